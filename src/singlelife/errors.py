@@ -1,0 +1,27 @@
+"""Errors that a user can act on.
+
+Every message says what is wrong, where, and what to do next. The command line prints such an error without a
+traceback and exits with its `exit_code`; anything else is a defect and keeps its traceback.
+"""
+
+
+class SingleLifeError(Exception):
+    """Base of the errors a user can act on."""
+
+    exit_code = 2
+
+
+class LifeError(SingleLifeError):
+    """A life is unknown, cannot be prepared, or its prepared form cannot be used."""
+
+
+class RunError(SingleLifeError):
+    """A training run cannot start, go on or be resumed."""
+
+
+class CheckpointError(SingleLifeError):
+    """A folder or Hub id does not hold a model that can be used here."""
+
+
+class PairSetError(SingleLifeError):
+    """Pairs of views cannot be drawn or read."""
