@@ -1,0 +1,119 @@
+"""Batches of training pairs from a prepared life.
+
+A batch is read at once: one take from the memory-mapped Arrow table, then decode and crop frame by frame. Everything
+in it is a pure function of the seed and the pair's index.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from singlelife.errors import LifeError
+from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, Pairing, pair_generator
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.transforms import center_crop_box, crop_and_resize, random_crop_box
+
+
+class PairDataset(Dataset):
+    """The pairs of a life, as batches ready for the device.
+
+    It has an index for every pair that a run will see, not a fixed set of items: index `i` is the run's i-th pair.
+
+    Args:
+        life: the prepared life.
+        pairing: which two frames make pair `i`.
+        seed: of the run, 0 to 2**64 - 1.
+        num_pairs: the length of the dataset.
+        image_size: side of the square views, in pixels.
+        patch_size: side of a patch, in pixels.
+        mask_ratio: the share of the target's patches to mask, strictly between 0 and 1.
+        crop_area: range of a random crop's area, as a share of the frame's largest centred square. `None` takes that
+            square itself.
+        crop_aspect: range of a random crop's width over its height.
+        shared_crop: cut both views of a pair with the same box. By default each has its own, so that a patch's match
+            lies anywhere and matching by position fails.
+        flip: mirror both views of half the pairs.
+
+    Raises:
+        LifeError: a size, ratio or range that cannot work.
+    """
+
+    def __init__(
+        self,
+        life: PreparedLife,
+        pairing: Pairing,
+        *,
+        seed: int,
+        num_pairs: int,
+        image_size: int,
+        patch_size: int,
+        mask_ratio: float,
+        crop_area: tuple[float, float] | None = (0.3, 1.0),
+        crop_aspect: tuple[float, float] = (3 / 4, 4 / 3),
+        shared_crop: bool = False,
+        flip: bool = True,
+    ):
+        if image_size % patch_size:
+            raise LifeError(
+                f"An image of {image_size} px cannot be cut into patches of {patch_size} px: not a multiple."
+            )
+        if crop_area is not None and not 0 < crop_area[0] <= crop_area[1] <= 1:
+            raise LifeError(
+                f"A crop's area should be a range within (0, 1], not {crop_area[0]:g} to {crop_area[1]:g}."
+            )
+        self.num_patches = (image_size // patch_size) ** 2
+        self.num_masked = round(mask_ratio * self.num_patches)
+        if not 0 < mask_ratio < 1 or not 0 < self.num_masked < self.num_patches:
+            raise LifeError(
+                f"A mask ratio of {mask_ratio:g} masks {self.num_masked} of {self.num_patches} patches; "
+                "at least one must be masked and one visible."
+            )
+        self.life, self.pairing, self.seed, self.num_pairs = life, pairing, seed, num_pairs
+        self.image_size, self.crop_area, self.crop_aspect = image_size, crop_area, crop_aspect
+        self.shared_crop, self.flip = shared_crop, flip
+
+    def __len__(self) -> int:
+        return self.num_pairs
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        """One pair, shaped as a batch of one without its first dimension."""
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+        """A batch of pairs.
+
+        Returns:
+            `target` and `source`, uint8 (B, 3, S, S); `bool_masked_pos`, bool (B, N), True where the target is masked;
+            `pair_index`, int64 (B,); `frames`, int64 (B, 2), the rows of target and source in the life.
+        """
+        indices = np.asarray(indices, dtype=np.int64)
+        frames = self.pairing.pairs(self.seed, indices)
+        images = self.life.decode(frames.reshape(-1))
+        views = torch.empty(2, len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
+        masked = np.zeros((len(indices), self.num_patches), dtype=bool)
+        for row, index in enumerate(indices):
+            self._crop_pair(images[2 * row], images[2 * row + 1], int(index), out=views[:, row])
+            shuffled = pair_generator(self.seed, MASK_STREAM, int(index)).permutation(self.num_patches)
+            masked[row, shuffled[: self.num_masked]] = True
+        return {
+            "target": views[0],
+            "source": views[1],
+            "bool_masked_pos": torch.from_numpy(masked),
+            "pair_index": torch.from_numpy(indices),
+            "frames": torch.from_numpy(frames),
+        }
+
+    def _crop_pair(self, target: torch.Tensor, source: torch.Tensor, index: int, out: torch.Tensor) -> None:
+        generator = pair_generator(self.seed, CROP_STREAM, index)
+        mirrored = self.flip and generator.random() < 0.5
+        box = None
+        for view, image in enumerate((target, source)):
+            height, width = image.shape[-2:]
+            if self.crop_area is None:
+                box = center_crop_box(height, width)
+            elif box is None or not self.shared_crop:
+                box = random_crop_box(generator, height, width, self.crop_area, self.crop_aspect)
+            crop = crop_and_resize(image, box, self.image_size)
+            out[view] = crop.flip(-1) if mirrored else crop
