@@ -119,7 +119,8 @@ class TemporalPairing:
         self._targets = np.flatnonzero(self._num_partners)
         self._rows = rows
         if len(self._targets) == 0:
-            longest = max((np.ptp(part) for part in np.split(time, np.flatnonzero(new_segment)[1:])), default=0.0)
+            stretches = np.split(time, np.flatnonzero(new_segment)[1:])
+            longest = max(np.ptp(stretch) for stretch in stretches) if len(rows) else 0.0
             raise LifeError(
                 f"No two frames are {min_gap:g} to {max_gap:g} s apart: the longest uninterrupted stretch of the "
                 f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps "
@@ -175,8 +176,8 @@ def hold_out(
 
     steps = np.diff(timestamps)
     seconds = num_held_out * float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    num_stretches = int(np.clip(seconds / (4 * max_gap), 1, 8))
-    length = max(1, num_held_out // num_stretches)
+    num_stretches = int(np.clip(seconds / (4 * max_gap), 1, min(8, num_held_out)))
+    length = num_held_out // num_stretches
     near = np.zeros(num_frames, dtype=bool)
     for stretch in range(num_stretches):
         first = int((stretch + 0.5) * num_frames / num_stretches) - length // 2
