@@ -1,0 +1,316 @@
+"""Every setting of a pretraining run, from the command line and from YAML.
+
+The command line wins over the `--config` file, that over the life's own config (`train:` in its entry of
+`hub_configs/lives`), that over the defaults below. A key of a YAML config is the name of a field.
+"""
+
+import argparse
+import difflib
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from transformers.hf_argparser import HfArgumentParser
+
+from singlelife.configs import config_names, hub_configs, read_yaml
+from singlelife.errors import RunError
+from singlelife.lives.registry import get_life, life_names
+
+
+def option(default: Any, help: str, **kwargs: Any) -> Any:
+    """A field that is also a flag: `kwargs` go to `ArgumentParser.add_argument`."""
+    return field(default=default, metadata={"help": help, **kwargs})
+
+
+@dataclass
+class LifeArguments:
+    """Which life, and where its frames are kept."""
+
+    _argument_group_name = "life"
+
+    life: str | None = option(
+        None, "the life to learn from: a name of hub_configs/lives, or any name for your own --video", metavar="NAME"
+    )
+    video: list[str] | None = option(  # noqa: RUF009 (the default is None)
+        None, "the life's recordings: files, folders or quoted globs, in order of time", metavar="PATH"
+    )
+    strict: bool = option(False, "stop at a video that cannot be read, instead of going on with the others")
+    cache_dir: str | None = option(
+        None, "where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)", metavar="PATH"
+    )
+    preprocessing_workers: int | None = option(
+        None, "processes that decode videos (default: one per video, at most one per core)", metavar="N"
+    )
+
+
+@dataclass
+class ModelArguments:
+    """Which model to start from."""
+
+    _argument_group_name = "model"
+
+    model: str = option(
+        "base",
+        "a preset of hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder "
+        "(its weights)",
+        metavar="NAME|PATH",
+    )
+    image_size: int | None = option(None, "side of the square views in pixels, instead of the model's", metavar="PX")
+    mask_ratio: float | None = option(
+        None, "share of the target's patches to mask, between 0 and 1, instead of the model's", metavar="SHARE"
+    )
+
+
+@dataclass
+class PairArguments:
+    """Which two frames make a pair, and how they are cut and coloured."""
+
+    _argument_group_name = "pairs"
+
+    pairing: Literal["temporal"] = option("temporal", "the rule that picks the two frames")
+    min_gap: float = option(0.1, "shortest time between the two frames, in seconds", metavar="S")
+    max_gap: float = option(1.0, "longest time between the two frames, in seconds", metavar="S")
+    crop_area_min: float = option(0.3, "smallest random crop, as a share of the frame's square", metavar="SHARE")
+    crop_area_max: float = option(1.0, "largest random crop, as a share of the frame's square", metavar="SHARE")
+    shared_crop: bool = option(False, "cut both views with the same box (by default each has its own)")
+    flip: bool = option(True, "mirror both views of half the pairs")
+    color_jitter: float = option(
+        0.0, "change brightness, contrast and saturation of both views alike by up to this share", metavar="SHARE"
+    )
+    validation_fraction: float = option(
+        0.05, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
+    )
+
+
+@dataclass
+class TrainArguments:
+    """How long and how to train, and what to write."""
+
+    _argument_group_name = "training"
+
+    output_dir: str | None = option(None, "the run folder (default: runs/<life>)", metavar="PATH")
+    overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
+    resume: str | None = option(
+        None,
+        "go on from the run folder's latest checkpoint (from the start where it has none yet), or from the checkpoint "
+        "folder PATH; exact: the losses are those of a run that never stopped",
+        nargs="?",
+        const="latest",
+        metavar="PATH",
+    )
+    seed: int = option(0, "of the weights, pairs, crops and masks", metavar="N")
+    max_steps: int = option(100_000, "optimiser steps", metavar="N")
+    train_batch_size: int = option(
+        256, "pairs per optimiser step, over all processes and accumulated batches", metavar="N"
+    )
+    gradient_accumulation_steps: int = option(1, "batches per optimiser step", metavar="N")
+    learning_rate: float = option(1.5e-4, "at its peak, after the warm-up", metavar="LR")
+    warmup_steps: int = option(2_000, "steps of linear warm-up", metavar="N")
+    min_lr_rate: float = option(0.0, "where the cosine ends, as a share of the learning rate", metavar="SHARE")
+    weight_decay: float = option(
+        0.05, "AdamW's, on matrices only (not on biases, norms, tokens, positions)", metavar="X"
+    )
+    adam_beta1: float = option(0.9, "AdamW's first beta", metavar="X")
+    adam_beta2: float = option(0.95, "AdamW's second beta", metavar="X")
+    max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm (0: never)", metavar="X")
+    mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
+        None, "number format of the model's matrix products (default: what `accelerate launch` was told, or no)"
+    )
+    gradient_checkpointing: bool = option(False, "compute activations twice to need less memory")
+    torch_compile: bool = option(False, "compile the model (minutes at the start, faster steps on a GPU)")
+    cpu_threads: int | None = option(
+        None, "threads of each process on a CPU (default: $OMP_NUM_THREADS, or all cores)", metavar="N"
+    )
+    dataloader_num_workers: int = option(2, "processes that read pairs, per training process", metavar="N")
+    logging_steps: int = option(25, "steps between lines of metrics.jsonl", metavar="N")
+    eval_steps: int = option(500, "steps between validation losses", metavar="N")
+    eval_pairs: int = option(256, "validation pairs, the same ones each time", metavar="N")
+    save_steps: int = option(500, "steps between checkpoints", metavar="N")
+    save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
+    report_to: list[str] | None = option(  # noqa: RUF009 (the default is None)
+        None, "trackers of Accelerate to log to as well: tensorboard, trackio, wandb ...", metavar="TRACKER"
+    )
+
+
+GROUPS = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
+
+# What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
+# compared instead of the settings that lead to it).
+FREE_ON_RESUME = {
+    *("model", "image_size", "mask_ratio"),
+    *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
+    *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
+    *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
+    *("report_to",),
+}
+# What belongs to one call, not to the run, so neither read from nor written to a config.
+_CALL_ONLY = {"resume", "overwrite_output_dir"}
+
+
+@dataclass
+class RunArguments:
+    """All settings of one run."""
+
+    life: LifeArguments
+    model: ModelArguments
+    pairs: PairArguments
+    train: TrainArguments
+
+    def to_dict(self) -> dict[str, Any]:
+        """The run's settings by field name, as in a YAML config."""
+        groups = (self.life, self.model, self.pairs, self.train)
+        values = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}
+        return {name: value for name, value in values.items() if name not in _CALL_ONLY}
+
+    @property
+    def output_dir(self) -> Path:
+        return Path(self.train.output_dir or f"runs/{self.life.life}")
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
+    """Settings of a run from the command line (`sys.argv` by default) and the configs that it leads to.
+
+    Raises:
+        RunError: an unknown flag or key (with the nearest names), a value of the wrong type or out of its range.
+        LifeError: no life of that name (with the nearest names).
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    parser = _Parser()
+    config = parser.parse_args(words).config
+    if config:
+        words = parser.words_of_config(config) + words
+    named = parser.parse_args(words)
+    if not named.life:
+        raise RunError(
+            "Whose life? Pass --life with one of these names, or any name with your own --video PATH: "
+            f"{', '.join(life_names())}."
+        )
+    words = parser.words_of_config(get_life(named.life, videos=named.video).train) + words
+    *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
+    arguments = RunArguments(*groups)
+    _check_ranges(arguments)
+    return arguments
+
+
+class _Parser(HfArgumentParser):
+    """The flags of all groups. What the user got wrong is raised, with the nearest names, instead of printed."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            GROUPS,
+            prog="train.py",
+            usage="%(prog)s --life NAME [options]     (or: accelerate launch %(prog)s ...)",
+            description="Pretrain one CroCo model on one life.",
+            epilog="A run that is stopped (Ctrl-C, SIGTERM) ends its step, saves a checkpoint and exits with 128 + "
+            "the signal's number (130, 143); go on with the same command and --resume.",
+            formatter_class=_HelpFormatter,
+            allow_abbrev=False,
+        )
+        self.add_argument(
+            "--config",
+            metavar="NAME|PATH",
+            help=f"settings by name ({', '.join(config_names('train'))}) or from a YAML file, such as another run's "
+            "config.yaml; flags win over it",
+        )
+        self.names = [f.name for group in GROUPS for f in fields(group) if f.name not in _CALL_ONLY]
+
+    def error(self, message: str) -> NoReturn:
+        flags = [word.split("=")[0] for word in message.split() if word.startswith("--")]
+        known = [flag for flag in self._option_string_actions if "_" not in flag]
+        near = [n for flag in flags if flag not in known for n in difflib.get_close_matches(flag, known, n=2)]
+        hint = f" Did you mean {' or '.join(near)}?" if near else ""
+        raise RunError(f"{message[0].upper()}{message[1:]}.{hint} `train.py --help` lists all flags.")
+
+    def words_of_config(self, name_or_path: str) -> list[str]:
+        """A YAML config as the command line that says the same, so that both are read and checked alike."""
+        path = config_path("train", name_or_path)
+        words = []
+        for key, value in read_yaml(path).items():
+            if key not in self.names:
+                near = difflib.get_close_matches(str(key), self.names, n=3)
+                hint = f"did you mean {' or '.join(near)}?" if near else "`train.py --help` lists all names."
+                raise RunError(f"{path} sets {key!r}, which is not a setting: {hint}")
+            flag = f"--{key.replace('_', '-')}"
+            if isinstance(value, list):
+                words += [flag, *map(str, value)]
+            elif value is not None:
+                words.append(f"{flag}={value}")
+        try:
+            self.parse_args(words)
+        except RunError as error:
+            raise RunError(f"{path}: {error}") from None
+        return words
+
+
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """One spelling of each flag, and a default only where it says something."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=34, width=min(120, shutil.get_terminal_size().columns))
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if not action.option_strings:
+            return super()._format_action_invocation(action)
+        flag = action.option_strings[-1]
+        takes_value = action.nargs != 0 and action.metavar is not None
+        if action.choices:
+            return f"{flag} {{{','.join(map(str, action.choices))}}}"
+        return f"{flag} {action.metavar}" if takes_value else flag
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.nargs == 0 and action.default is not argparse.SUPPRESS:  # --no-flip, made of --flip
+            return "the opposite"
+        if isinstance(action.default, bool):
+            return f"{action.help} (the default)" if action.default else action.help
+        return super()._get_help_string(action) if action.default is not None else action.help
+
+
+def config_path(kind: str, name_or_path: str) -> Path:
+    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml).
+
+    Raises:
+        RunError: no such name (with the nearest ones) or file.
+    """
+    path = Path(name_or_path)
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        if not path.is_file():
+            raise RunError(f"There is no config file {path}.")
+        return path
+    names = config_names(kind)
+    if name_or_path not in names:
+        near = difflib.get_close_matches(name_or_path, names, n=3) or names
+        raise RunError(
+            f"There is no {kind} config named {name_or_path!r}; did you mean {' or '.join(near)}? "
+            "A file's path should end in .yaml."
+        )
+    return hub_configs() / kind / f"{name_or_path}.yaml"
+
+
+def _check_ranges(arguments: RunArguments) -> None:
+    train, pairs, model = arguments.train, arguments.pairs, arguments.model
+    positive_integers = (
+        *("max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps", "eval_steps"),
+        *("eval_pairs", "save_steps", "save_total_limit", "cpu_threads"),
+    )
+    for name in positive_integers:
+        value = getattr(train, name)
+        _require(value is None or value >= 1, name, value, "at least 1")
+    for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm"):
+        _require(getattr(train, name) >= 0, name, getattr(train, name), "0 or more")
+    _require(train.learning_rate > 0, "learning_rate", train.learning_rate, "over 0")
+    _require(0 <= train.min_lr_rate <= 1, "min_lr_rate", train.min_lr_rate, "from 0 to 1")
+    for name in ("adam_beta1", "adam_beta2"):
+        _require(0 <= getattr(train, name) < 1, name, getattr(train, name), "from 0 to under 1")
+    _require(0 <= train.seed < 2**63, "seed", train.seed, "from 0 to 2**63 - 1")
+    _require(model.mask_ratio is None or 0 < model.mask_ratio < 1, "mask_ratio", model.mask_ratio, "between 0 and 1")
+    _require(model.image_size is None or model.image_size >= 1, "image_size", model.image_size, "at least 1")
+    _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
+    _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
+
+
+def _require(holds: bool, name: str, value: Any, range_: str) -> None:
+    if not holds:
+        raise RunError(f"--{name.replace('_', '-')} should be {range_}, not {value}.")

@@ -1,0 +1,155 @@
+"""Which pairs each step of a run takes, and how they reach the model.
+
+Step `s` of a run takes pairs `s * B` to `(s + 1) * B - 1`, whatever the number of processes, accumulated batches and
+loader workers: each process reads its own share of them.
+"""
+
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from singlelife.errors import LifeError, RunError
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.lives.pairing import TemporalPairing, hold_out
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.transforms import jitter_colors, to_pixel_values
+from singlelife.pretraining.arguments import PairArguments
+
+VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
+
+
+class StepSampler(Sampler[list[int]]):
+    """The pair indices of one process's batches, from one step to the end of the run, in order.
+
+    Args:
+        first_step: of the sequence; any is reached at once.
+        max_steps: the step after the last.
+        batch_size: B, pairs per optimiser step over all processes.
+        accumulation: batches per optimiser step.
+        num_processes, process_index: the run's processes, and which one this is.
+
+    Raises:
+        RunError: B cannot be shared out evenly.
+    """
+
+    def __init__(
+        self,
+        first_step: int,
+        max_steps: int,
+        batch_size: int,
+        accumulation: int = 1,
+        num_processes: int = 1,
+        process_index: int = 0,
+    ):
+        if batch_size % (accumulation * num_processes):
+            raise RunError(
+                f"--train-batch-size {batch_size} cannot be shared out evenly over {num_processes} processes and "
+                f"{accumulation} accumulated batches; make it a multiple of {accumulation * num_processes}."
+            )
+        self.steps = range(first_step, max_steps)
+        self.batch_size, self.accumulation = batch_size, accumulation
+        self.num_processes, self.process_index = num_processes, process_index
+        self.local_batch_size = batch_size // (accumulation * num_processes)
+
+    def __len__(self) -> int:
+        return len(self.steps) * self.accumulation
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for step in self.steps:
+            for part in range(self.accumulation):
+                share = part * self.num_processes + self.process_index
+                first = step * self.batch_size + share * self.local_batch_size
+                yield list(range(first, first + self.local_batch_size))
+
+
+def pair_datasets(
+    life: PreparedLife,
+    pairs: PairArguments,
+    *,
+    seed: int,
+    num_pairs: int,
+    num_validation_pairs: int,
+    image_size: int,
+    patch_size: int,
+    mask_ratio: float,
+) -> tuple[PairDataset, PairDataset | None]:
+    """The pairs to train on, and fixed pairs of held-out stretches (None where none are held out).
+
+    Raises:
+        LifeError: no frames are far enough apart, or a size cannot work.
+    """
+    train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
+
+    def dataset(rows: Any, seed: int, num_pairs: int, flip: bool) -> PairDataset:
+        pairing = TemporalPairing(life.timestamps, life.video_index, pairs.min_gap, pairs.max_gap, rows)
+        return PairDataset(
+            life,
+            pairing,
+            seed=seed,
+            num_pairs=num_pairs,
+            image_size=image_size,
+            patch_size=patch_size,
+            mask_ratio=mask_ratio,
+            crop_area=(pairs.crop_area_min, pairs.crop_area_max),
+            shared_crop=pairs.shared_crop,
+            flip=flip,
+        )
+
+    train = dataset(train_rows, seed, num_pairs, pairs.flip)
+    if not len(validation_rows):
+        return train, None
+    try:
+        return train, dataset(validation_rows, VALIDATION_SEED, num_validation_pairs, False)
+    except LifeError as error:
+        raise LifeError(
+            f"The held-out stretches are too short to validate on: {error} Or hold out another share of the life "
+            "(--validation-fraction; 0 goes without a validation loss)."
+        ) from error
+
+
+def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, pin_memory: bool) -> DataLoader:
+    """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes."""
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=_already_a_batch,
+        num_workers=num_workers,
+        prefetch_factor=4 if num_workers else None,
+        worker_init_fn=_leave_signals_to_the_run,
+        pin_memory=pin_memory,
+    )
+
+
+@dataclass(frozen=True)
+class ToModel:
+    """From a batch of the dataset to the model's inputs, on the device."""
+
+    device: torch.device
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    color_jitter: float = 0.0
+    seed: int = 0
+
+    def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """`pixel_values` and `source_pixel_values`, float32 (B, 3, S, S); `bool_masked_pos`, bool (B, N)."""
+        target, source = (batch[view].to(self.device, non_blocking=True) for view in ("target", "source"))
+        target, source = jitter_colors(target, source, self.color_jitter, self.seed, batch["pair_index"].numpy())
+        return {
+            "pixel_values": to_pixel_values(target, self.mean, self.std),
+            "source_pixel_values": to_pixel_values(source, self.mean, self.std),
+            "bool_masked_pos": batch["bool_masked_pos"].to(self.device, non_blocking=True),
+        }
+
+
+def _already_a_batch(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return batch
+
+
+def _leave_signals_to_the_run(_worker: int) -> None:
+    # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,149 @@
+"""Two pictures of what a model has learnt, drawn on validation pairs at the end of a run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+
+from singlelife.croco import CroCoForPreTraining
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.pretraining.batches import ToModel
+
+_MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
+_INK, _CELL = "#222222", 1.9  # of the text; inches per image
+
+
+@torch.no_grad()
+def draw_reconstruction(
+    path: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str, num_rows: int = 4
+) -> None:
+    """Rows of source, masked target, prediction and target, as a PNG.
+
+    The prediction shows the target's visible patches as they are and the masked ones as predicted. With normalised
+    pixels each predicted patch takes the target patch's own mean and spread, as the loss does.
+    """
+    batch = pairs.__getitems__(_spread(len(pairs), num_rows))
+    inputs = to_model(batch)
+    predicted = _to_image(model.reconstruct(inputs["pixel_values"], model(**inputs)), to_model)
+    target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
+    hidden = _patch_mask_to_pixels(batch["bool_masked_pos"], target.shape[1])
+    masked_target = np.where(hidden[..., None], np.uint8(205), target)
+
+    share = batch["bool_masked_pos"].float().mean().item()
+    columns = {
+        "source": source,
+        f"target, {share:.0%} masked": masked_target,
+        "prediction": predicted,
+        "target": target,
+    }
+    figure, axes = _grid(num_rows, len(columns), title)
+    for column, (name, images) in enumerate(columns.items()):
+        axes[0, column].set_title(name, fontsize=10, color=_INK, pad=6)
+        for row in range(num_rows):
+            axes[row, column].imshow(images[row], interpolation="nearest")
+    figure.savefig(path, dpi=160)
+
+
+@torch.no_grad()
+def draw_cross_attention(
+    path: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str, num_rows: int = 4
+) -> None:
+    """For a few target patches, where in the source they look, as a PNG.
+
+    The heat is the cross-attention after softmax, averaged over heads and decoder blocks, over its mean over all
+    target patches: so a source patch that every target patch looks at (a sink) does not hide the rest.
+    """
+    batch = pairs.__getitems__(_spread(len(pairs), num_rows))
+    inputs = to_model(batch)
+    heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
+    heat /= heat.mean(axis=1, keepdims=True)
+    target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
+    size = target.shape[1]
+    rows, columns = model.config.grid_size
+    patch = size // rows
+
+    figure, axes = _grid(num_rows, 2 + len(_MARKS), title)
+    names = ("target", "source", *("where it looks" for _ in _MARKS))
+    for axis, name, color in zip(axes[0], names, (_INK, _INK, *_MARKS), strict=True):
+        axis.set_title(name, fontsize=10, color=color, pad=6)
+    for row in range(num_rows):
+        axes[row, 0].imshow(target[row], interpolation="nearest")
+        axes[row, 1].imshow(source[row], interpolation="nearest")
+        for axis, color, marked in zip(axes[row, 2:], _MARKS, _textured_patches(target[row], patch), strict=True):
+            corner = (marked % columns * patch - 0.5, marked // columns * patch - 0.5)
+            for edge, width in (("white", 3.6), (color, 2.2)):
+                mark = Rectangle(corner, patch, patch, fill=False, edgecolor=edge, linewidth=width)
+                axes[row, 0].add_patch(mark)
+            axis.imshow(source[row].mean(axis=-1), cmap="gray", vmin=-40, vmax=340, interpolation="nearest")
+            looked_at = heat[row, marked].reshape(rows, columns)
+            axis.imshow(
+                looked_at,
+                cmap="inferno",
+                alpha=0.15 + 0.7 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12),
+                extent=(-0.5, size - 0.5, size - 0.5, -0.5),
+            )
+            for side in axis.spines.values():
+                side.set(visible=True, edgecolor=color, linewidth=2.5)
+    figure.savefig(path, dpi=160)
+
+
+def _mean_attention(model: CroCoForPreTraining, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+    """Attention (B, N, N_source) float32, a mean over heads and decoder blocks; one block in memory at a time."""
+    total, num_blocks = torch.zeros(()), 0
+    for logits in model.base_model.iter_cross_attention_logits(target, source):
+        total = total.to(logits.device) + logits.float().softmax(dim=-1).mean(dim=1)
+        num_blocks += 1
+    return total / num_blocks
+
+
+def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
+    """In each quarter of an image (S, S, 3), the patch with the most contrast."""
+    rows, columns = image.shape[0] // patch, image.shape[1] // patch
+    cut = image[: rows * patch, : columns * patch].mean(axis=-1).reshape(rows, patch, columns, patch)
+    contrast = cut.std(axis=(1, 3))
+    halves = (slice(0, rows // 2), slice(rows // 2, rows)), (slice(0, columns // 2), slice(columns // 2, columns))
+    found = []
+    for vertical in halves[0]:
+        for horizontal in halves[1]:
+            quarter = contrast[vertical, horizontal]
+            row, column = np.unravel_index(quarter.argmax(), quarter.shape)
+            found.append(int((row + vertical.start) * columns + column + horizontal.start))
+    return found
+
+
+def _patch_mask_to_pixels(mask: torch.Tensor, size: int) -> np.ndarray:
+    """From (B, N) to (B, S, S)."""
+    side = round(mask.shape[1] ** 0.5)
+    mask = mask.cpu().reshape(-1, side, side)
+    return mask.repeat_interleave(size // side, 1).repeat_interleave(size // side, 2).numpy()
+
+
+def _to_image(pixel_values: torch.Tensor, to_model: ToModel) -> np.ndarray:
+    """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3)."""
+    mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (to_model.mean, to_model.std))
+    return _to_numpy(((pixel_values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8))
+
+
+def _to_numpy(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).cpu().numpy()
+
+
+def _spread(num_pairs: int, count: int) -> list[int]:
+    """`count` indices below `num_pairs`."""
+    return [index * num_pairs // count for index in range(count)]
+
+
+def _grid(num_rows: int, num_columns: int, title: str) -> tuple[Figure, np.ndarray]:
+    figure = Figure(figsize=(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
+    figure.suptitle(title, fontsize=12, color=_INK)
+    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        for side in axis.spines.values():
+            side.set_visible(False)
+    return figure, axes

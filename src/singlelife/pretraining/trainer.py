@@ -1,0 +1,197 @@
+"""The training loop."""
+
+import math
+import signal
+from collections.abc import Iterator
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch.utils.data import DataLoader
+
+from singlelife.errors import RunError
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.pretraining.arguments import TrainArguments
+from singlelife.pretraining.batches import ToModel
+from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
+from singlelife.pretraining.optimization import learning_rate
+from singlelife.pretraining.progress import Progress, Stopwatch, duration
+from singlelife.pretraining.run_folder import RunFolder
+
+_STEPS_BEFORE_ESTIMATE = 20
+
+
+class Trainer:
+    """Takes a model from step `state.step` to `arguments.max_steps`.
+
+    Model and optimiser are already prepared by the accelerator. Every process runs the same steps; the main one alone
+    writes.
+    """
+
+    def __init__(
+        self,
+        arguments: TrainArguments,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        state: TrainingState,
+        model: torch.nn.Module,
+        optimizer: torch.optim.Optimizer,
+        processor: Any,
+        train_to_model: ToModel,
+        validation_to_model: ToModel,
+        validation_pairs: PairDataset | None,
+    ):
+        self.arguments, self.accelerator, self.folder, self.state = arguments, accelerator, folder, state
+        self.model, self.optimizer, self.processor = model, optimizer, processor
+        self.train_to_model, self.validation_to_model = train_to_model, validation_to_model
+        self.validation_pairs = validation_pairs
+
+    def train(self, loader: DataLoader) -> int:
+        """Make the remaining steps.
+
+        Returns:
+            0 at the end of the run, or the number of the signal after which it saved a checkpoint and stopped.
+
+        Raises:
+            RunError: the loss is not finite, or a checkpoint cannot be written.
+        """
+        arguments, state = self.arguments, self.state
+        batches = iter(loader)
+        progress = Progress(
+            state.step, arguments.max_steps, arguments.train_batch_size, show=self.accelerator.is_main_process
+        )
+        first_step = state.step
+        self.model.train()
+        with StopSignals() as signals:
+            while state.step < arguments.max_steps:
+                watch = Stopwatch()
+                values, waited, stop = self._step(batches, signals.received)
+                state.step += 1
+                state.pending_losses.append(values["loss"])
+                progress.update(values["loss"], watch(), waited)
+
+                last = state.step == arguments.max_steps
+                if state.step - first_step == _STEPS_BEFORE_ESTIMATE and not last:
+                    progress.say(self._estimate(progress))
+                if state.step % arguments.logging_steps == 0 or last:
+                    values["loss"] = math.fsum(state.pending_losses) / len(state.pending_losses)
+                    self._log(values | progress.speed())
+                    state.pending_losses = []
+                    progress.restart()
+                if self.validation_pairs and (state.step % arguments.eval_steps == 0 or last):
+                    self._log({"val_loss": self.validate()})
+                if state.step % arguments.save_steps == 0 or last or stop:
+                    self.save()
+                if stop:
+                    break
+            else:
+                stop = 0
+        progress.close()
+        return stop
+
+    def _step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> tuple[dict[str, float], float, int]:
+        """One optimiser step: its loss, rate and gradient norm; the seconds waited for data; the signal to stop by."""
+        arguments, accelerator = self.arguments, self.accelerator
+        rate = learning_rate(
+            self.state.step,
+            peak=arguments.learning_rate,
+            warmup_steps=arguments.warmup_steps,
+            max_steps=arguments.max_steps,
+            min_rate=arguments.min_lr_rate,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        waited = 0.0
+        loss = torch.zeros((), device=accelerator.device)
+        for _ in range(arguments.gradient_accumulation_steps):
+            watch = Stopwatch()
+            batch = next(batches)
+            waited += watch()
+            with accelerator.accumulate(self.model):
+                part = self.model(**self.train_to_model(batch)).loss
+                accelerator.backward(part)
+            loss += part.detach() / arguments.gradient_accumulation_steps
+
+        # One exchange tells every process the mean loss and whether any of them was told to stop.
+        told = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
+        mean_loss = math.fsum(one[0] for one in told) / len(told)
+        if not math.isfinite(mean_loss):
+            raise self._not_finite(f"The loss is {mean_loss}")
+
+        max_norm = arguments.max_grad_norm or math.inf
+        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
+        if not math.isfinite(norm) and accelerator.scaler is None:  # fp16's scaler skips such a step by itself
+            raise self._not_finite(f"The gradient's norm is {norm}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return {"loss": mean_loss, "learning_rate": rate, "grad_norm": norm}, waited, int(max(one[1] for one in told))
+
+    @torch.no_grad()
+    def validate(self) -> float:
+        """Mean loss on the validation pairs; the same pairs, crops and masks each time."""
+        assert self.validation_pairs is not None
+        accelerator, dataset = self.accelerator, self.validation_pairs
+        size = self.arguments.train_batch_size // (
+            self.arguments.gradient_accumulation_steps * accelerator.num_processes
+        )
+        total = torch.zeros((), dtype=torch.float64)
+        self.model.eval()
+        for start in range(0, len(dataset), size * accelerator.num_processes):
+            first = start + accelerator.process_index * size
+            indices = range(first, min(first + size, len(dataset)))
+            # Every process makes the same number of forward passes; one without pairs left repeats one for nothing.
+            loss = self.model(**self.validation_to_model(dataset.__getitems__(indices or [0]))).loss
+            total += len(indices) * loss.double().cpu()
+        self.model.train()
+        return accelerator.reduce(total.float().to(accelerator.device), "sum").item() / len(dataset)
+
+    def save(self) -> None:
+        """Write a checkpoint and delete those past `save_total_limit`."""
+        save_checkpoint(
+            self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
+        )
+        if self.accelerator.is_main_process:
+            self.folder.keep_latest(self.arguments.save_total_limit)
+
+    def _log(self, values: dict[str, float]) -> None:
+        if self.accelerator.is_main_process:
+            self.folder.log({"step": self.state.step} | values)
+        self.accelerator.log(values, step=self.state.step)
+
+    def _estimate(self, progress: Progress) -> str:
+        rate = progress.speed()["pairs_per_second"]
+        remaining = (self.arguments.max_steps - self.state.step) * self.arguments.train_batch_size
+        return f"About {duration(remaining / rate)} to go at {rate:.0f} pairs/s, validation and pictures not counted."
+
+    def _not_finite(self, what: str) -> RunError:
+        first = self.state.step * self.arguments.train_batch_size
+        kept = list(self.folder.checkpoints().values())
+        return RunError(
+            f"{what} at step {self.state.step} (pairs {first} to {first + self.arguments.train_batch_size - 1}). "
+            f"The run has stopped; its last good checkpoint is {kept[-1] if kept else 'none: it was too early'}. "
+            "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
+        )
+
+
+class StopSignals:
+    """Takes note of SIGINT and SIGTERM instead of dying of them; a second one is obeyed at once."""
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        return self
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()

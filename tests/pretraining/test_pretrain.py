@@ -1,0 +1,256 @@
+"""Whole runs of a micro model: what they write, how they stop, how they go on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
+
+from singlelife.errors import CheckpointError, LifeError, RunError, SingleLifeError
+from singlelife.pretraining.arguments import parse_arguments
+from singlelife.pretraining.pretrain import pretrain
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def run(argv: list[str]) -> int:
+    return pretrain(parse_arguments(argv))
+
+
+def losses(folder: Path) -> dict[int, float]:
+    return {line["step"]: line["loss"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line}
+
+
+def start(argv: list[str], **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "train.py", *argv], cwd=ROOT, env=os.environ | environment, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+
+
+def wait_for_step(process: subprocess.Popen, folder: Path, step: int) -> None:
+    deadline = time.monotonic() + 90
+    while not (folder / "metrics.jsonl").exists() or max(losses(folder), default=0) < step:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("finished") / "run"
+
+
+@pytest.fixture
+def finished_run(finished: Path, command) -> Path:
+    """An uninterrupted run, made once."""
+    if not finished.exists():
+        assert run(command(finished)) == 0
+    return finished
+
+
+def test_a_run_writes_all_it_promises(finished_run: Path):
+    lines = read_metrics(finished_run / "metrics.jsonl")
+    steps = [line for line in lines if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, 13))
+    for line in steps:
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait"}
+        assert line["pairs_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0
+    assert [line["step"] for line in lines if "val_loss" in line] == [6, 12]
+    assert list(RunFolder(finished_run).checkpoints()) == [8, 12]  # the last two of 4, 8, 12
+    for name, shape in {"reconstruction.png": (4, 4), "cross_attention.png": (4, 5)}.items():
+        image = next(av.open(str(finished_run / name)).decode(video=0)).to_ndarray(format="rgb24")
+        assert image.shape[0] >= shape[0] * 200 and image.shape[1] >= shape[1] * 200
+        assert image.std() > 20
+    assert not list(finished_run.rglob("*.tmp"))
+    assert not [p for p in finished_run.rglob("*") if p.suffix in {".pt", ".bin", ".pkl", ".pth"}]
+
+
+def test_the_run_folder_is_a_model(finished_run: Path):
+    processor = AutoImageProcessor.from_pretrained(finished_run)
+    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
+    inputs = processor(image, return_tensors="pt")
+    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
+    assert AutoModel.from_pretrained(finished_run)(**inputs).last_hidden_state.shape == (1, 16, 32)
+    model, info = AutoModelForPreTraining.from_pretrained(finished_run, output_loading_info=True)
+    assert not info["missing_keys"] and not info["unexpected_keys"]
+    last = load_file(finished_run / "checkpoint-12" / "model.safetensors")
+    assert all(torch.equal(tensor, last[name]) for name, tensor in model.state_dict().items() if name in last)
+
+
+def test_the_loss_falls(tmp_path: Path, command):
+    assert run(command(tmp_path / "run", max_steps=150, logging_steps=10, eval_steps=75, save_steps=1000)) == 0
+    lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
+    training = [line["loss"] for line in lines if "loss" in line]
+    validation = [line["val_loss"] for line in lines if "val_loss" in line]
+    assert len(training) == 15
+    assert training[-1] < 0.93 * training[0]
+    assert validation[-1] < validation[0]
+
+
+def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run: Path, command):
+    folder = tmp_path / "run"
+    process = start(command(folder))
+    wait_for_step(process, folder, 6)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert run(command(folder, "--resume", dataloader_num_workers=2, save_steps=5)) == 0
+    assert losses(folder) == losses(finished_run)  # bit for bit
+    for name, tensor in load_file(folder / "model.safetensors").items():
+        assert torch.equal(tensor, load_file(finished_run / "model.safetensors")[name]), name
+
+
+def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path: Path, finished_run: Path, command):
+    folder = tmp_path / "run"
+    process = start(command(folder, max_steps=3000, save_steps=1000, dataloader_num_workers=1))
+    wait_for_step(process, folder, 5)
+    process.send_signal(signal.SIGTERM)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM
+    (step,) = RunFolder(folder).checkpoints()
+    assert step == max(losses(folder)) < 1000
+    assert f"checkpoint-{step}" in out and "--resume" in out
+    assert not (folder / "model.safetensors").exists()
+
+
+def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_run: Path, command):
+    expected = losses(finished_run)
+    folder = tmp_path / "run"
+    checkpoint = finished_run / "checkpoint-8"
+    assert run(command(folder, f"--resume={checkpoint}", logging_steps=12)) == 0
+    assert list(losses(folder)) == [12]
+    assert losses(folder)[12] == pytest.approx(np.mean([expected[step] for step in (9, 10, 11, 12)]), rel=1e-12)
+
+
+def test_processes_share_a_run(tmp_path: Path, finished_run: Path, command):
+    """Two processes, with gradients exchanged over gloo, make the steps that one makes."""
+    folder = tmp_path / "run"
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    ran = subprocess.run(
+        [*launch, *command(folder)], cwd=ROOT, text=True, capture_output=True, timeout=200,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    one, two = losses(finished_run), losses(folder)
+    assert two.keys() == one.keys()
+    assert max(abs(two[step] - one[step]) for step in one) < 1e-4
+    validation = [
+        [line["val_loss"] for line in read_metrics(f / "metrics.jsonl") if "val_loss" in line]
+        for f in (folder, finished_run)
+    ]
+    assert validation[0] == pytest.approx(validation[1], abs=1e-4)
+
+
+def test_accumulated_batches_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
+    assert run(command(tmp_path / "run", gradient_accumulation_steps=4)) == 0
+    one, four = losses(finished_run), losses(tmp_path / "run")
+    assert max(abs(four[step] - one[step]) for step in one) < 1e-4
+
+
+def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, finished_run: Path, command):
+    argv = command(tmp_path / "run", model=finished_run, max_steps=1, learning_rate=1e-12, validation_fraction=0)
+    assert run(argv) == 0
+    before, after = (load_file(f / "model.safetensors") for f in (finished_run, tmp_path / "run"))
+    assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, command):
+    folder = tmp_path / "run"
+    with pytest.raises(RunError, match=r"is (nan|inf) at step 1 \(pairs 8 to 15\).*checkpoint-1\. .*--learning-rate"):
+        run(command(folder, learning_rate=1e30, warmup_steps=0, max_grad_norm=0, save_steps=1))
+    assert list(losses(folder)) == list(RunFolder(folder).checkpoints()) == [1]
+    weights = load_file(folder / "checkpoint-1" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_pairs_that_change_are_not_the_same_run(finished_run: Path, command):
+    with pytest.raises(RunError, match=r"seed was 0, now 1.*--output-dir"):
+        run(command(finished_run, "--resume", seed=1))
+    with pytest.raises(RunError, match=r"max_gap was 0.4, now 0.3"):
+        run(command(finished_run, "--resume", max_gap=0.3))
+    with pytest.raises(RunError, match="model_config was"):
+        run(command(finished_run, "--resume", mask_ratio=0.5))
+    assert list(RunFolder(finished_run).checkpoints()) == [8, 12]
+    assert len(losses(finished_run)) == 12
+
+
+def test_a_run_folder_is_not_overwritten_unasked(tmp_path: Path, command, finished_run: Path):
+    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--overwrite-output-dir.*--output-dir"):
+        run(command(finished_run))
+    with pytest.raises(RunError, match="pass one of them"):
+        run(command(finished_run, "--resume", "--overwrite-output-dir"))
+    folder = tmp_path / "run"
+    assert run(command(folder, max_steps=2, seed=5)) == 0
+    assert run(command(folder, "--overwrite-output-dir", max_steps=1, seed=6)) == 0
+    assert list(losses(folder)) == [1]
+    assert list(RunFolder(folder).checkpoints()) == [1]
+
+
+def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, command):
+    assert run(command(tmp_path / "run", "--resume", max_steps=1)) == 0
+    assert list(losses(tmp_path / "run")) == [1]
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"video": "absent.mp4"}, LifeError, "absent.mp4"),
+        ({"life": "../pan"}, LifeError, "../pan"),
+        ({"image_size": 30}, SingleLifeError, "30.*8|8.*30"),
+        ({"mask_ratio": 0.001}, LifeError, "0.001 masks 0 of 16 patches"),
+        ({"min_gap": 50.0, "max_gap": 60.0}, LifeError, "50 to 60 s apart"),
+        ({"min_gap": 0.5, "max_gap": 0.1}, LifeError, "min_gap <= max_gap"),
+        ({"max_gap": 0.4, "min_gap": 0.4, "validation_fraction": 0.01}, LifeError, "held-out.*--validation-fraction"),
+        ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
+        ({"model": "tyni"}, RunError, "no models config named 'tyni'"),
+        ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
+        ({"resume": "nowhere/checkpoint-3"}, RunError, "no checkpoint that a run can go on from"),
+        ({"report_to": "tensorbored"}, RunError, "not a tracker"),
+        ({"mixed_precision": "fp16"}, RunError, "fp16 needs a GPU"),
+    ],
+)
+def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path, command, changes, error, message):
+    folder = tmp_path / "run"
+    with pytest.raises(error, match=message):
+        run(command(folder, **changes))
+    assert not folder.exists()
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, command):
+    (tmp_path / "vit").mkdir()
+    (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
+    with pytest.raises(CheckpointError, match="another architecture: 'vit'"):
+        run(command(tmp_path / "run", model=tmp_path / "vit"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CheckpointError, match=r"no checkpoint: cannot read its config\.json"):
+        run(command(tmp_path / "run", model=tmp_path / "empty"))
+
+
+def test_a_checkpoint_without_its_weights_is_refused(tmp_path: Path, command, finished_run: Path):
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_bytes((finished_run / "config.json").read_bytes())
+    with pytest.raises(CheckpointError, match="Cannot load the weights"):
+        run(command(tmp_path / "run", model=folder))
+    weights = load_file(finished_run / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if "decoder" not in name}
+    save_file(encoder, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"lacks [0-9]+ weights"):
+        run(command(tmp_path / "run", model=folder))
+
+
+def test_an_unknown_field_of_a_model_is_named(tmp_path: Path, command):
+    (tmp_path / "mine.yaml").write_text("hidden_sizes: 32\n")
+    with pytest.raises(
+        RunError, match="'hidden_sizes', which is not a field of CroCoConfig; did you mean hidden_size"
+    ):
+        run(command(tmp_path / "run", model=tmp_path / "mine.yaml"))

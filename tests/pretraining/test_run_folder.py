@@ -1,0 +1,96 @@
+"""What a run writes is whole or absent, and a run that goes on finds its folder as it was."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from singlelife.errors import RunError
+from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
+
+
+def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
+    folder = RunFolder(path)
+    path.mkdir(exist_ok=True)
+    for step in range(1, max(steps) + 1):
+        folder.log({"step": step, "loss": 1 / step})
+    for step in steps:
+        with complete_or_absent(folder.checkpoint_path(step)) as aside:
+            (aside / "weights").write_text(str(step))
+    folder.write_config({"seed": 3}, {"torch": "2"})
+    return folder
+
+
+def test_a_folder_appears_only_when_all_of_it_is_written(tmp_path: Path):
+    folder = tmp_path / "checkpoint-3"
+    with complete_or_absent(folder) as aside:
+        (aside / "first").write_text("1")
+        assert not folder.exists()
+        (aside / "second").write_text("2")
+    assert {path.name for path in folder.iterdir()} == {"first", "second"}
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    with (
+        pytest.raises(RunError, match=r"No space left.* intact"),
+        complete_or_absent(run.checkpoint_path(16)) as aside,
+    ):
+        (aside / "weights").write_text("half")
+        raise OSError(28, "No space left on device")
+    assert list(run.checkpoints()) == [4, 8, 12]
+    assert not list(run.path.glob("*.tmp"))
+
+
+def test_what_is_still_being_written_is_no_checkpoint(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    (run.path / "checkpoint-16.tmp").mkdir()
+    (run.path / "checkpoint-best").mkdir()
+    assert list(run.checkpoints()) == [4, 8, 12]
+
+
+def test_rewinding_drops_all_that_came_later(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    (run.path / "checkpoint-16.tmp").mkdir()
+    with run.metrics.open("a") as file:
+        file.write('{"step": 13, "lo')  # killed here
+    run.rewind(8)
+    assert list(run.checkpoints()) == [4, 8]
+    assert [line["step"] for line in read_metrics(run.metrics)] == list(range(1, 9))
+    assert not list(run.path.glob("*.tmp"))
+    run.log({"step": 9, "loss": 0.5})
+    assert read_metrics(run.metrics)[-1] == {"step": 9, "loss": 0.5}
+
+
+def test_damaged_metrics_are_named(tmp_path: Path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\nnot json\n{"step": 3}\n')
+    with pytest.raises(RunError, match=r"Line 2 of .*metrics.jsonl"):
+        read_metrics(path)
+
+
+def test_old_checkpoints_are_deleted_by_step_not_by_name(tmp_path: Path):
+    run = a_run(tmp_path / "run", steps=(8, 90, 100))
+    run.keep_latest(2)
+    assert list(run.checkpoints()) == [90, 100]
+    run.keep_latest(None)
+    assert list(run.checkpoints()) == [90, 100]
+
+
+def test_removing_a_run_spares_other_files(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    (run.path / "notes.txt").write_text("mine")
+    (run.path / "train.py").write_text("mine")
+    run.remove_run()
+    assert not run.holds_a_run()
+    assert sorted(path.name for path in run.path.iterdir()) == ["notes.txt", "train.py"]
+
+
+def test_a_finished_model_replaces_the_files_of_the_last_one(tmp_path: Path):
+    (tmp_path / "config.json").write_text("old")
+    with complete_or_absent(tmp_path / "final") as aside:
+        (aside / "config.json").write_text(json.dumps({"model_type": "croco"}))
+    publish(tmp_path / "final", tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "croco"}
+    assert not (tmp_path / "final").exists()

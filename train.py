@@ -1,0 +1,27 @@
+"""Pretrain one CroCo model on one life.
+
+accelerate launch train.py --life sim_1
+python train.py --life my_life --video videos/*.mp4
+python train.py --help
+"""
+
+import sys
+
+from singlelife.errors import SingleLifeError
+from singlelife.pretraining.arguments import parse_arguments
+
+
+def main() -> int:
+    """Read the command line, run, and return the exit code."""
+    try:
+        arguments = parse_arguments()
+        from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
+
+        return pretrain(arguments)
+    except SingleLifeError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())
