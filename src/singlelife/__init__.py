@@ -1,19 +1,46 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
-`import singlelife` makes `AutoModel`, `AutoModelForPreTraining`, `AutoConfig` and `AutoImageProcessor` know the
-CroCo architecture. It imports neither torch nor transformers for that: the classes are registered when the Auto
-classes are first imported, or at once if they already are, so that the command line starts quickly.
+`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and `AutoImageProcessor` know the CroCo
+architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
+Auto class imports ours, and importing ours registers it, whichever comes first.
 """
 
+from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 from wrapt import when_imported
 
 __version__ = version("singlelife")
 
+_OURS = {
+    "transformers.models.auto.configuration_auto": "singlelife.croco.configuration_croco",
+    "transformers.models.auto.modeling_auto": "singlelife.croco.modeling_croco",
+    "transformers.models.auto.image_processing_auto": "singlelife.croco.image_processing_croco",
+}
 
-@when_imported("transformers.models.auto.configuration_auto")
-def _register_croco(_module: object) -> None:
-    from singlelife.croco import register
 
-    register()
+@when_imported("singlelife.croco.configuration_croco")
+def _register_config(ours: ModuleType) -> None:
+    from transformers.models.auto.configuration_auto import AutoConfig
+
+    AutoConfig.register(ours.CroCoConfig.model_type, ours.CroCoConfig, exist_ok=True)
+
+
+@when_imported("singlelife.croco.modeling_croco")
+def _register_models(ours: ModuleType) -> None:
+    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForPreTraining
+
+    AutoModel.register(ours.CroCoConfig, ours.CroCoModel, exist_ok=True)
+    AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
+
+
+@when_imported("singlelife.croco.image_processing_croco")
+def _register_image_processor(ours: ModuleType) -> None:
+    from transformers.models.auto.image_processing_auto import AutoImageProcessor
+
+    AutoImageProcessor.register(ours.CroCoConfig, ours.CroCoImageProcessor, exist_ok=True)
+
+
+for _auto in _OURS:
+    when_imported(_auto)(lambda module: import_module(_OURS[module.__name__]))

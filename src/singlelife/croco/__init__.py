@@ -1,0 +1,39 @@
+"""CroCo as a transformers model. Loadable alone, as remote code, by anyone who has transformers and torch.
+
+The classes are imported when they are first used, as in transformers itself: a configuration costs no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .configuration_croco import CroCoConfig
+    from .convert import convert_croco
+    from .image_processing_croco import CroCoImageProcessor
+    from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
+
+_MODULES = {
+    "CroCoConfig": "configuration_croco",
+    "CroCoForPreTraining": "modeling_croco",
+    "CroCoForPreTrainingOutput": "modeling_croco",
+    "CroCoImageProcessor": "image_processing_croco",
+    "CroCoModel": "modeling_croco",
+    "CroCoModelOutput": "modeling_croco",
+    "convert_croco": "convert",
+}
+
+__all__ = [
+    "CroCoConfig",
+    "CroCoForPreTraining",
+    "CroCoForPreTrainingOutput",
+    "CroCoImageProcessor",
+    "CroCoModel",
+    "CroCoModelOutput",
+    "convert_croco",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULES[name]}", __name__), name)

@@ -1,0 +1,131 @@
+"""CroCo model configuration."""
+
+from huggingface_hub.dataclasses import strict
+from transformers.configuration_utils import PreTrainedConfig
+
+POSITION_EMBEDDING_TYPES = ("rope", "sincos")
+
+
+@strict
+class CroCoConfig(PreTrainedConfig):
+    r"""Configuration of CroCo: a siamese ViT encoder and a cross-attention decoder (arXiv 2210.10716, 2211.10408).
+
+    The defaults are the paper's "ViT-B/16 with the small decoder" at 224 px.
+
+    Args:
+        hidden_size (`int`): Width of the encoder.
+        num_hidden_layers (`int`): Blocks of the encoder.
+        num_attention_heads (`int`): Heads of the encoder's attention.
+        intermediate_size (`int`): Width of the encoder's MLPs.
+        decoder_hidden_size (`int`): Width of the decoder.
+        decoder_num_hidden_layers (`int`): Blocks of the decoder.
+        decoder_num_attention_heads (`int`): Heads of the decoder's self- and cross-attention.
+        decoder_intermediate_size (`int`): Width of the decoder's MLPs.
+        image_size (`int` or `tuple[int, int]`): Side, or height and width, of a view in pixels.
+        patch_size (`int`): Side of a patch in pixels; divides both sides of the image.
+        num_channels (`int`): Channels of a view.
+        hidden_act (`str`): Activation of the MLPs.
+        layer_norm_eps (`float`): Epsilon of the layer norms.
+        initializer_range (`float`): Standard deviation of the mask token's initial values.
+        qkv_bias (`bool`): Whether the query, key and value projections have a bias.
+        position_embedding_type (`str`): `"rope"` (rotary, in every attention) or `"sincos"` (fixed, added to the
+            tokens of encoder and decoder).
+        rope_theta (`float`): Base of the rotary frequencies.
+        mask_ratio (`float`): Share of the target's patches that are masked in pretraining, strictly between 0 and 1.
+        norm_pix_loss (`bool`): Whether the targets of the loss are normalised within each patch.
+
+    Raises:
+        ValueError: the values do not make a model; the message names the fields.
+
+    Example:
+
+    ```python
+    >>> from singlelife.croco import CroCoConfig, CroCoModel
+
+    >>> model = CroCoModel(CroCoConfig())
+    >>> model.config.num_patches
+    196
+    ```"""
+
+    model_type = "croco"
+
+    hidden_size: int = 768
+    num_hidden_layers: int = 12
+    num_attention_heads: int = 12
+    intermediate_size: int = 3072
+    decoder_hidden_size: int = 512
+    decoder_num_hidden_layers: int = 8
+    decoder_num_attention_heads: int = 16
+    decoder_intermediate_size: int = 2048
+    image_size: int | list[int] | tuple[int, int] = 224
+    patch_size: int = 16
+    num_channels: int = 3
+    hidden_act: str = "gelu"
+    layer_norm_eps: float = 1e-6
+    initializer_range: float = 0.02
+    qkv_bias: bool = True
+    position_embedding_type: str = "rope"
+    rope_theta: float = 100.0
+    mask_ratio: float = 0.9
+    norm_pix_loss: bool = True
+
+    @property
+    def grid_size(self) -> tuple[int, int]:
+        """Rows and columns of patches of an image of `image_size`."""
+        size = self.image_size
+        height, width = (size, size) if isinstance(size, int) else size
+        return height // self.patch_size, width // self.patch_size
+
+    @property
+    def num_patches(self) -> int:
+        """Patches of an image of `image_size`."""
+        rows, columns = self.grid_size
+        return rows * columns
+
+    def validate_architecture(self):
+        """Part of `@strict`-powered validation: refuses combinations of values that do not make a model."""
+        super().validate_architecture()
+        sizes = ("num_hidden_layers", "decoder_num_hidden_layers", "patch_size", "num_channels", "intermediate_size")
+        sizes += ("hidden_size", "decoder_hidden_size", "num_attention_heads", "decoder_num_attention_heads")
+        for name in sizes:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
+        sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)
+        if len(sides) > 2 or any(side < 1 or side % self.patch_size for side in sides):
+            raise ValueError(
+                f"image_size {self.image_size} cannot be cut into patches: each side should be a positive multiple "
+                f"of patch_size {self.patch_size}."
+            )
+        if self.position_embedding_type not in POSITION_EMBEDDING_TYPES:
+            raise ValueError(
+                f"position_embedding_type should be one of {POSITION_EMBEDDING_TYPES}, "
+                f"not {self.position_embedding_type!r}."
+            )
+        for prefix in ("", "decoder_"):
+            width, heads = getattr(self, f"{prefix}hidden_size"), getattr(self, f"{prefix}num_attention_heads")
+            if width % heads:
+                raise ValueError(
+                    f"{prefix}hidden_size {width} is not a multiple of {prefix}num_attention_heads {heads}."
+                )
+            if self.position_embedding_type == "rope" and (width // heads) % 4:
+                raise ValueError(
+                    f"Rotary positions need heads of a width divisible by 4 (two axes, in pairs): "
+                    f"{prefix}hidden_size {width} over {prefix}num_attention_heads {heads} gives {width // heads}."
+                )
+            if self.position_embedding_type == "sincos" and width % 4:
+                raise ValueError(
+                    f"Sin-cos positions need a width divisible by 4 (two axes, in pairs), "
+                    f"but {prefix}hidden_size is {width}."
+                )
+        if not 0 < self.mask_ratio < 1:
+            raise ValueError(f"mask_ratio should lie strictly between 0 and 1, not {self.mask_ratio}.")
+        if not 0 < round(self.mask_ratio * self.num_patches) < self.num_patches:
+            raise ValueError(
+                f"mask_ratio {self.mask_ratio} of {self.num_patches} patches (image_size {self.image_size}, "
+                f"patch_size {self.patch_size}) masks all or none; at least one must be masked and one visible."
+            )
+
+
+CroCoConfig.register_for_auto_class()
+
+__all__ = ["CroCoConfig"]
