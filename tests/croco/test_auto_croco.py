@@ -1,0 +1,133 @@
+"""Checkpoints open with the Auto classes, with the package and, as remote code, without it."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
+
+from singlelife.configs import config_names, hub_configs, read_yaml
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
+
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "singlelife":
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+from safetensors.torch import load_file
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
+
+folder = sys.argv[1]
+expected = load_file(f"{folder}/expected.safetensors")
+model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+assert type(model).__name__ == "CroCoModel"
+output = model(expected["target"], expected["source"])
+assert (output.decoder_last_hidden_state - expected["decoded"]).abs().max() == 0
+whole = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
+assert type(whole).__name__ == "CroCoForPreTraining"
+processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
+assert processor.size["height"] == 32
+assert not any(name.partition(".")[0] == "singlelife" for name in sys.modules)
+print("loaded")
+"""
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    torch.manual_seed(0)
+    config = CroCoConfig(
+        image_size=32,
+        patch_size=8,
+        hidden_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=64,
+        decoder_hidden_size=16,
+        decoder_num_hidden_layers=1,
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=32,
+        mask_ratio=0.5,
+    )
+    model = CroCoForPreTraining(config).eval()
+    model.save_pretrained(tmp_path)
+    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    return tmp_path, model
+
+
+def test_auto_classes_know_croco(checkpoint):
+    folder, _ = checkpoint
+    assert type(AutoConfig.from_pretrained(folder)) is CroCoConfig
+    assert type(AutoModel.from_pretrained(folder)) is CroCoModel
+    assert type(AutoModelForPreTraining.from_pretrained(folder)) is CroCoForPreTraining
+    assert type(AutoImageProcessor.from_pretrained(folder)) is CroCoImageProcessor
+
+
+@pytest.mark.parametrize("line", ["from transformers import AutoModel", "import singlelife.croco.modeling_croco"])
+def test_the_order_of_imports_does_not_matter(checkpoint, line):
+    folder, _ = checkpoint
+    code = f"{line}\nimport singlelife\nfrom transformers import AutoModel\nAutoModel.from_pretrained({str(folder)!r})"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+
+
+def test_importing_the_package_imports_no_torch():
+    code = "import singlelife, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_path_factory):
+    from safetensors.torch import save_file
+
+    folder, model = checkpoint
+    target, source = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        decoded = model.croco(target, source).decoder_last_hidden_state
+    save_file(
+        {"target": target.clone(), "source": source.clone(), "decoded": decoded}, folder / "expected.safetensors"
+    )
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules")), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder)], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "loaded", done.stderr
+
+
+@pytest.mark.parametrize("name", config_names("models"))
+def test_shipped_sizes_are_valid(name):
+    config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{name}.yaml"))
+    with torch.device("meta"):
+        parameters = CroCoForPreTraining(config).num_parameters()
+    expected = {"tiny": 1.7e6, "small": 30e6, "base": 120e6, "large": 400e6}[name]
+    assert 0.75 * expected < parameters < 1.3 * expected
+
+
+def test_processor_normalises_and_keeps_the_aspect_ratio():
+    processor = CroCoImageProcessor(size={"height": 32, "width": 32})
+    image = Image.fromarray(np.full((40, 80, 3), 255, dtype=np.uint8))
+    pixels = processor(image, return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 3, 32, 32)
+    expected = (1 - torch.tensor(processor.image_mean)) / torch.tensor(processor.image_std)
+    torch.testing.assert_close(pixels[0].mean(dim=(1, 2)), expected, atol=1e-4, rtol=0)
+
+    half = np.zeros((40, 80, 3), dtype=np.uint8)
+    half[:, :20] = half[:, 60:] = 255  # outside of the centred square
+    assert processor(half, return_tensors="pt").pixel_values[0, :, :, 3:-3].max() < 0
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (torch.full((3, 32, 32), float("nan")), "Image 0 holds NaN"),
+        (torch.full((3, 32, 32), float("inf")), "Image 0 holds NaN or infinite"),
+    ],
+)
+def test_processor_refuses_bad_pixels(image, message):
+    with pytest.raises(ValueError, match=message):
+        CroCoImageProcessor(size={"height": 32, "width": 32}, do_rescale=False)(image, return_tensors="pt")

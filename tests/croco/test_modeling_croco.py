@@ -1,0 +1,263 @@
+"""CroCo: exact against golden numbers of the reference, and what its users rely on."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoModel, convert_croco
+
+GOLDEN = Path(__file__).parents[1] / "data" / "croco_reference"
+
+
+def micro_config(**overrides) -> CroCoConfig:
+    sizes = {
+        "image_size": 32,
+        "patch_size": 8,
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 64,
+        "decoder_hidden_size": 16,
+        "decoder_num_hidden_layers": 2,
+        "decoder_num_attention_heads": 2,
+        "decoder_intermediate_size": 32,
+        "mask_ratio": 0.75,
+    }
+    return CroCoConfig(**(sizes | overrides))
+
+
+def views(seed: int = 0, batch_size: int = 2, height: int = 32, width: int = 32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return tuple(torch.randn(2, batch_size, 3, height, width, generator=generator))
+
+
+@pytest.fixture(params=["sincos", "rope"])
+def model(request) -> CroCoForPreTraining:
+    torch.manual_seed(0)
+    return CroCoForPreTraining(micro_config(position_embedding_type=request.param)).eval()
+
+
+@pytest.fixture(params=["cosine", "rope100"])
+def golden(request):
+    with safe_open(GOLDEN / f"{request.param}.safetensors", "pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+        kwargs = json.loads(file.metadata()["croco_kwargs"])
+    state = {name.removeprefix("state."): tensor for name, tensor in tensors.items() if name.startswith("state.")}
+    return tensors, state, kwargs
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_every_output_is_that_of_the_reference(golden, attention):
+    tensors, state, kwargs = golden
+    config, weights = convert_croco(state, kwargs)
+    model = CroCoForPreTraining._from_config(config, attn_implementation=attention).eval()
+    model.load_state_dict(weights)
+    target, source, mask = tensors["target"], tensors["source"], tensors["mask"]
+
+    masked = model(target, source, bool_masked_pos=mask)
+    close(masked.logits, tensors["prediction"])
+    close(masked.loss, tensors["loss_norm"].squeeze())
+    config.norm_pix_loss = False
+    close(model(target, source, bool_masked_pos=mask).loss, tensors["loss_pixels"].squeeze())
+
+    whole = model.croco(target, source)
+    close(whole.last_hidden_state, tensors["encoder_target"])
+    close(whole.source_last_hidden_state, tensors["encoder_source"])
+    close(whole.decoder_last_hidden_state, tensors["decoder_unmasked"])
+    close(model.prediction_head(whole.decoder_last_hidden_state), tensors["prediction_unmasked"])
+    close(model.croco(source).last_hidden_state, tensors["encoder_source"])
+    close(model.croco.patchify(target)[0], tensors["patchified_target"])
+
+    logits = tensors["cross_attention_logits"]
+    close(torch.stack(list(model.croco.iter_cross_attention_logits(target, source)), dim=1), logits)
+    close(model.croco.cross_attention_logits(target, source), logits.mean(dim=(1, 2)))
+    attentions = model.croco(target, source, output_attentions=True).cross_attentions
+    close(torch.stack(attentions, dim=1), logits.softmax(-1))
+
+
+def test_conversion_leaves_nothing_over_and_nothing_missing(golden):
+    _, state, kwargs = golden
+    with pytest.raises(ValueError, match=r"1 not known: enc_blocks\.0\.extra\.weight"):
+        convert_croco(state | {"enc_blocks.0.extra.weight": torch.zeros(1)}, kwargs)
+    with pytest.raises(ValueError, match=r"1 missing: croco\.encoder\.norm\.bias"):
+        convert_croco({name: tensor for name, tensor in state.items() if name != "enc_norm.bias"}, kwargs)
+    with pytest.raises(ValueError, match="has no partner"):
+        convert_croco(
+            {name: tensor for name, tensor in state.items() if not name.endswith("1.cross_attn.projv.bias")}, kwargs
+        )
+    with pytest.raises(ValueError, match="of another shape"):
+        convert_croco(state | {"enc_norm.bias": torch.zeros(3)}, kwargs)
+    with pytest.raises(ValueError, match="arguments of the reference CroCo are not known: depth"):
+        convert_croco(state, kwargs | {"depth": 3})
+    with pytest.raises(ValueError, match="norm_im2_in_dec"):
+        convert_croco(state, kwargs | {"norm_im2_in_dec": False})
+    with pytest.raises(ValueError, match="pos_embed"):
+        convert_croco(state, kwargs | {"pos_embed": "learned"})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"image_size": 30}, "image_size 30 cannot be cut"),
+        ({"image_size": (32, 30)}, "patch_size 8"),
+        ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 2"),
+        ({"decoder_hidden_size": 15}, "decoder_hidden_size 15 is not a multiple"),
+        ({"hidden_size": 12}, "divisible by 4"),
+        ({"hidden_size": 6, "position_embedding_type": "sincos"}, "width divisible by 4"),
+        ({"position_embedding_type": "learned"}, "position_embedding_type"),
+        ({"mask_ratio": 0.0}, "strictly between 0 and 1"),
+        ({"mask_ratio": 1.0}, "strictly between 0 and 1"),
+        ({"mask_ratio": 0.99}, "masks all or none"),
+        ({"num_hidden_layers": 0}, "num_hidden_layers should be at least 1"),
+    ],
+)
+def test_a_configuration_that_makes_no_model_is_refused(overrides, message):
+    with pytest.raises(Exception, match=message) as raised:
+        micro_config(**overrides)
+    assert isinstance(raised.value, ValueError) or isinstance(raised.value.__cause__, ValueError)
+
+
+@torch.no_grad()
+def test_any_size_and_shape_with_interpolation(model):
+    target, source = views(height=48, width=64)
+    with pytest.raises(ValueError, match="48x64 px is not of the model's image_size"):
+        model.croco(target, source)
+    outputs = model.croco(target, source[..., :32], interpolate_pos_encoding=True)
+    assert outputs.last_hidden_state.shape == (2, 6 * 8, 32)
+    assert outputs.decoder_last_hidden_state.shape == (2, 6 * 8, 16)
+    assert model.croco.cross_attention_logits(target, source[..., :32], True).shape == (2, 48, 24)
+    usual = views()
+    close(
+        model.croco(*usual, interpolate_pos_encoding=True).decoder_last_hidden_state,
+        model.croco(*usual).decoder_last_hidden_state,
+    )
+
+
+@torch.no_grad()
+def test_a_non_square_model(model):
+    config = micro_config(image_size=(32, 48), position_embedding_type=model.config.position_embedding_type)
+    assert (config.grid_size, config.num_patches) == ((4, 6), 24)
+    assert CroCoForPreTraining(config)(*views(width=48)).logits.shape == (2, 24, 192)
+
+
+@torch.no_grad()
+def test_masked_pixels_are_not_seen(model):
+    target, source = views()
+    outputs = model(target, source, generator=torch.Generator().manual_seed(1))
+    hidden = outputs.mask.view(2, 1, 4, 1, 4, 1).expand(2, 3, 4, 8, 4, 8).reshape(target.shape)
+    changed = model(torch.where(hidden, 100.0, target), source, bool_masked_pos=outputs.mask)
+    torch.testing.assert_close(changed.logits, outputs.logits, rtol=0, atol=0)
+    assert not torch.equal(model(target, source + 1, bool_masked_pos=outputs.mask).logits, outputs.logits)
+
+
+@torch.no_grad()
+def test_masking_the_target_keeps_its_visible_features_in_place(model):
+    """Patches at positions far from each other, alone, are what they are when all patches can be seen."""
+    model.croco.encoder.layers = model.croco.encoder.layers[:0]  # without attention, patches do not mix
+    target, _ = views()
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[0, [3, 9]] = mask[1, [0, 15]] = False
+    visible = model.croco(target, bool_masked_pos=mask).last_hidden_state
+    whole = model.croco(target).last_hidden_state
+    close(visible, torch.stack([whole[0, [3, 9]], whole[1, [0, 15]]]))
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.05, 0.95), st.integers(0, 1000))
+def test_masks_hide_the_share_asked_for_and_come_from_the_generator(mask_ratio, seed):
+    model = CroCoForPreTraining(micro_config(mask_ratio=mask_ratio, num_hidden_layers=1, decoder_num_hidden_layers=1))
+    masks = [model(*views(), generator=torch.Generator().manual_seed(seed)).mask for _ in range(2)]
+    assert masks[0].sum(1).tolist() == [round(mask_ratio * 16)] * 2
+    assert torch.equal(*masks)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (torch.zeros(2, 9, dtype=torch.bool), r"shape \(2, 16\)"),
+        (torch.zeros(2, 16), "should be bool"),
+        (torch.ones(2, 16, dtype=torch.bool), "at least one"),
+        (torch.arange(32).view(2, 16) < 5, "as many patches visible in every row"),
+    ],
+)
+def test_masks_that_cannot_work_are_refused(model, mask, message):
+    with pytest.raises(ValueError, match=message):
+        model(*views(), bool_masked_pos=mask)
+
+
+def test_views_that_cannot_work_are_refused(model):
+    target, source = views()
+    with pytest.raises(ValueError, match=r"shape \(batch_size, 3, height, width\), not \(2, 1, 32, 32\)"):
+        model.croco(target[:, :1])
+    with pytest.raises(ValueError, match="2 target views but 1 source"):
+        model(target, source[:1])
+    with pytest.raises(ValueError, match="cannot be cut into patches"):
+        model.croco(target[..., :30], interpolate_pos_encoding=True)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model):
+    mask = model(*views()).mask
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train().zero_grad()
+        model(*views(), bool_masked_pos=mask).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=0)
+
+
+def test_the_loss_is_float32_under_mixed_precision(model):
+    mask = model(*views()).mask
+    with torch.autocast("cpu", torch.bfloat16):
+        low = model(*views(), bool_masked_pos=mask)
+    assert low.loss.dtype == torch.float32
+    torch.testing.assert_close(low.loss, model(*views(), bool_masked_pos=mask).loss, rtol=0.02, atol=0)
+    low.loss.backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@torch.no_grad()
+def test_reconstruction_keeps_the_visible_and_fills_the_masked(model):
+    target, source = views()
+    outputs = model(target, source)
+    outputs.logits = (target_patches := model.croco.patchify(target)[0]).clone()
+    if model.config.norm_pix_loss:
+        mean, variance = target_patches.mean(-1, keepdim=True), target_patches.var(-1, keepdim=True)
+        outputs.logits = (target_patches - mean) / (variance + 1e-6).sqrt()
+    close(model.reconstruct(target, outputs), target)
+    assert model.loss(outputs.logits, target_patches, outputs.mask) < 1e-6
+
+
+def test_outputs_asked_for_are_those_of_the_target(model):
+    outputs = model.croco(*views(), output_hidden_states=True, output_attentions=True)
+    assert [tuple(state.shape) for state in outputs.hidden_states] == [(2, 16, 32)] * 3
+    assert [tuple(state.shape) for state in outputs.attentions] == [(2, 2, 16, 16)] * 2
+    assert [tuple(state.shape) for state in outputs.decoder_hidden_states] == [(2, 16, 16)] * 3
+    assert len(outputs.decoder_attentions) == len(outputs.cross_attentions) == 2
+    alone = model.croco(views()[0], output_hidden_states=True)
+    close(alone.hidden_states[-1], outputs.hidden_states[-1])
+    assert isinstance(model.croco(views()[0], return_dict=False), tuple)
+
+
+def test_base_model_and_pretraining_model_share_a_checkpoint(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    assert not list(tmp_path.glob("*.bin"))
+    base, info = CroCoModel.from_pretrained(tmp_path, output_loading_info=True)
+    assert not info["missing_keys"]
+    for name, tensor in base.state_dict().items():
+        torch.testing.assert_close(tensor, model.croco.state_dict()[name], rtol=0, atol=0)
+    whole = CroCoForPreTraining.from_pretrained(tmp_path)
+    for name, tensor in whole.state_dict().items():
+        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)

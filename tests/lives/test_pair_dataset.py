@@ -1,0 +1,110 @@
+"""Batches of pairs: the same for any number of workers and processes, and refused when they cannot work."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from singlelife.errors import LifeError
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.lives.pairing import TemporalPairing
+
+
+def pair_dataset(life, **overrides) -> PairDataset:
+    settings = {"seed": 3, "num_pairs": 64, "image_size": 32, "patch_size": 8, "mask_ratio": 0.75}
+    pairing = TemporalPairing(life.timestamps, life.video_index, 0.05, 0.5)
+    return PairDataset(life, pairing, **(settings | overrides))
+
+
+def loaded(dataset: PairDataset, num_workers: int) -> dict[str, torch.Tensor]:
+    loader = DataLoader(dataset, batch_size=16, num_workers=num_workers, collate_fn=lambda batch: batch)
+    batches = list(loader)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+def test_a_batch_holds_what_it_says(small_life):
+    batch = pair_dataset(small_life).__getitems__(list(range(8)))
+    assert batch["target"].shape == batch["source"].shape == (8, 3, 32, 32)
+    assert batch["target"].dtype == batch["source"].dtype == torch.uint8
+    assert batch["bool_masked_pos"].shape == (8, 16)
+    assert batch["bool_masked_pos"].sum(1).tolist() == [12] * 8
+    gaps = small_life.timestamps[batch["frames"].numpy()]
+    assert (np.abs(gaps[:, 0] - gaps[:, 1]) <= 0.5 + 1e-6).all()
+
+
+def test_pairs_do_not_depend_on_the_number_of_workers(small_life):
+    dataset = pair_dataset(small_life)
+    alone = loaded(dataset, num_workers=0)
+    for num_workers in (1, 4):
+        together = loaded(dataset, num_workers)
+        for name, values in alone.items():
+            torch.testing.assert_close(together[name], values, rtol=0, atol=0)
+
+
+def test_pairs_are_the_same_in_another_process(small_life):
+    code = f"""
+import torch
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.prepared import PreparedLife
+life = PreparedLife.load({str(small_life.path)!r})
+pairing = TemporalPairing(life.timestamps, life.video_index, 0.05, 0.5)
+dataset = PairDataset(life, pairing, seed=3, num_pairs=64, image_size=32, patch_size=8, mask_ratio=0.75)
+batch = dataset.__getitems__(list(range(32, 48)))
+print([int((batch[name].long() * 31).sum()) for name in ("target", "source", "bool_masked_pos", "frames")])
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    batch = pair_dataset(small_life).__getitems__(list(range(32, 48)))
+    expected = [int((batch[name].long() * 31).sum()) for name in ("target", "source", "bool_masked_pos", "frames")]
+    assert output.strip() == str(expected)
+
+
+def test_a_run_may_start_anywhere(small_life):
+    dataset = pair_dataset(small_life, num_pairs=2**40)
+    late = dataset.__getitems__([10_000, 2**40 - 1])
+    torch.testing.assert_close(dataset[10_000]["target"], late["target"][0], rtol=0, atol=0)
+
+
+def test_crops_are_independent_unless_shared(small_life):
+    """The same frame as target and source shows whether the boxes are the same."""
+
+    class SameFrame:
+        def pairs(self, seed, indices):
+            return np.stack([np.zeros(len(indices), dtype=np.int64)] * 2, axis=1)
+
+    settings = {"seed": 0, "num_pairs": 8, "image_size": 32, "patch_size": 8, "mask_ratio": 0.5}
+    shared = PairDataset(small_life, SameFrame(), shared_crop=True, **settings).__getitems__(list(range(8)))
+    torch.testing.assert_close(shared["target"], shared["source"], rtol=0, atol=0)
+    assert len(shared["target"].flatten(1).unique(dim=0)) == 8
+    independent = PairDataset(small_life, SameFrame(), **settings).__getitems__(list(range(8)))
+    assert not (independent["target"] == independent["source"]).flatten(1).all(dim=1).any()
+
+
+def test_without_crop_and_flip_the_whole_square_is_seen(small_life):
+    batch = pair_dataset(small_life, crop_area=None, flip=False).__getitems__([0])
+    frame = small_life.frames(batch["frames"][0, :1])[0]
+    side = min(frame.shape[-2:])
+    top, left = (frame.shape[-2] - side) // 2, (frame.shape[-1] - side) // 2
+    square = frame[:, top : top + side, left : left + side].float().unsqueeze(0)
+    expected = torch.nn.functional.interpolate(square, (32, 32), mode="bilinear", antialias=True)[0]
+    assert (batch["target"][0].float() - expected).abs().max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ({"image_size": 33}, "33 px cannot be cut into patches of 8 px"),
+        ({"mask_ratio": 0.0}, "mask ratio"),
+        ({"mask_ratio": 1.0}, "mask ratio"),
+        ({"mask_ratio": 1.5}, "mask ratio"),
+        ({"mask_ratio": 0.99}, "masks 16 of 16 patches"),
+        ({"crop_area": (0.5, 1.2)}, "crop's area"),
+        ({"crop_area": (0.5, 0.2)}, "crop's area"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(small_life, overrides, message):
+    with pytest.raises(LifeError, match=message):
+        pair_dataset(small_life, **overrides)
