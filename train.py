@@ -1,11 +1,18 @@
-"""Pretrain one CroCo model on one life.
+"""Pretrain one CroCo model on one life, for example:
 
-accelerate launch train.py --life sim_1
-python train.py --life my_life --video videos/*.mp4
-python train.py --help
+    accelerate launch train.py --life sim_1
+    python train.py --life my_life --video videos/*.mp4
+    python train.py --help
+
+Exits with 0 at the end of the run, 2 on what the user can put right, 128 + the signal's number when stopped.
 """
 
+import os
 import sys
+
+# Before torch loads OpenMP: threads that spin while they wait make every step several times slower as soon as anything
+# else on the machine, the run's own loader workers included, wants a core.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
 from singlelife.errors import SingleLifeError
 from singlelife.pretraining.arguments import parse_arguments

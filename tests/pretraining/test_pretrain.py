@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from singlelife.errors import CheckpointError, LifeError, RunError, SingleLifeError
+from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.pretrain import pretrain
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
@@ -205,8 +205,8 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
     [
         ({"video": "absent.mp4"}, LifeError, "absent.mp4"),
         ({"life": "../pan"}, LifeError, "../pan"),
-        ({"image_size": 30}, SingleLifeError, "30.*8|8.*30"),
-        ({"mask_ratio": 0.001}, LifeError, "0.001 masks 0 of 16 patches"),
+        ({"image_size": 30}, RunError, "image_size 30 cannot be cut .* patch_size 8"),
+        ({"mask_ratio": 0.001}, RunError, "mask_ratio 0.001 of 16 patches .* masks all or none"),
         ({"min_gap": 50.0, "max_gap": 60.0}, LifeError, "50 to 60 s apart"),
         ({"min_gap": 0.5, "max_gap": 0.1}, LifeError, "min_gap <= max_gap"),
         ({"max_gap": 0.4, "min_gap": 0.4, "validation_fraction": 0.01}, LifeError, "held-out.*--validation-fraction"),

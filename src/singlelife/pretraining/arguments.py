@@ -135,7 +135,7 @@ class TrainArguments:
     )
 
 
-GROUPS = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
+GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
 
 # What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
 # compared instead of the settings that lead to it).
@@ -166,8 +166,13 @@ class RunArguments:
         return {name: value for name, value in values.items() if name not in _CALL_ONLY}
 
     @property
+    def life_name(self) -> str:
+        assert self.life.life, "parse_arguments makes sure of it"
+        return self.life.life
+
+    @property
     def output_dir(self) -> Path:
-        return Path(self.train.output_dir or f"runs/{self.life.life}")
+        return Path(self.train.output_dir or f"runs/{self.life_name}")
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:

@@ -56,8 +56,8 @@ def save_checkpoint(
         RunError: the disk is full, or the folder cannot be written.
     """
     whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    optimizer_state = get_optimizer_state_dict(model, optimizer, options=whole)  # complete in the main process only
-    if accelerator.is_main_process:
+    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=whole)
+    if accelerator.is_main_process:  # the only one with the whole state
         state.grad_scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         with complete_or_absent(folder.checkpoint_path(state.step)) as aside:
             accelerator.unwrap_model(model).save_pretrained(aside)
@@ -114,7 +114,7 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own errors and OSError
         raise RunError(f"Cannot read {path}: {error}. Resume from an earlier checkpoint.") from error
-    state: dict[str, dict[str, torch.Tensor]] = {}
+    state: dict[str, Any] = {}
     for full_name, tensor in tensors.items():
         name, key = full_name.rsplit(".", 1)
         state.setdefault(name, {})[key] = tensor

@@ -31,7 +31,8 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     Decay is for matrices that are multiplied with activations. Biases, the gains of norms, learned tokens and
     positions set levels rather than weigh inputs, and are left alone.
     """
-    decayed, free = [], []
+    decayed: list[torch.nn.Parameter] = []
+    free: list[torch.nn.Parameter] = []
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             own_name = name.rsplit(".", 1)[-1]

@@ -1,11 +1,13 @@
 """Two pictures of what a model has learnt, drawn on validation pairs at the end of a run."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Rectangle
 
 from singlelife.croco import CroCoForPreTraining
@@ -26,7 +28,7 @@ def draw_reconstruction(
     pixels each predicted patch takes the target patch's own mean and spread, as the loss does.
     """
     batch = pairs.__getitems__(_spread(len(pairs), num_rows))
-    inputs = to_model(batch)
+    inputs: dict[str, Any] = to_model(batch)
     predicted = _to_image(model.reconstruct(inputs["pixel_values"], model(**inputs)), to_model)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     hidden = _patch_mask_to_pixels(batch["bool_masked_pos"], target.shape[1])
@@ -57,7 +59,7 @@ def draw_cross_attention(
     target patches: so a source patch that every target patch looks at (a sink) does not hide the rest.
     """
     batch = pairs.__getitems__(_spread(len(pairs), num_rows))
-    inputs = to_model(batch)
+    inputs: dict[str, Any] = to_model(batch)
     heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
     heat /= heat.mean(axis=1, keepdims=True)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
@@ -90,10 +92,10 @@ def draw_cross_attention(
     figure.savefig(path, dpi=160)
 
 
-def _mean_attention(model: CroCoForPreTraining, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+def _mean_attention(model: CroCoForPreTraining, target: Any, source: Any) -> torch.Tensor:
     """Attention (B, N, N_source) float32, a mean over heads and decoder blocks; one block in memory at a time."""
     total, num_blocks = torch.zeros(()), 0
-    for logits in model.base_model.iter_cross_attention_logits(target, source):
+    for logits in model.croco.iter_cross_attention_logits(target, source):
         total = total.to(logits.device) + logits.float().softmax(dim=-1).mean(dim=1)
         num_blocks += 1
     return total / num_blocks
@@ -137,9 +139,9 @@ def _spread(num_pairs: int, count: int) -> list[int]:
 
 
 def _grid(num_rows: int, num_columns: int, title: str) -> tuple[Figure, np.ndarray]:
-    figure = Figure(figsize=(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
+    figure = Figure(figsize=(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85), layout=layout)
     FigureCanvasAgg(figure)
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
     figure.suptitle(title, fontsize=12, color=_INK)
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:

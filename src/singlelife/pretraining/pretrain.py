@@ -20,7 +20,7 @@ from singlelife.errors import RunError
 from singlelife.lives.pair_dataset import PairDataset
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.registry import get_life, life_names
+from singlelife.lives.registry import get_life
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, TrainArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
@@ -50,6 +50,7 @@ def pretrain(arguments: RunArguments) -> int:
     checkpoint = _checkpoint_to_resume(folder, train)
     state = read_state(checkpoint) if checkpoint else TrainingState()
     config = starting_config(arguments.model)
+    image_size = config.grid_size[0] * config.patch_size  # views are square
     accelerator = _start_accelerator(train, folder)
     sampler = StepSampler(
         state.step,
@@ -62,7 +63,7 @@ def pretrain(arguments: RunArguments) -> int:
 
     with accelerator.main_process_first():
         life = prepare_life(
-            get_life(arguments.life.life, videos=arguments.life.video),
+            get_life(arguments.life_name, videos=arguments.life.video),
             cache_dir=arguments.life.cache_dir,
             num_workers=arguments.life.preprocessing_workers,
             strict=arguments.life.strict,
@@ -74,7 +75,7 @@ def pretrain(arguments: RunArguments) -> int:
         seed=train.seed,
         num_pairs=train.max_steps * train.train_batch_size,
         num_validation_pairs=train.eval_pairs,
-        image_size=config.image_size,
+        image_size=image_size,
         patch_size=config.patch_size,
         mask_ratio=config.mask_ratio,
     )
@@ -94,7 +95,7 @@ def pretrain(arguments: RunArguments) -> int:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
             accelerator.scaler.load_state_dict(state.grad_scaler)
-    processor = CroCoImageProcessor(size={"height": config.image_size, "width": config.image_size})
+    processor = CroCoImageProcessor(size={"height": image_size, "width": image_size})
     mean, std = tuple(processor.image_mean), tuple(processor.image_std)
 
     if accelerator.is_main_process:
@@ -253,8 +254,7 @@ def _start_report(
 def _end_report(arguments: RunArguments, folder: RunFolder, seconds: float) -> str:
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
     losses = [f"{name} {last[key]:.4f}" for name, key in _LOSSES.items() if key in last]
-    name, lives = arguments.life.life, life_names()
-    other = lives[(lives.index(name) + 1) % len(lives)] if name in lives else lives[0]
+    other = "sim_2" if arguments.life_name == "sim_1" else "sim_1"
     summary = table(
         {
             "done": f"{arguments.train.max_steps:,} steps in {duration(seconds)}",

@@ -5,6 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
+
 from singlelife.configs import read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import CheckpointError, RunError
@@ -36,8 +38,8 @@ def starting_config(arguments: ModelArguments) -> CroCoConfig:
         values["mask_ratio"] = arguments.mask_ratio
     try:
         config = CroCoConfig(**values)
-    except Exception as error:  # ValueError, or a strict dataclass's own errors
-        raise RunError(f"The model of {where} cannot be built: {error}") from error
+    except StrictDataclassError as error:
+        raise RunError(f"The model of {where} cannot be built: {error.__cause__ or error}") from error
     if not isinstance(config.image_size, int):
         raise RunError(f"The views of a pair are square, so image_size should be one number, not {config.image_size}.")
     return config
@@ -61,11 +63,12 @@ def load_weights(folder: Path, config: CroCoConfig) -> CroCoForPreTraining:
         CheckpointError: the weights are missing, broken or not all there.
     """
     try:
-        model, info = CroCoForPreTraining.from_pretrained(
+        loaded: Any = CroCoForPreTraining.from_pretrained(
             folder, config=config, dtype="float32", use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise OSError, RuntimeError and their own
         raise CheckpointError(f"Cannot load the weights in {folder}: {error}") from error
+    model, info = loaded
     missing = sorted(info["missing_keys"])
     if missing:
         raise CheckpointError(

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
@@ -36,7 +37,7 @@ class Trainer:
         folder: RunFolder,
         state: TrainingState,
         model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
+        optimizer: AcceleratedOptimizer,
         processor: Any,
         train_to_model: ToModel,
         validation_to_model: ToModel,
