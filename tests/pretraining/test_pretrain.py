@@ -67,7 +67,7 @@ def test_a_run_writes_all_it_promises(finished_run: Path):
         assert line["pairs_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0
     assert [line["step"] for line in lines if "val_loss" in line] == [6, 12]
     assert list(RunFolder(finished_run).checkpoints()) == [8, 12]  # the last two of 4, 8, 12
-    for name, shape in {"reconstruction.png": (4, 4), "cross_attention.png": (4, 5)}.items():
+    for name, shape in {"reconstruction.png": (4, 4), "cross_attention.png": (4, 6)}.items():
         image = next(av.open(str(finished_run / name)).decode(video=0)).to_ndarray(format="rgb24")
         assert image.shape[0] >= shape[0] * 200 and image.shape[1] >= shape[1] * 200
         assert image.std() > 20

@@ -41,7 +41,7 @@ def draw_reconstruction(
         "prediction": predicted,
         "target": target,
     }
-    figure, axes = _grid(num_rows, len(columns), title)
+    figure, axes = _grid(num_rows, len(columns), f"{title}: the target, completed from the source")
     for column, (name, images) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=10, color=_INK, pad=6)
         for row in range(num_rows):
@@ -63,11 +63,10 @@ def draw_cross_attention(
     heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
     heat /= heat.mean(axis=1, keepdims=True)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
-    size = target.shape[1]
+    size, patch = target.shape[1], model.config.patch_size
     rows, columns = model.config.grid_size
-    patch = size // rows
 
-    figure, axes = _grid(num_rows, 2 + len(_MARKS), title)
+    figure, axes = _grid(num_rows, 2 + len(_MARKS), f"{title}: where four patches of the target look in the source")
     names = ("target", "source", *("where it looks" for _ in _MARKS))
     for axis, name, color in zip(axes[0], names, (_INK, _INK, *_MARKS), strict=True):
         axis.set_title(name, fontsize=10, color=color, pad=6)
@@ -84,7 +83,7 @@ def draw_cross_attention(
             axis.imshow(
                 looked_at,
                 cmap="inferno",
-                alpha=0.15 + 0.7 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12),
+                alpha=0.8 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12),
                 extent=(-0.5, size - 0.5, size - 0.5, -0.5),
             )
             for side in axis.spines.values():
@@ -102,18 +101,15 @@ def _mean_attention(model: CroCoForPreTraining, target: Any, source: Any) -> tor
 
 
 def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
-    """In each quarter of an image (S, S, 3), the patch with the most contrast."""
-    rows, columns = image.shape[0] // patch, image.shape[1] // patch
-    cut = image[: rows * patch, : columns * patch].mean(axis=-1).reshape(rows, patch, columns, patch)
-    contrast = cut.std(axis=(1, 3))
-    halves = (slice(0, rows // 2), slice(rows // 2, rows)), (slice(0, columns // 2), slice(columns // 2, columns))
+    """The patches of an image (S, S, 3) with the most contrast, one per mark, none next to another."""
+    side = image.shape[0] // patch
+    contrast = image.mean(axis=-1).reshape(side, patch, side, patch).std(axis=(1, 3))
     found = []
-    for vertical in halves[0]:
-        for horizontal in halves[1]:
-            quarter = contrast[vertical, horizontal]
-            row, column = np.unravel_index(quarter.argmax(), quarter.shape)
-            found.append(int((row + vertical.start) * columns + column + horizontal.start))
-    return found
+    for _ in _MARKS:
+        row, column = np.unravel_index(contrast.argmax(), contrast.shape)
+        found.append(int(row * side + column))
+        contrast[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2] = -1
+    return sorted(found)
 
 
 def _patch_mask_to_pixels(mask: torch.Tensor, size: int) -> np.ndarray:
