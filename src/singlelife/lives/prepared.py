@@ -1,0 +1,146 @@
+"""A prepared life: its frames on disk as a `datasets` dataset, read a batch at a time."""
+
+import io
+import json
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.compute as pc
+import torch
+from datasets import Dataset, load_from_disk
+from PIL import Image
+from torchvision.io import ImageReadMode, decode_jpeg
+
+from singlelife.errors import LifeError
+
+FORMAT_VERSION = 1
+METADATA = "metadata.json"
+
+
+class PreparedLife:
+    """The frames of one life, in the order of its videos and of time.
+
+    Arrow files are memory-mapped, so a life of any length costs no memory, in any number of loader workers.
+
+    Attributes:
+        path: its folder, which `datasets.load_from_disk` opens too.
+        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos`, `damaged`, and for
+            simulated lives `simulation` and `depth_scale` (length units per level of the stored depth).
+        dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
+            and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
+    """
+
+    def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
+        self.path, self.metadata, self.dataset = path, metadata, dataset
+
+    @classmethod
+    def load(cls, path: str | Path) -> "PreparedLife":
+        """Open the folder of a prepared life.
+
+        Raises:
+            LifeError: it is not one, or was made by another version of the format.
+        """
+        path = Path(path)
+        try:
+            metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise LifeError(f"{path} is not a prepared life: its {METADATA} cannot be read ({error}).") from error
+        version = metadata.get("format_version")
+        if version != FORMAT_VERSION:
+            raise LifeError(
+                f"{path} was prepared in format {version}; this version of singlelife reads format {FORMAT_VERSION}. "
+                "Delete the folder and prepare the life again."
+            )
+        try:
+            return cls(path, metadata, load_from_disk(str(path)))
+        except Exception as error:
+            raise LifeError(f"{path} cannot be read ({error}). Delete it and prepare the life again.") from error
+
+    @property
+    def name(self) -> str:
+        return self.metadata["name"]
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    @cached_property
+    def timestamps(self) -> np.ndarray:
+        """Seconds since the start of each frame's video, float64 (n,)."""
+        return self.dataset.data.column("timestamp").to_numpy()
+
+    @cached_property
+    def _video_column(self) -> tuple[np.ndarray, list[str]]:
+        encoded = self.dataset.data.column("video").combine_chunks().dictionary_encode()
+        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+
+    @property
+    def video_index(self) -> np.ndarray:
+        """Which of `videos` each frame is of, int64 (n,)."""
+        return self._video_column[0]
+
+    @property
+    def videos(self) -> list[str]:
+        """Names of the videos, in the order of the frames."""
+        return self._video_column[1]
+
+    @cached_property
+    def frame_index(self) -> np.ndarray:
+        """Number of each frame in its video, int64 (n,)."""
+        return self.dataset.data.column("frame_index").to_numpy()
+
+    def decode(self, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
+        """Frames, each uint8 (3, height, width), of the sizes that their videos have.
+
+        Raises:
+            LifeError: a stored image is damaged; the message names the row.
+        """
+        images = []
+        for row, encoded in zip(indices, self._encoded("image", indices), strict=True):
+            try:
+                images.append(decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB))
+            except (RuntimeError, TypeError, ValueError) as error:
+                raise LifeError(
+                    f"The image in row {row} of {self.path} is damaged. Delete the folder and prepare the life again."
+                ) from error
+        return images
+
+    def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
+        """Frames as one batch, uint8 (k, 3, height, width).
+
+        Raises:
+            LifeError: they differ in size, or one is damaged.
+        """
+        images = self.decode(indices)
+        sizes = {tuple(image.shape[-2:]) for image in images}
+        if len(sizes) > 1:
+            raise LifeError(f"Frames of {self.name} of several sizes cannot be stacked: {sorted(sizes)}.")
+        return torch.stack(images)
+
+    def poses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """Camera-to-world matrices, float64 (k, 4, 4), axes x right, y down, z forward; None where not known."""
+        return self._array("pose", indices)
+
+    def intrinsics(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """fx, fy, cx, cy in pixels of the stored image (its top left corner is 0, 0), float64 (k, 4), or None."""
+        return self._array("intrinsics", indices)
+
+    def depth(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
+        if "depth" not in self.dataset.column_names:
+            return None
+        levels = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in self._encoded("depth", indices)]
+        return np.stack(levels).astype(np.float32) * np.float32(self.metadata["depth_scale"])
+
+    def _encoded(self, column: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
+        """Encoded images of some rows: one query of the one column, without decoding what is not needed."""
+        rows = self.dataset.select_columns(column).with_format("arrow")[np.asarray(indices).tolist()]
+        return pc.struct_field(rows[column], "bytes").to_pylist()
+
+    def _array(self, column: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        if column not in self.dataset.column_names:
+            return None
+        rows = self.dataset.select_columns(column).with_format("numpy")[np.asarray(indices).tolist()]
+        return np.asarray(rows[column], dtype=np.float64)
