@@ -29,7 +29,7 @@ _RENAMES = (
 )
 _KEY_AND_VALUE = re.compile(r"dec_blocks\.(\d+)\.cross_attn\.proj([kv])\.(weight|bias)")
 
-_DEFAULTS = {
+_DEFAULTS: dict[str, Any] = {
     "img_size": 224,
     "patch_size": 16,
     "mask_ratio": 0.9,

@@ -426,6 +426,8 @@ class CroCoDecoder(CroCoPreTrainedModel):
 class CroCoModel(CroCoPreTrainedModel):
     """Encoder features of one view, or encoder and decoder features of a pair of views."""
 
+    _keys_to_ignore_on_load_unexpected = [r"^prediction_head\."]
+
     def __init__(self, config: CroCoConfig):
         super().__init__(config)
         self.encoder = CroCoEncoder(config)

@@ -71,7 +71,7 @@ class MapGeometry:
         return right, left
 
     def _inside(self, point: np.ndarray, lines: list[int], owners: list[list[int]]) -> bool:
-        """Whether a point is inside the outline that `lines` make: a ray from it crosses them an odd number of times."""
+        """Whether a point is inside the outline that `lines` make: a ray from it crosses an odd number of them."""
         outline = [line for line in lines if not (len(owners[line]) > 1 and len(set(owners[line])) == 1)]
         start = self._start[outline] - point
         end = start + self._direction[outline]
@@ -125,9 +125,10 @@ class MapGeometry:
             far = (start[:, 0] * self._direction[:, 1] - start[:, 1] * self._direction[:, 0]) / across
             along = (start[:, 0] * rays[:, None, 1] - start[:, 1] * rays[:, None, 0]) / across
         far = np.where((far > 0) & (along >= 0) & (along <= 1), far, np.inf)
-        most = int(np.isfinite(far).sum(axis=1).max())
-        nearest = np.argsort(far, axis=1)[:, :most]
-        rows = np.arange(len(rays))[:, None]
+        met = np.isfinite(far)
+        lines = np.flatnonzero(met.any(axis=0))  # few of all; only these are sorted
+        nearest = np.argsort(far[:, lines], axis=1)[:, : int(met.sum(axis=1).max())]
+        nearest, rows = lines[nearest], np.arange(len(rays))[:, None]
         from_right = across[rows, nearest] < 0
         before = np.where(from_right, self._right[nearest], self._left[nearest])
         behind = np.where(from_right, self._left[nearest], self._right[nearest])

@@ -88,8 +88,8 @@ class PairDataset(Dataset):
             `target` and `source`, uint8 (B, 3, S, S); `bool_masked_pos`, bool (B, N), True where the target is masked;
             `pair_index`, int64 (B,); `frames`, int64 (B, 2), the rows of target and source in the life.
         """
-        indices = np.asarray(indices, dtype=np.int64)
-        frames = self.pairing.pairs(self.seed, indices)
+        pair_index = np.asarray(indices, dtype=np.int64)
+        frames = self.pairing.pairs(self.seed, pair_index)
         images = self.life.decode(frames.reshape(-1))
         views = torch.empty(2, len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
         masked = np.zeros((len(indices), self.num_patches), dtype=bool)
@@ -101,7 +101,7 @@ class PairDataset(Dataset):
             "target": views[0],
             "source": views[1],
             "bool_masked_pos": torch.from_numpy(masked),
-            "pair_index": torch.from_numpy(indices),
+            "pair_index": torch.from_numpy(pair_index),
             "frames": torch.from_numpy(frames),
         }
 

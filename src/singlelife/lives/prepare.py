@@ -1,8 +1,9 @@
 """Preparing a life: from video files or a simulation to a dataset of frames, once.
 
-A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not at
-all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it is
-complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet done.
+A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or
+not at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it
+is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
+done.
 """
 
 import dataclasses
@@ -36,7 +37,7 @@ _BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92; on the high side
 _FINGERPRINTED = 1 << 20  # bytes at each end of a video
 _ROWS_IN_MEMORY = 64
 
-Counted = Callable[[int], None]  # told of frames as they are written
+Counted = Callable[[int], object]  # told of frames as they are written
 
 
 def default_cache_dir() -> Path:
@@ -208,8 +209,8 @@ def _check_room(life: Life, jobs: list[_Job], partial: Path) -> None:
     free = shutil.disk_usage(partial).free
     if needed > free:
         raise LifeError(
-            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {partial.parent}, where {free / 1e9:.1f} GB are "
-            "free. Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
+            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {partial.parent}, where {free / 1e9:.1f} GB "
+            "are free. Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
         )
 
 
@@ -319,7 +320,7 @@ def _write_rows(path: Path, life: Life, rows: Iterator[dict[str, Any]], counted:
 
 def _write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
     """Make a folder of Arrow files one that `datasets.load_from_disk` opens, without copying them."""
-    state = {
+    state: dict[str, Any] = {
         "_data_files": [{"filename": file} for file in files],
         "_fingerprint": fingerprint[:16],
         "_format_columns": None,

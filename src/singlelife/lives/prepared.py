@@ -27,7 +27,7 @@ class PreparedLife:
 
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
-        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos`, `damaged`, and for
+        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos`, and for
             simulated lives `simulation` and `depth_scale` (length units per level of the stored depth).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).

@@ -18,7 +18,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.simulated import SimulatedSource
 
 VIDEO_SUFFIXES = frozenset(
-    ".3gp .avi .flv .insv .m2ts .m4v .mkv .mov .mp4 .mpeg .mpg .mts .ogv .ts .vob .webm .wmv".split()
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 )
 KINDS = ("video", "simulated")
 
@@ -73,8 +73,8 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
     """
     if not _NAME.fullmatch(name):
         raise LifeError(
-            f"{name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning with a letter "
-            "or digit. (Recordings are given with --video, not in the name.)"
+            f"{name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning with a "
+            "letter or digit. (Recordings are given with --video, not in the name.)"
         )
     registered = _registered().get(name)
     if registered is None:
@@ -116,7 +116,8 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
         elif path.exists():
             inside = [path]
         else:
-            inside = sorted((Path(match) for match in glob.glob(str(path), recursive=True)), key=_natural)
+            matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob refuses absolute patterns)
+            inside = sorted(map(Path, matches), key=_natural)
             if not inside:
                 raise LifeError(f"There is no video {path}: no such file or folder, and nothing matches it as a glob.")
         found.update(dict.fromkeys(inside))
@@ -146,7 +147,7 @@ def _registered() -> dict[str, Life]:
 
 def _life_of(path: Path, name: str, values: dict[str, Any]) -> Life:
     where = f"{path}, life {name!r}"
-    types = {"frame_rate": (int, float), "frame_size": int, "simulation": dict}
+    types: dict[str, Any] = {"frame_rate": (int, float), "frame_size": int, "simulation": dict}
     for key, value in values.items():
         known = [field.name for field in dataclasses.fields(Life) if field.name not in ("name", "videos")]
         if key not in known:

@@ -110,7 +110,9 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 _enter_map(game)
                 last_position = None
             state = game.get_state()
-            position, angle = state.game_variables[:3], state.game_variables[3]
+            variables, buffer = state.game_variables, state.depth_buffer
+            assert variables is not None and buffer is not None  # asked for in _start_game
+            position, angle = variables[:3], float(variables[3])
             if index:
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
@@ -118,7 +120,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
 
             depth = None
             if source.depth != "none":
-                depth = depth_of_buffer(_resize_nearest(_middle_square(state.depth_buffer), frame_size))
+                depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
                 if geometry is None:
@@ -137,7 +139,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
             if source.still:
                 game.advance_action(source.tics_per_frame)
             else:
-                game.make_action(walker.step(state.depth_buffer, position, angle), source.tics_per_frame)
+                game.make_action(walker.step(buffer, position, angle), source.tics_per_frame)
     finally:
         game.close()
 

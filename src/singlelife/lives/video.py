@@ -38,15 +38,15 @@ class KeptFrame:
 class VideoReader:
     """The frames of a video at a rate, upright and resized.
 
-    The video's time is cut into slots of `1 / frame_rate` seconds from its first frame on; the first frame presented in
-    each slot is kept. So a frame is never kept twice, a video of varying or of a lower rate keeps its own times, and
+    The video's time is cut into slots of `1 / frame_rate` seconds from its first frame on; the first frame that is
+    presented in each slot is kept. So a frame is never kept twice, a video of varying or of a lower rate keeps its own times, and
     the time between kept frames is `1 / frame_rate` on average.
 
     Args:
         path: of the file.
         frame_rate: in Hz.
-        frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect ratio
-            and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
+        frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
+            ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
 
     Raises:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.

@@ -1,0 +1,1 @@
+"""How far two models agree about geometry: attention maps, pair sets, the Correspondence Alignment Score."""
