@@ -86,8 +86,8 @@ class CroCoConfig(PreTrainedConfig):
         """Part of `@strict`-powered validation: refuses combinations of values that do not make a model."""
         super().validate_architecture()
         sizes = ("num_hidden_layers", "decoder_num_hidden_layers", "patch_size", "num_channels", "intermediate_size")
-        sizes += ("hidden_size", "decoder_hidden_size", "num_attention_heads", "decoder_num_attention_heads")
-        for name in sizes:
+        more = ("hidden_size", "decoder_hidden_size", "num_attention_heads", "decoder_num_attention_heads")
+        for name in sizes + more:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
         sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)

@@ -6,9 +6,9 @@ source's tokens. A linear head predicts the masked patches' pixels.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -51,14 +51,14 @@ class CroCoModelOutput(ModelOutput):
             One `(batch_size, heads, N, M)` per decoder block, after the softmax; rows are target patches.
     """
 
-    last_hidden_state: torch.FloatTensor | None = None
-    source_last_hidden_state: torch.FloatTensor | None = None
-    decoder_last_hidden_state: torch.FloatTensor | None = None
-    hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    attentions: tuple[torch.FloatTensor, ...] | None = None
-    decoder_hidden_states: tuple[torch.FloatTensor, ...] | None = None
-    decoder_attentions: tuple[torch.FloatTensor, ...] | None = None
-    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    last_hidden_state: torch.Tensor | None = None
+    source_last_hidden_state: torch.Tensor | None = None
+    decoder_last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 @dataclass
@@ -76,9 +76,9 @@ class CroCoForPreTrainingOutput(CroCoModelOutput):
             True where the target patch was masked.
     """
 
-    loss: torch.FloatTensor | None = None
-    logits: torch.FloatTensor | None = None
-    mask: torch.BoolTensor | None = None
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+    mask: torch.Tensor | None = None
 
 
 def patch_positions(rows: int, columns: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
@@ -301,7 +301,7 @@ class CroCoPreTrainedModel(PreTrainedModel):
     config_class = CroCoConfig
     base_model_prefix = "croco"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = ["image"]
     supports_gradient_checkpointing = True
     _no_split_modules = ["CroCoEncoderLayer", "CroCoDecoderLayer"]
     _supports_sdpa = True
@@ -321,11 +321,11 @@ class CroCoPreTrainedModel(PreTrainedModel):
         elif isinstance(module, CroCoDecoder):
             init.normal_(module.mask_token, std=self.config.initializer_range)
 
-    def save_pretrained(self, save_directory: str | os.PathLike, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; the model code goes along, for every Auto class that can load the checkpoint."""
         names = {"AutoModel": "CroCoModel", "AutoModelForPreTraining": "CroCoForPreTraining"}
         self.config.auto_map = {auto: f"modeling_croco.{name}" for auto, name in names.items()}
-        super().save_pretrained(save_directory, **kwargs)
+        return super().save_pretrained(save_directory, *args, **kwargs)
 
 
 class CroCoEncoder(CroCoPreTrainedModel):
@@ -416,8 +416,8 @@ class CroCoDecoder(CroCoPreTrainedModel):
         visible: torch.Tensor | None = None,
         **kwargs: Unpack[TransformersKwargs],
     ) -> BaseModelOutputWithCrossAttentions:
-        hidden_states, *memory = self.embed(target, source, positions, source_positions, visible)
-        source, rotary, source_rotary = memory
+        embedded = self.embed(target, source, positions, source_positions, visible)
+        hidden_states, source, rotary, source_rotary = embedded
         for layer in self.layers:
             hidden_states = layer(hidden_states, source, rotary, source_rotary, **kwargs)
         return BaseModelOutputWithCrossAttentions(last_hidden_state=self.norm(hidden_states))
@@ -472,9 +472,9 @@ class CroCoModel(CroCoPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        source_pixel_values: torch.FloatTensor | None = None,
-        bool_masked_pos: torch.BoolTensor | None = None,
+        pixel_values: torch.Tensor,
+        source_pixel_values: torch.Tensor | None = None,
+        bool_masked_pos: torch.Tensor | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
     ) -> CroCoModelOutput:
@@ -526,8 +526,8 @@ class CroCoModel(CroCoPreTrainedModel):
 
     def iter_cross_attention_logits(
         self,
-        pixel_values: torch.FloatTensor,
-        source_pixel_values: torch.FloatTensor,
+        pixel_values: torch.Tensor,
+        source_pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
     ) -> Iterator[torch.Tensor]:
         """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time.
@@ -542,15 +542,15 @@ class CroCoModel(CroCoPreTrainedModel):
         hidden_states, source, rotary, source_rotary = self.decoder.embed(
             target, source, positions, source_positions, None
         )
-        for layer in self.decoder.layers:
+        for layer in cast(Iterable[CroCoDecoderLayer], self.decoder.layers):
             hidden_states = layer.attend_to_self(hidden_states, rotary)
             yield layer.cross_attention_logits(hidden_states, source, rotary, source_rotary)
             hidden_states = layer.attend_to_source(hidden_states, source, rotary, source_rotary)
 
     def cross_attention_logits(
         self,
-        pixel_values: torch.FloatTensor,
-        source_pixel_values: torch.FloatTensor,
+        pixel_values: torch.Tensor,
+        source_pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
         """The map that the Correspondence Alignment Score compares: `iter_cross_attention_logits`, averaged over
@@ -574,9 +574,9 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
     @can_return_tuple
     def forward(
         self,
-        pixel_values: torch.FloatTensor,
-        source_pixel_values: torch.FloatTensor,
-        bool_masked_pos: torch.BoolTensor | None = None,
+        pixel_values: torch.Tensor,
+        source_pixel_values: torch.Tensor,
+        bool_masked_pos: torch.Tensor | None = None,
         generator: torch.Generator | None = None,
         interpolate_pos_encoding: bool = False,
         **kwargs: Unpack[TransformersKwargs],
@@ -591,7 +591,9 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         """
         patches, _ = self.croco.patchify(pixel_values, interpolate_pos_encoding)
         if bool_masked_pos is None:
-            bool_masked_pos = random_mask(*patches.shape[:2], self.config.mask_ratio, patches.device, generator)
+            batch_size, num_patches = patches.shape[:2]
+            ratio = self.config.mask_ratio
+            bool_masked_pos = random_mask(batch_size, num_patches, ratio, patches.device, generator)
         outputs = self.croco(
             pixel_values, source_pixel_values, bool_masked_pos, interpolate_pos_encoding, return_dict=True, **kwargs
         )
@@ -612,7 +614,7 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         return nn.functional.mse_loss(logits[mask].float(), wanted)
 
     @torch.no_grad()
-    def reconstruct(self, pixel_values: torch.FloatTensor, outputs: CroCoForPreTrainingOutput) -> torch.Tensor:
+    def reconstruct(self, pixel_values: torch.Tensor, outputs: CroCoForPreTrainingOutput) -> torch.Tensor:
         """The target as the model completes it: visible patches as they are, masked ones as predicted.
 
         Predictions of a model with `norm_pix_loss` have no brightness or contrast; they are given those of the true
@@ -622,6 +624,7 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
             float32 of the shape of `pixel_values`, in its normalised units.
         """
         patches = self.croco.patchify(pixel_values, interpolate_pos_encoding=True)[0].float()
+        assert outputs.logits is not None and outputs.mask is not None
         predicted = outputs.logits.float()
         if self.config.norm_pix_loss:
             mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)

@@ -37,9 +37,9 @@ class MapGeometry:
             for line in sector.lines:
                 ends = tuple(sorted([(line.x1, line.y1), (line.x2, line.y2)]))
                 lines.setdefault(ends, []).append(number)
-        ends = np.array([line for line, owners in lines.items() if len(set(owners)) < 3], dtype=np.float64)
+        outlines = np.array([line for line, owners in lines.items() if len(set(owners)) < 3], dtype=np.float64)
         owners = [owners for owners in lines.values() if len(set(owners)) < 3]
-        self._start, self._direction = ends[:, 0], ends[:, 1] - ends[:, 0]
+        self._start, self._direction = outlines[:, 0], outlines[:, 1] - outlines[:, 0]
         self._right, self._left = self._sides(owners)
         self.update_heights(sectors)
 

@@ -1,8 +1,8 @@
 """Preparing a life: from video files or a simulation to a dataset of frames, once.
 
-A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or
-not at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it
-is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
+A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not
+at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
+it is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
 done.
 """
 

@@ -38,9 +38,9 @@ class KeptFrame:
 class VideoReader:
     """The frames of a video at a rate, upright and resized.
 
-    The video's time is cut into slots of `1 / frame_rate` seconds from its first frame on; the first frame that is
-    presented in each slot is kept. So a frame is never kept twice, a video of varying or of a lower rate keeps its own times, and
-    the time between kept frames is `1 / frame_rate` on average.
+    The video's time is cut into slots of `1 / frame_rate` seconds from its first frame on; the first frame presented
+    in each slot is kept. So a frame is never kept twice, a video of varying or of a lower rate keeps its own times,
+    and the time between kept frames is `1 / frame_rate` on average.
 
     Args:
         path: of the file.

@@ -1,5 +1,6 @@
 """What a run says: a progress bar, a report at the start and at the end."""
 
+import sys
 import time
 from collections import deque
 from typing import Any
@@ -21,7 +22,7 @@ class Progress:
             total=max_steps,
             unit="step",
             disable=not show,
-            mininterval=0.5,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
             dynamic_ncols=True,
             smoothing=0.05,
         )
