@@ -12,7 +12,6 @@ import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
 from PIL import Image
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from singlelife.errors import LifeError
 
@@ -100,11 +99,12 @@ class PreparedLife:
         images = []
         for row, encoded in zip(indices, self._encoded("image", indices), strict=True):
             try:
-                images.append(decode_jpeg(torch.frombuffer(bytearray(encoded), dtype=torch.uint8), ImageReadMode.RGB))
-            except (RuntimeError, TypeError, ValueError) as error:
+                pixels = np.array(Image.open(io.BytesIO(encoded)).convert("RGB"))
+            except (OSError, SyntaxError, TypeError, ValueError) as error:
                 raise LifeError(
                     f"The image in row {row} of {self.path} is damaged. Delete the folder and prepare the life again."
                 ) from error
+            images.append(torch.from_numpy(pixels).permute(2, 0, 1))
         return images
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
