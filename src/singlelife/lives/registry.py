@@ -35,9 +35,11 @@ class Life:
         dataset: the data set that it belongs to.
         description: one line for people.
         license: of its frames.
-        source: how to get it, for lives that are not simulated.
-        frame_rate: frames kept per second of recording, in Hz.
-        frame_size: the kept frames' shorter side, in pixels.
+        source: how to get it, for lives that are not simulated; a sentence.
+        hours: about how long it is; 0 where that is not known.
+        frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
+            apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
+        frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
         videos: the recording's files, in order.
         simulation: what to render.
@@ -49,11 +51,29 @@ class Life:
     description: str = ""
     license: str = ""
     source: str = ""
+    hours: float = 0.0
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
     videos: tuple[str, ...] = ()
     simulation: SimulatedSource | None = None
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise LifeError(
+                f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
+                "with a letter or digit. (Recordings are given with --video, not in the name.)"
+            )
+        if self.kind not in KINDS or (self.kind == "simulated") != (self.simulation is not None):
+            raise LifeError(
+                f"The life {self.name!r} should be of kind {' or '.join(KINDS)}, and if it is simulated, and only "
+                "then, have a simulation."
+            )
+        if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
+            raise LifeError(
+                f"The life {self.name!r} should have a frame_rate within 0 to 1000 Hz, a frame_size of 16 to 4096 px "
+                f"and hours not below 0, not {self.frame_rate:g}, {self.frame_size} and {self.hours:g}."
+            )
 
 
 def life_names() -> list[str]:
@@ -71,27 +91,20 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
     """
-    if not _NAME.fullmatch(name):
+    life = _registered().get(name) or Life(name=name, kind="video", description="A recording of your own.")
+    if name not in _registered() and not videos:
+        near = difflib.get_close_matches(name, life_names(), n=3, cutoff=0.4)
         raise LifeError(
-            f"{name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning with a "
-            "letter or digit. (Recordings are given with --video, not in the name.)"
+            f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
+            f"Registered are: {', '.join(life_names())}. For a recording of your own add --video PATH."
         )
-    registered = _registered().get(name)
-    if registered is None:
-        if not videos:
-            near = difflib.get_close_matches(name, life_names(), n=3, cutoff=0.4)
-            raise LifeError(
-                f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
-                f"Registered are: {', '.join(life_names())}. For a recording of your own add --video PATH."
-            )
-        registered = Life(name=name, kind="video", description="A recording of your own.")
-    if videos:
-        if registered.kind == "simulated":
+    if life.kind == "simulated":
+        if videos:
             raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
-        return dataclasses.replace(registered, videos=tuple(str(path) for path in find_videos(videos)))
-    if registered.kind == "video" and not registered.videos:
-        raise LifeError(f"The life {name!r} has no video here. {registered.source} Then add --video PATH.".strip())
-    return registered
+        return life
+    if not videos:
+        raise LifeError(f"The life {name!r} has no video here. {life.source} Then add --video PATH.")
+    return dataclasses.replace(life, videos=tuple(str(path) for path in find_videos(videos)))
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
@@ -100,68 +113,78 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
     Raises:
         LifeError: a path stands for nothing.
     """
-    found: dict[Path, None] = {}
-    for path in paths:
-        path = Path(path).expanduser()
-        if path.is_dir():
-            inside = sorted(
-                (file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()),
-                key=_natural,
-            )
-            if not inside:
-                raise LifeError(
-                    f"The folder {path} holds no video ({', '.join(sorted(VIDEO_SUFFIXES))}). "
-                    "Name the files themselves if theirs end in something else."
-                )
-        elif path.exists():
-            inside = [path]
-        else:
-            matches = glob.glob(str(path), recursive=True)  # noqa: PTH207 (Path.glob refuses absolute patterns)
-            inside = sorted(map(Path, matches), key=_natural)
-            if not inside:
-                raise LifeError(f"There is no video {path}: no such file or folder, and nothing matches it as a glob.")
-        found.update(dict.fromkeys(inside))
-    return list(found)
+    found: dict[Path, Path] = {}
+    for path in map(str, paths):
+        whole = Path(path).expanduser()
+        # glob.glob, since Path.glob refuses absolute patterns
+        matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
+        inside = [file for match in sorted(matches, key=_natural) for file in _videos_in(match)]
+        if not path or not inside:
+            why = "no such file or folder, and nothing that it matches as a glob"
+            if whole.is_dir():
+                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
+            raise LifeError(f"There is no video {path!r}: {why}.")
+        for file in inside:
+            found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _videos_in(path: Path) -> list[Path]:
+    """A file itself; the video files of a folder and of those in it, but no hidden ones."""
+    if not path.is_dir():
+        return [path]
+    files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+    return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
     """A sort key that puts clip 2 before clip 10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 @cache
 def _registered() -> dict[str, Life]:
     lives: dict[str, Life] = {}
-    for name in config_names("lives"):
-        path = hub_configs() / "lives" / f"{name}.yaml"
+    for config in config_names("lives"):
+        path = hub_configs() / "lives" / f"{config}.yaml"
         content = read_yaml(path)
-        unknown = sorted(set(content) - {"defaults", "lives"})
-        if unknown or not isinstance(content.get("lives"), dict):
-            raise LifeError(f"{path} should hold `defaults` and `lives`; found {', '.join(map(str, content))}.")
-        for life, values in content["lives"].items():
-            if life in lives:
-                raise LifeError(f"{path} describes the life {life!r} a second time.")
-            lives[life] = _life_of(path, life, (content.get("defaults") or {}) | (values or {}))
+        defaults, described = content.get("defaults", {}), content.get("lives")
+        if set(content) - {"defaults", "lives"} or not isinstance(defaults, dict) or not isinstance(described, dict):
+            raise LifeError(f"{path} should hold `lives` and, if need be, `defaults`, both mappings; nothing else.")
+        for name, values in described.items():
+            if name in lives:
+                raise LifeError(f"{path} describes the life {name!r}, which another file describes too.")
+            lives[str(name)] = _parse(f"{path}, life {name!r}", str(name), defaults, values)
     return lives
 
 
-def _life_of(path: Path, name: str, values: dict[str, Any]) -> Life:
-    where = f"{path}, life {name!r}"
-    types: dict[str, Any] = {"frame_rate": (int, float), "frame_size": int, "simulation": dict}
+def _parse(where: str, name: str, defaults: dict[str, Any], values: Any) -> Life:
+    if not isinstance(values, dict):
+        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
+    values = defaults | values
+    simulation = values.pop("simulation", None)
+    arguments = _checked(Life, values, where, besides=("name",))
+    try:
+        if simulation is not None:
+            arguments["simulation"] = SimulatedSource(**_checked(SimulatedSource, simulation, f"{where}, simulation"))
+        return Life(name=name, **arguments)
+    except (LifeError, TypeError) as error:  # TypeError: something is missing
+        raise LifeError(f"{where}: {error}") from error
+
+
+def _checked(cls: type, values: Any, where: str, besides: Sequence[str] = ()) -> dict[str, Any]:
+    """The arguments of a dataclass as a config gives them, if their names and types are right."""
+    if not isinstance(values, dict):
+        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
+    accepted: dict[Any, Any] = {str: str, bool: bool, int: int, float: (int, float)}
+    fields = {field.name: field.type for field in dataclasses.fields(cls) if field.type in accepted}
+    known = [name for name in fields if name not in besides]
     for key, value in values.items():
-        known = [field.name for field in dataclasses.fields(Life) if field.name not in ("name", "videos")]
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
-            raise LifeError(f"{where}: unknown key {key!r}{f'; did you mean {near[0]!r}?' if near else '.'}")
-        if not isinstance(value, types.get(key, str)) or isinstance(value, bool):
-            raise LifeError(f"{where}: {key} cannot be {value!r}.")
-    if not _NAME.fullmatch(name) or values.get("kind") not in KINDS:
-        raise LifeError(f"{where}: needs a valid name and a kind ({' or '.join(KINDS)}).")
-    if ("simulation" in values) != (values["kind"] == "simulated"):
-        raise LifeError(f"{where}: simulated lives, and they alone, have a `simulation`.")
-    if "simulation" in values:
-        try:
-            values = values | {"simulation": SimulatedSource(**values["simulation"])}
-        except TypeError as error:
-            raise LifeError(f"{where}, simulation: {error}.") from error
-    return Life(name=name, **values)
+            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
+            raise LifeError(f"{where}: unknown key {key!r}; {hint}")
+        kind: Any = fields[key]
+        if not isinstance(value, accepted[kind]) or (isinstance(value, bool) and kind is not bool):
+            raise LifeError(f"{where}: {key} should be of type {kind.__name__}, not {value!r}.")
+    return dict(values)

@@ -1,0 +1,158 @@
+"""Names of lives, and the videos that they stand for."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singlelife.configs import config_names
+from singlelife.errors import LifeError, SingleLifeError
+from singlelife.lives import registry
+from singlelife.lives.registry import Life, find_videos, get_life, life_names
+
+
+def test_simulated_lives_are_registered_each_with_its_own_map():
+    lives = [get_life(name) for name in life_names()]
+    walks = [life for life in lives if life.kind == "simulated" and not life.simulation.still]
+    assert {f"sim_{number}" for number in range(1, 9)} | {"sim_test", "sim_still"} <= set(life_names())
+    assert len({(life.simulation.wad, life.simulation.map) for life in walks}) == len(walks)
+    assert {life.simulation.wad for life in walks} == {"freedoom1", "freedoom2"}
+    assert get_life("sim_still").simulation.still
+    assert get_life("sim_test").simulation.depth == "exact"
+
+
+def test_what_a_registered_life_says_of_itself_is_true():
+    for life in map(get_life, life_names()):
+        assert life.description and life.license and life.dataset
+        assert life.train in config_names("train")
+        if life.simulation is not None:
+            assert life.frame_rate * life.simulation.tics_per_frame == 35  # the game's clock, in Hz
+            assert life.hours == pytest.approx(life.simulation.num_frames / life.frame_rate / 3600, rel=0.1)
+
+
+def test_a_recording_of_ones_own_has_sensible_defaults(tmp_path):
+    (tmp_path / "walk.mp4").touch()
+    life = get_life("my_walk", [tmp_path])
+    assert (life.kind, life.frame_rate, life.frame_size) == ("video", 10, 256)
+    assert life.videos == (str(tmp_path / "walk.mp4"),)
+    assert life.train in config_names("train")
+
+
+def test_an_unknown_life_is_answered_with_the_nearest_names():
+    with pytest.raises(LifeError, match=r"no life 'sim_tset'. Did you mean sim_test"):
+        get_life("sim_tset")
+
+
+@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "", ".hidden", "..", "-rf", "a b", "x" * 65, "é", "a\n"])
+def test_names_that_are_paths_or_odd_are_refused(name, tmp_path):
+    with pytest.raises(LifeError, match=r"cannot be the name of a life: use 1 to 64 letters"):
+        get_life(name, [tmp_path])
+    with pytest.raises(LifeError, match="cannot be the name of a life"):
+        get_life(name)
+
+
+@given(st.text())
+def test_a_name_is_refused_or_a_plain_folder_name(name):
+    try:
+        Life(name=name, kind="video")
+    except LifeError:
+        return
+    assert Path(name).name == name and name.isascii() and name not in (".", "..") and not name.startswith(("-", "."))
+
+
+def test_a_recording_needs_its_video(tmp_path):
+    with pytest.raises(LifeError, match="add --video PATH"):
+        get_life("my_day")
+    with pytest.raises(LifeError, match="takes no video"):
+        get_life("sim_1", [tmp_path])
+
+
+def test_a_registered_recording_says_how_to_get_it(tmp_path, monkeypatch):
+    content = "lives: {tour: {kind: video, source: Ask the city for its film.}}"
+    with_config(tmp_path, monkeypatch, content)
+    monkeypatch.setattr(registry, "_registered", registry._registered.__wrapped__)
+    with pytest.raises(LifeError, match=r"'tour' has no video here. Ask the city for its film. Then add --video PATH"):
+        get_life("tour")
+    (tmp_path / "tour.mp4").touch()
+    assert get_life("tour", [tmp_path / "tour.mp4"]).source == "Ask the city for its film."
+
+
+def test_videos_are_found_in_files_folders_and_globs(tmp_path):
+    hidden = "day/._clip2.mp4"  # which macOS leaves on memory cards
+    for name in ("day/clip10.mp4", "day/clip2.mp4", hidden, "day/notes.txt", "day/more/clip1.MOV", "other.bin"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def found(*paths: Path) -> list[str]:
+        return [path.relative_to(tmp_path).as_posix() for path in find_videos(paths)]
+
+    whole_day = ["day/clip2.mp4", "day/clip10.mp4", "day/more/clip1.MOV"]
+    assert found(tmp_path / "day", tmp_path / "other.bin") == [*whole_day, "other.bin"]
+    assert found(tmp_path / "day" / "clip*.mp4", tmp_path / "day" / "clip2.mp4") == whole_day[:2]
+    assert found(tmp_path / "d*") == whole_day
+    assert found(tmp_path / "**" / "*.MOV") == whole_day[2:]
+
+
+def test_one_file_by_two_paths_is_one_video(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
+    monkeypatch.chdir(tmp_path)
+    assert len(find_videos(["a.mp4", "./a.mp4", tmp_path / "a.mp4", "b.mp4"])) == 1
+
+
+@pytest.mark.parametrize(
+    ("path", "message"),
+    [("gone.mp4", r"gone\.mp4.*no such file"), ("*.mp4", r"\*\.mp4.*as a glob"), (".", "a folder without files")],
+)
+def test_paths_that_stand_for_nothing_are_named(tmp_path, path, message):
+    with pytest.raises(LifeError, match=f"There is no video .*{message}"):
+        find_videos([tmp_path / path])
+
+
+def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch):
+    (tmp_path / "a.mp4").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LifeError, match="There is no video ''"):
+        find_videos([""])
+
+
+def with_config(tmp_path: Path, monkeypatch, content: str) -> None:
+    (tmp_path / "lives").mkdir()
+    (tmp_path / "lives" / "mine.yaml").write_text(content)
+    monkeypatch.setattr(registry, "hub_configs", lambda: tmp_path)
+    monkeypatch.setattr(registry, "config_names", lambda kind: ["mine"])
+
+
+DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("lives: {a: {kind: video, frame_rte: 5}}", r"life 'a': unknown key 'frame_rte'; did you mean 'frame_rate'"),
+        ("lives: {a: {kind: video, zzz: 5}}", r"life 'a': unknown key 'zzz'; known are kind, "),
+        ("lives: {a: {kind: video, frame_rate: fast}}", r"life 'a': frame_rate should be of type float, not 'fast'"),
+        ("lives: {a: {kind: video, frame_rate: -1}}", r"life 'a': .* frame_rate within 0 to 1000 Hz"),
+        ("lives: {a: {kind: video, frame_size: true}}", r"life 'a': frame_size should be of type int, not True"),
+        ("lives: {a: {kind: video, frame_size: 2}}", r"life 'a': .* frame_size of 16 to 4096 px"),
+        ("lives: {a: {kind: film}}", r"life 'a': .*video or simulated"),
+        ("lives: {a: {frame_rate: 5}}", r"life 'a': .*kind"),
+        ("lives: {a: 5}", r"life 'a': should be a mapping"),
+        ("lives: {a/b: {kind: video}}", r"life 'a/b': .*cannot be the name of a life"),
+        ("lives: {a: {kind: simulated}}", r"life 'a': .* have a simulation"),
+        ("lives: {a: {kind: video, simulation: {wad: freedoom1, map: E1M1}}}", r"life 'a': .* have a simulation"),
+        ("lives: {a: {kind: simulated, simulation: {wad: doom, map: E1M1}}}", r"life 'a': .*wad"),
+        (f"lives: {{a: {{{DOOM}, sead: 1}}}}}}", r"life 'a', simulation: unknown key 'sead'; did you mean 'seed'"),
+        (f"lives: {{a: {{{DOOM}, num_frames: many}}}}}}", r"life 'a', simulation: num_frames should be of type int"),
+        ("lives: {a: {kind: simulated, simulation: {wad: freedoom1}}}", r"life 'a': .*map"),
+        ("life: {}", "should hold `lives`"),
+        ("{lives: {}, defaults: 5}", "should hold `lives`"),
+        ("[1, 2]", "should hold a mapping"),
+        ("a: [", "not valid YAML"),
+    ],
+)
+def test_mistakes_in_a_config_are_named(tmp_path, monkeypatch, content, message):
+    with_config(tmp_path, monkeypatch, content)
+    with pytest.raises(SingleLifeError, match=rf"mine\.yaml.*{message}"):
+        registry._registered.__wrapped__()
