@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import numpy as np
 import vizdoom as vzd
 
+from singlelife.lives.doom_map import DoomMap
+
 # The game's 8-bit depth buffer against exact depth: a straight line, fitted on three maps; the middle of a step of 7.1
 # map units is the value, and 95% of the exact depths of a level lie within 5 units of it.
 _BUFFER_STEP, _BUFFER_OFFSET = 7.1, 12.4
-
-_OUTSIDE = -1  # the sector behind a one-sided line
-_NUDGE = 0.25  # map units from a line to its sides
 
 
 def depth_of_buffer(levels: np.ndarray) -> np.ndarray:
@@ -25,60 +24,16 @@ def depth_of_buffer(levels: np.ndarray) -> np.ndarray:
 
 
 class MapGeometry:
-    """Lines and sectors of a map.
+    """What rays from a level camera meet in a map."""
 
-    Args:
-        sectors: `state.sectors` of a ViZDoom game with sector information enabled.
-    """
-
-    def __init__(self, sectors: Sequence[vzd.Sector]):
-        lines: dict[tuple[tuple[float, float], ...], list[int]] = {}
-        for number, sector in enumerate(sectors):
-            for line in sector.lines:
-                ends = tuple(sorted([(line.x1, line.y1), (line.x2, line.y2)]))
-                lines.setdefault(ends, []).append(number)
-        outlines = np.array([line for line, owners in lines.items() if len(set(owners)) < 3], dtype=np.float64)
-        owners = [owners for owners in lines.values() if len(set(owners)) < 3]
-        self._start, self._direction = outlines[:, 0], outlines[:, 1] - outlines[:, 0]
-        self._right, self._left = self._sides(owners)
-        self.update_heights(sectors)
+    def __init__(self, doom_map: DoomMap):
+        self._map = doom_map
 
     def update_heights(self, sectors: Sequence[vzd.Sector]) -> None:
         """Take the floors and ceilings as they are now: doors and lifts move."""
         # The last entry stands for what is behind a one-sided line: nothing open.
         self._floor = np.array([sector.floor_height for sector in sectors] + [np.inf])
         self._ceiling = np.array([sector.ceiling_height for sector in sectors] + [-np.inf])
-
-    def _sides(self, owners: list[list[int]]) -> tuple[np.ndarray, np.ndarray]:
-        """The sector on the right and on the left of each line, seen from its start to its end."""
-        normal = np.stack([self._direction[:, 1], -self._direction[:, 0]], axis=1)
-        normal /= np.linalg.norm(normal, axis=1, keepdims=True)
-        middle = self._start + 0.5 * self._direction
-        right, left = np.full(len(owners), _OUTSIDE), np.full(len(owners), _OUTSIDE)
-        lines_of: dict[int, list[int]] = {}
-        for line, sectors in enumerate(owners):
-            for sector in set(sectors):
-                lines_of.setdefault(sector, []).append(line)
-        for line, sectors in enumerate(owners):
-            distinct = sorted(set(sectors))
-            if len(distinct) == 1 and len(sectors) > 1:  # the same sector on both sides: bounds nothing
-                right[line] = left[line] = distinct[0]
-                continue
-            first = distinct[0]
-            on_right = self._inside(middle[line] + _NUDGE * normal[line], lines_of[first], owners)
-            second = distinct[1] if len(distinct) == 2 else _OUTSIDE
-            right[line], left[line] = (first, second) if on_right else (second, first)
-        return right, left
-
-    def _inside(self, point: np.ndarray, lines: list[int], owners: list[list[int]]) -> bool:
-        """Whether a point is inside the outline that `lines` make: a ray from it crosses an odd number of them."""
-        outline = [line for line in lines if not (len(owners[line]) > 1 and len(set(owners[line])) == 1)]
-        start = self._start[outline] - point
-        end = start + self._direction[outline]
-        straddles = (start[:, 1] > 0) != (end[:, 1] > 0)
-        start, end = start[straddles], end[straddles]
-        x = start[:, 0] - start[:, 1] * (end[:, 0] - start[:, 0]) / (end[:, 1] - start[:, 1])
-        return bool((x > 0).sum() % 2)
 
     def depth(self, position: np.ndarray, angle: float, intrinsics: np.ndarray, size: int) -> np.ndarray:
         """Depth along the camera's axis at the centre of each pixel of a square image, level camera.
@@ -119,10 +74,10 @@ class MapGeometry:
 
     def _crossings(self, origin: np.ndarray, rays: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Where rays cross lines, nearest first: depths, sectors before and behind, each (most crossings, rays)."""
-        start = self._start - origin
-        across = rays[:, None, 0] * self._direction[:, 1] - rays[:, None, 1] * self._direction[:, 0]
+        start = self._map.start - origin
+        across = rays[:, None, 0] * self._map.direction[:, 1] - rays[:, None, 1] * self._map.direction[:, 0]
         with np.errstate(divide="ignore", invalid="ignore"):
-            far = (start[:, 0] * self._direction[:, 1] - start[:, 1] * self._direction[:, 0]) / across
+            far = (start[:, 0] * self._map.direction[:, 1] - start[:, 1] * self._map.direction[:, 0]) / across
             along = (start[:, 0] * rays[:, None, 1] - start[:, 1] * rays[:, None, 0]) / across
         far = np.where((far > 0) & (along >= 0) & (along <= 1), far, np.inf)
         met = np.isfinite(far)
@@ -130,6 +85,6 @@ class MapGeometry:
         nearest = np.argsort(far[:, lines], axis=1)[:, : int(met.sum(axis=1).max())]
         nearest, rows = lines[nearest], np.arange(len(rays))[:, None]
         from_right = across[rows, nearest] < 0
-        before = np.where(from_right, self._right[nearest], self._left[nearest])
-        behind = np.where(from_right, self._left[nearest], self._right[nearest])
+        before = np.where(from_right, self._map.right[nearest], self._map.left[nearest])
+        behind = np.where(from_right, self._map.left[nearest], self._map.right[nearest])
         return far[rows, nearest].T, before.T, behind.T

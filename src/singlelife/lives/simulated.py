@@ -7,8 +7,9 @@ against exact geometry, on a laptop without a network. A simulated life is never
 Frames show the view without head-up display, weapon and messages. There are no monsters and the walker cannot die.
 """
 
-from collections import Counter
+import tempfile
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,8 +19,10 @@ import vizdoom as vzd
 
 from singlelife.errors import LifeError
 from singlelife.lives.doom_geometry import MapGeometry, depth_of_buffer
+from singlelife.lives.doom_map import DoomMap
+from singlelife.lives.doom_walker import Walker
 
-RENDERER_VERSION = 1  # part of the fingerprint of a life: raise it when the same source gives other frames
+RENDERER_VERSION = 2  # part of the fingerprint of a life: raise it when the same source gives other frames
 DEPTH_SCALE = 1 / 16  # map units per stored level
 WADS = ("freedoom1", "freedoom2")
 DEPTHS = ("none", "buffer", "exact")
@@ -97,12 +100,14 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     """Render a life. The same source and size give the same frames in every process.
 
     Raises:
-        LifeError: the wad has no such map.
+        LifeError: the wad has no such map, or `frame_size` is not among 16 to 240 px.
     """
-    game = _start_game(source)
-    try:
-        walker = _Walker(source.seed)
-        geometry: MapGeometry | None = None
+    if not 16 <= frame_size <= _HEIGHT:
+        raise LifeError(f"Simulated frames have 16 to {_HEIGHT} px, not {frame_size}.")
+    doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
+    with tempfile.TemporaryDirectory() as scratch, closing(_start_game(source, scratch)) as game:
+        walker = Walker(doom_map, np.random.default_rng(source.seed))
+        geometry = MapGeometry(doom_map)
         camera = intrinsics(frame_size)
         timestamp, last_position = 0.0, None
         for index in range(source.num_frames):
@@ -123,8 +128,6 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
-                if geometry is None:
-                    geometry = MapGeometry(state.sectors)
                 geometry.update_heights(state.sectors)
                 exact = geometry.depth(position, angle, camera, frame_size)
                 depth = np.where(np.abs(exact - depth) <= _tolerance(exact), exact, 0).astype(np.float32)
@@ -139,19 +142,22 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
             if source.still:
                 game.advance_action(source.tics_per_frame)
             else:
-                game.make_action(walker.step(buffer, position, angle), source.tics_per_frame)
-    finally:
-        game.close()
+                game.make_action(walker.step(position, angle, state.sectors), source.tics_per_frame)
 
 
-def _start_game(source: SimulatedSource) -> vzd.DoomGame:
+def _wad(source: SimulatedSource) -> Path:
+    return Path(vzd.__file__).parent / f"{source.wad}.wad"
+
+
+def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
     game = vzd.DoomGame()
-    game.set_doom_game_path(str(Path(vzd.__file__).parent / f"{source.wad}.wad"))
+    game.set_doom_config_path(str(Path(scratch) / "vizdoom.ini"))  # which it would write into the working directory
+    game.set_doom_game_path(str(_wad(source)))
     game.set_doom_map(source.map)
     game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(True)
-    game.set_sectors_info_enabled(source.depth == "exact")
+    game.set_sectors_info_enabled(not source.still or source.depth == "exact")
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vzd.Mode.PLAYER)
@@ -171,7 +177,7 @@ def _start_game(source: SimulatedSource) -> vzd.DoomGame:
         switch_off(False)
     # Overlays of the game's own that the switches above leave on; head bobbing would move the eye unseen.
     game.add_game_args("-nomonsters +con_midtime 0 +con_notifytime 0 +cl_showsecretmessage 0 +sv_cheats 1 +movebob 0")
-    game.set_available_buttons(list(_BUTTONS))
+    game.set_available_buttons(list(Walker.BUTTONS))
     game.set_available_game_variables(
         [
             vzd.GameVariable.CAMERA_POSITION_X,
@@ -183,91 +189,17 @@ def _start_game(source: SimulatedSource) -> vzd.DoomGame:
     try:
         game.init()
         _enter_map(game)
-    except (vzd.ViZDoomErrorException, vzd.ViZDoomUnexpectedExitException, vzd.FileDoesNotExistException) as error:
+    except (vzd.ViZDoomErrorException, vzd.ViZDoomUnexpectedExitException) as error:
         game.close()
-        raise LifeError(f"{source.wad} has no map {source.map!r}, or it cannot be started ({error}).") from error
+        raise LifeError(f"ViZDoom cannot start {source.wad} {source.map}: {error}") from error
     return game
 
 
 def _enter_map(game: vzd.DoomGame) -> None:
     game.new_episode()
     game.send_game_command("god")
+    game.send_game_command("give keys")  # for the locked doors
     game.advance_action(_WARM_UP_TICS)
-
-
-_BUTTONS = (
-    vzd.Button.MOVE_FORWARD_BACKWARD_DELTA,
-    vzd.Button.MOVE_LEFT_RIGHT_DELTA,
-    vzd.Button.TURN_LEFT_RIGHT_DELTA,
-    vzd.Button.USE,
-)
-
-
-class _Walker:
-    """Decides the next step from what lies ahead, like someone strolling through a place new to them.
-
-    The rule: keep going with momentum, turn a little at random, towards the open side and towards where one has not
-    been; sometimes look around, or sidestep; turn away from a wall ahead, and further if that did not help.
-    """
-
-    def __init__(self, seed: int):
-        self._random = np.random.default_rng(seed)
-        self._visited: Counter[tuple[int, int]] = Counter()
-        self._positions: list[np.ndarray] = []
-        self._turn = self._sidestep = 0.0
-        self._manoeuvre: list[tuple[float, float]] = []  # (forward, turn) of the next frames, last first
-        self._step = 0
-
-    def step(self, depth_buffer: np.ndarray, position: np.ndarray, angle: float) -> list[float]:
-        """Values of the buttons: forward, sidestep to the right, turn to the right in degrees, use."""
-        self._step += 1
-        self._visited[_cell(position)] += 1
-        self._positions = [*self._positions[-11:], position]
-        depth = depth_buffer.astype(np.float32)
-        left, right = depth[80:160, :140].mean() + 1, depth[80:160, 180:].mean() + 1
-        ahead = depth[100:140, 140:180].min()
-        if not self._manoeuvre:
-            self._manoeuvre = self._begin_manoeuvre(ahead, left, right)
-        if self._manoeuvre:
-            forward, self._turn = self._manoeuvre.pop()
-            self._sidestep = 0.0
-        else:
-            curiosity = self._curiosity(position, angle)
-            noise = self._random.normal()
-            self._turn = 0.85 * self._turn + 0.8 * noise + 0.35 * float(np.log(right / left)) + 0.25 * curiosity
-            self._sidestep = 0.93 * self._sidestep + 5 * self._random.normal()
-            forward = 45 + 5 * self._random.normal()
-        return [forward, self._sidestep, self._turn, float(self._step % 9 == 0)]
-
-    def _begin_manoeuvre(self, ahead: float, left: float, right: float) -> list[tuple[float, float]]:
-        random = self._random
-        stuck = len(self._positions) == 12 and np.linalg.norm(self._positions[-1] - self._positions[0]) < 24
-        if stuck:
-            self._positions = []
-            turn = random.choice([-1.0, 1.0]) * random.uniform(6, 9)
-            return [(random.choice([-30.0, 20.0]), turn)] * int(random.integers(10, 20))
-        if ahead < 9:
-            towards_open = 1.0 if right > left else -1.0
-            if random.random() < 1 / 7:  # otherwise one keeps walking in the same circle
-                return [(15.0, -towards_open * 6)] * 14
-            return [(15.0, towards_open * 6)] * int(random.integers(3, 8))
-        if random.random() < 1 / 250:
-            frames, turn = int(random.integers(8, 16)), random.choice([-1.0, 1.0]) * random.uniform(3, 6)
-            back = [(10.0, -turn)] * frames if random.random() < 0.6 else []
-            return back + [(10.0, turn)] * frames
-        return []
-
-    def _curiosity(self, position: np.ndarray, angle: float) -> float:
-        """Positive if the place ahead on the right has been visited less than that on the left."""
-        seen = []
-        for side in (-45, 45):
-            heading = np.deg2rad(angle - side)
-            seen.append(self._visited[_cell(position + 256 * np.array([np.cos(heading), np.sin(heading), 0.0]))])
-        return float(np.log((seen[0] + 5) / (seen[1] + 5)))
-
-
-def _cell(position: np.ndarray) -> tuple[int, int]:
-    return int(position[0] // 128), int(position[1] // 128)
 
 
 def _pose(position: np.ndarray, angle: float) -> np.ndarray:
