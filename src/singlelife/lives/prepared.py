@@ -26,21 +26,23 @@ class PreparedLife:
 
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
-        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos`, and for
-            simulated lives `simulation` and `depth_scale` (length units per level of the stored depth).
+        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos` and their
+            `damage`, those `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of
+            the stored depth) and `depth_error` (its largest error, in length units).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
         self.path, self.metadata, self.dataset = path, metadata, dataset
+        self._views: dict[tuple[str, str], Dataset] = {}
 
     @classmethod
     def load(cls, path: str | Path) -> "PreparedLife":
         """Open the folder of a prepared life.
 
         Raises:
-            LifeError: it is not one, or was made by another version of the format.
+            LifeError: it is not one, is not whole, or was made by another version of the format.
         """
         path = Path(path)
         try:
@@ -54,9 +56,15 @@ class PreparedLife:
                 "Delete the folder and prepare the life again."
             )
         try:
-            return cls(path, metadata, load_from_disk(str(path)))
-        except Exception as error:
+            dataset = load_from_disk(str(path))
+        except Exception as error:  # of several libraries, by what is damaged
             raise LifeError(f"{path} cannot be read ({error}). Delete it and prepare the life again.") from error
+        if len(dataset) != metadata["num_frames"]:
+            raise LifeError(
+                f"{path} holds {len(dataset)} frames instead of {metadata['num_frames']}. Delete it and prepare the "
+                "life again."
+            )
+        return cls(path, metadata, dataset)
 
     @property
     def name(self) -> str:
@@ -96,16 +104,7 @@ class PreparedLife:
         Raises:
             LifeError: a stored image is damaged; the message names the row.
         """
-        images = []
-        for row, encoded in zip(indices, self._encoded("image", indices), strict=True):
-            try:
-                pixels = np.array(Image.open(io.BytesIO(encoded)).convert("RGB"))
-            except (OSError, SyntaxError, TypeError, ValueError) as error:
-                raise LifeError(
-                    f"The image in row {row} of {self.path} is damaged. Delete the folder and prepare the life again."
-                ) from error
-            images.append(torch.from_numpy(pixels).permute(2, 0, 1))
-        return images
+        return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in self._pixels("image", "RGB", indices)]
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Frames as one batch, uint8 (k, 3, height, width).
@@ -131,16 +130,30 @@ class PreparedLife:
         """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
         if "depth" not in self.dataset.column_names:
             return None
-        levels = [np.asarray(Image.open(io.BytesIO(encoded))) for encoded in self._encoded("depth", indices)]
-        return np.stack(levels).astype(np.float32) * np.float32(self.metadata["depth_scale"])
+        levels = np.stack(self._pixels("depth", "I;16", indices))
+        return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
 
-    def _encoded(self, column: str, indices: Sequence[int] | np.ndarray) -> list[bytes]:
-        """Encoded images of some rows: one query of the one column, without decoding what is not needed."""
-        rows = self.dataset.select_columns(column).with_format("arrow")[np.asarray(indices).tolist()]
-        return pc.struct_field(rows[column], "bytes").to_pylist()
+    def _pixels(self, column: str, mode: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Images of one column: their bytes come in one query, and nothing is read of the other columns."""
+        encoded = pc.struct_field(self._rows(column, "arrow", indices), "bytes").to_pylist()
+        images = []
+        for row, content in zip(indices, encoded, strict=True):
+            try:
+                images.append(np.array(Image.open(io.BytesIO(content)).convert(mode)))
+            except Exception as error:  # damaged bytes make Pillow raise nearly anything
+                raise LifeError(
+                    f"The {column} in row {row} of {self.path} is damaged. Delete the folder and prepare the life "
+                    "again."
+                ) from error
+        return images
 
     def _array(self, column: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         if column not in self.dataset.column_names:
             return None
-        rows = self.dataset.select_columns(column).with_format("numpy")[np.asarray(indices).tolist()]
-        return np.asarray(rows[column], dtype=np.float64)
+        return np.asarray(self._rows(column, "numpy", indices), dtype=np.float64)
+
+    def _rows(self, column: str, form: str, indices: Sequence[int] | np.ndarray) -> Any:
+        view = self._views.get((column, form))
+        if view is None:  # making one takes longer than reading a batch
+            view = self._views[column, form] = self.dataset.select_columns(column).with_format(form)
+        return view[np.asarray(indices).tolist()][column]
