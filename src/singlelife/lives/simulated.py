@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
@@ -222,6 +221,8 @@ def _middle_square(image: np.ndarray) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
+    import torch  # here, so that to name the lives and to prepare a video takes no torch
+
     pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
     resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return resized.squeeze(0).permute(1, 2, 0).contiguous().numpy()
