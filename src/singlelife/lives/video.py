@@ -99,10 +99,10 @@ class VideoReader:
         """What was lost of the file that has been read, for people; None if nothing was."""
         lost = []
         if self.damaged_packets:
-            lost.append(f"{self.damaged_packets} damaged packets were skipped")
+            lost.append(f"packets that cannot be decoded: {self.damaged_packets}")
         if self._announced is not None and self._seconds < self._announced - _MISSING_SECONDS:
             lost.append(f"it ends after {self._seconds:.1f} of the {self._announced:.1f} s that its header announces")
-        return " and ".join(lost) or None
+        return "; ".join(lost) or None
 
     def __enter__(self) -> "VideoReader":
         return self

@@ -1,0 +1,234 @@
+"""Frames of a video: at the right times, upright, of the right size; bad files named."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from singlelife.errors import LifeError
+from singlelife.lives.video import VideoReader
+
+from .conftest import write_clip
+
+HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
+
+
+def kept(path: Path, frame_rate: float = 10, frame_size: int = 48):
+    with VideoReader(path, frame_rate, frame_size) as reader:
+        return list(reader), reader
+
+
+def test_frames_are_kept_at_the_rate_asked_for(tmp_path):
+    frames, reader = kept(write_clip(tmp_path / "a.mp4", seconds=4, rate=20), frame_rate=10)
+    assert [frame.frame_index for frame in frames] == list(range(0, 80, 2))
+    np.testing.assert_allclose([frame.timestamp for frame in frames], np.arange(40) / 10, atol=1e-6)
+    assert reader.num_frames_estimate == pytest.approx(40, abs=1)
+
+
+def test_a_slower_video_gives_each_frame_once(tmp_path):
+    frames, _ = kept(write_clip(tmp_path / "a.mp4", seconds=4, rate=5), frame_rate=30)
+    assert [frame.frame_index for frame in frames] == list(range(20))
+
+
+def test_a_varying_frame_rate_keeps_its_own_times(tmp_path):
+    times = [0.0, 0.02, 0.04, 0.3, 0.31, 0.5, 2.0, 2.04, 2.2]
+    frames, _ = kept(write_clip(tmp_path / "a.mkv", times=times, rate=50), frame_rate=10)
+    np.testing.assert_allclose([frame.timestamp for frame in frames], [0.0, 0.3, 0.5, 2.0, 2.2], atol=1e-3)
+    assert [frame.frame_index for frame in frames] == [0, 3, 5, 6, 8]
+
+
+def test_times_that_the_container_rounds_do_not_matter(tmp_path):
+    """Matroska counts milliseconds: at 60 Hz a frame is shown at 83 ms and not at 1/12 s."""
+    path = write_clip(tmp_path / "a.mkv", times=[index / 60 for index in range(121)], rate=60)
+    assert [frame.frame_index for frame in kept(path, frame_rate=12)[0]] == list(range(0, 121, 5))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    steps=st.lists(st.integers(1, 400), min_size=1, max_size=30),
+    frame_rate=st.floats(1, 60),
+)
+def test_each_tick_gives_the_frame_nearest_to_it(tmp_path_factory, steps, frame_rate):
+    times = np.cumsum([0, *steps]) / 1000
+    path = write_clip(tmp_path_factory.mktemp("clip") / "a.mkv", times=list(times), height=16, width=16)
+    frames, _ = kept(path, frame_rate, 16)
+    ticks = times * frame_rate
+    nearest_tick = np.ceil(ticks - 0.5)
+    expected = [
+        int(members[np.abs(ticks[members] - tick).argmin()])
+        for tick in np.unique(nearest_tick)
+        for members in [np.flatnonzero(nearest_tick == tick)]
+    ]
+    near_a_tie = np.abs(ticks % 1 - 0.5).min() < 1e-4
+    if not near_a_tie:
+        assert [frame.frame_index for frame in frames] == expected
+    assert (np.diff([frame.frame_index for frame in frames]) > 0).all()
+    np.testing.assert_allclose([frame.timestamp for frame in frames], times[[frame.frame_index for frame in frames]])
+
+
+def test_a_spliced_recording_has_a_cut(tmp_path):
+    """Two transport streams, one after the other in a file, each with a clock that starts anew."""
+    path = write_clip(tmp_path / "a.ts", seconds=3, rate=20)
+    path.write_bytes(2 * path.read_bytes())
+    frames, reader = kept(path, frame_rate=10)
+    steps = np.diff([frame.timestamp for frame in frames])
+    assert len(frames) in (60, 61)  # the ticks run on, so they fall differently in the second part
+    assert (steps > 0.2).sum() == 1
+    assert steps.max() == pytest.approx(60, abs=0.2)
+    assert reader.damage is None
+
+
+def test_the_shorter_side_is_resized_and_never_enlarged(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", height=96, width=160, seconds=0.5)
+    assert kept(path, frame_size=48)[0][0].image.shape == (48, 80, 3)
+    assert kept(path, frame_size=400)[0][0].image.shape == (96, 160, 3)
+
+
+def test_pixels_that_are_not_square_are_made_so(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", height=48, width=48, seconds=0.5, sample_aspect_ratio=Fraction(2, 1))
+    assert kept(path, frame_size=48)[0][0].image.shape == (48, 96, 3)
+
+
+def checkerboard(_index: int, height: int, width: int) -> np.ndarray:
+    y, x = np.mgrid[:height, :width]
+    return np.repeat(((x + y) % 2 * 255).astype(np.uint8)[..., None], 3, axis=2)
+
+
+def test_resizing_is_antialiased(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", height=96, width=96, seconds=0.2, codec="ffv1", picture=checkerboard)
+    small = kept(path, frame_size=48)[0][0].image.astype(int)
+    assert abs(small - 127).max() < 10  # leaving out pixels would give black or white
+
+
+@pytest.mark.parametrize("colour_range", ["tv", "pc"])
+def test_black_and_white_stay_so_in_either_colour_range(tmp_path, colour_range):
+    black, white = (16, 235) if colour_range == "tv" else (0, 255)
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10, options={"color_range": colour_range})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv420p"
+        luma = np.full((16, 32), black, dtype=np.uint8)
+        luma[:, 16:] = white
+        planes = np.concatenate([luma.ravel(), np.full(2 * 8 * 16, 128, dtype=np.uint8)]).reshape(24, 32)
+        container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
+        container.mux(stream.encode())
+    image = kept(path, frame_size=16)[0][0].image
+    assert image[:, :14].max() <= 2
+    assert image[:, 18:].min() >= 253
+
+
+def marked_corner(_index: int, height: int, width: int) -> np.ndarray:
+    """White in the top left corner."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[: height // 2, : width // 2] = 255
+    return image
+
+
+@pytest.mark.parametrize(
+    ("degrees_clockwise", "matrix", "corner"),
+    [
+        (90, (0, 1, -1, 0), (0, 1)),  # the top left corner is shown top right
+        (180, (-1, 0, 0, -1), (1, 1)),
+        (270, (0, -1, 1, 0), (1, 0)),
+    ],
+)
+def test_rotation_in_the_metadata_is_applied(tmp_path, degrees_clockwise, matrix, corner):
+    """Phones store frames as the sensor reads them, and in the track header how they are to be turned."""
+    path = write_clip(tmp_path / "a.mp4", height=48, width=64, seconds=0.5, picture=marked_corner)
+    content = bytearray(path.read_bytes())
+    identity = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
+    header = content.index(b"tkhd")
+    start = content.index(identity, header)
+    a, b, c, d = (value * 0x10000 for value in matrix)
+    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
+    path.write_bytes(content)
+
+    image = kept(path)[0][0].image
+    assert image.shape == ((64, 48, 3) if degrees_clockwise % 180 else (48, 64, 3))
+    height, width = image.shape[:2]
+    quarters = {
+        (row, column): image[
+            row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2
+        ]
+        for row in (0, 1)
+        for column in (0, 1)
+    }
+    assert max(quarters, key=lambda place: quarters[place].mean()) == corner
+
+
+def test_real_video():
+    frames, reader = kept(HIGHWAY, frame_rate=5, frame_size=64)
+    assert frames[0].image.shape == (64, 114, 3)
+    assert reader.damaged_packets == 0
+    assert np.diff([frame.timestamp for frame in frames])[:-1] == pytest.approx(0.2, abs=1e-3)
+    assert reader.damage is None
+    assert frames[0].image.std() > 20
+
+
+def test_a_damaged_middle_loses_only_itself(tmp_path):
+    content = bytearray(HIGHWAY.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 1000] = bytes(1000)
+    (tmp_path / "a.mp4").write_bytes(content)
+    frames, reader = kept(tmp_path / "a.mp4", frame_rate=25, frame_size=64)
+    whole, _ = kept(HIGHWAY, frame_rate=25, frame_size=64)
+    assert len(whole) - 5 < len(frames) <= len(whole)
+    assert frames[-1].timestamp == whole[-1].timestamp
+    assert reader.damage == f"packets that cannot be decoded: {reader.damaged_packets}"
+    assert reader.damaged_packets > 0
+
+
+def test_a_file_that_was_cut_off_gives_what_it_has_and_says_so(tmp_path):
+    path = write_clip(tmp_path / "a.mkv", seconds=8)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    frames, reader = kept(path)
+    assert 3 < frames[-1].timestamp < 5
+    np.testing.assert_allclose(np.diff([frame.timestamp for frame in frames]), 0.1, atol=1e-3)
+    assert reader.damage.startswith("it ends after")
+    assert reader.damage.endswith("of the 8.0 s that its header announces")
+
+
+def write_audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("pcm_s16le", rate=8000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), dtype=np.int16), format="s16", layout="mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def write_cut_off(path: Path) -> None:
+    content = write_clip(path).read_bytes()
+    path.write_bytes(content[: len(content) // 2])  # an MP4's index is at its end
+
+
+def write_picture(path: Path) -> None:
+    Image.new("RGB", (64, 48)).save(path)
+
+
+BAD_FILES = {
+    "missing.mp4": (lambda path: None, "no such file"),
+    "empty.mp4": (lambda path: path.touch(), "the file is empty"),
+    "text.mp4": (lambda path: path.write_text("hello " * 100), "not a video that can be read"),
+    "notes.txt": (lambda path: path.write_text("hello " * 100), "holds no video, only text or a picture"),
+    "picture.png": (write_picture, "holds no video, only text or a picture"),
+    "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nhttp://localhost/a.ts\n"), "not a video that can be read"),
+    "sound.wav": (write_audio, "holds no video, only audio"),
+    "cut_off.mp4": (write_cut_off, "not a video that can be read, or cut off"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_named(tmp_path, name):
+    make, message = BAD_FILES[name]
+    make(tmp_path / name)
+    with pytest.raises(LifeError, match=message) as raised:
+        kept(tmp_path / name)
+    assert name in str(raised.value)
