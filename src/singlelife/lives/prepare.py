@@ -21,14 +21,14 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from datasets import DatasetInfo
+from datasets import Array2D, DatasetInfo, Features, Image, List, Value
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
-from singlelife.lives.shards import DEPTH_ERROR, Shard, features, start_worker, write_in_worker
+from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
 from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
 
 _BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92; on the high side
@@ -153,9 +153,17 @@ def _prepare(
     videos = _named_videos(life) if life.simulation is None else [(life.name, Path())]
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(videos)))
+    features = _features(life)
     shards = [
-        Shard(life, path, name, partial / f"data-{i:05d}-of-{len(videos):05d}.arrow", max(1, cores // num_workers))
-        for i, (name, path) in enumerate(videos)
+        Shard(
+            life,
+            path,
+            name,
+            file=partial / f"data-{number:05d}-of-{len(videos):05d}.arrow",
+            schema=features.arrow_schema,
+            num_threads=max(1, cores // num_workers),
+        )
+        for number, (name, path) in enumerate(videos)
     ]
     reports = _write(shards, num_workers, strict, f"Preparing {life.name}" if progress else None)
 
@@ -179,7 +187,7 @@ def _prepare(
         "videos": good,
         "left_out": left_out,
     }
-    _write_dataset_description(partial, [report["file"] for report in good], life, fingerprint)
+    _write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     partial.rename(folder)
     for report_file in folder.glob("*.report.json"):
@@ -255,7 +263,21 @@ def _refuse(name: str, losses: list[str]) -> None:
         raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
 
 
-def _write_dataset_description(folder: Path, files: list[str], life: Life, fingerprint: str) -> None:
+def _features(life: Life) -> Features:
+    columns = {
+        "image": Image(),
+        "timestamp": Value("float64"),
+        "video": Value("string"),
+        "frame_index": Value("int64"),
+    }
+    if life.simulation is not None:
+        columns |= {"pose": Array2D((4, 4), "float64"), "intrinsics": List(Value("float64"), length=4)}
+        if life.simulation.depth != "none":
+            columns["depth"] = Image()
+    return Features(columns)
+
+
+def _write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
     """Make a folder of Arrow files one that `datasets.load_from_disk` opens, without copying them."""
     state: dict[str, Any] = {
         "_data_files": [{"filename": file} for file in files],
@@ -267,4 +289,4 @@ def _write_dataset_description(folder: Path, files: list[str], life: Life, finge
         "_split": None,
     }
     (folder / "state.json").write_text(json.dumps(state, indent=2), encoding="utf-8")
-    DatasetInfo(features=features(life)).write_to_directory(str(folder))
+    DatasetInfo(features=features).write_to_directory(str(folder))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import torch
 from datasets import Dataset, load_from_disk
@@ -28,14 +29,14 @@ class PreparedLife:
         path: its folder, which `datasets.load_from_disk` opens too.
         metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos` and their
             `damage`, those `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of
-            the stored depth) and `depth_error` (its largest error, in length units).
+            the stored depth) and `depth_error` (in length units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
         self.path, self.metadata, self.dataset = path, metadata, dataset
-        self._views: dict[tuple[str, str], Dataset] = {}
+        self._views: dict[str, Dataset] = {}
 
     @classmethod
     def load(cls, path: str | Path) -> "PreparedLife":
@@ -120,11 +121,11 @@ class PreparedLife:
 
     def poses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Camera-to-world matrices, float64 (k, 4, 4), axes x right, y down, z forward; None where not known."""
-        return self._array("pose", indices)
+        return self._array("pose", (4, 4), indices)
 
     def intrinsics(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """fx, fy, cx, cy in pixels of the stored image (its top left corner is 0, 0), float64 (k, 4), or None."""
-        return self._array("intrinsics", indices)
+        return self._array("intrinsics", (4,), indices)
 
     def depth(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
@@ -135,7 +136,7 @@ class PreparedLife:
 
     def _pixels(self, column: str, mode: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Images of one column: their bytes come in one query, and nothing is read of the other columns."""
-        encoded = pc.struct_field(self._rows(column, "arrow", indices), "bytes").to_pylist()
+        encoded = pc.struct_field(self._rows(column, indices), "bytes").to_pylist()
         images = []
         for row, content in zip(indices, encoded, strict=True):
             try:
@@ -147,13 +148,18 @@ class PreparedLife:
                 ) from error
         return images
 
-    def _array(self, column: str, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+    def _array(self, column: str, shape: tuple[int, ...], indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
+        """Numbers of one column. (The numpy format of `datasets` would round them to float32.)"""
         if column not in self.dataset.column_names:
             return None
-        return np.asarray(self._rows(column, "numpy", indices), dtype=np.float64)
+        values = self._rows(column, indices).combine_chunks()
+        values = values.storage if isinstance(values, pa.ExtensionArray) else values
+        for _ in shape:
+            values = values.flatten()
+        return values.to_numpy().reshape(-1, *shape)
 
-    def _rows(self, column: str, form: str, indices: Sequence[int] | np.ndarray) -> Any:
-        view = self._views.get((column, form))
+    def _rows(self, column: str, indices: Sequence[int] | np.ndarray) -> pa.ChunkedArray:
+        view = self._views.get(column)
         if view is None:  # making one takes longer than reading a batch
-            view = self._views[column, form] = self.dataset.select_columns(column).with_format(form)
+            view = self._views[column] = self.dataset.select_columns(column).with_format("arrow")
         return view[np.asarray(indices).tolist()][column]

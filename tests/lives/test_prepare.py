@@ -1,0 +1,241 @@
+"""Preparing a life: whole or not at all, once, and what is bad in it named."""
+
+import os
+import shutil
+import signal
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import psutil
+import pytest
+
+from singlelife.errors import LifeError
+from singlelife.lives.prepare import life_fingerprint, prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.shards import Shard
+
+from .conftest import write_clip
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    return write_clip(tmp_path / "clip.mp4", seconds=1)
+
+
+@pytest.fixture
+def cache(tmp_path) -> Path:
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def no_preparation(monkeypatch) -> None:
+    """To prepare something in this process fails the test."""
+    monkeypatch.setattr(Shard, "write", lambda *_: pytest.fail("prepared"))
+
+
+def prepare(name: str, videos: list[Path], cache: Path, **arguments) -> PreparedLife:
+    """Prepare a life in this process. A warning is an error, unless the test expects one."""
+    return prepare_life(get_life(name, videos), cache_dir=cache, num_workers=1, progress=False, **arguments)
+
+
+def same_rows(a: PreparedLife, b: PreparedLife) -> bool:
+    return a.dataset.data.table.equals(b.dataset.data.table)
+
+
+def folders(cache: Path) -> list[str]:
+    return sorted(path.name for path in (cache / "lives").iterdir() if path.is_dir())
+
+
+# Once.
+
+
+def test_a_life_is_prepared_once(clip, cache, request):
+    first = prepare("walk", [clip], cache)
+    request.getfixturevalue("no_preparation")
+    assert prepare("walk", [clip], cache).path == first.path
+    assert folders(cache) == [f"walk-{life_fingerprint(get_life('walk', [clip]))[:12]}"]
+    assert len(first) == 10
+
+
+def test_a_moved_or_touched_video_is_the_same_life(clip, cache, tmp_path):
+    before = life_fingerprint(get_life("walk", [clip]))
+    moved = tmp_path / "elsewhere" / clip.name
+    moved.parent.mkdir()
+    shutil.move(clip, moved)
+    moved.touch()
+    assert life_fingerprint(get_life("walk", [moved])) == before
+
+
+def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
+    a, b = write_clip(tmp_path / "a.mp4", seconds=1), write_clip(tmp_path / "b.mp4", seconds=2)
+    life = get_life("walk", [a, b])
+    prints = [life_fingerprint(life)]
+    for change in ({"frame_rate": 5.0}, {"frame_size": 32}, {"name": "run"}, {"videos": life.videos[::-1]}):
+        prints.append(life_fingerprint(replace(life, **change)))
+    content = bytearray(a.read_bytes())
+    content[-1] ^= 1
+    a.write_bytes(content)
+    prints.append(life_fingerprint(life))
+    a.write_bytes(content + b"\0")
+    prints.append(life_fingerprint(life))
+    simulated = get_life("sim_1")
+    for change in ({}, {"seed": 77}, {"num_frames": 5}, {"still": True}):
+        prints.append(life_fingerprint(replace(simulated, simulation=replace(simulated.simulation, **change))))
+    assert len(set(prints)) == len(prints)
+
+
+def test_files_of_one_name_in_two_folders_stay_two_videos(tmp_path, cache):
+    """Cameras count from 1 again in every folder."""
+    clips = [write_clip(tmp_path / day / "GX01.mp4", seconds=1) for day in ("monday", "tuesday")]
+    life = prepare("walk", clips, cache)
+    assert life.videos == ["monday/GX01.mp4", "tuesday/GX01.mp4"]
+    assert life.video_index.tolist() == 10 * [0] + 10 * [1]
+    with pytest.raises(LifeError, match="each once"):
+        prepare_life(replace(get_life("walk", clips), videos=(str(clips[0]), str(clips[0]))), cache_dir=cache)
+
+
+# Bad input.
+
+
+def make_bad_files(folder: Path) -> dict[str, str]:
+    """Files that hold no usable video, and what is to be said of each."""
+    folder.mkdir()
+    (folder / "empty.mp4").touch()
+    (folder / "text.mp4").write_text("hello " * 100)
+    whole = write_clip(folder / "cut.mp4", seconds=1).read_bytes()
+    (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    return {
+        "empty.mp4": "the file is empty",
+        "text.mp4": "not a video that can be read",
+        "cut.mp4": "not a video that can be read, or cut off",
+    }
+
+
+def test_bad_files_are_named_and_the_others_go_in(tmp_path, cache, clip):
+    bad = make_bad_files(tmp_path / "bad")
+    with pytest.warns(UserWarning) as warned:
+        life = prepare("walk", [tmp_path / "bad", clip], cache)
+    said = [str(warning.message) for warning in warned]
+    assert len(said) == len(bad)
+    for name, reason in bad.items():
+        assert any(f"{name}: {reason}" in text for text in said)
+    assert life.videos == ["clip.mp4"]
+    assert len(life) == 10
+    assert str(tmp_path) not in str(life.metadata)  # which may be published with it
+
+
+def test_strict_refuses_bad_files_also_when_the_rest_was_prepared_before(tmp_path, cache, clip):
+    (tmp_path / "empty.mp4").touch()
+    for _ in range(2):
+        with pytest.raises(LifeError, match=r"walk is not whole:\n  empty.mp4: the file is empty"):
+            prepare("walk", [tmp_path / "empty.mp4", clip], cache, strict=True)
+        with pytest.warns(UserWarning, match="empty.mp4"):
+            prepare("walk", [tmp_path / "empty.mp4", clip], cache)
+
+
+def test_a_file_that_was_cut_off_goes_in_as_far_as_it_goes_unless_strict(tmp_path, cache):
+    path = write_clip(tmp_path / "a.mkv", seconds=8)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.warns(UserWarning, match=r"a.mkv: it ends after \d.\d of the 8.0 s"):
+        assert 30 < len(prepare("walk", [path], cache)) < 50
+    with pytest.raises(LifeError, match=r"a.mkv: it ends after"):
+        prepare("walk", [path], cache, strict=True)
+
+
+def test_a_life_of_bad_files_alone_names_them_all_and_leaves_nothing_to_load(tmp_path, cache):
+    bad = make_bad_files(tmp_path / "bad")
+    with pytest.raises(LifeError, match="No video of the life walk can be used") as raised:
+        prepare("walk", [tmp_path / "bad"], cache)
+    for name, reason in bad.items():
+        assert f"{name}: {reason}" in str(raised.value)
+    assert all(name.endswith(".partial") for name in folders(cache))
+
+
+def test_a_full_disk_is_said_before_the_work_starts(cache, clip, monkeypatch, no_preparation):
+    usage = shutil.disk_usage(clip.parent)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+    with pytest.raises(LifeError, match=r"walk needs about .* GB in .* 0.0 GB are free. .*--cache-dir"):
+        prepare("walk", [clip], cache)
+
+
+def test_a_cache_that_cannot_be_written_is_named(tmp_path, clip):
+    (tmp_path / "file").touch()
+    with pytest.raises(LifeError, match=r"walk cannot be written into .*file.lives: .*--cache-dir"):
+        prepare("walk", [clip], tmp_path / "file")
+
+
+# Killed, and at the same time.
+
+
+@pytest.fixture
+def long_videos(tmp_path) -> list[Path]:
+    """A short video, and then some that keep two processes busy for seconds."""
+    short = write_clip(tmp_path / "videos" / "0.mp4", seconds=1)
+    long = write_clip(tmp_path / "videos" / "1.mp4", seconds=60)
+    return [short, long, *(Path(shutil.copy(long, long.with_stem(str(number)))) for number in range(2, 8))]
+
+
+@pytest.fixture
+def preparing(long_videos, cache) -> Iterator[BaseProcess]:
+    """A process that prepares them with two workers, and has just finished the first."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["singlelife.lives.prepare"])
+    arguments = {"cache_dir": cache, "num_workers": 2}
+    process = context.Process(target=prepare_life, args=(get_life("walk", long_videos),), kwargs=arguments)
+    process.start()
+    while not list(cache.glob("lives/*.partial/*-00000-*.report.json")):
+        assert process.is_alive()
+        time.sleep(0.01)
+    yield process
+    process.kill()
+    process.join()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+def test_a_killed_preparation_goes_on_and_gives_the_same(preparing, number, long_videos, cache, tmp_path):
+    workers = psutil.Process(preparing.pid).children(recursive=True)
+    os.kill(preparing.pid, number)
+    preparing.join(20)
+    assert preparing.exitcode not in (None, 0)
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert not alive
+
+    [partial] = folders(cache)
+    assert partial.endswith(".partial")
+    with pytest.raises(LifeError, match="not a prepared life"):
+        PreparedLife.load(cache / "lives" / partial)
+    done = {path.name: path.stat().st_mtime_ns for path in (cache / "lives" / partial).glob("*-00000-*.arrow")}
+
+    resumed = prepare("walk", long_videos, cache)
+    assert folders(cache) == [partial.removesuffix(".partial")]
+    assert {path.name: path.stat().st_mtime_ns for path in resumed.path.glob("*-00000-*.arrow")} == done
+    assert not [path.name for path in resumed.path.iterdir() if path.suffix not in (".arrow", ".json")]
+    assert same_rows(resumed, prepare("walk", long_videos, tmp_path / "uninterrupted"))
+
+
+def test_two_at_once_make_it_once(preparing, long_videos, cache, no_preparation, capsys):
+    life = prepare("walk", long_videos, cache)
+    assert "The life walk is being prepared by another process; waiting for it." in capsys.readouterr().err
+    assert len(life) == 10 + 7 * 600
+    preparing.join(20)
+    assert preparing.exitcode == 0
+
+
+def test_workers_give_the_same_as_this_process(tmp_path, cache):
+    clips = [write_clip(tmp_path / f"{number}.mp4", seconds=1) for number in range(3)]
+    (tmp_path / "bad.mp4").touch()
+    with warnings.catch_warnings(record=True) as warned:
+        many = prepare_life(get_life("walk", [*clips, tmp_path / "bad.mp4"]), cache_dir=cache, num_workers=2)
+        one = prepare("walk", [*clips, tmp_path / "bad.mp4"], tmp_path / "one")
+    assert len(warned) == 2
+    assert same_rows(many, one)
+    assert many.metadata == one.metadata
+    with pytest.raises(LifeError, match=r"is not whole:\n  bad.mp4: the file is empty"):
+        prepare_life(get_life("run", [*clips, tmp_path / "bad.mp4"]), cache_dir=cache, num_workers=2, strict=True)

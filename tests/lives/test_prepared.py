@@ -1,0 +1,188 @@
+"""A prepared life: what it holds, how it is read, and what is said of a damaged one."""
+
+import io
+import json
+import pickle
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Array2D, Image, List, Value
+from PIL import Image as PILImage
+
+from singlelife.errors import LifeError
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import METADATA, PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.simulated import render
+
+from .conftest import texture, write_clip
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="module")
+def two_sizes(cache) -> PreparedLife:
+    """A wide and a tall video."""
+    wide = write_clip(cache / "wide.mp4", seconds=2)
+    tall = write_clip(cache / "tall.mp4", seconds=1, height=64, width=48)
+    return prepare_life(get_life("two", [wide, tall]), cache_dir=cache, num_workers=1, progress=False)
+
+
+@pytest.fixture(scope="module")
+def simulated(cache) -> PreparedLife:
+    life = get_life("sim_test")
+    life = replace(life, name="sim_short", simulation=replace(life.simulation, num_frames=40))
+    return prepare_life(life, cache_dir=cache, progress=False)
+
+
+def test_rows_are_ordered_by_video_and_time(two_sizes):
+    assert len(two_sizes) == 30
+    assert two_sizes.name == "two"
+    assert two_sizes.videos == ["wide.mp4", "tall.mp4"]
+    assert two_sizes.video_index.tolist() == 20 * [0] + 10 * [1]
+    assert two_sizes.frame_index.tolist() == [*range(0, 40, 2), *range(0, 20, 2)]
+    np.testing.assert_allclose(two_sizes.timestamps, [*np.arange(20) / 10, *np.arange(10) / 10], atol=1e-6)
+    assert (two_sizes.timestamps.dtype, two_sizes.frame_index.dtype, two_sizes.video_index.dtype) == (
+        np.float64,
+        np.int64,
+        np.int64,
+    )
+
+
+def test_frames_come_in_the_order_asked_for(two_sizes):
+    rows = [17, 3, 3, -11]
+    frames = two_sizes.frames(rows)
+    assert (frames.dtype, frames.shape) == (torch.uint8, (4, 3, 48, 64))
+    expected = [texture(two_sizes.frame_index[row], 48, 64) for row in rows]
+    for frame, picture in zip(frames, expected, strict=True):
+        assert (frame.permute(1, 2, 0).int() - torch.from_numpy(picture).int()).abs().float().mean() < 6
+    assert torch.equal(two_sizes.frames(torch.tensor(rows)), two_sizes.frames(np.array(rows)))
+
+
+def test_frames_of_several_sizes_come_as_a_list(two_sizes):
+    wide, tall = two_sizes.decode([0, 29])
+    assert (wide.shape, tall.shape) == ((3, 48, 64), (3, 64, 48))
+    with pytest.raises(LifeError, match=r"of several sizes cannot be stacked: \[\(48, 64\), \(64, 48\)\]"):
+        two_sizes.frames([0, 29])
+
+
+def test_what_is_not_known_is_none(two_sizes):
+    assert two_sizes.poses([0]) is None
+    assert two_sizes.intrinsics([0]) is None
+    assert two_sizes.depth([0]) is None
+
+
+def test_datasets_opens_it_with_typed_columns(two_sizes, simulated):
+    dataset = datasets.load_from_disk(str(two_sizes.path))
+    assert dataset.features == {
+        "image": Image(),
+        "timestamp": Value("float64"),
+        "video": Value("string"),
+        "frame_index": Value("int64"),
+    }
+    assert dataset[29]["image"].size == (48, 64)
+    dataset = datasets.load_from_disk(str(simulated.path))
+    assert dataset.features["pose"] == Array2D((4, 4), "float64")
+    assert dataset.features["intrinsics"] == List(Value("float64"), length=4)
+    assert dataset.features["depth"] == Image()
+    assert dataset[0]["depth"].mode == "I;16"
+
+
+def test_a_pickled_life_reads_the_same(two_sizes):
+    """Loader workers get theirs so."""
+    frames = two_sizes.frames([1, 2])
+    assert torch.equal(pickle.loads(pickle.dumps(two_sizes)).frames([1, 2]), frames)
+    assert len(pickle.dumps(two_sizes)) < 50_000
+
+
+def test_a_simulated_life_keeps_what_was_rendered(simulated):
+    rows = [0, 25, 39]
+    frames = list(render(replace(get_life("sim_test").simulation, num_frames=40), 96))
+    assert simulated.videos == ["sim_short"]
+    np.testing.assert_array_equal(simulated.timestamps, [frame.timestamp for frame in frames])
+    np.testing.assert_array_equal(simulated.poses(rows), [frames[row].pose for row in rows])
+    np.testing.assert_array_equal(simulated.intrinsics(rows), [frames[row].intrinsics for row in rows])
+    depth = simulated.depth(rows)
+    assert (depth.dtype, depth.shape) == (np.float32, (3, 96, 96))
+    rendered = np.stack([frames[row].depth for row in rows])
+    storable = rendered < 65535 * simulated.metadata["depth_scale"]
+    assert np.abs(depth - rendered)[storable].max() <= simulated.metadata["depth_error"] == 1 / 32
+    assert (depth[~storable] == 0).all()
+    assert (depth > 0).mean() > 0.5
+    images = simulated.frames(rows).permute(0, 2, 3, 1).numpy().astype(int)
+    assert np.abs(images - [frames[row].image for row in rows]).mean() < 4
+
+
+# Damage.
+
+
+@pytest.fixture
+def copied(two_sizes, tmp_path) -> Path:
+    return Path(shutil.copytree(two_sizes.path, tmp_path / "life"))
+
+
+def rewrite(file: Path, row: int, content: bytes) -> None:
+    """Put other bytes in place of one image."""
+    table = pa.ipc.open_stream(file).read_all()
+    rows = table.to_pylist()
+    rows[row]["image"]["bytes"] = content
+    with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+        stream.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+
+
+def jpeg_header_of_a_huge_image() -> bytes:
+    encoded = io.BytesIO()
+    PILImage.new("RGB", (8, 8)).save(encoded, "JPEG")
+    content = bytearray(encoded.getvalue())
+    size = content.index(b"\xff\xc0") + 5
+    content[size : size + 4] = b"\xff\x00\xff\x00"
+    return bytes(content)
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing", "half", jpeg_header_of_a_huge_image(), None], ids=repr)
+def test_a_damaged_image_is_named_by_its_row(copied, two_sizes, content):
+    if content == "half":
+        whole = two_sizes.dataset.with_format("arrow")[7:8]["image"][0]["bytes"].as_py()
+        content = whole[: len(whole) // 2]
+    rewrite(copied / "data-00000-of-00002.arrow", 7, content)
+    life = PreparedLife.load(copied)
+    with pytest.raises(LifeError, match=r"The image in row 7 of .*life is damaged. Delete the folder"):
+        life.frames([5, 7, 9])
+    assert torch.equal(life.frames([5, 9]), two_sizes.frames([5, 9]))
+
+
+def test_another_format_is_refused(copied):
+    metadata = json.loads((copied / METADATA).read_text())
+    (copied / METADATA).write_text(json.dumps(metadata | {"format_version": 0}))
+    with pytest.raises(
+        LifeError, match=r"was prepared in format 0; this version .* reads format 1. Delete the folder"
+    ):
+        PreparedLife.load(copied)
+
+
+def test_a_folder_that_is_not_a_prepared_life_is_refused(tmp_path, copied):
+    with pytest.raises(LifeError, match="is not a prepared life"):
+        PreparedLife.load(tmp_path)
+    (copied / METADATA).write_text("[")
+    with pytest.raises(LifeError, match="is not a prepared life"):
+        PreparedLife.load(copied)
+
+
+@pytest.mark.parametrize("file", ["data-00001-of-00002.arrow", "state.json", "dataset_info.json"])
+def test_a_missing_or_cut_file_is_refused(copied, file):
+    content = (copied / file).read_bytes()
+    (copied / file).write_bytes(content[: len(content) // 2])
+    with pytest.raises(LifeError, match="prepare the life again"):
+        PreparedLife.load(copied)
+    (copied / file).unlink()
+    with pytest.raises(LifeError, match="prepare the life again"):
+        PreparedLife.load(copied)
