@@ -22,6 +22,8 @@ from singlelife.lives.shards import Shard
 
 from .conftest import write_clip
 
+HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
+
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
@@ -110,10 +112,14 @@ def make_bad_files(folder: Path) -> dict[str, str]:
     (folder / "text.mp4").write_text("hello " * 100)
     whole = write_clip(folder / "cut.mp4", seconds=1).read_bytes()
     (folder / "cut.mp4").write_bytes(whole[: len(whole) // 2])
+    highway = HIGHWAY.read_bytes()
+    frames, end = highway.index(b"mdat") + 4, highway.index(b"moov") - 4
+    (folder / "zeros.mp4").write_bytes(highway[:frames] + bytes(end - frames) + highway[end:])
     return {
         "empty.mp4": "the file is empty",
         "text.mp4": "not a video that can be read",
         "cut.mp4": "not a video that can be read, or cut off",
+        "zeros.mp4": "no frame of it can be decoded",
     }
 
 
@@ -127,6 +133,7 @@ def test_bad_files_are_named_and_the_others_go_in(tmp_path, cache, clip):
         assert any(f"{name}: {reason}" in text for text in said)
     assert life.videos == ["clip.mp4"]
     assert len(life) == 10
+    assert {path.suffix for path in life.path.iterdir()} == {".arrow", ".json"}
     assert str(tmp_path) not in str(life.metadata)  # which may be published with it
 
 

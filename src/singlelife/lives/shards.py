@@ -74,6 +74,7 @@ class Shard:
                     num_frames, seconds = self._write_rows(aside, _video_rows(reader, self.video), counted)
                     damage = reader.damage
         except LifeError as error:
+            aside.unlink(missing_ok=True)
             return {"video": self.video, "error": str(error).removeprefix(f"{self.path}: ")}
         aside.replace(self.file)
         report = {

@@ -88,7 +88,7 @@ class VideoReader:
         self._seconds = 0.0  # until the end of the last frame that was decoded
         self._announced = _announced_seconds(self._container, self._stream)
         seconds = self._announced or (self._container.duration or 0) / av.time_base
-        self.num_frames_estimate = round(seconds * min(frame_rate, self._stream.average_rate or frame_rate))
+        self.num_frames_estimate = math.ceil(seconds * min(frame_rate, self._stream.average_rate or frame_rate))
         width, height = self._stream.width, self._stream.height
         if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
             self._container.close()
