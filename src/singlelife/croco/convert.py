@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from .configuration_croco import CroCoConfig
-from .modeling_croco import patch_positions, sincos_embedding
+from .positions_croco import patch_positions, sincos_embedding
 
 # Reference name → ours. What each pattern catches is kept as a prefix of "weight" or "bias".
 _RENAMES = (

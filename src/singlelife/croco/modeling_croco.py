@@ -6,28 +6,24 @@ source's tokens. A linear head predicts the masked patches' pixels.
 """
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.activations import ACT2FN
-from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithCrossAttentions
-from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.modeling_utils import PreTrainedModel
 from transformers.processing_utils import Unpack
 from transformers.utils import ModelOutput, TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import OutputRecorder, capture_outputs
 
 from .configuration_croco import CroCoConfig
+from .layers_croco import CroCoCrossAttention, CroCoDecoderLayer, CroCoEncoderLayer, CroCoSelfAttention
+from .positions_croco import Rotations, patch_positions, rotations, sincos_embedding
 
-# Rotation tables, each (..., N, 1, 1, head_dim): cosines, and sines with the sign of the rotated half folded in.
-Rotations = tuple[torch.Tensor, torch.Tensor]
-
-_SINCOS_BASE = 10000.0
 _NORM_PIX_EPS = 1e-6
 
 
@@ -62,9 +58,9 @@ class CroCoModelOutput(ModelOutput):
 
 
 @dataclass
-class CroCoForPreTrainingOutput(CroCoModelOutput):
+class CroCoForPreTrainingOutput(ModelOutput):
     r"""
-    Outputs of [`CroCoForPreTraining`]: those of [`CroCoModel`], and
+    Outputs of [`CroCoForPreTraining`]; those not listed here are as in [`CroCoModelOutput`].
 
     Args:
         loss (`torch.FloatTensor` of shape `()`, float32):
@@ -79,221 +75,14 @@ class CroCoForPreTrainingOutput(CroCoModelOutput):
     loss: torch.Tensor | None = None
     logits: torch.Tensor | None = None
     mask: torch.Tensor | None = None
-
-
-def patch_positions(rows: int, columns: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Row and column of every patch in raster order, float32 `(rows * columns, 2)`, in units of the trained grid.
-
-    A grid of another size is stretched over the trained one, so that a patch in the middle of the image keeps the
-    position that it had in training; the trained grid itself gives 0, 1, 2 ….
-    """
-    axes = [
-        (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * (usual / count) - 0.5
-        for count, usual in zip((rows, columns), trained, strict=True)
-    ]
-    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
-
-
-def sincos_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Fixed embedding `(N, width)` of positions `(N, 2)`: sines then cosines, of the column, then of the row."""
-    frequencies = _SINCOS_BASE ** -(torch.arange(width // 4, device=positions.device).double() / (width // 4))
-    angles = positions.double().flip(-1).unsqueeze(-1) * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(1).float()
-
-
-def rotations(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotations:
-    """Rotary tables (arXiv 2104.09864, over two axes) of positions `(..., N, 2)`.
-
-    The first half of a head turns with the row and the second with the column; within a half, channel `c` is paired
-    with channel `c + head_dim / 4`.
-    """
-    frequencies = theta ** -(torch.arange(head_dim // 4, device=positions.device).float() / (head_dim // 4))
-    angles = positions.unsqueeze(-1) * frequencies
-    cos = torch.stack([angles.cos()] * 2, dim=-2).flatten(-3)
-    sin = torch.stack([-angles.sin(), angles.sin()], dim=-2).flatten(-3)
-    return cos.to(dtype)[..., None, None, :], sin.to(dtype)[..., None, None, :]
-
-
-def rotate(states: torch.Tensor, rotary: Rotations | None) -> torch.Tensor:
-    """Turn queries or keys `(B, N, K, heads, head_dim)` by their positions."""
-    if rotary is None:
-        return states
-    cos, sin = rotary
-    swapped = states.unflatten(-1, (2, 2, -1)).flip(-2).flatten(-3)
-    return torch.addcmul(states * cos, swapped, sin)
-
-
-def eager_attention_forward(
-    module: nn.Module,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: torch.Tensor | None,
-    scaling: float,
-    dropout: float = 0.0,
-    **kwargs: Unpack[TransformersKwargs],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
-
-
-class CroCoAttention(nn.Module):
-    """What self- and cross-attention share. Subclasses project to queries, keys and values in one or two products."""
-
-    def __init__(self, config: CroCoConfig, width: int, num_heads: int):
-        super().__init__()
-        self.config = config
-        self.num_heads = num_heads
-        self.head_dim = width // num_heads
-        self.scaling = self.head_dim**-0.5
-        self.is_causal = False
-        self.o_proj = nn.Linear(width, width)
-
-    def attend(
-        self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Attention of `(B, N, heads, head_dim)` states, projected back to the width."""
-        implementation = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
-        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
-        output, weights = attention(
-            self,
-            query.transpose(1, 2),
-            key.transpose(1, 2),
-            value.transpose(1, 2),
-            None,
-            dropout=0.0,
-            scaling=self.scaling,
-            **kwargs,
-        )
-        return self.o_proj(output.flatten(2)), weights
-
-
-class CroCoSelfAttention(CroCoAttention):
-    def __init__(self, config: CroCoConfig, width: int, num_heads: int):
-        super().__init__(config, width, num_heads)
-        self.qkv_proj = nn.Linear(width, 3 * width, bias=config.qkv_bias)
-
-    def forward(
-        self, hidden_states: torch.Tensor, rotary: Rotations | None, **kwargs: Unpack[TransformersKwargs]
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        query_key_value = self.qkv_proj(hidden_states).unflatten(-1, (3, self.num_heads, self.head_dim))
-        query, key = rotate(query_key_value[:, :, :2], rotary).unbind(2)
-        return self.attend(query, key, query_key_value[:, :, 2], **kwargs)
-
-
-class CroCoCrossAttention(CroCoAttention):
-    """Target tokens (queries) attend to the source's (keys and values)."""
-
-    def __init__(self, config: CroCoConfig, width: int, num_heads: int):
-        super().__init__(config, width, num_heads)
-        self.q_proj = nn.Linear(width, width, bias=config.qkv_bias)
-        self.kv_proj = nn.Linear(width, 2 * width, bias=config.qkv_bias)
-
-    def project(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        query = self.q_proj(hidden_states).unflatten(-1, (1, self.num_heads, self.head_dim))
-        key_value = self.kv_proj(source).unflatten(-1, (2, self.num_heads, self.head_dim))
-        query, key = rotate(query, rotary)[:, :, 0], rotate(key_value[:, :, :1], source_rotary)[:, :, 0]
-        return query, key, key_value[:, :, 1]
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return self.attend(*self.project(hidden_states, source, rotary, source_rotary), **kwargs)
-
-
-class CroCoMLP(nn.Module):
-    def __init__(self, config: CroCoConfig, width: int, intermediate_size: int):
-        super().__init__()
-        self.fc1 = nn.Linear(width, intermediate_size)
-        self.activation = ACT2FN[config.hidden_act]
-        self.fc2 = nn.Linear(intermediate_size, width)
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        return self.fc2(self.activation(self.fc1(hidden_states)))
-
-
-class CroCoEncoderLayer(GradientCheckpointingLayer):
-    def __init__(self, config: CroCoConfig):
-        super().__init__()
-        width = config.hidden_size
-        self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = CroCoSelfAttention(config, width, config.num_attention_heads)
-        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = CroCoMLP(config, width, config.intermediate_size)
-
-    def forward(
-        self, hidden_states: torch.Tensor, rotary: Rotations | None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        hidden_states = hidden_states + self.attention(self.norm1(hidden_states), rotary, **kwargs)[0]
-        return hidden_states + self.mlp(self.norm2(hidden_states))
-
-
-class CroCoDecoderLayer(GradientCheckpointingLayer):
-    def __init__(self, config: CroCoConfig):
-        super().__init__()
-        width, heads = config.decoder_hidden_size, config.decoder_num_attention_heads
-        self.norm1 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.attention = CroCoSelfAttention(config, width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.norm_source = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.cross_attention = CroCoCrossAttention(config, width, heads)
-        self.norm3 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = CroCoMLP(config, width, config.decoder_intermediate_size)
-
-    def attend_to_self(
-        self, hidden_states: torch.Tensor, rotary: Rotations | None, **kwargs: Unpack[TransformersKwargs]
-    ) -> torch.Tensor:
-        return hidden_states + self.attention(self.norm1(hidden_states), rotary, **kwargs)[0]
-
-    def attend_to_source(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        attended, _ = self.cross_attention(
-            self.norm2(hidden_states), self.norm_source(source), rotary, source_rotary, **kwargs
-        )
-        hidden_states = hidden_states + attended
-        return hidden_states + self.mlp(self.norm3(hidden_states))
-
-    def cross_attention_logits(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-    ) -> torch.Tensor:
-        """Scaled products of queries and keys, float32 `(B, heads, N, M)`, of states that attended to themselves."""
-        query, key, _ = self.cross_attention.project(
-            self.norm2(hidden_states), self.norm_source(source), rotary, source_rotary
-        )
-        return torch.einsum("bnhd,bmhd->bhnm", query.float(), key.float()) * self.cross_attention.scaling
-
-    def forward(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-        **kwargs: Unpack[TransformersKwargs],
-    ) -> torch.Tensor:
-        hidden_states = self.attend_to_self(hidden_states, rotary, **kwargs)
-        return self.attend_to_source(hidden_states, source, rotary, source_rotary, **kwargs)
+    last_hidden_state: torch.Tensor | None = None
+    source_last_hidden_state: torch.Tensor | None = None
+    decoder_last_hidden_state: torch.Tensor | None = None
+    hidden_states: tuple[torch.Tensor, ...] | None = None
+    attentions: tuple[torch.Tensor, ...] | None = None
+    decoder_hidden_states: tuple[torch.Tensor, ...] | None = None
+    decoder_attentions: tuple[torch.Tensor, ...] | None = None
+    cross_attentions: tuple[torch.Tensor, ...] | None = None
 
 
 class CroCoPreTrainedModel(PreTrainedModel):
@@ -346,14 +135,14 @@ class CroCoEncoder(CroCoPreTrainedModel):
     ) -> BaseModelOutput:
         """Features of `patches` `(B, V, patch_size**2 * C)` at `positions` `(V, 2)` or `(B, V, 2)`."""
         config = self.config
-        hidden_states = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
-        rotary = None
+        embedded = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
+        # Autocast lowers the precision of products, not that of the sums that run through all blocks.
+        hidden_states, rotary = embedded.to(self.patch_embedding.weight.dtype), None
         if config.position_embedding_type == "rope":
             head_dim = config.hidden_size // config.num_attention_heads
-            rotary = rotations(positions, head_dim, config.rope_theta, hidden_states.dtype)
+            rotary = rotations(positions, head_dim, config.rope_theta, embedded.dtype)
         else:
-            embedding = sincos_embedding(positions.reshape(-1, 2), config.hidden_size)
-            hidden_states = hidden_states + embedding.view(*positions.shape[:-1], -1).to(hidden_states.dtype)
+            hidden_states = hidden_states + sincos_embedding(positions, config.hidden_size).to(hidden_states.dtype)
         for layer in self.layers:
             hidden_states = layer(hidden_states, rotary, **kwargs)
         return BaseModelOutput(last_hidden_state=self.norm(hidden_states))
@@ -389,15 +178,16 @@ class CroCoDecoder(CroCoPreTrainedModel):
         `visible` (B, V) are the target patches that `target` (B, V, hidden_size) holds; None if it holds all of them.
         """
         config = self.config
-        hidden_states, source = self.embedding(target), self.embedding(source)
+        projected, source = self.embedding(target), self.embedding(source)
+        hidden_states = projected.to(self.mask_token.dtype)  # as in the encoder, sums keep the parameters' precision
         if visible is not None:
             batch_size, width = hidden_states.shape[0], hidden_states.shape[-1]
-            masked = self.mask_token.to(hidden_states.dtype).expand(batch_size, positions.shape[0], width)
+            masked = self.mask_token.expand(batch_size, positions.shape[0], width)
             hidden_states = masked.scatter(1, visible.unsqueeze(-1).expand(-1, -1, width), hidden_states)
         if config.position_embedding_type == "rope":
             head_dim = config.decoder_hidden_size // config.decoder_num_attention_heads
             rotary, source_rotary = (
-                rotations(where, head_dim, config.rope_theta, hidden_states.dtype)
+                rotations(where, head_dim, config.rope_theta, projected.dtype)
                 for where in (positions, source_positions)
             )
             return hidden_states, source, rotary, source_rotary
@@ -437,10 +227,8 @@ class CroCoModel(CroCoPreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.encoder.patch_embedding
 
-    def patchify(
-        self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cut `(B, C, H, W)` views into patches `(B, N, patch_size**2 * C)` and give their positions `(N, 2)`.
+    def patchify(self, pixel_values: torch.Tensor, interpolate_pos_encoding: bool = False) -> torch.Tensor:
+        """Cut views `(B, C, H, W)` into patches `(B, N, patch_size**2 * C)`.
 
         Patches are in raster order, the pixels of each ordered row, column, channel.
 
@@ -466,8 +254,12 @@ class CroCoModel(CroCoPreTrainedModel):
                 f"({config.image_size}); resize it, or pass interpolate_pos_encoding=True."
             )
         patches = pixel_values.unflatten(3, (columns, size)).unflatten(2, (rows, size))
-        patches = patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-        return patches, patch_positions(rows, columns, config.grid_size, pixel_values.device)
+        return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+
+    def patch_positions(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Where the patches of views `(B, C, H, W)` are, `(N, 2)`, in units of the grid of `config.image_size`."""
+        rows, columns = (side // self.config.patch_size for side in pixel_values.shape[2:])
+        return patch_positions(rows, columns, self.config.grid_size, pixel_values.device)
 
     @can_return_tuple
     def forward(
@@ -492,8 +284,8 @@ class CroCoModel(CroCoPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit.
         """
-        patches, positions = self.patchify(pixel_values, interpolate_pos_encoding)
-        visible, visible_positions = None, positions
+        patches = self.patchify(pixel_values, interpolate_pos_encoding)
+        visible, visible_positions = None, (positions := self.patch_positions(pixel_values))
         if bool_masked_pos is not None:
             visible = visible_patches(bool_masked_pos, patches.shape[:2])
             patches = patches.gather(1, visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
@@ -506,7 +298,8 @@ class CroCoModel(CroCoPreTrainedModel):
                 attentions=target.attentions,
             )
 
-        source_patches, source_positions = self.patchify(source_pixel_values, interpolate_pos_encoding)
+        source_patches = self.patchify(source_pixel_values, interpolate_pos_encoding)
+        source_positions = self.patch_positions(source_pixel_values)
         if len(source_patches) != len(patches):
             raise ValueError(f"There are {len(patches)} target views but {len(source_patches)} source views.")
         source = self.encoder(source_patches, source_positions)
@@ -524,6 +317,7 @@ class CroCoModel(CroCoPreTrainedModel):
             cross_attentions=decoded.cross_attentions,
         )
 
+    @torch.no_grad()
     def iter_cross_attention_logits(
         self,
         pixel_values: torch.Tensor,
@@ -535,18 +329,10 @@ class CroCoModel(CroCoPreTrainedModel):
         Yields:
             float32 `(batch_size, heads, N, M)`: rows are target patches, columns source patches, both in raster order.
         """
-        patches, positions = self.patchify(pixel_values, interpolate_pos_encoding)
-        source_patches, source_positions = self.patchify(source_pixel_values, interpolate_pos_encoding)
-        target = self.encoder(patches, positions).last_hidden_state
-        source = self.encoder(source_patches, source_positions).last_hidden_state
-        hidden_states, source, rotary, source_rotary = self.decoder.embed(
-            target, source, positions, source_positions, None
-        )
-        for layer in cast(Iterable[CroCoDecoderLayer], self.decoder.layers):
-            hidden_states = layer.attend_to_self(hidden_states, rotary)
-            yield layer.cross_attention_logits(hidden_states, source, rotary, source_rotary)
-            hidden_states = layer.attend_to_source(hidden_states, source, rotary, source_rotary)
+        for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
+            yield torch.einsum("bnhd,bmhd->bhnm", query, key)
 
+    @torch.no_grad()
     def cross_attention_logits(
         self,
         pixel_values: torch.Tensor,
@@ -554,12 +340,32 @@ class CroCoModel(CroCoPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
         """The map that the Correspondence Alignment Score compares: `iter_cross_attention_logits`, averaged over
-        heads and blocks, float32 `(batch_size, N, M)`. Only one block's logits are held at a time.
+        heads and blocks, float32 `(batch_size, N, M)`.
+
+        Since a sum over heads of products over channels is one product over all channels, no head's own map is made:
+        memory is that of the result, whatever the number of heads and blocks.
         """
         total = torch.zeros(())
-        for logits in self.iter_cross_attention_logits(pixel_values, source_pixel_values, interpolate_pos_encoding):
-            total = total.to(logits.device) + logits.mean(dim=1)
-        return total / self.config.decoder_num_hidden_layers
+        for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
+            total = total.to(query.device) + query.flatten(2) @ key.flatten(2).mT
+        return total / (self.config.decoder_num_hidden_layers * self.config.decoder_num_attention_heads)
+
+    def _cross_queries_and_keys(
+        self, pixel_values: torch.Tensor, source_pixel_values: torch.Tensor, interpolate_pos_encoding: bool
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Scaled queries and keys of each decoder block's cross-attention, float32 `(B, N or M, heads, head_dim)`."""
+        positions, source_positions = self.patch_positions(pixel_values), self.patch_positions(source_pixel_values)
+        target, source = (
+            self.encoder(self.patchify(view, interpolate_pos_encoding), where).last_hidden_state
+            for view, where in ((pixel_values, positions), (source_pixel_values, source_positions))
+        )
+        hidden_states, source, rotary, source_rotary = self.decoder.embed(
+            target, source, positions, source_positions, None
+        )
+        for layer in cast(Iterable[CroCoDecoderLayer], self.decoder.layers):
+            hidden_states = layer.attend_to_self(hidden_states, rotary)
+            yield layer.cross_queries_and_keys(hidden_states, source, rotary, source_rotary)
+            hidden_states = layer.attend_to_source(hidden_states, source, rotary, source_rotary)
 
 
 class CroCoForPreTraining(CroCoPreTrainedModel):
@@ -588,8 +394,11 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
                 are masked at random.
             generator (`torch.Generator`, *optional*):
                 Draws that mask; the global generator by default.
+
+        Raises:
+            ValueError: shapes that do not fit, or a mask that hides nothing.
         """
-        patches, _ = self.croco.patchify(pixel_values, interpolate_pos_encoding)
+        patches = self.croco.patchify(pixel_values, interpolate_pos_encoding)
         if bool_masked_pos is None:
             batch_size, num_patches = patches.shape[:2]
             ratio = self.config.mask_ratio
@@ -608,6 +417,8 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         (arXiv 2111.06377, section 4.1), with 1e-6 added to the variance.
         """
         wanted = patches[mask].float()
+        if not len(wanted):
+            raise ValueError("bool_masked_pos masks no patch, so there is nothing to predict.")
         if self.config.norm_pix_loss:
             mean, variance = wanted.mean(-1, keepdim=True), wanted.var(-1, keepdim=True)
             wanted = (wanted - mean) * (variance + _NORM_PIX_EPS).rsqrt()
@@ -623,17 +434,38 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         Returns:
             float32 of the shape of `pixel_values`, in its normalised units.
         """
-        patches = self.croco.patchify(pixel_values, interpolate_pos_encoding=True)[0].float()
+        patches = self.patchify(pixel_values).float()
         assert outputs.logits is not None and outputs.mask is not None
         predicted = outputs.logits.float()
         if self.config.norm_pix_loss:
             mean, variance = patches.mean(-1, keepdim=True), patches.var(-1, keepdim=True)
             predicted = predicted * (variance + _NORM_PIX_EPS).sqrt() + mean
         completed = torch.where(outputs.mask.unsqueeze(-1), predicted, patches)
-        size = self.config.patch_size
-        rows, columns = pixel_values.shape[2] // size, pixel_values.shape[3] // size
-        completed = completed.view(-1, rows, columns, size, size, self.config.num_channels)
-        return completed.permute(0, 5, 1, 3, 2, 4).reshape(pixel_values.shape)
+        return self.unpatchify(completed, (pixel_values.shape[2], pixel_values.shape[3]))
+
+    def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Views `(B, C, H, W)` of any size as patches `(B, N, patch_size**2 * C)`; see [`CroCoModel.patchify`]."""
+        return self.croco.patchify(pixel_values, interpolate_pos_encoding=True)
+
+    def unpatchify(self, patches: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """The views `(B, C, H, W)` that patches `(B, N, patch_size**2 * C)` were cut from.
+
+        Args:
+            patches: as `patchify` makes them.
+            size: height and width of the views in pixels; those of `config.image_size` by default.
+
+        Raises:
+            ValueError: there are not as many patches as a view of that size has, or their length is another.
+        """
+        side, channels = self.config.patch_size, self.config.num_channels
+        rows, columns = self.config.grid_size if size is None else (length // side for length in size)
+        if patches.shape[1:] != (rows * columns, side**2 * channels):
+            raise ValueError(
+                f"Patches of a view of {rows * side}x{columns * side} px should be of shape "
+                f"(batch_size, {rows * columns}, {side**2 * channels}), not {tuple(patches.shape)}."
+            )
+        views = patches.unflatten(2, (side, side, channels)).unflatten(1, (rows, columns))
+        return views.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 
 def random_mask(
