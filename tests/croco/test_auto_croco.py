@@ -35,6 +35,9 @@ whole = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
 assert type(whole).__name__ == "CroCoForPreTraining"
 processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
 assert processor.size["height"] == 32
+whole.save_pretrained(f"{folder}/again")  # what was loaded as remote code can be loaded as such once more
+again = AutoModelForPreTraining.from_pretrained(f"{folder}/again", trust_remote_code=True)
+assert all((weight == again.state_dict()[name]).all() for name, weight in whole.state_dict().items())
 assert not any(name.partition(".")[0] == "singlelife" for name in sys.modules)
 print("loaded")
 """
@@ -119,6 +122,16 @@ def test_processor_normalises_and_keeps_the_aspect_ratio():
     half = np.zeros((40, 80, 3), dtype=np.uint8)
     half[:, :20] = half[:, 60:] = 255  # outside of the centred square
     assert processor(half, return_tensors="pt").pixel_values[0, :, :, 3:-3].max() < 0
+    stretched = processor(half, crop_to_aspect=False, return_tensors="pt").pixel_values
+    assert stretched.shape == (1, 3, 32, 32)
+    assert stretched[0, :, :, :6].min() > 1
+
+    assert processor(image.convert("L"), size={"height": 16, "width": 48}, return_tensors="pt").pixel_values.shape == (
+        1,
+        3,
+        16,
+        48,
+    )
 
 
 @pytest.mark.parametrize(
@@ -126,6 +139,7 @@ def test_processor_normalises_and_keeps_the_aspect_ratio():
     [
         (torch.full((3, 32, 32), float("nan")), "Image 0 holds NaN"),
         (torch.full((3, 32, 32), float("inf")), "Image 0 holds NaN or infinite"),
+        (torch.zeros(5, 32, 32), r"shape \(5, 32, 32\) has no axis of 3 channels"),
     ],
 )
 def test_processor_refuses_bad_pixels(image, message):

@@ -35,7 +35,9 @@ class CroCoConfig(PreTrainedConfig):
         norm_pix_loss (`bool`): Whether the targets of the loss are normalised within each patch.
 
     Raises:
-        ValueError: the values do not make a model; the message names the fields.
+        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type, or the values together do not make a
+            model; the message names the fields and their values. As for every transformers config, values set later
+            are checked together when a model is built from them, or when they are saved.
 
     Example:
 
@@ -65,8 +67,8 @@ class CroCoConfig(PreTrainedConfig):
     initializer_range: float = 0.02
     qkv_bias: bool = True
     position_embedding_type: str = "rope"
-    rope_theta: float = 100.0
-    mask_ratio: float = 0.9
+    rope_theta: float | int = 100.0
+    mask_ratio: float | int = 0.9
     norm_pix_loss: bool = True
 
     @property
@@ -90,8 +92,11 @@ class CroCoConfig(PreTrainedConfig):
         for name in sizes + more:
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
-        sides = (self.image_size,) if isinstance(self.image_size, int) else tuple(self.image_size)
-        if len(sides) > 2 or any(side < 1 or side % self.patch_size for side in sides):
+        for name in ("layer_norm_eps", "rope_theta"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} should be positive, not {getattr(self, name)}.")
+        sides = (self.image_size,) * 2 if isinstance(self.image_size, int) else tuple(self.image_size)
+        if len(sides) != 2 or any(side < 1 or side % self.patch_size for side in sides):
             raise ValueError(
                 f"image_size {self.image_size} cannot be cut into patches: each side should be a positive multiple "
                 f"of patch_size {self.patch_size}."

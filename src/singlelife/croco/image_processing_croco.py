@@ -2,44 +2,69 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.processing_utils import ImagesKwargs
 
 from .configuration_croco import CroCoConfig
 
 
-class CroCoImageProcessor(TorchvisionBackend):
-    r"""Images to the `pixel_values` of [`CroCoModel`]: resized (antialiased), rescaled to [0, 1] and normalised.
+class CroCoImageProcessorKwargs(ImagesKwargs, total=False):
+    r"""
+    crop_to_aspect (`bool`):
+        Whether to cut the largest centred part of the aspect ratio of `size` out of an image before resizing it;
+        otherwise the image is stretched.
+    """
 
-    Takes what every transformers image processor takes: PIL images, arrays or tensors, one or a list. An image that is
-    not of the model's aspect ratio is resized so that its shorter side fits and cut around its centre.
+    crop_to_aspect: bool
+
+
+class CroCoImageProcessor(TorchvisionBackend):
+    r"""Images to the `pixel_values` of [`CroCoModel`]: cut, resized (antialiased), rescaled to [0, 1] and normalised.
+
+    Takes what every transformers image processor takes: PIL images, arrays or tensors, one or a list. Grey images and
+    images with transparency are made RGB. Each setting can be overridden in a call.
 
     Args:
         size (`dict`): `{"height", "width"}` of `pixel_values`, in pixels; the model's `image_size`.
+        crop_to_aspect (`bool`, defaults to `True`): cut the largest centred part of that aspect ratio out of an image
+            before resizing it; otherwise the image is stretched.
+        resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std: as in transformers.
 
     Raises:
-        ValueError: an image holds NaN or infinite values, or is not of three channels.
+        ValueError: an image holds NaN or infinite values, or cannot be made RGB.
     """
 
     config_class = CroCoConfig
+    valid_kwargs = CroCoImageProcessorKwargs
     resample = PILImageResampling.BICUBIC
     image_mean = IMAGENET_DEFAULT_MEAN
     image_std = IMAGENET_DEFAULT_STD
     size = {"height": 224, "width": 224}
+    crop_to_aspect = True
     do_convert_rgb = True
     do_resize = True
     do_rescale = True
     do_normalize = True
 
-    def _preprocess(self, images: list[torch.Tensor], *args: Any, **kwargs: Any):
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if isinstance(image, np.ndarray | torch.Tensor) and not {1, 3, 4} & {image.shape[0], image.shape[-1]}:
+            raise ValueError(
+                f"An image of shape {tuple(image.shape)} has no axis of 3 channels (or of 1 or 4, which are made 3), "
+                "first or last."
+            )
+        return super().process_image(image, *args, **kwargs)
+
+    def _preprocess(self, images: list[torch.Tensor], *args: Any, crop_to_aspect: bool = True, **kwargs: Any):
         for index, image in enumerate(images):
             if image.shape[0] != 3:
                 raise ValueError(f"Image {index} has {image.shape[0]} channels; CroCo takes three (RGB).")
             if image.is_floating_point() and not torch.isfinite(image).all():
                 raise ValueError(f"Image {index} holds NaN or infinite values.")
         size = kwargs["size"]
-        if kwargs["do_resize"]:
+        if kwargs["do_resize"] and crop_to_aspect:
             images = [center_crop_to_aspect(image, size.height, size.width) for image in images]
         return super()._preprocess(images, *args, **kwargs)
 
@@ -47,7 +72,7 @@ class CroCoImageProcessor(TorchvisionBackend):
 def center_crop_to_aspect(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
     """The largest centred part of an image `(C, H, W)` that has the aspect ratio of `height` to `width`."""
     scale = min(image.shape[-2] / height, image.shape[-1] / width)
-    crop_height, crop_width = round(height * scale), round(width * scale)
+    crop_height, crop_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (image.shape[-2] - crop_height) // 2, (image.shape[-1] - crop_width) // 2
     return image[..., top : top + crop_height, left : left + crop_width]
 

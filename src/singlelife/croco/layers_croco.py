@@ -48,8 +48,7 @@ class CroCoAttention(nn.Module):
 
         Fused implementations never hold the weights, so eager attention runs where they are asked for.
         """
-        asked_for = kwargs.get("output_attentions", self.config.output_attentions)
-        implementation = "eager" if asked_for else self.config._attn_implementation
+        implementation = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self,
