@@ -18,9 +18,7 @@ _VERTEX = np.dtype([("x", "<i2"), ("y", "<i2")])
 _LINE = np.dtype(
     [(name, "<u2") for name in ("start", "end", "flags", "special", "tag")] + [("right", "<i2"), ("left", "<i2")]
 )
-_SIDE = np.dtype(
-    [("x", "<i2"), ("y", "<i2"), ("upper", "S8"), ("lower", "S8"), ("middle", "S8"), ("sector", "<i2")]
-)
+_SIDE = np.dtype([("x", "<i2"), ("y", "<i2"), ("upper", "S8"), ("lower", "S8"), ("middle", "S8"), ("sector", "<i2")])
 _SECTOR = np.dtype(
     [("floor", "<i2"), ("ceiling", "<i2"), ("floor_picture", "S8"), ("ceiling_picture", "S8")]
     + [(name, "<i2") for name in ("light", "special", "tag")]
