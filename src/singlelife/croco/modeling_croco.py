@@ -289,7 +289,8 @@ class CroCoModel(CroCoPreTrainedModel):
             ValueError: shapes that do not fit.
         """
         patches = self.patchify(pixel_values, interpolate_pos_encoding)
-        visible, visible_positions = None, (positions := self.patch_positions(pixel_values))
+        positions = visible_positions = self.patch_positions(pixel_values)
+        visible = None
         if bool_masked_pos is not None:
             visible = visible_patches(bool_masked_pos, patches.shape[:2])
             patches = patches.gather(1, visible.unsqueeze(-1).expand(-1, -1, patches.shape[-1]))
