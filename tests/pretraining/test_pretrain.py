@@ -156,6 +156,20 @@ def test_accumulated_batches_make_the_same_steps(tmp_path: Path, finished_run: P
     assert max(abs(four[step] - one[step]) for step in one) < 1e-4
 
 
+def test_recomputed_activations_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
+    assert run(command(tmp_path / "run", "--gradient-checkpointing")) == 0
+    kept, recomputed = losses(finished_run), losses(tmp_path / "run")
+    assert max(abs(recomputed[step] - kept[step]) for step in kept) < 1e-4
+
+
+def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, finished_run: Path, command):
+    assert run(command(tmp_path / "run", mixed_precision="bf16")) == 0
+    full, mixed = losses(finished_run), losses(tmp_path / "run")
+    assert mixed != full
+    assert max(abs(mixed[step] - full[step]) for step in full) < 0.05
+    assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float32}
+
+
 def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, finished_run: Path, command):
     argv = command(tmp_path / "run", model=finished_run, max_steps=1, learning_rate=1e-12, validation_fraction=0)
     assert run(argv) == 0

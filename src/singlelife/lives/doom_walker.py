@@ -76,8 +76,9 @@ class Walker:
 
         velocity = (position - self._last)[:2]
         self._last = position
+        pace = float(np.hypot(*velocity))
         door = not self._pause and self._ways.next_to_door(position[:2] + 32 * way)
-        at_door = door and float(np.hypot(*velocity)) < 6
+        at_door = door and pace < 6
         facing_wall = float((state.depth_buffer[::4, ::4] < _NEAR).mean()) > 0.25
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
@@ -91,7 +92,8 @@ class Walker:
         facing_way = abs(_wrapped(heading - angle)) < 25
         use = door and facing_way and self._step - self._used > _TRIED  # again too soon would close it
         self._used = self._step if use else self._used
-        if self._stuck(position, way, state):
+        self._track = [] if self._pause else [*self._track[-24:], position]
+        if pace < 4 and self._stuck(position, way, state):
             self._path = self._path[:0]
         # Rounded, so that the last bit of a machine's cosine does not lead to another life.
         forward, right = push[0] * cos + push[1] * sin, push[0] * sin - push[1] * cos
@@ -116,10 +118,6 @@ class Walker:
 
     def _stuck(self, position: np.ndarray, way: np.ndarray, state: vzd.GameState) -> bool:
         """Whether there is no getting on; what is in the way is then kept in mind."""
-        if self._pause:
-            self._track = []
-            return False
-        self._track = [*self._track[-24:], position]
         if len(self._track) < 12 or np.linalg.norm(position - self._track[-12]) > 36:
             return False
         ahead = position[:2] + 32 * way

@@ -21,7 +21,7 @@ from singlelife.lives.doom_geometry import MapGeometry, depth_of_buffer
 from singlelife.lives.doom_map import DoomMap
 from singlelife.lives.doom_walker import Walker
 
-RENDERER_VERSION = 2  # part of the fingerprint of a life: raise it when the same source gives other frames
+RENDERER_VERSION = 3  # part of the fingerprint of a life: raise it when the same source gives other frames
 DEPTH_SCALE = 1 / 16  # map units per stored level
 WADS = ("freedoom1", "freedoom2")
 DEPTHS = ("none", "buffer", "exact")
@@ -62,10 +62,14 @@ class SimulatedSource:
     def __post_init__(self) -> None:
         if self.wad not in WADS or self.depth not in DEPTHS:
             raise LifeError(
-                f"A simulated life has a wad of {WADS} and depth of {DEPTHS}, not {self.wad}, {self.depth}."
+                f"A simulated life has a wad of {', '.join(WADS)} and a depth of {', '.join(DEPTHS)}; "
+                f"not wad {self.wad!r} with depth {self.depth!r}."
             )
-        if self.num_frames < 1 or self.tics_per_frame < 1:
-            raise LifeError("A simulated life has at least one frame, and at least one tic per frame.")
+        if self.num_frames < 1 or self.tics_per_frame < 1 or not 0 <= self.seed < 2**32:
+            raise LifeError(
+                "A simulated life has num_frames and tics_per_frame from 1, and a seed from 0 to 2^32 - 1; "
+                f"not {self.num_frames}, {self.tics_per_frame} and {self.seed}."
+            )
 
 
 @dataclass
@@ -130,7 +134,9 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 assert depth is not None
                 geometry.update_heights(state.sectors)
                 exact = geometry.depth(position, angle, camera, frame_size)
-                depth = np.where(np.abs(exact - depth) <= _tolerance(exact), exact, 0).astype(np.float32)
+                known = np.isfinite(exact)  # infinite is the sky
+                known[known] = np.abs(exact[known] - depth[known]) <= _tolerance(exact[known])
+                depth = np.where(known, exact, np.float32(0))
             yield SimulatedFrame(
                 image=_resize(_middle_square(state.screen_buffer), frame_size),
                 timestamp=timestamp,

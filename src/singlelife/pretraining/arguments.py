@@ -75,6 +75,7 @@ class PairArguments:
     max_gap: float = option(1.0, "longest time between the two frames, in seconds", metavar="S")
     crop_area_min: float = option(0.3, "smallest random crop, as a share of the frame's square", metavar="SHARE")
     crop_area_max: float = option(1.0, "largest random crop, as a share of the frame's square", metavar="SHARE")
+    crop_aspect: float = option(4 / 3, "most elongated random crop: width over height is from 1/X to X", metavar="X")
     shared_crop: bool = option(False, "cut both views with the same box (by default each has its own)")
     flip: bool = option(True, "mirror both views of half the pairs")
     color_jitter: float = option(

@@ -95,6 +95,7 @@ def pair_datasets(
             patch_size=patch_size,
             mask_ratio=mask_ratio,
             crop_area=(pairs.crop_area_min, pairs.crop_area_max),
+            crop_aspect=(1 / pairs.crop_aspect, pairs.crop_aspect),
             shared_crop=pairs.shared_crop,
             flip=flip,
         )

@@ -1,0 +1,212 @@
+"""A simulated life: the same every time, varied, with pose and depth that explain how its frames move."""
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from singlelife.errors import LifeError
+from singlelife.lives.registry import get_life
+from singlelife.lives.simulated import SimulatedFrame, SimulatedSource, intrinsics, render
+
+SIZE = 96
+NEAR = 32.0  # map units, 0.6 times the eye's height: a wall in the face
+
+
+@pytest.fixture(scope="module")
+def walk() -> list[SimulatedFrame]:
+    """The beginning of the life that alignment is measured on, with exact depth."""
+    source = get_life("sim_test").simulation
+    return list(render(replace(source, num_frames=400), SIZE))
+
+
+@pytest.fixture(scope="module")
+def buffer_walk() -> list[SimulatedFrame]:
+    """The same walk with the depth of the game's buffer."""
+    source = get_life("sim_test").simulation
+    return list(render(replace(source, num_frames=100, depth="buffer"), SIZE))
+
+
+def positions(frames: list[SimulatedFrame]) -> np.ndarray:
+    return np.stack([frame.pose[:3, 3] for frame in frames])
+
+
+def digest(frames: list[SimulatedFrame]) -> str:
+    sha = hashlib.sha256()
+    for frame in frames:
+        sha.update(frame.image.tobytes() + frame.pose.tobytes() + frame.depth.tobytes())
+        sha.update(repr((frame.timestamp, frame.frame_index)).encode())
+    return sha.hexdigest()
+
+
+def test_frames_have_the_promised_form(walk):
+    for index, frame in enumerate(walk):
+        assert frame.image.shape == (SIZE, SIZE, 3) and frame.image.dtype == np.uint8
+        assert frame.depth.shape == (SIZE, SIZE) and frame.depth.dtype == np.float32
+        assert np.isfinite(frame.depth).all() and (frame.depth >= 0).all()
+        assert frame.frame_index == index
+        assert frame.timestamp == pytest.approx(index * 2 / 35)
+        np.testing.assert_allclose(frame.intrinsics, [64, 76.8, 48, 48])
+
+
+def test_poses_are_level_rotations(walk):
+    for frame in walk:
+        rotation = frame.pose[:3, :3]
+        np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-12)
+        assert np.linalg.det(rotation) == pytest.approx(1)
+        np.testing.assert_allclose(rotation[:, 1], [0, 0, -1], atol=1e-12)  # the image's y is down
+        assert frame.pose[3].tolist() == [0, 0, 0, 1]
+
+
+def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
+    script = f"""
+import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
+from dataclasses import replace
+from singlelife.lives.registry import get_life
+from singlelife.lives.simulated import render
+from test_simulated import digest
+print(digest(list(render(replace(get_life("sim_test").simulation, num_frames=100, depth="buffer"), {SIZE}))))
+"""
+    other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == digest(buffer_walk)
+
+
+def test_the_kind_of_depth_changes_no_image(walk, buffer_walk):
+    for exact, buffer in zip(walk, buffer_walk, strict=False):
+        np.testing.assert_array_equal(exact.image, buffer.image)
+        np.testing.assert_array_equal(exact.pose, buffer.pose)
+
+
+def test_another_seed_walks_elsewhere():
+    source = SimulatedSource("freedoom1", "E1M1", num_frames=60)
+    first, second = (list(render(replace(source, seed=seed), 16)) for seed in (1, 2))
+    assert np.linalg.norm(positions(first)[-1] - positions(second)[-1]) > 50
+
+
+def test_the_walker_gets_around(walk):
+    track = positions(walk)
+    steps = np.linalg.norm(np.diff(track, axis=0), axis=1)
+    cells = {(int(x // 128), int(y // 128)) for x, y, _ in track}
+    assert len(cells) >= 30
+    assert 8 < steps.mean() < 20  # map units; the eye is 41 above the floor
+    assert (steps < 1).mean() < 0.2  # it stands, to look around, but not for long
+
+
+def test_the_walker_looks_around(walk):
+    """The eyes do not always point where the feet go, and what they see is not a wall in the face."""
+    steps = np.diff(positions(walk), axis=0)[:, :2]
+    forward = np.stack([frame.pose[:2, 2] for frame in walk])[:-1]
+    walking = np.linalg.norm(steps, axis=1) > 5
+    aside = (steps * forward).sum(axis=1)[walking] / np.linalg.norm(steps[walking], axis=1)
+    assert np.median(aside) > 0.8 and (aside < np.cos(np.radians(30))).mean() > 0.1
+    depth = np.stack([frame.depth for frame in walk])
+    assert ((depth > 0) & (depth < NEAR)).mean() < 0.09
+
+
+def test_frames_are_not_dark_and_differ(walk):
+    images = np.stack([frame.image for frame in walk]).astype(np.float32)
+    assert (images.reshape(len(images), -1).max(axis=1) > 40).all()
+    assert images.std(axis=(1, 2, 3)).mean() > 15
+    assert np.abs(images[4:] - images[:-4]).mean() > 8
+
+
+def test_exact_depth_agrees_with_the_game(walk, buffer_walk):
+    """Exact depth is left out where the game's own depth buffer says something else: that must be little."""
+    exact = np.stack([frame.depth for frame in walk[: len(buffer_walk)]])
+    buffer = np.stack([frame.depth for frame in buffer_walk])
+    not_sky = (buffer > 0) & (buffer < 1200)
+    assert not_sky.mean() > 0.5
+    assert (exact[not_sky] > 0).mean() > 0.93
+    error = np.abs(exact - buffer)[not_sky & (exact > 0)]
+    assert np.median(error) < 3.55  # half a level
+    assert (error < 8).mean() > 0.97
+
+
+def reprojection_error(first: SimulatedFrame, second: SimulatedFrame, pose: np.ndarray) -> tuple[float, float, float]:
+    """Mean absolute difference of `first` to `second` as seen from there, and to `second` as it is; share of pixels.
+
+    Where a point of the first image lies in the second is found from its depth and `pose`, the second's; points hidden
+    there are left out by the second's depth.
+    """
+    fx, fy, cx, cy = first.intrinsics
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    z = first.depth.astype(np.float64)
+    points = np.stack([(x - cx) / fx * z, (y - cy) / fy * z, z, np.ones_like(z)]).reshape(4, -1)
+    there = np.linalg.inv(pose) @ first.pose @ points
+    before = np.maximum(there[2], 1)  # points behind the camera are left out below
+    u, v = there[0] / before * fx + cx, there[1] / before * fy + cy
+    seen = (z.reshape(-1) > 0) & (there[2] > 8) & (u > 1) & (u < SIZE - 1) & (v > 1) & (v < SIZE - 1)
+    at = np.where(seen, v, 0).astype(int), np.where(seen, u, 0).astype(int)
+    seen &= np.abs(second.depth[at] - there[2]) < 4 + 0.03 * there[2]
+    grid = np.where(seen, np.stack([u, v]) / SIZE * 2 - 1, 0).T.reshape(1, 1, -1, 2)
+    picture = torch.from_numpy(second.image).permute(2, 0, 1).unsqueeze(0).double()
+    warped = torch.nn.functional.grid_sample(picture, torch.from_numpy(grid), align_corners=False)[0, :, 0].T.numpy()
+    target = first.image.reshape(-1, 3).astype(float)
+    same_place = second.image.reshape(-1, 3).astype(float)
+    return np.abs(target - warped)[seen].mean(), np.abs(target - same_place)[seen].mean(), seen.mean()
+
+
+def test_depth_and_pose_explain_the_motion_between_frames(walk):
+    """Frames four apart: better than no motion, and than the pose of the frame before or after."""
+    results = []
+    for index in range(20, 390, 10):
+        first, second = walk[index], walk[index + 4]
+        error, same_place, seen = reprojection_error(first, second, second.pose)
+        moved = np.linalg.norm(second.pose[:3, 3] - first.pose[:3, 3]) > 20
+        if moved and seen > 0.2:
+            early, late = (reprojection_error(first, second, walk[index + gap].pose)[0] for gap in (3, 5))
+            results.append((error, same_place, early, late))
+    assert len(results) > 15
+    error, same_place, early, late = np.mean(results, axis=0)
+    assert error < 0.5 * same_place
+    assert error < 0.8 * early
+    assert error < 0.8 * late
+
+
+def test_a_still_camera_does_not_move():
+    source = SimulatedSource("freedoom2", "MAP01", num_frames=120, still=True, depth="buffer")
+    frames = list(render(source, 48))
+    assert all((frame.pose == frames[0].pose).all() for frame in frames)
+    assert len({frame.timestamp for frame in frames}) == 120
+    images = np.stack([frame.image for frame in frames]).astype(np.float32)
+    assert np.abs(images - images[0]).mean() < 4
+
+
+def test_a_jump_to_another_place_is_a_cut_in_time():
+    """This walker steps into a teleporter within its first seconds."""
+    frames = list(render(SimulatedSource("freedoom1", "E3M7", seed=1, num_frames=60), 16))
+    gaps = np.diff([frame.timestamp for frame in frames])
+    jumps = np.linalg.norm(np.diff(positions(frames), axis=0), axis=1) > 100
+    assert jumps.any()
+    np.testing.assert_array_equal(gaps > 10, jumps)
+    np.testing.assert_allclose(gaps[~jumps], 2 / 35)
+
+
+def test_intrinsics_scale_with_the_frame():
+    np.testing.assert_allclose(intrinsics(240), [160, 192, 120, 120])
+    np.testing.assert_allclose(intrinsics(120) * 2, intrinsics(240))
+
+
+@pytest.mark.parametrize(
+    ("source", "size", "message"),
+    [
+        (SimulatedSource("freedoom2", "E1M1"), 96, "freedoom2.wad has no map 'E1M1'"),
+        (SimulatedSource("freedoom1", "E1M1"), 15, "16 to 240 px, not 15"),
+        (SimulatedSource("freedoom1", "E1M1"), 241, "16 to 240 px, not 241"),
+    ],
+)
+def test_what_cannot_be_rendered_is_said(source, size, message):
+    with pytest.raises(LifeError, match=message):
+        next(render(source, size))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"wad": "doom"}, {"depth": "true"}, {"num_frames": 0}, {"tics_per_frame": 0}, {"seed": -1}]
+)
+def test_a_wrong_source_is_refused(wrong):
+    with pytest.raises(LifeError, match=rf"not .*{next(iter(wrong.values()))}"):
+        SimulatedSource(**{"wad": "freedoom1", "map": "E1M1"} | wrong)
