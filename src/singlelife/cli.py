@@ -65,7 +65,9 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("life", help="a name that `singlelife lives` lists, or a new one with --video")
     command.add_argument("--video", nargs="+", metavar="PATH", help="files, folders or globs of your recording")
     command.add_argument("--strict", action="store_true", help="stop at a video that cannot be read")
-    command.add_argument("--workers", type=int, metavar="N", help="processes, one video each (default: all cores)")
+    command.add_argument(
+        "--workers", type=_positive, metavar="N", help="processes, one video each (default: all cores)"
+    )
     _add_cache_dir(command)
     command.set_defaults(run=_prepare)
 
@@ -93,14 +95,25 @@ def _parser() -> argparse.ArgumentParser:
         "shifted: two cuts of one frame (default: %(default)s)",
     )
     command.add_argument("--k", type=int, default=5, help="of the top k matches of each patch (default: %(default)s)")
-    command.add_argument("--num-pairs", type=int, default=384, metavar="N", help="default: %(default)s")
+    command.add_argument(
+        "--num-pairs", type=_positive, default=384, metavar="N", help="pairs to draw (default: %(default)s)"
+    )
     command.add_argument("--seed", type=int, default=0, help="of the pairs and the bootstrap (default: %(default)s)")
-    command.add_argument("--batch-size", type=int, default=64, metavar="N", help="default: %(default)s")
+    command.add_argument(
+        "--batch-size", type=_positive, default=64, metavar="N", help="pairs at once (default: %(default)s)"
+    )
     command.add_argument("--device", default="cpu", help="where the models run (default: %(default)s)")
     command.add_argument("--json", metavar="FILE", help="write all fields as JSON; - prints them instead of the table")
     _add_cache_dir(command)
     command.set_defaults(run=_cas)
     return parser
+
+
+def _positive(word: str) -> int:
+    number = int(word)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"should be at least 1, not {number}")
+    return number
 
 
 def _add_cache_dir(command: argparse.ArgumentParser) -> None:
@@ -146,6 +159,7 @@ def _train(words: list[str]) -> int:
 
 
 def _cas(arguments: argparse.Namespace) -> int:
+    import torch
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from singlelife.alignment.attention import load_model
@@ -154,6 +168,12 @@ def _cas(arguments: argparse.Namespace) -> int:
 
     disable_progress_bar()
     set_verbosity_error()
+    try:
+        torch.empty(0, device=arguments.device)
+    except (RuntimeError, AssertionError) as error:
+        raise SingleLifeError(f"--device {arguments.device} cannot be used here: {error}".splitlines()[0]) from error
+    if arguments.json not in (None, "-") and not Path(arguments.json).absolute().parent.is_dir():
+        raise SingleLifeError(f"--json {arguments.json}: there is no such folder to write into.")
     model_a = load_model(arguments.model_a, arguments.device)
     model_b = load_model(arguments.model_b, arguments.device)
     pairs = resolve_pair_set(

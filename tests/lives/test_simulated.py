@@ -6,6 +6,7 @@ import sys
 from dataclasses import replace
 
 import numpy as np
+import psutil
 import pytest
 import torch
 
@@ -73,6 +74,21 @@ print(digest(list(render(replace(get_life("sim_test").simulation, num_frames=100
 """
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == digest(buffer_walk)
+
+
+def test_a_killed_process_leaves_no_game_and_no_files(tmp_path):
+    script = """
+import os, signal, psutil
+from singlelife.lives.simulated import SimulatedSource, render
+next(frames := render(SimulatedSource("freedoom1", "E1M1"), 16))
+print(psutil.Process().children()[0].pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    killed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path)
+    assert killed.returncode == -9
+    psutil.wait_procs([psutil.Process(pid) for pid in [int(killed.stdout)] if psutil.pid_exists(pid)], timeout=20)
+    assert not psutil.pid_exists(int(killed.stdout))
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_kind_of_depth_changes_no_image(walk, buffer_walk):
@@ -147,6 +163,8 @@ def reprojection_error(first: SimulatedFrame, second: SimulatedFrame, pose: np.n
     warped = torch.nn.functional.grid_sample(picture, torch.from_numpy(grid), align_corners=False)[0, :, 0].T.numpy()
     target = first.image.reshape(-1, 3).astype(float)
     same_place = second.image.reshape(-1, 3).astype(float)
+    if not seen.any():
+        return np.nan, np.nan, 0.0
     return np.abs(target - warped)[seen].mean(), np.abs(target - same_place)[seen].mean(), seen.mean()
 
 

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 from huggingface_hub.errors import HfHubHTTPError
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoImageProcessor, AutoModel
 
 from singlelife.configs import config_names, hub_configs, read_yaml
@@ -86,7 +87,7 @@ def load_model(spec: str, device: str = "cpu") -> AttentionMapProvider:
         model, info = AutoModel.from_pretrained(
             spec, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         pickled = Path(spec).is_dir() and any(Path(spec).glob("*.bin")) and not any(Path(spec).glob("*.safetensors"))
         why = "it has only pickled weights, which can run code when they are loaded" if pickled else str(error)
         raise CheckpointError(f"The weights of {spec} cannot be loaded as safetensors: {why}.") from error

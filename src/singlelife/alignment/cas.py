@@ -44,13 +44,13 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 
     Args:
         logits: (..., N, M), any floating dtype.
-        k: 1 to M.
+        k: from 1 to M - 1; with all M, everything agrees.
 
     Raises:
         ValueError: k is out of range, or a logit is NaN.
     """
-    if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"k should be 1 to the number of source patches, {logits.shape[-1]}, not {k}.")
+    if not 1 <= k < logits.shape[-1]:
+        raise ValueError(f"k should be from 1 to less than the number of source patches, {logits.shape[-1]}; not {k}.")
     if torch.isnan(logits).any():
         raise ValueError("The logits hold NaN.")
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
@@ -124,12 +124,12 @@ class Truth:
     Attributes:
         matches: over all target patches with a known match, 0 to 1.
         large_shifts: over those whose match is not among the position map's top k, so that looking at the same place
-            never finds it; NaN if there are none.
+            never finds it; None if there are none.
         num_matches, num_large_shifts: how many patches that is.
     """
 
     matches: float
-    large_shifts: float
+    large_shifts: float | None
     num_matches: int
     num_large_shifts: int
 
@@ -152,7 +152,7 @@ def truth_agreement(top: torch.Tensor, true_match: torch.Tensor, position_top: t
     large = known & ~(position_top.unsqueeze(0) == true_match.unsqueeze(-1)).any(dim=-1)
     return Truth(
         matches=float(found[known].float().mean()),
-        large_shifts=float(found[large].float().mean()) if large.any() else float("nan"),
+        large_shifts=float(found[large].float().mean()) if large.any() else None,
         num_matches=int(known.sum()),
         num_large_shifts=int(large.sum()),
     )

@@ -104,9 +104,10 @@ class Comparison:
             f"they agree on {self.position_free.cas:.0%}."
         )
         truths = [reading.truth for reading in self.position_free_readings]
-        if truths[0] is None or truths[1] is None:
+        large_shifts = [truth.large_shifts for truth in truths if truth and truth.large_shifts is not None]
+        if len(large_shifts) < 2:
             return sentence
-        shares = " and ".join(f"{truth.large_shifts:.0%}" for truth in truths if truth)
+        shares = " and ".join(f"{share:.0%}" for share in large_shifts)
         return f"{sentence} Where the view shifts far, their top {self.k} hold the true match for {shares} of patches."
 
     @staticmethod
@@ -143,7 +144,7 @@ def compare(
     Models of different grids are compared on the coarser one.
 
     Args:
-        k: 1 to the number of patches compared.
+        k: from 1 to less than the number of patches compared.
         seed: of the bootstrap.
 
     Raises:
@@ -152,8 +153,8 @@ def compare(
     """
     models = (model_a, model_b)
     grid = min((model.grid for model in models), key=lambda grid: grid[0] * grid[1])
-    if not 1 <= k <= grid[0] * grid[1]:
-        raise PairSetError(f"k should be 1 to the number of patches, {grid[0] * grid[1]}, not {k}.")
+    if not 1 <= k < grid[0] * grid[1]:
+        raise PairSetError(f"k should be from 1 to less than the number of patches, {grid[0] * grid[1]}; not {k}.")
     logits = [resample(extract(model, pairs, batch_size, progress), model.grid, grid) for model in models]
     free = [position_free(each) for each in logits]
     position_top = top_k(position_map(grid, grid), k)

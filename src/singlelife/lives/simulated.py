@@ -7,6 +7,8 @@ against exact geometry, on a laptop without a network. A simulated life is never
 Frames show the view without head-up display, weapon and messages. There are no monsters and the walker cannot die.
 """
 
+import shlex
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import closing
@@ -32,6 +34,13 @@ _FOCAL = (_WIDTH / 2, 1.2 * _WIDTH / 2)  # px: the view is 90 degrees wide, and 
 _CUT_SECONDS = 60.0  # added to the time after a jump to another place, so that no pair crosses it
 _MAX_STEP = 80.0  # map units in one frame; more than that is a teleport
 _WARM_UP_TICS = 20  # until the view has settled at its height
+_START_ENGINE = """\
+import ctypes, os, signal, sys
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: end with the parent
+os.chdir(sys.argv[1])
+os.execv(sys.argv[2], sys.argv[2:])
+"""
 
 
 @dataclass(frozen=True)
@@ -157,7 +166,8 @@ def _wad(source: SimulatedSource) -> Path:
 
 def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
     game = vzd.DoomGame()
-    game.set_doom_config_path(str(Path(scratch) / "vizdoom.ini"))  # which it would write into the working directory
+    game.set_vizdoom_path(_engine(Path(scratch)))
+    game.set_doom_config_path(str(Path(scratch) / "vizdoom.ini"))
     game.set_doom_game_path(str(_wad(source)))
     game.set_doom_map(source.map)
     game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
@@ -192,6 +202,18 @@ def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
         game.close()
         raise LifeError(f"ViZDoom cannot start {source.wad} {source.map}: {error}") from error
     return game
+
+
+def _engine(scratch: Path) -> str:
+    """The program to run as the game: it writes into its working directory, and would outlive a killed parent."""
+    engine = Path(vzd.__file__).parent / "vizdoom"
+    if sys.platform == "win32":
+        return str(engine.with_suffix(".exe"))
+    start = scratch / "start"
+    command = [sys.executable, "-I", "-S", "-c", _START_ENGINE, str(scratch), str(engine)]
+    start.write_text(f'#!/bin/sh\nexec {shlex.join(command)} "$@"\n', encoding="utf-8")
+    start.chmod(0o700)
+    return str(start)
 
 
 def _enter_map(game: vzd.DoomGame) -> None:

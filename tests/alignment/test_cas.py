@@ -1,0 +1,168 @@
+"""The score against its definition, read off patch by patch, and the properties that a score must have."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singlelife.alignment.cas import (
+    cas,
+    overlap,
+    position_free,
+    position_map,
+    resample,
+    score,
+    top_k,
+    truth_agreement,
+)
+
+shapes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(2, 9), st.integers(0, 2**32 - 1))
+
+
+def logits_of(shape: tuple[int, int, int, int], levels: int | None = None) -> torch.Tensor:
+    """Random logits (pairs, N, M); with few `levels`, many of them are equal."""
+    pairs, rows, columns, seed = shape
+    generator = torch.Generator().manual_seed(seed)
+    if levels:
+        return torch.randint(levels, (pairs, rows, columns), generator=generator).float()
+    return torch.randn(pairs, rows, columns, generator=generator)
+
+
+def definition(a: torch.Tensor, b: torch.Tensor, k: int) -> float:
+    """|TopK_a(p) ∩ TopK_b(p)| / k, mean over pairs and patches; equal logits in the order of their columns."""
+
+    def top(row: list[float]) -> set[int]:
+        return set(sorted(range(len(row)), key=lambda column: (-row[column], column))[:k])
+
+    shares = [
+        len(top(row_a) & top(row_b)) / k
+        for pair_a, pair_b in zip(a.tolist(), b.tolist(), strict=True)
+        for row_a, row_b in zip(pair_a, pair_b, strict=True)
+    ]
+    return sum(shares) / len(shares)
+
+
+@given(shapes, st.integers(0, 2**32 - 1), st.data(), st.sampled_from([None, 3]))
+def test_score_is_its_definition(shape, other_seed, data, levels):
+    a, b = logits_of(shape, levels), logits_of((*shape[:3], other_seed), levels)
+    k = data.draw(st.integers(1, shape[2] - 1))
+    result = cas(a, b, k)
+    assert result.cas == pytest.approx(definition(a, b, k), abs=1e-6)
+    assert result.chance == k / shape[2]
+    assert result.low <= result.cas + 1e-9 and result.cas <= result.high + 1e-9
+    assert cas(b, a, k) == result
+
+
+@given(shapes, st.data())
+def test_a_model_agrees_with_itself_and_so_with_any_monotone_change_of_its_logits(shape, data):
+    logits = logits_of(shape)
+    k = data.draw(st.integers(1, shape[2] - 1))
+    assert cas(logits, logits.sigmoid().double() * 3 - 1, k).cas == 1
+    assert cas(logits, logits, k).adjusted == 1
+
+
+@given(shapes, st.data())
+def test_position_free_forgets_any_map_that_is_the_same_for_all_pairs(shape, data):
+    a, b = logits_of(shape), logits_of((*shape[:3], 1))
+    habit = 100 * logits_of((1, *shape[1:3], 2))
+    k = data.draw(st.integers(1, shape[2] - 1))
+    a, b = a.double(), b.double()  # large habits would round the rest of float32 logits
+    without = cas(position_free(a), position_free(b), k).cas
+    with_habit = [position_free(each + sign * habit) for each, sign in ((a, 1), (b, -1))]
+    assert cas(*with_habit, k).cas == pytest.approx(without)
+
+
+def test_independent_maps_score_chance():
+    a, b = logits_of((200, 64, 64, 0)), logits_of((200, 64, 64, 1))
+    result = cas(a, b, 5)
+    assert result.chance == 5 / 64
+    assert abs(result.adjusted) < 0.005
+    assert result.low < result.chance < result.high
+
+
+def test_adjusted_is_zero_by_chance_and_one_in_agreement():
+    assert score(torch.full((10,), 0.25), 0.25).adjusted == 0
+    assert score(torch.ones(10), 0.25).adjusted == 1
+    assert score(torch.zeros(10), 0.25).adjusted == pytest.approx(-1 / 3)
+
+
+@given(st.integers(0, 1000))
+def test_bootstrap_interval_is_that_of_resampled_pairs(seed):
+    """Against the normal interval, which holds for so many values."""
+    values = torch.rand(400, generator=torch.Generator().manual_seed(seed))
+    result = score(values, 0.1, seed)
+    half = 1.96 * float(values.std()) / math.sqrt(len(values))
+    assert result.low == pytest.approx(result.cas - half, abs=0.15 * half)
+    assert result.high == pytest.approx(result.cas + half, abs=0.15 * half)
+    assert score(values, 0.1, seed) == result
+
+
+def test_overlap_counts_what_two_lists_share_in_any_order():
+    a, b = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([[2, 0, 9], [8, 7, 6]])
+    assert overlap(a, b).tolist() == pytest.approx([2 / 3, 0])
+
+
+@pytest.mark.parametrize("k", [0, 4])
+def test_k_out_of_range_is_refused(k):
+    with pytest.raises(ValueError, match=f"less than the number of source patches, 4; not {k}"):
+        top_k(torch.zeros(2, 3, 4), k)
+
+
+def test_wrong_logits_are_refused():
+    with pytest.raises(ValueError, match="NaN"):
+        top_k(torch.tensor([[0.0, float("nan")]]), 1)
+    with pytest.raises(ValueError, match="shape"):
+        cas(torch.zeros(2, 3, 4), torch.zeros(2, 4, 3), 1)
+
+
+def test_position_map_looks_at_the_nearest_patches():
+    top = top_k(position_map((8, 8), (8, 8)), 5)
+    assert top[:, 0].tolist() == list(range(64))  # the same place first
+    assert set(top[27].tolist()) == {27, 19, 35, 26, 28}  # then above, below, left, right
+    assert set(top_k(position_map((8, 8), (4, 4)), 1)[[0, 1, 8, 9], 0].tolist()) == {0}
+    wide = top_k(position_map((2, 4), (2, 4)), 3)  # on the unit square, columns are closer together than rows
+    assert set(wide[1].tolist()) == {0, 1, 2}
+
+
+def test_resampled_logits_look_at_the_same_place():
+    fine = position_map((8, 8), (8, 8)).unsqueeze(0)
+    coarse = resample(fine, (8, 8), (4, 4))
+    assert coarse.shape == (1, 16, 16)
+    assert top_k(coarse, 1)[0, :, 0].tolist() == list(range(16))
+    assert resample(fine, (8, 8), (8, 8)) is fine
+
+
+@given(st.integers(2, 6), st.integers(2, 6), st.integers(0, 1000))
+def test_resampling_keeps_what_is_linear_in_place(rows, columns, seed):
+    """Halving both grids averages neighbours, so logits that are linear in place keep their values at the centres."""
+    weights = np.random.default_rng(seed).normal(size=(2, 2))
+
+    def linear(grid: tuple[int, int]) -> torch.Tensor:
+        y, x = np.meshgrid(*[(np.arange(count) + 0.5) / count for count in grid], indexing="ij")
+        places = np.stack([y.ravel(), x.ravel()], axis=-1)
+        return torch.from_numpy((places @ weights) @ np.ones((2, len(places))) + (places @ weights[::-1]).sum(1))[None]
+
+    fine, coarse = (4 * rows, 4 * columns), (2 * rows, 2 * columns)
+    got = resample(linear(fine), fine, coarse).reshape(*coarse, *coarse)
+    inside = np.s_[1:-1, 1:-1, 1:-1, 1:-1]  # the antialiasing filter is cut off at the border
+    torch.testing.assert_close(got[inside], linear(coarse).reshape(*coarse, *coarse)[inside])
+
+
+def test_truth_counts_known_matches_and_those_far_from_the_same_place():
+    position_top = torch.tensor([[0, 1], [1, 0], [2, 1], [3, 2]])
+    top = torch.tensor([[[0, 3], [3, 2], [1, 0], [3, 0]], [[1, 2], [1, 2], [1, 2], [1, 2]]])
+    true_match = torch.tensor([[0, 3, 3, -1], [-1, -1, -1, 0]])
+    truth = truth_agreement(top, true_match, position_top)
+    assert (truth.num_matches, truth.num_large_shifts) == (4, 3)  # of the four, the first is at its own place
+    assert truth.matches == pytest.approx(2 / 4)
+    assert truth.large_shifts == pytest.approx(1 / 3)
+
+
+def test_truth_is_none_where_nothing_is_known():
+    position_top = torch.tensor([[0], [1]])
+    assert truth_agreement(torch.tensor([[[0], [1]]]), torch.tensor([[-1, -1]]), position_top) is None
+    near = truth_agreement(torch.tensor([[[0], [1]]]), torch.tensor([[0, 1]]), position_top)
+    assert near.matches == 1 and near.large_shifts is None and near.num_large_shifts == 0

@@ -1,0 +1,165 @@
+"""Pair sets: what the views show, and where the truth says that a patch is seen again."""
+
+import numpy as np
+import pytest
+import torch
+
+from singlelife.alignment.cas import position_map, top_k
+from singlelife.alignment.pair_sets import PairSet, _Geometry, make_pair_set, resolve_pair_set
+from singlelife.errors import LifeError, PairSetError
+from singlelife.lives.transforms import crop_and_resize
+
+GRID = (8, 8)
+
+
+@pytest.fixture(scope="module", params=["plain", "zoomed", "shifted"])
+def pairs(request, sim_test) -> PairSet:
+    return make_pair_set(sim_test, views=request.param, num_pairs=48, seed=3)
+
+
+def test_pairs_have_the_promised_form(pairs):
+    assert len(pairs) == 48
+    for views in (pairs.target, pairs.source):
+        assert views.shape == (48, 3, 64, 64) and views.dtype == torch.uint8
+    match = pairs.true_match(GRID)
+    assert match.shape == (48, 64) and match.dtype == torch.int64
+    assert match.min() == -1 and match.max() <= 63
+
+
+def test_the_same_arguments_give_the_same_pairs_and_others_do_not(pairs, sim_test):
+    views = pairs.provenance["views"]
+    again = make_pair_set(sim_test, views=views, num_pairs=48, seed=3)
+    assert again.hash == pairs.hash and again.provenance == pairs.provenance
+    torch.testing.assert_close(again.true_match(GRID), pairs.true_match(GRID))
+    assert make_pair_set(sim_test, views=views, num_pairs=48, seed=4).hash != pairs.hash
+    assert make_pair_set(sim_test, views=views, num_pairs=47, seed=3).hash != pairs.hash
+
+
+def test_frames_of_a_pair_are_a_moment_apart_and_the_camera_moved(pairs, sim_test):
+    frames = np.array(pairs.provenance["frames"])
+    if pairs.provenance["views"] == "shifted":
+        assert (frames[:, 0] == frames[:, 1]).all()
+        return
+    gaps = np.abs(sim_test.timestamps[frames[:, 0]] - sim_test.timestamps[frames[:, 1]])
+    assert gaps.min() >= 2 / 17.5 - 1e-6 and gaps.max() <= 8 / 17.5 + 1e-6
+    poses = sim_test.poses(frames.reshape(-1)).reshape(-1, 2, 4, 4)
+    moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
+    turned = np.degrees(np.arccos(np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2]).clip(-1, 1)))
+    assert ((moved >= 16) | (turned >= 4 - 1e-6)).all()
+
+
+def patch_colors(views: torch.Tensor) -> torch.Tensor:
+    """Mean color of each patch, (P, 64, 3)."""
+    return torch.nn.functional.avg_pool2d(views.float(), 8).flatten(2).transpose(1, 2)
+
+
+def test_a_true_match_looks_like_the_target_patch_and_other_patches_do_not(pairs):
+    match = pairs.true_match(GRID)
+    known = match >= 0
+    assert known.float().mean() > (0.3 if pairs.provenance["views"] == "plain" else 0.1)
+    target, source = patch_colors(pairs.target), patch_colors(pairs.source)
+    rows = torch.arange(len(pairs)).unsqueeze(1)
+    there = (target - source[rows, match.clamp(min=0)]).abs().mean(-1)[known].mean()
+    same_place = (target - source).abs().mean(-1)[known].mean()
+    elsewhere = (target - source[rows, match.clamp(min=0).roll(1, 0)]).abs().mean(-1)[known].mean()
+    assert there < 0.75 * same_place
+    assert there < 0.5 * elsewhere
+
+
+def test_shifted_views_have_matches_far_from_the_same_place(sim_test):
+    match = make_pair_set(sim_test, views="shifted", num_pairs=48).true_match(GRID)
+    near = (top_k(position_map(GRID, GRID), 5).unsqueeze(0) == match.unsqueeze(-1)).any(-1)
+    assert ((match >= 0) & ~near).sum() > 500
+
+
+def cut(left: int, top: int, side: int) -> list[int]:
+    return [top, left, side, side]
+
+
+def pair_set(boxes: list[list[int]], geometry: _Geometry | None = None, same_frame: bool = False) -> PairSet:
+    views = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
+    return PairSet("drawn", views, views, {}, np.array([boxes]), geometry, same_frame)
+
+
+def test_matches_of_two_cuts_of_one_frame():
+    """Cuts of 40 px, the source's 10 px further right and 20 px higher: a patch lies one left and two further down."""
+    match = pair_set([cut(10, 30, 40), cut(20, 10, 40)], same_frame=True).true_match((4, 4))[0].reshape(4, 4)
+    expected = torch.full((4, 4), -1)
+    for row in range(4):
+        for column in range(4):
+            if row + 2 < 4 and column - 1 >= 0:
+                expected[row, column] = (row + 2) * 4 + column - 1
+    assert match.tolist() == expected.tolist()
+
+
+def wall(depths: tuple[float, float], source_pose: np.ndarray) -> _Geometry:
+    """Two cameras of 64 px, focal length 32, before a flat wall that is `depths` away from each."""
+    depth = np.stack([np.full((64, 64), each, dtype=np.float32) for each in depths])[None]
+    intrinsics = np.tile([32.0, 32.0, 32.0, 32.0], (1, 2, 1))
+    return _Geometry(depth, np.stack([np.eye(4), source_pose])[None], intrinsics)
+
+
+def pose(x: float = 0, y: float = 0, z: float = 0) -> np.ndarray:
+    matrix = np.eye(4)
+    matrix[:3, 3] = x, y, z
+    return matrix
+
+
+def test_matches_follow_a_camera_that_steps_aside():
+    """One unit to the right before a wall 4 away: all moves by 32 * 1 / 4 = 8 px, a patch, to the left."""
+    frame = cut(0, 0, 64)
+    match = pair_set([frame, frame], wall((4, 4), pose(x=1))).true_match(GRID)[0].reshape(8, 8)
+    index = torch.arange(64).reshape(8, 8)
+    assert (match[:, 0] == -1).all()
+    assert (match[:, 1:] == index[:, :-1]).all()
+
+
+def test_matches_follow_a_camera_that_steps_back():
+    """From 4 to 8 before the wall: the target's wall fills the middle quarter of the source."""
+    frame = cut(0, 0, 64)
+    match = pair_set([frame, frame], wall((4, 8), pose(z=-4))).true_match(GRID)[0].reshape(8, 8)
+    rows, columns = match // 8, match % 8
+    assert rows.min() == columns.min() == 2 and rows.max() == columns.max() == 5
+    assert (rows[::2] == rows[1::2]).all()
+
+
+def test_what_is_hidden_or_of_unknown_depth_has_no_match():
+    frame = cut(0, 0, 64)
+    assert (pair_set([frame, frame], wall((4, 2), pose(x=1))).true_match(GRID) == -1).all()  # something is in front
+    assert (pair_set([frame, frame], wall((0, 4), pose(x=1))).true_match(GRID) == -1).all()
+    assert (pair_set([frame, frame], wall((4, 0), pose(x=1))).true_match(GRID) == -1).all()
+    assert (pair_set([frame, frame]).true_match(GRID) == -1).all()  # no geometry at all
+
+
+def test_views_are_the_cuts_that_the_matches_are_computed_for(pairs, sim_test):
+    frames = np.array(pairs.provenance["frames"])
+    for index in (0, 17):
+        for view, column in ((pairs.target, 0), (pairs.source, 1)):
+            image = sim_test.decode(frames[index, [column]])[0]
+            again = crop_and_resize(image, tuple(pairs._boxes[index, column]), 64)
+            torch.testing.assert_close(view[index], again)
+
+
+def test_a_still_life_measures_nothing(sim_still):
+    with pytest.raises(PairSetError, match="The camera of the life sim_still hardly moves"):
+        make_pair_set(sim_still, num_pairs=8)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"views": "sharp"}, "plain, zoomed, shifted views, not 'sharp'"),
+        ({"num_pairs": 0}, "at least one pair, not 0"),
+        ({"min_gap": 60.0, "max_gap": 61.0}, "No pairs can be drawn from the life sim_test"),
+    ],
+)
+def test_what_cannot_be_drawn_is_said(sim_test, wrong, message):
+    with pytest.raises(PairSetError, match=message):
+        make_pair_set(sim_test, **wrong)
+
+
+def test_pairs_come_from_a_name_or_the_folder_of_a_prepared_life(sim_test):
+    settings = {"views": "plain", "num_pairs": 8, "seed": 0, "image_size": 64}
+    assert resolve_pair_set(str(sim_test.path), **settings).hash == make_pair_set(sim_test, num_pairs=8).hash
+    with pytest.raises(LifeError, match="sim_test"):
+        resolve_pair_set("sim_tets", **settings)

@@ -1,0 +1,145 @@
+"""The command line as a user types it: what it prints, where, and with which exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from singlelife import __version__
+from singlelife.cli import main
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.lives.registry import life_names
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        config = CroCoConfig(
+            image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
+            intermediate_size=64, decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
+            decoder_intermediate_size=64,
+        )  # fmt: skip
+        CroCoForPreTraining(config).save_pretrained(folder / f"run_{seed}")
+        CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder / f"run_{seed}")
+    return [str(folder / "run_1"), str(folder / "run_2")]
+
+
+@pytest.fixture(scope="module")
+def pairs(sim_test) -> str:
+    """The folder of a short prepared life."""
+    return str(sim_test.path)
+
+
+def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "singlelife.cli", *words], capture_output=True, text=True, cwd=cwd)
+
+
+def test_help_teaches_and_takes_no_torch(tmp_path):
+    result = singlelife("--help")
+    assert result.returncode == 0
+    for command in ("lives", "prepare", "train", "cas"):
+        assert command in result.stdout
+    assert "singlelife train --life sim_1" in result.stdout
+    script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
+    loaded = subprocess.run(
+        [sys.executable, "-c", f"{script}sys.exit('torch' in sys.modules)"], capture_output=True, cwd=tmp_path
+    )
+    assert loaded.returncode == 0
+
+
+@pytest.mark.parametrize("command", ["lives", "prepare", "train", "cas"])
+def test_every_command_has_help(command, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main([command, "--help"])
+    assert stop.value.code == 0
+    name = "train.py" if command == "train" else f"singlelife {command}"
+    assert name in capsys.readouterr().out
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"singlelife {__version__}\n"
+
+
+def test_lives_are_listed(capsys):
+    assert main(["lives"]) == 0
+    out = capsys.readouterr().out
+    for name in life_names():
+        assert name in out
+
+
+def test_a_video_is_prepared_and_then_found_ready(tmp_path, capsys, monkeypatch):
+    clip = Path(__file__).parent / "data" / "highway_2s.mp4"
+    command = ["prepare", "drive", "--video", str(clip), "--cache-dir", str(tmp_path)]
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert said.startswith("drive: ") and "frames of 1 video(s) in" in said
+    assert main(command) == 0
+    assert capsys.readouterr().out == said
+    assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_cas_prints_a_table_and_all_fields(models, pairs, tmp_path):
+    words = ("cas", *models, "--pairs", pairs, "--num-pairs", "16", "--k", "2")
+    shown = singlelife(*words, "--json", "scores.json", cwd=tmp_path)
+    assert shown.returncode == 0, shown.stderr
+    assert "CAS of A and B" in shown.stdout and "16 pairs of sim_test/plain" in shown.stdout
+    assert "Warning" not in shown.stderr and "Traceback" not in shown.stderr
+    fields = json.loads((tmp_path / "scores.json").read_text())
+    assert fields["models"] == models and fields["k"] == 2 and fields["raw"]["chance"] == 2 / 16
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.json"]
+    printed = singlelife(*words, "--json", "-", cwd=tmp_path)
+    assert json.loads(printed.stdout) == fields
+
+
+def test_cas_of_a_model_with_itself_is_one(models, pairs, capsys):
+    assert main(["cas", models[0], models[0], "--pairs", pairs, "--num-pairs", "8", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["raw"]["cas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train"], "Whose life?"),
+        (["train", "--life", "sim_l"], "sim_1"),
+        (["train", "--life", "sim_1", "--max-step", "5"], "--max-steps"),
+        (["prepare", "sim_l"], "sim_1"),
+        (["prepare", "me", "--video", "no_such.mp4"], "no_such.mp4"),
+        (["prepare", "../me", "--video", "x.mp4"], "../me"),
+        (["cas", "none", "untrained:tiny"], "There is no model none"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--k", "64"], "k should be"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--json", "/no/such/x"], "/no/such/x"),
+    ],
+)
+def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, capsys):
+    assert main([word.format(pairs=pairs) for word in words]) == 2
+    streams = capsys.readouterr()
+    last = streams.err.strip().splitlines()[-1]
+    assert last.startswith("singlelife: ") and message in last
+    assert not streams.out
+
+
+@pytest.mark.parametrize(
+    "words",
+    [[], ["lifes"], ["cas", "a"], ["cas", "a", "b", "--views", "sharp"], ["cas", "a", "b", "--num-pairs", "0"]],
+)
+def test_a_wrong_command_line_shows_the_usage(words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        main(words)
+    assert stop.value.code == 2
+    assert "usage: singlelife" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    result = subprocess.run(
+        f"{sys.executable} -m singlelife.cli lives | head -1", shell=True, capture_output=True, text=True
+    )
+    assert result.returncode == 0 and not result.stderr
