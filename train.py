@@ -7,13 +7,9 @@
 Exits with 0 at the end of the run, 2 on what the user can put right, 128 + the signal's number when stopped.
 """
 
-import os
 import sys
 
-# Before torch loads OpenMP: threads that spin while they wait make every step several times slower as soon as anything
-# else on the machine, the run's own loader workers included, wants a core.
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")
-
+from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError
 from singlelife.pretraining.arguments import parse_arguments
 
@@ -22,6 +18,7 @@ def main() -> int:
     """Read the command line, run, and return the exit code."""
     try:
         arguments = parse_arguments()
+        settle_cpu()
         from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
 
         return pretrain(arguments)

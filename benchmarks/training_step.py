@@ -12,7 +12,6 @@ Products and steps alternate, so that a change of the machine's speed meets both
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -20,7 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py does, before torch loads OpenMP
+from singlelife.cpu import settle_cpu
+
+settle_cpu()  # as train.py does
 
 import torch
 from tqdm import tqdm

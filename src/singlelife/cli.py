@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -149,10 +148,11 @@ def _prepare(arguments: argparse.Namespace) -> int:
 
 
 def _train(words: list[str]) -> int:
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # as train.py says
+    from singlelife.cpu import settle_cpu
     from singlelife.pretraining.arguments import parse_arguments
 
     arguments = parse_arguments(words)
+    settle_cpu()
     from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
 
     return pretrain(arguments)
