@@ -39,7 +39,8 @@ def _register_models(ours: ModuleType) -> None:
 def _register_image_processor(ours: ModuleType) -> None:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
-    AutoImageProcessor.register(ours.CroCoConfig, ours.CroCoImageProcessor, exist_ok=True)
+    by_backend = {"torchvision": ours.CroCoImageProcessor}
+    AutoImageProcessor.register(ours.CroCoConfig, image_processor_classes=by_backend, exist_ok=True)
 
 
 for _auto in _OURS:

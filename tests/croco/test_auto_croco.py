@@ -76,8 +76,15 @@ def test_auto_classes_know_croco(checkpoint):
 @pytest.mark.parametrize("line", ["from transformers import AutoModel", "import singlelife.croco.modeling_croco"])
 def test_the_order_of_imports_does_not_matter(checkpoint, line):
     folder, _ = checkpoint
-    code = f"{line}\nimport singlelife\nfrom transformers import AutoModel\nAutoModel.from_pretrained({str(folder)!r})"
-    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
+    code = f"""
+{line}
+import singlelife
+from transformers import AutoImageProcessor, AutoModel
+AutoModel.from_pretrained({str(folder)!r})
+AutoImageProcessor.from_pretrained({str(folder)!r})
+"""
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
 
 
 def test_importing_the_package_imports_no_torch():
