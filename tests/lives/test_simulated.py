@@ -179,7 +179,7 @@ def test_depth_and_pose_explain_the_motion_between_frames(walk):
             early, late = (reprojection_error(first, second, walk[index + gap].pose)[0] for gap in (3, 5))
             results.append((error, same_place, early, late))
     assert len(results) > 15
-    error, same_place, early, late = np.mean(results, axis=0)
+    error, same_place, early, late = np.nanmean(results, axis=0)  # nan where a wrong pose leaves nothing in view
     assert error < 0.5 * same_place
     assert error < 0.8 * early
     assert error < 0.8 * late

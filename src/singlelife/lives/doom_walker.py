@@ -82,8 +82,10 @@ class Walker:
         facing_wall = float((state.depth_buffer[::4, ::4] < _NEAR).mean()) > 0.25
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
-        self._turn = 0.75 * self._turn + 0.25 * min(max(0.2 * error, -9.0), 9.0)
-        wish = 0.0 if self._pause else (16 + 2 * self._random.normal()) * max(0.4, bend)
+        self._turn = 0.8 * self._turn + 0.2 * min(max(0.12 * error, -5.0), 5.0)
+        # One slows down in bends, and for what lies aside of where one looks, but for a glance.
+        ease = max(0.5, min(bend, math.cos(math.radians(0.0 if self._gaze else heading - angle))))
+        wish = 0.0 if self._pause else (16 + 2 * self._random.normal()) * ease
         self._speed = 0.8 * self._speed + 0.2 * wish
         # Feet correct what momentum does, so that one gets around corners: the game's floors are slippery.
         push = _PUSH * (self._speed * way + 1.5 * (self._speed * way - velocity))
@@ -106,15 +108,15 @@ class Walker:
         if self._pause:
             self._pause -= 1
         elif random.random() < 1 / 500 and not facing_wall:
-            self._pause, self._glance = int(random.integers(20, 45)), 0
+            self._pause, self._glance = int(random.integers(30, 70)), 0
         if self._glance and not facing_wall:
             self._glance -= 1
-        elif random.random() < (1 / 12 if self._pause else 1 / 90):
+        elif random.random() < (1 / 20 if self._pause else 1 / 150):
             widest = 150 if self._pause else 80
-            self._gaze, self._glance = random.uniform(-widest, widest), int(random.integers(10, 25))
+            self._gaze, self._glance = random.uniform(-widest, widest), int(random.integers(15, 35))
         else:
             self._gaze, self._glance = 0.0, 0
-        self._wander = 0.97 * self._wander + 4 * random.normal()
+        self._wander = 0.98 * self._wander + 1.5 * random.normal()
 
     def _stuck(self, position: np.ndarray, way: np.ndarray, state: vzd.GameState) -> bool:
         """Whether there is no getting on; what is in the way is then kept in mind."""
