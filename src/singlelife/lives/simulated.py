@@ -34,7 +34,7 @@ _FOCAL = (_WIDTH / 2, 1.2 * _WIDTH / 2)  # px: the view is 90 degrees wide, and 
 _CUT_SECONDS = 60.0  # added to the time after a jump to another place, so that no pair crosses it
 _MAX_STEP = 80.0  # map units in one frame; more than that is a teleport
 _WARM_UP_TICS = 20  # until the view has settled at its height
-# The game is dark, with a mean level of 0.16; a camera would open its aperture. Keeps 0 and 1, twice as bright between.
+# The game is dark, at a mean level of 0.16; a camera would open its aperture. Up to 2.5 times brighter.
 _EXPOSURE = np.round(255 * (1 - (1 - np.arange(256) / 255) ** 2.5)).astype(np.uint8)
 _START_ENGINE = """\
 import ctypes, os, signal, sys
