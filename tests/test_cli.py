@@ -1,6 +1,7 @@
 """The command line as a user types it: what it prints, where, and with which exit code."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,29 @@ def test_lives_are_listed(capsys):
     out = capsys.readouterr().out
     for name in life_names():
         assert name in out
+
+
+def test_a_life_is_explained_and_where_it_stands(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "recordings"))
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
+
+    def shown(*words: str) -> str:
+        assert main(["lives", *words]) == 0
+        return capsys.readouterr().out
+
+    def row() -> str:
+        return next(line for line in shown().splitlines() if line.startswith("ald_2"))
+
+    assert row().endswith("-")
+    explained = shown("show", "ald_2")
+    assert str(tmp_path / "recordings" / "ald_2") in explained and "singlelife-ald2" in explained
+    (tmp_path / "recordings" / "ald_2").mkdir(parents=True)
+    shutil.copy(Path(__file__).parent / "data" / "highway_2s.mp4", tmp_path / "recordings" / "ald_2")
+    assert row().endswith("videos")
+    assert main(["prepare", "ald_2"]) == 0
+    capsys.readouterr()
+    assert row().endswith("prepared")
+    assert str(tmp_path / "cache") in shown("show", "ald_2")
 
 
 def test_a_video_is_prepared_and_then_found_ready(tmp_path, capsys, monkeypatch):

@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from singlelife.configs import config_names
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives import registry
-from singlelife.lives.registry import Life, find_videos, get_life, life_names
+from singlelife.lives.registry import Life, find_videos, get_life, life_names, registered_life
 
 
 def test_simulated_lives_are_registered_each_with_its_own_map():
-    lives = [get_life(name) for name in life_names()]
+    lives = [registered_life(name) for name in life_names()]
     walks = [life for life in lives if life.kind == "simulated" and not life.simulation.still]
     assert {f"sim_{number}" for number in range(1, 9)} | {"sim_test", "sim_still"} <= set(life_names())
     assert len({(life.simulation.wad, life.simulation.map) for life in walks}) == len(walks)
@@ -23,8 +23,9 @@ def test_simulated_lives_are_registered_each_with_its_own_map():
 
 
 def test_what_a_registered_life_says_of_itself_is_true():
-    for life in map(get_life, life_names()):
-        assert life.description and life.license and life.dataset
+    for life in map(registered_life, life_names()):
+        assert life.description and life.license and life.dataset and life.access
+        assert life.simulation is not None or life.source
         assert life.train in config_names("train")
         if life.simulation is not None:
             assert life.frame_rate * life.simulation.tics_per_frame == 35  # the game's clock, in Hz
@@ -68,11 +69,34 @@ def test_a_recording_needs_its_video(tmp_path):
         get_life("sim_1", [tmp_path])
 
 
+def test_the_lives_of_the_paper_are_registered():
+    names = {f"{data_set}_{number}" for data_set, count in (("hdepic", 8), ("wt", 8), ("ald", 4))
+             for number in range(1, count + 1)}  # fmt: skip
+    assert names <= set(life_names())
+    assert all(registered_life(name).train == "base" for name in names)
+    assert registered_life("wt_3").repository_name == "singlelife-wt3"
+    assert registered_life("sim_still").repository_name == "singlelife-sim-still"
+
+
+@pytest.mark.parametrize("name", ["ald_1", "my_week"])
+def test_a_folder_of_a_lifes_name_holds_its_videos(tmp_path, monkeypatch, name):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    (tmp_path / name / "monday").mkdir(parents=True)
+    with pytest.raises(LifeError, match=rf"{name}.*has no video here.*folder {tmp_path / name}, or name them"):
+        get_life(name)
+    (tmp_path / name / "monday" / "morning.mp4").touch()
+    (tmp_path / "other.mp4").touch()
+    assert get_life(name).videos == (str(tmp_path / name / "monday" / "morning.mp4"),)
+    assert get_life(name, [tmp_path / "other.mp4"]).videos == (str(tmp_path / "other.mp4"),)
+
+
 def test_a_registered_recording_says_how_to_get_it(tmp_path, monkeypatch):
-    content = "lives: {tour: {kind: video, source: Ask the city for its film.}}"
-    with_config(tmp_path, monkeypatch, content)
+    with_config(tmp_path, monkeypatch, "lives: {tour: {kind: video, source: Ask the city for its film.}}")
     monkeypatch.setattr(registry, "_registered", registry._registered.__wrapped__)
-    with pytest.raises(LifeError, match=r"'tour' has no video here. Ask the city for its film. Then add --video PATH"):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    with pytest.raises(
+        LifeError, match=r"'tour' has no video here. Ask the city for its film. Then put .*--video PATH"
+    ):
         get_life("tour")
     (tmp_path / "tour.mp4").touch()
     assert get_life("tour", [tmp_path / "tour.mp4"]).source == "Ask the city for its film."
@@ -136,6 +160,7 @@ DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
         ("lives: {a: {kind: video, frame_rate: -1}}", r"life 'a': .* frame_rate within 0 to 1000 Hz"),
         ("lives: {a: {kind: video, frame_size: true}}", r"life 'a': frame_size should be of type int, not True"),
         ("lives: {a: {kind: video, frame_size: 2}}", r"life 'a': .* frame_size of 16 to 4096 px"),
+        ("lives: {a: {kind: video, place: moon}}", r"life 'a': .*place of indoor, outdoor, both"),
         ("lives: {a: {kind: film}}", r"life 'a': .*video or simulated"),
         ("lives: {a: {frame_rate: 5}}", r"life 'a': .*kind"),
         ("lives: {a: 5}", r"life 'a': should be a mapping"),

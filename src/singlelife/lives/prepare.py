@@ -87,6 +87,12 @@ def prepare_life(
     return prepared
 
 
+def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
+    """The prepared forms of a life that are kept, of whatever videos and settings."""
+    lives = Path(cache_dir or default_cache_dir()) / "lives"
+    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
+
+
 def life_fingerprint(life: Life) -> str:
     """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
 

@@ -6,6 +6,7 @@ Each file there describes one data set: `defaults` for all its lives, then `live
 import dataclasses
 import difflib
 import glob
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 )
 KINDS = ("video", "simulated")
+PLACES = ("", "indoor", "outdoor", "both")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -30,13 +32,16 @@ class Life:
     """One life: where its frames come from, and how they are prepared and paired by default.
 
     Attributes:
-        name: letters, digits, `_` and `-`; the name of its folders and, with `-` for `_`, of its Hub repository.
+        name: letters, digits, `_` and `-`; the name of its folders.
         kind: `"video"` (files of a recording) or `"simulated"` (rendered on demand).
         dataset: the data set that it belongs to.
         description: one line for people.
         license: of its frames.
         source: how to get it, for lives that are not simulated; a sentence.
         hours: about how long it is; 0 where that is not known.
+        place: `"indoor"`, `"outdoor"`, `"both"`, or empty where that is not known.
+        poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
+        access: who may have it, in a word or two.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
@@ -52,6 +57,9 @@ class Life:
     license: str = ""
     source: str = ""
     hours: float = 0.0
+    place: str = ""
+    poses: str = ""
+    access: str = "yours"
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
@@ -74,6 +82,23 @@ class Life:
                 f"The life {self.name!r} should have a frame_rate within 0 to 1000 Hz, a frame_size of 16 to 4096 px "
                 f"and hours not below 0, not {self.frame_rate:g}, {self.frame_size} and {self.hours:g}."
             )
+        if self.place not in PLACES:
+            raise LifeError(f"The life {self.name!r} should have a place of {', '.join(PLACES[1:])}, or none.")
+
+    @property
+    def folder(self) -> Path:
+        """Where its recordings are looked for if none are named: a folder of its name in `recordings_dir()`."""
+        return recordings_dir() / self.name
+
+    @property
+    def repository_name(self) -> str:
+        """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
+        return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
+
+
+def recordings_dir() -> Path:
+    """`$SINGLELIFE_RECORDINGS`, or the folder `lives` of the working directory."""
+    return Path(os.environ.get("SINGLELIFE_RECORDINGS") or "lives")
 
 
 def life_names() -> list[str]:
@@ -81,30 +106,50 @@ def life_names() -> list[str]:
     return list(_registered())
 
 
+def registered_life(name: str) -> Life:
+    """The entry of a registered life as it stands, whether its videos are here or not.
+
+    Raises:
+        LifeError: there is no such life.
+    """
+    if name not in _registered():
+        # Not get_close_matches, which of equally near names takes the last.
+        nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in life_names()}
+        near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
+        raise LifeError(
+            f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
+            f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
+            f"put it into the folder {recordings_dir() / Path(name).name}."
+        )
+    return _registered()[name]
+
+
 def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
-    """The life of a name.
+    """The life of a name, with what its frames come from.
 
     Args:
-        name: of a registered life, or any valid new name along with `videos`.
-        videos: the recording: files, folders (searched recursively for video files, in natural order) and globs.
+        name: of a registered life, or any valid new name.
+        videos: the recording: files, folders (searched recursively for video files, in natural order) and globs. By
+            default what the life's folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
     """
-    life = _registered().get(name) or Life(name=name, kind="video", description="A recording of your own.")
-    if name not in _registered() and not videos:
-        near = difflib.get_close_matches(name, life_names(), n=3, cutoff=0.4)
-        raise LifeError(
-            f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
-            f"Registered are: {', '.join(life_names())}. For a recording of your own add --video PATH."
-        )
+    life = _registered().get(name)
+    if life is None:
+        life = Life(name=name, kind="video", description="A recording of your own.")
+        if not videos and not life.folder.is_dir():
+            life = registered_life(name)
     if life.kind == "simulated":
         if videos:
             raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
         return life
-    if not videos:
-        raise LifeError(f"The life {name!r} has no video here. {life.source} Then add --video PATH.")
-    return dataclasses.replace(life, videos=tuple(str(path) for path in find_videos(videos)))
+    if not videos and not (life.folder.is_dir() and _videos_in(life.folder)):
+        raise LifeError(
+            f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, "
+            "or name them with --video PATH."
+        )
+    return dataclasses.replace(life, videos=tuple(str(path) for path in find_videos(videos or [life.folder])))
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
