@@ -8,7 +8,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairing import TemporalPairing, hold_out, pair_generator, segment_starts
+from singlelife.lives.pairing import (
+    AugmentedPairing,
+    RandomPairing,
+    TemporalPairing,
+    hold_out,
+    make_pairing,
+    pair_generator,
+    segment_starts,
+)
 
 
 def recording(*videos: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -140,3 +148,38 @@ def test_a_long_life_holds_out_its_share_in_several_stretches():
 def test_hold_out_refuses_an_impossible_share(fraction):
     with pytest.raises(LifeError, match=r"0 to 0\.5"):
         hold_out(*recording([0.0, 0.1]), fraction, 0.1)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sets(st.integers(0, 10_000), min_size=2, max_size=6), st.integers(0, 2**64 - 1))
+def test_random_pairs_are_any_two_different_usable_frames(rows, seed):
+    rows = np.array(sorted(rows))
+    pairs = RandomPairing(rows).pairs(seed, np.arange(400))
+    assert set(map(tuple, pairs.tolist())) == {(a, b) for a in rows for b in rows if a != b}
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.sets(st.integers(0, 10_000), min_size=1, max_size=6), st.integers(0, 2**64 - 1))
+def test_augmented_pairs_are_one_frame_twice(rows, seed):
+    pairs = AugmentedPairing(np.array(sorted(rows))).pairs(seed, np.arange(100))
+    assert (pairs[:, 0] == pairs[:, 1]).all() and set(pairs[:, 0].tolist()) == rows
+
+
+@pytest.mark.parametrize("name", ["temporal", "random", "augmented"])
+def test_every_pairing_is_a_pure_function_of_seed_and_index(name):
+    timestamps, video_index = recording(np.arange(0, 20, 0.1).tolist(), np.arange(0, 5, 0.1).tolist())
+    pairing = make_pairing(name, timestamps, video_index, np.arange(len(timestamps)), min_gap=0.1, max_gap=1)
+    whole = pairing.pairs(3, np.arange(100, 200))
+    assert whole.shape == (100, 2) and whole.dtype == np.int64
+    np.testing.assert_array_equal(whole[40:50], pairing.pairs(3, np.arange(140, 150)))
+    assert (whole != pairing.pairs(4, np.arange(100, 200))).any()
+
+
+@pytest.mark.parametrize(
+    ("name", "num_rows", "message"),
+    [("random", 1, "two frames"), ("augmented", 0, "a frame"), ("spatal", 9, "no pairing")],
+)
+def test_pairings_that_cannot_be_made_are_refused(name, num_rows, message):
+    timestamps, video_index = recording([0.1 * i for i in range(10)])
+    with pytest.raises(LifeError, match=message):
+        make_pairing(name, timestamps, video_index, np.arange(num_rows), min_gap=0.1, max_gap=1)

@@ -97,6 +97,12 @@ def test_the_loss_falls(tmp_path: Path, command):
     assert validation[-1] < validation[0]
 
 
+@pytest.mark.parametrize("pairing", ["random", "augmented"])
+def test_the_baselines_of_pairing_train(tmp_path: Path, command, pairing):
+    assert run(command(tmp_path / "run", pairing=pairing, max_steps=2)) == 0
+    assert len(losses(tmp_path / "run")) == 2
+
+
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run: Path, command):
     folder = tmp_path / "run"
     process = start(command(folder))
@@ -193,6 +199,8 @@ def test_pairs_that_change_are_not_the_same_run(finished_run: Path, command):
         run(command(finished_run, "--resume", max_gap=0.3))
     with pytest.raises(RunError, match="model_config was"):
         run(command(finished_run, "--resume", mask_ratio=0.5))
+    with pytest.raises(RunError, match="pairing was 'temporal', now 'random'"):
+        run(command(finished_run, "--resume", pairing="random"))
     assert list(RunFolder(finished_run).checkpoints()) == [8, 12]
     assert len(losses(finished_run)) == 12
 
@@ -225,6 +233,7 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
         ({"min_gap": 0.5, "max_gap": 0.1}, LifeError, "min_gap <= max_gap"),
         ({"max_gap": 0.4, "min_gap": 0.4, "validation_fraction": 0.01}, LifeError, "held-out.*--validation-fraction"),
         ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
+        ({"pairing": "augmented", "shared_crop": True}, LifeError, "twice the same picture"),
         ({"model": "tyni"}, RunError, "no models config named 'tyni'"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
         ({"resume": "nowhere/checkpoint-3"}, RunError, "no checkpoint that a run can go on from"),

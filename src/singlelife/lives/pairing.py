@@ -4,7 +4,8 @@ A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run
 drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
 processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
 
-To add a pairing, write a class with `pairs(seed, indices)` and use `pair_generator` for every random choice.
+To add a pairing, write a class with `pairs(seed, indices)`, use `pair_generator` for every random choice, and name it
+in `make_pairing`.
 """
 
 from typing import Protocol
@@ -143,6 +144,73 @@ class TemporalPairing:
             self._first_after[target] + choice - num_before,
         )
         return self._rows[np.stack([target, source], axis=1)]
+
+
+class RandomPairing:
+    """Any two different frames of the life: a baseline, since most such pairs show nothing in common.
+
+    Args:
+        rows: the rows of the life that may be used, int64.
+
+    Raises:
+        LifeError: there are not two.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        if len(rows) < 2:
+            raise LifeError(f"Random pairs need two frames, and {len(rows)} can be used. Use a longer video.")
+        self._rows = rows
+
+    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
+        """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
+        uniform = np.stack([pair_generator(seed, PAIR_STREAM, int(i)).random(2) for i in indices])
+        target = (uniform[:, 0] * len(self._rows)).astype(np.int64)
+        step = 1 + (uniform[:, 1] * (len(self._rows) - 1)).astype(np.int64)
+        return self._rows[np.stack([target, (target + step) % len(self._rows)], axis=1)]
+
+
+class AugmentedPairing:
+    """One frame as both views, told apart by their crops alone: a baseline without any motion of the camera.
+
+    Args:
+        rows: the rows of the life that may be used, int64.
+
+    Raises:
+        LifeError: there is none.
+    """
+
+    def __init__(self, rows: np.ndarray):
+        if len(rows) == 0:
+            raise LifeError("Augmented pairs need a frame, and none can be used. Use a longer video.")
+        self._rows = rows
+
+    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
+        """The row of the frame, twice, int64 of shape (len(indices), 2), for each pair index."""
+        uniform = np.array([pair_generator(seed, PAIR_STREAM, int(i)).random() for i in indices])
+        return np.repeat(self._rows[(uniform * len(self._rows)).astype(np.int64)][:, None], 2, axis=1)
+
+
+def make_pairing(
+    name: str, timestamps: np.ndarray, video_index: np.ndarray, rows: np.ndarray, *, min_gap: float, max_gap: float
+) -> Pairing:
+    """The pairing of a name: `"temporal"`, `"random"` or `"augmented"`.
+
+    Args:
+        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
+        video_index: which video each frame is of, int64 of shape (n,).
+        rows: the rows of the life that may be used, sorted int64.
+        min_gap, max_gap: seconds between the frames of a temporal pair; the others have no use for them.
+
+    Raises:
+        LifeError: the name is not known, or no such pair can be drawn.
+    """
+    if name == "temporal":
+        return TemporalPairing(timestamps, video_index, min_gap, max_gap, rows)
+    if name == "random":
+        return RandomPairing(rows)
+    if name == "augmented":
+        return AugmentedPairing(rows)
+    raise LifeError(f"There is no pairing {name!r}; there are temporal, random and augmented.")
 
 
 def hold_out(

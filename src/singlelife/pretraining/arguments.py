@@ -70,9 +70,13 @@ class PairArguments:
 
     _argument_group_name = "pairs"
 
-    pairing: Literal["temporal"] = option("temporal", "the rule that picks the two frames")
-    min_gap: float = option(0.1, "shortest time between the two frames, in seconds", metavar="S")
-    max_gap: float = option(1.0, "longest time between the two frames, in seconds", metavar="S")
+    pairing: Literal["temporal", "random", "augmented"] = option(
+        "temporal",
+        "the rule that picks the two frames: a moment apart (temporal), any two of the life (random), or one frame "
+        "twice, with the crops as the only difference (augmented); the last two are baselines",
+    )
+    min_gap: float = option(0.1, "shortest time between the frames of a temporal pair, in seconds", metavar="S")
+    max_gap: float = option(1.0, "longest time between the frames of a temporal pair, in seconds", metavar="S")
     crop_area_min: float = option(0.3, "smallest random crop, as a share of the frame's square", metavar="SHARE")
     crop_area_max: float = option(1.0, "largest random crop, as a share of the frame's square", metavar="SHARE")
     crop_aspect: float = option(4 / 3, "most elongated random crop: width over height is from 1/X to X", metavar="X")

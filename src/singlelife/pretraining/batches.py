@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Sampler
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import TemporalPairing, hold_out
+from singlelife.lives.pairing import hold_out, make_pairing
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.transforms import jitter_colors, to_pixel_values
 from singlelife.pretraining.arguments import PairArguments
@@ -82,10 +82,17 @@ def pair_datasets(
     Raises:
         LifeError: no frames are far enough apart, or a size cannot work.
     """
+    if pairs.pairing == "augmented" and pairs.shared_crop:
+        raise LifeError(
+            "Augmented pairs with a shared crop are twice the same picture: leave out --shared-crop, or choose "
+            "another --pairing."
+        )
     train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
 
     def dataset(rows: Any, seed: int, num_pairs: int, flip: bool) -> PairDataset:
-        pairing = TemporalPairing(life.timestamps, life.video_index, pairs.min_gap, pairs.max_gap, rows)
+        pairing = make_pairing(
+            pairs.pairing, life.timestamps, life.video_index, rows, min_gap=pairs.min_gap, max_gap=pairs.max_gap
+        )
         return PairDataset(
             life,
             pairing,

@@ -236,8 +236,9 @@ def _start_report(
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(hours * 3600)} of video, {held_out}",
-        "pairs": f"{pairs.pairing}, {pairs.min_gap:g} to {pairs.max_gap:g} s apart, "
-        f"crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
+        "pairs": pairs.pairing
+        + (f", {pairs.min_gap:g} to {pairs.max_gap:g} s apart" if pairs.pairing == "temporal" else "")
+        + f", crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
         "model": f"{arguments.model.model}, {parameters / 1e6:.2f} M parameters, {config.image_size} px, "
         f"patches of {config.patch_size} px, {config.mask_ratio:.0%} masked",
         "device": f"{processes}{device}{threads}, mixed precision: {accelerator.mixed_precision}",
