@@ -115,13 +115,14 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run
         assert torch.equal(tensor, load_file(finished_run / "model.safetensors")[name]), name
 
 
-def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path: Path, finished_run: Path, command):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path: Path, command, number):
     folder = tmp_path / "run"
     process = start(command(folder, max_steps=3000, save_steps=1000, dataloader_num_workers=1))
     wait_for_step(process, folder, 5)
-    process.send_signal(signal.SIGTERM)
+    process.send_signal(number)
     out, _ = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
+    assert process.returncode == 128 + number
     (step,) = RunFolder(folder).checkpoints()
     assert step == max(losses(folder)) < 1000
     assert f"checkpoint-{step}" in out and "--resume" in out
@@ -183,13 +184,31 @@ def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, fini
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(tmp_path: Path, command):
+def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tmp_path: Path, command):
     folder = tmp_path / "run"
-    with pytest.raises(RunError, match=r"is (nan|inf) at step 1 \(pairs 8 to 15\).*checkpoint-1\. .*--learning-rate"):
-        run(command(folder, learning_rate=1e30, warmup_steps=0, max_grad_norm=0, save_steps=1))
+    diverging = command(folder, learning_rate=1e30, warmup_steps=0, max_grad_norm=0, save_steps=1, max_skipped_steps=3)
+    with pytest.raises(
+        RunError, match=r"is (nan|inf) at step 4 \(pairs 32 to 39\), the 4th.*checkpoint-1\. .*--learning"
+    ):
+        run(diverging)
     assert list(losses(folder)) == list(RunFolder(folder).checkpoints()) == [1]
+    skipped = [line for line in read_metrics(folder / "metrics.jsonl") if "skipped" in line]
+    assert [(line["step"], line["first_pair"], line["last_pair"]) for line in skipped] == [
+        (2, 8, 15), (3, 16, 23), (4, 24, 31)
+    ]  # fmt: skip
     weights = load_file(folder / "checkpoint-1" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
+
+
+def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, command, capsys):
+    """Here from weights so large that every loss overflows."""
+    folder, kept = tmp_path / "run", tmp_path / "before"
+    assert run(command(kept, max_steps=1, learning_rate=1e30, warmup_steps=0, max_grad_norm=0)) == 0
+    assert run(command(folder, model=kept, max_steps=3, save_steps=100)) == 0
+    before, after = (load_file(f / "model.safetensors") for f in (kept, folder))
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    assert losses(folder) == {}
+    assert "3 of the steps were skipped" in capsys.readouterr().out
 
 
 def test_pairs_that_change_are_not_the_same_run(finished_run: Path, command):

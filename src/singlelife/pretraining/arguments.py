@@ -121,6 +121,9 @@ class TrainArguments:
     adam_beta1: float = option(0.9, "AdamW's first beta", metavar="X")
     adam_beta2: float = option(0.95, "AdamW's second beta", metavar="X")
     max_grad_norm: float = option(1.0, "the gradient is scaled down to this norm (0: never)", metavar="X")
+    max_skipped_steps: int = option(
+        10, "a step whose loss is not finite changes nothing; the run stops after more than N in a row", metavar="N"
+    )
     mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
         None, "number format of the model's matrix products (default: what `accelerate launch` was told, or no)"
     )
@@ -149,7 +152,7 @@ FREE_ON_RESUME = {
     *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
-    *("report_to",),
+    *("report_to", "max_skipped_steps"),
 }
 # What belongs to one call, not to the run, so neither read from nor written to a config.
 _CALL_ONLY = {"resume", "overwrite_output_dir"}
@@ -308,7 +311,7 @@ def _check_ranges(arguments: RunArguments) -> None:
     for name in positive_integers:
         value = getattr(train, name)
         _require(value is None or value >= 1, name, value, "at least 1")
-    for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm"):
+    for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm", "max_skipped_steps"):
         _require(getattr(train, name) >= 0, name, getattr(train, name), "0 or more")
     _require(train.learning_rate > 0, "learning_rate", train.learning_rate, "over 0")
     _require(0 <= train.min_lr_rate <= 1, "min_lr_rate", train.min_lr_rate, "from 0 to 1")

@@ -19,6 +19,7 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.transforms import jitter_colors, to_pixel_values
 from singlelife.pretraining.arguments import PairArguments
 
+STOP_SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
 
 
@@ -159,5 +160,5 @@ def _already_a_batch(batch: Any) -> Any:
 
 def _leave_signals_to_the_run(_worker: int) -> None:
     # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for name in STOP_SIGNALS:
+        signal.signal(getattr(signal, name), signal.SIG_IGN)

@@ -33,12 +33,16 @@ class TrainingState:
         step: optimiser steps made.
         sequence: all that the sequence of losses depends on; a resumed run must have the same.
         pending_losses: losses of the steps since the last line of the metrics.
+        skipped_steps: how many of them changed nothing, since something was not finite.
+        skipped_in_a_row: how many of these were the last ones.
         grad_scaler: the loss scale of an fp16 run.
     """
 
     step: int = 0
     sequence: dict[str, Any] = field(default_factory=dict)
     pending_losses: list[float] = field(default_factory=list)
+    skipped_steps: int = 0
+    skipped_in_a_row: int = 0
     grad_scaler: dict[str, Any] | None = None
 
 

@@ -61,7 +61,7 @@ def draw_cross_attention(
     batch = pairs.__getitems__(_spread(len(pairs), num_rows))
     inputs: dict[str, Any] = to_model(batch)
     heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
-    heat /= heat.mean(axis=1, keepdims=True)
+    heat = np.nan_to_num(heat / heat.mean(axis=1, keepdims=True))  # nothing, where a model's weights overflow
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     size, patch = target.shape[1], model.config.patch_size
     rows, columns = model.config.grid_size
@@ -120,8 +120,9 @@ def _patch_mask_to_pixels(mask: torch.Tensor, size: int) -> np.ndarray:
 
 
 def _to_image(pixel_values: torch.Tensor, to_model: ToModel) -> np.ndarray:
-    """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3)."""
+    """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3); what is not finite is black."""
     mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (to_model.mean, to_model.std))
+    pixel_values = pixel_values.nan_to_num(-torch.inf, posinf=-torch.inf)
     return _to_numpy(((pixel_values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8))
 
 

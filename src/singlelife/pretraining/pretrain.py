@@ -131,7 +131,7 @@ def pretrain(arguments: RunArguments) -> int:
             )
         else:
             _finish(folder, accelerator.unwrap_model(model), trainer, validation_pairs or train_pairs, life.name)
-            print(_end_report(arguments, folder, watch()))
+            print(_end_report(arguments, folder, watch(), state.skipped_steps))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
@@ -252,14 +252,15 @@ def _start_report(
     return table(lines)
 
 
-def _end_report(arguments: RunArguments, folder: RunFolder, seconds: float) -> str:
+def _end_report(arguments: RunArguments, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
     losses = [f"{name} {last[key]:.4f}" for name, key in _LOSSES.items() if key in last]
     other = "sim_2" if arguments.life_name == "sim_1" else "sim_1"
+    skipped = f"; {skipped_steps:,} of the steps were skipped, see {folder.metrics}" if skipped_steps else ""
     summary = table(
         {
-            "done": f"{arguments.train.max_steps:,} steps in {duration(seconds)}",
-            "loss": ", ".join(losses),
+            "done": f"{arguments.train.max_steps:,} steps in {duration(seconds)}{skipped}",
+            "loss": ", ".join(losses) or "never finite",
             "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
             "pictures": f"{folder.path / 'reconstruction.png'}, {folder.path / 'cross_attention.png'}",
         }

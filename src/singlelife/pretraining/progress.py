@@ -1,11 +1,14 @@
 """What a run says: a progress bar, a report at the start and at the end."""
 
+import statistics
 import sys
 import time
 from collections import deque
 from typing import Any
 
 from tqdm.auto import tqdm
+
+_ENOUGH_LOSSES = 20
 
 
 class Progress:
@@ -42,6 +45,14 @@ class Progress:
             refresh=False,
         )
         self.bar.update()
+
+    def skip(self) -> None:
+        """Count a step that changed nothing."""
+        self.bar.update()
+
+    def usual_loss(self) -> float | None:
+        """The median of the last losses, or None where there are too few to tell."""
+        return statistics.median(self._recent_losses) if len(self._recent_losses) >= _ENOUGH_LOSSES else None
 
     def speed(self) -> dict[str, float]:
         """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""

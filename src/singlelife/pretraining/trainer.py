@@ -3,6 +3,7 @@
 import math
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from types import FrameType
 from typing import Any
 
@@ -14,13 +15,14 @@ from torch.utils.data import DataLoader
 from singlelife.errors import RunError
 from singlelife.lives.pair_dataset import PairDataset
 from singlelife.pretraining.arguments import TrainArguments
-from singlelife.pretraining.batches import ToModel
+from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.optimization import learning_rate
 from singlelife.pretraining.progress import Progress, Stopwatch, duration
 from singlelife.pretraining.run_folder import RunFolder
 
 _STEPS_BEFORE_ESTIMATE = 20
+_SPIKE = 2.0  # a loss this many times the usual one is worth a look at its pairs
 
 
 class Trainer:
@@ -67,22 +69,30 @@ class Trainer:
         with StopSignals() as signals:
             while state.step < arguments.max_steps:
                 watch = Stopwatch()
-                values, waited, stop = self._step(batches, signals.received)
+                step = self._step(batches, signals.received)
+                stop = step.stop
                 state.step += 1
-                state.pending_losses.append(values["loss"])
-                progress.update(values["loss"], watch(), waited)
+                if step.not_finite:
+                    self._skip(step, progress)
+                else:
+                    state.skipped_in_a_row = 0
+                    state.pending_losses.append(step.loss)
+                    self._watch_for_spike(step, progress)
+                    progress.update(step.loss, watch(), step.waited)
 
                 last = state.step == arguments.max_steps
                 if state.step - first_step == _STEPS_BEFORE_ESTIMATE and not last:
                     progress.say(self._estimate(progress))
-                if state.step % arguments.logging_steps == 0 or last:
-                    values["loss"] = math.fsum(state.pending_losses) / len(state.pending_losses)
+                if (state.step % arguments.logging_steps == 0 or last) and state.pending_losses:
+                    loss = math.fsum(state.pending_losses) / len(state.pending_losses)
+                    values = {"loss": loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
                     self._log(values | progress.speed())
                     state.pending_losses = []
                     progress.restart()
                 if self.validation_pairs and (state.step % arguments.eval_steps == 0 or last):
                     self._log({"val_loss": self.validate()})
-                if state.step % arguments.save_steps == 0 or last or stop:
+                # While steps fail, the checkpoints from before stay: they may be the last good ones.
+                if (state.step % arguments.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
                     self.save()
                 if stop:
                     break
@@ -91,8 +101,8 @@ class Trainer:
         progress.close()
         return stop
 
-    def _step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> tuple[dict[str, float], float, int]:
-        """One optimiser step: its loss, rate and gradient norm; the seconds waited for data; the signal to stop by."""
+    def _step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> "Step":
+        """One optimiser step; `stop` is the signal that this process was told to stop by, or 0."""
         arguments, accelerator = self.arguments, self.accelerator
         rate = learning_rate(
             self.state.step,
@@ -118,16 +128,47 @@ class Trainer:
         # One exchange tells every process the mean loss and whether any of them was told to stop.
         told = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
         mean_loss = math.fsum(one[0] for one in told) / len(told)
-        if not math.isfinite(mean_loss):
-            raise self._not_finite(f"The loss is {mean_loss}")
-
         max_norm = arguments.max_grad_norm or math.inf
         norm = float(accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
-        if not math.isfinite(norm) and accelerator.scaler is None:  # fp16's scaler skips such a step by itself
-            raise self._not_finite(f"The gradient's norm is {norm}")
-        self.optimizer.step()
+        not_finite = ""
+        if not math.isfinite(mean_loss):
+            not_finite = f"the loss is {mean_loss}"
+        elif not math.isfinite(norm) and accelerator.scaler is None:
+            not_finite = f"the gradient's norm is {norm}"
+        if (
+            not not_finite or accelerator.scaler is not None
+        ):  # fp16's scaler skips such a step by itself, to learn of it
+            self.optimizer.step()
         self.optimizer.zero_grad()
-        return {"loss": mean_loss, "learning_rate": rate, "grad_norm": norm}, waited, int(max(one[1] for one in told))
+        return Step(mean_loss, rate, norm, waited, int(max(one[1] for one in told)), not_finite)
+
+    def _skip(self, step: "Step", progress: Progress) -> None:
+        """Count a step that changed nothing, and stop the run where that goes on."""
+        state = self.state
+        state.skipped_steps += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row > self.arguments.max_skipped_steps:
+            raise self._not_finite(step.not_finite)
+        first, last = self._pairs_of_last_step()
+        progress.skip()
+        progress.say(f"Step {state.step} was skipped: {step.not_finite} (pairs {first} to {last}).")
+        if self.accelerator.is_main_process:
+            self.folder.log({"step": state.step, "skipped": step.not_finite, "first_pair": first, "last_pair": last})
+
+    def _watch_for_spike(self, step: "Step", progress: Progress) -> None:
+        usual = progress.usual_loss()
+        if usual is None or step.loss < _SPIKE * usual:
+            return
+        first, last = self._pairs_of_last_step()
+        progress.say(
+            f"The loss of step {self.state.step} is {step.loss:.4f}, not about {usual:.4f} (pairs {first} to {last})."
+        )
+        if self.accelerator.is_main_process:
+            self.folder.log({"step": self.state.step, "loss_spike": step.loss, "first_pair": first, "last_pair": last})
+
+    def _pairs_of_last_step(self) -> tuple[int, int]:
+        end = self.state.step * self.arguments.train_batch_size
+        return end - self.arguments.train_batch_size, end - 1
 
     @torch.no_grad()
     def validate(self) -> float:
@@ -167,23 +208,51 @@ class Trainer:
         return f"About {duration(remaining / rate)} to go at {rate:.0f} pairs/s, validation and pictures not counted."
 
     def _not_finite(self, what: str) -> RunError:
-        first = self.state.step * self.arguments.train_batch_size
+        first, last = self._pairs_of_last_step()
+        skipped = self.state.skipped_in_a_row
         kept = list(self.folder.checkpoints().values())
         return RunError(
-            f"{what} at step {self.state.step} (pairs {first} to {first + self.arguments.train_batch_size - 1}). "
+            f"{what[0].upper()}{what[1:]} at step {self.state.step - 1} (pairs {first} to {last}), "
+            f"{'the first time' if skipped == 1 else f'the {skipped}th step in a row'}. "
             f"The run has stopped; its last good checkpoint is {kept[-1] if kept else 'none: it was too early'}. "
             "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
         )
 
 
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step gave.
+
+    Attributes:
+        loss: mean over all processes and accumulated batches.
+        learning_rate: of this step.
+        grad_norm: before it was clipped.
+        waited: seconds that the loader kept it waiting.
+        stop: the signal that some process was told to stop by, or 0.
+        not_finite: what is not finite, in words, in which case the step changed nothing; else empty.
+    """
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    waited: float
+    stop: int
+    not_finite: str
+
+
 class StopSignals:
-    """Takes note of SIGINT and SIGTERM instead of dying of them; a second one is obeyed at once."""
+    """Takes note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them; a second one is obeyed at once.
+
+    SIGUSR1 is what SLURM can be asked to send some time before a job's limit (`--signal=USR1@300`).
+    """
 
     def __init__(self) -> None:
         self.received = 0
 
     def __enter__(self) -> "StopSignals":
-        self._previous = {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (getattr(signal, name) for name in STOP_SIGNALS)
+        }
         return self
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
