@@ -82,6 +82,7 @@ def command(clip: Path, micro_model: Path, cache: Path) -> Command:
             "color_jitter": 0.2,
             "dataloader_num_workers": 0,
             "cpu_threads": 1,
+            "mixed_precision": "no",
         } | changes
         words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]
         return words + list(flags)

@@ -124,8 +124,10 @@ class TrainArguments:
     max_skipped_steps: int = option(
         10, "a step whose loss is not finite changes nothing; the run stops after more than N in a row", metavar="N"
     )
-    mixed_precision: Literal["no", "bf16", "fp16"] | None = option(
-        None, "number format of the model's matrix products (default: what `accelerate launch` was told, or no)"
+    mixed_precision: Literal["auto", "no", "bf16", "fp16"] = option(
+        "auto",
+        "number format of the matrix products; auto: what `accelerate launch` was told, else bf16 on a GPU that "
+        "has it, and on a CPU if timed steps are faster; a resumed run keeps its choice",
     )
     gradient_checkpointing: bool = option(False, "compute activations twice to need less memory")
     torch_compile: bool = option(False, "compile the model (minutes at the start, faster steps on a GPU)")

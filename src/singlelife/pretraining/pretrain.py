@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin, set_seed
+from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, parse_flag_from_env, set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -26,6 +26,7 @@ from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, 
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.optimization import create_optimizer
 from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstruction
+from singlelife.pretraining.precision import Precision, choose_precision
 from singlelife.pretraining.progress import Stopwatch, duration, table
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
@@ -51,6 +52,7 @@ def pretrain(arguments: RunArguments) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     config = starting_config(arguments.model)
     image_size = config.grid_size[0] * config.patch_size  # views are square
+    precision = _settle_device(train, config, state)
     accelerator = _start_accelerator(train, folder)
     sampler = StepSampler(
         state.step,
@@ -104,7 +106,7 @@ def pretrain(arguments: RunArguments) -> int:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.rewind(state.step)
         folder.write_config(arguments.to_dict(), {name: version(name) for name in _VERSIONS})
-        print(_start_report(arguments, life, validation_pairs, model, accelerator, checkpoint))
+        print(_start_report(arguments, life, validation_pairs, model, accelerator, precision, checkpoint))
     accelerator.wait_for_everyone()
     if train.report_to:
         accelerator.init_trackers("singlelife", config=_without_lists(arguments.to_dict()))
@@ -169,8 +171,28 @@ def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | No
     return checkpoint
 
 
+def _settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
+    """Put every core of the machine to work where it has no GPU, and settle on a number format.
+
+    All processes take the main one's choice; a run that goes on keeps its own.
+    """
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does it
+    if process.device.type == "cpu":
+        torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
+    if train.mixed_precision != "auto":
+        return Precision(train.mixed_precision, "as asked for")
+    if state.step:
+        train.mixed_precision = state.sequence["mixed_precision"]
+        return Precision(train.mixed_precision, "as before")
+    share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
+    choice = [choose_precision(config, max(1, share), process.device) if process.is_main_process else None]
+    (precision,) = broadcast_object_list(choice)
+    train.mixed_precision = precision.name
+    return precision
+
+
 def _start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:
-    """Accelerate, with every core of the machine at work where it has no GPU."""
+    """Accelerate, or an error that says what of the settings it cannot have."""
     available = [str(tracker) for tracker in get_available_trackers()]
     for tracker in train.report_to or []:
         if tracker not in available:
@@ -189,9 +211,6 @@ def _start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
-    train.mixed_precision = accelerator.mixed_precision  # what `accelerate launch` chose, where the run did not
-    if accelerator.device.type == "cpu":
-        torch.set_num_threads(train.cpu_threads or _cpu_threads(accelerator.num_processes))
     return accelerator
 
 
@@ -224,6 +243,7 @@ def _start_report(
     validation_pairs: PairDataset | None,
     model: torch.nn.Module,
     accelerator: Accelerator,
+    precision: Precision,
     checkpoint: Path | None,
 ) -> str:
     train, pairs = arguments.train, arguments.pairs
@@ -241,7 +261,8 @@ def _start_report(
         + f", crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
         "model": f"{arguments.model.model}, {parameters / 1e6:.2f} M parameters, {config.image_size} px, "
         f"patches of {config.patch_size} px, {config.mask_ratio:.0%} masked",
-        "device": f"{processes}{device}{threads}, mixed precision: {accelerator.mixed_precision}",
+        "device": f"{processes}{device}{threads}",
+        "precision": f"{'fp32' if precision.name == 'no' else precision.name} ({precision.reason})",
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "run folder": str(arguments.output_dir),
     }
