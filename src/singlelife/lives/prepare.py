@@ -67,9 +67,7 @@ def prepare_life(
     """
     base = None
     if life.base is not None:
-        base = prepare_life(
-            life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
-        )
+        base = prepare_life(life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
     fingerprint = life_fingerprint(life)
     lives = Path(cache_dir or default_cache_dir()) / "lives"
     folder = lives / f"{life.name}-{fingerprint[:12]}"

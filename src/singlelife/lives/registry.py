@@ -47,7 +47,7 @@ class Life:
         access: who may have it, in a word or two.
         url: the owners' page.
         download_gb: about how much there is to get, in GB; 0 where that is not known.
-        script: the script of `datasets_scripts` that checks its videos.
+        script: the script of `datasets_scripts` that checks its videos; empty where there are none.
         part: its folder within the data set as the owners lay it out; empty where that has no such folder.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
@@ -74,7 +74,7 @@ class Life:
     access: str = "yours"
     url: str = ""
     download_gb: float = 0.0
-    script: str = "own_recording"
+    script: str = ""
     part: str = ""
     video_pattern: str = ""
     num_videos: int = 0

@@ -42,7 +42,10 @@ def write_shuffled(base: PreparedLife, file: Path, counted: Callable[[int], obje
     order = seeded_order(len(base), SHUFFLE_SEED)
     with pa.OSFile(str(file), "wb") as out, pa.ipc.new_stream(out, schema) as stream:
         for first in range(0, len(base), _ROWS_IN_MEMORY):
-            moments, frames = rows[first : first + _ROWS_IN_MEMORY], rows[order[first : first + _ROWS_IN_MEMORY].tolist()]
+            moments, frames = (
+                rows[first : first + _ROWS_IN_MEMORY],
+                rows[order[first : first + _ROWS_IN_MEMORY].tolist()],
+            )
             columns = [(moments if name in _MOMENT else frames)[name] for name in schema.names]
-            stream.write_table(pa.table(columns, schema=schema))
+            stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # else a batch for each row
             counted(len(moments))
