@@ -49,8 +49,10 @@ def first(arguments: argparse.Namespace) -> int | None:
             sample = draw_sample(clips, 3600 * hours, SEED, seconds_of)
         rule = f"drawn from {len(clips):,} with seed {SEED} (singlelife.lives.sampling says how)"
         if sample.seconds < 3600 * hours:
-            print(f"The clips in {arguments.root} last {length_text(sample.seconds)}, not {hours:g} h. Get more of them, "
-                  "or draw less with --hours.")  # fmt: skip
+            print(
+                f"The clips in {arguments.root} last {length_text(sample.seconds)}, not {hours:g} h. "
+                "Get more of them, or draw less with --hours."
+            )
             return INCOMPLETE
     lines = [
         f"# {shown(len(sample.clips), 'clip')} of Kinetics-400, {length_text(sample.seconds)}: {rule}",
@@ -91,8 +93,8 @@ def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Names
 SCRIPT = LifeScript(
     name="kinetics400",
     description="A sample of 30 hours of Kinetics-400, about 11,000 of its 254,000 clips. Its owners' page, "
-    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, by the copy. The sample is "
-    "drawn by a rule that depends on nothing but the names of the clips that are here, and written down in "
+    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, by the copy. The sample "
+    "is drawn by a rule that depends on nothing but the names of the clips that are here, and written down in "
     "lives/k400_30h/videos.txt, so that it is used again.",
     examples="""\
   python datasets_scripts/kinetics400.py --root /data/kinetics400/train      draw the sample

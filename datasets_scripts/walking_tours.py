@@ -52,8 +52,8 @@ def _list_from_hub() -> Path:
 SCRIPT = LifeScript(
     name="walking_tours",
     description="Walking Tours (CC BY 4.0, https://huggingface.co/datasets/shawshankvkt/Walking_Tours): films of "
-    "walks through cities, of which eight are lives. The Hub has the list of the films and the owners' script, not the "
-    "films; that script puts each into a folder of its city's name, which --root looks for.",
+    "walks through cities, of which eight are lives. The Hub has the list of the films and the owners' script, not "
+    "the films; that script puts each into a folder of its city's name, which --root looks for.",
     examples="""\
   python datasets_scripts/walking_tours.py --films              where the films are
   python datasets_scripts/walking_tours.py --root videos        which of them are here

@@ -60,6 +60,13 @@ class Findings:
             if len(texts) > _SHOWN:
                 print(f"  {prefix}and {len(texts) - _SHOWN:,} more")
 
+    def report(self, title: str, how_to_get: str) -> int:
+        """Print them, and how to get what is missing; give the exit code."""
+        self.show(title)
+        if not self.complete:
+            print(_filled(f"how to get it: {how_to_get}"))
+        return self.exit_code
+
 
 @dataclass(frozen=True)
 class LifeScript:
@@ -104,10 +111,10 @@ class LifeScript:
                            "the folder of each life, lives/NAME or $SINGLELIFE_RECORDINGS/NAME)")  # fmt: skip
         parser.add_argument("--prepare", action="store_true", help="make the dataset of frames, if all is here")
         parser.add_argument("--incomplete", action="store_true", help="prepare what is here, whatever is missing")
-        parser.add_argument("--push", metavar="ORG/NAME", help="prepare, then push the frames to the Hub as a dataset, "
-                            "which is private")  # fmt: skip
-        parser.add_argument("--public", action="store_true", help="push it for all to see: only if its licence and the "
-                            "people in it allow that")  # fmt: skip
+        parser.add_argument("--push", metavar="ORG/NAME", help="prepare, then push the frames to the Hub as a "
+                            "dataset, which is private")  # fmt: skip
+        parser.add_argument("--public", action="store_true", help="push it for all to see: only if its licence and "
+                            "the people in it allow that")  # fmt: skip
         parser.add_argument("--workers", type=int, metavar="N", help="processes that decode (default: all cores)")
         parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="where prepared lives are kept (default: "
                             "$SINGLELIFE_CACHE or ~/.cache/singlelife)")  # fmt: skip

@@ -19,7 +19,7 @@ _ROWS_IN_MEMORY = 32
 
 
 def seeded_order(length: int, seed: int) -> np.ndarray:
-    """A random order of 0 to `length` - 1, int64: the same for a seed on every machine and with every version of NumPy.
+    """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
 
     It sorts by the raw numbers of Philox, a counter-based generator whose raw numbers are defined once and for all;
     `Generator.permutation` may change between versions.

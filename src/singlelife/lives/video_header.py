@@ -5,7 +5,6 @@ from pathlib import Path
 
 import av
 
-from singlelife.errors import LifeError
 from singlelife.lives.video import VideoReader
 
 
