@@ -6,6 +6,7 @@ import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -17,6 +18,7 @@ from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_
 NAME = "scannet"
 SCENE = re.compile(r"scene\d{4}_\d{2}")
 COLUMNS = ("scene", "frame", "color", "depth", "pose", "intrinsic", "pose_known")
+Row: TypeAlias = tuple[str | int, ...]  # of the index
 INTRINSIC = "intrinsic/intrinsic_depth.txt"
 HOW_TO_GET = (
     "ScanNet is for those who sign its terms of use: http://www.scan-net.org says how, and sends the owners' download "
@@ -46,7 +48,8 @@ def main(words: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    folder, findings, rows = arguments.folder, Findings(), []
+    folder, findings = arguments.folder, Findings()
+    rows: list[Row] = []
     if folder is None or not folder.is_dir():
         findings.missing.append("the folder of the scenes" + (f" {folder}" if folder else ""))
     else:
@@ -64,7 +67,7 @@ def _run(arguments: argparse.Namespace) -> int:
     return code
 
 
-def check(folder: Path, names: list[str] | None, findings: Findings) -> list[tuple[str, int, str, str, str, str, int]]:
+def check(folder: Path, names: list[str] | None, findings: Findings) -> list[Row]:
     """Check the scenes of a folder, and give the rows of its index.
 
     Args:
@@ -77,7 +80,7 @@ def check(folder: Path, names: list[str] | None, findings: Findings) -> list[tup
     findings.missing += [f"the scene {name}" for name in names or () if name not in here]
     if not scenes:
         findings.missing.append(f"there is no scene in {folder}")
-    rows = []
+    rows: list[Row] = []
     for scene in tqdm(scenes, desc="Checking", unit=" scenes", disable=None, leave=False):
         rows += _rows(folder, scene, findings)
     unknown = sum(not row[-1] for row in rows)
@@ -85,7 +88,7 @@ def check(folder: Path, names: list[str] | None, findings: Findings) -> list[tup
     return rows
 
 
-def _rows(folder: Path, scene: str, findings: Findings) -> list[tuple[str, int, str, str, str, str, int]]:
+def _rows(folder: Path, scene: str, findings: Findings) -> list[Row]:
     color, depth, pose = ({path.stem: path for path in (folder / scene / kind).glob("*") if path.stat().st_size}
                           for kind in ("color", "depth", "pose"))  # fmt: skip
     frames = sorted((name for name in {*color, *depth, *pose} if name.isdecimal()), key=int)
@@ -94,7 +97,7 @@ def _rows(folder: Path, scene: str, findings: Findings) -> list[tuple[str, int, 
     if not frames:
         findings.missing.append(f"the frames of {scene}")
         return []
-    rows = []
+    rows: list[Row] = []
     for name in frames:
         lacking = [kind for kind, files in (("color", color), ("depth", depth), ("pose", pose)) if name not in files]
         if lacking:

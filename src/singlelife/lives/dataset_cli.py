@@ -292,6 +292,10 @@ def _none_or_all(folder: Path) -> list[Path]:
 def _check_repository(repository: str) -> None:
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         raise LifeError(f"--push {repository}: should be ORG/NAME, such as my-lab/life-wt-3.")
+    from huggingface_hub import get_token
+
+    if not get_token():  # said now, not after hours of preparation
+        raise LifeError("--push takes a token with write access: log in with `hf auth login`, or set HF_TOKEN.")
 
 
 def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namespace) -> None:
