@@ -27,7 +27,7 @@ HOW_TO_GET = (
 DESCRIPTION = (
     "NYU Depth V2: 1,449 frames of rooms with depth, 654 of which are the official test. --prepare makes a "
     "dataset of them that the evaluation reads, by datasets.load_from_disk(OUT): its splits are train and test (or "
-    f"all, without {SPLITS}), its columns image (PNG), depth (float32, metres, holes filled by the owners), raw_depth "
+    f"unsplit, without {SPLITS}), its columns image (PNG), depth (float32, metres, holes filled by the owners), raw_depth "
     "(float32, metres, as the sensor gave it, 0 where it saw nothing) and index (its number in the file, from 0). "
     "Needs pip install 'singlelife[evaluation]'."
 )
@@ -94,7 +94,7 @@ def check(folder: Path, findings: Findings) -> dict[str, list[int]]:
         findings.notes.append(f"{LABELED} has {count} frames, the official one {NUM_FRAMES}")
     if not (folder / SPLITS).is_file():
         findings.notes.append(f"without {SPLITS} there is no official test; all frames make one split")
-        return {"all": list(range(count))}
+        return {"unsplit": list(range(count))}
     try:
         splits = read_splits(folder / SPLITS, count)
     except LifeError as error:
