@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
-from singlelife.lives.sampling import draw_sample
+from singlelife.lives.sampling import draw_sample, seeded_order
 
 CLIPS = [Path(f"clip_{number:02d}.mp4") for number in range(20)]
 
@@ -64,3 +64,15 @@ def test_other_seeds_draw_others():
 def test_two_clips_of_one_name_are_named():
     with pytest.raises(LifeError, match=r"one name: a.clip.mp4 and b.clip.mp4"):
         draw_sample([Path("a/clip.mp4"), Path("b/clip.mp4")], 5, 0, ten_seconds)
+
+
+@given(st.integers(0, 200), st.integers(0, 2**64 - 1))
+def test_a_seeded_order_has_each_place_once(length, seed):
+    order = seeded_order(length, seed)
+    assert sorted(order.tolist()) == list(range(length))
+    assert order.tolist() == seeded_order(length, seed).tolist()
+
+
+def test_a_seeded_order_never_changes():
+    """Samples and controls of other machines and versions are drawn with it."""
+    assert seeded_order(10, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]

@@ -7,16 +7,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_from_disk
-from hypothesis import given
-from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
 from singlelife.lives.pairing import TemporalPairing
 from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
+from singlelife.lives.sampling import seeded_order
 from singlelife.lives.shards import Shard
-from singlelife.lives.shuffled import SHUFFLE_SEED, seeded_order
+from singlelife.lives.shuffled import SHUFFLE_SEED
 
 from .conftest import write_clip
 
@@ -139,15 +138,3 @@ def test_any_life_can_be_shuffled_and_the_registered_ones_are(clips):
 def test_a_base_that_is_not_here_is_named(name, message):
     with pytest.raises(LifeError, match=message):
         get_life(name)
-
-
-@given(st.integers(0, 200), st.integers(0, 2**64 - 1))
-def test_a_seeded_order_has_each_place_once(length, seed):
-    order = seeded_order(length, seed)
-    assert sorted(order.tolist()) == list(range(length))
-    assert order.tolist() == seeded_order(length, seed).tolist()
-
-
-def test_a_seeded_order_never_changes():
-    """Samples and controls of other machines and versions are drawn with it."""
-    assert seeded_order(10, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]

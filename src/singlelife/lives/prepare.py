@@ -29,7 +29,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
-from singlelife.lives.shuffled import SHUFFLE_SEED, write_shuffled
+from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
 from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
 
 _BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92; on the high side
@@ -65,9 +65,9 @@ def prepare_life(
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
-    base = None
     if life.base is not None:
         base = prepare_life(life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
+        return prepare_shuffled(life, life_fingerprint(life), base, progress)
     fingerprint = life_fingerprint(life)
     lives = Path(cache_dir or default_cache_dir()) / "lives"
     folder = lives / f"{life.name}-{fingerprint[:12]}"
@@ -76,18 +76,13 @@ def prepare_life(
             lives.mkdir(parents=True, exist_ok=True)
             with _locked(Path(f"{folder}.lock"), life.name):
                 if not folder.exists():  # else the process that held the lock has made it
-                    if base is None:
-                        _prepare(life, fingerprint, folder, num_workers, strict, progress)
-                    else:
-                        _prepare_shuffled(life, base, fingerprint, folder, progress)
+                    _prepare(life, fingerprint, folder, num_workers, strict, progress)
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {lives}: {error.strerror or error}. Make room there, or "
                 "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
-    if base is not None:
-        return prepared  # what the base lacks has been said
     losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
     if strict:
         _refuse(life.name, losses)
@@ -211,29 +206,6 @@ def _prepare(
         report_file.unlink()
 
 
-def _prepare_shuffled(life: Life, base: PreparedLife, fingerprint: str, folder: Path, progress: bool) -> None:
-    size = sum(file.stat().st_size for file in base.path.glob("*.arrow"))
-    _check_free(life.name, folder.parent, size)
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(exist_ok=True)
-    file = partial / "data-00000-of-00001.arrow"
-    title = f"Shuffling {base.name}"
-    with tqdm(desc=title, total=len(base), unit=" frames", disable=not progress) as bar:
-        write_shuffled(base, file, bar.update)
-    metadata = base.metadata | {
-        "name": life.name,
-        "fingerprint": fingerprint,
-        "kind": life.kind,
-        "dataset": life.dataset,
-        "license": life.license,
-        "shuffled": {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED},
-        "videos": [report | {"file": file.name} for report in base.metadata["videos"]],
-    }
-    _write_dataset_description(partial, [file.name], base.dataset.features, fingerprint)
-    (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-    partial.rename(folder)
-
-
 def _write(shards: list[Shard], num_workers: int, strict: bool, title: str | None) -> list[dict[str, Any]]:
     """Write the shards that are not there yet, several at once, and give the reports of all."""
     reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
@@ -281,16 +253,12 @@ def _write_in_pool(
 
 
 def _check_room(shard: Shard, num_frames: int) -> None:
-    life = shard.life
+    life, lives = shard.life, shard.file.parent.parent
     pixels = life.frame_size**2 * (16 / 9 if life.simulation is None else 1)
-    _check_free(life.name, shard.file.parent.parent, int(num_frames * pixels * _BYTES_PER_PIXEL))
-
-
-def _check_free(name: str, lives: Path, needed: int) -> None:
-    free = shutil.disk_usage(lives).free
+    needed, free = int(num_frames * pixels * _BYTES_PER_PIXEL), shutil.disk_usage(lives).free
     if needed > free:
         raise LifeError(
-            f"The life {name} needs about {needed / 1e9:.1f} GB in {lives}, where {free / 1e9:.1f} GB are free. "
+            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {lives}, where {free / 1e9:.1f} GB are free. "
             "Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
         )
 
