@@ -51,12 +51,12 @@ class Life:
         part: its folder within the data set as the owners lay it out; empty where that has no such folder.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
-        pairs_within_video: whether frames of two of its videos never make a pair, since they show two worlds.
+        shuffle_of: the name of the life whose frames it has in random order.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
-        shuffle_of: the name of the life whose frames it shuffles.
+        pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording's files, in order.
         simulation: what to render.
         base: the life of the name `shuffle_of`.
@@ -78,11 +78,11 @@ class Life:
     part: str = ""
     video_pattern: str = ""
     num_videos: int = 0
-    pairs_within_video: bool = False
+    shuffle_of: str = ""
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
-    shuffle_of: str = ""
+    pairs_within_video: bool = False
     videos: tuple[str, ...] = ()
     simulation: SimulatedSource | None = None
     base: "Life | None" = None

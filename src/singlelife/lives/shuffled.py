@@ -1,8 +1,8 @@
 """The control that has a life's frames in random order.
 
 A shuffled life has the moments of its base, one after the other, and at each the frame of some other moment, together
-with all that belongs to that frame (pose, depth). So its temporal pairs are pairs of any two frames. Nothing is decoded
-to make it: the frames are copied as they are encoded.
+with all that belongs to that frame (pose, depth). So its temporal pairs are pairs of any two frames. Nothing is
+decoded to make it: the frames are copied as they are encoded.
 """
 
 import json
@@ -56,8 +56,8 @@ def _prepare(life: Life, fingerprint: str, base: PreparedLife, folder: Path, pro
     free = shutil.disk_usage(folder.parent).free
     if needed > free:
         raise LifeError(
-            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB are "
-            "free. Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
+            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {folder.parent}, where {free / 1e9:.1f} GB "
+            "are free. Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
         )
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
