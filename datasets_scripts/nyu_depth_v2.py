@@ -28,8 +28,8 @@ DESCRIPTION = (
     "NYU Depth V2: 1,449 frames of rooms with depth, 654 of which are the official test. --prepare makes a "
     "dataset of them that the evaluation reads, by datasets.load_from_disk(OUT): its splits are train and test (or "
     f"unsplit, without {SPLITS}), its columns image (PNG), depth (float32, metres, holes filled by the owners), "
-    "raw_depth (float32, metres, as the sensor gave it, 0 where it saw nothing) and index (its number in the file, from 0). "
-    "Needs pip install 'singlelife[evaluation]'."
+    "raw_depth (float32, metres, as the sensor gave it, 0 where it saw nothing) and index (its number in the file, "
+    "from 0). Needs pip install 'singlelife[evaluation]'."
 )
 EXAMPLES = """\
   python datasets_scripts/nyu_depth_v2.py /data/nyu                       what is here

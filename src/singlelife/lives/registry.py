@@ -159,7 +159,7 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, and
-            `.txt` files that list any of these, one a line. By default what the life's folder holds.
+            `.txt` files that list files, one a line. By default what the life's folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
