@@ -67,7 +67,7 @@ def _faults(sequence: Path) -> list[str]:
         try:
             with Image.open(image) as picture:
                 picture.load()
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             faults.append(f"{image}: {_reason(error)}")
     for number in range(2, IMAGES + 1):
         try:

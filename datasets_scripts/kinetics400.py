@@ -7,8 +7,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, length_text, shown
-from singlelife.lives.registry import VIDEO_LIST, Life, find_videos, registered_life
+from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, length_text, shown, videos_in
+from singlelife.lives.registry import VIDEO_LIST, Life, registered_life
 from singlelife.lives.sampling import Sample, draw_sample
 from singlelife.lives.video_header import VideoHeader, read_header
 
@@ -33,7 +33,10 @@ def first(arguments: argparse.Namespace) -> int | None:
     if listed.exists() and not arguments.redraw:
         print(f"The sample of {listed} is used again; --redraw draws another.")
         return None
-    clips = find_videos([arguments.root])
+    clips = videos_in(arguments.root)
+    if not clips:
+        print(f"missing: there is no clip in {arguments.root}\nhow to get it: {life.source}")
+        return INCOMPLETE
     if arguments.same_as:
         sample, rule = _same(clips, arguments.same_as), f"those of {arguments.same_as.name}"
     else:

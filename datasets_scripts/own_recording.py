@@ -12,7 +12,7 @@ SHORT_HOURS = 0.5  # the paper finds that models of different lives begin to agr
 
 
 def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Namespace, findings: Findings) -> None:
-    """Say if the recording is short, or its files are not in the order of their recording."""
+    """Say if the recording is short."""
     hours = sum(header.seconds for header in videos.values()) / 3600
     if 0 < hours < SHORT_HOURS:
         findings.notes.append(

@@ -89,7 +89,8 @@ def check(folder: Path, names: list[str] | None, findings: Findings) -> list[Row
 
 
 def _rows(folder: Path, scene: str, findings: Findings) -> list[Row]:
-    color, depth, pose = ({path.stem: path for path in (folder / scene / kind).glob("*") if path.stat().st_size}
+    color, depth, pose = ({path.stem: path for path in (folder / scene / kind).glob("*")
+                           if path.is_file() and path.stat().st_size}
                           for kind in ("color", "depth", "pose"))  # fmt: skip
     frames = sorted((name for name in {*color, *depth, *pose} if name.isdecimal()), key=int)
     if not (folder / scene / INTRINSIC).is_file():

@@ -259,6 +259,13 @@ def test_a_sample_is_drawn_written_down_and_used_again(kinetics, tmp_path, capsy
     assert len(prepared(tmp_path / "cache").videos) == 5
 
 
+def test_a_folder_without_clips_is_told(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    assert script("kinetics400").SCRIPT.run(["--root", str(tmp_path / "empty")]) == 1
+    out = capsys.readouterr().out
+    assert "there is no clip in" in out and "as its owners' page says" in out
+
+
 def test_the_sample_of_another_machine_is_taken_by_its_names(kinetics, tmp_path, capsys):
     main = script("kinetics400").SCRIPT.run
     theirs = tmp_path / "theirs.txt"

@@ -23,7 +23,8 @@ COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes
 _SHOWN = 5  # of many of a kind
 
 _EPILOG = """\
-exit codes: 0 all is here, or prepared; 1 something is missing or wrong, and told; 2 the command line is wrong."""
+exit codes: 0 all is here, or prepared; 1 something is missing or wrong, and told; 2 the command line is wrong, or
+preparing or pushing failed, and why is told."""
 
 
 @dataclass
@@ -278,11 +279,12 @@ def _videos_of(life: Life, arguments: argparse.Namespace) -> tuple[list[Path], s
         return find_videos(arguments.videos), f"{arguments.videos[0]}{more}"
     if arguments.root and life.part:
         folder = arguments.root / life.part
-        return _none_or_all(folder), str(folder)
+        return videos_in(folder), str(folder)
     return life.local_videos(), str(life.folder)
 
 
-def _none_or_all(folder: Path) -> list[Path]:
+def videos_in(folder: Path) -> list[Path]:
+    """The videos of a folder and of those in it; none if it is not there."""
     try:
         return find_videos([folder])
     except LifeError:
