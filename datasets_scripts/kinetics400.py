@@ -33,6 +33,7 @@ def first(arguments: argparse.Namespace) -> int | None:
     if listed.exists() and not arguments.redraw:
         print(f"The sample of {listed} is used again; --redraw draws another.")
         return None
+    print(f"Looking for clips in {arguments.root}", file=sys.stderr)  # a minute for all of Kinetics
     clips = videos_in(arguments.root)
     if not clips:
         print(f"missing: there is no clip in {arguments.root}\nhow to get it: {life.source}")
