@@ -86,16 +86,54 @@ def test_a_life_is_explained_and_where_it_stands(tmp_path, capsys, monkeypatch):
     def row() -> str:
         return next(line for line in shown().splitlines() if line.startswith("ald_2"))
 
-    assert row().endswith("-")
+    assert row().endswith("not here")
     explained = shown("show", "ald_2")
     assert str(tmp_path / "recordings" / "ald_2") in explained and "singlelife-ald2" in explained
     (tmp_path / "recordings" / "ald_2").mkdir(parents=True)
+    assert row().endswith("not here")  # an empty folder is no videos
+    assert shown("show", "shuffled-ald_2").find("needs ald_2") > 0
     shutil.copy(Path(__file__).parent / "data" / "highway_2s.mp4", tmp_path / "recordings" / "ald_2")
-    assert row().endswith("videos")
+    assert row().endswith("videos (1 file, 0.0 MB)")
+    assert "made when needed" in shown("show", "shuffled-ald_2")
     assert main(["prepare", "ald_2"]) == 0
     capsys.readouterr()
     assert row().endswith("prepared")
     assert str(tmp_path / "cache") in shown("show", "ald_2")
+
+
+def test_lives_fit_the_screen_and_come_as_json(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    (tmp_path / "control_surveillance").mkdir()
+    for number in range(123):
+        (tmp_path / "control_surveillance" / f"{number}.mp4").write_bytes(bytes(1000))
+    assert main(["lives"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 120
+    assert main(["lives", "--json"]) == 0
+    lives = {life["name"]: life for life in json.loads(capsys.readouterr().out)}
+    assert list(lives) == life_names()
+    assert lives["control_surveillance"]["videos"] == {"files": 123, "bytes": 123_000}
+    assert lives["k400_30h"]["pairs_within_video"] and lives["k400_30h"]["frames"] == 1_080_000
+    assert main(["lives", "show", "hdepic_3", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == lives["hdepic_3"]
+
+
+@pytest.mark.parametrize("name", life_names())
+def test_every_life_is_explained_with_commands_to_copy(name, capsys):
+    assert main(["lives", "show", name]) == 0
+    out = capsys.readouterr().out
+    assert f"accelerate launch train.py --life {name}" in out and "licence:" in out
+    script = [line.split()[1] for line in out.splitlines() if line.startswith("  python ")]
+    assert all((Path(__file__).parents[1] / path).is_file() for path in script)
+    assert max(map(len, out.splitlines())) <= 120
+
+
+def test_a_list_that_is_wrong_does_not_keep_the_others_from_being_listed(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    (tmp_path / "k400_30h").mkdir()
+    (tmp_path / "k400_30h" / "videos.txt").write_text("gone.mp4\n")
+    assert main(["lives"]) == 0
+    out = capsys.readouterr().out
+    assert "its videos.txt is wrong" in out and "wt_8" in out
 
 
 def test_a_video_is_prepared_and_then_found_ready(tmp_path, capsys, monkeypatch):
@@ -134,6 +172,9 @@ def test_cas_of_a_model_with_itself_is_one(models, pairs, capsys):
         (["train", "--life", "sim_l"], "sim_1"),
         (["train", "--life", "sim_1", "--max-step", "5"], "--max-steps"),
         (["prepare", "sim_l"], "sim_1"),
+        (["prepare", "shuffled-sim_l"], "sim_1"),
+        (["lives", "show", "wt_9"], "wt_1"),
+        (["lives", "show"], "needs the name of a life"),
         (["prepare", "me", "--video", "no_such.mp4"], "no_such.mp4"),
         (["prepare", "../me", "--video", "x.mp4"], "../me"),
         (["cas", "none", "untrained:tiny"], "There is no model none"),

@@ -1,5 +1,6 @@
 """Names of lives, and the videos that they stand for."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,9 @@ from hypothesis import strategies as st
 from singlelife.configs import config_names
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives import registry
-from singlelife.lives.registry import Life, find_videos, get_life, life_names, registered_life
+from singlelife.lives.registry import VIDEO_LIST, Life, find_videos, get_life, life_names, registered_life
+
+SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 
 
 def test_simulated_lives_are_registered_each_with_its_own_map():
@@ -26,10 +29,30 @@ def test_what_a_registered_life_says_of_itself_is_true():
     for life in map(registered_life, life_names()):
         assert life.description and life.license and life.dataset and life.access
         assert life.simulation is not None or life.source
+        assert not life.script or (SCRIPTS / f"{life.script}.py").is_file()
+        assert life.kind != "video" or life.script
+        assert not life.shuffle_of or registered_life(life.shuffle_of).hours == life.hours
         assert life.train in config_names("train")
         if life.simulation is not None:
             assert life.frame_rate * life.simulation.tics_per_frame == 35  # the game's clock, in Hz
             assert life.hours == pytest.approx(life.simulation.num_frames / life.frame_rate / 3600, rel=0.1)
+
+
+def test_the_paper_has_twenty_lives_five_controls_and_kinetics():
+    by_data_set = {}
+    for life in map(registered_life, life_names()):
+        by_data_set.setdefault(life.dataset, []).append(life)
+    counts = {name: len(lives) for name, lives in by_data_set.items()}
+    assert counts["HD-EPIC"] == 8 and counts["Walking Tours"] == 8 and counts["Anonymous Lives"] == 4
+    assert {life.name for life in by_data_set["controls"]} == {
+        "control_screen", "control_surveillance", "control_slides", "control_still", "control_shuffled"
+    }  # fmt: skip
+    assert [life.name for life in map(registered_life, life_names()) if life.pairs_within_video] == ["k400_30h"]
+    for life in by_data_set["HD-EPIC"]:
+        participant = life.part.removeprefix("Videos/")
+        assert re.fullmatch(life.video_pattern, f"{participant}-20240202-110250.mp4")
+        assert not re.fullmatch(life.video_pattern, "P09-20240621-093545.mp4")
+    assert len({life.part for life in by_data_set["HD-EPIC"] + by_data_set["Walking Tours"]}) == 16
 
 
 def test_a_recording_of_ones_own_has_sensible_defaults(tmp_path):
@@ -118,6 +141,46 @@ def test_videos_are_found_in_files_folders_and_globs(tmp_path):
     assert found(tmp_path / "**" / "*.MOV") == whole_day[2:]
 
 
+def test_a_list_names_videos_in_its_own_order_from_its_own_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    folder = tmp_path / "lives" / "ald_1"
+    for file in (folder / "2.mp4", folder / "10.mp4", folder / "unlisted.mp4", tmp_path / "far.bin"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (folder / VIDEO_LIST).write_text(f"# the best\n10.mp4\n\n  2.mp4\n{tmp_path / 'far.bin'}\n10.mp4\n")
+    listed = (str(folder / "10.mp4"), str(folder / "2.mp4"), str(tmp_path / "far.bin"))
+    assert get_life("ald_1").videos == listed
+    assert get_life("mine", [folder / VIDEO_LIST]).videos == listed
+    assert get_life("ald_1", [folder]).videos == tuple(str(folder / f"{name}.mp4") for name in ("2", "10", "unlisted"))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"gone.mp4\n", r"videos.txt names 1 of 1 files that are not here, such as .*gone.mp4"),
+        (b"# nothing\n", "videos.txt names no file"),
+        (b"\xff\xfe", r"videos.txt cannot be read"),
+    ],
+)
+def test_a_list_that_cannot_be_used_is_named(tmp_path, monkeypatch, content, message):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    (tmp_path / "ald_1").mkdir()
+    (tmp_path / "ald_1" / VIDEO_LIST).write_bytes(content)
+    with pytest.raises(LifeError, match=message):
+        get_life("ald_1")
+
+
+def test_a_lifes_folder_is_walked_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    (tmp_path / "ald_1").mkdir()
+    (tmp_path / "ald_1" / "a.mp4").touch()
+    walks = []
+    walk = Path.rglob
+    monkeypatch.setattr(Path, "rglob", lambda self, *pattern: walks.append(self) or walk(self, *pattern))
+    assert len(get_life("ald_1").videos) == 1
+    assert len(walks) == 1
+
+
 def test_one_file_by_two_paths_is_one_video(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
@@ -171,6 +234,10 @@ DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
         (f"lives: {{a: {{{DOOM}, sead: 1}}}}}}", r"life 'a', simulation: unknown key 'sead'; did you mean 'seed'"),
         (f"lives: {{a: {{{DOOM}, num_frames: many}}}}}}", r"life 'a', simulation: num_frames should be of type int"),
         ("lives: {a: {kind: simulated, simulation: {wad: freedoom1}}}", r"life 'a': .*map"),
+        ("lives: {a: {kind: shuffled}}", r"life 'a': .*shuffle_of, the name of another life"),
+        ("lives: {a: {kind: shuffled, shuffle_of: a}}", r"life 'a': .*shuffle_of, the name of another life"),
+        ("lives: {a: {kind: video, shuffle_of: b}}", r"life 'a': .*if it is shuffled, and only then"),
+        ("lives: {a: {kind: video, pairs_within_video: 1}}", r"life 'a': pairs_within_video should be of type bool"),
         ("life: {}", "should hold `lives`"),
         ("{lives: {}, defaults: 5}", "should hold `lives`"),
         ("[1, 2]", "should hold a mapping"),

@@ -1,15 +1,19 @@
 """`singlelife lives`: the lives known by name, and what is here of each."""
 
 import argparse
+import json
 import textwrap
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir
-from singlelife.errors import SingleLifeError
+from singlelife.errors import LifeError, SingleLifeError
 
 if TYPE_CHECKING:
     from singlelife.lives.registry import Life
+
+_BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about
 
 
 def add_command(commands: Commands) -> None:
@@ -22,6 +26,7 @@ def add_command(commands: Commands) -> None:
     )
     command.add_argument("show", nargs="?", choices=("show",), help="explain the life NAME")
     command.add_argument("life", nargs="?", metavar="NAME", help="a name that `singlelife lives` lists")
+    command.add_argument("--json", action="store_true", help="print the same as JSON")
     add_cache_dir(command)
     command.set_defaults(run=run)
 
@@ -32,52 +37,135 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.show and not arguments.life:
         raise SingleLifeError("`singlelife lives show` needs the name of a life; `singlelife lives` lists them.")
     if arguments.show:
-        print(_explained(registered_life(arguments.life), arguments.cache_dir))
+        life = registered_life(arguments.life)
+        presence = _presence(life, arguments.cache_dir)
+        print(json.dumps(_fields(life, presence), indent=2) if arguments.json else _explained(life, presence))
+        return 0
+    lives = [(life, _presence(life, arguments.cache_dir)) for life in map(registered_life, life_names())]
+    if arguments.json:
+        print(json.dumps([_fields(life, presence) for life, presence in lives], indent=2))
         return 0
     columns = ("NAME", "DATA SET", "KIND", "HOURS", "PLACE", "POSES", "ACCESS", "HERE")
     rows = [
-        (life.name, life.dataset, life.kind, f"{life.hours:.3g}" if life.hours else "?", life.place, life.poses,
-         life.access, _state(life, arguments.cache_dir))
-        for life in map(registered_life, life_names())
+        (life.name, life.dataset, life.kind, f"{life.hours:.3g}" if life.hours else "?", life.place or "?",
+         life.poses or "-", life.access, presence.state)
+        for life, presence in lives
     ]  # fmt: skip
     widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
     for row in (columns, *rows):
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print("\n`singlelife lives show NAME` explains one. A recording of your own is a life too:")
-    print("`singlelife train --life NAME --video PATH …`.")
+    print("\n`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random")
+    print("order. A recording of your own is a life too: `singlelife train --life NAME --video PATH ...`.")
     return 0
 
 
-def _state(life: "Life", cache_dir: Path | None) -> str:
-    from singlelife.lives.prepare import prepared_folders
+@dataclass(frozen=True)
+class _Presence:
+    """What is here of a life: in a few words, its prepared forms, and the videos in its folder with their size."""
 
-    if prepared_folders(life, cache_dir):
-        return "prepared"
+    state: str
+    prepared: list[Path]
+    videos: list[Path]
+    num_bytes: int = 0
+
+
+def _presence(life: "Life", cache_dir: Path | None) -> _Presence:
+    from singlelife.lives.dataset_cli import shown, size_text
+    from singlelife.lives.prepare import prepared_folders
+    from singlelife.lives.registry import VIDEO_LIST, registered_life
+
+    prepared = prepared_folders(life, cache_dir)
     if life.kind == "simulated":
-        return "rendered when needed"
-    return "videos" if life.folder.is_dir() else "-"
+        return _Presence("prepared" if prepared else "rendered when needed", prepared, [])
+    if life.kind == "shuffled":
+        base = _presence(registered_life(life.shuffle_of), cache_dir)
+        ready = "made when needed" if base.state != "not here" else f"needs {life.shuffle_of}"
+        return _Presence("prepared" if prepared else ready, prepared, [])
+    try:
+        videos = life.local_videos()
+    except LifeError:  # `get_life` says more
+        return _Presence(f"its {VIDEO_LIST} is wrong", prepared, [])
+    size = sum(video.stat().st_size for video in videos)
+    there = f"videos ({shown(len(videos), 'file')}, {size_text(size)})"
+    return _Presence("prepared" if prepared else there if videos else "not here", prepared, videos, size)
 
 
-def _explained(life: "Life", cache_dir: Path | None) -> str:
-    from singlelife.lives.prepare import prepared_folders
+def _fields(life: "Life", presence: _Presence) -> dict[str, Any]:
+    """What `--json` says of a life."""
+    frames, size = _to_be_made(life)
+    return {
+        "name": life.name,
+        "description": life.description,
+        "dataset": life.dataset,
+        "kind": life.kind,
+        "hours": life.hours or None,
+        "place": life.place or None,
+        "poses": life.poses or None,
+        "access": life.access,
+        "license": life.license,
+        "source": life.source or None,
+        "url": life.url or None,
+        "download_gb": life.download_gb or None,
+        "num_videos": life.num_videos or None,
+        "pairs_within_video": life.pairs_within_video,
+        "shuffle_of": life.shuffle_of or None,
+        "folder": str(folder) if (folder := _video_folder(life)) else None,
+        "frame_rate": life.frame_rate,
+        "frame_size": life.frame_size,
+        "frames": frames or None,
+        "bytes": size or None,
+        "recipe": life.train,
+        "repository": life.repository_name,
+        "state": presence.state,
+        "prepared": list(map(str, presence.prepared)),
+        "videos": {"files": len(presence.videos), "bytes": presence.num_bytes},
+    }
 
-    frames = round(life.hours * 3600 * life.frame_rate)
+
+def _explained(life: "Life", presence: _Presence) -> str:
+    from singlelife.lives.dataset_cli import size_text
+
+    frames, size = _to_be_made(life)
     made = f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side"
+    folder = _video_folder(life)
     lines = {
-        "data set": f"{life.dataset} ({life.access})",
+        "data set": f"{life.dataset} ({life.access}){f', {life.url}' if life.url else ''}",
         "licence": life.license,
         "how to get it": life.source or "It is rendered here when it is needed.",
-        "where to put it": "" if life.kind == "simulated" else f"{life.folder} (or name the files with --video)",
-        "will be made": made + (f": about {frames:,}" if frames else ""),
+        "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
+        "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
+        "where to put it": f"{folder} (or name the files with --video)" if folder else "",
+        "will be made": made + (f": about {frames:,}, {size_text(size)}" if frames else ""),
+        "pairs": "within a video only" if life.pairs_within_video else "",
         "poses": life.poses or "none",
         "recipe": f"hub_configs/train/{life.train}.yaml",
         "repository": f"ORGANISATION/{life.repository_name}",
-        "here": ", ".join(map(str, prepared_folders(life, cache_dir))) or _state(life, cache_dir),
+        "here": ", ".join(map(str, presence.prepared)) or presence.state,
     }
     table = [_filled(f"  {name + ':':<17}", text) for name, text in lines.items() if text]
-    return "\n".join(
-        [f"{life.name}: {life.description}", *table, "", f"  accelerate launch train.py --life {life.name}"]
-    )
+    check = [f"  python datasets_scripts/{life.script}.py {life.name}"] if life.script else []
+    commands = [*check, f"  singlelife prepare {life.name}", f"  accelerate launch train.py --life {life.name}"]
+    return "\n".join([f"{life.name}: {life.description}", *table, "", *commands])
+
+
+def _video_folder(life: "Life") -> Path | None:
+    """Where the videos go, if there are any; those of a shuffled life are its base's."""
+    source = _source_of_frames(life)
+    return None if source.kind == "simulated" else source.folder
+
+
+def _source_of_frames(life: "Life") -> "Life":
+    from singlelife.lives.registry import registered_life
+
+    return _source_of_frames(registered_life(life.shuffle_of)) if life.shuffle_of else life
+
+
+def _to_be_made(life: "Life") -> tuple[int, int]:
+    """About how many frames and bytes a prepared life has; 0 where its length is not known."""
+    frames = round(life.hours * 3600 * life.frame_rate)
+    kind = _source_of_frames(life).kind
+    width = life.frame_size * (16 / 9 if kind == "video" else 1)
+    return frames, round(frames * width * life.frame_size * _BYTES_PER_PIXEL[kind])
 
 
 def _filled(title: str, text: str) -> str:

@@ -29,6 +29,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
+from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
 from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
 
 _BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92; on the high side
@@ -64,6 +65,9 @@ def prepare_life(
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
+    if life.base is not None:
+        base = prepare_life(life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
+        return prepare_shuffled(life, life_fingerprint(life), base, progress)
     fingerprint = life_fingerprint(life)
     lives = Path(cache_dir or default_cache_dir()) / "lives"
     folder = lives / f"{life.name}-{fingerprint[:12]}"
@@ -108,6 +112,8 @@ def life_fingerprint(life: Life) -> str:
             "renderer": RENDERER_VERSION,
             "vizdoom": version("vizdoom"),
         }
+    elif life.base is not None:
+        contents = {"shuffled": life_fingerprint(life.base), "seed": SHUFFLE_SEED}
     else:
         contents = [[name, _file_fingerprint(path)] for name, path in _named_videos(life)]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]

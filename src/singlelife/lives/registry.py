@@ -21,7 +21,9 @@ from singlelife.lives.simulated import SimulatedSource
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 )
-KINDS = ("video", "simulated")
+KINDS = ("video", "simulated", "shuffled")
+VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
+SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
@@ -33,7 +35,8 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"` (files of a recording) or `"simulated"` (rendered on demand).
+        kind: `"video"` (files of a recording), `"simulated"` (rendered on demand) or `"shuffled"` (the frames of
+            another life in random order).
         dataset: the data set that it belongs to.
         description: one line for people.
         license: of its frames.
@@ -42,12 +45,21 @@ class Life:
         place: `"indoor"`, `"outdoor"`, `"both"`, or empty where that is not known.
         poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
         access: who may have it, in a word or two.
+        url: the owners' page.
+        download_gb: about how much there is to get, in GB; 0 where that is not known.
+        script: the script of `datasets_scripts` that checks its videos; empty where there are none.
+        part: its folder within the data set as the owners lay it out; empty where that has no such folder.
+        video_pattern: the regular expression that the names of all its videos match; empty if they are free.
+        num_videos: how many videos it has; 0 where that is not known.
+        shuffle_of: the name of the life whose frames it has in random order.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
+        pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording's files, in order.
         simulation: what to render.
+        base: the life of the name `shuffle_of`.
     """
 
     name: str
@@ -60,11 +72,20 @@ class Life:
     place: str = ""
     poses: str = ""
     access: str = "yours"
+    url: str = ""
+    download_gb: float = 0.0
+    script: str = ""
+    part: str = ""
+    video_pattern: str = ""
+    num_videos: int = 0
+    shuffle_of: str = ""
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
+    pairs_within_video: bool = False
     videos: tuple[str, ...] = ()
     simulation: SimulatedSource | None = None
+    base: "Life | None" = None
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -76,6 +97,11 @@ class Life:
             raise LifeError(
                 f"The life {self.name!r} should be of kind {' or '.join(KINDS)}, and if it is simulated, and only "
                 "then, have a simulation."
+            )
+        if (self.kind == "shuffled") != bool(self.shuffle_of) or self.shuffle_of == self.name:
+            raise LifeError(
+                f"The life {self.name!r} should have shuffle_of, the name of another life, if it is shuffled, and "
+                "only then."
             )
         if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
             raise LifeError(
@@ -95,6 +121,13 @@ class Life:
         """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
 
+    def local_videos(self) -> list[Path]:
+        """The videos that its folder holds: those of its list `videos.txt`, or all; none if it is not there."""
+        if not self.folder.is_dir():
+            return []
+        listed = self.folder / VIDEO_LIST
+        return _distinct(_listed_in(listed) if listed.is_file() else _videos_in(self.folder))
+
 
 def recordings_dir() -> Path:
     """`$SINGLELIFE_RECORDINGS`, or the folder `lives` of the working directory."""
@@ -112,15 +145,10 @@ def registered_life(name: str) -> Life:
     Raises:
         LifeError: there is no such life.
     """
+    if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in _registered():
+        return _shuffled(name)
     if name not in _registered():
-        # Not get_close_matches, which of equally near names takes the last.
-        nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in life_names()}
-        near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
-        raise LifeError(
-            f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
-            f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
-            f"put it into the folder {recordings_dir() / Path(name).name}."
-        )
+        raise _unknown(name)
     return _registered()[name]
 
 
@@ -128,37 +156,77 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:
-        name: of a registered life, or any valid new name.
-        videos: the recording: files, folders (searched recursively for video files, in natural order) and globs. By
-            default what the life's folder holds.
+        name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
+            life's frames in random order.
+        videos: the recording: files, folders (searched recursively for video files, in natural order), globs, and
+            `.txt` files that list files, one a line. By default what the life's folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
     """
-    life = _registered().get(name)
-    if life is None:
-        life = Life(name=name, kind="video", description="A recording of your own.")
-        if not videos and not life.folder.is_dir():
-            life = registered_life(name)
+    known = _registered().get(name)
+    if known is None and name.startswith(SHUFFLED):
+        known = _shuffled(name)
+    if known is not None and known.shuffle_of:
+        base = get_life(known.shuffle_of, videos)
+        same = {field: getattr(base, field) for field in ("frame_rate", "frame_size", "license", "pairs_within_video")}
+        return dataclasses.replace(known, base=base, **same)
+    life = known or Life(name=name, kind="video", description="A recording of your own.")
     if life.kind == "simulated":
         if videos:
             raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
         return life
-    if not videos and not (life.folder.is_dir() and _videos_in(life.folder)):
+    found = find_videos(videos) if videos else life.local_videos()
+    if not found:
+        if known is None and not life.folder.is_dir():
+            raise _unknown(name)
         raise LifeError(
             f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, "
             "or name them with --video PATH."
         )
-    return dataclasses.replace(life, videos=tuple(str(path) for path in find_videos(videos or [life.folder])))
+    return dataclasses.replace(life, videos=tuple(map(str, found)))
+
+
+def _shuffled(name: str) -> Life:
+    """The control `shuffled-NAME`."""
+    shuffled = name.removeprefix(SHUFFLED)
+    base = _registered().get(shuffled) or Life(name=shuffled, kind="video")
+    return Life(
+        name=name,
+        kind="shuffled",
+        dataset="controls",
+        description=f"control: the frames of the life {shuffled} in random order",
+        license=base.license,
+        source=base.source,
+        hours=base.hours,
+        place=base.place,
+        access=base.access,
+        frame_rate=base.frame_rate,
+        frame_size=base.frame_size,
+        script="controls",
+        train=base.train,
+        shuffle_of=shuffled,
+    )
+
+
+def _unknown(name: str) -> LifeError:
+    # Not get_close_matches, which of equally near names takes the last.
+    nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in life_names()}
+    near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
+    return LifeError(
+        f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
+        f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
+        f"put it into the folder {recordings_dir() / Path(name).name}."
+    )
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
     """The files that `paths` stand for, without doubles: in the order given, in natural order within each.
 
     Raises:
-        LifeError: a path stands for nothing.
+        LifeError: a path stands for nothing, or a list of videos cannot be read.
     """
-    found: dict[Path, Path] = {}
+    found: list[Path] = []
     for path in map(str, paths):
         whole = Path(path).expanduser()
         # glob.glob, since Path.glob refuses absolute patterns
@@ -169,17 +237,42 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
             if whole.is_dir():
                 why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
             raise LifeError(f"There is no video {path!r}: {why}.")
-        for file in inside:
-            found.setdefault(file.resolve(), file)
-    return list(found.values())
+        found += inside
+    return _distinct(found)
+
+
+def _distinct(files: Sequence[Path]) -> list[Path]:
+    """Each file once, by its first path."""
+    by_target: dict[Path, Path] = {}
+    for file in files:
+        by_target.setdefault(file.resolve(), file)
+    return list(by_target.values())
 
 
 def _videos_in(path: Path) -> list[Path]:
-    """A file itself; the video files of a folder and of those in it, but no hidden ones."""
+    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
     if not path.is_dir():
-        return [path]
+        return _listed_in(path) if path.suffix == ".txt" else [path]
     files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
     return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
+
+
+def _listed_in(path: Path) -> list[Path]:
+    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
+
+    Raises:
+        LifeError: it cannot be read, names none, or one that is not there.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LifeError(f"The list of videos {path} cannot be read ({error}).") from error
+    files = [path.parent / line for line in lines if line and not line.startswith("#")]
+    gone = [file for file in files if not file.is_file()]
+    if gone or not files:
+        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
+        raise LifeError(f"The list of videos {path} names {what}.")
+    return files
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:

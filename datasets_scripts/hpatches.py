@@ -1,0 +1,100 @@
+"""HPatches, for zero-shot correspondence: whether all of its sequences are here and whole."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm.auto import tqdm
+
+from singlelife.errors import LifeError
+from singlelife.lives.dataset_cli import Findings, run_script, script_parser
+
+NAME = "hpatches"
+SEQUENCES = {"v": ("viewpoint", 59), "i": ("illumination", 57)}
+IMAGES = 6  # of a sequence; the first is the reference
+HOW_TO_GET = (
+    "HPatches' page, https://github.com/hpatches/hpatches-dataset, links the archive "
+    "hpatches-sequences-release.tar.gz (1.3 GB) and its terms. Unpack it, and name the folder of the sequences."
+)
+DESCRIPTION = (
+    "HPatches: 59 sequences of planar scenes from six viewpoints and 57 in six lights, with the homographies "
+    "between their images. Nothing is converted: v_*/ and i_*/ with 1.ppm to 6.ppm and H_1_2 to H_1_6 are what the "
+    "evaluation reads. H_1_k maps pixels of image 1 to pixels of image k."
+)
+EXAMPLES = "  python datasets_scripts/hpatches.py /data/hpatches-sequences-release"
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """Check the folder of the command line (`sys.argv` by default) and return the exit code."""
+    parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the sequences")
+    return run_script(NAME, lambda: _run(parser.parse_args(words)))
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    findings = check(arguments.folder)
+    return findings.report(f"HPatches in {arguments.folder}" if arguments.folder else "HPatches", HOW_TO_GET)
+
+
+def check(folder: Path | None) -> Findings:
+    """What there is to say of the folder of the sequences."""
+    findings = Findings()
+    if folder is None or not folder.is_dir():
+        findings.missing.append("the folder of the sequences" + (f" {folder}" if folder else ""))
+        return findings
+    for letter, (kind, expected) in SEQUENCES.items():
+        sequences = sorted(path for path in folder.glob(f"{letter}_*") if path.is_dir())
+        whole = 0
+        for sequence in tqdm(sequences, desc=kind, unit=" sequences", disable=None, leave=False):
+            faults = list(_faults(sequence))
+            findings.wrong += faults
+            whole += not faults
+        findings.facts.append(f"{whole} of {expected} {kind} sequences")
+        if len(sequences) < expected:
+            findings.missing.append(f"{expected - len(sequences)} of {expected} {kind} sequences ({letter}_*)")
+        elif len(sequences) > expected:
+            findings.notes.append(f"{len(sequences)} {kind} sequences, where HPatches has {expected}")
+    return findings
+
+
+def _faults(sequence: Path) -> list[str]:
+    faults = []
+    for number in range(1, IMAGES + 1):
+        image = sequence / f"{number}.ppm"
+        try:
+            with Image.open(image) as picture:
+                picture.load()
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+            faults.append(f"{image}: {_reason(error)}")
+    for number in range(2, IMAGES + 1):
+        try:
+            read_homography(sequence / f"H_1_{number}")
+        except LifeError as error:
+            faults.append(str(error))
+    return faults
+
+
+def read_homography(path: Path) -> np.ndarray:
+    """The homography in a file of three lines of three numbers, float64 (3, 3).
+
+    Raises:
+        LifeError: it cannot be read or has no inverse.
+    """
+    try:
+        matrix = np.loadtxt(path, dtype=np.float64)
+    except (OSError, ValueError) as error:
+        raise LifeError(f"{path}: {_reason(error)}") from error
+    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < 3:
+        raise LifeError(f"{path}: not a homography, which has 3x3 numbers and an inverse")
+    return matrix
+
+
+def _reason(error: Exception) -> str:
+    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
