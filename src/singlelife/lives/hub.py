@@ -1,0 +1,181 @@
+"""Pushing a prepared life to the Hub, as a repository that `datasets.load_dataset` opens.
+
+The repository has the frames as Parquet files in `data/`, `metadata.json` as the prepared life has it, and a dataset
+card. All of it appears in one commit: until the last file is there, nobody sees half a life, and what an interrupted
+push has sent is not sent again.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+from datasets.utils.py_utils import convert_file_size_to_int
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
+from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from tqdm.auto import tqdm
+
+from singlelife.errors import HubError
+from singlelife.lives.hub_card import dataset_card
+from singlelife.lives.hub_errors import is_repo_id, told_plainly
+from singlelife.lives.prepared import METADATA, PreparedLife
+
+_CARD = "README.md"
+_FRAMES = "data/train-{:05d}-of-{:05d}.parquet"
+
+
+def push_life(
+    life: PreparedLife,
+    repo_id: str,
+    *,
+    private: bool = True,
+    token: str | None = None,
+    revision: str | None = None,
+    max_shard_size: int | str = "500MB",
+    license: str | None = None,
+    progress: bool = True,
+) -> str:
+    """Push a prepared life to the Hub. The frames' bytes stay as they are.
+
+    A push that was interrupted goes on when it is called again, and one of a life that is there already changes
+    nothing. A life that was prepared anew replaces the old one as a new commit.
+
+    Args:
+        life: the prepared life.
+        repo_id: ORG/NAME of a data set; it is made if it is not there.
+        private: only its owner sees it. A life shows people who were not asked.
+        token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
+        revision: the branch to commit to, made if it is not there; `main` by default.
+        max_shard_size: of a Parquet file; the memory and the temporary disk space needed do not exceed it by much.
+        license: of the frames; as it is in the life's metadata by default.
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The repository's URL.
+
+    Raises:
+        HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
+            repository is public and should be private (or the other way round), or the connection breaks.
+    """
+    if not is_repo_id(repo_id):
+        raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
+    if not (token or get_token()):
+        raise HubError(
+            "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
+        )
+    try:
+        limit = convert_file_size_to_int(max_shard_size)
+    except ValueError as error:
+        raise HubError(f"The size of a shard should look like 500MB or 2GB, not {max_shard_size!r}.") from error
+    stated = life.metadata["license"] if license is None else license
+    stated = "" if stated == "yours" else stated  # of a recording of one's own that says no more
+    api = HfApi(token=token, library_name="singlelife", library_version=version("singlelife"))
+    with told_plainly(repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."):
+        _make_room_for(api, life, repo_id, private)
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
+        frames, num_bytes = _push_frames(api, life, repo_id, revision, limit, progress)
+        card = dataset_card(life, repo_id, stated, num_bytes, sum(file.upload_info.size for file in frames))
+        described = {_CARD: card, METADATA: json.dumps(_public_metadata(life), indent=2)}
+        texts = [CommitOperationAdd(name, text.encode()) for name, text in described.items()]
+        there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
+        new = {file.path_in_repo for file in frames}
+        stale = [CommitOperationDelete(name) for name in there if name.startswith("data/") and name not in new]
+        api.create_commit(
+            repo_id,
+            [*frames, *texts, *stale],
+            commit_message=f"The life {life.name}, {len(life):,} frames",
+            repo_type="dataset",
+            revision=revision,
+        )
+    return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def _make_room_for(api: HfApi, life: PreparedLife, repo_id: str, private: bool) -> None:
+    """Create the repository, or make sure that the one of that name is this life's and as private as it should be."""
+    try:
+        there = api.dataset_info(repo_id)
+    except RepositoryNotFoundError:
+        try:
+            api.create_repo(repo_id, repo_type="dataset", private=private)
+        except HfHubHTTPError as error:
+            if error.response.status_code == 409:
+                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
+            raise
+        return
+    if bool(there.private) != private:
+        state, wish = ("private", "public") if there.private else ("public", "private")
+        raise HubError(
+            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in its settings, "
+            f"{api.endpoint}/datasets/{repo_id}/settings, or push to another name."
+        )
+    names = {sibling.rfilename for sibling in there.siblings or []}
+    if METADATA in names:
+        owner = _name_of_life_in(api, repo_id)
+        if owner != life.name:
+            raise HubError(
+                f"{repo_id} holds {owner or 'something else'}, not the life {life.name}. Choose another name."
+            )
+    elif names - {".gitattributes", _CARD}:
+        raise HubError(f"The name {repo_id} is taken: it holds files that are no prepared life. Choose another name.")
+
+
+def _name_of_life_in(api: HfApi, repo_id: str) -> str | None:
+    with TemporaryDirectory() as scratch:
+        file = api.hf_hub_download(repo_id, METADATA, repo_type="dataset", local_dir=scratch)
+        try:
+            name = json.loads(Path(file).read_text(encoding="utf-8"))["name"]
+        except (ValueError, TypeError, KeyError):
+            return None
+    return name if isinstance(name, str) else None
+
+
+def _push_frames(
+    api: HfApi, life: PreparedLife, repo_id: str, revision: str | None, limit: int, progress: bool
+) -> tuple[list[CommitOperationAdd], int]:
+    """Send the frames, a Parquet file at a time, without committing them yet.
+
+    Returns:
+        The operations to commit, and how many bytes the frames have in memory.
+    """
+    num_bytes = life.dataset.data.nbytes
+    num_shards = min(len(life), -(-num_bytes // limit))
+    additions = []
+    bar = tqdm(desc=f"Pushing {life.name}", total=len(life), unit=" frames", disable=not progress)
+    with bar, without_bars_of_datasets(), TemporaryDirectory(prefix="singlelife-") as scratch:
+        for index in range(num_shards):
+            shard = life.dataset.shard(num_shards, index, contiguous=True)
+            name = _FRAMES.format(index, num_shards)
+            file = Path(scratch) / Path(name).name
+            shard.to_parquet(file)
+            addition = CommitOperationAdd(name, str(file))
+            api.preupload_lfs_files(repo_id, [addition], repo_type="dataset", revision=revision)
+            additions.append(addition)
+            file.unlink()
+            bar.update(len(shard))
+    return additions, num_bytes
+
+
+@contextmanager
+def without_bars_of_datasets() -> Iterator[None]:
+    """Hide the progress bars of `datasets` for each file: what calls it has one of its own."""
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+def _public_metadata(life: PreparedLife) -> dict[str, Any]:
+    """What others need of a life's metadata: not where it came from here, nor the Arrow files of this copy."""
+    metadata = {name: value for name, value in life.metadata.items() if name != "hub"}
+    metadata["videos"] = [
+        {name: value for name, value in report.items() if name != "file"} for report in metadata["videos"]
+    ]
+    return metadata

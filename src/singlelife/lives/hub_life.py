@@ -1,0 +1,333 @@
+"""A prepared life that comes from the Hub: downloaded once per revision, then used as if it had been prepared here.
+
+In the cache, `lives/hub/ORG--NAME/` holds a folder for each revision, named after its commit, and in `refs/` what each
+branch or tag was when it was last asked for, so that without a network the same life is found again. A download goes
+on in a folder beside it that ends in `.partial`, one Arrow file per Parquet file, each renamed when it is complete.
+"""
+
+import json
+import re
+import shutil
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from datasets import Features
+from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.hf_api import DatasetInfo, RepoSibling
+from tqdm.auto import tqdm
+
+from singlelife.errors import HubError, LifeError
+from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.lives.prepare import default_cache_dir, locked, write_dataset_description
+from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_FRAMES = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
+_LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
+_ROWS_IN_MEMORY = 64
+
+
+def download_life(
+    repo_id: str,
+    name: str,
+    *,
+    revision: str | None = None,
+    cache_dir: str | Path | None = None,
+    num_workers: int | None = None,
+    strict: bool = False,
+    progress: bool = True,
+) -> PreparedLife:
+    """The prepared life of a data set on the Hub, downloaded now if this revision has not been before.
+
+    Its metadata says under `hub` where it came from: `repo_id` and the commit, `revision`. A data set that has a
+    `Video` column instead of frames is prepared here.
+
+    Args:
+        repo_id: ORG/NAME.
+        name: of the life here.
+        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network, and neither does
+            any other that was asked for before, where there is none; that is said.
+        cache_dir: see `prepare_life`.
+        num_workers, strict: for a data set of videos, see `prepare_life`.
+        progress: say what is downloaded, and show a progress bar on stderr.
+
+    Raises:
+        HubError: the data set is not there or not for you, is no life, or the connection breaks.
+        LifeError: the disk lacks the room, or what is here is damaged.
+    """
+    if not is_repo_id(repo_id):
+        raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
+    repository = Path(cache_dir or default_cache_dir()) / "lives" / "hub" / repo_id.replace("/", "--")
+    if revision and _COMMIT.fullmatch(revision) and (repository / revision).is_dir():
+        return PreparedLife.load(repository / revision)
+    ref = repository / "refs" / quote(revision or "main", safe="")
+    api = HfApi(library_name="singlelife", library_version=version("singlelife"))
+    try:
+        with told_plainly(repo_id, f"Looking up {repo_id}"):
+            info = api.dataset_info(repo_id, revision=revision, files_metadata=True)
+    except HubUnreachable as error:
+        kept = repository / ref.read_text() if ref.exists() else None
+        if kept is None or not kept.is_dir():
+            raise
+        print(f"{error} Going on with {repo_id} as it was kept, commit {kept.name[:12]}.", file=sys.stderr)
+        return PreparedLife.load(kept)
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
+    assert info.sha is not None
+    sizes = sizes_of(info)
+    if METADATA not in sizes:
+        return _prepare_videos(repo_id, name, info.sha, cache_dir, num_workers, strict, progress)
+    folder = repository / info.sha
+    try:
+        ref.parent.mkdir(parents=True, exist_ok=True)
+        if not folder.exists():
+            with (
+                locked(Path(f"{folder}.lock"), repo_id),
+                told_plainly(
+                    repo_id,
+                    f"Downloading {repo_id}",
+                    "The files that are complete are kept; the same command goes on with the others.",
+                ),
+            ):
+                if not folder.exists():  # else the process that held the lock has made it
+                    _Download(api, repo_id, info.sha, name, sizes, folder, progress).run()
+        aside = ref.with_name(f"{ref.name}.tmp")
+        aside.write_text(info.sha)
+        aside.replace(ref)
+    except OSError as error:
+        raise LifeError(
+            f"The life {repo_id} cannot be written into {repository}: {error.strerror or error}. Make room there, or "
+            "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
+        ) from error
+    return PreparedLife.load(folder)
+
+
+class _Download:
+    """One download, into a folder that appears when it is whole."""
+
+    def __init__(
+        self, api: HfApi, repo_id: str, sha: str, name: str, sizes: dict[str, int], folder: Path, progress: bool
+    ):
+        self.api, self.repo_id, self.sha, self.name, self.sizes = api, repo_id, sha, name, sizes
+        self.folder, self.progress = folder, progress
+        self.partial = folder.with_name(f"{folder.name}.partial")
+        self.files = sorted(file for file in sizes if _FRAMES.fullmatch(file))
+
+    def run(self) -> None:
+        self.partial.mkdir(exist_ok=True)
+        for leftover in self.partial.glob("*.tmp"):
+            leftover.unlink()
+        metadata = self._metadata()
+        features = self._features()
+        arrows = [self.partial / f"data-{i:05d}-of-{len(self.files):05d}.arrow" for i in range(len(self.files))]
+        missing = [(file, arrow) for file, arrow in zip(self.files, arrows, strict=True) if not arrow.exists()]
+        self._check_room(sum(self.sizes[file] for file, _ in missing))
+        total = sum(self.sizes[file] for file in self.files)
+        there = total - sum(self.sizes[file] for file, _ in missing)
+        if self.progress:
+            print(
+                f"{self.repo_id}: {metadata['num_frames']:,} frames, {total / 1e9:.2f} GB, into {self.folder}",
+                file=sys.stderr,
+            )
+        with tqdm(
+            desc=f"Downloading {self.name}", initial=there, total=total, unit="B", unit_scale=True,
+            disable=not self.progress,
+        ) as bar:  # fmt: skip
+            for file, arrow in missing:
+                self._convert(self._fetch(file, bar), arrow, features)
+        num_frames = sum(_num_rows(arrow) for arrow in arrows)
+        if num_frames != metadata["num_frames"]:
+            shutil.rmtree(self.partial)
+            raise HubError(
+                f"The data set {self.repo_id} is not whole: it holds {num_frames} frames, and its {METADATA} says "
+                f"{metadata['num_frames']}. Tell its owner, who should push it again."
+            )
+        write_dataset_description(self.partial, [arrow.name for arrow in arrows], features, self.sha)
+        (self.partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+        shutil.rmtree(self.partial / "download")
+        self.partial.rename(self.folder)
+
+    def _metadata(self) -> dict[str, Any]:
+        """The metadata of the life, checked, with where it came from."""
+        if self.sizes[METADATA] > _LARGEST_METADATA:
+            raise HubError(
+                f"The {METADATA} of {self.repo_id} is of {self.sizes[METADATA]:,} bytes: not that of a life."
+            )
+        path = self._fetch(METADATA, None)
+        try:
+            metadata = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise HubError(f"The {METADATA} of {self.repo_id} cannot be read: {error}.") from error
+        check_format(metadata, self.repo_id)
+        return metadata | {"name": self.name, "hub": {"repo_id": self.repo_id, "revision": self.sha}}
+
+    def _features(self) -> Features:
+        """The columns that the life will have, after a look at the end of the first file, before all is downloaded."""
+        if not self.files:
+            raise HubError(f"The data set {self.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
+        hub = HfFileSystem()
+        with hub.open(f"datasets/{self.repo_id}@{self.sha}/{self.files[0]}") as file:
+            return known_columns(_schema(file, self.repo_id), self.repo_id)
+
+    def _check_room(self, needed: int) -> None:
+        needed += max(self.sizes[file] for file in self.files)  # a file is here twice while it is converted
+        free = shutil.disk_usage(self.partial).free
+        if needed > free:
+            raise LifeError(
+                f"The life {self.repo_id} needs about {needed / 1e9:.1f} GB in {self.folder.parent}, where "
+                f"{free / 1e9:.1f} GB are free. Make room, or choose another place with --cache-dir or the variable "
+                "SINGLELIFE_CACHE."
+            )
+
+    def _fetch(self, file: str, bar: tqdm | None) -> Path:
+        class Counted(tqdm):  # the library's own bar, per file, gives way to that of the whole
+            def __init__(self, *args: Any, **kwargs: Any):
+                super().__init__(*args, **kwargs | {"disable": True})
+
+            def update(self, n: float | None = 1) -> bool | None:
+                return None if bar is None else bar.update(n)
+
+        return Path(
+            self.api.hf_hub_download(
+                self.repo_id, file, repo_type="dataset", revision=self.sha, local_dir=self.partial / "download",
+                tqdm_class=Counted,
+            )
+        )  # fmt: skip
+
+    def _convert(self, parquet: Path, arrow: Path, features: Features) -> None:
+        """Turn a Parquet file into an Arrow file, with constant memory, and delete it."""
+        aside = arrow.with_suffix(".tmp")
+        schema = features.arrow_schema
+        try:
+            with pq.ParquetFile(parquet) as source:
+                if known_columns(source.schema_arrow, self.repo_id) != features:
+                    raise HubError(f"The files of {self.repo_id} differ in their columns: {self.files[0]} and others.")
+                with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+                    row = 0
+                    for batch in source.iter_batches(_ROWS_IN_MEMORY, columns=list(features)):
+                        _check_rows(batch, row, f"{parquet.name} of {self.repo_id}")
+                        columns = [_as_stored(batch.column(field.name), field) for field in schema]
+                        stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+                        row += len(batch)
+        except pa.ArrowException as error:
+            raise HubError(f"The file {parquet.name} of {self.repo_id} cannot be read: {error}.") from error
+        aside.replace(arrow)
+        parquet.unlink()
+
+
+def check_format(metadata: Any, repo_id: str) -> None:
+    """Make sure that a metadata.json is one that this version can use.
+
+    Raises:
+        HubError: it is not.
+    """
+    theirs = metadata.get("format_version") if isinstance(metadata, dict) else None
+    if isinstance(theirs, int) and theirs > FORMAT_VERSION:
+        raise HubError(
+            f"The life {repo_id} is of format {theirs}, newer than the {FORMAT_VERSION} that this version of "
+            "singlelife reads. Upgrade it: pip install -U singlelife."
+        )
+    if isinstance(theirs, int) and theirs < FORMAT_VERSION:
+        raise HubError(
+            f"The life {repo_id} is of format {theirs}; this version of singlelife reads format {FORMAT_VERSION}. Ask "
+            "its owner to prepare and push it again."
+        )
+    kinds: dict[str, Any] = {
+        "fingerprint": str, "license": str, "dataset": str, "frame_rate": (int, float), "frame_size": int,
+        "num_frames": int, "videos": list, "left_out": list, "simulation": (dict, type(None)),
+        "depth_scale": (int, float, type(None)),
+    }  # fmt: skip
+    wrong = [key for key, kind in kinds.items() if theirs is None or not isinstance(metadata.get(key, ...), kind)]
+    wrong += [
+        key for key in ("videos", "left_out") if key not in wrong and not all("video" in x for x in metadata[key])
+    ]
+    if wrong or not metadata["frame_rate"] > 0:
+        raise HubError(
+            f"The {METADATA} of {repo_id} is not that of a prepared life: {', '.join(wrong) or 'frame_rate'} missing "
+            "or of the wrong type. `singlelife push-life` makes such a repository."
+        )
+
+
+def known_columns(schema: pa.Schema, repo_id: str) -> Features:
+    """Those of a file's columns that a life has, in their order.
+
+    Raises:
+        HubError: columns are missing or of other types.
+    """
+    theirs = Features.from_arrow_schema(schema)
+    wrong = [
+        f"{name} ({'missing' if name not in theirs else f'{theirs[name]} instead of {feature}'})"
+        for name, feature in (COLUMNS | OPTIONAL_COLUMNS).items()
+        if (name in COLUMNS or name in theirs) and theirs.get(name) != feature
+    ]
+    if wrong:
+        raise HubError(
+            f"The data set {repo_id} is no life. Of its columns ({', '.join(theirs)}), not right are: {'; '.join(wrong)}."
+        )
+    return Features({name: feature for name, feature in theirs.items() if name in COLUMNS | OPTIONAL_COLUMNS})
+
+
+def _schema(file: Any, repo_id: str) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowException as error:
+        raise HubError(f"The frames of {repo_id} cannot be read: {error}.") from error
+
+
+def _check_rows(batch: pa.RecordBatch, row: int, where: str) -> None:
+    """Every value must be there, an image as bytes: a path would be one of somebody else's machine, or of this one."""
+    for name in batch.schema.names:
+        values = batch.column(name)
+        missing = pc.is_null(pc.struct_field(values, "bytes") if name in ("image", "depth") else values)
+        if pc.any(missing).as_py():
+            first = row + pc.index(missing, True).as_py()
+            raise HubError(f"The {name} in row {first} of {where} is missing.")
+
+
+def _as_stored(column: pa.Array, field: pa.Field) -> pa.Array:
+    """A column of a Parquet file as the type of the Arrow files; the numbers and bytes stay as they are."""
+    if isinstance(field.type, pa.ExtensionType):
+        storage = column.storage if isinstance(column, pa.ExtensionArray) else column
+        return pa.ExtensionArray.from_storage(field.type, storage.cast(field.type.storage_type))
+    return column.cast(field.type)
+
+
+def _num_rows(arrow: Path) -> int:
+    with pa.memory_map(str(arrow)) as file, pa.ipc.open_stream(file) as stream:
+        return sum(len(batch) for batch in stream)
+
+
+def sizes_of(info: DatasetInfo) -> dict[str, int]:
+    """The size in bytes of each file of a repository, by its path."""
+    siblings: list[RepoSibling] = info.siblings or []
+    return {sibling.rfilename: sibling.size or 0 for sibling in siblings}
+
+
+def _prepare_videos(
+    repo_id: str, name: str, sha: str, cache_dir: Any, num_workers: int | None, strict: bool, progress: bool
+) -> PreparedLife:
+    """Prepare a data set that has videos instead of frames, if this is one."""
+    from datasets import Video, load_dataset
+
+    with told_plainly(repo_id, f"Reading {repo_id}"):
+        try:
+            dataset = load_dataset(repo_id, revision=sha, split="train", streaming=True)
+        except (RuntimeError, ValueError) as error:  # scripts, no data, data of no known form
+            raise HubError(f"The data set {repo_id} cannot be used as a life: {error}") from error
+        features = dataset.features or {}
+    if not any(isinstance(feature, Video) for feature in features.values()):
+        raise HubError(
+            f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no Video "
+            f"column to prepare. Its columns are {', '.join(features) or 'not known'}."
+        )
+    from singlelife.lives.video_dataset import prepare_video_dataset
+
+    return prepare_video_dataset(
+        dataset, name, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
+    )
