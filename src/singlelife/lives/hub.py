@@ -26,6 +26,7 @@ from singlelife.lives.prepared import METADATA, PreparedLife
 
 _CARD = "README.md"
 _FRAMES = "data/train-{:05d}-of-{:05d}.parquet"
+_ROWS_PER_GROUP = 200  # some megabytes: what a look at one frame has to fetch; `datasets` would take 100 MB
 
 
 def push_life(
@@ -151,7 +152,7 @@ def _push_frames(
             shard = life.dataset.shard(num_shards, index, contiguous=True)
             name = _FRAMES.format(index, num_shards)
             file = Path(scratch) / Path(name).name
-            shard.to_parquet(file)
+            shard.to_parquet(file, batch_size=_ROWS_PER_GROUP)
             addition = CommitOperationAdd(name, str(file))
             api.preupload_lfs_files(repo_id, [addition], repo_type="dataset", revision=revision)
             additions.append(addition)

@@ -26,11 +26,12 @@ from singlelife.errors import HubError, LifeError
 from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, write_dataset_description
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+from singlelife.sizes import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
-_FRAMES = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
+FRAMES_FILE = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
-_ROWS_IN_MEMORY = 64
+_ROWS_IN_MEMORY = 32
 
 
 def download_life(
@@ -117,7 +118,7 @@ class _Download:
         self.api, self.repo_id, self.sha, self.name, self.sizes = api, repo_id, sha, name, sizes
         self.folder, self.progress = folder, progress
         self.partial = folder.with_name(f"{folder.name}.partial")
-        self.files = sorted(file for file in sizes if _FRAMES.fullmatch(file))
+        self.files = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
 
     def run(self) -> None:
         self.partial.mkdir(exist_ok=True)
@@ -132,7 +133,7 @@ class _Download:
         there = total - sum(self.sizes[file] for file, _ in missing)
         if self.progress:
             print(
-                f"{self.repo_id}: {metadata['num_frames']:,} frames, {total / 1e9:.2f} GB, into {self.folder}",
+                f"{self.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(total)}, into {self.folder}",
                 file=sys.stderr,
             )
         with tqdm(
@@ -172,7 +173,7 @@ class _Download:
         if not self.files:
             raise HubError(f"The data set {self.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
         hub = HfFileSystem()
-        with hub.open(f"datasets/{self.repo_id}@{self.sha}/{self.files[0]}") as file:
+        with hub.open(f"datasets/{self.repo_id}@{self.sha}/{self.files[0]}", block_size=1 << 16) as file:
             return known_columns(_schema(file, self.repo_id), self.repo_id)
 
     def _check_room(self, needed: int) -> None:
@@ -180,8 +181,8 @@ class _Download:
         free = shutil.disk_usage(self.partial).free
         if needed > free:
             raise LifeError(
-                f"The life {self.repo_id} needs about {needed / 1e9:.1f} GB in {self.folder.parent}, where "
-                f"{free / 1e9:.1f} GB are free. Make room, or choose another place with --cache-dir or the variable "
+                f"The life {self.repo_id} needs about {in_bytes(needed)} in {self.folder.parent}, where "
+                f"{in_bytes(free)} are free. Make room, or choose another place with --cache-dir or the variable "
                 "SINGLELIFE_CACHE."
             )
 
@@ -210,11 +211,12 @@ class _Download:
                     raise HubError(f"The files of {self.repo_id} differ in their columns: {self.files[0]} and others.")
                 with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                     row = 0
-                    for batch in source.iter_batches(_ROWS_IN_MEMORY, columns=list(features)):
-                        _check_rows(batch, row, f"{parquet.name} of {self.repo_id}")
-                        columns = [_as_stored(batch.column(field.name), field) for field in schema]
-                        stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
-                        row += len(batch)
+                    for group in range(source.num_row_groups):  # at once, all of them would stay in memory
+                        for batch in source.iter_batches(_ROWS_IN_MEMORY, [group], list(features)):
+                            _check_rows(batch, row, f"{parquet.name} of {self.repo_id}")
+                            columns = [_as_stored(batch.column(field.name), field) for field in schema]
+                            stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
+                            row += len(batch)
         except pa.ArrowException as error:
             raise HubError(f"The file {parquet.name} of {self.repo_id} cannot be read: {error}.") from error
         aside.replace(arrow)
@@ -268,7 +270,8 @@ def known_columns(schema: pa.Schema, repo_id: str) -> Features:
     ]
     if wrong:
         raise HubError(
-            f"The data set {repo_id} is no life. Of its columns ({', '.join(theirs)}), not right are: {'; '.join(wrong)}."
+            f"The data set {repo_id} is no life. Its columns are {', '.join(theirs)}, and not right are: "
+            f"{'; '.join(wrong)}."
         )
     return Features({name: feature for name, feature in theirs.items() if name in COLUMNS | OPTIONAL_COLUMNS})
 

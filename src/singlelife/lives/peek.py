@@ -1,69 +1,71 @@
-"""A first look at a life on the Hub: a few of its frames are streamed, and nothing is kept but a picture of them.
+"""A first look at a life on the Hub: a few of its frames are fetched, and nothing is kept but a picture of them.
 
 Training cannot stream: pair i of a run is a pure function of the seed and i, and may be any two frames of the life.
 """
 
+import io
 import json
 from pathlib import Path
 from typing import Any
 
-from datasets import IterableDataset, load_dataset
-from huggingface_hub import HfApi, hf_hub_download
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from datasets import Features, load_dataset
+from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
 from huggingface_hub.hf_api import DatasetInfo
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
 from singlelife.lives.hub_errors import told_plainly
-from singlelife.lives.hub_life import check_format, sizes_of
+from singlelife.lives.hub_life import FRAMES_FILE, check_format, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
+from singlelife.sizes import in_bytes
 
 _SIDE, _CAPTION, _COLUMNS = 160, 14, 6  # of a picture in the sheet, in pixels
-_FROM_EACH_FILE = 4
-_STEP = 10  # frames between those of one file: a second, mostly
+_STEP = 10  # frames between those of one place: a second, mostly
 
 
 def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames: int = 24) -> str:
     """Draw some frames of a life on the Hub into `output`, a PNG, and say in words what it is.
 
-    The frames are the first ones of its files, of as many files as it takes, spread over the life.
+    The frames come from places spread over the life, some megabytes in all. (`load_dataset(..., streaming=True)` opens
+    it too, from its first frame on.)
 
     Raises:
-        HubError: the data set is not there or not for you, is no life, or the connection breaks.
+        HubError: the data set is not there or not for you, cannot be read, or the connection breaks.
     """
     with told_plainly(repo_id, f"Looking at {repo_id}"):
         info = HfApi().dataset_info(repo_id, revision=revision, files_metadata=True)
-        about = _metadata(repo_id, info)
-        try:
-            dataset = load_dataset(repo_id, revision=info.sha, split="train", streaming=True)
-        except (RuntimeError, ValueError) as error:  # scripts, no data, data of no known form
-            raise HubError(f"The data set {repo_id} cannot be streamed: {error}") from error
-        features = dataset.features or {}
-        rows = _rows(dataset, num_frames) if "image" in features else []
+        sizes = sizes_of(info)
+        files = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
+        if METADATA in sizes and files:
+            about = _metadata(repo_id, info)
+            features, rows = _frames(f"datasets/{repo_id}@{info.sha}", files, repo_id, num_frames)
+        else:
+            about, features, rows = {}, _features(repo_id, info), []
     if rows:
         aside = output.with_name(f"{output.name}.tmp")
         _contact_sheet(rows).save(aside, "PNG")
         aside.replace(output)
     card: Any = info.card_data or {}
-    sizes = sizes_of(info)
     lines = {
-        "life": about.get("name", "not one that `singlelife push-life` wrote"),
-        "frames": f"{about['num_frames']:,} at {about['frame_rate']:g} Hz, {len(about['videos'])} video(s)"
-        if about
-        else "",
-        "size": f"{sum(sizes.values()) / 1e9:.2f} GB in {len(sizes)} files",
+        "life": about.get("name", "none that `singlelife push-life` wrote"),
+        "size": f"{in_bytes(sum(sizes.values()))} in {len(sizes)} files",
         "licence": about.get("license") or card.get("license_name") or card.get("license") or "not stated",
         "access": ("private" if info.private else "public") + (", gated" if info.gated else ""),
         "commit": info.sha,
-        "picture": f"{output}, {len(rows)} frames" if rows else "none: it has no column `image`",
+        "picture": f"{output}, {len(rows)} frames" if rows else "none: it has no frames that are stored as a life's",
     }
-    table = [f"  {name + ':':<9} {text}" for name, text in lines.items() if text]
+    if about:
+        videos = len(about["videos"])
+        lines["frames"] = f"{about['num_frames']:,} at {about['frame_rate']:g} Hz, of {videos} video(s)"
+    table = [f"  {name + ':':<9} {text}" for name, text in lines.items()]
     columns = [f"    {name:<12} {feature}" for name, feature in features.items()]
     return "\n".join([repo_id, *table, "  columns:", *columns, "", f"  accelerate launch train.py --life {repo_id}"])
 
 
 def _metadata(repo_id: str, info: DatasetInfo) -> dict[str, Any]:
-    if METADATA not in sizes_of(info):
-        return {}
     path = hf_hub_download(repo_id, METADATA, repo_type="dataset", revision=info.sha)
     try:
         metadata = json.loads(Path(path).read_text(encoding="utf-8"))
@@ -73,29 +75,48 @@ def _metadata(repo_id: str, info: DatasetInfo) -> dict[str, Any]:
     return metadata
 
 
-def _rows(dataset: IterableDataset, num_frames: int) -> list[dict[str, Any]]:
-    """About `num_frames` rows: a few from the start of each of several files that are spread over the life."""
-    shown = dataset.select_columns([name for name in ("image", "timestamp", "video") if name in dataset.column_names])
-    num_files = min(shown.num_shards, -(-num_frames // _FROM_EACH_FILE))
-    each = -(-num_frames // num_files)
-    rows: list[dict[str, Any]] = []
-    for index in range(num_files):
-        file = shown.shard(shown.num_shards, index * shown.num_shards // num_files)
-        kept = [row for number, row in enumerate(file.take(each * _STEP)) if number % _STEP == 0]
-        rows += kept[: num_frames - len(rows)]
-    return rows
+def _features(repo_id: str, info: DatasetInfo) -> Features:
+    """The columns of a data set that is no life yet."""
+    try:
+        return load_dataset(repo_id, revision=info.sha, split="train", streaming=True).features or Features()
+    except (RuntimeError, ValueError) as error:  # scripts, no data, data of no known form
+        raise HubError(f"The data set {repo_id} cannot be read: {error}") from error
+
+
+def _frames(folder: str, files: list[str], repo_id: str, num_frames: int) -> tuple[Features, list[dict[str, Any]]]:
+    """The columns, and frames from up to six places that are spread over the files: the rows of a row group each."""
+    hub = HfFileSystem()
+    places = np.linspace(0, len(files), min(num_frames, _COLUMNS), endpoint=False)  # a file, and how far into it
+    features, rows = Features(), []
+    for place, wanted in zip(places, np.diff(np.linspace(0, num_frames, len(places) + 1).astype(int)), strict=True):
+        with hub.open(f"{folder}/{files[int(place)]}", block_size=1 << 16) as file:
+            try:
+                parquet = pq.ParquetFile(file, pre_buffer=True)
+                features = known_columns(parquet.schema_arrow, repo_id)
+                group = int(place % 1 * parquet.num_row_groups)
+                table = parquet.read_row_group(group, columns=["image", "timestamp", "video"])
+            except pa.ArrowException as error:
+                raise HubError(f"The frames of {repo_id} cannot be read: {error}.") from error
+        rows += table.slice(0, int(wanted) * _STEP).to_pylist()[::_STEP]
+    return features, rows
 
 
 def _contact_sheet(rows: list[dict[str, Any]]) -> Image.Image:
     """The frames in lines of six, each with its video and time."""
+    pictures = [_picture(row["image"]["bytes"]) for row in rows]
+    step = max(picture.height for picture in pictures) + _CAPTION
     lines = -(-len(rows) // _COLUMNS)
-    sheet = Image.new("RGB", (_SIDE * min(len(rows), _COLUMNS), (_SIDE + _CAPTION) * lines), "white")
+    sheet = Image.new("RGB", ((_SIDE + 2) * min(len(rows), _COLUMNS), step * lines), "white")
     draw = ImageDraw.Draw(sheet)
-    for number, row in enumerate(rows):
-        left, top = number % _COLUMNS * _SIDE, number // _COLUMNS * (_SIDE + _CAPTION)
-        picture = row["image"].convert("RGB")
-        picture.thumbnail((_SIDE - 2, _SIDE - 2))
+    for number, (row, picture) in enumerate(zip(rows, pictures, strict=True)):
+        left, top = number % _COLUMNS * (_SIDE + 2), number // _COLUMNS * step
         sheet.paste(picture, (left, top + _CAPTION))
-        if "timestamp" in row:
-            draw.text((left + 2, top + 1), f"{row.get('video', '')[-16:]} {row['timestamp']:.1f} s", fill="black")
+        draw.text((left + 2, top + 1), f"{row['video'][-16:]} {row['timestamp']:.1f} s", fill="black")
     return sheet
+
+
+def _picture(encoded: bytes) -> Image.Image:
+    try:
+        return ImageOps.contain(Image.open(io.BytesIO(encoded)).convert("RGB"), (_SIDE, _SIDE))
+    except Exception:  # damaged bytes make Pillow raise nearly anything; the other frames are worth seeing
+        return Image.new("RGB", (_SIDE, _SIDE), "red")

@@ -172,7 +172,7 @@ def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | No
 
 
 def _pinned(arguments: RunArguments, state: TrainingState) -> str:
-    """The life as the user names it; of a data set on the Hub, in a resumed run, with the commit that it began with."""
+    """The life as the user names it; in a resumed run of a data set on the Hub, the commit that the run began with."""
     assert arguments.life.life, "parse_arguments makes sure of it"
     reference = life_reference(arguments.life.life, arguments.life.video)
     before = str(state.sequence.get("life"))
