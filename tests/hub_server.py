@@ -59,8 +59,8 @@ class Repository:
 
 @dataclass
 class Break:
-    """Closes connections of requests like `method` whose path has `part` in it, once `after` bytes of the body went
-    over; `times` times."""
+    """Closes connections of requests of `method` whose path has `part` in it, once `after` bytes of the body went over
+    (0: before any answer); `times` times."""
 
     method: str
     part: str
@@ -160,6 +160,8 @@ class _Handler(BaseHTTPRequestHandler):
             (b for b in self.hub.breaks if b.times and b.method == self.command and b.part in unquote(path)), None
         )
         try:
+            if self.break_ is not None and not self.break_.after:
+                self._hang_up()
             body = self._body()
             if self.token is not None and self.token not in USERS:
                 raise _Refused(401, message="Invalid credentials in Authorization header")
@@ -171,7 +173,11 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, message=f"no such endpoint: {self.command} {path}")
         except _Refused as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
-            self._json({"error": refused.message}, refused.status, {k: v for k, v in headers.items() if v})
+            self._json(
+                {"error": refused.message, "url": self.hub.url},
+                refused.status,
+                {k: v for k, v in headers.items() if v},
+            )
         except ConnectionError:
             self.close_connection = True
 

@@ -1,8 +1,8 @@
 """Pushing a prepared life to the Hub, as a repository that `datasets.load_dataset` opens.
 
-The repository has the frames as Parquet files in `data/`, `metadata.json` as the prepared life has it, and a dataset
-card. All of it appears in one commit: until the last file is there, nobody sees half a life, and what an interrupted
-push has sent is not sent again.
+The repository has the frames as Parquet files in `data/`, poses and visible points, where they are kept beside the
+life, in `geometry/`, `metadata.json` as the prepared life has it, and a dataset card. All of it appears in one commit:
+until the last file is there, nobody sees half a life, and what an interrupted push has sent is not sent again.
 """
 
 import json
@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from datasets import Dataset, load_from_disk
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from datasets.utils.py_utils import convert_file_size_to_int
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
@@ -22,10 +23,11 @@ from tqdm.auto import tqdm
 from singlelife.errors import HubError
 from singlelife.lives.hub_card import dataset_card
 from singlelife.lives.hub_errors import is_repo_id, told_plainly
+from singlelife.lives.hub_life import GEOMETRY, GEOMETRY_METADATA
 from singlelife.lives.prepared import METADATA, PreparedLife
 
 _CARD = "README.md"
-_FRAMES = "data/train-{:05d}-of-{:05d}.parquet"
+_FRAMES, _GEOMETRY = "data/train", f"{GEOMETRY}/train"
 _ROWS_PER_GROUP = 200  # some megabytes: what a look at one frame has to fetch; `datasets` would take 100 MB
 
 
@@ -79,13 +81,22 @@ def push_life(
         _make_room_for(api, life, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
-        frames, num_bytes = _push_frames(api, life, repo_id, revision, limit, progress)
-        card = dataset_card(life, repo_id, stated, num_bytes, sum(file.upload_info.size for file in frames))
-        described = {_CARD: card, METADATA: json.dumps(_public_metadata(life), indent=2)}
+        title = f"Pushing {life.name}" if progress else None
+        frames = _push_rows(api, life.dataset, _FRAMES, repo_id, revision, limit, title)
+        size = sum(file.upload_info.size for file in frames)
+        described = {METADATA: json.dumps(_public_metadata(life), indent=2)}
+        geometry: dict[str, Any] = {}
+        if (life.path / GEOMETRY / GEOMETRY_METADATA).is_file():
+            text = (life.path / GEOMETRY / GEOMETRY_METADATA).read_text(encoding="utf-8")
+            geometry, described[f"{GEOMETRY}/{GEOMETRY_METADATA}"] = json.loads(text), text
+            rows = load_from_disk(str(life.path / GEOMETRY))
+            frames += _push_rows(api, rows, _GEOMETRY, repo_id, revision, limit, title and f"{title}'s geometry")
+        described[_CARD] = dataset_card(life, repo_id, stated, size, geometry)
         texts = [CommitOperationAdd(name, text.encode()) for name, text in described.items()]
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
-        new = {file.path_in_repo for file in frames}
-        stale = [CommitOperationDelete(name) for name in there if name.startswith("data/") and name not in new]
+        new = {file.path_in_repo for file in [*frames, *texts]}
+        ours = tuple(f"{Path(files).parent}/" for files in (_FRAMES, _GEOMETRY))
+        stale = [CommitOperationDelete(name) for name in there if name.startswith(ours) and name not in new]
         api.create_commit(
             repo_id,
             [*frames, *texts, *stale],
@@ -135,22 +146,17 @@ def _name_of_life_in(api: HfApi, repo_id: str) -> str | None:
     return name if isinstance(name, str) else None
 
 
-def _push_frames(
-    api: HfApi, life: PreparedLife, repo_id: str, revision: str | None, limit: int, progress: bool
-) -> tuple[list[CommitOperationAdd], int]:
-    """Send the frames, a Parquet file at a time, without committing them yet.
-
-    Returns:
-        The operations to commit, and how many bytes the frames have in memory.
-    """
-    num_bytes = life.dataset.data.nbytes
-    num_shards = min(len(life), -(-num_bytes // limit))
+def _push_rows(
+    api: HfApi, rows: Dataset, files: str, repo_id: str, revision: str | None, limit: int, title: str | None
+) -> list[CommitOperationAdd]:
+    """Send rows, a Parquet file of at most `limit` bytes at a time. Returns what is still to be committed."""
+    num_files = max(1, min(len(rows), -(-rows.data.nbytes // limit)))
     additions = []
-    bar = tqdm(desc=f"Pushing {life.name}", total=len(life), unit=" frames", disable=not progress)
-    with bar, without_bars_of_datasets(), TemporaryDirectory(prefix="singlelife-") as scratch:
-        for index in range(num_shards):
-            shard = life.dataset.shard(num_shards, index, contiguous=True)
-            name = _FRAMES.format(index, num_shards)
+    bar = tqdm(desc=title, total=len(rows), unit=" frames", disable=title is None)
+    with bar, _without_bars_of_datasets(), TemporaryDirectory(prefix="singlelife-") as scratch:
+        for index in range(num_files):
+            shard = rows.shard(num_files, index, contiguous=True)
+            name = f"{files}-{index:05d}-of-{num_files:05d}.parquet"
             file = Path(scratch) / Path(name).name
             shard.to_parquet(file, batch_size=_ROWS_PER_GROUP)
             addition = CommitOperationAdd(name, str(file))
@@ -158,11 +164,11 @@ def _push_frames(
             additions.append(addition)
             file.unlink()
             bar.update(len(shard))
-    return additions, num_bytes
+    return additions
 
 
 @contextmanager
-def without_bars_of_datasets() -> Iterator[None]:
+def _without_bars_of_datasets() -> Iterator[None]:
     """Hide the progress bars of `datasets` for each file: what calls it has one of its own."""
     shown = not are_progress_bars_disabled()
     disable_progress_bars()

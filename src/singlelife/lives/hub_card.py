@@ -37,15 +37,15 @@ _COLUMNS = {
 }
 
 
-def dataset_card(life: PreparedLife, repo_id: str, license: str, num_bytes: int, download_size: int) -> str:
+def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: int, geometry: dict[str, Any]) -> str:
     """The text of README.md.
 
     Args:
         life: what is pushed.
         repo_id: where to.
         license: of the frames, as people write it; empty where it is not stated.
-        num_bytes: of the frames in memory.
-        download_size: of the Parquet files.
+        download_size: of the Parquet files, in bytes.
+        geometry: what is said of the poses and points that are pushed along; empty if there are none.
     """
     about, simulated = life.metadata, life.metadata["simulation"] is not None
     hours = sum(report["seconds"] for report in about["videos"]) / 3600
@@ -115,14 +115,13 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, num_bytes: int,
             if report.get("error") or report.get("damage")
         ),
         columns=columns,
-        known="The camera's pose is known for every frame." if "pose" in life.dataset.column_names else
-        "No camera poses come with it: pairs are drawn by time.",
+        known=_known(life, geometry),
         repo_id=repo_id,
         license=f"The frames are under the licence of their source: {license}."
         if license
         else "No licence is stated. Ask the owner before any use.",
     )  # fmt: skip
-    return f"---\n{_header(life, license, num_bytes, download_size).to_yaml()}\n---\n\n{body}"
+    return f"---\n{_header(life, license, download_size, geometry).to_yaml()}\n---\n\n{body}"
 
 
 _WARNING = """\
@@ -133,8 +132,22 @@ _WARNING = """\
 """
 
 
-def _header(life: PreparedLife, license: str, num_bytes: int, download_size: int) -> DatasetCardData:
+def _known(life: PreparedLife, geometry: dict[str, Any]) -> str:
+    """A paragraph on poses and points."""
+    if geometry:
+        return (
+            f"Camera poses and the 3D points that each frame sees (from {geometry.get('source', 'unnamed files')}, "
+            f"{geometry.get('num_registered', len(life)):,} of {len(life):,} frames) are in "
+            '`load_dataset(..., "geometry")`.'
+        )
+    if "pose" in life.dataset.column_names:
+        return "The camera's pose is known for every frame."
+    return "No camera poses come with it: pairs are drawn by time."
+
+
+def _header(life: PreparedLife, license: str, download_size: int, geometry: dict[str, Any]) -> DatasetCardData:
     simulated, known = life.metadata["simulation"] is not None, life.dataset.column_names
+    poses, num_bytes = "pose" in known or bool(geometry), life.dataset.data.nbytes
     size = next((name for name, limit in _SIZES if len(life) < limit), "n>10M")
     licensed: dict[str, Any] = {"license": _LICENSES.get(license, "other")}
     if licensed["license"] == "other":
@@ -146,7 +159,7 @@ def _header(life: PreparedLife, license: str, num_bytes: int, download_size: int
             "singlelife",
             "egocentric",
             *(["simulated"] if simulated else []),
-            *(["poses"] if "pose" in known else []),
+            *(["poses"] if poses else []),
         ],
         size_categories=[size],
         **licensed,
@@ -159,7 +172,10 @@ def _header(life: PreparedLife, license: str, num_bytes: int, download_size: int
         dataset_size=num_bytes,
     )
     DatasetInfosDict({"default": info}).to_dataset_card_data(data)
-    MetadataConfigs({"default": {"data_files": [{"split": "train", "path": "data/train-*"}]}}).to_dataset_card_data(
-        data
-    )
+    files = {"default": "data/train-*"} | ({"geometry": "geometry/train-*"} if geometry else {})
+    configs: dict[str, Any] = {
+        name: {"data_files": [{"split": "train", "path": path}]} for name, path in files.items()
+    }
+    configs["default"]["default"] = True
+    MetadataConfigs(configs).to_dataset_card_data(data)
     return data

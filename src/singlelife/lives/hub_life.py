@@ -11,25 +11,37 @@ import shutil
 import sys
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features
+from datasets import Array2D, Features, List, Value, Video, load_dataset
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
 from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
-from singlelife.lives.prepare import default_cache_dir, locked, write_dataset_description
+from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+from singlelife.lives.registry import get_life
 from singlelife.sizes import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FRAMES_FILE = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
+GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
+_GEOMETRY_FILE = re.compile(r"geometry/train-\d{5}-of-\d{5}\.parquet")
+_GEOMETRY_COLUMNS = Features(
+    {
+        "pose": Array2D((4, 4), "float64"),
+        "intrinsics": List(Value("float64"), length=4),
+        "component": Value("int64"),
+        "point_ids": List(Value("int64")),
+    }
+)
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
 
@@ -66,7 +78,7 @@ def download_life(
         raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
     repository = Path(cache_dir or default_cache_dir()) / "lives" / "hub" / repo_id.replace("/", "--")
     if revision and _COMMIT.fullmatch(revision) and (repository / revision).is_dir():
-        return PreparedLife.load(repository / revision)
+        return _opened(repository / revision, repo_id)
     ref = repository / "refs" / quote(revision or "main", safe="")
     api = HfApi(library_name="singlelife", library_version=version("singlelife"))
     try:
@@ -77,17 +89,19 @@ def download_life(
         if kept is None or not kept.is_dir():
             raise
         print(f"{error} Going on with {repo_id} as it was kept, commit {kept.name[:12]}.", file=sys.stderr)
-        return PreparedLife.load(kept)
+        return _opened(kept, repo_id)
     if not _COMMIT.fullmatch(info.sha or ""):
         raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
     assert info.sha is not None
     sizes = sizes_of(info)
-    if METADATA not in sizes:
-        return _prepare_videos(repo_id, name, info.sha, cache_dir, num_workers, strict, progress)
     folder = repository / info.sha
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
-        if not folder.exists():
+        if METADATA not in sizes and not folder.exists():
+            prepared = _prepare_videos(repo_id, name, info.sha, cache_dir, num_workers, strict, progress)
+            folder.unlink(missing_ok=True)  # a link to what is no more
+            folder.symlink_to(prepared.path.resolve(), target_is_directory=True)
+        elif not folder.exists():
             with (
                 locked(Path(f"{folder}.lock"), repo_id),
                 told_plainly(
@@ -106,7 +120,16 @@ def download_life(
             f"The life {repo_id} cannot be written into {repository}: {error.strerror or error}. Make room there, or "
             "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
         ) from error
-    return PreparedLife.load(folder)
+    return _opened(folder, repo_id)
+
+
+def _opened(folder: Path, repo_id: str) -> PreparedLife:
+    life = PreparedLife.load(folder)
+    life.metadata["hub"] = {
+        "repo_id": repo_id,
+        "revision": folder.name,
+    }  # where it is not written: a data set of videos
+    return life
 
 
 class _Download:
@@ -118,41 +141,52 @@ class _Download:
         self.api, self.repo_id, self.sha, self.name, self.sizes = api, repo_id, sha, name, sizes
         self.folder, self.progress = folder, progress
         self.partial = folder.with_name(f"{folder.name}.partial")
-        self.files = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
+        self.frames = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
+        self.geometry = sorted(file for file in sizes if _GEOMETRY_FILE.fullmatch(file))
 
     def run(self) -> None:
         self.partial.mkdir(exist_ok=True)
-        for leftover in self.partial.glob("*.tmp"):
+        shutil.rmtree(self.partial / "download", ignore_errors=True)  # parts of files, of a process that was killed
+        for leftover in self.partial.rglob("*.tmp"):
             leftover.unlink()
         metadata = self._metadata()
         features = self._features()
-        arrows = [self.partial / f"data-{i:05d}-of-{len(self.files):05d}.arrow" for i in range(len(self.files))]
-        missing = [(file, arrow) for file, arrow in zip(self.files, arrows, strict=True) if not arrow.exists()]
-        self._check_room(sum(self.sizes[file] for file, _ in missing))
-        total = sum(self.sizes[file] for file in self.files)
-        there = total - sum(self.sizes[file] for file, _ in missing)
+        self._check_room()
+        total = sum(self.sizes[file] for file in self.frames + self.geometry)
         if self.progress:
             print(
                 f"{self.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(total)}, into {self.folder}",
                 file=sys.stderr,
             )
         with tqdm(
-            desc=f"Downloading {self.name}", initial=there, total=total, unit="B", unit_scale=True,
-            disable=not self.progress,
-        ) as bar:  # fmt: skip
-            for file, arrow in missing:
-                self._convert(self._fetch(file, bar), arrow, features)
-        num_frames = sum(_num_rows(arrow) for arrow in arrows)
-        if num_frames != metadata["num_frames"]:
-            shutil.rmtree(self.partial)
-            raise HubError(
-                f"The data set {self.repo_id} is not whole: it holds {num_frames} frames, and its {METADATA} says "
-                f"{metadata['num_frames']}. Tell its owner, who should push it again."
-            )
-        write_dataset_description(self.partial, [arrow.name for arrow in arrows], features, self.sha)
+            desc=f"Downloading {self.name}", total=total, unit="B", unit_scale=True, disable=not self.progress
+        ) as bar:
+            self._fetch_rows(self.frames, self.partial, features, metadata["num_frames"], bar)
+            if self.geometry:
+                folder = self.partial / GEOMETRY
+                folder.mkdir(exist_ok=True)
+                self._fetch_rows(self.geometry, folder, _GEOMETRY_COLUMNS, metadata["num_frames"], bar)
+                self._fetch(f"{GEOMETRY}/{GEOMETRY_METADATA}", None).replace(folder / GEOMETRY_METADATA)
         (self.partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
         shutil.rmtree(self.partial / "download")
         self.partial.rename(self.folder)
+
+    def _fetch_rows(self, files: list[str], folder: Path, features: Features, num_frames: int, bar: tqdm) -> None:
+        """Make a data set in `folder` of the Parquet files that are not there yet."""
+        arrows = [folder / f"data-{number:05d}-of-{len(files):05d}.arrow" for number in range(len(files))]
+        for file, arrow in zip(files, arrows, strict=True):
+            if arrow.exists():
+                bar.update(self.sizes[file])
+            else:
+                self._convert(self._fetch(file, bar), arrow, features)
+        there = sum(map(_num_rows, arrows))
+        if there != num_frames:
+            shutil.rmtree(self.partial)
+            raise HubError(
+                f"The data set {self.repo_id} is not whole: {Path(files[0]).parent}/ holds {there} frames, and its "
+                f"{METADATA} says {num_frames}. Tell its owner, who should push it again."
+            )
+        write_dataset_description(folder, [arrow.name for arrow in arrows], features, self.sha)
 
     def _metadata(self) -> dict[str, Any]:
         """The metadata of the life, checked, with where it came from."""
@@ -170,14 +204,17 @@ class _Download:
 
     def _features(self) -> Features:
         """The columns that the life will have, after a look at the end of the first file, before all is downloaded."""
-        if not self.files:
+        if not self.frames:
             raise HubError(f"The data set {self.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
         hub = HfFileSystem()
-        with hub.open(f"datasets/{self.repo_id}@{self.sha}/{self.files[0]}", block_size=1 << 16) as file:
+        with hub.open(f"datasets/{self.repo_id}@{self.sha}/{self.frames[0]}", block_size=1 << 16) as file:
             return known_columns(_schema(file, self.repo_id), self.repo_id)
 
-    def _check_room(self, needed: int) -> None:
-        needed += max(self.sizes[file] for file in self.files)  # a file is here twice while it is converted
+    def _check_room(self) -> None:
+        files = self.frames + self.geometry
+        there = sum(file.stat().st_size for file in self.partial.rglob("*.arrow"))
+        # A file is here twice while it is converted.
+        needed = sum(self.sizes[file] for file in files) - there + max(self.sizes[file] for file in files)
         free = shutil.disk_usage(self.partial).free
         if needed > free:
             raise LifeError(
@@ -207,8 +244,9 @@ class _Download:
         schema = features.arrow_schema
         try:
             with pq.ParquetFile(parquet) as source:
-                if known_columns(source.schema_arrow, self.repo_id) != features:
-                    raise HubError(f"The files of {self.repo_id} differ in their columns: {self.files[0]} and others.")
+                theirs = Features.from_arrow_schema(source.schema_arrow)
+                if wrong := [name for name in features if theirs.get(name) != features[name]]:
+                    raise HubError(f"{parquet.name} of {self.repo_id} has other columns than it should: {wrong}.")
                 with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
                     row = 0
                     for group in range(source.num_row_groups):  # at once, all of them would stay in memory
@@ -306,31 +344,44 @@ def _num_rows(arrow: Path) -> int:
         return sum(len(batch) for batch in stream)
 
 
-def sizes_of(info: DatasetInfo) -> dict[str, int]:
-    """The size in bytes of each file of a repository, by its path."""
-    siblings: list[RepoSibling] = info.siblings or []
-    return {sibling.rfilename: sibling.size or 0 for sibling in siblings}
-
-
 def _prepare_videos(
     repo_id: str, name: str, sha: str, cache_dir: Any, num_workers: int | None, strict: bool, progress: bool
 ) -> PreparedLife:
     """Prepare a data set that has videos instead of frames, if this is one."""
-    from datasets import Video, load_dataset
-
     with told_plainly(repo_id, f"Reading {repo_id}"):
-        try:
-            dataset = load_dataset(repo_id, revision=sha, split="train", streaming=True)
-        except (RuntimeError, ValueError) as error:  # scripts, no data, data of no known form
-            raise HubError(f"The data set {repo_id} cannot be used as a life: {error}") from error
-        features = dataset.features or {}
-    if not any(isinstance(feature, Video) for feature in features.values()):
-        raise HubError(
-            f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no Video "
-            f"column to prepare. Its columns are {', '.join(features) or 'not known'}."
-        )
-    from singlelife.lives.video_dataset import prepare_video_dataset
+        features = features_of(repo_id, sha)
+        if not any(isinstance(feature, Video) for feature in features.values()):
+            raise HubError(
+                f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no "
+                f"Video column to prepare. Its columns are {', '.join(features) or 'not known'}."
+            )
+        dataset = load_dataset(repo_id, revision=sha, split="train")
+    from singlelife.lives.video_sources import videos_of
 
-    return prepare_video_dataset(
-        dataset, name, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
+    return prepare_life(
+        get_life(name, videos_of(dataset)),
+        cache_dir=cache_dir,
+        num_workers=num_workers,
+        strict=strict,
+        progress=progress,
     )
+
+
+def features_of(repo_id: str, sha: str) -> Features:
+    """The columns of a data set of any form, which `datasets` finds out without downloading the data.
+
+    Raises:
+        HubError: it has none that can be read: it is empty, or has scripts, which are never run.
+    """
+    with TemporaryDirectory() as empty:  # where `datasets` finds no older version to take instead
+        try:
+            dataset = load_dataset(repo_id, revision=sha, split="train", streaming=True, cache_dir=empty)
+        except (RuntimeError, ValueError) as error:
+            raise HubError(f"The data set {repo_id} cannot be read: {str(error).splitlines()[0]}") from error
+    return dataset.features or Features()
+
+
+def sizes_of(info: DatasetInfo) -> dict[str, int]:
+    """The size in bytes of each file of a repository, by its path."""
+    siblings: list[RepoSibling] = info.siblings or []
+    return {sibling.rfilename: sibling.size or 0 for sibling in siblings}

@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Features, load_dataset
+from datasets import Features
 from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
 from huggingface_hub.hf_api import DatasetInfo
 from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
 from singlelife.lives.hub_errors import told_plainly
-from singlelife.lives.hub_life import FRAMES_FILE, check_format, known_columns, sizes_of
+from singlelife.lives.hub_life import FRAMES_FILE, check_format, features_of, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
 from singlelife.sizes import in_bytes
 
@@ -43,7 +43,7 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
             about = _metadata(repo_id, info)
             features, rows = _frames(f"datasets/{repo_id}@{info.sha}", files, repo_id, num_frames)
         else:
-            about, features, rows = {}, _features(repo_id, info), []
+            about, features, rows = {}, features_of(repo_id, info.sha or ""), []
     if rows:
         aside = output.with_name(f"{output.name}.tmp")
         _contact_sheet(rows).save(aside, "PNG")
@@ -73,14 +73,6 @@ def _metadata(repo_id: str, info: DatasetInfo) -> dict[str, Any]:
         raise HubError(f"The {METADATA} of {repo_id} cannot be read: {error}.") from error
     check_format(metadata, repo_id)
     return metadata
-
-
-def _features(repo_id: str, info: DatasetInfo) -> Features:
-    """The columns of a data set that is no life yet."""
-    try:
-        return load_dataset(repo_id, revision=info.sha, split="train", streaming=True).features or Features()
-    except (RuntimeError, ValueError) as error:  # scripts, no data, data of no known form
-        raise HubError(f"The data set {repo_id} cannot be read: {error}") from error
 
 
 def _frames(folder: str, files: list[str], repo_id: str, num_frames: int) -> tuple[Features, list[dict[str, Any]]]:
