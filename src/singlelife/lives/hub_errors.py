@@ -89,6 +89,8 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str) -> H
                 return HubError(f"{doing} failed: the Hub says {error.response.status_code}, {_first_line(error)}")
             case LocalEntryNotFoundError():
                 pass  # its cause tells more
+            case FileNotFoundError():
+                pass
             case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
                 return HubUnreachable(
                     f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}"

@@ -19,6 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets import Array2D, Features, List, Value, Video, load_dataset
+from datasets.data_files import EmptyDatasetError
+from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import HfApi, HfFileSystem
 from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
@@ -376,7 +378,7 @@ def features_of(repo_id: str, sha: str) -> Features:
     with TemporaryDirectory() as empty:  # where `datasets` finds no older version to take instead
         try:
             dataset = load_dataset(repo_id, revision=sha, split="train", streaming=True, cache_dir=empty)
-        except (RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError, DataFilesNotFoundError, EmptyDatasetError) as error:
             raise HubError(f"The data set {repo_id} cannot be read: {str(error).splitlines()[0]}") from error
     return dataset.features or Features()
 
