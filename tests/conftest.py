@@ -53,6 +53,8 @@ def hub(_hub_server: Hub) -> Hub:
     """An empty Hub on the loopback interface."""
     for state in (_hub_server.repositories, _hub_server.breaks, _hub_server.requests):
         state.clear()
+    for file in _hub_server.folder.iterdir():
+        file.unlink()
     _hub_server.sent = 0
     return _hub_server
 

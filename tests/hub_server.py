@@ -174,7 +174,7 @@ class _Handler(BaseHTTPRequestHandler):
         except _Refused as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
             self._json(
-                {"error": refused.message, "url": self.hub.url},
+                {"error": refused.message},
                 refused.status,
                 {k: v for k, v in headers.items() if v},
             )
@@ -263,11 +263,13 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(
                 403, message=f"You don't have the rights to create a {kind} under the namespace {namespace}"
             )
+        url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
         if (kind, name) in self.hub.repositories:
-            raise _Refused(409, message=f"You already created this {kind} repo")
+            self._json({"error": f"You already created this {kind} repo", "url": url}, 409)
+            return
         private = asked.get("private") or asked.get("visibility") == "private"
         self.hub.create(name, kind, private=bool(private))
-        self._json({"url": f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}", "name": name})
+        self._json({"url": url, "name": name})
 
     def branch(self, body: bytes, kind: str, name: str, branch: str) -> None:
         repository = self._repository(kind, name, write=True)
