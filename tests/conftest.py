@@ -1,6 +1,7 @@
 """What all tests share: one thread each, since the models are tiny and the machine small, and no Hub."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -55,16 +56,21 @@ def hub(_hub_server: Hub) -> Hub:
         state.clear()
     for file in _hub_server.folder.iterdir():
         file.unlink()
+    shutil.rmtree(_hf_home(_hub_server), ignore_errors=True)  # else a download takes what an earlier test has there
     _hub_server.sent = 0
     return _hub_server
 
 
 @pytest.fixture(scope="session")
-def hub_environment(_hub_server: Hub, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def hub_environment(_hub_server: Hub) -> dict[str, str]:
     """The environment of a process that takes the loopback Hub for the real one; it has no token."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
-    home = str(tmp_path_factory.mktemp("hf_home"))
+    home = str(_hf_home(_hub_server))
     return kept | {"HF_ENDPOINT": _hub_server.url, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
+
+
+def _hf_home(server: Hub) -> Path:
+    return server.folder.with_name("hf_home")
 
 
 @pytest.fixture(scope="session")
