@@ -196,7 +196,8 @@ def test_a_branch_is_pushed_to_and_read(hub, hub_client, small_life, tmp_path):
 
 
 def test_the_commands(hub, hub_client, small_life, tmp_path):
-    answer = hub_client.ask(COMMAND, words=["push-life", str(small_life.path), "lives/small", "--public"])
+    words = ["push-life", str(small_life.path), "lives/small", "--public", "--license", "CC BY 4.0"]
+    answer = hub_client.ask(COMMAND, words=words)
     assert answer.result == 0 and "40 frames in" in answer.said and "--life lives/small" in answer.said
     assert not hub.repositories["dataset", "lives/small"].private
     words = ["prepare", "lives/small", "--cache-dir", str(tmp_path)]
@@ -204,13 +205,15 @@ def test_the_commands(hub, hub_client, small_life, tmp_path):
     assert answer.result == 0 and "small: 40 frames of 1 video(s)" in answer.said
     picture = tmp_path / "sheet.png"
     answer = hub_client.ask(COMMAND, None, words=["peek", "lives/small", "--output", str(picture), "--frames", "3"])
-    assert answer.result == 0
-    for said in ("40 at 10 Hz, of 1 video(s)", "public", "not stated", "timestamp    Value('float64')"):
+    assert answer.result == 0 and f"{picture}, 3 frames" in answer.said
+    for said in ("40 at 10 Hz, of 1 video(s)", "public", "CC BY 4.0", "timestamp    Value('float64')"):
         assert said in answer.said
     with PILImage.open(picture) as sheet:
         assert sheet.format == "PNG" and sheet.width == 3 * 162
     answer = hub_client.ask(COMMAND, None, words=["lives", "show", "lives/small"])
     assert answer.result == 2 and "singlelife peek lives/small" in answer.said
+    answer = hub_client.ask(COMMAND, None, words=["push-life", "my_day", "lives/day", "--video", str(tmp_path)])
+    assert answer.result == 2 and "takes a token" in answer.said  # before anything is prepared
     answer = hub_client.ask(COMMAND, None, words=["peek", "lives/nobody"])
     assert answer.result == 2 and "There is no data set lives/nobody" in answer.said
 

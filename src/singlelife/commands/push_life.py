@@ -29,9 +29,10 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.hub import push_life
+    from singlelife.lives.hub import check_push, push_life
     from singlelife.lives.resolve import resolve_life
 
+    check_push(arguments.repo)
     life = resolve_life(arguments.life, videos=arguments.video, cache_dir=arguments.cache_dir)
     url = push_life(
         life,

@@ -64,12 +64,7 @@ def push_life(
         HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
             repository is public and should be private (or the other way round), or the connection breaks.
     """
-    if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
-    if not (token or get_token()):
-        raise HubError(
-            "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
-        )
+    check_push(repo_id, token)
     try:
         limit = convert_file_size_to_int(max_shard_size)
     except ValueError as error:
@@ -84,7 +79,7 @@ def push_life(
         title = f"Pushing {life.name}" if progress else None
         frames = _push_rows(api, life.dataset, _FRAMES, repo_id, revision, limit, title)
         size = sum(file.upload_info.size for file in frames)
-        described = {METADATA: json.dumps(_public_metadata(life), indent=2)}
+        described = {METADATA: json.dumps(_public_metadata(life, stated), indent=2)}
         geometry: dict[str, Any] = {}
         if (life.path / GEOMETRY / GEOMETRY_METADATA).is_file():
             text = (life.path / GEOMETRY / GEOMETRY_METADATA).read_text(encoding="utf-8")
@@ -105,6 +100,20 @@ def push_life(
             revision=revision,
         )
     return f"{api.endpoint}/datasets/{repo_id}"
+
+
+def check_push(repo_id: str, token: str | None = None) -> None:
+    """Make sure of what can be without asking the Hub, before a life is prepared for hours.
+
+    Raises:
+        HubError: the name cannot be one, or there is no token.
+    """
+    if not is_repo_id(repo_id):
+        raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
+    if not (token or get_token()):
+        raise HubError(
+            "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
+        )
 
 
 def _make_room_for(api: HfApi, life: PreparedLife, repo_id: str, private: bool) -> None:
@@ -179,9 +188,9 @@ def _without_bars_of_datasets() -> Iterator[None]:
             enable_progress_bars()
 
 
-def _public_metadata(life: PreparedLife) -> dict[str, Any]:
+def _public_metadata(life: PreparedLife, license: str) -> dict[str, Any]:
     """What others need of a life's metadata: not where it came from here, nor the Arrow files of this copy."""
-    metadata = {name: value for name, value in life.metadata.items() if name != "hub"}
+    metadata = {name: value for name, value in life.metadata.items() if name != "hub"} | {"license": license}
     metadata["videos"] = [
         {name: value for name, value in report.items() if name != "file"} for report in metadata["videos"]
     ]

@@ -8,7 +8,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
@@ -23,7 +22,7 @@ from singlelife.lives.prepared import METADATA
 from singlelife.sizes import in_bytes
 
 _SIDE, _CAPTION, _COLUMNS = 160, 14, 6  # of a picture in the sheet, in pixels
-_STEP = 10  # frames between those of one place: a second, mostly
+_PLACES = 6  # of the life, from each of which frames are shown
 
 
 def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames: int = 24) -> str:
@@ -76,21 +75,33 @@ def _metadata(repo_id: str, info: DatasetInfo) -> dict[str, Any]:
 
 
 def _frames(folder: str, files: list[str], repo_id: str, num_frames: int) -> tuple[Features, list[dict[str, Any]]]:
-    """The columns, and frames from up to six places that are spread over the files: the rows of a row group each."""
+    """The columns, and frames from about six places that are spread over the files: the rows of a row group each."""
     hub = HfFileSystem()
-    places = np.linspace(0, len(files), min(num_frames, _COLUMNS), endpoint=False)  # a file, and how far into it
     features, rows = Features(), []
-    for place, wanted in zip(places, np.diff(np.linspace(0, num_frames, len(places) + 1).astype(int)), strict=True):
-        with hub.open(f"{folder}/{files[int(place)]}", block_size=1 << 16) as file:
+    chosen = _spread(len(files), min(_PLACES, num_frames))
+    for place, frames in zip(chosen, _shares(num_frames, len(chosen)), strict=True):
+        with hub.open(f"{folder}/{files[place]}", block_size=1 << 16) as file:
             try:
                 parquet = pq.ParquetFile(file, pre_buffer=True)
                 features = known_columns(parquet.schema_arrow, repo_id)
-                group = int(place % 1 * parquet.num_row_groups)
-                table = parquet.read_row_group(group, columns=["image", "timestamp", "video"])
+                groups = _spread(parquet.num_row_groups, min(frames, -(-_PLACES // len(chosen))))
+                for group, wanted in zip(groups, _shares(frames, len(groups)), strict=True):
+                    table = parquet.read_row_group(group, columns=["image", "timestamp", "video"])
+                    rows += table.take(_spread(len(table), wanted)).to_pylist()
             except pa.ArrowException as error:
                 raise HubError(f"The frames of {repo_id} cannot be read: {error}.") from error
-        rows += table.slice(0, int(wanted) * _STEP).to_pylist()[::_STEP]
     return features, rows
+
+
+def _spread(available: int, wanted: int) -> list[int]:
+    """Up to `wanted` of the numbers below `available`, evenly spread."""
+    wanted = min(available, wanted)
+    return [index * available // wanted for index in range(wanted)]
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    """`total` in that many parts that differ by one at most."""
+    return [(part + 1) * total // parts - part * total // parts for part in range(parts)]
 
 
 def _contact_sheet(rows: list[dict[str, Any]]) -> Image.Image:
