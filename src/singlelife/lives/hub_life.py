@@ -26,9 +26,10 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
+from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
-from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.sizes import in_bytes
 

@@ -26,7 +26,8 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
+from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
 from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
@@ -141,7 +142,7 @@ def _named_videos(life: Life) -> list[tuple[str, Path]]:
 
 
 def locked(path: Path, name: str) -> AcquireReturnProxy:
-    """The lock `path`, waited for if another process makes the same life; it is said."""
+    """Hold a lock file while a life is worked on, having told whom one waits for."""
     lock = FileLock(path)
     try:
         return lock.acquire(timeout=0)

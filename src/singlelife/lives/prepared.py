@@ -11,31 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import torch
-from datasets import Array2D, Dataset, Features, List, Value, load_from_disk
-from datasets import Image as ImageFeature
+from datasets import Dataset, load_from_disk
 from PIL import Image
 
 from singlelife.errors import LifeError
 
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
-
-# Every prepared life has the first; the second are there where they are known.
-COLUMNS = Features(
-    {
-        "image": ImageFeature(),
-        "timestamp": Value("float64"),
-        "video": Value("string"),
-        "frame_index": Value("int64"),
-    }
-)
-OPTIONAL_COLUMNS = Features(
-    {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "depth": ImageFeature(),
-    }
-)
 
 
 class PreparedLife:
