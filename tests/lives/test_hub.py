@@ -15,8 +15,9 @@ import yaml
 from datasets import Array2D, Dataset, Features, Image, List, Value, load_from_disk
 from PIL import Image as PILImage
 
-from singlelife.errors import HubError
+from singlelife.errors import HubError, LifeError
 from singlelife.lives.columns import COLUMNS
+from singlelife.lives.hub_life import check_room
 from singlelife.lives.pair_dataset import PairDataset
 from singlelife.lives.pairing import TemporalPairing
 from singlelife.lives.prepared import PreparedLife
@@ -427,6 +428,12 @@ def test_what_is_not_for_you_is_told(hub, hub_client, tmp_path, words, token, me
     assert message in answer.error[1]
     if words != "ann/nobody":
         assert hub_client(RESOLVE, READER, words=words, cache=tmp_path)
+
+
+def test_a_disk_without_room_is_told_before_a_download(tmp_path):
+    check_room(1000, tmp_path / "not" / "yet", "ann/kitchen", "buy another")
+    with pytest.raises(LifeError, match=r"ann/kitchen needs about 1000000000.0 GB in .* Make room, or buy another\."):
+        check_room(10**18, tmp_path / "not" / "yet", "ann/kitchen", "buy another")
 
 
 def test_a_data_set_of_videos_is_prepared(hub, hub_client, clip_folder, small_life, tmp_path):

@@ -22,6 +22,7 @@ from datasets import Array2D, Features, List, Value, Video, load_dataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import HfApi, HfFileSystem
+from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
@@ -101,7 +102,9 @@ def download_life(
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
         if METADATA not in sizes and not folder.exists():
-            prepared = _prepare_videos(repo_id, name, info.sha, cache_dir, num_workers, strict, progress)
+            prepared = _prepare_videos(
+                repo_id, name, info.sha, sum(sizes.values()), cache_dir, num_workers, strict, progress
+            )
             folder.unlink(missing_ok=True)  # a link to what is no more
             folder.symlink_to(prepared.path.resolve(), target_is_directory=True)
         elif not folder.exists():
@@ -218,13 +221,7 @@ class _Download:
         there = sum(file.stat().st_size for file in self.partial.rglob("*.arrow"))
         # A file is here twice while it is converted.
         needed = sum(self.sizes[file] for file in files) - there + max(self.sizes[file] for file in files)
-        free = shutil.disk_usage(self.partial).free
-        if needed > free:
-            raise LifeError(
-                f"The life {self.repo_id} needs about {in_bytes(needed)} in {self.folder.parent}, where "
-                f"{in_bytes(free)} are free. Make room, or choose another place with --cache-dir or the variable "
-                "SINGLELIFE_CACHE."
-            )
+        check_room(needed, self.partial, self.repo_id, "choose another place with --cache-dir or SINGLELIFE_CACHE")
 
     def _fetch(self, file: str, bar: tqdm | None) -> Path:
         class Counted(tqdm):  # the library's own bar, per file, gives way to that of the whole
@@ -262,6 +259,21 @@ class _Download:
             raise HubError(f"The file {parquet.name} of {self.repo_id} cannot be read: {error}.") from error
         aside.replace(arrow)
         parquet.unlink()
+
+
+def check_room(needed: int, folder: Path, repo_id: str, otherwise: str) -> None:
+    """Make sure that a disk has room before a download starts.
+
+    Raises:
+        LifeError: it has not.
+    """
+    folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise LifeError(
+            f"The data set {repo_id} needs about {in_bytes(needed)} in {folder}, where {in_bytes(free)} are free. "
+            f"Make room, or {otherwise}."
+        )
 
 
 def check_format(metadata: Any, repo_id: str) -> None:
@@ -348,7 +360,14 @@ def _num_rows(arrow: Path) -> int:
 
 
 def _prepare_videos(
-    repo_id: str, name: str, sha: str, cache_dir: Any, num_workers: int | None, strict: bool, progress: bool
+    repo_id: str,
+    name: str,
+    sha: str,
+    num_bytes: int,
+    cache_dir: str | Path | None,
+    num_workers: int | None,
+    strict: bool,
+    progress: bool,
 ) -> PreparedLife:
     """Prepare a data set that has videos instead of frames, if this is one."""
     with told_plainly(repo_id, f"Reading {repo_id}"):
@@ -358,6 +377,10 @@ def _prepare_videos(
                 f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no "
                 f"Video column to prepare. Its columns are {', '.join(features) or 'not known'}."
             )
+        videos = Path(HF_HUB_CACHE)
+        check_room(num_bytes, videos, repo_id, "choose another place with HF_HOME")
+        if progress:
+            print(f"{repo_id}: {in_bytes(num_bytes)} of videos, into {videos}", file=sys.stderr)
         dataset = load_dataset(repo_id, revision=sha, split="train")
     from singlelife.lives.video_sources import videos_of
 
