@@ -17,7 +17,7 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.utils import validate_repo_id
 
-from singlelife.errors import HubError
+from singlelife.errors import HubError, SingleLifeError
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
@@ -47,7 +47,7 @@ def told_plainly(repo_id: str, doing: str, kept: str = "Try again when the netwo
     """
     try:
         yield
-    except HubError:
+    except SingleLifeError:
         raise
     except Exception as error:
         told = _told(error, repo_id, doing, kept)

@@ -31,7 +31,7 @@ from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
-from singlelife.lives.registry import get_life
+from singlelife.lives.registry import Life, get_life
 from singlelife.sizes import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -101,13 +101,7 @@ def download_life(
     folder = repository / info.sha
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
-        if METADATA not in sizes and not folder.exists():
-            prepared = _prepare_videos(
-                repo_id, name, info.sha, sum(sizes.values()), cache_dir, num_workers, strict, progress
-            )
-            folder.unlink(missing_ok=True)  # a link to what is no more
-            folder.symlink_to(prepared.path.resolve(), target_is_directory=True)
-        elif not folder.exists():
+        if not folder.exists():
             with (
                 locked(Path(f"{folder}.lock"), repo_id),
                 told_plainly(
@@ -116,8 +110,17 @@ def download_life(
                     "The files that are complete are kept; the same command goes on with the others.",
                 ),
             ):
-                if not folder.exists():  # else the process that held the lock has made it
+                if folder.exists():
+                    pass  # the process that held the lock has made it
+                elif METADATA in sizes:
                     _Download(api, repo_id, info.sha, name, sizes, folder, progress).run()
+                else:
+                    videos = _videos(repo_id, name, info.sha, sum(sizes.values()), progress)
+                    prepared = prepare_life(
+                        videos, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
+                    )
+                    folder.unlink(missing_ok=True)  # a link to what is no more
+                    folder.symlink_to(prepared.path.resolve(), target_is_directory=True)
         aside = ref.with_name(f"{ref.name}.tmp")
         aside.write_text(info.sha)
         aside.replace(ref)
@@ -131,10 +134,8 @@ def download_life(
 
 def _opened(folder: Path, repo_id: str) -> PreparedLife:
     life = PreparedLife.load(folder)
-    life.metadata["hub"] = {
-        "repo_id": repo_id,
-        "revision": folder.name,
-    }  # where it is not written: a data set of videos
+    # One that was made of videos does not say so itself.
+    life.metadata["hub"] = {"repo_id": repo_id, "revision": folder.name}
     return life
 
 
@@ -151,6 +152,15 @@ class _Download:
         self.geometry = sorted(file for file in sizes if _GEOMETRY_FILE.fullmatch(file))
 
     def run(self) -> None:
+        try:
+            self._run()
+        except HubUnreachable:
+            raise
+        except HubError:  # nothing of it is of use
+            shutil.rmtree(self.partial)
+            raise
+
+    def _run(self) -> None:
         self.partial.mkdir(exist_ok=True)
         shutil.rmtree(self.partial / "download", ignore_errors=True)  # parts of files, of a process that was killed
         for leftover in self.partial.rglob("*.tmp"):
@@ -187,7 +197,6 @@ class _Download:
                 self._convert(self._fetch(file, bar), arrow, features)
         there = sum(map(_num_rows, arrows))
         if there != num_frames:
-            shutil.rmtree(self.partial)
             raise HubError(
                 f"The data set {self.repo_id} is not whole: {Path(files[0]).parent}/ holds {there} frames, and its "
                 f"{METADATA} says {num_frames}. Tell its owner, who should push it again."
@@ -244,7 +253,7 @@ class _Download:
         schema = features.arrow_schema
         try:
             with pq.ParquetFile(parquet) as source:
-                theirs = Features.from_arrow_schema(source.schema_arrow)
+                theirs = _features_of(source.schema_arrow, self.repo_id)
                 if wrong := [name for name in features if theirs.get(name) != features[name]]:
                     raise HubError(f"{parquet.name} of {self.repo_id} has other columns than it should: {wrong}.")
                 with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, schema) as stream:
@@ -255,7 +264,9 @@ class _Download:
                             columns = [_as_stored(batch.column(field.name), field) for field in schema]
                             stream.write_batch(pa.RecordBatch.from_arrays(columns, schema=schema))
                             row += len(batch)
-        except pa.ArrowException as error:
+        except (pa.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # of the disk; Parquet's have none
+                raise
             raise HubError(f"The file {parquet.name} of {self.repo_id} cannot be read: {error}.") from error
         aside.replace(arrow)
         parquet.unlink()
@@ -300,7 +311,9 @@ def check_format(metadata: Any, repo_id: str) -> None:
     }  # fmt: skip
     wrong = [key for key, kind in kinds.items() if theirs is None or not isinstance(metadata.get(key, ...), kind)]
     wrong += [
-        key for key in ("videos", "left_out") if key not in wrong and not all("video" in x for x in metadata[key])
+        key
+        for key in ("videos", "left_out")
+        if key not in wrong and not all(isinstance(video, dict) and "video" in video for video in metadata[key])
     ]
     if wrong or not metadata["frame_rate"] > 0:
         raise HubError(
@@ -315,7 +328,7 @@ def known_columns(schema: pa.Schema, repo_id: str) -> Features:
     Raises:
         HubError: columns are missing or of other types.
     """
-    theirs = Features.from_arrow_schema(schema)
+    theirs = _features_of(schema, repo_id)
     wrong = [
         f"{name} ({'missing' if name not in theirs else f'{theirs[name]} instead of {feature}'})"
         for name, feature in (COLUMNS | OPTIONAL_COLUMNS).items()
@@ -327,6 +340,13 @@ def known_columns(schema: pa.Schema, repo_id: str) -> Features:
             f"{'; '.join(wrong)}."
         )
     return Features({name: feature for name, feature in theirs.items() if name in COLUMNS | OPTIONAL_COLUMNS})
+
+
+def _features_of(schema: pa.Schema, repo_id: str) -> Features:
+    try:
+        return Features.from_arrow_schema(schema)
+    except Exception as error:  # of many kinds, by what is wrong with what a file says of its own columns
+        raise HubError(f"The columns of {repo_id} cannot be read: {error}.") from error
 
 
 def _schema(file: Any, repo_id: str) -> pa.Schema:
@@ -359,41 +379,24 @@ def _num_rows(arrow: Path) -> int:
         return sum(len(batch) for batch in stream)
 
 
-def _prepare_videos(
-    repo_id: str,
-    name: str,
-    sha: str,
-    num_bytes: int,
-    cache_dir: str | Path | None,
-    num_workers: int | None,
-    strict: bool,
-    progress: bool,
-) -> PreparedLife:
-    """Prepare a data set that has videos instead of frames, if this is one."""
-    with told_plainly(repo_id, f"Reading {repo_id}"):
-        features = features_of(repo_id, sha)
-        if not any(isinstance(feature, Video) for feature in features.values()):
-            raise HubError(
-                f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no "
-                f"Video column to prepare. Its columns are {', '.join(features) or 'not known'}."
-            )
-        videos = Path(HF_HUB_CACHE)
-        check_room(num_bytes, videos, repo_id, "choose another place with HF_HOME")
-        if progress:
-            print(f"{repo_id}: {in_bytes(num_bytes)} of videos, into {videos}", file=sys.stderr)
-        dataset = load_dataset(repo_id, revision=sha, split="train")
+def _videos(repo_id: str, name: str, sha: str, num_bytes: int, progress: bool) -> Life:
+    """The life of a data set that has videos instead of frames, if this is one; the videos are downloaded."""
+    features = columns_of(repo_id, sha)
+    if not any(isinstance(feature, Video) for feature in features.values()):
+        raise HubError(
+            f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no Video "
+            f"column to prepare. Its columns are {', '.join(features) or 'not known'}."
+        )
     from singlelife.lives.video_sources import videos_of
 
-    return prepare_life(
-        get_life(name, videos_of(dataset)),
-        cache_dir=cache_dir,
-        num_workers=num_workers,
-        strict=strict,
-        progress=progress,
-    )
+    cache = Path(HF_HUB_CACHE)
+    check_room(num_bytes, cache, repo_id, "choose another place with HF_HOME")
+    if progress:
+        print(f"{repo_id}: {in_bytes(num_bytes)} of videos, into {cache}", file=sys.stderr)
+    return get_life(name, videos_of(load_dataset(repo_id, revision=sha, split="train")))
 
 
-def features_of(repo_id: str, sha: str) -> Features:
+def columns_of(repo_id: str, sha: str) -> Features:
     """The columns of a data set of any form, which `datasets` finds out without downloading the data.
 
     Raises:

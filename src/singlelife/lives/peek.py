@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
 from singlelife.lives.hub_errors import told_plainly
-from singlelife.lives.hub_life import FRAMES_FILE, check_format, features_of, known_columns, sizes_of
+from singlelife.lives.hub_life import FRAMES_FILE, check_format, columns_of, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
 from singlelife.sizes import in_bytes
 
@@ -42,7 +42,7 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
             about = _metadata(repo_id, info)
             features, rows = _frames(f"datasets/{repo_id}@{info.sha}", files, repo_id, num_frames)
         else:
-            about, features, rows = {}, features_of(repo_id, info.sha or ""), []
+            about, features, rows = {}, columns_of(repo_id, info.sha or ""), []
     if rows:
         aside = output.with_name(f"{output.name}.tmp")
         _contact_sheet(rows).save(aside, "PNG")
