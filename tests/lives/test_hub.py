@@ -181,6 +181,7 @@ def test_pushing_again_changes_nothing_and_a_new_form_replaces_the_old(hub, hub_
         "data/train-00001-of-00002.parquet",
     ]
     after = Path(hub_client(RESOLVE, words="ann/kitchen", cache=tmp_path))
+    assert hub_client(PUSH, life=after, repo="ann/kitchen", options={})  # the life is the same, its name here another
     assert before != after and before.is_dir()  # a run that began with the old one can go on
     assert hub_client(RESOLVE, words=f"ann/kitchen@{before.name}", cache=tmp_path) == str(before)
 
@@ -312,7 +313,7 @@ def test_what_was_downloaded_needs_no_network(hub, hub_client, small_life, tmp_p
         ("ann/private", WRITER, {"private": False}, "is there already and is private, not public as asked"),
         ("ann/private", STRANGER, {}, "your token may not do that"),
         ("ann/taken", WRITER, {}, "is taken: it holds files that are no prepared life"),
-        ("ann/bathroom", WRITER, {}, "holds bathroom, not the life small"),
+        ("ann/bathroom", WRITER, {}, "holds the life bathroom, not the life small"),
         ("ann/odd", WRITER, {}, "holds something else, not the life small"),
     ],
 )

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 
 from datasets import Dataset, load_from_disk
@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import HubError
 from singlelife.lives.hub_card import dataset_card
 from singlelife.lives.hub_errors import is_repo_id, told_plainly
-from singlelife.lives.hub_life import GEOMETRY, GEOMETRY_METADATA
+from singlelife.lives.hub_life import GEOMETRY, GEOMETRY_METADATA, check_room
 from singlelife.lives.prepared import METADATA, PreparedLife
 
 _CARD = "README.md"
@@ -63,12 +63,15 @@ def push_life(
     Raises:
         HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
             repository is public and should be private (or the other way round), or the connection breaks.
+        LifeError: the disk lacks the room for a file.
     """
     check_push(repo_id, token)
     try:
         limit = convert_file_size_to_int(max_shard_size)
     except ValueError as error:
         raise HubError(f"The size of a shard should look like 500MB or 2GB, not {max_shard_size!r}.") from error
+    needed, scratch = min(limit, life.dataset.data.nbytes), Path(gettempdir())
+    check_room(needed, scratch, repo_id, "choose another place with TMPDIR, or smaller files with --max-shard-size")
     stated = life.metadata["license"] if license is None else license
     stated = "" if stated == "yours" else stated  # of a recording of one's own that says no more
     api = HfApi(token=token, library_name="singlelife", library_version=version("singlelife"))
@@ -136,23 +139,23 @@ def _make_room_for(api: HfApi, life: PreparedLife, repo_id: str, private: bool) 
         )
     names = {sibling.rfilename for sibling in there.siblings or []}
     if METADATA in names:
-        owner = _name_of_life_in(api, repo_id)
-        if owner != life.name:
-            raise HubError(
-                f"{repo_id} holds {owner or 'something else'}, not the life {life.name}. Choose another name."
-            )
+        theirs = _metadata_in(api, repo_id)
+        if theirs.get("name") != life.name and theirs.get("fingerprint") != life.metadata["fingerprint"]:
+            held = f"the life {theirs['name']}" if "name" in theirs else "something else"
+            raise HubError(f"{repo_id} holds {held}, not the life {life.name}. Choose another name.")
     elif names - {".gitattributes", _CARD}:
         raise HubError(f"The name {repo_id} is taken: it holds files that are no prepared life. Choose another name.")
 
 
-def _name_of_life_in(api: HfApi, repo_id: str) -> str | None:
+def _metadata_in(api: HfApi, repo_id: str) -> dict[str, Any]:
+    """What the metadata.json of a repository says; nothing if it is not that of a life."""
     with TemporaryDirectory() as scratch:
         file = api.hf_hub_download(repo_id, METADATA, repo_type="dataset", local_dir=scratch)
         try:
-            name = json.loads(Path(file).read_text(encoding="utf-8"))["name"]
-        except (ValueError, TypeError, KeyError):
-            return None
-    return name if isinstance(name, str) else None
+            metadata = json.loads(Path(file).read_text(encoding="utf-8"))
+        except ValueError:
+            return {}
+    return metadata if isinstance(metadata, dict) else {}
 
 
 def _push_rows(
