@@ -149,12 +149,12 @@ def test_the_card_says_what_a_visitor_must_know(hub, hub_client, small_life, sim
     assert header["tags"] == ["singlelife", "egocentric"]
     assert header["task_categories"] == ["image-feature-extraction"]
     assert "accelerate launch train.py --life ann/kitchen" in body
-    assert "People are in these frames" in body and "faces" in body
+    assert "People may be in these frames" in body and "faces" in body
     assert small_life.metadata["fingerprint"] in body and "10 per second" in body
     unstated = hub.read(pushed(hub_client, hub, small_life, "ann/other"), "README.md").decode()
     assert "license_name: not-stated" in unstated and "Ask the owner before any use" in unstated
     simulated = hub.read(pushed(hub_client, hub, sim_test, "ann/sim"), "README.md").decode()
-    assert "People are in these frames" not in simulated and "Freedoom" in simulated
+    assert "People may be in these frames" not in simulated and "Freedoom" in simulated
 
 
 def test_no_token_is_written_anywhere(hub, hub_client, small_life, tmp_path):

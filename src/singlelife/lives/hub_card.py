@@ -48,7 +48,12 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         geometry: what is said of the poses and points that are pushed along; empty if there are none.
     """
     about, simulated = life.metadata, life.metadata["simulation"] is not None
-    hours = sum(report["seconds"] for report in about["videos"]) / 3600
+    minutes = sum(report["seconds"] for report in about["videos"]) / 60
+    what = "video from the eyes of one person"
+    if simulated:
+        what = "a walk through the map of a game, rendered"
+    elif about["dataset"] == "controls":
+        what = "here a control, video that is no life"
     columns = "\n".join(f"| `{name}` | {_COLUMNS[name]} |" for name in life.dataset.column_names)
     body = dedent("""\
         # {name}
@@ -56,8 +61,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         A *life*: {what}, as {frames:,} frames in order of time. It was prepared with
         [singlelife](https://pypi.org/project/singlelife), which pretrains one vision model per life.
 
-        {warning}
-        ## How it was made
+        {warning}## How it was made
 
         | | |
         |---|---|
@@ -98,12 +102,12 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         {license}
         """).format(
         name=life.name,
-        what="a walk through the map of a game, rendered" if simulated else "video from the eyes of one person",
+        what=what,
         frames=len(life),
         warning="" if simulated else _WARNING,
         source=about["dataset"],
         videos=len(about["videos"]),
-        duration=f"{hours:.1f} h" if hours >= 1 else f"{hours * 60:.1f} min",
+        duration=f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min",
         frame_rate=about["frame_rate"],
         frame_size=about["frame_size"],
         version=version("singlelife"),
@@ -125,10 +129,11 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
 
 
 _WARNING = """\
-> **People are in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were not
+> **People may be in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were not
 > asked, the insides of homes, screens and papers. Do not try to identify anyone, do not publish frames that show
 > people, respect the licence of the source below, and delete your copy if the owner asks. Whoever makes this
 > repository public answers for the consent of those who are seen.
+
 """
 
 
