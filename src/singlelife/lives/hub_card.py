@@ -129,8 +129,8 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
 
 
 _WARNING = """\
-> **People may be in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were not
-> asked, the insides of homes, screens and papers. Do not try to identify anyone, do not publish frames that show
+> **People may be in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were
+> not asked, the insides of homes, screens and papers. Do not try to identify anyone, do not publish frames that show
 > people, respect the licence of the source below, and delete your copy if the owner asks. Whoever makes this
 > repository public answers for the consent of those who are seen.
 
