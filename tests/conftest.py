@@ -1,11 +1,16 @@
 """What all tests share: one thread each, since the models are tiny and the machine small, and no Hub."""
 
 import os
+import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
+
+from .hub_client import Client
+from .hub_server import Hub
 
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -34,3 +39,44 @@ def _prepared(name: str, num_frames: int, cache_dir: Path):
     life = get_life(name)
     short = replace(life, simulation=replace(life.simulation, num_frames=num_frames))
     return prepare_life(short, cache_dir=cache_dir, progress=False)
+
+
+@pytest.fixture(scope="session")
+def _hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    server = Hub(tmp_path_factory.mktemp("hub"))
+    stop = server.start()
+    yield server
+    stop()
+
+
+@pytest.fixture
+def hub(_hub_server: Hub) -> Hub:
+    """An empty Hub on the loopback interface."""
+    for state in (_hub_server.repositories, _hub_server.breaks, _hub_server.requests):
+        state.clear()
+    for file in _hub_server.folder.iterdir():
+        file.unlink()
+    shutil.rmtree(_hf_home(_hub_server), ignore_errors=True)  # else a download takes what an earlier test has there
+    _hub_server.sent = 0
+    return _hub_server
+
+
+@pytest.fixture(scope="session")
+def hub_environment(_hub_server: Hub) -> dict[str, str]:
+    """The environment of a process that takes the loopback Hub for the real one; it has no token."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("HF_")}
+    home = str(_hf_home(_hub_server))
+    return kept | {"HF_ENDPOINT": _hub_server.url, "HF_HOME": home, "HF_HUB_DISABLE_XET": "1"}
+
+
+def _hf_home(server: Hub) -> Path:
+    return server.folder.with_name("hf_home")
+
+
+@pytest.fixture(scope="session")
+def hub_client(hub_environment: dict[str, str]) -> Iterator[Client]:
+    """Runs code in a process of its own, since `huggingface_hub` reads its settings when it is imported; one process
+    for all, since the import takes seconds."""
+    client = Client(hub_environment)
+    yield client
+    client.close()

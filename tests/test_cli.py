@@ -43,7 +43,7 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "train", "cas"):
+    for command in ("lives", "prepare", "push-life", "peek", "train", "cas"):
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -53,7 +53,7 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
     assert loaded.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["lives", "prepare", "train", "cas"])
+@pytest.mark.parametrize("command", ["lives", "prepare", "push-life", "peek", "train", "cas"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -177,6 +177,11 @@ def test_cas_of_a_model_with_itself_is_one(models, pairs, capsys):
         (["lives", "show"], "needs the name of a life"),
         (["prepare", "me", "--video", "no_such.mp4"], "no_such.mp4"),
         (["prepare", "../me", "--video", "x.mp4"], "../me"),
+        (["prepare", "ann/kitchen"], "HF_HUB_OFFLINE"),
+        (["prepare", "runs/a/life"], "is no life"),
+        (["push-life", "{pairs}", "kitchen"], "ORG/NAME"),
+        (["peek", "sim_1"], "ORG/NAME"),
+        (["peek", "ann/kitchen", "--output", "/no/such/x.png"], "/no/such/x.png"),
         (["cas", "none", "untrained:tiny"], "There is no model none"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),

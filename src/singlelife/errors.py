@@ -25,3 +25,7 @@ class CheckpointError(SingleLifeError):
 
 class PairSetError(SingleLifeError):
     """Pairs of views cannot be drawn or read."""
+
+
+class HubError(SingleLifeError):
+    """The Hub, or what is on it, does not give or take what was asked."""

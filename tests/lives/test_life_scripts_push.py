@@ -5,8 +5,6 @@ import pytest
 from .conftest import write_clip
 from .test_life_scripts import SCRIPTS
 
-pytest.importorskip("singlelife.lives.hub")
-
 RUN = """
 import runpy, sys
 sys.argv = words

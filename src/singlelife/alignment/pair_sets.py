@@ -10,9 +10,8 @@ import torch
 
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairing import TemporalPairing
-from singlelife.lives.prepare import prepare_life
-from singlelife.lives.prepared import METADATA, PreparedLife
-from singlelife.lives.registry import get_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.resolve import resolve_life
 from singlelife.lives.transforms import center_crop_box, crop_and_resize, random_crop_box
 
 VIEWS = ("plain", "zoomed", "shifted")
@@ -92,15 +91,12 @@ class PairSet:
 def resolve_pair_set(
     pairs: str, *, views: str, num_pairs: int, seed: int, image_size: int, cache_dir: Path | None = None
 ) -> PairSet:
-    """The pair set of a registered life's name (prepared if it is not yet), or of the folder of a prepared life.
+    """The pair set of a life: its name, the folder of a prepared one, or ORG/NAME of a data set on the Hub.
 
     Raises:
         SingleLifeError: there is no such life, or no such pairs in it.
     """
-    if (Path(pairs) / METADATA).is_file():
-        life = PreparedLife.load(pairs)
-    else:
-        life = prepare_life(get_life(pairs), cache_dir=cache_dir)
+    life = resolve_life(pairs, cache_dir=cache_dir)
     return make_pair_set(life, views=views, num_pairs=num_pairs, seed=seed, image_size=image_size)
 
 

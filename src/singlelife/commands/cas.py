@@ -22,8 +22,8 @@ def add_command(commands: Commands) -> None:
         "model_a", metavar="A", help="run folder, local checkpoint, Hub id, or untrained:PRESET[@SEED]"
     )
     command.add_argument("model_b", metavar="B", help="the other")
-    command.add_argument("--pairs", default="sim_test", help="a life to draw pairs from: its name, or the folder of a "
-                         "prepared life (default: %(default)s)")  # fmt: skip
+    command.add_argument("--pairs", default="sim_test", help="a life to draw pairs from: its name, the folder of a "
+                         "prepared one, or ORG/NAME on the Hub (default: %(default)s)")  # fmt: skip
     command.add_argument(
         "--views",
         default="plain",

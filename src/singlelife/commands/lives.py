@@ -33,9 +33,12 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from singlelife.lives.registry import life_names, registered_life
+    from singlelife.lives.resolve import life_reference
 
     if arguments.show and not arguments.life:
         raise SingleLifeError("`singlelife lives show` needs the name of a life; `singlelife lives` lists them.")
+    if arguments.show and life_reference(arguments.life).kind == "hub":
+        raise SingleLifeError(f"{arguments.life} is on the Hub; `singlelife peek {arguments.life}` looks at it.")
     if arguments.show:
         life = registered_life(arguments.life)
         presence = _presence(life, arguments.cache_dir)

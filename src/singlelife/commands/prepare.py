@@ -10,9 +10,11 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "prepare",
         help="prepare a life without training on it",
-        description="Turn a life's video, or its simulation, into a dataset of frames. Training does it by itself.",
+        description="Turn a life's video, or its simulation, into a dataset of frames, or download one that is on the "
+        "Hub. Training does it by itself.",
     )
-    command.add_argument("life", help="a name that `singlelife lives` lists, or a new one with --video")
+    command.add_argument("life", help="a name that `singlelife lives` lists, a new one with --video, or ORG/NAME of "
+                         "a life on the Hub")  # fmt: skip
     command.add_argument("--video", nargs="+", metavar="PATH", help="files, folders or globs of your recording")
     command.add_argument("--strict", action="store_true", help="stop at a video that cannot be read")
     command.add_argument(
@@ -23,11 +25,11 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.prepare import prepare_life
-    from singlelife.lives.registry import get_life
+    from singlelife.lives.resolve import resolve_life
 
-    life = prepare_life(
-        get_life(arguments.life, arguments.video),
+    life = resolve_life(
+        arguments.life,
+        videos=arguments.video,
         cache_dir=arguments.cache_dir,
         num_workers=arguments.workers,
         strict=arguments.strict,

@@ -130,7 +130,9 @@ class LifeScript:
         if arguments.public and not arguments.push:
             raise LifeError("--public says how to --push, which is not asked for.")
         if arguments.push:
-            _check_repository(arguments.push)
+            from singlelife.lives.hub import check_push  # datasets and torch take seconds to import
+
+            check_push(arguments.push)  # now, not after hours of preparation
         if arguments.root and not arguments.root.is_dir():
             raise LifeError(f"--root {arguments.root}: there is no such folder.")
         if self.first and (code := self.first(arguments)) is not None:
@@ -289,15 +291,6 @@ def videos_in(folder: Path) -> list[Path]:
         return find_videos([folder])
     except LifeError:
         return []
-
-
-def _check_repository(repository: str) -> None:
-    if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
-        raise LifeError(f"--push {repository}: should be ORG/NAME, such as my-lab/life-wt-3.")
-    from huggingface_hub import get_token
-
-    if not get_token():  # said now, not after hours of preparation
-        raise LifeError("--push takes a token with write access: log in with `hf auth login`, or set HF_TOKEN.")
 
 
 def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namespace) -> None:

@@ -21,11 +21,12 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from datasets import Array2D, DatasetInfo, Features, Image, List, Value
+from datasets import DatasetInfo, Features
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
+from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
@@ -74,7 +75,7 @@ def prepare_life(
     if not folder.exists():
         try:
             lives.mkdir(parents=True, exist_ok=True)
-            with _locked(Path(f"{folder}.lock"), life.name):
+            with locked(Path(f"{folder}.lock"), life.name):
                 if not folder.exists():  # else the process that held the lock has made it
                     _prepare(life, fingerprint, folder, num_workers, strict, progress)
         except OSError as error:
@@ -146,7 +147,8 @@ def _named_videos(life: Life) -> list[tuple[str, Path]]:
     return [("/".join(path.parts[-depth:]), path) for path in paths]
 
 
-def _locked(path: Path, name: str) -> AcquireReturnProxy:
+def locked(path: Path, name: str) -> AcquireReturnProxy:
+    """Hold a lock file while a life is worked on, having told whom one waits for."""
     lock = FileLock(path)
     try:
         return lock.acquire(timeout=0)
@@ -199,7 +201,7 @@ def _prepare(
         "videos": good,
         "left_out": left_out,
     }
-    _write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
+    write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     partial.rename(folder)
     for report_file in folder.glob("*.report.json"):
@@ -276,20 +278,13 @@ def _refuse(name: str, losses: list[str]) -> None:
 
 
 def _features(life: Life) -> Features:
-    columns = {
-        "image": Image(),
-        "timestamp": Value("float64"),
-        "video": Value("string"),
-        "frame_index": Value("int64"),
-    }
+    known: tuple[str, ...] = ()
     if life.simulation is not None:
-        columns |= {"pose": Array2D((4, 4), "float64"), "intrinsics": List(Value("float64"), length=4)}
-        if life.simulation.depth != "none":
-            columns["depth"] = Image()
-    return Features(columns)
+        known = ("pose", "intrinsics") if life.simulation.depth == "none" else tuple(OPTIONAL_COLUMNS)
+    return Features(COLUMNS | {name: OPTIONAL_COLUMNS[name] for name in known})
 
 
-def _write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
+def write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
     """Make a folder of Arrow files one that `datasets.load_from_disk` opens, without copying them."""
     state: dict[str, Any] = {
         "_data_files": [{"filename": file} for file in files],

@@ -26,7 +26,7 @@ VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in whi
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
+LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ class Life:
     base: "Life | None" = None
 
     def __post_init__(self) -> None:
-        if not _NAME.fullmatch(self.name):
+        if not LIFE_NAME.fullmatch(self.name):
             raise LifeError(
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"

@@ -17,7 +17,8 @@ from transformers.hf_argparser import HfArgumentParser
 
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import RunError
-from singlelife.lives.registry import get_life, life_names
+from singlelife.lives.registry import life_names
+from singlelife.lives.resolve import life_reference, training_recipe
 
 
 def option(default: Any, help: str, **kwargs: Any) -> Any:
@@ -32,7 +33,10 @@ class LifeArguments:
     _argument_group_name = "life"
 
     life: str | None = option(
-        None, "the life to learn from: a name of hub_configs/lives, or any name for your own --video", metavar="NAME"
+        None,
+        "the life to learn from: a name that `singlelife lives` lists, any name for your own --video, the folder of a "
+        "prepared life, or ORG/NAME (ORG/NAME@REVISION) of one on the Hub",
+        metavar="NAME",
     )
     video: list[str] | None = option(  # noqa: RUF009 (the default is None)
         None, "the life's recordings: files, folders or quoted globs, in order of time", metavar="PATH"
@@ -177,8 +181,9 @@ class RunArguments:
 
     @property
     def life_name(self) -> str:
+        """Of the life here: of ORG/NAME, the NAME."""
         assert self.life.life, "parse_arguments makes sure of it"
-        return self.life.life
+        return life_reference(self.life.life, self.life.video).name
 
     @property
     def output_dir(self) -> Path:
@@ -200,10 +205,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
     named = parser.parse_args(words)
     if not named.life:
         raise RunError(
-            "Whose life? Pass --life with one of these names, or any name with your own --video PATH: "
-            f"{', '.join(life_names())}."
+            "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
+            f"names: {', '.join(life_names())}."
         )
-    words = parser.words_of_config(get_life(named.life, videos=named.video).train) + words
+    words = parser.words_of_config(training_recipe(named.life, named.video)) + words
     *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     arguments = RunArguments(*groups)
     _check_ranges(arguments)

@@ -18,9 +18,8 @@ from transformers.utils.logging import disable_progress_bar
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import RunError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.registry import get_life
+from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, TrainArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
@@ -64,13 +63,16 @@ def pretrain(arguments: RunArguments) -> int:
     )
 
     with accelerator.main_process_first():
-        life = prepare_life(
-            get_life(arguments.life_name, videos=arguments.life.video),
+        life = resolve_life(
+            _pinned(arguments, state),
+            videos=arguments.life.video,
             cache_dir=arguments.life.cache_dir,
             num_workers=arguments.life.preprocessing_workers,
             strict=arguments.life.strict,
             progress=accelerator.is_main_process,
         )
+    if came_from := life.metadata.get("hub"):  # so that the run's config says which frames it saw
+        arguments.life.life = f"{came_from['repo_id']}@{came_from['revision']}"
     train_pairs, validation_pairs = pair_datasets(
         life,
         arguments.pairs,
@@ -189,6 +191,16 @@ def _settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSt
     (precision,) = broadcast_object_list(choice)
     train.mixed_precision = precision.name
     return precision
+
+
+def _pinned(arguments: RunArguments, state: TrainingState) -> str:
+    """The life as the user names it; in a resumed run of a data set on the Hub, the commit that the run began with."""
+    assert arguments.life.life, "parse_arguments makes sure of it"
+    reference = life_reference(arguments.life.life, arguments.life.video)
+    before = str(state.sequence.get("life"))
+    if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
+        return before
+    return arguments.life.life
 
 
 def _start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:

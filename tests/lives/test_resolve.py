@@ -1,0 +1,70 @@
+"""What a user's words for a life stand for."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from singlelife.errors import LifeError
+from singlelife.lives.registry import registered_life
+from singlelife.lives.resolve import LifeReference, life_reference, resolve_life, training_recipe
+
+COMMIT = "0123456789" * 4
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "reference"),
+    [
+        ("sim_1", LifeReference("named", "sim_1", "sim_1")),
+        ("my_day", LifeReference("named", "my_day", "my_day")),
+        ("ann/kitchen", LifeReference("hub", "kitchen", "ann/kitchen")),
+        ("ann/my.kitchen", LifeReference("hub", "my-kitchen", "ann/my.kitchen")),
+        ("ann/_kitchen_", LifeReference("hub", "kitchen_", "ann/_kitchen_")),
+        ("ann/...", LifeReference("hub", "life", "ann/...")),
+        ("ann/kitchen@v2", LifeReference("hub", "kitchen", "ann/kitchen", "v2")),
+        ("ann/kitchen@refs/pr/1", LifeReference("hub", "kitchen", "ann/kitchen", "refs/pr/1")),
+        (f"ann/kitchen@{COMMIT}", LifeReference("hub", "kitchen", "ann/kitchen", COMMIT)),
+    ],
+)
+def test_words_for_a_life(words, reference):
+    assert life_reference(words) == reference
+
+
+def test_a_folder_of_a_prepared_life(small_life, tmp_path):
+    assert life_reference(str(small_life.path)) == LifeReference("folder", "small", str(small_life.path))
+    assert resolve_life(str(small_life.path)).path == small_life.path
+    # Of the form ORG/NAME, it is a folder if it is there.
+    shutil.copytree(small_life.path, tmp_path / "ann" / "kitchen")
+    assert life_reference("ann/kitchen").kind == "folder"
+    assert len(resolve_life("ann/kitchen")) == 40
+    (tmp_path / "ann" / "kitchen" / "metadata.json").write_text('{"name": "../../out"}')
+    assert life_reference("ann/kitchen").name == "kitchen"
+    (tmp_path / "ann" / "kitchen" / "metadata.json").write_text("[")
+    with pytest.raises(LifeError, match="is not a prepared life"):
+        resolve_life("ann/kitchen")
+
+
+def test_with_videos_it_is_a_recording_of_ones_own(small_life):
+    assert life_reference("sim_1", ["day.mp4"]).kind == "named"
+    with pytest.raises(LifeError, match="'ann/kitchen' cannot be the name of a life"):
+        resolve_life("ann/kitchen", videos=[small_life.path.parent])
+
+
+@pytest.mark.parametrize("words", ["./kitchen", "../kitchen", "a/b/c", "~/kitchen", "runs/empty"])
+def test_a_path_to_no_life_is_refused(words, tmp_path):
+    (tmp_path / "runs" / "empty").mkdir(parents=True)
+    with pytest.raises(LifeError, match=r"is no life: .* (is not there|has no metadata.json)"):
+        life_reference(words)
+    assert not Path("kitchen").exists()
+
+
+def test_the_recipe_is_that_of_the_name(small_life):
+    assert training_recipe("ann/wt_3") == registered_life("wt_3").train == "base"
+    assert training_recipe("ann/kitchen") == training_recipe(str(small_life.path)) == "tiny"
+    with pytest.raises(LifeError, match="There is no life 'sim_l'"):
+        training_recipe("sim_l")
