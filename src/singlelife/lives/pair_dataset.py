@@ -1,7 +1,7 @@
 """Batches of training pairs from a prepared life.
 
-A batch is read at once, frame by frame: out of the memory-mapped Arrow table, decoded, cropped and resized into its place
-in the batch. Everything in it is a pure function of the seed and the pair's index.
+A batch is read at once, frame by frame: out of the memory-mapped Arrow table, decoded, cropped and resized into its
+place in the batch. Everything in it is a pure function of the seed and the pair's index.
 """
 
 from collections.abc import Iterator, Sequence
@@ -32,8 +32,8 @@ class PairDataset(Dataset):
         crop_area: range of a random crop's area, as a share of the frame's largest centred square. `None` takes that
             square itself.
         crop_aspect: range of a random crop's width over its height.
-        shared_crop: cut both views of a pair with the same box, if their frames are of one size. By default each has its
-            own, so that a patch's match lies anywhere and matching by position fails.
+        shared_crop: cut both views of a pair with the same box, if their frames are of one size. By default each has
+            its own, so that a patch's match lies anywhere and matching by position fails.
         flip: mirror both views of half the pairs.
 
     Raises:
@@ -108,13 +108,15 @@ class PairDataset(Dataset):
     def _crop_pair(self, images: Iterator[torch.Tensor], generator: np.random.Generator, out: torch.Tensor) -> None:
         """Cut, resize and mirror the next two images into `out`, uint8 (2, 3, S, S)."""
         mirrored = self.flip and generator.random() < 0.5
-        box, size = None, None
-        for view, image in zip(out, images):  # not strict: it would read the next pair's image
+        box, box_of = (0, 0, 0, 0), (0, 0)
+        for view in out:
+            image = next(images)
+            height, width = image.shape[-2:]
             if self.crop_area is None:
-                box = center_crop_box(*image.shape[-2:])
-            elif not self.shared_crop or image.shape != size:
-                box = random_crop_box(generator, *image.shape[-2:], self.crop_area, self.crop_aspect)
-            size = image.shape
+                box = center_crop_box(height, width)
+            elif not self.shared_crop or box_of != (height, width):
+                box = random_crop_box(generator, height, width, self.crop_area, self.crop_aspect)
+            box_of = height, width
             crop = crop_and_resize(image, box, self.image_size)
             view.copy_(crop.flip(-1) if mirrored else crop)
 

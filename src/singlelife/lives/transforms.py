@@ -72,20 +72,20 @@ def to_pixel_values(
 ) -> torch.Tensor:
     """Change colours and normalise to `pixel_values`: (value / 255 - mean) / std per channel.
 
-    In this order: brightness b scales an image; contrast c scales its distance from the mean of its luma; saturation s
-    scales each pixel's distance from its own luma. With luma(p) = 0.299 r + 0.587 g + 0.114 b (ITU-R BT.601), all of it
-    is one affine function of the pixels:
+    In this order: brightness b scales an image; contrast c scales its distance from the mean of its luma; saturation
+    s scales each pixel's distance from its own luma. With luma(p) = 0.299 r + 0.587 g + 0.114 b (ITU-R BT.601), all of
+    it is one affine function of the pixels:
 
         p → b·c·s·p + b·c·(1 - s)·luma(p) + b·(1 - c)·mean(luma)
 
-    It is taken as such, together with the normalisation, in float32. So unlike the operations one by one, on uint8
-    (torchvision's `ColorJitter`), it neither rounds in between nor clips: what gets brighter than white stays brighter,
-    and the texture of a bright wall is not lost.
+    It is taken as such, together with the normalisation, in float32. So unlike the operations one by one on uint8
+    (torchvision's `ColorJitter`), it neither rounds in between nor clips: what gets brighter than white stays so, and
+    the texture of a bright wall is not lost.
 
     Args:
         images: uint8 (B, 3, H, W), in any memory format.
         mean, std: of each channel, for values from 0 to 1.
-        factors: of brightness, contrast and saturation, float32 (B, 3), as `color_factors` draws them; none by default.
+        factors: of brightness, contrast and saturation, float32 (B, 3), of `color_factors`; none by default.
 
     Returns:
         float32 (B, 3, H, W), contiguous.
