@@ -37,4 +37,6 @@ def test_both_pipelines_give_the_model_the_same(small_life):
         assert values.dtype == theirs[name].dtype and values.shape == theirs[name].shape
     assert ours["bool_masked_pos"].sum() == theirs["bool_masked_pos"].sum()
     for name in ("pixel_values", "source_pixel_values"):
-        assert (ours[name].mean() - theirs[name].mean()).abs() < 0.2
+        ours_, theirs_ = ours[name][:, 1:], theirs[name][:, 1:]  # red tells the frame's number, and theirs differ
+        assert (ours_.mean() - theirs_.mean()).abs() < 0.15
+        assert (ours_.std() - theirs_.std()).abs() < 0.15

@@ -15,7 +15,6 @@ from singlelife.lives.transforms import (
     to_pixel_values,
 )
 
-
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
