@@ -29,7 +29,8 @@ def test_both_pipelines_give_the_model_the_same(small_life):
     assert spec is not None and spec.loader is not None
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
-    arguments = benchmark.argparse.Namespace(image_size=64, batch_size=16)
+    arguments = benchmark.argparse.Namespace(image_size=64, batch_size=64)
+    benchmark.torch.manual_seed(0)
     ours = next(benchmark.singlelife_batches(small_life, arguments))
     theirs = next(benchmark.straightforward_batches(small_life, arguments))
     assert ours.keys() == theirs.keys()
@@ -38,5 +39,5 @@ def test_both_pipelines_give_the_model_the_same(small_life):
     assert ours["bool_masked_pos"].sum() == theirs["bool_masked_pos"].sum()
     for name in ("pixel_values", "source_pixel_values"):
         ours_, theirs_ = ours[name][:, 1:], theirs[name][:, 1:]  # red tells the frame's number, and theirs differ
-        assert (ours_.mean() - theirs_.mean()).abs() < 0.15
-        assert (ours_.std() - theirs_.std()).abs() < 0.15
+        assert (ours_.mean() - theirs_.mean()).abs() < 0.2
+        assert (ours_.std() - theirs_.std()).abs() < 0.2
