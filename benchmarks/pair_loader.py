@@ -10,12 +10,16 @@ The straightforward pipeline is a torch `Dataset` of one pair at a time: two row
 images, `torchvision.transforms.v2`, the default collation.
 
 On one core (one process, one thread) the two take turns, so that a change of the machine's speed meets both, and the
-medians are compared. So do loaders of one and of two workers, whose batches are as they leave the workers: what comes
-after is done by the device. The stages are parts of a batch on one core.
+medians are compared. So do the stages, the parts of a batch. All that is in seconds of processor time: what other
+processes take of the core does not count.
+
+Loaders of one and of two workers take turns, too. Their batches are as they leave the workers, since what comes after
+is done by the device, and are timed by the clock: on a machine that does other things, their ratio says little.
 """
 
 import argparse
 import json
+import os
 import statistics
 import sys
 import tempfile
@@ -61,6 +65,7 @@ def main() -> None:
     arguments = parse_arguments()
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    busy = os.getloadavg()[0] if hasattr(os, "getloadavg") else None
     with tempfile.TemporaryDirectory() as folder:
         video = write_video(Path(folder) / "walk.mp4")
         life = prepare_life(get_life("walk", [video]), cache_dir=folder, num_workers=1, progress=False)
@@ -94,6 +99,8 @@ def main() -> None:
         "batch_size": arguments.batch_size,
         "rounds": arguments.rounds,
         "torch": torch.__version__,
+        "cores": os.cpu_count(),
+        "load_average_before": busy,
         "pairs_per_second_of_one_core": one_core,
         "times_straightforward": one_core["singlelife"] / one_core["straightforward"],
         "pairs_per_second_by_workers": by_workers,
@@ -256,7 +263,7 @@ def stages(life: PreparedLife, arguments: argparse.Namespace) -> dict[str, Calla
 def interleave(
     functions: dict[str, Callable[[], Any]], rounds: int, title: str, timed: bool = False
 ) -> dict[str, float]:
-    """Median seconds of each function, measured in turns; or of what each returns, if they are `timed` themselves."""
+    """Median seconds of processor time of each function, measured in turns; or of what each returns, if `timed`."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in tqdm(range(_WARM_UP_ROUNDS + rounds), desc=title, file=sys.stderr):
         for name, function in functions.items():
@@ -274,6 +281,7 @@ def table(results: dict[str, Any]) -> str:
     lines = {
         "frames": f"{width}×{height} px, JPEGs of {results['frame_bytes'] / 1e3:.0f} kB on average",
         "views": f"{results['image_size']} px, batches of {results['batch_size']} pairs, torch {results['torch']}",
+        "machine": f"{results['cores']} cores, load average {results['load_average_before']} before",
         "one core": f"{one_core['singlelife']:.0f} pairs/s",
         "straightforward": f"{one_core['straightforward']:.0f} pairs/s",
         "ratio": f"{results['times_straightforward']:.2f}",
