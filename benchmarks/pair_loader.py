@@ -80,13 +80,15 @@ def main() -> None:
             "one core",
         )
         one_core = {name: turns * arguments.batch_size / each for name, each in seconds.items()}
-        workers = interleave(
-            {str(number): lambda number=number: worker_seconds(life, arguments, number) for number in (1, 2)},
-            max(1, arguments.rounds // 3),
-            "workers",
-            timed=True,
-        )
-        by_workers = {name: 1 / each for name, each in workers.items()}
+        by_clock: dict[int, list[float]] = {1: [], 2: []}
+        by_processor: list[float] = []
+        for _ in tqdm(range(max(1, arguments.rounds // 3)), desc="workers", file=sys.stderr):
+            for number, taken in by_clock.items():
+                clock, processor = worker_seconds(life, arguments, number)
+                taken.append(clock)
+                by_processor.append(processor)
+        by_workers = {str(number): 1 / statistics.median(taken) for number, taken in by_clock.items()}
+        worker = statistics.median(by_processor)
         stage_seconds = interleave(stages(life, arguments), arguments.rounds, "stages")
         frame_bytes = float(np.mean([len(frame) for frame in life.encoded(np.arange(len(life)))]))
 
@@ -105,9 +107,10 @@ def main() -> None:
         "times_straightforward": one_core["singlelife"] / one_core["straightforward"],
         "pairs_per_second_by_workers": by_workers,
         "scaling_from_1_to_2_workers": by_workers["2"] / by_workers["1"],
+        "pairs_per_second_of_a_workers_core": 1 / worker,
         "milliseconds_per_pair": {name: 1e3 * each / arguments.batch_size for name, each in stage_seconds.items()},
         "h100_pairs_per_second_computed": h100,
-        "h100_cores_computed": h100 / by_workers["1"],
+        "h100_cores_computed": h100 * worker,
     }
     print(table(results))
     if arguments.json:
@@ -218,16 +221,21 @@ def take(batches: Iterator[Any], number: int) -> None:
         next(batches)
 
 
-def worker_seconds(life: PreparedLife, arguments: argparse.Namespace, num_workers: int) -> float:
-    """Seconds per pair of a new loader with that many workers, once all of them are under way."""
-    sampler = StepSampler(0, 2**30, arguments.batch_size)
+def worker_seconds(life: PreparedLife, arguments: argparse.Namespace, num_workers: int) -> tuple[float, float]:
+    """Seconds per pair of a loader with that many workers, once all are under way, and their processor seconds."""
+    ahead, counted = 4 * num_workers, max(1, _PAIRS_PER_WORKER * num_workers // arguments.batch_size)
+    sampler = StepSampler(0, ahead + counted, arguments.batch_size)
     elsewhere = torch.device("meta")  # no CPU that workers would have to leave to the training
+    before = os.times()
     batches = iter(train_loader(pair_dataset(life, arguments), sampler, num_workers, elsewhere))
-    take(batches, 4 * num_workers)
-    number = max(1, _PAIRS_PER_WORKER * num_workers // arguments.batch_size)
+    take(batches, ahead)
     start = time.perf_counter()
-    take(batches, number)
-    return (time.perf_counter() - start) / (number * arguments.batch_size)
+    for _ in batches:  # to the end, at which the workers are gone and their time is known
+        pass
+    seconds, after = time.perf_counter() - start, os.times()
+    processor = after.children_user + after.children_system - before.children_user - before.children_system
+    pairs_ahead, pairs_counted = ahead * arguments.batch_size, counted * arguments.batch_size
+    return seconds / pairs_counted, processor / (pairs_ahead + pairs_counted)
 
 
 def stages(life: PreparedLife, arguments: argparse.Namespace) -> dict[str, Callable[[], Any]]:
@@ -260,17 +268,15 @@ def stages(life: PreparedLife, arguments: argparse.Namespace) -> dict[str, Calla
     }
 
 
-def interleave(
-    functions: dict[str, Callable[[], Any]], rounds: int, title: str, timed: bool = False
-) -> dict[str, float]:
-    """Median seconds of processor time of each function, measured in turns; or of what each returns, if `timed`."""
+def interleave(functions: dict[str, Callable[[], Any]], rounds: int, title: str) -> dict[str, float]:
+    """Median seconds of processor time of each function, measured in turns."""
     taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in tqdm(range(_WARM_UP_ROUNDS + rounds), desc=title, file=sys.stderr):
         for name, function in functions.items():
             start = time.process_time()
-            returned = function()
+            function()
             if number >= _WARM_UP_ROUNDS:
-                taken[name].append(returned if timed else time.process_time() - start)
+                taken[name].append(time.process_time() - start)
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
@@ -287,12 +293,13 @@ def table(results: dict[str, Any]) -> str:
         "ratio": f"{results['times_straightforward']:.2f}",
         "1 worker": f"{workers['1']:.0f} pairs/s",
         "2 workers": f"{workers['2']:.0f} pairs/s",
+        "a worker's core": f"{results['pairs_per_second_of_a_workers_core']:.0f} pairs/s, of processor time",
         "scaling": f"{results['scaling_from_1_to_2_workers']:.2f}",
     }
     lines |= {f"  {name}": f"{value:.3f} ms a pair" for name, value in results["milliseconds_per_pair"].items()}
     lines["one H100"] = (
         f"{results['h100_pairs_per_second_computed']:.0f} pairs/s of `base` at {_H100_UTILIZATION:.0%} of "
-        f"{_H100_FLOPS / 1e12:.0f} TFLOP/s (computed, not run): {results['h100_cores_computed']:.1f} such cores"
+        f"{_H100_FLOPS / 1e12:.0f} TFLOP/s (computed, not run): the time of {results['h100_cores_computed']:.1f} cores"
     )
     return "\n".join(f"{name:<24}{value}" for name, value in lines.items())
 

@@ -4,7 +4,7 @@ A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run
 drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
 processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
 
-To add a pairing, write a class with `pairs(seed, indices)`, use `pair_generator` for every random choice, and name it
+To add a pairing, write a class with `pairs(seed, indices)`, use `pair_generators` for every random choice, and name it
 in `make_pairing`.
 """
 
