@@ -10,7 +10,12 @@ from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, TemporalPairing, pair_generator
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.registry import get_life
+from singlelife.lives.transforms import random_crop_box
+
+from .conftest import write_clip
 
 
 def pair_dataset(life, **overrides) -> PairDataset:
@@ -81,6 +86,45 @@ def test_crops_are_independent_unless_shared(small_life):
     assert len(shared["target"].flatten(1).unique(dim=0)) == 8
     independent = PairDataset(small_life, SameFrame(), **settings).__getitems__(list(range(8)))
     assert not (independent["target"] == independent["source"]).flatten(1).all(dim=1).any()
+
+
+def test_a_shared_crop_of_frames_of_two_sizes_lies_inside_both(tmp_path):
+    wide = write_clip(tmp_path / "wide.mp4", seconds=1, height=48, width=128)
+    tall = write_clip(tmp_path / "tall.mp4", seconds=1, height=96, width=48)
+    life = prepare_life(get_life("two", [wide, tall]), cache_dir=tmp_path, num_workers=1, progress=False)
+
+    class OneOfEach:
+        def pairs(self, seed, indices):
+            return np.stack([indices % 10, 10 + indices % 10], axis=1)
+
+    settings = {"num_pairs": 16, "image_size": 32, "patch_size": 8, "mask_ratio": 0.5, "crop_area": (0.9, 1.0)}
+    batch = PairDataset(life, OneOfEach(), seed=0, shared_crop=True, flip=False, **settings).__getitems__(range(16))
+    for index in range(16):  # the red channel tells a frame's number, whatever is cut out of it
+        for view, name in enumerate(("target", "source")):
+            expected = life.decode(batch["frames"][index, [view]])[0][0].float().mean()
+            assert abs(batch[name][index, 0].float().mean() - expected) < 4
+
+
+def test_views_are_those_of_a_slow_reference(small_life):
+    """Pillow, float arithmetic, and a generator of its own for each draw."""
+    dataset = pair_dataset(small_life, num_pairs=2**40)
+    index = [0, 1, 2, 3, 4, 5, 2**39]
+    batch = dataset.__getitems__(index)
+    mirrored = 0
+    for row, pair in enumerate(index):
+        generator = pair_generator(3, CROP_STREAM, pair)
+        flip = generator.random() < 0.5
+        mirrored += flip
+        for name, frame in zip(("target", "source"), batch["frames"][row].tolist(), strict=True):
+            image = torch.from_numpy(np.array(small_life.dataset[frame]["image"])).permute(2, 0, 1)
+            top, left, height, width = random_crop_box(generator, *image.shape[1:], (0.3, 1.0), (3 / 4, 4 / 3))
+            crop = image[None, :, top : top + height, left : left + width].float()
+            view = torch.nn.functional.interpolate(crop, (32, 32), mode="bilinear", antialias=True)[0]
+            view = view.flip(-1) if flip else view
+            assert (batch[name][row].float() - view).abs().max() <= 1
+        masked = pair_generator(3, MASK_STREAM, pair).permutation(16)[:12]
+        assert set(batch["bool_masked_pos"][row].nonzero().flatten().tolist()) == set(masked.tolist())
+    assert 0 < mirrored < len(index)
 
 
 def test_without_crop_and_flip_the_whole_square_is_seen(small_life):

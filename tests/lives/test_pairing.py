@@ -15,6 +15,7 @@ from singlelife.lives.pairing import (
     hold_out,
     make_pairing,
     pair_generator,
+    pair_generators,
     segment_starts,
 )
 
@@ -98,6 +99,15 @@ def test_a_late_pair_costs_what_the_first_costs():
 def test_streams_of_a_pair_are_independent():
     draws = [pair_generator(0, stream, index).random() for stream in range(4) for index in range(4)]
     assert len(set(draws)) == len(draws)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 3), st.lists(st.integers(0, 2**63 - 1), max_size=5))
+def test_several_generators_draw_what_each_draws_alone(seed, stream, indices):
+    for index, generator in zip(indices, pair_generators(seed, stream, np.array(indices)), strict=True):
+        alone = pair_generator(seed, stream, index)
+        assert generator.integers(0, 100) == alone.integers(0, 100)  # half of a word: the other must not be left over
+        assert generator.random() == alone.random()
+        assert generator.permutation(9).tolist() == alone.permutation(9).tolist()
 
 
 def test_rows_left_out_are_not_bridged():

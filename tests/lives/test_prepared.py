@@ -13,11 +13,13 @@ import pyarrow as pa
 import pytest
 import torch
 from datasets import Array2D, Image, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image as PILImage
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
-from singlelife.lives.prepared import METADATA, PreparedLife
+from singlelife.lives.prepared import METADATA, PreparedLife, decode_jpeg
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulated import render
 
@@ -66,6 +68,33 @@ def test_frames_come_in_the_order_asked_for(two_sizes):
     for frame, picture in zip(frames, expected, strict=True):
         assert (frame.permute(1, 2, 0).int() - torch.from_numpy(picture).int()).abs().float().mean() < 6
     assert torch.equal(two_sizes.frames(torch.tensor(rows)), two_sizes.frames(np.array(rows)))
+
+
+def test_frames_come_as_they_are_stored(two_sizes):
+    contents = [content.to_pybytes() for content in two_sizes.encoded(np.array([3, 29]))]
+    stored = two_sizes.dataset.with_format("arrow")[[3, 29]]["image"].to_pylist()
+    assert contents == [image["bytes"] for image in stored]
+
+
+@pytest.mark.parametrize("row", [30, -31])
+def test_a_row_that_is_not_there_is_an_error(two_sizes, row):
+    with pytest.raises(IndexError):
+        two_sizes.decode([0, row])
+
+
+@given(
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 100),
+    st.sampled_from(["4:4:4", "4:2:2", "4:2:0"]),
+    st.sampled_from(["RGB", "L"]),
+)
+def test_pixels_are_those_of_pillow(height, width, quality, subsampling, mode):
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    encoded = io.BytesIO()
+    PILImage.fromarray(noise).convert(mode).save(encoded, "JPEG", quality=quality, subsampling=subsampling)
+    expected = np.array(PILImage.open(encoded).convert("RGB"))
+    np.testing.assert_array_equal(decode_jpeg(encoded.getvalue()).permute(1, 2, 0).numpy(), expected)
 
 
 def test_frames_of_several_sizes_come_as_a_list(two_sizes):
@@ -148,11 +177,13 @@ def jpeg_header_of_a_huge_image() -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing", "half", jpeg_header_of_a_huge_image(), None], ids=repr)
+@pytest.mark.parametrize(
+    "content", [b"", b"nothing", "half", "scratched", jpeg_header_of_a_huge_image(), None], ids=repr
+)
 def test_a_damaged_image_is_named_by_its_row(copied, two_sizes, content):
-    if content == "half":
-        whole = two_sizes.dataset.with_format("arrow")[7:8]["image"][0]["bytes"].as_py()
-        content = whole[: len(whole) // 2]
+    if content in ("half", "scratched"):
+        whole = two_sizes.encoded([7])[0].to_pybytes()
+        content = whole[: len(whole) // 2] if content == "half" else whole[:-60] + b"\xff\xd9" + whole[-58:]
     rewrite(copied / "data-00000-of-00002.arrow", 7, content)
     life = PreparedLife.load(copied)
     with pytest.raises(LifeError, match=r"The image in row 7 of .*life is damaged. Delete the folder"):

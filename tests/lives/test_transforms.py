@@ -5,14 +5,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torchvision.transforms.v2 import functional
 
 from singlelife.lives.transforms import (
     center_crop_box,
+    color_factors,
     crop_and_resize,
-    jitter_colors,
     random_crop_box,
     to_pixel_values,
 )
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 def noise_images(count: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -58,30 +61,69 @@ def test_crop_of_the_final_size_is_exact():
     torch.testing.assert_close(crop_and_resize(image, (3, 7, 32, 32), 32), image[:, 3:35, 7:39])
 
 
+def luma(images: torch.Tensor) -> torch.Tensor:
+    red, green, blue = images.split(1, dim=1)
+    return 0.299 * red + 0.587 * green + 0.114 * blue
+
+
 def test_pixel_values_are_those_of_the_definition():
     images = noise_images(2, 8, 8)
-    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-    expected = (images.double() / 255 - torch.tensor(mean).double().view(3, 1, 1)) / torch.tensor(std).double().view(
-        3, 1, 1
-    )
-    torch.testing.assert_close(to_pixel_values(images, mean, std).double(), expected, atol=1e-5, rtol=0)
+    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (MEAN, STD))
+    expected = (images.double() / 255 - mean) / std
+    torch.testing.assert_close(to_pixel_values(images, MEAN, STD).double(), expected, atol=1e-5, rtol=0)
 
 
-def test_jitter_belongs_to_the_pair_and_is_the_same_in_both_views():
-    images = noise_images(4, 16, 16)
-    index = np.array([3, 10**12, 5, 3])
-    images[3] = images[0]
-    target, source = jitter_colors(images, images, 0.4, 11, index)
-    torch.testing.assert_close(target, source)
-    torch.testing.assert_close(target[0], target[3])
-    alone, _ = jitter_colors(images[1:2], images[1:2], 0.4, 11, index[1:2])
-    torch.testing.assert_close(alone[0], target[1])
-    assert not torch.equal(target, images)
+def test_colours_are_those_of_the_definition_step_by_step():
+    images = noise_images(3, 24, 20)
+    factors = torch.tensor([[1.4, 0.7, 1.2], [0.6, 1.3, 0.0], [1.0, 1.0, 1.0]])
+    changed = images.double() / 255
+    brightness, contrast, saturation = (factor.double().view(-1, 1, 1, 1) for factor in factors.unbind(1))
+    changed = changed * brightness
+    middle = luma(changed).mean(dim=(2, 3), keepdim=True)
+    changed = middle + contrast * (changed - middle)
+    changed = luma(changed) + saturation * (changed - luma(changed))
+    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (MEAN, STD))
+    pixel_values = to_pixel_values(images, MEAN, STD, factors)
+    assert pixel_values.dtype == torch.float32 and pixel_values.is_contiguous()
+    torch.testing.assert_close(pixel_values.double(), (changed - mean) / std, atol=1e-5, rtol=0)
+    torch.testing.assert_close(pixel_values[2], to_pixel_values(images, MEAN, STD)[2], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("strength", [0.0, 1e-9])
-def test_no_jitter_changes_nothing(strength):
-    images = noise_images(2, 16, 16)
-    target, source = jitter_colors(images, images.flip(-1), strength, 0, np.array([0, 1]))
-    torch.testing.assert_close(target, images)
-    torch.testing.assert_close(source, images.flip(-1))
+def test_colours_are_those_of_torchvision_where_nothing_clips():
+    """Its weights of luma differ in the fourth digit."""
+    images = (64 + noise_images(1, 24, 20) // 4).float()
+    brightness, contrast, saturation = 1.2, 0.8, 1.3
+    expected = functional.adjust_brightness(images / 255, brightness)
+    expected = functional.adjust_contrast(expected, contrast)
+    expected = functional.adjust_saturation(expected, saturation)
+    assert 0 < expected.min() and expected.max() < 1
+    factors = torch.tensor([[brightness, contrast, saturation]])
+    changed = to_pixel_values(images.to(torch.uint8), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), factors)
+    torch.testing.assert_close(changed, expected, atol=1e-3, rtol=0)
+
+
+def test_what_gets_brighter_than_white_keeps_its_texture():
+    images = torch.tensor([240, 250], dtype=torch.uint8).repeat(1, 3, 8, 4)
+    changed = to_pixel_values(images, (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), torch.tensor([[1.2, 1.0, 1.0]]))
+    torch.testing.assert_close(changed, 1.2 * images.float() / 255)
+
+
+@pytest.mark.parametrize("factors", [None, torch.tensor([[1.2, 0.9, 0.5], [0.8, 1.1, 1.5]])])
+def test_pixel_values_do_not_depend_on_the_memory_format_and_leave_their_input_alone(factors):
+    images = noise_images(2, 12, 8)
+    before = images.clone()
+    expected = to_pixel_values(images, MEAN, STD, factors)
+    channels_last = images.contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(to_pixel_values(channels_last, MEAN, STD, factors), expected, rtol=0, atol=0)
+    assert torch.equal(images, before)
+
+
+def test_colour_factors_belong_to_the_pair():
+    factors = color_factors(0.4, 11, np.array([3, 10**12, 5, 3]))
+    assert factors.shape == (4, 3) and factors.dtype == torch.float32
+    assert torch.equal(factors[0], factors[3])
+    assert torch.equal(color_factors(0.4, 11, np.array([5]))[0], factors[2])
+    assert len(factors.unique()) == 9
+    many = color_factors(0.4, 11, np.arange(500))
+    assert 0.6 <= many.min() < 0.62 and 1.38 < many.max() <= 1.4
+    assert torch.equal(color_factors(0.0, 11, np.arange(4)), torch.ones(4, 3))

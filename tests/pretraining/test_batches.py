@@ -1,13 +1,36 @@
-"""The pairs of a step do not depend on who reads them."""
+"""The pairs of a step do not depend on who reads them, and come as the model takes them."""
 
+import os
 from itertools import chain
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.errors import RunError
-from singlelife.pretraining.batches import StepSampler
+from singlelife.errors import LifeError, RunError
+from singlelife.lives.pair_dataset import PairDataset
+from singlelife.lives.pairing import AugmentedPairing
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.pretraining.batches import StepSampler, ToModel, train_loader
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def life(clip: Path, tmp_path: Path) -> PreparedLife:
+    """One of its own, for a test to damage."""
+    return prepare_life(get_life("my_pan", [clip]), cache_dir=tmp_path, progress=False)
+
+
+def pair_dataset(life: PreparedLife) -> PairDataset:
+    pairing = AugmentedPairing(np.arange(len(life)))
+    return PairDataset(life, pairing, seed=0, num_pairs=10**6, image_size=32, patch_size=8, mask_ratio=0.75)
 
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 50))
@@ -29,3 +52,56 @@ def test_any_step_is_reached_at_once():
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     with pytest.raises(RunError, match=r"--train-batch-size 8 .* 3 processes .* multiple of 3"):
         StepSampler(0, 1, 8, accumulation=1, num_processes=3)
+
+
+@pytest.mark.parametrize("num_workers", [0, 1, 2])
+def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
+    """Not by a worker's traceback. The batches before it are whole."""
+    dataset = pair_dataset(life)
+    damaged = int(dataset.__getitems__([9])["frames"][0, 0])  # of the third batch
+    for file in life.path.glob("*.arrow"):
+        table = pa.ipc.open_stream(file).read_all()
+        rows = table.to_pylist()
+        rows[damaged]["image"]["bytes"] = rows[damaged]["image"]["bytes"][:200]
+        with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
+            stream.write_table(pa.Table.from_pylist(rows, schema=table.schema))
+    loader = train_loader(pair_dataset(PreparedLife.load(life.path)), StepSampler(0, 100, 4), num_workers, CPU)
+    received = []
+    with pytest.raises(LifeError) as raised:
+        for batch in loader:
+            received.append(batch["pair_index"].tolist())
+    assert str(raised.value).startswith(f"The image in row {damaged} of {life.path} is damaged.")
+    assert "Traceback" not in str(raised.value)
+    assert received[:1] == [[0, 1, 2, 3]] and len(received) <= 2
+
+
+class Niceness(PairDataset):
+    """A dataset that tells how its process is scheduled."""
+
+    def __getitems__(self, indices):
+        return torch.tensor(os.nice(0))
+
+
+@pytest.mark.skipif(not hasattr(os, "nice"), reason="nice is of Unix")
+@pytest.mark.parametrize(("device", "extra"), [("cpu", 10), ("meta", 0)])
+def test_workers_give_way_to_a_training_on_the_same_cores(life, device, extra):
+    dataset = pair_dataset(life)
+    dataset.__class__ = Niceness
+    before = os.nice(0)
+    niceness = next(iter(train_loader(dataset, StepSampler(0, 1, 4), 1, torch.device(device))))
+    assert niceness == min(before + extra, 19)
+    assert os.nice(0) == before
+
+
+def test_colours_belong_to_the_pair_and_are_the_same_in_both_views(life):
+    batch = pair_dataset(life).__getitems__([3, 10**5, 5, 3])
+    batch["source"] = batch["target"]
+    to_model = ToModel(CPU, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), color_jitter=0.4, seed=11)
+    inputs = to_model(batch)
+    assert inputs["pixel_values"].shape == (4, 3, 32, 32) and inputs["pixel_values"].dtype == torch.float32
+    torch.testing.assert_close(inputs["pixel_values"], inputs["source_pixel_values"], rtol=0, atol=0)
+    torch.testing.assert_close(inputs["pixel_values"][0], inputs["pixel_values"][3], rtol=0, atol=0)
+    alone = to_model({name: values[1:2] for name, values in batch.items()})
+    torch.testing.assert_close(alone["pixel_values"][0], inputs["pixel_values"][1], rtol=0, atol=1e-6)
+    plain = ToModel(CPU, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(batch)
+    assert not torch.allclose(plain["pixel_values"], inputs["pixel_values"], atol=0.05)

@@ -1,17 +1,17 @@
 """Batches of training pairs from a prepared life.
 
-A batch is read at once: one take from the memory-mapped Arrow table, then decode and crop frame by frame. Everything
-in it is a pure function of the seed and the pair's index.
+A batch is read at once, frame by frame: out of the memory-mapped Arrow table, decoded, cropped and resized into its
+place in the batch. Everything in it is a pure function of the seed and the pair's index.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, Pairing, pair_generator
+from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, Pairing, pair_generators
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.transforms import center_crop_box, crop_and_resize, random_crop_box
 
@@ -32,8 +32,8 @@ class PairDataset(Dataset):
         crop_area: range of a random crop's area, as a share of the frame's largest centred square. `None` takes that
             square itself.
         crop_aspect: range of a random crop's width over its height.
-        shared_crop: cut both views of a pair with the same box. By default each has its own, so that a patch's match
-            lies anywhere and matching by position fails.
+        shared_crop: cut both views of a pair with the same box, if their frames are of one size. By default each has
+            its own, so that a patch's match lies anywhere and matching by position fails.
         flip: mirror both views of half the pairs.
 
     Raises:
@@ -90,30 +90,39 @@ class PairDataset(Dataset):
         """
         pair_index = np.asarray(indices, dtype=np.int64)
         frames = self.pairing.pairs(self.seed, pair_index)
-        images = self.life.decode(frames.reshape(-1))
-        views = torch.empty(2, len(indices), 3, self.image_size, self.image_size, dtype=torch.uint8)
-        masked = np.zeros((len(indices), self.num_patches), dtype=bool)
-        for row, index in enumerate(indices):
-            self._crop_pair(images[2 * row], images[2 * row + 1], int(index), out=views[:, row])
-            shuffled = pair_generator(self.seed, MASK_STREAM, int(index)).permutation(self.num_patches)
-            masked[row, shuffled[: self.num_masked]] = True
+        # Channels are last in memory, as in a decoded frame, and only the device puts them first, with the conversion
+        # to floats. A frame is cropped as soon as it is decoded, while the processor's cache still holds it.
+        size = self.image_size
+        views = torch.empty(2, len(indices), size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        images = self.life.iter_decode(frames.reshape(-1))
+        for row, generator in enumerate(pair_generators(self.seed, CROP_STREAM, pair_index)):
+            self._crop_pair(images, generator, out=views[:, row])
         return {
             "target": views[0],
             "source": views[1],
-            "bool_masked_pos": torch.from_numpy(masked),
+            "bool_masked_pos": torch.from_numpy(self._masks(pair_index)),
             "pair_index": torch.from_numpy(pair_index),
             "frames": torch.from_numpy(frames),
         }
 
-    def _crop_pair(self, target: torch.Tensor, source: torch.Tensor, index: int, out: torch.Tensor) -> None:
-        generator = pair_generator(self.seed, CROP_STREAM, index)
+    def _crop_pair(self, images: Iterator[torch.Tensor], generator: np.random.Generator, out: torch.Tensor) -> None:
+        """Cut, resize and mirror the next two images into `out`, uint8 (2, 3, S, S)."""
         mirrored = self.flip and generator.random() < 0.5
-        box = None
-        for view, image in enumerate((target, source)):
+        box, box_of = (0, 0, 0, 0), (0, 0)
+        for view in out:
+            image = next(images)
             height, width = image.shape[-2:]
             if self.crop_area is None:
                 box = center_crop_box(height, width)
-            elif box is None or not self.shared_crop:
+            elif not self.shared_crop or box_of != (height, width):
                 box = random_crop_box(generator, height, width, self.crop_area, self.crop_aspect)
+            box_of = height, width
             crop = crop_and_resize(image, box, self.image_size)
-            out[view] = crop.flip(-1) if mirrored else crop
+            view.copy_(crop.flip(-1) if mirrored else crop)
+
+    def _masks(self, pair_index: np.ndarray) -> np.ndarray:
+        """Which patches of each target are masked, bool (B, N)."""
+        masked = np.zeros((len(pair_index), self.num_patches), dtype=bool)
+        for row, generator in zip(masked, pair_generators(self.seed, MASK_STREAM, pair_index), strict=True):
+            row[generator.permutation(self.num_patches)[: self.num_masked]] = True
+        return masked

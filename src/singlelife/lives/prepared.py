@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+import simplejpeg
 import torch
 from datasets import Dataset, load_from_disk
 from PIL import Image
@@ -18,6 +19,8 @@ from singlelife.errors import LifeError
 
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
+
+_MOST_PIXELS = 1 << 26  # of a frame: more is damage, and is not worth the memory
 
 
 class PreparedLife:
@@ -99,13 +102,27 @@ class PreparedLife:
         """Number of each frame in its video, int64 (n,)."""
         return self.dataset.data.column("frame_index").to_numpy()
 
-    def decode(self, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
-        """Frames, each uint8 (3, height, width), of the sizes that their videos have.
+    def encoded(self, indices: Sequence[int] | np.ndarray) -> list[pa.Buffer | None]:
+        """Frames as they are stored, each a whole JPEG file. Nothing is copied: they are views of the mapped files."""
+        images = self.dataset.data.column("image")
+        return [images[row]["bytes"].as_buffer() for row in np.asarray(indices).tolist()]
+
+    def iter_decode(self, indices: Sequence[int] | np.ndarray) -> Iterator[torch.Tensor]:
+        """Frames one by one, each uint8 (3, height, width), of the size that its video has.
 
         Raises:
             LifeError: a stored image is damaged; the message names the row.
         """
-        return [torch.from_numpy(pixels).permute(2, 0, 1) for pixels in self._pixels("image", "RGB", indices)]
+        for row, content in zip(np.asarray(indices).tolist(), self.encoded(indices), strict=True):
+            try:
+                image = decode_jpeg(content)
+            except ValueError as error:
+                raise self._damaged("image", row) from error
+            yield image
+
+    def decode(self, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
+        """All frames of `iter_decode` at once."""
+        return list(self.iter_decode(indices))
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """Frames as one batch, uint8 (k, 3, height, width).
@@ -131,22 +148,24 @@ class PreparedLife:
         """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
         if "depth" not in self.dataset.column_names:
             return None
-        levels = np.stack(self._pixels("depth", "I;16", indices))
+        levels = np.stack(self._depth_levels(indices))
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
 
-    def _pixels(self, column: str, mode: str, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Images of one column: their bytes come in one query, and nothing is read of the other columns."""
-        encoded = pc.struct_field(self._rows(column, indices), "bytes").to_pylist()
+    def _depth_levels(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
+        """Depth as it is stored, each uint16 (height, width)."""
+        encoded = pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
         images = []
         for row, content in zip(indices, encoded, strict=True):
             try:
-                images.append(np.array(Image.open(io.BytesIO(content)).convert(mode)))
+                images.append(np.array(Image.open(io.BytesIO(content)).convert("I;16")))
             except Exception as error:  # damaged bytes make Pillow raise nearly anything
-                raise LifeError(
-                    f"The {column} in row {row} of {self.path} is damaged. Delete the folder and prepare the life "
-                    "again."
-                ) from error
+                raise self._damaged("depth", row) from error
         return images
+
+    def _damaged(self, column: str, row: int) -> LifeError:
+        return LifeError(
+            f"The {column} in row {row} of {self.path} is damaged. Delete the folder and prepare the life again."
+        )
 
     def _array(self, column: str, shape: tuple[int, ...], indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Numbers of one column. (The numpy format of `datasets` would round them to float32.)"""
@@ -163,3 +182,22 @@ class PreparedLife:
         if view is None:  # making one takes longer than reading a batch
             view = self._views[column] = self.dataset.select_columns(column).with_format("arrow")
         return view[np.asarray(indices).tolist()][column]
+
+
+def decode_jpeg(content: pa.Buffer | bytes | None) -> torch.Tensor:
+    """The pixels of a JPEG file, uint8 (3, height, width), stored with the channels last.
+
+    They are the same as Pillow's, since both decode with libjpeg-turbo. simplejpeg needs two thirds of the time, as it
+    leaves out Pillow's fourth byte of each pixel and the copies, and refuses any file of which libjpeg warns, where
+    Pillow and torchvision return the grey rest of a damaged picture.
+
+    Raises:
+        ValueError: it is damaged, larger than any frame, or no JPEG file.
+    """
+    if content is None:
+        raise ValueError("There is no image.")
+    encoded = np.frombuffer(content, dtype=np.uint8)
+    height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
+    if height * width > _MOST_PIXELS:
+        raise ValueError(f"An image of {width} x {height} pixels is no frame of a prepared life.")
+    return torch.from_numpy(simplejpeg.decode_jpeg(encoded)).permute(2, 0, 1)

@@ -4,12 +4,13 @@ Crops and flips are made by the loader's workers, where the frames are decoded (
 normalisation are arithmetic on whole batches and run where the model runs.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 import torch
 
-from singlelife.lives.pairing import COLOR_STREAM, pair_generator
+from singlelife.lives.pairing import COLOR_STREAM, pair_generators
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -24,9 +25,9 @@ def random_crop_box(
     """
     side = min(height, width)
     wanted = side * side * generator.uniform(*area)
-    ratio = np.exp(generator.uniform(np.log(aspect[0]), np.log(aspect[1])))
-    box_height = int(np.clip(round(np.sqrt(wanted / ratio)), 1, height))
-    box_width = int(np.clip(round(np.sqrt(wanted * ratio)), 1, width))
+    ratio = math.exp(generator.uniform(math.log(aspect[0]), math.log(aspect[1])))
+    box_height = min(max(round(math.sqrt(wanted / ratio)), 1), height)
+    box_width = min(max(round(math.sqrt(wanted * ratio)), 1), width)
     top = int(generator.integers(0, height - box_height + 1))
     left = int(generator.integers(0, width - box_width + 1))
     return top, left, box_height, box_width
@@ -52,41 +53,52 @@ def crop_and_resize(image: torch.Tensor, box: tuple[int, int, int, int], size: i
     ).squeeze(0)
 
 
-def to_pixel_values(images: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """Normalise uint8 images (B, 3, H, W) to float32 `pixel_values`: (value / 255 - mean) / std per channel."""
-    scale = images.new_tensor(std, dtype=torch.float32).reciprocal()
-    shift = -images.new_tensor(mean, dtype=torch.float32) * scale
-    return torch.addcmul(shift.view(1, 3, 1, 1), images.float(), (scale / 255).view(1, 3, 1, 1))
+def color_factors(strength: float, seed: int, pair_index: np.ndarray) -> torch.Tensor:
+    """How much each pair changes brightness, contrast and saturation, float32 (B, 3).
 
-
-def jitter_colors(
-    target: torch.Tensor, source: torch.Tensor, strength: float, seed: int, pair_index: np.ndarray
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Change brightness, contrast and saturation of both views of each pair, by the same random amounts.
-
-    The same amounts, since the decoder is to paint the target from the source: a different tint in each would have to
-    be guessed. Each amount is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair.
+    Each is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair.
 
     Args:
-        target, source: uint8 (B, 3, H, W).
         strength: 0 (no change) to 1.
         seed: of the run.
         pair_index: int64 (B,).
+    """
+    amounts = [generator.uniform(-1, 1, 3) for generator in pair_generators(seed, COLOR_STREAM, pair_index)]
+    return torch.from_numpy(1 + strength * np.stack(amounts)).float()
+
+
+def to_pixel_values(
+    images: torch.Tensor, mean: Sequence[float], std: Sequence[float], factors: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Change colours and normalise to `pixel_values`: (value / 255 - mean) / std per channel.
+
+    In this order: brightness b scales an image; contrast c scales its distance from the mean of its luma; saturation
+    s scales each pixel's distance from its own luma. With luma(p) = 0.299 r + 0.587 g + 0.114 b (ITU-R BT.601), all of
+    it is one affine function of the pixels:
+
+        p → b·c·s·p + b·c·(1 - s)·luma(p) + b·(1 - c)·mean(luma)
+
+    It is taken as such, together with the normalisation, in float32. So unlike the operations one by one on uint8
+    (torchvision's `ColorJitter`), it neither rounds in between nor clips: what gets brighter than white stays so, and
+    the texture of a bright wall is not lost.
+
+    Args:
+        images: uint8 (B, 3, H, W), in any memory format.
+        mean, std: of each channel, for values from 0 to 1.
+        factors: of brightness, contrast and saturation, float32 (B, 3), of `color_factors`; none by default.
 
     Returns:
-        The two batches, uint8 (B, 3, H, W).
+        float32 (B, 3, H, W), contiguous.
     """
-    if strength == 0:
-        return target, source
-    amounts = np.stack([pair_generator(seed, COLOR_STREAM, int(index)).uniform(-1, 1, 3) for index in pair_index])
-    factors = torch.from_numpy(1 + strength * amounts).float().to(target.device)
+    values = images.to(torch.float32, memory_format=torch.contiguous_format, copy=True)
+    scale = 1 / (255 * values.new_tensor(std).view(1, 3, 1, 1))
+    shift = -(255 * scale) * values.new_tensor(mean).view(1, 3, 1, 1)
+    if factors is None:
+        return values.mul_(scale).add_(shift)
     brightness, contrast, saturation = (factor.view(-1, 1, 1, 1) for factor in factors.unbind(1))
-
-    def jitter(images: torch.Tensor) -> torch.Tensor:
-        images = images.float() * brightness
-        luma = torch.einsum("bchw,c->bhw", images, images.new_tensor(_LUMA)).unsqueeze(1)
-        images = luma + (images - luma) * saturation
-        middle = luma.mean(dim=(2, 3), keepdim=True)
-        return (middle + (images - middle) * contrast).round().clamp(0, 255).to(torch.uint8)
-
-    return jitter(target), jitter(source)
+    red, green, blue = values.split(1, dim=1)
+    luma = (red * _LUMA[0]).add_(green, alpha=_LUMA[1]).add_(blue, alpha=_LUMA[2])
+    middle = luma.mean(dim=(2, 3), keepdim=True)
+    values.mul_(brightness * contrast * saturation * scale)
+    values.addcmul_(luma, brightness * contrast * (1 - saturation) * scale)
+    return values.add_(brightness * (1 - contrast) * middle * scale + shift)

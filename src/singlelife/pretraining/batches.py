@@ -4,23 +4,26 @@ Step `s` of a run takes pairs `s * B` to `(s + 1) * B - 1`, whatever the number 
 loader workers: each process reads its own share of them.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pair_dataset import PairDataset
 from singlelife.lives.pairing import hold_out, make_pairing
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.transforms import jitter_colors, to_pixel_values
+from singlelife.lives.transforms import color_factors, to_pixel_values
 from singlelife.pretraining.arguments import PairArguments
 
 STOP_SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
+
+_NICENESS = 10  # of workers beside a training on the CPU: a tenth of a thread's share where both want a core
 
 
 class StepSampler(Sampler[list[int]]):
@@ -120,17 +123,40 @@ def pair_datasets(
         ) from error
 
 
-def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, pin_memory: bool) -> DataLoader:
-    """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes."""
-    return DataLoader(
-        dataset,
+def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, device: torch.device) -> DataLoader:
+    """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes, for a model on `device`."""
+    return _PairLoader(
+        _ErrorsAsBatches(dataset),
         batch_sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=num_workers,
         prefetch_factor=4 if num_workers else None,
-        worker_init_fn=_leave_signals_to_the_run,
-        pin_memory=pin_memory,
+        worker_init_fn=_start_worker_beside_training if device.type == "cpu" else _start_worker,
+        pin_memory=device.type == "cuda",
     )
+
+
+class _ErrorsAsBatches(Dataset):
+    """A dataset that returns what it would raise, since a worker's exception reaches the run as a traceback's text."""
+
+    def __init__(self, dataset: PairDataset):
+        self.dataset = dataset
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | LifeError:
+        try:
+            return self.dataset.__getitems__(indices)
+        except LifeError as error:
+            return error
+
+
+class _PairLoader(DataLoader):
+    """A loader of `_ErrorsAsBatches` that raises them, as they were raised."""
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, LifeError):
+                raise batch
+            yield batch
 
 
 @dataclass(frozen=True)
@@ -146,10 +172,14 @@ class ToModel:
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`pixel_values` and `source_pixel_values`, float32 (B, 3, S, S); `bool_masked_pos`, bool (B, N)."""
         target, source = (batch[view].to(self.device, non_blocking=True) for view in ("target", "source"))
-        target, source = jitter_colors(target, source, self.color_jitter, self.seed, batch["pair_index"].numpy())
+        factors = None
+        if self.color_jitter:
+            # The same of both views: the decoder is to paint the target from the source, and a different tint in each
+            # would have to be guessed.
+            factors = color_factors(self.color_jitter, self.seed, batch["pair_index"].numpy()).to(self.device)
         return {
-            "pixel_values": to_pixel_values(target, self.mean, self.std),
-            "source_pixel_values": to_pixel_values(source, self.mean, self.std),
+            "pixel_values": to_pixel_values(target, self.mean, self.std, factors),
+            "source_pixel_values": to_pixel_values(source, self.mean, self.std, factors),
             "bool_masked_pos": batch["bool_masked_pos"].to(self.device, non_blocking=True),
         }
 
@@ -158,7 +188,15 @@ def _already_a_batch(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals_to_the_run(_worker: int) -> None:
+def _start_worker(_worker: int) -> None:
     # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
     for name in STOP_SIGNALS:
         signal.signal(getattr(signal, name), signal.SIG_IGN)
+
+
+def _start_worker_beside_training(worker: int) -> None:
+    # Where the model is trained on the same cores, a worker takes one from a thread of the training, and all the other
+    # threads wait for that one. It reads ahead, so it can do with the time that they leave it.
+    _start_worker(worker)
+    if hasattr(os, "nice"):
+        os.nice(_NICENESS)

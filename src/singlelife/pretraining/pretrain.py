@@ -125,8 +125,8 @@ def pretrain(arguments: RunArguments) -> int:
         validation_to_model=ToModel(accelerator.device, mean, std),
         validation_pairs=validation_pairs,
     )
-    pin_memory = accelerator.device.type == "cuda"
-    stopped_by = trainer.train(train_loader(train_pairs, sampler, train.dataloader_num_workers, pin_memory))
+    loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
+    stopped_by = trainer.train(loader)
     if accelerator.is_main_process:
         if stopped_by:
             print(
