@@ -38,6 +38,7 @@ class PairTable:
         num_frames: of the life.
         num_in_range: ordered pairs within the range of overlaps; more than m where `max_neighbours` left some out.
         num_above: ordered pairs that overlap more than the range allows.
+        key: of the geometry and settings that a stored table was made from; empty where it is not stored.
     """
 
     target: np.ndarray
@@ -46,6 +47,7 @@ class PairTable:
     num_frames: int
     num_in_range: int
     num_above: int
+    key: str = ""
 
     def __len__(self) -> int:
         return len(self.target)

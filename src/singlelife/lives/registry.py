@@ -46,6 +46,7 @@ class Life:
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
+        pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording's files, in order.
         simulation: what to render.
     """
@@ -63,6 +64,7 @@ class Life:
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
+    pairs_within_video: bool = False
     videos: tuple[str, ...] = ()
     simulation: SimulatedSource | None = None
 
