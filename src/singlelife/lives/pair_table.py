@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from singlelife.errors import LifeError
 from singlelife.lives.geometry import Geometry
@@ -136,11 +136,10 @@ def _check(table: PairTable, settings: PairSettings) -> None:
         raise ValueError("its pairs are out of order or out of range")
 
 
-def _locked(life: PreparedLife) -> FileLock:
+def _locked(life: PreparedLife) -> AcquireReturnProxy:
     lock = FileLock(life.path.with_name(f"{life.path.name}.pairs.lock"))
     try:
-        lock.acquire(timeout=0)
+        return lock.acquire(timeout=0)
     except Timeout:
         print(f"The pairs of {life.name} are being found by another process; waiting for it.", file=sys.stderr)
-        lock.acquire()
-    return lock
+        return lock.acquire()
