@@ -72,6 +72,18 @@ def test_other_poses_or_settings_are_another_table(life):
     assert stored_pair_table(life, geometry, of_no_consequence).key == first.key
 
 
+def test_a_rate_leaves_frames_out_by_time(life):
+    """The small life has ten frames a second."""
+    every = stored_pair_table(life, some_geometry(len(life)), SETTINGS, progress=False)
+    assert set(every.target) == set(range(len(life)))
+    some = stored_pair_table(life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=2.0), progress=False)
+    assert set(some.target) | set(some.source) == set(range(0, len(life), 5)) and some.key != every.key
+    same_frames = stored_pair_table(
+        life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=500), progress=False
+    )
+    assert same(same_frames, every)
+
+
 def cut_short(path, table):
     path.write_bytes(path.read_bytes()[:-50])
 

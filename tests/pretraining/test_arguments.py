@@ -75,6 +75,7 @@ def test_resume_takes_a_path_or_none(argv: list[str], resume: str | None):
         (["--life", "sim_1", "--max-overlap", "1.5"], r"--max-overlap should be from"),
         (["--life", "sim_1", "--min-overlap", "nan"], r"--min-overlap should be over 0"),
         (["--life", "sim_1", "--max-neighbours", "0"], r"--max-neighbours should be at least 1"),
+        (["--life", "sim_1", "--spatial-rate", "-1"], r"--spatial-rate should be from 0 \(all frames\)"),
         (["--life", "sim_1", "--spatial-weight", "1.1"], r"--spatial-weight should be from 0 to 1"),
         (["--life", "sim_1", "--max-steps", "0"], r"--max-steps should be at least 1, not 0"),
         (["--life", "sim_1", "--mask-ratio", "1"], r"--mask-ratio should be between 0 and 1, not 1.0"),

@@ -21,6 +21,7 @@ _SETTINGS = {
     "min_overlap": "least overlap of the frames of a spatial pair",
     "max_overlap": "largest overlap of the frames of a spatial pair",
     "max_neighbours": "sources to keep of each target of spatial pairs",
+    "spatial_rate": "frames per second among which spatial pairs are looked for; 0 for all",
     "spatial_weight": "share of spatial pairs in the pairing union",
 }
 
@@ -75,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     output = arguments.output or Path(f"{life.name}-pairs.png")
     if not output.absolute().parent.is_dir():
         raise SingleLifeError(f"--output {output}: there is no such folder to write into.")
-    geometry = _geometry(life)
+    geometry = _geometry(life, explain=bool(arguments.pairing))  # else it was said of spatial pairs already
     sampled = [sample_pairs(life, name, pairing, seed, geometry=geometry) for name, pairing in pairings.items()]
     chosen = np.array(arguments.index or range(arguments.num), dtype=np.int64)
     shown = [sample_pairs(life, name, pairing, seed, chosen, geometry) for name, pairing in pairings.items()]
@@ -148,13 +149,14 @@ def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _geometry(life: "PreparedLife") -> "Geometry | None":
+def _geometry(life: "PreparedLife", explain: bool) -> "Geometry | None":
     from singlelife.lives.geometry_store import life_geometry
 
     try:
         return life_geometry(life)
     except LifeError as error:
-        print(f"overlaps are not known: {error}\n")
+        if explain:
+            print(f"overlaps are not known: {error}\n")
         return None
 
 
@@ -170,7 +172,7 @@ def _table(life: "PreparedLife", samples: "list[PairSample]") -> str:
             (
                 sample.name,
                 f"{len(sample.pairing):,}",
-                f"{len(sample.pairing.targets) / len(life):.0%}",
+                f"{len(sample.pairing.targets) / len(life):.1%}",
                 "-" if np.isnan(gap) else gap_text(gap),
                 f"{np.isnan(sample.gaps).mean():.0%}",
                 "not known" if np.isnan(overlap) else f"{overlap:.2f}",

@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from singlelife.lives.geometry import Geometry
 from singlelife.lives.overlap import overlaps_of
@@ -207,4 +208,5 @@ def _plain(axis: Axes, below: str, beside: str) -> None:
     axis.tick_params(colors=_INK, labelsize=8, length=3)
     axis.set_xlabel(below, fontsize=9, color=_INK)
     axis.set_ylabel(beside, fontsize=9, color=_INK)
-    axis.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")

@@ -8,6 +8,7 @@ import hashlib
 import json
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from singlelife.lives.overlap import PairTable, find_overlaps
 from singlelife.lives.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
 
+_MANY_FRAMES = 300_000  # several minutes; the time grows with the square
 _FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table
 _DESCRIPTION = b"singlelife"  # what the file says of itself, as JSON in the metadata of its schema
 _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap", pa.float32())])
@@ -47,7 +49,8 @@ def stored_pair_table(
             f"The life {life.name} has {len(life)} frames and its geometry {len(geometry)}: they are not of the same "
             "preparation. Make the poses again."
         )
-    key = pair_table_key(geometry, settings)
+    component = np.where(_rows_at_rate(life, settings.spatial_rate), geometry.component, -1)
+    key = pair_table_key(replace(geometry, component=component), settings)
     path = life.path / f"pairs-{key[:12]}.parquet"
     table = _read_or_warn(path, key, settings)
     if table is not None:
@@ -56,9 +59,11 @@ def stored_pair_table(
         with _locked(life):
             table = _read_or_warn(path, key, settings)  # perhaps made by the process that held the lock
             if table is None:
+                if progress:
+                    _say_if_long(int((component >= 0).sum()))
                 table = find_overlaps(
                     geometry.points,
-                    geometry.component,
+                    component,
                     min_overlap=settings.min_overlap,
                     max_overlap=settings.max_overlap,
                     max_neighbours=settings.max_neighbours,
@@ -74,12 +79,34 @@ def stored_pair_table(
 
 
 def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
-    """SHA-256 of all that decides what a pair table holds, as a hex string."""
+    """SHA-256 of all that decides what a pair table holds, as a hex string.
+
+    Args:
+        geometry: of the frames that are compared; those left out have the component -1.
+        settings: of the search.
+    """
     described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
     digest = hashlib.sha256(json.dumps(described).encode())
     for values in (geometry.component, geometry.points.offsets, geometry.points.ids):
         digest.update(np.ascontiguousarray(values, dtype="<i8").data)
     return digest.hexdigest()
+
+
+def _rows_at_rate(life: PreparedLife, rate: float) -> np.ndarray:
+    """The first frame in each 1 / rate seconds of each video, or all if the rate is 0: bool (n,)."""
+    if rate == 0 or len(life) == 0:
+        return np.ones(len(life), dtype=bool)
+    tick = np.floor(life.timestamps * rate + 1e-6)
+    return np.concatenate([[True], (np.diff(tick) != 0) | (np.diff(life.video_index) != 0)])
+
+
+def _say_if_long(num_frames: int) -> None:
+    if num_frames > _MANY_FRAMES:
+        print(
+            f"Overlaps of {num_frames:,} frames take hours and much memory to find. --spatial-rate 1 looks at one a "
+            "second, which is enough for a life of days.",
+            file=sys.stderr,
+        )
 
 
 def _write(table: PairTable, path: Path, key: str) -> None:

@@ -56,6 +56,8 @@ class PairSettings:
         min_overlap, max_overlap: overlap (Jaccard index of the visible points) of a spatial pair's frames,
             0 < min_overlap <= max_overlap <= 1.
         max_neighbours: sources kept for each target of spatial pairs, at least 1.
+        spatial_rate: frames per second among which spatial pairs are looked for, in Hz; 0 for all. The work grows
+            with the square of the frames: for a life of days 1 Hz is minutes, and 10 Hz hours.
         spatial_weight: share of spatial pairs in a union, 0 to 1.
     """
 
@@ -64,6 +66,7 @@ class PairSettings:
     min_overlap: float = 0.2
     max_overlap: float = 0.7
     max_neighbours: int = 100
+    spatial_rate: float = 0.0
     spatial_weight: float = 0.5
 
 

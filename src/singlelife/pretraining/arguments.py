@@ -98,6 +98,11 @@ class PairArguments:
         "sources to keep of each target of spatial pairs, drawn among those that overlap",
         metavar="N",
     )
+    spatial_rate: float = option(
+        PairSettings.spatial_rate,
+        "frames per second, at most, to look for spatial pairs among (0: all; 1 is enough for a life of days)",
+        metavar="HZ",
+    )
     spatial_weight: float = option(
         PairSettings.spatial_weight, "share of spatial pairs in the pairing `union`", metavar="SHARE"
     )
@@ -354,6 +359,7 @@ def _check_ranges(arguments: RunArguments) -> None:
         f"from --min-overlap ({pairs.min_overlap:g}) to 1",
     )
     _require(pairs.max_neighbours >= 1, "max_neighbours", pairs.max_neighbours, "at least 1")
+    _require(0 <= pairs.spatial_rate <= 1000, "spatial_rate", pairs.spatial_rate, "from 0 (all frames) to 1000")
     _require(0 <= pairs.spatial_weight <= 1, "spatial_weight", pairs.spatial_weight, "from 0 to 1")
     _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
     _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
