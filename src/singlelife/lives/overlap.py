@@ -9,8 +9,10 @@ Lives, Shared World" (arXiv 2512.04085). Its neighbour search is exact and never
 2. The numbers of common points of the block with those that pass are sums of rows of a small table of zeros and ones
    (points × frames of the block), which `embedding_bag` adds up in vector registers.
 
-The work is at most (frames × points seen) additions, 16 to an instruction, where nothing is pruned. Memory beyond the
-index is bounded by the sizes below.
+The work is at most (frames × points seen) additions, 16 to an instruction, where nothing is pruned. A sparse matrix
+product, which goes from pair to pair through every point in common, was measured at 1.6 times the time on a week in
+ten rooms, and the more the same things are in view the worse: 5.2 times on a camera that stands still. Memory beyond
+the index is bounded by the sizes below.
 """
 
 from collections.abc import Iterator
@@ -215,15 +217,13 @@ class _Index:
                 mode="sum",
             )
             union = torch.from_numpy(self.sizes[part].astype(np.float32))[:, None] + block_sizes - common
-            ratio = common.div_(union).ravel()  # of two exact numbers, so it is the nearest to the true one
-            places = torch.nonzero(ratio >= least).ravel()
-            overlap = ratio[places].numpy()
+            overlap = common.div_(union)  # of two exact numbers, so it is the nearest to the true one
+            own = np.flatnonzero((part >= start) & (part < stop))
+            overlap[own, part[own] - start] = 0  # a frame is no partner of its own
+            above += int((overlap > most).sum())
+            places = torch.nonzero(((overlap >= least) & (overlap <= most)).ravel()).ravel()
             which, column = np.divmod(places.numpy(), stop - start)
-            target, source = column + start, part[which]
-            other = target != source
-            inside = other & (overlap <= most)
-            above += int((other & ~inside).sum())
-            found.append((target[inside], source[inside], overlap[inside]))
+            found.append((column + start, part[which], overlap.ravel()[places].numpy()))
         targets, sources, overlaps = (np.concatenate(column) for column in zip(*found, strict=True))
         return targets, sources, overlaps, above
 
