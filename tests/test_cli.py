@@ -8,10 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from singlelife import __version__
 from singlelife.cli import main
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.lives.pairing import PAIRINGS
+from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
 
 
@@ -43,7 +46,7 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "push-life", "peek", "train", "cas"):
+    for command in ("lives", "prepare", "pairs", "push-life", "peek", "train", "cas"):
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -53,7 +56,7 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
     assert loaded.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["lives", "prepare", "push-life", "peek", "train", "cas"])
+@pytest.mark.parametrize("command", ["lives", "prepare", "pairs", "push-life", "peek", "train", "cas"])
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -165,9 +168,56 @@ def test_cas_of_a_model_with_itself_is_one(models, pairs, capsys):
     assert json.loads(capsys.readouterr().out)["raw"]["cas"] == 1
 
 
+def test_pairs_are_drawn_with_their_numbers(pairs, tmp_path, capsys):
+    sheet = tmp_path / "sheet.png"
+    assert main(["pairs", pairs, "--num", "3", "--output", str(sheet)]) == 0
+    table = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in table[1:6]] == list(PAIRINGS)
+    assert "0.1 to 1" not in table[2] and table[-1] == f"drawn in {sheet}"
+    overlaps = {line.split()[0]: float(line.split()[-1]) for line in table[1:6]}
+    assert overlaps["augmented"] == 1 and overlaps["random"] < 0.05 and 0.2 <= overlaps["spatial"] <= 0.7
+    assert Image.open(sheet).width > 1000 and [path.name for path in tmp_path.iterdir()] == ["sheet.png"]
+
+
+def test_pairs_of_a_life_without_poses_say_what_is_missing(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    clip = Path(__file__).parent / "data" / "highway_2s.mp4"
+    assert (
+        main(["pairs", "drive", "--video", str(clip), "--cache-dir", str(tmp_path), "--index", "7", "10000000"]) == 0
+    )
+    out = capsys.readouterr().out
+    assert "no spatial or union pairs: The camera poses of the life drive are not known" in out
+    assert len([line for line in out.splitlines() if line.endswith("not known")]) == 3  # temporal, random, augmented
+    assert (tmp_path / "drive-pairs.png").is_file()
+
+
+def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
+    clip = Path(__file__).parent / "data" / "highway_2s.mp4"
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.yaml").write_text(
+        f"life: drive\nvideo: [{clip}]\ncache_dir: {tmp_path}\npairing: random\nvalidation_fraction: 0.2\nseed: 5\n"
+    )
+    words = ["pairs", "--run", str(run), "--index", "12", "40", "--output", str(tmp_path / "run.png")]
+    assert main(words) == 0
+    out = capsys.readouterr().out
+    assert "random" in out and "temporal" not in out
+    (num_pairs,) = {line.split()[1] for line in out.splitlines() if line.startswith("random")}
+    held_out = PreparedLife.load(next(path for path in (tmp_path / "lives").iterdir() if path.is_dir()))
+    assert int(num_pairs) < len(held_out) * (len(held_out) - 1)  # of the frames that are not held out
+    assert main([*words, "--min-gap", "1"]) == 2
+    assert "leave out min-gap" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["pairs"], "Whose pairs?"),
+        (["pairs", "sim_l"], "sim_1"),
+        (["pairs", "--run", "no_such_run"], "no_such_run is not the folder of a run"),
+        (["pairs", "{pairs}", "--output", "/no/such/x.png"], "/no/such/x.png"),
+        (["pairs", "{pairs}", "--pairing", "spatial", "--min-overlap", "0.9"], "min_overlap <= max_overlap"),
+        (["pairs", "{pairs}", "--pairing", "temporal", "--min-gap", "9"], "0 < min_gap <= max_gap"),
         (["train"], "Whose life?"),
         (["train", "--life", "sim_l"], "sim_1"),
         (["train", "--life", "sim_1", "--max-step", "5"], "--max-steps"),
@@ -199,7 +249,15 @@ def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, cap
 
 @pytest.mark.parametrize(
     "words",
-    [[], ["lifes"], ["cas", "a"], ["cas", "a", "b", "--views", "sharp"], ["cas", "a", "b", "--num-pairs", "0"]],
+    [
+        [],
+        ["lifes"],
+        ["pairs", "a", "--pairing", "spatal"],
+        ["pairs", "a", "--index", "-1"],
+        ["cas", "a"],
+        ["cas", "a", "b", "--views", "sharp"],
+        ["cas", "a", "b", "--num-pairs", "0"],
+    ],
 )
 def test_a_wrong_command_line_shows_the_usage(words, capsys):
     with pytest.raises(SystemExit) as stop:

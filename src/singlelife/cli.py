@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, peek, prepare, push_life
+from singlelife.commands import cas, lives, pairs, peek, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -13,6 +13,7 @@ from one person's video to two aligned models:
   singlelife lives                                    the lives known by name
   singlelife train --life sim_1                       pretrain a model on one life
   singlelife train --life my_day --video day/*.mp4    the same on a recording of your own
+  singlelife pairs sim_1                              look at the pairs that it would learn from
   singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
                                                       how far two models agree about geometry
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lives.add_command(commands)
     prepare.add_command(commands)
+    pairs.add_command(commands)
     push_life.add_command(commands)
     peek.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")

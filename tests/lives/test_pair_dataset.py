@@ -10,7 +10,15 @@ from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, TemporalPairing, pair_generator
+from singlelife.lives.pairing import (
+    CROP_STREAM,
+    MASK_STREAM,
+    PairingContext,
+    PairSettings,
+    TemporalPairing,
+    make_pairing,
+    pair_generator,
+)
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.transforms import random_crop_box
@@ -65,6 +73,28 @@ print([int((batch[name].long() * 31).sum()) for name in ("target", "source", "bo
     batch = pair_dataset(small_life).__getitems__(list(range(32, 48)))
     expected = [int((batch[name].long() * 31).sum()) for name in ("target", "source", "bool_masked_pos", "frames")]
     assert output.strip() == str(expected)
+
+
+@pytest.mark.parametrize("name", ["spatial", "union"])
+def test_pairs_from_geometry_are_the_same_for_any_workers_and_in_another_process(sim_test, name):
+    settings = {"seed": 3, "num_pairs": 10_064, "image_size": 32, "patch_size": 8, "mask_ratio": 0.75}
+    pairing = make_pairing(name, PairingContext.of_life(sim_test, PairSettings(), progress=False))
+    dataset = torch.utils.data.Subset(PairDataset(sim_test, pairing, **settings), range(10_000, 10_064))
+    alone = loaded(dataset, num_workers=0)
+    for num_workers in (1, 4):
+        together = loaded(dataset, num_workers)
+        for key, values in alone.items():
+            torch.testing.assert_close(together[key], values, rtol=0, atol=0)
+    code = f"""
+import numpy as np
+from singlelife.lives.pairing import PairingContext, PairSettings, make_pairing
+from singlelife.lives.prepared import PreparedLife
+life = PreparedLife.load({str(sim_test.path)!r})
+pairing = make_pairing({name!r}, PairingContext.of_life(life, PairSettings(), progress=False))
+print(pairing.pairs(3, np.arange(10_000, 10_064)).tolist())
+"""
+    output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert output.strip() == str(alone["frames"].tolist())
 
 
 def test_a_run_may_start_anywhere(small_life):

@@ -1,4 +1,4 @@
-"""Temporal pairs: a pure function of (seed, i), never across videos, cuts or held-out stretches."""
+"""Pairs of every kind: a pure function of (seed, i), of usable frames, within the ranges that were asked for."""
 
 import time
 
@@ -8,16 +8,22 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
+from singlelife.lives.geometry import VisiblePoints
+from singlelife.lives.overlap import PairTable, find_overlaps
 from singlelife.lives.pairing import (
+    PAIRINGS,
     AugmentedPairing,
+    PairingContext,
+    PairSettings,
     RandomPairing,
+    SpatialPairing,
     TemporalPairing,
-    hold_out,
+    UnionPairing,
     make_pairing,
     pair_generator,
     pair_generators,
-    segment_starts,
 )
+from singlelife.lives.segments import hold_out, segment_starts
 
 
 def recording(*videos: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -175,21 +181,164 @@ def test_augmented_pairs_are_one_frame_twice(rows, seed):
     assert (pairs[:, 0] == pairs[:, 1]).all() and set(pairs[:, 0].tolist()) == rows
 
 
-@pytest.mark.parametrize("name", ["temporal", "random", "augmented"])
+def walk_to_and_fro(num_frames: int) -> VisiblePoints:
+    """What is seen on a way of 60 points that is walked to and fro: ten at a time."""
+    ahead = np.abs((np.arange(num_frames) + 50) % 100 - 50)
+    return VisiblePoints.from_frames([np.arange(place, place + 10) for place in ahead])
+
+
+def context(rows: np.ndarray | None = None, within_video: bool = False, **changes: float) -> PairingContext:
+    """A life of two videos in which a way is walked to and fro, at ten frames a second."""
+    timestamps, video_index = recording(np.arange(0, 20, 0.1).tolist(), np.arange(0, 10, 0.1).tolist())
+    settings = PairSettings(**changes)
+
+    def pair_table() -> PairTable:
+        return find_overlaps(
+            walk_to_and_fro(len(timestamps)),
+            np.zeros(len(timestamps), dtype=np.int64),
+            min_overlap=settings.min_overlap,
+            max_overlap=settings.max_overlap,
+            max_neighbours=settings.max_neighbours,
+        )
+
+    rows = np.arange(len(timestamps)) if rows is None else rows
+    return PairingContext(timestamps, video_index, rows, settings, within_video, pair_table)
+
+
+usable_rows = st.sets(st.integers(0, 299), min_size=2, max_size=80).map(lambda rows: np.array(sorted(rows)))
+
+
+@settings(max_examples=60)
+@given(usable_rows, st.integers(0, 2**64 - 1), st.booleans())
+def test_spatial_pairs_are_the_overlapping_ones_of_the_usable_rows(rows, seed, within_video):
+    given_rows = context(rows, within_video)
+    table = given_rows.pair_table()
+    video = given_rows.video_index
+    expected = {
+        (target, source)
+        for target, source in zip(table.target.tolist(), table.source.tolist(), strict=True)
+        if target in rows and source in rows and (not within_video or video[target] == video[source])
+    }
+    if not expected:
+        with pytest.raises(LifeError, match="None of the life's"):
+            SpatialPairing.of(given_rows)
+        return
+    pairing = SpatialPairing.of(given_rows)
+    assert len(pairing) == len(expected)
+    assert pairing.targets.tolist() == sorted({target for target, _ in expected})
+    assert {tuple(pair) for pair in pairing.pairs(seed, np.arange(100)).tolist()} <= expected
+
+
+def test_spatial_targets_are_uniform_and_so_are_the_sources_of_each():
+    target = np.array([0, 0, 0, 0, 1, 2, 2], dtype=np.int32)
+    source = np.array([1, 2, 3, 4, 0, 0, 5], dtype=np.int32)
+    table = PairTable(target, source, np.full(7, 0.5, dtype=np.float32), 6, 7, 0)
+    pairs = SpatialPairing(table, np.arange(6), PairSettings()).pairs(0, np.arange(6000))
+    drawn = np.array([(pairs == pair).all(axis=1).mean() for pair in zip(target, source, strict=True)])
+    np.testing.assert_allclose(drawn, [1 / 12] * 4 + [1 / 3] + [1 / 6] * 2, atol=0.02)
+
+
+@settings(max_examples=30)
+@given(st.integers(0, 2**64 - 1), st.integers(0, 2**62), st.sampled_from([0.0, 0.3, 1.0]))
+def test_a_pair_of_a_union_is_that_pair_of_one_of_the_two(seed, first, weight):
+    whole = context(spatial_weight=weight)
+    indices = np.arange(first, first + 200)
+    union = make_pairing("union", whole).pairs(seed, indices)
+    spatial, temporal = (make_pairing(name, whole).pairs(seed, indices) for name in ("spatial", "temporal"))
+    is_spatial, is_temporal = (union == spatial).all(axis=1), (union == temporal).all(axis=1)
+    assert (is_spatial | is_temporal).all()
+    assert abs(is_spatial.mean() - weight) < 0.2
+    assert is_temporal.all() if weight == 0 else True
+
+
+@pytest.mark.parametrize("weight", [-0.1, 1.1, float("nan")])
+def test_a_union_refuses_an_impossible_share(weight):
+    with pytest.raises(LifeError, match="0 to 1"):
+        make_pairing("union", context(spatial_weight=weight))
+
+
+def test_spatial_pairs_join_what_temporal_ones_cannot():
+    whole = context()
+    pairs = make_pairing("spatial", whole).pairs(0, np.arange(1000))
+    gap = np.abs(whole.timestamps[pairs[:, 0]] - whole.timestamps[pairs[:, 1]])
+    across = whole.video_index[pairs[:, 0]] != whole.video_index[pairs[:, 1]]
+    assert (gap[~across] > whole.settings.max_gap).mean() > 0.5 and across.mean() > 0.3
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_where_pairs_may_not_cross_videos_none_does(name):
+    video_index = context().video_index
+    pairs = make_pairing(name, context(within_video=True)).pairs(0, np.arange(2000))
+    assert (video_index[pairs[:, 0]] == video_index[pairs[:, 1]]).all()
+    assert set(video_index[pairs[:, 0]]) == {0, 1}
+
+
+def test_random_pairs_within_videos_are_all_of_them():
+    video_index = np.array([0, 0, 1, 2, 2, 2])
+    pairing = RandomPairing(np.arange(6), video_index)
+    pairs = {tuple(pair) for pair in pairing.pairs(0, np.arange(500)).tolist()}
+    assert pairs == {(a, b) for a in range(6) for b in range(6) if a != b and video_index[a] == video_index[b]}
+    assert (len(pairing), pairing.targets.tolist()) == (8, [0, 1, 3, 4, 5])
+    with pytest.raises(LifeError, match="two frames of one video"):
+        RandomPairing(np.array([0, 2, 3]), video_index)
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
 def test_every_pairing_is_a_pure_function_of_seed_and_index(name):
-    timestamps, video_index = recording(np.arange(0, 20, 0.1).tolist(), np.arange(0, 5, 0.1).tolist())
-    pairing = make_pairing(name, timestamps, video_index, np.arange(len(timestamps)), min_gap=0.1, max_gap=1)
-    whole = pairing.pairs(3, np.arange(100, 200))
+    pairing = make_pairing(name, context())
+    whole = pairing.pairs(3, np.arange(10_000, 10_100))
     assert whole.shape == (100, 2) and whole.dtype == np.int64
-    np.testing.assert_array_equal(whole[40:50], pairing.pairs(3, np.arange(140, 150)))
-    assert (whole != pairing.pairs(4, np.arange(100, 200))).any()
+    np.testing.assert_array_equal(whole[40:50], pairing.pairs(3, np.arange(10_040, 10_050)))
+    assert (whole != pairing.pairs(4, np.arange(10_000, 10_100))).any()
+    assert pairing.pairs(3, np.zeros(0, dtype=np.int64)).shape == (0, 2)
+    assert len({tuple(pair) for pair in whole.tolist()}) <= len(pairing)
+    assert set(whole[:, 0].tolist()) <= set(pairing.targets.tolist()) and name in str(pairing)
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_every_pairing_keeps_to_the_usable_rows(name):
+    rows = np.concatenate([np.arange(20, 80), np.arange(120, 260)])
+    pairs = make_pairing(name, context(rows)).pairs(0, np.arange(500))
+    assert set(pairs.reshape(-1).tolist()) <= set(rows.tolist())
+
+
+def table_of(points: VisiblePoints, **changes: float) -> PairTable:
+    overlaps = {"min_overlap": 0.2, "max_overlap": 0.7, "max_neighbours": 9} | changes
+    return find_overlaps(points, np.zeros(len(points), dtype=np.int64), **overlaps)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ([[1, 2, 3]] * 5, "useless for this life: all 20 pairs .* --pairing temporal"),  # a still camera
+        ([[1, 2], [3, 4], [5]], "No two frames of this life overlap by 0.2 to 0.7"),
+        ([[]] * 3, "No two frames"),
+        ([], "No two frames"),
+    ],
+)
+def test_a_life_without_spatial_pairs_says_why(points, message):
+    table = table_of(VisiblePoints.from_frames(points))
+    with pytest.raises(LifeError, match=message):
+        SpatialPairing(table, np.arange(len(points)), PairSettings())
+
+
+def test_a_union_without_spatial_pairs_is_refused_as_spatial_ones_are():
+    still = table_of(VisiblePoints.from_frames([[1]] * 300))
+    whole = context()
+    with pytest.raises(LifeError, match="useless"):
+        UnionPairing.of(
+            PairingContext(whole.timestamps, whole.video_index, whole.rows, whole.settings, False, lambda: still)
+        )
 
 
 @pytest.mark.parametrize(
     ("name", "num_rows", "message"),
-    [("random", 1, "two frames"), ("augmented", 0, "a frame"), ("spatal", 9, "no pairing")],
+    [
+        ("random", 1, "two frames"),
+        ("augmented", 0, "a frame"),
+        ("spatal", 9, "no pairing 'spatal'; there are temporal, spatial, union, random, augmented"),
+    ],
 )
 def test_pairings_that_cannot_be_made_are_refused(name, num_rows, message):
-    timestamps, video_index = recording([0.1 * i for i in range(10)])
     with pytest.raises(LifeError, match=message):
-        make_pairing(name, timestamps, video_index, np.arange(num_rows), min_gap=0.1, max_gap=1)
+        make_pairing(name, context(np.arange(num_rows)))

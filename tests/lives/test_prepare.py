@@ -11,10 +11,12 @@ from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
 
 from singlelife.errors import LifeError
+from singlelife.lives.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
@@ -90,6 +92,24 @@ def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
     for change in ({}, {"seed": 77}, {"num_frames": 5}, {"still": True}):
         prints.append(life_fingerprint(replace(simulated, simulation=replace(simulated.simulation, **change))))
     assert len(set(prints)) == len(prints)
+
+
+def test_clips_that_are_not_to_be_paired_with_each_other_are_known_as_such(tmp_path, cache):
+    clips = [write_clip(tmp_path / f"{name}.mp4", seconds=1) for name in "ab"]
+    together = prepare("clips", clips, cache)
+    apart = replace(get_life("clips", clips), pairs_within_video=True)
+    assert life_fingerprint(apart) != together.metadata["fingerprint"]
+    apart = prepare_life(apart, cache_dir=cache, num_workers=1, progress=False)
+    assert (together.metadata["pairs_within_video"], apart.metadata["pairs_within_video"]) == (False, True)
+
+    def across(life: PreparedLife) -> bool:
+        pairing = make_pairing("random", PairingContext.of_life(life, PairSettings()))
+        videos = life.video_index[pairing.pairs(0, np.arange(200))]
+        return bool((videos[:, 0] != videos[:, 1]).any())
+
+    assert across(together) and not across(apart)
+    older = {name: value for name, value in apart.metadata.items() if name != "pairs_within_video"}
+    assert across(PreparedLife(apart.path, older, apart.dataset))
 
 
 def test_files_of_one_name_in_two_folders_stay_two_videos(tmp_path, cache):

@@ -222,6 +222,7 @@ DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
         ("lives: {a: {kind: video, frame_rate: fast}}", r"life 'a': frame_rate should be of type float, not 'fast'"),
         ("lives: {a: {kind: video, frame_rate: -1}}", r"life 'a': .* frame_rate within 0 to 1000 Hz"),
         ("lives: {a: {kind: video, frame_size: true}}", r"life 'a': frame_size should be of type int, not True"),
+        ("lives: {a: {kind: video, pairs_within_video: 1}}", r"life 'a': pairs_within_video should be of type bool"),
         ("lives: {a: {kind: video, frame_size: 2}}", r"life 'a': .* frame_size of 16 to 4096 px"),
         ("lives: {a: {kind: video, place: moon}}", r"life 'a': .*place of indoor, outdoor, both"),
         ("lives: {a: {kind: film}}", r"life 'a': .*video or simulated"),

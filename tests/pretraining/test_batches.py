@@ -1,6 +1,7 @@
 """The pairs of a step do not depend on who reads them, and come as the model takes them."""
 
 import os
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 
@@ -13,11 +14,13 @@ from hypothesis import strategies as st
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import AugmentedPairing
+from singlelife.lives.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.pretraining.batches import StepSampler, ToModel, train_loader
+from singlelife.lives.segments import hold_out
+from singlelife.pretraining.arguments import PairArguments
+from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, pairings, train_loader
 
 CPU = torch.device("cpu")
 
@@ -105,3 +108,49 @@ def test_colours_belong_to_the_pair_and_are_the_same_in_both_views(life):
     torch.testing.assert_close(alone["pixel_values"][0], inputs["pixel_values"][1], rtol=0, atol=1e-6)
     plain = ToModel(CPU, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(batch)
     assert not torch.allclose(plain["pixel_values"], inputs["pixel_values"], atol=0.05)
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_training_and_validation_never_share_a_frame(sim_test, name):
+    settings = PairArguments(pairing=name, validation_fraction=0.3)
+    train_rows, held_out = hold_out(sim_test.timestamps, sim_test.video_index, 0.3, settings.max_gap)
+    train, validation = pairings(sim_test, settings, progress=False)
+    assert type(train) is type(validation) is PAIRINGS[name]
+    assert set(train.pairs(0, np.arange(2000)).reshape(-1)) <= set(train_rows.tolist())
+    assert set(validation.pairs(0, np.arange(2000)).reshape(-1)) <= set(held_out.tolist())
+
+
+@pytest.mark.parametrize("name", ["spatial", "union"])
+def test_validation_is_on_temporal_pairs_where_the_held_out_stretch_never_sees_a_place_twice(sim_test, name):
+    few = PairArguments(pairing=name, validation_fraction=0.02, max_gap=0.2, max_overlap=0.21)
+    train, validation = pairings(sim_test, few, progress=False)
+    assert isinstance(train, SpatialPairing | UnionPairing) and isinstance(validation, TemporalPairing)
+
+
+def test_a_life_with_fewer_pairs_than_a_batch_is_refused(sim_test):
+    settings = {"seed": 0, "num_pairs": 8, "num_validation_pairs": 8, "image_size": 32, "patch_size": 8}
+    few = PairArguments(pairing="spatial", max_overlap=0.21, max_neighbours=1, validation_fraction=0)
+    (train, _) = pairings(sim_test, few, progress=False)
+    pair_datasets(sim_test, few, batch_size=len(train), mask_ratio=0.5, **settings)
+    with pytest.raises(LifeError, match=rf"only {len(train)} different pairs \(spatial, .*smaller --train-batch-size"):
+        pair_datasets(sim_test, few, batch_size=len(train) + 1, mask_ratio=0.5, **settings)
+
+
+def test_a_life_without_poses_says_how_to_make_them(sim_still):
+    blind = PreparedLife(sim_still.path, sim_still.metadata, sim_still.dataset.remove_columns("pose"))
+    with pytest.raises(LifeError, match="singlelife poses sim_still"):
+        pairings(blind, PairArguments(pairing="spatial"))
+    pairings(blind, replace(PairArguments(), pairing="temporal"))
+
+
+def test_a_life_of_clips_keeps_its_pairs_within_them(sim_test):
+    clips = sim_test.dataset.remove_columns("video").add_column("video", [f"clip {i // 50}" for i in range(500)])
+    life = PreparedLife(sim_test.path, sim_test.metadata | {"pairs_within_video": True}, clips.with_format("arrow"))
+    for name in ("spatial", "union", "random"):
+        train, _ = pairings(life, PairArguments(pairing=name, validation_fraction=0), progress=False)
+        pairs = train.pairs(0, np.arange(500))
+        assert (pairs[:, 0] // 50 == pairs[:, 1] // 50).all()
+    elsewhere = PreparedLife(sim_test.path, sim_test.metadata, clips)
+    train, _ = pairings(elsewhere, PairArguments(pairing="spatial", validation_fraction=0), progress=False)
+    pairs = train.pairs(0, np.arange(500))
+    assert (pairs[:, 0] // 50 != pairs[:, 1] // 50).any()

@@ -1,10 +1,12 @@
 """Whole runs of a micro model: what they write, how they stop, how they go on."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -15,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
 from singlelife.errors import CheckpointError, LifeError, RunError
+from singlelife.lives import registry
 from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.pretrain import pretrain
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
@@ -101,6 +104,39 @@ def test_the_loss_falls(tmp_path: Path, command):
 def test_the_baselines_of_pairing_train(tmp_path: Path, command, pairing):
     assert run(command(tmp_path / "run", pairing=pairing, max_steps=2)) == 0
     assert len(losses(tmp_path / "run")) == 2
+
+
+@pytest.fixture
+def short_sim_test(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
+    """Settings of a run on a life with poses that is rendered in seconds."""
+    life = registry.registered_life("sim_test")
+    monkeypatch.setitem(
+        registry._registered(), life.name, replace(life, simulation=replace(life.simulation, num_frames=300))
+    )
+    return {"life": life.name, "video": None, "max_steps": 2, "save_steps": 1}
+
+
+@pytest.mark.parametrize("pairing", ["spatial", "union"])
+def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(
+    tmp_path: Path, command, short_sim_test, pairing, capsys
+):
+    settings = short_sim_test | {"pairing": pairing, "validation_fraction": 0.3}
+    assert run(command(tmp_path / "run", **settings)) == 0
+    assert len(losses(tmp_path / "run")) == 2
+    started = capsys.readouterr().out
+    assert "spatial, overlap 0.2 to 0.7" in started and "hold no" not in started
+    state = json.loads((tmp_path / "run" / "checkpoint-2" / "training_state.json").read_text())
+    assert len(state["sequence"]["pair_table"]) == 64
+    for name, value in {"min_overlap": 0.3, "max_overlap": 0.6, "max_neighbours": 50, "spatial_weight": 0.2}.items():
+        with pytest.raises(RunError, match=f"{name} was .*, now {value}"):
+            run(command(tmp_path / "run", "--resume", **settings | {name: value, "max_steps": 2}))
+    assert run(command(tmp_path / "run", "--resume", **settings)) == 0
+
+
+def test_a_run_says_when_it_validates_on_other_pairs(tmp_path: Path, command, short_sim_test, capsys):
+    settings = short_sim_test | {"pairing": "spatial", "max_overlap": 0.21, "max_gap": 0.2}
+    assert run(command(tmp_path / "run", **settings, validation_fraction=0.02)) == 0
+    assert "temporal, 0.1 to 0.2 s apart: the held-out stretches hold no spatial pairs" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run: Path, command):

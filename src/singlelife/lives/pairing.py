@@ -4,21 +4,27 @@ A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run
 drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
 processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
 
-To add a pairing, write a class with `pairs(seed, indices)`, use `pair_generators` for every random choice, and name it
-in `make_pairing`.
+To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS` at
+the end of this file. That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
 """
 
-from collections.abc import Iterator
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from singlelife.errors import LifeError
+from singlelife.lives.segments import segment_starts
+
+if TYPE_CHECKING:
+    from singlelife.lives.overlap import PairTable
+    from singlelife.lives.prepared import PreparedLife
 
 # Independent streams of random numbers for one pair: what is drawn in one never shifts what is drawn in another.
-PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM = range(4)
-
-_CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
+PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
 
 
 def pair_generator(seed: int, stream: int, index: int) -> np.random.Generator:
@@ -49,40 +55,106 @@ def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.
         yield generator
 
 
-class Pairing(Protocol):
-    """A rule that turns pair indices into frames of a life."""
+def _uniform(seed: int, stream: int, indices: np.ndarray, count: int) -> np.ndarray:
+    """`count` numbers within [0, 1) for each pair, float64 (count, len(indices))."""
+    drawn = [generator.random(count) for generator in pair_generators(seed, stream, indices)]
+    return np.array(drawn).reshape(-1, count).T
 
+
+@dataclass(frozen=True)
+class PairSettings:
+    """The settings of all pairings; each reads its own.
+
+    Attributes:
+        min_gap, max_gap: seconds between the frames of a temporal pair, 0 < min_gap <= max_gap.
+        min_overlap, max_overlap: overlap (Jaccard index of the visible points) of a spatial pair's frames,
+            0 < min_overlap <= max_overlap <= 1.
+        max_neighbours: sources kept for each target of spatial pairs, at least 1.
+        spatial_rate: frames per second among which spatial pairs are looked for, in Hz; 0 for all. The work grows
+            with the square of the frames: for a life of days 1 Hz is minutes, and 10 Hz hours.
+        spatial_weight: share of spatial pairs in a union, 0 to 1.
+    """
+
+    min_gap: float = 0.1
+    max_gap: float = 1.0
+    min_overlap: float = 0.2
+    max_overlap: float = 0.7
+    max_neighbours: int = 100
+    spatial_rate: float = 0.0
+    spatial_weight: float = 0.5
+
+
+@dataclass(frozen=True)
+class PairingContext:
+    """What a pairing is made from: a life, the rows of it that may be used, and the settings.
+
+    Attributes:
+        timestamps: seconds since the start of the frame's video, float64 (n,).
+        video_index: which video each frame is of, int64 (n,).
+        rows: the rows of the life that may be used, sorted int64.
+        settings: of all pairings.
+        within_video: no pair may be of two videos.
+        pair_table: gives the overlapping frames, which may take minutes the first time.
+    """
+
+    timestamps: np.ndarray
+    video_index: np.ndarray
+    rows: np.ndarray
+    settings: PairSettings
+    within_video: bool
+    pair_table: "Callable[[], PairTable]"
+
+    @classmethod
+    def of_life(cls, life: "PreparedLife", settings: PairSettings, *, progress: bool = True) -> "PairingContext":
+        """All rows of a life. Its geometry is read, or made, when a pairing first asks for overlaps."""
+
+        @cache
+        def pair_table() -> "PairTable":
+            from singlelife.lives.geometry_store import life_geometry
+            from singlelife.lives.pair_table import stored_pair_table
+
+            return stored_pair_table(life, life_geometry(life, progress=progress), settings, progress=progress)
+
+        within_video = life.metadata.get("pairs_within_video", False)
+        return cls(life.timestamps, life.video_index, np.arange(len(life)), settings, within_video, pair_table)
+
+
+class Pairing(ABC):
+    """A rule that turns pair indices into frames of a life.
+
+    Attributes:
+        summary: what it does, in a few words for `--help`.
+        targets: the rows that can be the target of a pair, sorted int64.
+        fingerprint: of what its pairs depend on besides the life's frames and the settings, if on anything.
+    """
+
+    summary: ClassVar[str]
+    targets: np.ndarray
+    fingerprint: str | None = None
+
+    @classmethod
+    @abstractmethod
+    def of(cls, context: PairingContext) -> "Pairing":
+        """The pairing of a life.
+
+        Raises:
+            LifeError: no such pair can be drawn.
+        """
+
+    @abstractmethod
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
         """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
-        ...
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many different (target, source) pairs there are."""
+
+    @abstractmethod
+    def __str__(self) -> str:
+        """The pairing and its settings, for people."""
 
 
-def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
-    """First row of each stretch of a life that was recorded without interruption.
-
-    A stretch ends with its video, where time runs backwards, and at a cut: a step of over four times the video's
-    median step between stored frames.
-
-    Args:
-        timestamps: seconds, float64 of shape (n,), ordered within each video.
-        video_index: which video each frame is of, int64 of shape (n,).
-
-    Returns:
-        Sorted int64 rows; the first is 0.
-    """
-    if len(timestamps) == 0:
-        return np.zeros(0, dtype=np.int64)
-    steps = np.diff(timestamps)
-    new_video = np.diff(video_index) != 0
-    usual = np.full(len(steps), np.inf)
-    for video in np.unique(video_index):
-        inside = ~new_video & (video_index[1:] == video)
-        if inside.any():
-            usual[inside] = np.median(steps[inside])
-    return np.concatenate([[0], 1 + np.flatnonzero(new_video | (steps <= 0) | (steps > _CUT_FACTOR * usual))])
-
-
-class TemporalPairing:
+class TemporalPairing(Pairing):
     """Two frames of one uninterrupted stretch of video, `min_gap` to `max_gap` seconds apart.
 
     The target is uniform over the frames that have a partner, the source uniform over that target's partners, before
@@ -99,6 +171,8 @@ class TemporalPairing:
     Raises:
         LifeError: the gaps are not a range, or no two frames are that far apart.
     """
+
+    summary = "two frames of one video, a moment apart"
 
     def __init__(
         self,
@@ -132,9 +206,9 @@ class TemporalPairing:
         self._first_before, self._first_after = before[0], after[0]
         self._num_before = before[1] - before[0]
         self._num_partners = self._num_before + after[1] - after[0]
-        self._targets = np.flatnonzero(self._num_partners)
-        self._rows = rows
-        if len(self._targets) == 0:
+        self._with_partner = np.flatnonzero(self._num_partners)
+        self._rows, self.targets = rows, rows[self._with_partner]
+        if len(self.targets) == 0:
             stretches = np.split(time, np.flatnonzero(new_segment)[1:])
             longest = max(np.ptp(stretch) for stretch in stretches) if len(rows) else 0.0
             raise LifeError(
@@ -143,15 +217,21 @@ class TemporalPairing:
                 "(--min-gap, --max-gap)."
             )
 
+    @classmethod
+    def of(cls, context: PairingContext) -> "TemporalPairing":
+        settings = context.settings
+        return cls(context.timestamps, context.video_index, settings.min_gap, settings.max_gap, context.rows)
+
     def __len__(self) -> int:
-        """How many different (target, source) pairs there are."""
         return int(self._num_partners.sum())
 
+    def __str__(self) -> str:
+        return f"temporal, {self.min_gap:g} to {self.max_gap:g} s apart"
+
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
-        uniform = np.stack([generator.random(2) for generator in pair_generators(seed, PAIR_STREAM, indices)])
-        target = self._targets[(uniform[:, 0] * len(self._targets)).astype(np.int64)]
-        choice = (uniform[:, 1] * self._num_partners[target]).astype(np.int64)
+        which_target, which_partner = _uniform(seed, PAIR_STREAM, indices, 2)
+        target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
+        choice = (which_partner * self._num_partners[target]).astype(np.int64)
         num_before = self._num_before[target]
         source = np.where(
             choice < num_before,
@@ -161,30 +241,166 @@ class TemporalPairing:
         return self._rows[np.stack([target, source], axis=1)]
 
 
-class RandomPairing:
-    """Any two different frames of the life: a baseline, since most such pairs show nothing in common.
+class SpatialPairing(Pairing):
+    """Two frames that see the same place, whenever that was: their visible points overlap within a range.
+
+    The target is uniform over the frames that have a partner, the source uniform over that target's partners. Both
+    are among the rows that may be used.
 
     Args:
+        table: the overlapping frames of the life.
         rows: the rows of the life that may be used, int64.
+        settings: those that the table was made with.
+        video_index: int64 of shape (n,), where pairs must not be of two videos.
+
+    Raises:
+        LifeError: there is no such pair.
+    """
+
+    summary = "two frames that see the same place, moments or days apart; needs poses and 3D points"
+
+    def __init__(
+        self, table: "PairTable", rows: np.ndarray, settings: PairSettings, video_index: np.ndarray | None = None
+    ):
+        self.settings, self.fingerprint = settings, table.key
+        usable = np.zeros(table.num_frames, dtype=bool)
+        usable[rows] = True
+        kept = usable[table.target] & usable[table.source]
+        if video_index is not None:
+            kept &= video_index[table.target] == video_index[table.source]
+        self._source = table.source[kept]
+        # The table is sorted by target, so the sources of each are a slice.
+        target, self._first, self._num_sources = np.unique(table.target[kept], return_index=True, return_counts=True)
+        self.targets = target.astype(np.int64)
+        if len(target) == 0:
+            raise LifeError(_why_no_spatial_pairs(table, len(rows), settings))
+
+    @classmethod
+    def of(cls, context: PairingContext) -> "SpatialPairing":
+        video_index = context.video_index if context.within_video else None
+        return cls(context.pair_table(), context.rows, context.settings, video_index)
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __str__(self) -> str:
+        overlap = f"{self.settings.min_overlap:g} to {self.settings.max_overlap:g}"
+        return f"spatial, overlap {overlap}, {len(self):,} pairs of {len(self.targets):,} targets"
+
+    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
+        which_target, which_source = _uniform(seed, PAIR_STREAM, indices, 2)
+        target = (which_target * len(self.targets)).astype(np.int64)
+        source = self._first[target] + (which_source * self._num_sources[target]).astype(np.int64)
+        return np.stack([self.targets[target], self._source[source].astype(np.int64)], axis=1)
+
+
+def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSettings) -> str:
+    overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
+    if table.num_in_range:
+        return (
+            f"None of the life's {table.num_in_range:,} pairs of frames with an overlap of {overlap} is among the "
+            f"{num_rows:,} frames that can be used (or within one video, where pairs must be). Use a longer life, "
+            "another range (--min-overlap, --max-overlap), or --pairing temporal."
+        )
+    if table.num_above:
+        return (
+            f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see one place "
+            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved, so both frames "
+            "of a pair would be the same view, and nothing could be learnt from matching them. Use --pairing "
+            "temporal, which needs no poses; what it learns from a still camera, though, is not geometry."
+        )
+    return (
+        f"No two frames of this life overlap by {overlap}: it never sees a place twice from views that are near "
+        "enough, or too few points are known of its frames. Lower --min-overlap, or use --pairing temporal."
+    )
+
+
+class UnionPairing(Pairing):
+    """Spatial pairs, and temporal ones between them. Which of the two a pair is, its own generator decides.
+
+    Args:
+        spatial, temporal: the pairings to choose from. Pair i is pair i of one of them.
+        spatial_weight: the share of spatial pairs, 0 to 1.
+
+    Raises:
+        LifeError: the share is out of its range.
+    """
+
+    summary = "spatial pairs, and temporal ones between them: the best of the paper"
+
+    def __init__(self, spatial: Pairing, temporal: Pairing, spatial_weight: float):
+        if not 0 <= spatial_weight <= 1:
+            raise LifeError(f"The share of spatial pairs in a union should be 0 to 1, not {spatial_weight:g}.")
+        self.spatial, self.temporal, self.spatial_weight = spatial, temporal, spatial_weight
+        self.targets = np.union1d(spatial.targets, temporal.targets)
+        self.fingerprint = spatial.fingerprint
+
+    @classmethod
+    def of(cls, context: PairingContext) -> "UnionPairing":
+        return cls(SpatialPairing.of(context), TemporalPairing.of(context), context.settings.spatial_weight)
+
+    def __len__(self) -> int:
+        """As both count them: a pair that is spatial and temporal counts twice."""
+        return len(self.spatial) + len(self.temporal)
+
+    def __str__(self) -> str:
+        return f"union of {self.spatial_weight:.0%} {self.spatial}, and {1 - self.spatial_weight:.0%} {self.temporal}"
+
+    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
+        is_spatial = _uniform(seed, UNION_STREAM, indices, 1)[0] < self.spatial_weight
+        pairs = np.empty((len(indices), 2), dtype=np.int64)
+        pairs[is_spatial] = self.spatial.pairs(seed, indices[is_spatial])
+        pairs[~is_spatial] = self.temporal.pairs(seed, indices[~is_spatial])
+        return pairs
+
+
+class RandomPairing(Pairing):
+    """Any two different frames of the life: a baseline, since most such pairs show nothing in common.
+
+    The target is uniform over the frames that have a partner, the source uniform over the others.
+
+    Args:
+        rows: the rows of the life that may be used, sorted int64.
+        video_index: int64 of shape (n,), where pairs must not be of two videos.
 
     Raises:
         LifeError: there are not two.
     """
 
-    def __init__(self, rows: np.ndarray):
-        if len(rows) < 2:
-            raise LifeError(f"Random pairs need two frames, and {len(rows)} can be used. Use a longer video.")
-        self._rows = rows
+    summary = "any two frames of the life (a baseline)"
+
+    def __init__(self, rows: np.ndarray, video_index: np.ndarray | None = None):
+        video = np.zeros(len(rows), dtype=np.int64) if video_index is None else video_index[rows]
+        _, self._first, which, counts = np.unique(video, return_index=True, return_inverse=True, return_counts=True)
+        self._within_video = video_index is not None
+        self._rows, self._video, self._counts = rows, which, counts
+        self._with_partner = np.flatnonzero(counts[which] > 1)
+        self.targets = rows[self._with_partner]
+        if len(self.targets) == 0:
+            of_one_video = " of one video" if self._within_video else ""
+            raise LifeError(
+                f"Random pairs need two frames{of_one_video}, and {len(rows)} can be used. Use a longer video."
+            )
+
+    @classmethod
+    def of(cls, context: PairingContext) -> "RandomPairing":
+        return cls(context.rows, context.video_index if context.within_video else None)
+
+    def __len__(self) -> int:
+        return int((self._counts * (self._counts - 1)).sum())
+
+    def __str__(self) -> str:
+        return "random, two frames of one video" if self._within_video else "random, any two frames"
 
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
-        uniform = np.stack([generator.random(2) for generator in pair_generators(seed, PAIR_STREAM, indices)])
-        target = (uniform[:, 0] * len(self._rows)).astype(np.int64)
-        step = 1 + (uniform[:, 1] * (len(self._rows) - 1)).astype(np.int64)
-        return self._rows[np.stack([target, (target + step) % len(self._rows)], axis=1)]
+        which_target, which_source = _uniform(seed, PAIR_STREAM, indices, 2)
+        target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
+        first, count = self._first[self._video[target]], self._counts[self._video[target]]
+        step = 1 + (which_source * (count - 1)).astype(np.int64)
+        return self._rows[np.stack([target, first + (target - first + step) % count], axis=1)]
 
 
-class AugmentedPairing:
+class AugmentedPairing(Pairing):
     """One frame as both views, told apart by their crops alone: a baseline without any motion of the camera.
 
     Args:
@@ -194,77 +410,43 @@ class AugmentedPairing:
         LifeError: there is none.
     """
 
+    summary = "one frame twice, with the crops as the only difference (a baseline)"
+
     def __init__(self, rows: np.ndarray):
         if len(rows) == 0:
             raise LifeError("Augmented pairs need a frame, and none can be used. Use a longer video.")
-        self._rows = rows
+        self._rows = self.targets = rows
+
+    @classmethod
+    def of(cls, context: PairingContext) -> "AugmentedPairing":
+        return cls(context.rows)
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __str__(self) -> str:
+        return "augmented, one frame twice"
 
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        """The row of the frame, twice, int64 of shape (len(indices), 2), for each pair index."""
-        uniform = np.array([generator.random() for generator in pair_generators(seed, PAIR_STREAM, indices)])
-        return np.repeat(self._rows[(uniform * len(self._rows)).astype(np.int64)][:, None], 2, axis=1)
+        (which,) = _uniform(seed, PAIR_STREAM, indices, 1)
+        return np.repeat(self._rows[(which * len(self._rows)).astype(np.int64)][:, None], 2, axis=1)
 
 
-def make_pairing(
-    name: str, timestamps: np.ndarray, video_index: np.ndarray, rows: np.ndarray, *, min_gap: float, max_gap: float
-) -> Pairing:
-    """The pairing of a name: `"temporal"`, `"random"` or `"augmented"`.
+PAIRINGS: dict[str, type[Pairing]] = {
+    "temporal": TemporalPairing,
+    "spatial": SpatialPairing,
+    "union": UnionPairing,
+    "random": RandomPairing,
+    "augmented": AugmentedPairing,
+}
 
-    Args:
-        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame is of, int64 of shape (n,).
-        rows: the rows of the life that may be used, sorted int64.
-        min_gap, max_gap: seconds between the frames of a temporal pair; the others have no use for them.
+
+def make_pairing(name: str, context: PairingContext) -> Pairing:
+    """The pairing of a name in `PAIRINGS`.
 
     Raises:
         LifeError: the name is not known, or no such pair can be drawn.
     """
-    if name == "temporal":
-        return TemporalPairing(timestamps, video_index, min_gap, max_gap, rows)
-    if name == "random":
-        return RandomPairing(rows)
-    if name == "augmented":
-        return AugmentedPairing(rows)
-    raise LifeError(f"There is no pairing {name!r}; there are temporal, random and augmented.")
-
-
-def hold_out(
-    timestamps: np.ndarray, video_index: np.ndarray, fraction: float, max_gap: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """Split a life into rows to train on and held-out stretches.
-
-    The stretches are contiguous, evenly spread over the life and away from its ends: up to eight, fewer where they
-    would be shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to
-    neither part, so that no validation frame has a near twin in training.
-
-    Args:
-        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame is of, int64 of shape (n,).
-        fraction: the share of the frames to hold out, 0 (none) to 0.5.
-        max_gap: the largest gap of a pair, in seconds.
-
-    Returns:
-        Sorted int64 rows to train on, and to validate on.
-
-    Raises:
-        LifeError: the fraction is out of its range.
-    """
-    if not 0 <= fraction <= 0.5:
-        raise LifeError(f"The share of frames to hold out should be 0 to 0.5, not {fraction}.")
-    num_frames = len(timestamps)
-    num_held_out = round(fraction * num_frames)
-    held_out = np.zeros(num_frames, dtype=bool)
-    if num_held_out == 0:
-        return np.arange(num_frames), np.flatnonzero(held_out)
-
-    steps = np.diff(timestamps)
-    seconds = num_held_out * float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
-    num_stretches = int(np.clip(seconds / (4 * max_gap), 1, min(8, num_held_out)))
-    length = num_held_out // num_stretches
-    near = np.zeros(num_frames, dtype=bool)
-    for stretch in range(num_stretches):
-        first = int((stretch + 0.5) * num_frames / num_stretches) - length // 2
-        held_out[first : first + length] = True
-        for edge in (first, first + length - 1):
-            near |= (np.abs(timestamps - timestamps[edge]) <= max_gap) & (video_index == video_index[edge])
-    return np.flatnonzero(~held_out & ~near), np.flatnonzero(held_out)
+    if name not in PAIRINGS:
+        raise LifeError(f"There is no pairing {name!r}; there are {', '.join(PAIRINGS)}.")
+    return PAIRINGS[name].of(context)

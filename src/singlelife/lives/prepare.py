@@ -118,6 +118,8 @@ def life_fingerprint(life: Life) -> str:
     else:
         contents = [[name, _file_fingerprint(path)] for name, path in _named_videos(life)]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]
+    if life.pairs_within_video:
+        described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
@@ -194,6 +196,7 @@ def _prepare(
         "license": life.license,
         "frame_rate": life.frame_rate,
         "frame_size": life.frame_size,
+        "pairs_within_video": life.pairs_within_video,
         "simulation": dataclasses.asdict(life.simulation) if life.simulation else None,
         "depth_scale": DEPTH_SCALE if life.simulation else None,
         "depth_error": DEPTH_ERROR[life.simulation.depth] if life.simulation else None,

@@ -30,9 +30,10 @@ class PreparedLife:
 
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
-        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `videos` and their
-            `damage`, those `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of
-            the stored depth) and `depth_error` (in length units; within it are 95% of the depths or more).
+        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `pairs_within_video`
+            (not in lives prepared before there was such a setting: False), `videos` and their `damage`, those
+            `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of the stored
+            depth) and `depth_error` (in length units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """

@@ -17,6 +17,7 @@ from transformers.hf_argparser import HfArgumentParser
 
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import RunError
+from singlelife.lives.pairing import PAIRINGS, PairSettings
 from singlelife.lives.registry import life_names
 from singlelife.lives.resolve import life_reference, training_recipe
 
@@ -74,13 +75,41 @@ class PairArguments:
 
     _argument_group_name = "pairs"
 
-    pairing: Literal["temporal", "random", "augmented"] = option(
+    pairing: str = option(
         "temporal",
-        "the rule that picks the two frames: a moment apart (temporal), any two of the life (random), or one frame "
-        "twice, with the crops as the only difference (augmented); the last two are baselines",
+        "the rule that picks the two frames. "
+        + "; ".join(f"{name}: {pairing.summary}" for name, pairing in PAIRINGS.items()),
+        choices=tuple(PAIRINGS),
     )
-    min_gap: float = option(0.1, "shortest time between the frames of a temporal pair, in seconds", metavar="S")
-    max_gap: float = option(1.0, "longest time between the frames of a temporal pair, in seconds", metavar="S")
+    min_gap: float = option(
+        PairSettings.min_gap, "shortest time between the frames of a temporal pair, in seconds", metavar="S"
+    )
+    max_gap: float = option(
+        PairSettings.max_gap, "longest time between the frames of a temporal pair, in seconds", metavar="S"
+    )
+    min_overlap: float = option(
+        PairSettings.min_overlap,
+        "least overlap of the frames of a spatial pair: the visible points in common over those of either",
+        metavar="SHARE",
+    )
+    max_overlap: float = option(
+        PairSettings.max_overlap,
+        "largest overlap of the frames of a spatial pair; more is nearly the same view twice",
+        metavar="SHARE",
+    )
+    max_neighbours: int = option(
+        PairSettings.max_neighbours,
+        "sources to keep of each target of spatial pairs, drawn among those that overlap",
+        metavar="N",
+    )
+    spatial_rate: float = option(
+        PairSettings.spatial_rate,
+        "frames per second, at most, to look for spatial pairs among (0: all; 1 is enough for a life of days)",
+        metavar="HZ",
+    )
+    spatial_weight: float = option(
+        PairSettings.spatial_weight, "share of spatial pairs in the pairing `union`", metavar="SHARE"
+    )
     crop_area_min: float = option(0.3, "smallest random crop, as a share of the frame's square", metavar="SHARE")
     crop_area_max: float = option(1.0, "largest random crop, as a share of the frame's square", metavar="SHARE")
     crop_aspect: float = option(4 / 3, "most elongated random crop: width over height is from 1/X to X", metavar="X")
@@ -92,6 +121,11 @@ class PairArguments:
     validation_fraction: float = option(
         0.05, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
     )
+
+    @property
+    def settings(self) -> PairSettings:
+        """What the pairings read of them."""
+        return PairSettings(**{f.name: getattr(self, f.name) for f in fields(PairSettings)})
 
 
 @dataclass
@@ -327,6 +361,16 @@ def _check_ranges(arguments: RunArguments) -> None:
     _require(0 <= train.seed < 2**63, "seed", train.seed, "from 0 to 2**63 - 1")
     _require(model.mask_ratio is None or 0 < model.mask_ratio < 1, "mask_ratio", model.mask_ratio, "between 0 and 1")
     _require(model.image_size is None or model.image_size >= 1, "image_size", model.image_size, "at least 1")
+    _require(0 < pairs.min_overlap <= 1, "min_overlap", pairs.min_overlap, "over 0 and at most 1")
+    _require(
+        pairs.min_overlap <= pairs.max_overlap <= 1,
+        "max_overlap",
+        pairs.max_overlap,
+        f"from --min-overlap ({pairs.min_overlap:g}) to 1",
+    )
+    _require(pairs.max_neighbours >= 1, "max_neighbours", pairs.max_neighbours, "at least 1")
+    _require(0 <= pairs.spatial_rate <= 1000, "spatial_rate", pairs.spatial_rate, "from 0 (all frames) to 1000")
+    _require(0 <= pairs.spatial_weight <= 1, "spatial_weight", pairs.spatial_weight, "from 0 to 1")
     _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
     _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
 

@@ -7,7 +7,7 @@ loader workers: each process reads its own share of them.
 import os
 import signal
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -15,8 +15,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import hold_out, make_pairing
+from singlelife.lives.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.segments import hold_out
 from singlelife.lives.transforms import color_factors, to_pixel_values
 from singlelife.pretraining.arguments import PairArguments
 
@@ -70,33 +71,71 @@ class StepSampler(Sampler[list[int]]):
                 yield list(range(first, first + self.local_batch_size))
 
 
+def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
+    """How pairs to train on are made, and those of held-out stretches (None where none are held out).
+
+    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs, and a
+    run says so as it starts.
+
+    Args:
+        life: the prepared life.
+        pairs: the settings.
+        progress: show progress bars on stderr while overlaps are found, if they have to be.
+
+    Raises:
+        LifeError: no such pairs can be made.
+    """
+    whole = PairingContext.of_life(life, pairs.settings, progress=progress)
+    train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
+    train = make_pairing(pairs.pairing, replace(whole, rows=train_rows))
+    if not len(validation_rows):
+        return train, None
+    held_out = replace(whole, rows=validation_rows)
+    try:
+        return train, make_pairing(pairs.pairing, held_out)
+    except LifeError as error:
+        why = error
+    try:
+        return train, TemporalPairing.of(held_out)
+    except LifeError:
+        raise LifeError(
+            f"The held-out stretches are too short to validate on: {why} Or hold out another share of the life "
+            "(--validation-fraction; 0 goes without a validation loss)."
+        ) from why
+
+
 def pair_datasets(
     life: PreparedLife,
     pairs: PairArguments,
     *,
     seed: int,
+    batch_size: int,
     num_pairs: int,
     num_validation_pairs: int,
     image_size: int,
     patch_size: int,
     mask_ratio: float,
+    progress: bool = True,
 ) -> tuple[PairDataset, PairDataset | None]:
     """The pairs to train on, and fixed pairs of held-out stretches (None where none are held out).
 
     Raises:
-        LifeError: no frames are far enough apart, or a size cannot work.
+        LifeError: no such pairs can be made, there are fewer than a batch, or a size cannot work.
     """
     if pairs.pairing == "augmented" and pairs.shared_crop:
         raise LifeError(
             "Augmented pairs with a shared crop are twice the same picture: leave out --shared-crop, or choose "
             "another --pairing."
         )
-    train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
-
-    def dataset(rows: Any, seed: int, num_pairs: int, flip: bool) -> PairDataset:
-        pairing = make_pairing(
-            pairs.pairing, life.timestamps, life.video_index, rows, min_gap=pairs.min_gap, max_gap=pairs.max_gap
+    train, validation = pairings(life, pairs, progress=progress)
+    if len(train) < batch_size:
+        raise LifeError(
+            f"The life {life.name} has only {len(train):,} different pairs ({train}), fewer than the {batch_size:,} "
+            "of a step: each step would learn from the same pairs again. Use a longer recording, other settings of "
+            "the pairs, or a smaller --train-batch-size."
         )
+
+    def dataset(pairing: Pairing, seed: int, num_pairs: int, flip: bool) -> PairDataset:
         return PairDataset(
             life,
             pairing,
@@ -111,16 +150,9 @@ def pair_datasets(
             flip=flip,
         )
 
-    train = dataset(train_rows, seed, num_pairs, pairs.flip)
-    if not len(validation_rows):
-        return train, None
-    try:
-        return train, dataset(validation_rows, VALIDATION_SEED, num_validation_pairs, False)
-    except LifeError as error:
-        raise LifeError(
-            f"The held-out stretches are too short to validate on: {error} Or hold out another share of the life "
-            "(--validation-fraction; 0 goes without a validation loss)."
-        ) from error
+    return dataset(train, seed, num_pairs, pairs.flip), (
+        dataset(validation, VALIDATION_SEED, num_validation_pairs, False) if validation else None
+    )
 
 
 def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, device: torch.device) -> DataLoader:

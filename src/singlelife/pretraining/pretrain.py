@@ -71,19 +71,21 @@ def pretrain(arguments: RunArguments) -> int:
             strict=arguments.life.strict,
             progress=accelerator.is_main_process,
         )
+        train_pairs, validation_pairs = pair_datasets(
+            life,
+            arguments.pairs,
+            seed=train.seed,
+            batch_size=train.train_batch_size,
+            num_pairs=train.max_steps * train.train_batch_size,
+            num_validation_pairs=train.eval_pairs,
+            image_size=image_size,
+            patch_size=config.patch_size,
+            mask_ratio=config.mask_ratio,
+            progress=accelerator.is_main_process,
+        )
     if came_from := life.metadata.get("hub"):  # so that the run's config says which frames it saw
         arguments.life.life = f"{came_from['repo_id']}@{came_from['revision']}"
-    train_pairs, validation_pairs = pair_datasets(
-        life,
-        arguments.pairs,
-        seed=train.seed,
-        num_pairs=train.max_steps * train.train_batch_size,
-        num_validation_pairs=train.eval_pairs,
-        image_size=image_size,
-        patch_size=config.patch_size,
-        mask_ratio=config.mask_ratio,
-    )
-    sequence = _sequence(arguments, life, config)
+    sequence = _sequence(arguments, life, train_pairs, config)
     if checkpoint:
         check_same_sequence(state, sequence, checkpoint)
     state.sequence = sequence
@@ -108,7 +110,7 @@ def pretrain(arguments: RunArguments) -> int:
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.rewind(state.step)
         folder.write_config(arguments.to_dict(), {name: version(name) for name in _VERSIONS})
-        print(_start_report(arguments, life, validation_pairs, model, accelerator, precision, checkpoint))
+        print(_start_report(arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint))
     accelerator.wait_for_everyone()
     if train.report_to:
         accelerator.init_trackers("singlelife", config=_without_lists(arguments.to_dict()))
@@ -240,18 +242,23 @@ def _cpu_threads(num_processes: int) -> int:
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
 
 
-def _sequence(arguments: RunArguments, life: PreparedLife, config: CroCoConfig) -> dict[str, Any]:
+def _sequence(
+    arguments: RunArguments, life: PreparedLife, train_pairs: PairDataset, config: CroCoConfig
+) -> dict[str, Any]:
     """All that the sequence of losses depends on."""
     settings = {name: value for name, value in arguments.to_dict().items() if name not in FREE_ON_RESUME}
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
     model = {name: value for name, value in sorted(config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": life.metadata["fingerprint"], "model_config": model}
+    if train_pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
+        sequence["pair_table"] = train_pairs.pairing.fingerprint
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
 
 
 def _start_report(
     arguments: RunArguments,
     life: PreparedLife,
+    train_pairs: PairDataset,
     validation_pairs: PairDataset | None,
     model: torch.nn.Module,
     accelerator: Accelerator,
@@ -268,9 +275,7 @@ def _start_report(
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(hours * 3600)} of video, {held_out}",
-        "pairs": pairs.pairing
-        + (f", {pairs.min_gap:g} to {pairs.max_gap:g} s apart" if pairs.pairing == "temporal" else "")
-        + f", crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
+        "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
         "model": f"{arguments.model.model}, {parameters / 1e6:.2f} M parameters, {config.image_size} px, "
         f"patches of {config.patch_size} px, {config.mask_ratio:.0%} masked",
         "device": f"{processes}{device}{threads}",
@@ -278,6 +283,10 @@ def _start_report(
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "run folder": str(arguments.output_dir),
     }
+    if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
+        lines["validation"] = (
+            f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs of their own"
+        )
     if checkpoint:
         lines["going on from"] = str(checkpoint)
     elif train.resume:

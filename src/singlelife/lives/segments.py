@@ -1,0 +1,74 @@
+"""The stretches of a life: where a recording was interrupted, and which stretches are held out of training."""
+
+import numpy as np
+
+from singlelife.errors import LifeError
+
+_CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
+
+
+def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
+    """First row of each stretch of a life that was recorded without interruption.
+
+    A stretch ends with its video, where time runs backwards, and at a cut: a step of over four times the video's
+    median step between stored frames.
+
+    Args:
+        timestamps: seconds, float64 of shape (n,), ordered within each video.
+        video_index: which video each frame is of, int64 of shape (n,).
+
+    Returns:
+        Sorted int64 rows; the first is 0.
+    """
+    if len(timestamps) == 0:
+        return np.zeros(0, dtype=np.int64)
+    steps = np.diff(timestamps)
+    new_video = np.diff(video_index) != 0
+    usual = np.full(len(steps), np.inf)
+    for video in np.unique(video_index):
+        inside = ~new_video & (video_index[1:] == video)
+        if inside.any():
+            usual[inside] = np.median(steps[inside])
+    return np.concatenate([[0], 1 + np.flatnonzero(new_video | (steps <= 0) | (steps > _CUT_FACTOR * usual))])
+
+
+def hold_out(
+    timestamps: np.ndarray, video_index: np.ndarray, fraction: float, max_gap: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Split a life into rows to train on and held-out stretches.
+
+    The stretches are contiguous, evenly spread over the life and away from its ends: up to eight, fewer where they
+    would be shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to
+    neither part, so that no validation frame has a near twin in training.
+
+    Args:
+        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
+        video_index: which video each frame is of, int64 of shape (n,).
+        fraction: the share of the frames to hold out, 0 (none) to 0.5.
+        max_gap: the largest gap of a pair, in seconds.
+
+    Returns:
+        Sorted int64 rows to train on, and to validate on.
+
+    Raises:
+        LifeError: the fraction is out of its range.
+    """
+    if not 0 <= fraction <= 0.5:
+        raise LifeError(f"The share of frames to hold out should be 0 to 0.5, not {fraction}.")
+    num_frames = len(timestamps)
+    num_held_out = round(fraction * num_frames)
+    held_out = np.zeros(num_frames, dtype=bool)
+    if num_held_out == 0:
+        return np.arange(num_frames), np.flatnonzero(held_out)
+
+    steps = np.diff(timestamps)
+    seconds = num_held_out * float(np.median(steps[steps > 0])) if (steps > 0).any() else 0.0
+    num_stretches = int(np.clip(seconds / (4 * max_gap), 1, min(8, num_held_out)))
+    length = num_held_out // num_stretches
+    near = np.zeros(num_frames, dtype=bool)
+    for stretch in range(num_stretches):
+        first = int((stretch + 0.5) * num_frames / num_stretches) - length // 2
+        held_out[first : first + length] = True
+        for edge in (first, first + length - 1):
+            near |= (np.abs(timestamps - timestamps[edge]) <= max_gap) & (video_index == video_index[edge])
+    return np.flatnonzero(~held_out & ~near), np.flatnonzero(held_out)

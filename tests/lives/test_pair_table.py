@@ -1,0 +1,170 @@
+"""Overlaps are found once and kept beside the life; what is damaged or of something else is found again."""
+
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from singlelife.errors import LifeError
+from singlelife.lives.geometry import Geometry, VisiblePoints
+from singlelife.lives.overlap import PairTable
+from singlelife.lives.pair_table import pair_table_key, stored_pair_table
+from singlelife.lives.pairing import PairSettings
+from singlelife.lives.prepared import PreparedLife
+
+SETTINGS = PairSettings(min_overlap=0.2, max_overlap=0.8, max_neighbours=20)
+
+
+def some_geometry(num_frames: int, seed: int = 0) -> Geometry:
+    rng = np.random.default_rng(seed)
+    points = VisiblePoints.from_frames([rng.integers(0, 40, 20) for _ in range(num_frames)])
+    nothing = np.full((num_frames, 4), np.nan)
+    return Geometry(points, np.zeros(num_frames, dtype=np.int64), np.full((num_frames, 4, 4), np.nan), nothing)
+
+
+@pytest.fixture
+def life(small_life, tmp_path) -> PreparedLife:
+    """The small life, with a folder of its own to keep pairs in."""
+    folder = tmp_path / small_life.path.name
+    folder.mkdir()
+    return PreparedLife(folder, small_life.metadata, small_life.dataset)
+
+
+def same(one: PairTable, other: PairTable) -> bool:
+    return all(np.array_equal(getattr(one, name), getattr(other, name)) for name in ("target", "source", "overlap"))
+
+
+def stored(life: PreparedLife) -> list:
+    return sorted(path.name for path in life.path.iterdir())
+
+
+def test_a_table_is_made_once_and_then_read(life, capsys):
+    geometry = some_geometry(len(life))
+    made = stored_pair_table(life, geometry, SETTINGS)
+    assert "Finding overlaps" in capsys.readouterr().err
+    assert len(made) > len(life) and made.num_in_range >= len(made)
+    (name,) = stored(life)
+    assert name == f"pairs-{pair_table_key(geometry, SETTINGS)[:12]}.parquet"
+    written = (life.path / name).stat().st_mtime_ns
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read = stored_pair_table(life, geometry, SETTINGS)
+    assert same(made, read) and (read.num_in_range, read.num_above) == (made.num_in_range, made.num_above)
+    assert (life.path / name).stat().st_mtime_ns == written and not capsys.readouterr().err
+    columns = pq.read_table(life.path / name)
+    assert columns.schema.names == ["target", "source", "overlap"]
+
+
+def test_other_poses_or_settings_are_another_table(life):
+    geometry = some_geometry(len(life))
+    first = stored_pair_table(life, geometry, SETTINGS, progress=False)
+    second = stored_pair_table(life, some_geometry(len(life), seed=1), SETTINGS, progress=False)
+    third = stored_pair_table(life, geometry, replace(SETTINGS, min_overlap=0.3), progress=False)
+    assert len(stored(life)) == len({first.key, second.key, third.key}) == 3
+    assert not same(first, second) and (third.overlap >= np.float32(0.3)).all()
+    of_no_consequence = replace(SETTINGS, min_gap=0.5, spatial_weight=0.1)
+    assert stored_pair_table(life, geometry, of_no_consequence).key == first.key
+
+
+def test_a_rate_leaves_frames_out_by_time(life):
+    """The small life has ten frames a second."""
+    every = stored_pair_table(life, some_geometry(len(life)), SETTINGS, progress=False)
+    assert set(every.target) == set(range(len(life)))
+    some = stored_pair_table(life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=2.0), progress=False)
+    assert set(some.target) | set(some.source) == set(range(0, len(life), 5)) and some.key != every.key
+    same_frames = stored_pair_table(
+        life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=500), progress=False
+    )
+    assert same(same_frames, every)
+
+
+def cut_short(path, table):
+    path.write_bytes(path.read_bytes()[:-50])
+
+
+def emptied(path, table):
+    path.write_bytes(b"")
+
+
+def without_description(path, table):
+    pq.write_table(table.replace_schema_metadata(None), path)
+
+
+def of_another_life(path, table):
+    metadata = {key: value.replace(b'"key": "', b'"key": "0') for key, value in table.schema.metadata.items()}
+    pq.write_table(table.replace_schema_metadata(metadata), path)
+
+
+def of_other_columns(path, table):
+    pq.write_table(table.drop_columns("overlap"), path)
+
+
+def with_frames_that_are_not_there(path, table):
+    pq.write_table(table.set_column(1, "source", pa.array(table["source"].to_numpy() + 10**6)), path)
+
+
+def out_of_order(path, table):
+    pq.write_table(table.take(pa.array(np.arange(len(table))[::-1])), path)
+
+
+def out_of_range(path, table):
+    pq.write_table(table.set_column(2, "overlap", pa.array(table["overlap"].to_numpy() + np.float32(0.5))), path)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        cut_short, emptied, without_description, of_another_life, of_other_columns, with_frames_that_are_not_there,
+        out_of_order, out_of_range,
+    ],
+)  # fmt: skip
+def test_a_table_that_cannot_be_used_is_named_and_made_again(life, damage):
+    geometry = some_geometry(len(life))
+    made = stored_pair_table(life, geometry, SETTINGS, progress=False)
+    path = life.path / stored(life)[0]
+    whole = path.read_bytes()
+    damage(path, pq.read_table(path))
+    with pytest.warns(UserWarning, match=rf"{path.name} cannot be used \(.*made again"):
+        again = stored_pair_table(life, geometry, SETTINGS, progress=False)
+    assert same(made, again) and path.read_bytes() == whole and stored(life) == [path.name]
+
+
+def test_two_processes_that_ask_at_once_make_one_table(life):
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from pathlib import Path
+from test_pair_table import SETTINGS, some_geometry
+from singlelife.lives.pair_table import stored_pair_table
+from singlelife.lives.prepared import PreparedLife
+class Life:
+    path, name = Path({str(life.path)!r}), "small"
+    def __len__(self): return {len(life)}
+table = stored_pair_table(Life(), some_geometry({len(life)}), SETTINGS)
+print(len(table), table.target.sum(), table.source.sum(), table.overlap.sum())
+"""
+    processes = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(2)
+    ]
+    (first, _), (second, _) = [process.communicate(timeout=120) for process in processes]
+    assert first == second and len(first.split()) == 4
+    assert len(stored(life)) == 1
+
+
+def test_a_geometry_of_other_frames_is_refused(life):
+    with pytest.raises(LifeError, match="not of the same preparation"):
+        stored_pair_table(life, some_geometry(len(life) + 1), SETTINGS)
+    assert stored(life) == []
+
+
+def test_a_folder_that_cannot_be_written_is_named(life, small_life):
+    gone = PreparedLife(life.path / "gone", small_life.metadata, small_life.dataset)
+    with pytest.raises(LifeError, match=r"gone.pairs-.*Make room"):
+        stored_pair_table(gone, some_geometry(len(life)), SETTINGS, progress=False)
