@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, prepare
+from singlelife.commands import cas, lives, poses, prepare
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -54,6 +54,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lives.add_command(commands)
     prepare.add_command(commands)
+    poses.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
     cas.add_command(commands)
     return parser

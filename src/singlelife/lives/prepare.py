@@ -70,7 +70,7 @@ def prepare_life(
     if not folder.exists():
         try:
             lives.mkdir(parents=True, exist_ok=True)
-            with _locked(Path(f"{folder}.lock"), life.name):
+            with locked(Path(f"{folder}.lock"), life.name):
                 if not folder.exists():  # else the process that held the lock has made it
                     _prepare(life, fingerprint, folder, num_workers, strict, progress)
         except OSError as error:
@@ -109,12 +109,17 @@ def life_fingerprint(life: Life) -> str:
             "vizdoom": version("vizdoom"),
         }
     else:
-        contents = [[name, _file_fingerprint(path)] for name, path in _named_videos(life)]
+        contents = [[name, file_fingerprint(path)] for name, path in _named_videos(life)]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _file_fingerprint(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
+    """A file's size and the SHA-256 of its first and last MiB.
+
+    Raises:
+        LifeError: it cannot be read.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -140,7 +145,8 @@ def _named_videos(life: Life) -> list[tuple[str, Path]]:
     return [("/".join(path.parts[-depth:]), path) for path in paths]
 
 
-def _locked(path: Path, name: str) -> AcquireReturnProxy:
+def locked(path: Path, name: str) -> AcquireReturnProxy:
+    """Hold a lock file while a life is worked on, having told whom one waits for."""
     lock = FileLock(path)
     try:
         return lock.acquire(timeout=0)
@@ -193,7 +199,7 @@ def _prepare(
         "videos": good,
         "left_out": left_out,
     }
-    _write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
+    write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     partial.rename(folder)
     for report_file in folder.glob("*.report.json"):
@@ -283,7 +289,7 @@ def _features(life: Life) -> Features:
     return Features(columns)
 
 
-def _write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
+def write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
     """Make a folder of Arrow files one that `datasets.load_from_disk` opens, without copying them."""
     state: dict[str, Any] = {
         "_data_files": [{"filename": file} for file in files],
