@@ -83,6 +83,8 @@ def aria_geometry(
     graphs: dict[str, int] = {}
     seen = _Seen()
     for folder in dict.fromkeys(folder_of.values()):
+        _check_whole(folder)
+    for folder in dict.fromkeys(folder_of.values()):
         videos = [video for video, its_folder in folder_of.items() if its_folder == folder]
         rows = np.flatnonzero(np.isin(life.video_index, videos) & (times >= 0))
         rows = rows[np.argsort(times[rows], kind="stable")]
@@ -230,10 +232,8 @@ class _Folder:
             time = time[order]
             first, last = min(first, int(time[0])), max(last, int(time[-1]))
             near = np.arange(*np.searchsorted(self.times, [time[0] - self._tolerance, time[-1] + self._tolerance + 1]))
-            after = (
-                np.searchsorted(time, self.times[near]).clip(1, max(1, len(time) - 1)) if len(time) > 1 else near * 0
-            )
-            before = np.maximum(after - 1, 0)
+            after = np.searchsorted(time, self.times[near])
+            before, after = np.maximum(after - 1, 0), np.minimum(after, len(time) - 1)
             distance = np.abs(time[[before, after]] - self.times[near])
             nearest = np.where(distance[0] <= distance[1], before, after)
             distance = distance.min(axis=0)
@@ -263,11 +263,7 @@ class _Folder:
                     frame, point = frame[sees], point[sees]
                 seen.add(rows[frame], voxels[point])
             return
-        if camera is None:
-            raise LifeError(
-                f"{self.folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees cannot be "
-                "told without one of them. Get one of the two files."
-            )
+        assert camera is not None  # see _check_whole
         _, one_each = np.unique(np.stack([graph, voxels]), axis=1, return_index=True)
         world, graph, voxels = world[one_each], graph[one_each], voxels[one_each]
         frames = np.flatnonzero(component >= 0)
@@ -318,8 +314,6 @@ class _Folder:
     def _stream(self, name: str, columns: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
         """A CSV file in blocks; only the columns named, of these types."""
         path = self.folder / name
-        if not path.is_file():
-            raise LifeError(f"{path} is missing: an MPS folder has {TRAJECTORY}, {POINTS} and {OBSERVATIONS}.")
         try:
             with (
                 path.open("rb") as file,

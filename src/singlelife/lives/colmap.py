@@ -52,8 +52,8 @@ def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
     """The geometry that COLMAP found of a life.
 
     Images are matched to frames by their names, `<video>/<frame_index>.jpg`, such as `morning.mp4/120.jpg` (any
-    extension, percent-encoded or not; leading zeros do not matter). Lens distortion is left out of the intrinsics, which are scaled to the
-    stored frames. The unit of the poses is COLMAP's own, another in each model.
+    extension, percent-encoded or not; leading zeros do not matter). Lens distortion is left out of the intrinsics,
+    which are scaled to the stored frames. The unit of the poses is COLMAP's own, another in each model.
 
     Args:
         life: the prepared life.
