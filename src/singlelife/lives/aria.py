@@ -77,13 +77,13 @@ def aria_geometry(
         LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.
     """
     folder_of = _folders_of_videos(life.videos, folders, beside)
+    for folder in dict.fromkeys(folder_of.values()):
+        _check_whole(folder)
     times = _device_times(life, folder_of, beside, settings)
     geometry = Geometry.unknown(len(life))
     sizes = frame_sizes(life)
     graphs: dict[str, int] = {}
     seen = _Seen()
-    for folder in dict.fromkeys(folder_of.values()):
-        _check_whole(folder)
     for folder in dict.fromkeys(folder_of.values()):
         videos = [video for video, its_folder in folder_of.items() if its_folder == folder]
         rows = np.flatnonzero(np.isin(life.video_index, videos) & (times >= 0))
@@ -267,7 +267,7 @@ class _Folder:
         _, one_each = np.unique(np.stack([graph, voxels]), axis=1, return_index=True)
         world, graph, voxels = world[one_each], graph[one_each], voxels[one_each]
         frames = np.flatnonzero(component >= 0)
-        for frame in tqdm(frames, desc="Projecting points", unit=" frames", disable=not self.progress):
+        for frame in tqdm(frames.tolist(), desc="Projecting points", unit=" frames", disable=not self.progress):
             away = world - poses[frame, :3, 3].astype(np.float32)
             near = (graph == component[frame]) & (np.einsum("pi,pi->p", away, away) <= self.settings.max_distance**2)
             point = np.flatnonzero(near)
@@ -371,6 +371,17 @@ class _Seen:
         new[1:] = (frames[1:] != frames[:-1]) | (ids[1:] != ids[:-1])
         self._frames, self._ids = [frames[new]], [ids[new]]
         self._added = len(self._ids[0])
+
+
+def _check_whole(folder: Path) -> None:
+    for name in (TRAJECTORY, POINTS):
+        if not (folder / name).is_file():
+            raise LifeError(f"{folder / name} is missing: poses come from {TRAJECTORY}, points from {POINTS}. Get it.")
+    if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
+        raise LifeError(
+            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees cannot be told without "
+            "one of them. Get one of the two files."
+        )
 
 
 def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Sequence[Path]) -> dict[int, Path]:
