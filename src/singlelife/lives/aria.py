@@ -266,13 +266,13 @@ class _Folder:
         assert camera is not None  # see _check_whole
         _, one_each = np.unique(np.stack([graph, voxels]), axis=1, return_index=True)
         world, graph, voxels = world[one_each], graph[one_each], voxels[one_each]
-        frames = np.flatnonzero(component >= 0)
-        for frame in tqdm(frames.tolist(), desc="Projecting points", unit=" frames", disable=not self.progress):
-            away = world - poses[frame, :3, 3].astype(np.float32)
-            near = (graph == component[frame]) & (np.einsum("pi,pi->p", away, away) <= self.settings.max_distance**2)
+        posed = np.flatnonzero(component >= 0).tolist()
+        for number in tqdm(posed, desc="Projecting points", unit=" frames", disable=not self.progress):
+            away = world - poses[number, :3, 3].astype(np.float32)
+            near = (graph == component[number]) & (np.einsum("pi,pi->p", away, away) <= self.settings.max_distance**2)
             point = np.flatnonzero(near)
-            point = point[camera.sees(away[point] @ poses[frame, :3, :3])]
-            seen.add(np.full(len(point), rows[frame]), voxels[point])
+            point = point[camera.sees(away[point] @ poses[number, :3, :3])]
+            seen.add(np.full(len(point), rows[number]), voxels[point])
 
     def _good_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points that are certain enough, by ascending uid: int64 (m,), float32 (m, 3), and their graphs (m,)."""
