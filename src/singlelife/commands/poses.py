@@ -72,16 +72,19 @@ def run(arguments: argparse.Namespace) -> int:
     before = metadata["settings"] if metadata else asdict(GeometrySettings())
     settings = GeometrySettings(**(before | given))
 
-    source = arguments.source
+    source, tried = arguments.source, 0
     if source is None and metadata is None and find_source(life) is None:
-        from singlelife.lives.structure_from_motion import reconstruct
+        from singlelife.lives.structure_from_motion import reconstruct, thinned
 
-        print(f"No poses are given with {life.name}: reconstructing them from its frames.", file=sys.stderr)
+        tried = len(thinned(life, arguments.rate))
+        print(f"No poses are given with {life.name}: reconstructing them from {tried:,} frames.", file=sys.stderr)
         source = reconstruct(life, rate=arguments.rate)
     geometry = life_geometry(life, source=source, settings=settings)
     metadata = geometry_metadata(life)
     assert metadata is not None
     known = geometry.component >= 0
+    if tried:
+        print(f"{life.name}: {known.sum():,} of the {tried:,} frames tried could be placed")
     print(f"{life.name}: {known.sum():,} of {len(life):,} frames have a pose, from {metadata['source']}, in "
           f"{metadata['components']} component(s)")  # fmt: skip
     for component in set(geometry.component[known].tolist()):
@@ -95,6 +98,12 @@ def run(arguments: argparse.Namespace) -> int:
         if not known[mine].any():
             print(f"  no frame of {video} has a pose")
     print(f"  kept in {life.path / 'geometry'}")
+    if known.sum() * 2 < tried:
+        print(
+            "warning: most frames could not be placed. COLMAP needs texture and a camera that moves sideways; a "
+            "steady drive ahead, turning on the spot and blur give it nothing. Another --rate may do better.",
+            file=sys.stderr,
+        )
     for warning in metadata["warnings"]:
         print(f"warning: {warning}", file=sys.stderr)
     return 0

@@ -38,6 +38,7 @@ FEATURES = Features(
 )
 
 _ROWS_IN_A_BATCH = 4096
+_FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves
 _FILES = {
     "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
     "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
@@ -179,7 +180,7 @@ def hardly_moves(geometry: Geometry, unit: float) -> str | None:
         unit: a distance that is nothing beside the scene, such as the side of a voxel; 0 if none is known.
     """
     frames = np.flatnonzero(geometry.component >= 0)
-    if len(frames) < 2:
+    if len(frames) < _FEWEST_FRAMES:
         return None
     turned, moved = [], []
     for component in np.unique(geometry.component[frames]):

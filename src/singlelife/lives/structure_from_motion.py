@@ -65,7 +65,7 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
             names = _export(life, rows, work / "images", progress)
             _extract(pycolmap, work, names, progress)
             _match(pycolmap, work, names, life.video_index[rows], progress)
-            _map(pycolmap, work, models, len(names), progress)
+            _map(pycolmap, work, models, progress)
         finally:
             pycolmap.logging.minloglevel = quiet
     if not any(models.iterdir()):
@@ -156,13 +156,14 @@ def _match(pycolmap: Any, work: Path, names: list[str], video_index: np.ndarray,
             bar.update(len(some))
 
 
-def _map(pycolmap: Any, work: Path, models: Path, num_images: int, progress: bool) -> None:
+def _map(pycolmap: Any, work: Path, models: Path, progress: bool) -> None:
     aside = work / "models.partial"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
     options = pycolmap.IncrementalPipelineOptions()
     options.extract_colors, options.random_seed = False, 0
-    with tqdm(desc="Placing frames", unit=" frames", total=num_images, disable=not progress) as bar:
+    # Without a total: COLMAP tries several beginnings, and takes up frames anew with each.
+    with tqdm(desc="Placing frames", unit=" frames", disable=not progress) as bar:
         pycolmap.incremental_mapping(
             work / "database.db",
             work / "images",
