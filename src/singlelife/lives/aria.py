@@ -92,7 +92,7 @@ def aria_geometry(
         poses, component = reading.poses()
         if (component < 0).all():
             first, last = reading.span
-            start, end = times[rows].min(initial=0) / 1e6, times[rows].max(initial=0) / 1e6
+            start, end = times[rows[[0, -1]]] / 1e6 if len(rows) else (np.nan, np.nan)
             raise LifeError(
                 f"The times of {_listed(life.videos[video] for video in videos)} and of {folder / TRAJECTORY} do not "
                 f"overlap: frames from {start:.3f} to {end:.3f} s, poses from {first / 1e6:.3f} to {last / 1e6:.3f} s "
@@ -196,7 +196,7 @@ class RgbCamera:
             angle = np.arctan(aside)
             square = angle**2
             radius = angle * (1 + square * np.polyval(radial[::-1], square))
-            stretch = np.where(aside > 0, radius / aside, 1) / z
+            stretch = np.where(aside == 0, 1, radius / aside) / z
         a, b = stretch * x, stretch * y
         r2 = a * a + b * b
         tangential = 2 * (a * p0 + b * p1)

@@ -72,9 +72,11 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         return None
     try:
         table = load_from_disk(str(life.path / FOLDER)).data
-        poses, intrinsics, component, points = (table.column(name).combine_chunks() for name in FEATURES)
+        poses, intrinsics, component = (table.column(name).combine_chunks() for name in list(FEATURES)[:3])
+        points = table.column("point_ids")
+        ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
         geometry = Geometry(
-            VisiblePoints(_offsets(pc.list_value_length(points).to_numpy()), points.flatten().to_numpy()),
+            VisiblePoints(_offsets(pc.list_value_length(points).to_numpy()), ids),
             component.to_numpy(),
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
