@@ -121,10 +121,16 @@ def _export(life: PreparedLife, rows: np.ndarray, folder: Path, progress: bool) 
 
 
 def _extract(pycolmap: Any, work: Path, names: list[str], progress: bool) -> None:
-    with pycolmap.Database.open(work / "database.db") as database:
-        done = {
-            image.name for image in database.read_all_images() if database.exists_descriptors(image.image_id)
-        }  # fmt: skip
+    path = work / "database.db"
+    with pycolmap.Database.open(path) as database:
+        whole = database.num_images() == len(names)
+        if not whole:
+            database.clear_all_tables()
+    if not whole:  # all in one call, or each call would make cameras of its own
+        pycolmap.import_images(path, work / "images", pycolmap.CameraMode.PER_FOLDER, names)
+    with pycolmap.Database.open(path) as database:
+        images = database.read_all_images()
+        done = {image.name for image in images if database.exists_descriptors(image.image_id)}
     missing = [name for name in names if name not in done]
     done_before = len(names) - len(missing)
     with tqdm(
@@ -132,13 +138,7 @@ def _extract(pycolmap: Any, work: Path, names: list[str], progress: bool) -> Non
     ) as bar:
         for start in range(0, len(missing), _AT_ONCE):
             some = missing[start : start + _AT_ONCE]
-            pycolmap.extract_features(
-                work / "database.db",
-                work / "images",
-                image_names=some,
-                camera_mode=pycolmap.CameraMode.PER_FOLDER,
-                device=pycolmap.Device.cpu,
-            )
+            pycolmap.extract_features(path, work / "images", image_names=some, device=pycolmap.Device.cpu)
             bar.update(len(some))
 
 
