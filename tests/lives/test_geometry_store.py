@@ -146,6 +146,9 @@ def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
     for source in (tmp_path / "other", tmp_path / "nowhere"):
         with pytest.raises(LifeError, match=r"holds neither Aria MPS output .* nor a COLMAP model"):
             life_geometry(life, source=source, progress=False)
+    (tmp_path / "other" / "0.zip").write_bytes(b"")
+    with pytest.raises(LifeError, match=r"Unpack the .zip files"):
+        life_geometry(life, source=tmp_path / "other", progress=False)
     write_binary(tmp_path / "foreign", images=[image(1, "a.jpg", [1])])
     with pytest.raises(LifeError, match="No image of the COLMAP model"):
         life_geometry(life, source=tmp_path / "foreign", progress=False)

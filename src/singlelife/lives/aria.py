@@ -316,18 +316,19 @@ class _Folder:
         path = self.folder / name
         try:
             with (
-                path.open("rb") as file,
-                tqdm(desc=f"Reading {name}", total=path.stat().st_size, unit="B", unit_scale=True,
-                     disable=not self.progress) as bar,
-            ):  # fmt: skip
-                stream = pa.PythonFile(file, mode="r")
-                if path.suffix == ".gz":
-                    stream = pa.CompressedInputStream(stream, "gzip")
-                reader = pacsv.open_csv(
+                pa.OSFile(
+                    str(path), "rb"
+                ) as file,  # not a file of Python's: threads that read ahead would need its lock
+                pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
+                pacsv.open_csv(
                     stream,
                     read_options=pacsv.ReadOptions(block_size=_BLOCK),
                     convert_options=pacsv.ConvertOptions(include_columns=list(columns), column_types=columns),
-                )
+                ) as reader,
+                tqdm(
+                    desc=f"Reading {name}", total=file.size(), unit="B", unit_scale=True, disable=not self.progress
+                ) as bar,
+            ):
                 for batch in reader:
                     if len(batch):
                         yield batch

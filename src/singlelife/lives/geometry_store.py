@@ -169,6 +169,7 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
         raise LifeError(
             f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model (cameras "
             "and images, .bin or .txt), nor do the folders in it."
+            + (" Unpack the .zip files in it first." if any(root.rglob("*.zip")) else "")
         )
     known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
     return GeometrySource("depth") if known else None
