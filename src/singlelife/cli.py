@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, pairs, peek, prepare, push_life
+from singlelife.commands import cas, lives, pairs, peek, poses, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     lives.add_command(commands)
     prepare.add_command(commands)
+    poses.add_command(commands)
     pairs.add_command(commands)
     push_life.add_command(commands)
     peek.add_command(commands)

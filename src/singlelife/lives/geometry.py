@@ -5,9 +5,15 @@ read from it.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+from singlelife.errors import LifeError
+
+if TYPE_CHECKING:
+    from singlelife.lives.prepared import PreparedLife
 
 
 @dataclass(frozen=True)
@@ -62,3 +68,80 @@ class Geometry:
 
     def __len__(self) -> int:
         return len(self.component)
+
+    @classmethod
+    def unknown(cls, num_frames: int) -> "Geometry":
+        """Of which nothing is known yet, to be filled in; it has no points."""
+        return cls(
+            VisiblePoints.from_frames([np.zeros(0, dtype=np.int64)] * num_frames),
+            np.full(num_frames, -1, dtype=np.int64),
+            np.full((num_frames, 4, 4), np.nan),
+            np.full((num_frames, 4), np.nan),
+        )
+
+
+@dataclass(frozen=True)
+class GeometrySettings:
+    """How geometry is made of its source. Each source takes what it needs.
+
+    Attributes:
+        voxel_size: side of the voxels that stand for points seen from depth or by Aria, in the unit of the poses;
+            0 takes 0.1 m for Aria, and for depth an eighth of its median.
+        max_inv_dist_std, max_dist_std: points of Aria that are less certain (in 1/m and m) are left out; the limits
+            that its makers name.
+        tolerance: in seconds. A frame of an Aria video has the pose nearest to it in time if that is no further away,
+            and sees the points that were observed no further away.
+        max_distance: in metres. Where there are no observations, points of Aria count as visible up to here.
+        video_start: when on the device's clock an Aria video begins, where no file says: in seconds, or
+            `"trajectory"` for the time of the first pose. Empty: not known.
+        upright: Aria's videos have been turned by a quarter clockwise from how the sensor is mounted, as its tools do.
+    """
+
+    voxel_size: float = 0.0
+    max_inv_dist_std: float = 0.005
+    max_dist_std: float = 0.01
+    tolerance: float = 0.05
+    max_distance: float = 5.0
+    video_start: str = ""
+    upright: bool = True
+
+    def __post_init__(self) -> None:
+        numbers = {name: value for name, value in asdict(self).items() if isinstance(value, float)}
+        for name, value in numbers.items():
+            if not 0 <= value < float("inf"):
+                raise LifeError(f"{name} should be a number from 0, not {value:g}.")
+        try:
+            number = 0.0 if self.video_start in ("", "trajectory") else float(self.video_start)
+        except ValueError:
+            number = float("nan")
+        if not 0 <= number < float("inf"):
+            raise LifeError(f"video_start should be seconds from 0, or trajectory, not {self.video_start!r}.")
+
+
+def frame_sizes(life: "PreparedLife") -> np.ndarray:
+    """Height and width of the stored frames of each video, int64 (number of videos, 2)."""
+    first = [int(np.argmax(life.video_index == video)) for video in range(len(life.videos))]
+    return np.array([image.shape[-2:] for image in life.decode(first)], dtype=np.int64)
+
+
+def rigid_transforms(quaternions: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Rigid transforms as matrices.
+
+    Args:
+        quaternions: (k, 4), real part first, of any length but 0.
+        shifts: (k, 3).
+
+    Returns:
+        float64 (k, 4, 4); all NaN where a quaternion has no length or something is not finite.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        w, x, y, z = (quaternions / np.linalg.norm(quaternions, axis=1, keepdims=True)).T
+    rotation = [
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ]
+    matrices = np.tile(np.eye(4), (len(shifts), 1, 1))
+    matrices[:, :3, :3], matrices[:, :3, 3] = np.moveaxis(np.array(rotation), -1, 0), shifts
+    matrices[~np.isfinite(matrices).all(axis=(1, 2))] = np.nan
+    return matrices

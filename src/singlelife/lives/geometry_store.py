@@ -1,32 +1,320 @@
-"""Stands in until the geometry store is merged: voxels of a life's own depth and poses, made anew each time."""
+"""The geometry of a life, made once of what there is and kept beside its frames.
 
+It is a folder `geometry` in that of the prepared life: a `datasets` dataset with a row for each frame, and what it was
+made from. It appears whole or not at all, and is made again when its source has changed.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Array2D, Features, List, Value, load_from_disk
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import Geometry, VisiblePoints
+from singlelife.lives import aria, colmap
+from singlelife.lives.depth_points import default_voxel_size, depth_geometry
+from singlelife.lives.geometry import Geometry, GeometrySettings, VisiblePoints
+from singlelife.lives.prepare import file_fingerprint, locked, write_dataset_description
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import recordings_dir
+
+FORMAT_VERSION = 1
+FOLDER = "geometry"
+METADATA = "geometry.json"
+FEATURES = Features(
+    {
+        "pose": Array2D((4, 4), "float64"),
+        "intrinsics": List(Value("float64"), length=4),
+        "component": Value("int64"),
+        "point_ids": List(Value("int64")),
+    }
+)
+
+_ROWS_IN_A_BATCH = 4096
+_FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves
+_FILES = {
+    "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
+    "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
+    "depth": (),
+}
+
+
+@dataclass(frozen=True)
+class GeometrySource:
+    """What geometry is made of.
+
+    Attributes:
+        kind: `"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own).
+        root: the folder that was searched; None for depth.
+        folders: the MPS folders or COLMAP models in it.
+    """
+
+    kind: str
+    root: Path | None = None
+    folders: tuple[Path, ...] = ()
 
 
 def stored_geometry(life: PreparedLife) -> Geometry | None:
-    return life_geometry(life) if "depth" in life.dataset.column_names else None
+    """The geometry kept beside a life, or None if there is none, or one of another version's format.
 
-
-def life_geometry(life: PreparedLife, *, source: Path | None = None, progress: bool = True) -> Geometry:
-    rows = np.arange(len(life))
-    poses, intrinsics, depth = life.poses(rows), life.intrinsics(rows), life.depth(rows)
-    if poses is None or intrinsics is None or depth is None:
-        raise LifeError(
-            f"The camera poses of the life {life.name} are not known. `singlelife poses {life.name}` makes them."
+    Raises:
+        LifeError: what is there is damaged.
+    """
+    metadata = geometry_metadata(life)
+    if metadata is None:
+        return None
+    try:
+        table = load_from_disk(str(life.path / FOLDER)).data
+        poses, intrinsics, component = (table.column(name).combine_chunks() for name in list(FEATURES)[:3])
+        points = table.column("point_ids")
+        ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
+        geometry = Geometry(
+            VisiblePoints(_offsets(pc.list_value_length(points).to_numpy()), ids),
+            component.to_numpy(),
+            poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
+            intrinsics.flatten().to_numpy().reshape(-1, 4),
         )
-    step = max(1, depth.shape[1] // 48)
-    depth = depth[:, ::step, ::step]
-    y, x = np.mgrid[: depth.shape[1], : depth.shape[2]] * step + 0.5
-    voxel = float(np.median(depth[depth > 0])) / 8
-    seen = []
-    for z, pose, (fx, fy, cx, cy) in zip(depth, poses, intrinsics, strict=True):
-        camera = np.stack([(x - cx) / fx * z, (y - cy) / fy * z, z], axis=-1)[z > 0]
-        cell = np.floor((camera @ pose[:3, :3].T + pose[:3, 3]) / voxel).astype(np.int64) + (1 << 20)
-        seen.append(cell[:, 0] << 42 | cell[:, 1] << 21 | cell[:, 2])
-    return Geometry(VisiblePoints.from_frames(seen), np.zeros(len(life), dtype=np.int64), poses, intrinsics)
+    except Exception as error:  # of several libraries, by what is damaged
+        raise LifeError(f"{life.path / FOLDER} cannot be read ({error}). {_again(life)}") from error
+    if len(geometry) != len(life):
+        raise LifeError(f"{life.path / FOLDER} is of {len(geometry)} frames, not {len(life)}. {_again(life)}")
+    return geometry
+
+
+def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
+    """What the stored geometry was made from, or None where `stored_geometry` is None.
+
+    Returns:
+        `source` (its kind), `fingerprint` (of the source's files, the settings and the life), `settings`, `voxel_size`
+        (0 where points are not voxels), `chosen` (whether the source was named, not found), `num_frames`,
+        `num_registered`, `components` and `warnings`.
+
+    Raises:
+        LifeError: it cannot be read.
+    """
+    path = life.path / FOLDER / METADATA
+    if not path.is_file():
+        return None
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise LifeError(f"{path} cannot be read ({error}). {_again(life)}") from error
+    return metadata if metadata.get("format_version") == FORMAT_VERSION else None
+
+
+def life_geometry(
+    life: PreparedLife,
+    *,
+    source: Path | None = None,
+    settings: GeometrySettings | None = None,
+    progress: bool = True,
+) -> Geometry:
+    """The geometry of a life: the stored one, or made and stored now.
+
+    Two processes may ask at once: one makes it, the other waits.
+
+    Args:
+        life: the prepared life.
+        source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
+            the folder `slam` of the life's recordings; else the life's own depth and poses.
+        settings: how to make it; by default as it was made before, or the defaults.
+        progress: show progress bars on stderr.
+
+    Raises:
+        LifeError: there is nothing to make it of, or what there is cannot be used.
+    """
+    metadata = geometry_metadata(life)
+    found = None if source is None and metadata is not None and metadata["chosen"] else find_source(life, source)
+    if found is None:
+        geometry = stored_geometry(life)
+        if geometry is None:
+            raise LifeError(
+                f"The camera poses of the life {life.name} are not known. Put an Aria MPS folder or a COLMAP model "
+                f"into {_slam_folder(life)}, name one with `singlelife poses {life.name} --from FOLDER`, or let "
+                f"`singlelife poses {life.name}` reconstruct them from the frames."
+            )
+        return geometry
+    if settings is None:
+        settings = GeometrySettings(**metadata["settings"]) if metadata else GeometrySettings()
+    fingerprint = _fingerprint(life, found, settings)
+    if metadata is None or metadata["fingerprint"] != fingerprint:
+        with locked(Path(f"{life.path}.geometry.lock"), life.name):
+            metadata = geometry_metadata(life)
+            if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
+                _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
+    geometry = stored_geometry(life)
+    assert geometry is not None
+    return geometry
+
+
+def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySource | None:
+    """What the geometry of a life can be made of: in `folder`, or by default what lies with the life.
+
+    Raises:
+        LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
+    """
+    root = folder or _slam_folder(life)
+    places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
+    for kind, matches in (("Aria MPS", aria.is_mps_folder), ("COLMAP", colmap.is_model)):
+        if folders := tuple(filter(matches, places)):
+            return GeometrySource(kind, root, folders)
+    if folder is not None:
+        raise LifeError(
+            f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model (cameras "
+            "and images, .bin or .txt), nor do the folders in it."
+            + (" Unpack the .zip files in it first." if any(root.rglob("*.zip")) else "")
+        )
+    known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
+    return GeometrySource("depth") if known else None
+
+
+def hardly_moves(geometry: Geometry, unit: float) -> str | None:
+    """Why spatial pairs of such geometry are useless, in a sentence; None if they are not.
+
+    Args:
+        geometry: of a life.
+        unit: a distance that is nothing beside the scene, such as the side of a voxel; 0 if none is known.
+    """
+    frames = np.flatnonzero(geometry.component >= 0)
+    if len(frames) < _FEWEST_FRAMES:
+        return None
+    turned, moved = [], []
+    for component in np.unique(geometry.component[frames]):
+        poses = geometry.poses[frames[geometry.component[frames] == component]]
+        middle = np.median(poses[:, :3, 2:], axis=0)
+        looking = middle[:, 0] / max(float(np.linalg.norm(middle[:, 0])), 1e-9)
+        turned.append(np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ looking, -1, 1))))
+        moved.append(np.linalg.norm(poses[:, :3, 3] - middle[:, 1], axis=1))
+    most_turned, furthest = (float(np.quantile(np.concatenate(values), 0.95)) for values in (turned, moved))
+    drawn = np.random.default_rng(0).choice(frames, (256, 2))
+    overlaps = [_jaccard(geometry.points[i], geometry.points[j]) for i, j in drawn if i != j]
+    same = float(np.median(overlaps)) if overlaps else 0.0
+    if not (most_turned <= 4 and furthest <= unit) and same < 0.9:
+        return None
+    return (
+        f"The camera hardly moves: 95% of the frames lie within {most_turned:.1f} degrees and {furthest:.2g} units of "
+        f"one pose, and two of them share {same:.0%} of their points in the median. Spatial pairs would show the same "
+        "view twice and teach nothing about space; choose temporal pairs, or another recording."
+    )
+
+
+def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
+    common = len(np.intersect1d(a, b, assume_unique=True))
+    return common / max(1, len(a) + len(b) - common)
+
+
+def _slam_folder(life: PreparedLife) -> Path:
+    return recordings_dir() / life.name / "slam"
+
+
+def _again(life: PreparedLife) -> str:
+    return f"Delete that folder and run `singlelife poses {life.name}` again."
+
+
+def _fingerprint(life: PreparedLife, source: GeometrySource, settings: GeometrySettings) -> str:
+    files: set[Path] = set()
+    for root in _beside(life, source):
+        files |= {path for pattern in _FILES[source.kind] for path in root.rglob(pattern) if path.is_file()}
+    described = [
+        FORMAT_VERSION,
+        life.metadata["fingerprint"],
+        source.kind,
+        asdict(settings),
+        [[path.name, file_fingerprint(path)] for path in sorted(files)],
+    ]
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _beside(life: PreparedLife, source: GeometrySource) -> list[Path]:
+    """Where the files of a source are looked for: a video's times may lie with the recordings."""
+    if source.root is None:
+        return []
+    recordings = recordings_dir() / life.name
+    return [source.root, recordings] if source.kind == "Aria MPS" and recordings.is_dir() else [source.root]
+
+
+def _make(
+    life: PreparedLife, source: GeometrySource, settings: GeometrySettings, metadata: dict[str, Any], progress: bool
+) -> None:
+    voxel_size = settings.voxel_size
+    if source.kind == "Aria MPS":
+        voxel_size = voxel_size or aria.DEFAULT_VOXEL_SIZE
+        geometry = aria.aria_geometry(life, source.folders, _beside(life, source), settings, progress=progress)
+    elif source.kind == "COLMAP":
+        voxel_size = 0.0
+        geometry = colmap.colmap_geometry(life, list(source.folders))
+    else:
+        voxel_size = voxel_size or default_voxel_size(life)
+        geometry = depth_geometry(life, voxel_size=voxel_size, progress=progress)
+    useless = hardly_moves(geometry, voxel_size)
+    metadata |= {
+        "format_version": FORMAT_VERSION,
+        "source": source.kind,
+        "settings": asdict(settings),
+        "voxel_size": voxel_size,
+        "num_frames": len(geometry),
+        "num_registered": int((geometry.component >= 0).sum()),
+        "components": len(np.unique(geometry.component[geometry.component >= 0])),
+        "warnings": [useless] if useless else [],
+    }
+    try:
+        _store(life, geometry, metadata)
+    except OSError as error:
+        raise LifeError(
+            f"The geometry of {life.name} cannot be written into {life.path}: {error.strerror or error}. Make room "
+            "there and try again."
+        ) from error
+
+
+def _store(life: PreparedLife, geometry: Geometry, metadata: dict[str, Any]) -> None:
+    folder, aside, old = life.path / FOLDER, life.path / f"{FOLDER}.partial", life.path / f"{FOLDER}.old"
+    for leftover in (aside, old):
+        shutil.rmtree(leftover, ignore_errors=True)
+    aside.mkdir()
+    file = "data-00000-of-00001.arrow"
+    schema = FEATURES.arrow_schema
+    with pa.OSFile(str(aside / file), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
+        for batch in _batches(geometry, schema):
+            stream.write_batch(batch)
+    write_dataset_description(aside, [file], FEATURES, metadata["fingerprint"])
+    (aside / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+    if folder.exists():
+        folder.rename(old)
+    aside.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _batches(geometry: Geometry, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    points = geometry.points
+    for start in range(0, len(geometry), _ROWS_IN_A_BATCH):
+        rows = slice(start, start + _ROWS_IN_A_BATCH)
+        offsets = points.offsets[start : min(start + _ROWS_IN_A_BATCH, len(geometry)) + 1]
+        poses, intrinsics = geometry.poses[rows], geometry.intrinsics[rows]
+        matrix_rows = pa.ListArray.from_arrays(_every(4, len(poses) * 4), pa.array(poses.reshape(-1)))
+        matrices = pa.ListArray.from_arrays(_every(4, len(poses)), matrix_rows)
+        columns = [
+            pa.ExtensionArray.from_storage(schema.field("pose").type, matrices),
+            pa.FixedSizeListArray.from_arrays(pa.array(intrinsics.reshape(-1)), 4),
+            pa.array(geometry.component[rows]),
+            pa.ListArray.from_arrays(
+                pa.array((offsets - offsets[0]).astype(np.int32)), pa.array(points.ids[offsets[0] : offsets[-1]])
+            ),
+        ]
+        yield pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _every(step: int, count: int) -> pa.Array:
+    return pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(step))
+
+
+def _offsets(counts: np.ndarray) -> np.ndarray:
+    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
+    np.cumsum(counts, out=offsets[1:])
+    return offsets

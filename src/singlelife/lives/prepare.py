@@ -116,14 +116,19 @@ def life_fingerprint(life: Life) -> str:
     elif life.base is not None:
         contents = {"shuffled": life_fingerprint(life.base), "seed": SHUFFLE_SEED}
     else:
-        contents = [[name, _file_fingerprint(path)] for name, path in _named_videos(life)]
+        contents = [[name, file_fingerprint(path)] for name, path in _named_videos(life)]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]
     if life.pairs_within_video:
         described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _file_fingerprint(path: Path) -> str:
+def file_fingerprint(path: Path) -> str:
+    """A file's size and the SHA-256 of its first and last MiB.
+
+    Raises:
+        LifeError: it cannot be read.
+    """
     try:
         size = path.stat().st_size
         with path.open("rb") as file:

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import simplejpeg
 import torch
-from datasets import Dataset, load_from_disk
+from datasets import Dataset, concatenate_datasets, load_from_disk
 from PIL import Image
 
 from singlelife.errors import LifeError
@@ -151,6 +151,19 @@ class PreparedLife:
             return None
         levels = np.stack(self._depth_levels(indices))
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
+
+    def with_geometry(self) -> Dataset:
+        """`dataset` joined with the stored geometry: columns `pose`, `intrinsics`, `component` and `point_ids`.
+
+        Raises:
+            LifeError: no geometry is stored.
+        """
+        folder = self.path / "geometry"
+        if not folder.is_dir():
+            raise LifeError(f"No geometry is kept with {self.path}. Run `singlelife poses {self.name}` first.")
+        geometry = load_from_disk(str(folder))
+        frames = self.dataset.remove_columns([name for name in geometry.features if name in self.dataset.features])
+        return concatenate_datasets([frames, geometry], axis=1)
 
     def _depth_levels(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Depth as it is stored, each uint16 (height, width)."""

@@ -28,6 +28,7 @@ from singlelife.lives.video import VideoReader, jpeg
 DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
 _ROWS_IN_MEMORY = 32
+_PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
 Counted = Callable[[int], object]  # told of frames as they are written
 
@@ -136,7 +137,7 @@ def _simulated_rows(life: Life) -> Iterator[dict[str, Any]]:
             levels = np.round(frame.depth / DEPTH_SCALE)
             levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
             encoded = io.BytesIO()
-            Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG")
+            Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
             row["depth"] = {"bytes": encoded.getvalue(), "path": None}
         yield row
 

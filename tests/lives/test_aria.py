@@ -1,0 +1,353 @@
+"""Aria MPS: a real trajectory, cut down, with observations made here, and small recordings written whole."""
+
+import gzip
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from singlelife.errors import LifeError
+from singlelife.lives import aria
+from singlelife.lives.aria import RgbCamera, aria_geometry
+from singlelife.lives.geometry import Geometry, GeometrySettings
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.voxels import voxel_ids
+
+from .conftest import write_clip
+
+REAL = Path(__file__).parents[1] / "data" / "aria_mps"
+START = 5_000_000  # microseconds on the device's clock at the first frame
+FROM_START = GeometrySettings(video_start="5")
+
+
+def read(life: PreparedLife, folder: Path, settings: GeometrySettings = FROM_START) -> Geometry:
+    return aria_geometry(life, [folder], [folder], settings, progress=False)
+
+
+def write_gz(path: Path, lines: list[str]) -> None:
+    path.write_bytes(gzip.compress(("\n".join(lines) + "\n").encode()))
+
+
+def write_trajectory(folder: Path, times: np.ndarray, graphs: list[str], place=lambda time: (time, 0.0, 0.0)) -> None:
+    """Of a device that does not turn."""
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = [f"{name}_world_device" for name in ("tx", "ty", "tz", "qx", "qy", "qz", "qw")]
+    lines = [",".join(["graph_uid", "tracking_timestamp_us", "utc_timestamp_ns", *columns, "quality_score"])]
+    for time, graph in zip(times, graphs, strict=True):
+        shift = ",".join(f"{value:.6f}" for value in place((time - START) / 1e6))
+        lines.append(f"{graph},{time},-1,{shift},0,0,0,1,1.0")
+    (folder / aria.TRAJECTORY).write_text("\n".join(lines) + "\n")
+
+
+def write_points(folder: Path, points: list[tuple]) -> None:
+    """uid, graph, x, y, z, inv_dist_std, dist_std."""
+    header = "uid,graph_uid,px_world,py_world,pz_world,inv_dist_std,dist_std"
+    write_gz(folder / aria.POINTS, [header, *(",".join(map(str, point)) for point in points)])
+
+
+def write_observations(folder: Path, observations: list[tuple[int, int]]) -> None:
+    """uid, time; each by the left SLAM camera."""
+    header = "uid,frame_tracking_timestamp_us,camera_serial,u,v"
+    write_gz(
+        folder / aria.OBSERVATIONS, [header, *(f"{uid},{time},0072510f1b21,101.5,99.25" for uid, time in observations)]
+    )
+
+
+def good(uid: int, graph: str = "a", place: tuple = (0.0, 0.0, 3.0)) -> tuple:
+    return uid, graph, *place, 0.001, 0.005
+
+
+@pytest.fixture
+def mps(tmp_path) -> Path:
+    """Four seconds: pose every 20 ms, one point every 100 ms, each observed once, 10 ms after a frame."""
+    folder = tmp_path / "mps"
+    times = START + 20_000 * np.arange(201)
+    write_trajectory(folder, times, ["a"] * len(times))
+    write_points(folder, [good(uid, place=(uid, 0.05, 3.05)) for uid in range(40)])
+    write_observations(folder, [(uid, START + 100_000 * uid + 10_000) for uid in range(40)])
+    return folder
+
+
+def names_of(*places: tuple) -> list[int]:
+    return sorted(voxel_ids(np.array(places, dtype=np.float32), 0.1).tolist())
+
+
+def test_frames_see_what_was_observed_at_their_time(small_life, mps):
+    geometry = read(small_life, mps)
+    assert (geometry.component == 0).all()
+    np.testing.assert_allclose(geometry.poses[:, 0, 3], small_life.timestamps, atol=0.0101)
+    np.testing.assert_allclose(geometry.poses[7, :3, :3], np.eye(3))
+    assert [geometry.points[row].tolist() for row in range(40)] == [names_of((row, 0.05, 3.05)) for row in range(40)]
+    assert np.isnan(geometry.intrinsics).all()  # no calibration
+
+
+def test_a_wider_tolerance_sees_the_neighbours_too_and_a_narrow_one_nothing(small_life, mps):
+    geometry = read(small_life, mps, GeometrySettings(video_start="5", tolerance=0.1))
+    assert geometry.points.counts[1:].tolist() == [2] * 39
+    assert read(small_life, mps, GeometrySettings(video_start="5", tolerance=0.009)).points.counts.sum() == 0
+
+
+def test_frames_without_a_pose_near_in_time_know_nothing(small_life, mps):
+    times = START + np.array([0, 40_000, 1_000_000])
+    write_trajectory(mps, times, ["a"] * 3)
+    geometry = read(small_life, mps)
+    assert np.flatnonzero(geometry.component == 0).tolist() == [0, 10]  # at 0 and at 1 s; 0.1 s is 60 ms from 0.04
+    assert np.isnan(geometry.poses[1:10]).all()
+    assert geometry.points.counts[:11].tolist() == [1, *[0] * 9, 1]
+
+
+def test_uncertain_points_are_left_out(small_life, mps):
+    points = [good(uid, place=(uid, 0.05, 3.05)) for uid in range(40)]
+    points[3], points[4] = (*points[3][:5], 0.0051, 0.005), (*points[4][:5], 0.001, 0.0101)
+    write_points(mps, points)
+    assert np.flatnonzero(read(small_life, mps).points.counts == 0).tolist() == [3, 4]
+    loose = GeometrySettings(video_start="5", max_inv_dist_std=0.006, max_dist_std=0.02)
+    assert (read(small_life, mps, loose).points.counts == 1).all()
+
+
+def test_tracks_of_one_place_are_one_point(small_life, mps):
+    """Semi-dense tracks are made anew whenever a place is seen again."""
+    write_points(mps, [good(uid, place=(1.01 + 0.001 * uid, 0.05, 3.05)) for uid in range(40)])
+    geometry = read(small_life, mps)
+    assert [geometry.points[row].tolist() for row in range(40)] == [names_of((1.01, 0.05, 3.05))] * 40
+
+
+def test_graphs_are_components_and_share_no_points(small_life, mps):
+    times = START + 20_000 * np.arange(201)
+    write_trajectory(mps, times, ["a" if number <= 100 else "b" for number in range(201)])
+    points = [good(uid, "a" if uid < 30 else "b", place=(uid, 0.05, 3.05)) for uid in range(40)]
+    write_points(mps, points)
+    geometry = read(small_life, mps)
+    assert geometry.component.tolist() == [0] * 21 + [1] * 19
+    # Points 21 to 29 are of the first world, in which the frames that observed them are not.
+    assert np.flatnonzero(geometry.points.counts == 0).tolist() == list(range(21, 30))
+
+
+def test_small_blocks_and_much_tidying_give_the_same(small_life, mps, monkeypatch):
+    generator = np.random.default_rng(0)
+    times = START + generator.integers(0, 4_000_000, 5000)
+    write_points(mps, [good(uid, place=(*generator.uniform(-1, 1, 2), 3)) for uid in range(500)])
+    write_observations(mps, list(zip(generator.integers(0, 600, 5000).tolist(), times.tolist(), strict=True)))
+    whole = read(small_life, mps)
+    monkeypatch.setattr(aria, "_BLOCK", 700)
+    monkeypatch.setattr(aria, "_ROWS_IN_MEMORY", 50)
+    blocks = read(small_life, mps)
+    assert whole.points.counts.min() > 20
+    np.testing.assert_array_equal(whole.points.offsets, blocks.points.offsets)
+    np.testing.assert_array_equal(whole.points.ids, blocks.points.ids)
+    np.testing.assert_array_equal(whole.poses, blocks.poses)
+
+
+# A real recording.
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory) -> PreparedLife:
+    """A video as long as the real trajectory."""
+    folder = tmp_path_factory.mktemp("walk")
+    clip = write_clip(folder / "P01-20230614-202000.mp4", seconds=11, height=64, width=64)
+    return prepare_life(get_life("walk", [clip]), cache_dir=folder / "cache", progress=False)
+
+
+@pytest.fixture
+def real(tmp_path) -> Path:
+    return Path(shutil.copytree(REAL, tmp_path / "mps"))
+
+
+def test_a_real_trajectory_gives_upright_cameras_that_see_near_points(walk, real):
+    settings = GeometrySettings(video_start="trajectory")
+    geometry = read(walk, real, settings)
+    assert (geometry.component == 0).all()
+    assert (geometry.poses[:, 2, 1] < -0.8).all()  # the image's down is the world's: gravity is along -z
+    np.testing.assert_allclose(np.linalg.det(geometry.poses[:, :3, :3]), 1, atol=1e-6)
+    fx, fy, cx, cy = geometry.intrinsics[0]
+    # The video shows 2816 of the sensor's pixels in 64; turned upright, x comes from the sensor's rows.
+    np.testing.assert_allclose([fx, fy], 1220.0194 * 64 / 2816, rtol=1e-6)
+    np.testing.assert_allclose([cx, cy], np.array([2880 - 1447.5872 - 32, 1461.5912 - 32]) * 64 / 2816, atol=0.01)
+    assert geometry.points.counts.min() > 20
+    near = read(walk, real, GeometrySettings(video_start="trajectory", max_distance=1.0))
+    assert near.points.counts.sum() < geometry.points.counts.sum() / 2
+
+
+def test_observations_outside_the_image_do_not_count(walk, real):
+    """Every point, observed all the time: what a frame sees is what projects into it, at any distance."""
+    settings = GeometrySettings(video_start="trajectory", max_distance=1e6)
+    projected = read(walk, real, settings)
+    with gzip.open(real / aria.POINTS, "rt") as file:
+        uids = [int(line.split(",")[0]) for line in list(file)[1:]]
+    write_observations(real, [(uid, 149_202_610 + 100_000 * step) for step in range(110) for uid in uids])
+    observed = read(walk, real, settings)
+    assert 0.1 < projected.points.counts.mean() / 1000 < 0.9
+    differing = sum(
+        len(np.setxor1d(projected.points[row], observed.points[row], assume_unique=True)) for row in range(len(walk))
+    )
+    assert differing <= 0.01 * len(projected.points.ids)  # voxels of several points, at the image's edge
+
+
+def test_the_lens_is_that_of_its_definition():
+    camera = RgbCamera.read(REAL / aria.CALIBRATION, upright=False)
+    assert camera is not None
+    f, cx, cy = camera.parameters[:3]
+    u, v = camera.project(np.array([[0, 0, 2.0], [0.002, 0, 2], [0, -0.002, 2], [0, 0, -1]]))
+    np.testing.assert_allclose([u[0], v[0]], [cx, cy])
+    np.testing.assert_allclose([u[1], v[2]], [cx + f * 0.001, cy - f * 0.001], rtol=1e-6)  # a pinhole in the middle
+    assert np.isnan(u[3])
+    # Written out for one point, term by term.
+    k, (p0, p1), s = camera.parameters[3:9], camera.parameters[9:11], camera.parameters[11:]
+    theta = np.arctan(0.5)
+    r = theta + sum(k[n] * theta ** (2 * n + 3) for n in range(6))
+    a, b = r * 0.6, r * 0.8
+    square = a * a + b * b
+    expected_u = a + 2 * a * (a * p0 + b * p1) + square * p0 + s[0] * square + s[1] * square**2
+    expected_v = b + 2 * b * (a * p0 + b * p1) + square * p1 + s[2] * square + s[3] * square**2
+    u, v = camera.project(np.array([0.6, 0.8, 2.0]))
+    np.testing.assert_allclose([u, v], [cx + f * expected_u, cy + f * expected_v], rtol=1e-12)
+
+
+def test_upright_turns_the_camera_and_not_what_it_sees():
+    turned, mounted = (RgbCamera.read(REAL / aria.CALIBRATION, upright) for upright in (True, False))
+    points = np.random.default_rng(0).uniform(-2, 2, (500, 3)) + np.array([0, 0, 1.5])
+    on_device = np.concatenate([points, np.ones((500, 1))], axis=1) @ mounted.device_from_camera.T
+    upright = (on_device @ np.linalg.inv(turned.device_from_camera).T)[:, :3]
+    np.testing.assert_array_equal(turned.sees(upright), mounted.sees(points))
+    assert 0.1 < mounted.sees(points).mean() < 0.9
+    u, v = mounted.project(points[:1] * 0 + [0.1, 0.05, 2])
+    x, y, z = 0.1, 0.05, 2.0
+    fx, fy, cx, cy = turned.intrinsics(np.array([[2816, 2816]]))[0]
+    np.testing.assert_allclose(
+        fx * -y / z + cx, 2880 - (v[0] + 0.5) - 32, atol=2
+    )  # pinhole against lens, near the axis
+    np.testing.assert_allclose(fy * x / z + cy, u[0] + 0.5 - 32, atol=2)
+
+
+# Which folder and when.
+
+
+@pytest.fixture(scope="module")
+def two_videos(tmp_path_factory) -> PreparedLife:
+    folder = tmp_path_factory.mktemp("two")
+    clips = [write_clip(folder / f"{name}.mp4", seconds=1) for name in ("P01-1", "P01-2")]
+    return prepare_life(get_life("two_clips", clips), cache_dir=folder / "cache", num_workers=1, progress=False)
+
+
+def write_times(folder: Path, name: str, start: int, seconds: float = 1.0) -> None:
+    """As Aria's VRS to MP4 tool does; the device's clock runs a tenth faster."""
+    rows = [f"{shown},{shown},{start * 1000 + shown * 11 // 10}" for shown in range(0, int(seconds * 1e9), 50_000_000)]
+    lines = ["mp4_time_ns,relative_vrs_device_time_ns,vrs_device_time_ns", *rows]
+    (folder / f"{name}{aria.TIMES}").write_text("\n".join(lines) + "\n")
+
+
+def test_videos_share_one_folder_by_their_times(two_videos, mps):
+    write_times(mps, "P01-1", START)
+    write_times(mps, "P01-2", START + 2_000_000)
+    geometry = read(two_videos, mps, GeometrySettings())
+    expected = np.concatenate([1.1 * two_videos.timestamps[:10], 2 + 1.1 * two_videos.timestamps[10:]])
+    np.testing.assert_allclose(geometry.poses[:, 0, 3], expected, atol=0.0101)
+
+
+def test_folders_are_found_by_name_and_by_the_file_that_maps_them(two_videos, mps, tmp_path):
+    root = tmp_path / "root"
+    for number, start in ((0, START), (1, START + 2_000_000)):
+        folder = root / str(number) / "slam"
+        shutil.copytree(mps, folder)
+        write_times(root, f"P01-{2 - number}", start)
+    folders = [root / "0" / "slam", root / "1" / "slam"]
+    with pytest.raises(LifeError, match=r"None of the 2 MPS folders is that of a video .*slam/P01-1/"):
+        aria_geometry(two_videos, folders, [root], GeometrySettings(), progress=False)
+    mapping = {"/data/P01-1.vrs": "1", "/data/P01-2_anonymized.vrs": "0"}
+    (root / aria.FOLDERS).write_text(json.dumps(mapping))
+    mapped = aria_geometry(two_videos, folders, [root], GeometrySettings(), progress=False)
+    np.testing.assert_allclose(mapped.poses[[0, 10], 0, 3], [2, 0], atol=1e-6)
+    assert (mapped.component == 0).all()  # two recordings of one world
+    (root / aria.FOLDERS).unlink()
+    for number in (0, 1):
+        (root / str(number)).rename(root / f"P01-{2 - number}")
+    named = [root / "P01-1" / "slam", root / "P01-2" / "slam"]
+    by_name = aria_geometry(two_videos, named, [root], GeometrySettings(), progress=False)
+    np.testing.assert_array_equal(by_name.poses, mapped.poses)
+
+
+# Bad input.
+
+
+def test_without_times_the_ways_to_give_them_are_named(small_life, mps):
+    with pytest.raises(
+        LifeError, match=r"no small_mp4_to_vrs_time_ns.csv .* --video-start SECONDS, or --video-start tr"
+    ):
+        read(small_life, mps, GeometrySettings())
+
+
+def test_one_start_is_not_that_of_two_videos(two_videos, mps):
+    for start in ("5", "trajectory"):
+        with pytest.raises(LifeError, match=f"A start of {start} cannot be that of 2 videos"):
+            read(two_videos, mps, GeometrySettings(video_start=start))
+
+
+def test_times_that_do_not_overlap_are_shown(small_life, mps):
+    with pytest.raises(
+        LifeError, match=r"do not overlap: frames from 900.000 to 903.900 s, poses from 5.000 to 9.000 s"
+    ):
+        read(small_life, mps, GeometrySettings(video_start="900"))
+
+
+@pytest.mark.parametrize("name", [aria.TRAJECTORY, aria.POINTS])
+def test_a_missing_file_is_named(small_life, mps, name):
+    (mps / name).unlink()
+    with pytest.raises(LifeError, match=f"{name} is missing"):
+        read(small_life, mps)
+
+
+def test_neither_observations_nor_calibration_is_too_little(small_life, mps):
+    (mps / aria.OBSERVATIONS).unlink()
+    with pytest.raises(LifeError, match=f"neither {aria.OBSERVATIONS} nor {aria.CALIBRATION}"):
+        read(small_life, mps)
+
+
+@pytest.mark.parametrize("name", [aria.POINTS, aria.OBSERVATIONS])
+def test_a_cut_gzip_file_is_refused(small_life, mps, name):
+    content = (mps / name).read_bytes()
+    for size in (0, 5, len(content) // 2, len(content) - 9):
+        (mps / name).write_bytes(content[:size])
+        with pytest.raises(LifeError, match=f"{name} is damaged or cut off"):
+            read(small_life, mps)
+
+
+def test_another_csv_is_refused(small_life, mps):
+    write_gz(mps / aria.OBSERVATIONS, ["uid,time", "1,2"])
+    with pytest.raises(LifeError, match=r"observations.csv.gz is no such MPS file: .*frame_tracking_timestamp_us"):
+        read(small_life, mps)
+    write_gz(mps / aria.OBSERVATIONS, ["uid,frame_tracking_timestamp_us", "1,soon"])
+    with pytest.raises(LifeError, match=r"damaged or cut off \(.*soon"):
+        read(small_life, mps)
+
+
+def test_a_trajectory_cut_within_a_line_is_refused(small_life, mps):
+    path = mps / aria.TRAJECTORY
+    path.write_bytes(path.read_bytes()[:-20])
+    with pytest.raises(LifeError, match="damaged or cut off"):
+        read(small_life, mps)
+
+
+def test_no_point_is_good_enough(small_life, mps):
+    with pytest.raises(LifeError, match=r"no point of inv_dist_std up to 1e-05 .* Raise --max-inv-dist-std"):
+        read(small_life, mps, GeometrySettings(video_start="5", max_inv_dist_std=1e-5))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[1]", '{"CameraCalibrations": [{"Label": "camera-slam-left"}]}', "\x00"]
+)
+def test_a_calibration_that_is_none_is_refused(small_life, mps, content):
+    (mps / aria.CALIBRATION).write_text(content)
+    with pytest.raises(LifeError, match="its first line is no calibration with a camera-rgb"):
+        read(small_life, mps)
+
+
+def test_settings_that_make_no_sense_are_refused():
+    with pytest.raises(LifeError, match="tolerance should be a number from 0"):
+        GeometrySettings(tolerance=-1.0)
+    with pytest.raises(LifeError, match="video_start should be seconds from 0, or trajectory, not 'noon'"):
+        GeometrySettings(video_start="noon")

@@ -1,0 +1,81 @@
+"""Visible points from depth: that the overlap of two frames is the overlap of what they see."""
+
+import numpy as np
+import pytest
+
+from singlelife.errors import LifeError
+from singlelife.lives.depth_points import back_project, default_voxel_size, depth_geometry
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.voxels import voxel_ids
+
+
+def overlap(a: np.ndarray, b: np.ndarray) -> float:
+    common = len(np.intersect1d(a, b))
+    return common / (len(a) + len(b) - common)
+
+
+def seen_in(life: PreparedLife, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The share of what each first frame sees that its second one sees too, by warping with the exact depth."""
+    share = []
+    depth, poses, camera = (read(np.arange(len(life))) for read in (life.depth, life.poses, life.intrinsics))
+    size = depth.shape[1]
+    row, column = np.mgrid[2:size:4, 2:size:4].reshape(2, -1)
+    for i, j in zip(first, second, strict=True):
+        fx, fy, cx, cy = camera[i]
+        z = depth[i, row, column].astype(np.float64)
+        points = np.stack([(column + 0.5 - cx) / fx * z, (row + 0.5 - cy) / fy * z, z, np.ones_like(z)])
+        x, y, far, _ = np.linalg.inv(poses[j]) @ poses[i] @ points
+        known = z > 0
+        with np.errstate(divide="ignore", invalid="ignore"):
+            u, v = np.floor(fx * x / far + cx), np.floor(fy * y / far + cy)
+        inside = known & (far > 0) & (u >= 0) & (u < size) & (v >= 0) & (v < size)
+        surface = depth[j, np.where(inside, v, 0).astype(int), np.where(inside, u, 0).astype(int)]
+        seen = inside & (np.abs(surface - far) <= 0.05 * far)
+        share.append(seen.sum() / max(1, known.sum()))
+    return np.array(share)
+
+
+def test_the_overlap_of_voxels_is_that_of_what_is_seen(sim_test):
+    """Against the same depth warped from frame to frame, which no voxel has a part in."""
+    geometry = depth_geometry(sim_test, voxel_size=default_voxel_size(sim_test), progress=False)
+    generator = np.random.default_rng(0)
+    first = generator.integers(0, len(sim_test), 400)
+    second = (first + generator.integers(1, 200, 400)) % len(sim_test)
+    a, b = seen_in(sim_test, first, second), seen_in(sim_test, second, first)
+    warped = a * b / np.maximum(a + b - a * b, 1e-9)  # the Jaccard index, if both frames see equally much
+    voxels = np.array([overlap(geometry.points[i], geometry.points[j]) for i, j in zip(first, second, strict=True)])
+    assert np.std(warped) > 0.1  # from disjoint to nearly the same
+    assert np.corrcoef(warped, voxels)[0, 1] > 0.9
+    assert np.abs(warped - voxels).mean() < 0.1
+    assert voxels[warped == 0].max() < 0.05
+    assert (geometry.component == 0).all()
+    np.testing.assert_array_equal(geometry.poses, sim_test.poses(np.arange(len(sim_test))))
+
+
+def test_pixels_come_back_to_where_they_were_seen():
+    """A wall 4 in front of a camera that stands at (1, 2, 3) and looks along the world's x."""
+    pose = np.array([[0.0, 0, 1, 1], [-1, 0, 0, 2], [0, -1, 0, 3], [0, 0, 0, 1]])
+    depth = np.full((1, 8, 12), 4.0, dtype=np.float32)
+    depth[0, 0, 0] = 0
+    points = back_project(depth, pose[None], np.array([[6.0, 6, 6, 4]])).reshape(8, 12, 3)
+    assert np.isnan(points[0, 0]).all()
+    np.testing.assert_allclose(points[7, 11], [1 + 4, 2 - 4 * 5.5 / 6, 3 - 4 * 3.5 / 6])
+    np.testing.assert_allclose(points[1, 0], [1 + 4, 2 + 4 * 5.5 / 6, 3 + 4 * 2.5 / 6])
+
+
+def test_voxels_have_one_name_each():
+    corners = np.array([[0, 0, 0], [0.99, 0.99, 0.99], [-0.01, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [-5, 7, -9]])
+    ids = voxel_ids(corners * 0.1, 0.1)
+    assert ids.dtype == np.int64 and (ids >= 0).all()
+    assert ids[0] == ids[1] and len(np.unique(ids)) == 6
+    strange = np.array([[np.nan, 0, 0], [np.inf, 0, 0], [0, 1e9, 0], [0, 0, -(2.0**20)]])
+    assert voxel_ids(strange, 1.0).tolist()[:3] == [-1, -1, -1]
+    assert voxel_ids(strange, 1.0)[3] >= 0  # the last voxel on that side
+    assert voxel_ids(np.array([0, 0, -(2.0**20) - 1]), 1.0) == -1
+
+
+def test_a_life_without_depth_is_refused(small_life):
+    with pytest.raises(LifeError, match="has no poses and intrinsics"):
+        depth_geometry(small_life, voxel_size=1.0, progress=False)
+    with pytest.raises(LifeError, match="has no depth"):
+        default_voxel_size(small_life)

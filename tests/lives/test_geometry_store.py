@@ -1,0 +1,270 @@
+"""Geometry kept beside a life: what is kept, when it is made again, and what a user is told."""
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import datasets
+import numpy as np
+import pytest
+from datasets import Array2D, List, Value
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singlelife.cli import main
+from singlelife.errors import LifeError
+from singlelife.lives import geometry_store
+from singlelife.lives.geometry import Geometry, GeometrySettings, VisiblePoints
+from singlelife.lives.geometry_store import (
+    FOLDER,
+    METADATA,
+    geometry_metadata,
+    hardly_moves,
+    life_geometry,
+    stored_geometry,
+)
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+
+from .test_colmap import image, write_binary
+
+FRAMES = [image(number, f"small.mp4/{2 * number}.jpg", [number, 5]) for number in range(12)]
+
+
+@pytest.fixture
+def life(small_life, tmp_path, monkeypatch) -> PreparedLife:
+    """A copy of a life of 40 frames of a video."""
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    return PreparedLife.load(shutil.copytree(small_life.path, tmp_path / "cache" / small_life.path.name))
+
+
+@pytest.fixture
+def simulated(sim_test, tmp_path, monkeypatch) -> PreparedLife:
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    ignore = shutil.ignore_patterns(FOLDER)
+    return PreparedLife.load(shutil.copytree(sim_test.path, tmp_path / "cache" / sim_test.path.name, ignore=ignore))
+
+
+def equal(a: Geometry, b: Geometry) -> bool:
+    pairs = [(a.points.offsets, b.points.offsets), (a.points.ids, b.points.ids), (a.component, b.component),
+             (a.poses, b.poses), (a.intrinsics, b.intrinsics)]  # fmt: skip
+    return all(one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True) for one, other in pairs)
+
+
+def test_nothing_is_stored_at_first_and_the_ways_to_get_it_are_named(life):
+    assert stored_geometry(life) is None and geometry_metadata(life) is None
+    with pytest.raises(
+        LifeError, match=r"not known. Put an Aria MPS folder .*small/slam, name one with .*--from FOLDER"
+    ):
+        life_geometry(life, progress=False)
+    with pytest.raises(LifeError, match="No geometry is kept"):
+        life.with_geometry()
+
+
+def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
+    made = life_geometry(simulated, progress=False)
+    assert len(made) == len(simulated) and (made.points.counts > 20).mean() > 0.9
+    monkeypatch.setattr(geometry_store, "depth_geometry", None)  # would fail if it were made again
+    again = PreparedLife.load(simulated.path)
+    assert equal(made, life_geometry(again, progress=False)) and equal(made, stored_geometry(again))
+    metadata = geometry_metadata(again)
+    assert (metadata["source"], metadata["num_registered"], metadata["chosen"]) == ("depth", len(simulated), False)
+
+
+def test_another_setting_makes_it_again_and_stays(simulated):
+    usual = life_geometry(simulated, progress=False)
+    coarse = life_geometry(simulated, settings=GeometrySettings(voxel_size=60.0), progress=False)
+    assert coarse.points.counts.mean() < usual.points.counts.mean() / 2
+    assert equal(coarse, life_geometry(simulated, progress=False))
+    assert geometry_metadata(simulated)["voxel_size"] == 60.0
+
+
+@given(
+    st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=9),
+    st.integers(1, 4),
+)
+def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a_batch):
+    folder = tmp_path_factory.mktemp("any")
+    generator = np.random.default_rng(len(frames))
+    geometry = Geometry(
+        VisiblePoints.from_frames([np.array(ids, dtype=np.int64) for ids in frames]),
+        generator.integers(-1, 3, len(frames)),
+        np.where(generator.random((len(frames), 1, 1)) < 0.3, np.nan, generator.random((len(frames), 4, 4))),
+        generator.random((len(frames), 4)),
+    )
+    life = PreparedLife(folder, {"name": "any"}, datasets.Dataset.from_dict({"timestamp": [0.0] * len(frames)}))
+    before, geometry_store._ROWS_IN_A_BATCH = geometry_store._ROWS_IN_A_BATCH, rows_in_a_batch
+    try:
+        geometry_store._store(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
+    finally:
+        geometry_store._ROWS_IN_A_BATCH = before
+    assert equal(geometry, stored_geometry(life))
+
+
+def test_datasets_opens_it_with_typed_columns_and_joins_it_to_the_frames(simulated):
+    geometry = life_geometry(simulated, progress=False)
+    columns = datasets.load_from_disk(str(simulated.path / FOLDER)).features
+    assert columns == {
+        "pose": Array2D((4, 4), "float64"),
+        "intrinsics": List(Value("float64"), length=4),
+        "component": Value("int64"),
+        "point_ids": List(Value("int64")),
+    }
+    joined = simulated.with_geometry()
+    assert set(joined.column_names) == set(simulated.dataset.column_names) | {"component", "point_ids"}
+    row = joined[17]
+    np.testing.assert_array_equal(row["pose"], geometry.poses[17])
+    assert row["point_ids"] == geometry.points[17].tolist()
+    assert row["image"].size == (96, 96) and row["timestamp"] == simulated.timestamps[17]
+
+
+def test_a_folder_named_once_is_remembered(life, tmp_path):
+    model = write_binary(tmp_path / "elsewhere" / "0", images=FRAMES)
+    made = life_geometry(life, source=tmp_path / "elsewhere", progress=False)
+    assert np.flatnonzero(made.component == 0).tolist() == list(range(12))
+    shutil.rmtree(model)
+    assert equal(made, life_geometry(life, progress=False))
+
+
+def test_the_folder_slam_of_a_life_is_found_and_its_changes_noticed(life, tmp_path):
+    model = write_binary(tmp_path / "lives" / "small" / "slam" / "model", images=FRAMES)
+    assert (life_geometry(life, progress=False).component >= 0).sum() == 12
+    shutil.rmtree(model)
+    write_binary(model, images=FRAMES[:4])
+    assert (life_geometry(life, progress=False).component >= 0).sum() == 4
+    shutil.rmtree(model)
+    assert (life_geometry(life, progress=False).component >= 0).sum() == 4  # what was made is kept
+
+
+def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
+    write_binary(tmp_path / "model", images=FRAMES)
+    made = life_geometry(life, source=tmp_path / "model", progress=False)
+    (tmp_path / "other").mkdir()
+    for source in (tmp_path / "other", tmp_path / "nowhere"):
+        with pytest.raises(LifeError, match=r"holds neither Aria MPS output .* nor a COLMAP model"):
+            life_geometry(life, source=source, progress=False)
+    (tmp_path / "other" / "0.zip").write_bytes(b"")
+    with pytest.raises(LifeError, match=r"Unpack the .zip files"):
+        life_geometry(life, source=tmp_path / "other", progress=False)
+    write_binary(tmp_path / "foreign", images=[image(1, "a.jpg", [1])])
+    with pytest.raises(LifeError, match="No image of the COLMAP model"):
+        life_geometry(life, source=tmp_path / "foreign", progress=False)
+    assert equal(made, stored_geometry(life))
+
+
+@pytest.mark.parametrize("file", ["data-00000-of-00001.arrow", "state.json", METADATA])
+def test_what_is_damaged_is_named(life, tmp_path, file):
+    write_binary(tmp_path / "model", images=FRAMES)
+    life_geometry(life, source=tmp_path / "model", progress=False)
+    path = life.path / FOLDER / file
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(LifeError, match=r"geometry.* cannot be read .* run `singlelife poses small` again"):
+        stored_geometry(PreparedLife.load(life.path))
+
+
+def test_another_format_is_made_anew(simulated):
+    made = life_geometry(simulated, progress=False)
+    path = simulated.path / FOLDER / METADATA
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0}))
+    assert stored_geometry(simulated) is None
+    assert equal(made, life_geometry(simulated, progress=False))
+
+
+def test_a_killed_process_leaves_nothing_half_made(simulated):
+    script = (
+        "import os, sys\n"
+        "from singlelife.lives import geometry_store\n"
+        "from singlelife.lives.prepared import PreparedLife\n"
+        "geometry_store.write_dataset_description = lambda *_: os._exit(9)\n"  # the frames are written by then
+        "geometry_store.life_geometry(PreparedLife.load(sys.argv[1]), progress=False)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", script, str(simulated.path)]).returncode == 9
+    assert stored_geometry(simulated) is None
+    assert len(life_geometry(simulated, progress=False)) == len(simulated)
+    assert not list(simulated.path.glob(f"{FOLDER}.*"))
+
+
+def test_two_processes_may_ask_at_once(simulated):
+    script = (
+        "import sys\n"
+        "from singlelife.lives.geometry_store import life_geometry\n"
+        "from singlelife.lives.prepared import PreparedLife\n"
+        "print(life_geometry(PreparedLife.load(sys.argv[1]), progress=False).points.ids.sum())\n"
+    )
+    words = [sys.executable, "-c", script, str(simulated.path)]
+    asking = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=120)[0] for process in asking]
+    assert [process.returncode for process in asking] == [0, 0]
+    assert [int(answer) for answer in answers] == [stored_geometry(simulated).points.ids.sum()] * 2
+
+
+# A camera that stands.
+
+
+def moving(num_frames: int, *, step: float, points_shift: int) -> Geometry:
+    poses = np.tile(np.eye(4), (num_frames, 1, 1))
+    poses[:, 0, 3] = step * np.arange(num_frames)
+    points = [np.arange(100) + points_shift * frame for frame in range(num_frames)]
+    component = np.zeros(num_frames, dtype=np.int64)
+    return Geometry(VisiblePoints.from_frames(points), component, poses, np.ones((num_frames, 4)))
+
+
+def test_a_still_camera_is_told_from_one_that_moves():
+    assert hardly_moves(moving(50, step=1.0, points_shift=5), 0.1) is None
+    assert "spatial pairs" in hardly_moves(moving(50, step=0.001, points_shift=5), 0.1).lower()  # by its poses
+    assert "share 100%" in hardly_moves(moving(50, step=1.0, points_shift=0), 0.1)  # by what it sees
+    turning = moving(50, step=0.0, points_shift=5)
+    angle = np.linspace(0, np.pi, 50)
+    turning.poses[:, [0, 2], [0, 2]] = np.cos(angle)[:, None]
+    turning.poses[:, 0, 2], turning.poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
+    assert hardly_moves(turning, 0.1) is None
+
+
+def test_a_still_life_is_warned_of(sim_still, capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
+    life_geometry(sim_still, progress=False)
+    [warning] = geometry_metadata(sim_still)["warnings"]
+    assert "hardly moves" in warning and "choose temporal pairs" in warning
+
+
+# The command.
+
+
+def test_the_command_reports_what_it_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    life = get_life("sim_2")
+    short = replace(life, simulation=replace(life.simulation, num_frames=60))
+    monkeypatch.setattr("singlelife.lives.registry.get_life", lambda *_: short)
+    for _ in range(2):
+        assert main(["poses", "sim_2"]) == 0
+        out = capsys.readouterr().out
+        assert "60 of 60 frames have a pose, from depth, in 1 component(s)" in out
+        assert "points in the median frame" in out and str(tmp_path / "cache") in out
+
+
+def test_the_command_takes_a_folder_and_names_what_is_wrong(clip_folder, small_life, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(clip_folder / "cache"))
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    write_binary(tmp_path / "models" / "0", images=FRAMES)
+    words = ["poses", "small", "--video", str(clip_folder / "small.mp4")]
+    try:
+        assert main([*words, "--from", str(tmp_path / "models")]) == 0
+        assert "12 of 40 frames have a pose, from COLMAP" in capsys.readouterr().out
+    finally:
+        shutil.rmtree(small_life.path / FOLDER, ignore_errors=True)  # which other tests share
+    assert main([*words, "--from", str(Path(tmp_path / "nowhere"))]) == 2
+    assert "holds neither Aria MPS output" in capsys.readouterr().err
+    assert main([*words, "--rate", "0"]) == 2
+    assert "--rate should be more than 0 Hz" in capsys.readouterr().err
+
+
+def test_without_pycolmap_the_extra_is_named(clip_folder, small_life, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(clip_folder / "cache"))
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
+    monkeypatch.setitem(sys.modules, "pycolmap", None)
+    assert main(["poses", "small", "--video", str(clip_folder / "small.mp4")]) == 2
+    assert 'pip install "singlelife[poses]"' in capsys.readouterr().err
