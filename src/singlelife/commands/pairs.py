@@ -90,16 +90,11 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_a_life(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, Pairing], int]":
     """The life, and those of the pairings that it can have."""
     from singlelife.lives.pairing import PairingContext, make_pairing
-    from singlelife.lives.prepare import prepare_life
-    from singlelife.lives.prepared import METADATA, PreparedLife
-    from singlelife.lives.registry import get_life
+    from singlelife.lives.resolve import resolve_life
 
     if not arguments.life:
         raise SingleLifeError("Whose pairs? Name a life that `singlelife lives` lists, or a run with --run FOLDER.")
-    if (Path(arguments.life) / METADATA).is_file():
-        life = PreparedLife.load(arguments.life)
-    else:
-        life = prepare_life(get_life(arguments.life, arguments.video), cache_dir=arguments.cache_dir)
+    life = resolve_life(arguments.life, videos=arguments.video, cache_dir=arguments.cache_dir)
     context = PairingContext.of_life(life, replace(PairSettings(), **_given_settings(arguments)))
     pairings: dict[str, Pairing] = {}
     missing: dict[str, list[str]] = {}  # why: which
@@ -119,8 +114,7 @@ def _of_a_life(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, 
 
 def _of_a_run(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, Pairing], int]":
     """The life of a run and its training pairs."""
-    from singlelife.lives.prepare import prepare_life
-    from singlelife.lives.registry import get_life
+    from singlelife.lives.resolve import resolve_life
     from singlelife.pretraining.arguments import parse_arguments
     from singlelife.pretraining.batches import pairings
     from singlelife.pretraining.run_folder import RunFolder
@@ -137,7 +131,10 @@ def _of_a_run(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, P
     if not config.is_file():
         raise SingleLifeError(f"{arguments.run_folder} is not the folder of a run: it has no {config.name}.")
     run = parse_arguments(["--config", str(config)])
-    life = prepare_life(get_life(run.life_name, run.life.video), cache_dir=arguments.cache_dir or run.life.cache_dir)
+    assert run.life.life is not None  # as the config of every run has it
+    life = resolve_life(
+        run.life.life, videos=run.life.video, cache_dir=arguments.cache_dir or run.life.cache_dir, strict=run.life.strict
+    )
     made = {
         name: pairings(life, replace(run.pairs, pairing=name))[0] for name in arguments.pairing or [run.pairs.pairing]
     }
