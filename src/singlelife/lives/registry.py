@@ -17,6 +17,7 @@ from typing import Any
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import LifeError
 from singlelife.lives.simulated import SimulatedSource
+from singlelife.lives.video_sources import EmbeddedVideo
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
@@ -46,7 +47,7 @@ class Life:
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
-        videos: the recording's files, in order.
+        videos: the recording, in order: paths of files, or videos within a data set.
         simulation: what to render.
     """
 
@@ -63,7 +64,7 @@ class Life:
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
-    videos: tuple[str, ...] = ()
+    videos: tuple[str | EmbeddedVideo, ...] = ()
     simulation: SimulatedSource | None = None
 
     def __post_init__(self) -> None:
@@ -124,13 +125,13 @@ def registered_life(name: str) -> Life:
     return _registered()[name]
 
 
-def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
+def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:
         name: of a registered life, or any valid new name.
-        videos: the recording: files, folders (searched recursively for video files, in natural order) and globs. By
-            default what the life's folder holds.
+        videos: the recording: files, folders (searched recursively for video files, in natural order) and globs, or
+            what `video_sources.videos_of` finds in a data set. By default what the life's folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
@@ -149,7 +150,9 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
             f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, "
             "or name them with --video PATH."
         )
-    return dataclasses.replace(life, videos=tuple(str(path) for path in find_videos(videos or [life.folder])))
+    embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
+    paths = [path for path in videos or [life.folder] if not isinstance(path, EmbeddedVideo)]
+    return dataclasses.replace(life, videos=(*map(str, find_videos(paths)), *embedded))
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
