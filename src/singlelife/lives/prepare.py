@@ -241,7 +241,7 @@ def _prepare(
     partial.mkdir(exist_ok=True)
     for leftover in partial.glob("*.tmp"):  # of processes that were killed
         leftover.unlink()
-    features = _features(life)
+    features = life_features(life)
     reports = _write(life, _shards(life, partial), num_workers, strict, progress)
 
     good = [report for report in reports if "error" not in report]
@@ -274,7 +274,7 @@ def _prepare(
 def _shards(life: Life, partial: Path) -> list[Shard]:
     """One for each video of a life, in order."""
     videos = _named_videos(life) if life.simulation is None else [(life.name, life.simulation)]
-    schema = _features(life).arrow_schema
+    schema = life_features(life).arrow_schema
     return [
         Shard(
             source,
@@ -387,7 +387,8 @@ def _refuse(name: str, losses: list[str]) -> None:
         raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
 
 
-def _features(life: Life) -> Features:
+def life_features(life: Life) -> Features:
+    """The columns of a life's dataset of frames."""
     columns = {
         "image": Image(),
         "timestamp": Value("float64"),
