@@ -109,6 +109,37 @@ def test_a_video_is_prepared_and_then_found_ready(tmp_path, capsys, monkeypatch)
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
 
 
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys, monkeypatch):
+    clip = Path(__file__).parent / "data" / "highway_2s.mp4"
+    (tmp_path / "empty.mp4").touch()
+    command = ["prepare", "drive", "--video", str(clip), str(tmp_path / "empty.mp4"), "--cache-dir"]
+    command += [str(tmp_path / "cache"), "--dry-run"]
+
+    def shown(*words: str, code: int = 0) -> str:
+        assert main([*command, *words]) == code
+        return capsys.readouterr().out
+
+    said = shown()
+    for part in ("1, and 1 that cannot be used", "length   2 s", "about 20", "MB", "empty.mp4: the file is empty"):
+        assert part in said
+    assert not (tmp_path / "cache").exists()
+    shown("--strict", code=2)
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        assert "not enough" in shown(code=2)
+
+    with pytest.warns(UserWarning, match="empty"):
+        assert main(command[:-1]) == 0
+    capsys.readouterr()
+    said = shown()
+    assert said.startswith("drive: prepared already, 21 frames in") and "empty.mp4: the file is empty" in said
+
+    assert main(["prepare", "drive", "--video", str(tmp_path / "empty.mp4"), "--dry-run"]) == 2
+    assert "No video of the life drive can be used" in capsys.readouterr().out
+
+
 def test_cas_prints_a_table_and_all_fields(models, pairs, tmp_path):
     words = ("cas", *models, "--pairs", pairs, "--num-pairs", "16", "--k", "2")
     shown = singlelife(*words, "--json", "scores.json", cwd=tmp_path)

@@ -52,10 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _table(life: "Life", plan: "Plan") -> str:
     """A plan for people."""
-    from singlelife.lives.prepare import duration
+    from singlelife.lives.prepare import duration, storage
 
     if plan.is_done:
-        return f"{life.name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}"
+        ready = f"{life.name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}"
+        return "\n".join([ready, *(f"  {loss}" for loss in plan.losses)])
     usable = [outlook for outlook in plan.outlooks if not outlook.error]
     unusable = len(plan.outlooks) - len(usable)
     unsaid = sum(not outlook.num_frames for outlook in usable)
@@ -63,11 +64,10 @@ def _table(life: "Life", plan: "Plan") -> str:
     processes = f"{plan.num_workers} process{'es' if plan.num_workers > 1 else ''}"
     lines = {
         "videos": f"{len(usable)}" + (f", and {unusable} that cannot be used" if unusable else ""),
-        "hours": f"{sum(outlook.seconds for outlook in usable) / 3600:.2f}",
+        "length": duration(sum(outlook.seconds for outlook in usable)),
         "frames": f"about {plan.num_frames:,}{done}",
-        "needed": f"about {plan.num_bytes / 1e9:.2f} GB",
-        "free": f"{plan.free_bytes / 1e9:.2f} GB"
-        + ("" if plan.fits else ": not enough. Make room, or see --cache-dir"),
+        "needed": f"about {storage(plan.num_bytes)}",
+        "free": storage(plan.free_bytes) + ("" if plan.fits else ": not enough. Make room, or see --cache-dir"),
         "time": f"about {duration(plan.seconds)}, with {processes}" if plan.seconds is not None else "not known",
         "where": str(plan.folder),
     }

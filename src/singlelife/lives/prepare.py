@@ -9,6 +9,7 @@ done.
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -46,8 +47,8 @@ class Plan:
     Attributes:
         folder: where the prepared life will be.
         is_done: it is there already.
-        outlooks: of the videos that are not done.
-        num_frames_done: of those that an earlier, stopped preparation has done.
+        outlooks: of the videos that are to come, or of all if it is done.
+        num_frames_done: how many are there already.
         num_bytes: about how much the frames to come will take.
         free_bytes: how much room there is.
         seconds: about how long it will take with `num_workers` processes; None if that is not known.
@@ -155,7 +156,12 @@ def plan_preparation(
     """
     folder = _folder(life, life_fingerprint(life), cache_dir)
     if folder.exists():
-        return Plan(folder, True, [], len(PreparedLife.load(folder)), 0, _free_bytes(folder), 0.0, 1)
+        prepared = PreparedLife.load(folder)
+        outlooks = [
+            Outlook(report["video"], error=report.get("error"), damage=report.get("damage"))
+            for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
+        ]
+        return Plan(folder, True, outlooks, len(prepared), 0, _free_bytes(folder), 0.0, 1)
     shards = _shards(life, _partial(folder))
     reports = [report for shard in shards if (report := shard.finished()) is not None]
     missing, num_workers = _shared_out([shard for shard in shards if shard.finished() is None], num_workers)
@@ -170,8 +176,13 @@ def duration(seconds: float) -> str:
     """A length of time for people, in the two largest units that matter."""
     minutes = round(seconds / 60)
     if minutes < 2:
-        return f"{max(1, round(seconds))} s"
+        return f"{math.ceil(seconds)} s"
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def storage(num_bytes: int) -> str:
+    """An amount of storage for people."""
+    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.1f} MB"
 
 
 def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
@@ -308,12 +319,12 @@ def _write(
     lives = shards[0].file.parent.parent
     _check_room(life.name, cost, lives)
     if progress and cost.seconds is not None:
-        hours = sum(outlook.seconds for outlook in outlooks) / 3600
+        length = duration(sum(outlook.seconds for outlook in outlooks))
         done = f", besides {there:,} that are done" if there else ""
         print(
-            f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({hours:.1f} h){done}. They "
-            f"need about {cost.num_bytes / 1e9:.1f} GB in {lives}, where {_free_bytes(lives) / 1e9:.1f} GB are free, "
-            f"and about {duration(cost.seconds)}.",
+            f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({length}){done}. They need "
+            f"about {storage(cost.num_bytes)} in {lives}, where {storage(_free_bytes(lives))} are free, and about "
+            f"{duration(cost.seconds)}.",
             file=sys.stderr,
         )
 
@@ -364,8 +375,8 @@ def _check_room(name: str, cost: Cost, lives: Path) -> None:
     free = _free_bytes(lives)
     if cost.num_bytes > free:
         raise LifeError(
-            f"The life {name} needs about {cost.num_bytes / 1e9:.1f} GB in {lives}, where {free / 1e9:.1f} GB are "
-            "free. Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
+            f"The life {name} needs about {storage(cost.num_bytes)} in {lives}, where {storage(free)} are free. "
+            "Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
         )
 
 

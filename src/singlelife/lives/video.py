@@ -147,12 +147,14 @@ class VideoReader:
             raise LifeError(f"{self.path}: no frame of it can be decoded.")
         if self._announced is None:
             return None
-        start = self._stream.start_time or 0
+        start, self._end = self._stream.start_time or 0, -1
         self.seek(1.0)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
+        if self._end < 0:
+            return f"nothing can be read of its end, after the {self._announced:.1f} s that its header announces"
         return self.damage
 
     def __enter__(self) -> "VideoReader":

@@ -102,11 +102,9 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
         paths.append(video["path"].as_py() if known else None)
         contents.append(video["bytes"].as_buffer() if known and video["bytes"].is_valid else None)
 
-    # What the row number alone names may repeat as well: a path that is empty, or that of a folder.
-    names = [PurePath(path or "").name for path in paths]
-    times = Counter(path for path, content in zip(paths, contents, strict=True) if content is not None)
+    times = Counter(paths)
     videos: dict[Any, Path | EmbeddedVideo] = {}
-    for row, (path, name, content) in enumerate(zip(paths, names, contents, strict=True)):
+    for row, (path, content) in enumerate(zip(paths, contents, strict=True)):
         if content is None and path:
             if not Path(path).is_file():
                 raise LifeError(
@@ -115,9 +113,10 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
                 )
             videos[path] = Path(path)
         else:
-            numbered = PurePath(f"row-{row:06d}") / name
-            of_its_own = path is not None and name and times[path] == 1
-            videos[row] = EmbeddedVideo(PurePath(path or "") if of_its_own else numbered, content or pa.py_buffer(b""))
+            name = PurePath(path or "")
+            if not name.name or times[path] > 1:
+                name = PurePath(f"row-{row:06d}", name.name)
+            videos[row] = EmbeddedVideo(name, content or pa.py_buffer(b""))
     if not videos:
         raise LifeError(f"The data set has no rows, so no videos in its column {column!r}.")
     return list(videos.values())
