@@ -7,10 +7,11 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, length_text, shown, videos_in
+from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, shown, videos_in
 from singlelife.lives.registry import VIDEO_LIST, Life, registered_life
 from singlelife.lives.sampling import Sample, draw_sample
 from singlelife.lives.video_header import VideoHeader, read_header
+from singlelife.units import duration
 
 SEED = 0
 
@@ -54,12 +55,12 @@ def first(arguments: argparse.Namespace) -> int | None:
         rule = f"drawn from {len(clips):,} with seed {SEED} (singlelife.lives.sampling says how)"
         if sample.seconds < 3600 * hours:
             print(
-                f"The clips in {arguments.root} last {length_text(sample.seconds)}, not {hours:g} h. "
+                f"The clips in {arguments.root} last {duration(sample.seconds)}, not {hours:g} h. "
                 "Get more of them, or draw less with --hours."
             )
             return INCOMPLETE
     lines = [
-        f"# {shown(len(sample.clips), 'clip')} of Kinetics-400, {length_text(sample.seconds)}: {rule}",
+        f"# {shown(len(sample.clips), 'clip')} of Kinetics-400, {duration(sample.seconds)}: {rule}",
         *(f"# left out, since it cannot be read: {clip.name}" for clip in sample.unreadable),
         *map(str, map(Path.absolute, sample.clips)),
     ]
@@ -67,7 +68,7 @@ def first(arguments: argparse.Namespace) -> int | None:
     aside = listed.with_suffix(".tmp")
     aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     aside.replace(listed)
-    print(f"{listed}: {shown(len(sample.clips), 'clip')}, {length_text(sample.seconds)}")
+    print(f"{listed}: {shown(len(sample.clips), 'clip')}, {duration(sample.seconds)}")
     return None
 
 
@@ -91,7 +92,7 @@ def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Names
     """Say if the sample is shorter than it should be."""
     hours = sum(header.seconds for header in videos.values()) / 3600
     if videos and hours < life.hours:
-        findings.notes.append(f"it lasts {length_text(3600 * hours)}, not the {life.hours:g} h of the paper's")
+        findings.notes.append(f"it lasts {duration(3600 * hours)}, not the {life.hours:g} h of the paper's")
 
 
 SCRIPT = LifeScript(

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown, size_text
+from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
+from singlelife.units import in_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -89,7 +90,7 @@ def check(folder: Path, findings: Findings) -> dict[str, list[int]]:
                               f"{shapes}")  # fmt: skip
         return {}
     count, _, width, height = images
-    findings.facts.append(f"{shown(count, 'frame')} of {width}x{height} px, {size_text(path.stat().st_size)}")
+    findings.facts.append(f"{shown(count, 'frame')} of {width}x{height} px, {in_bytes(path.stat().st_size)}")
     if count != NUM_FRAMES:
         findings.notes.append(f"{LABELED} has {count} frames, the official one {NUM_FRAMES}")
     if not (folder / SPLITS).is_file():

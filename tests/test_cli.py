@@ -96,7 +96,7 @@ def test_a_life_is_explained_and_where_it_stands(tmp_path, capsys, monkeypatch):
     assert row().endswith("not here")  # an empty folder is no videos
     assert shown("show", "shuffled-ald_2").find("needs ald_2") > 0
     shutil.copy(Path(__file__).parent / "data" / "highway_2s.mp4", tmp_path / "recordings" / "ald_2")
-    assert row().endswith("videos (1 file, 0.0 MB)")
+    assert row().endswith("videos (1 file, 48.0 kB)")
     assert "made when needed" in shown("show", "shuffled-ald_2")
     assert main(["prepare", "ald_2"]) == 0
     capsys.readouterr()
@@ -148,6 +148,37 @@ def test_a_video_is_prepared_and_then_found_ready(tmp_path, capsys, monkeypatch)
     assert main(command) == 0
     assert capsys.readouterr().out == said
     assert len([path for path in tmp_path.iterdir() if path.is_dir()]) == 1
+
+
+def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys, monkeypatch):
+    clip = Path(__file__).parent / "data" / "highway_2s.mp4"
+    (tmp_path / "empty.mp4").touch()
+    command = ["prepare", "drive", "--video", str(clip), str(tmp_path / "empty.mp4"), "--cache-dir"]
+    command += [str(tmp_path / "cache"), "--dry-run"]
+
+    def shown(*words: str, code: int = 0) -> str:
+        assert main([*command, *words]) == code
+        return capsys.readouterr().out
+
+    said = shown()
+    for part in ("1, and 1 that cannot be used", "length   2 s", "about 20", "MB", "empty.mp4: the file is empty"):
+        assert part in said
+    assert not (tmp_path / "cache").exists()
+    shown("--strict", code=2)
+
+    usage = shutil.disk_usage(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
+        assert "not enough" in shown(code=2)
+
+    with pytest.warns(UserWarning, match="empty"):
+        assert main(command[:-1]) == 0
+    capsys.readouterr()
+    said = shown()
+    assert said.startswith("drive: prepared already, 21 frames in") and "empty.mp4: the file is empty" in said
+
+    assert main(["prepare", "drive", "--video", str(tmp_path / "empty.mp4"), "--dry-run"]) == 2
+    assert "No video of the life drive can be used" in capsys.readouterr().out
 
 
 def test_cas_prints_a_table_and_all_fields(models, pairs, tmp_path):

@@ -26,6 +26,7 @@ from singlelife.lives.geometry_store import (
     life_geometry,
     stored_geometry,
 )
+from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 
@@ -234,13 +235,12 @@ def test_a_still_life_is_warned_of(sim_still, capsys, monkeypatch, tmp_path):
 
 
 def test_the_command_reports_what_it_made(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
     life = get_life("sim_2")
     short = replace(life, simulation=replace(life.simulation, num_frames=60))
-    monkeypatch.setattr("singlelife.lives.registry.get_life", lambda *_: short)
+    folder = prepare_life(short, cache_dir=tmp_path / "cache", progress=False).path
     for _ in range(2):
-        assert main(["poses", "sim_2"]) == 0
+        assert main(["poses", str(folder)]) == 0
         out = capsys.readouterr().out
         assert "60 of 60 frames have a pose, from depth, in 1 component(s)" in out
         assert "points in the median frame" in out and str(tmp_path / "cache") in out

@@ -242,7 +242,7 @@ def test_a_sample_is_drawn_written_down_and_used_again(kinetics, tmp_path, capsy
     main = script("kinetics400").SCRIPT.run
     hours = ["--hours", str(9 / 3600)]
     assert main(["--root", str(kinetics)]) == 1
-    assert "last 0.3 min, not 30 h" in capsys.readouterr().out
+    assert "last 16 s, not 30 h" in capsys.readouterr().out
     assert main(["--root", str(kinetics), *hours]) == 0
     listed = tmp_path / "lives" / "k400_30h" / "videos.txt"
     drawn = listed.read_text()

@@ -1,8 +1,10 @@
 """Preparing a life: whole or not at all, once, and what is bad in it named."""
 
 import os
+import re
 import shutil
 import signal
+import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -16,8 +18,9 @@ import psutil
 import pytest
 
 from singlelife.errors import LifeError
+from singlelife.lives import prepare as prepare_module
 from singlelife.lives.pairing import PairingContext, PairSettings, make_pairing
-from singlelife.lives.prepare import life_fingerprint, prepare_life
+from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
@@ -188,8 +191,71 @@ def test_a_life_of_bad_files_alone_names_them_all_and_leaves_nothing_to_load(tmp
 def test_a_full_disk_is_said_before_the_work_starts(cache, clip, monkeypatch, no_preparation):
     usage = shutil.disk_usage(clip.parent)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(LifeError, match=r"walk needs about .* GB in .* 0.0 GB are free. .*--cache-dir"):
+    with pytest.raises(LifeError, match=r"walk needs about .* kB in .* 1.0 kB are free. .*--cache-dir"):
         prepare("walk", [clip], cache)
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A disk of 3 MB of its own."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if (
+        shutil.which("mount") is None
+        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode
+    ):
+        pytest.skip("this machine does not let this user mount a disk")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def noise(index: int, height: int, width: int) -> np.ndarray:
+    """What JPEG makes far larger than a picture."""
+    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_disk_that_is_full_in_the_middle_is_said_and_what_was_done_stays(tmp_path, small_disk, num_workers):
+    first = write_clip(tmp_path / "first.mp4", seconds=1)
+    options = {"height": 256, "width": 768, "codec": "ffv1", "picture": noise}
+    second = write_clip(tmp_path / "second.mkv", seconds=3, **options)
+    life = get_life("walk", [first, second])
+    arguments = {"num_workers": num_workers, "progress": False}
+    with pytest.raises(LifeError, match=r"walk cannot be written into .*disk.*No space left.*--cache-dir.*is kept"):
+        prepare_life(life, cache_dir=small_disk, **arguments)
+    [partial] = (small_disk / "lives").glob("*.partial")
+    assert sorted(path.name for path in partial.iterdir()) == [
+        "data-00000-of-00002.arrow",
+        "data-00000-of-00002.report.json",
+    ]
+    assert plan_preparation(life, cache_dir=small_disk, **arguments).num_frames_done == 10
+
+
+def test_a_long_preparation_says_beforehand_what_it_takes(clip, cache, monkeypatch, capsys):
+    monkeypatch.setattr(prepare_module, "_LONG", 5)
+    prepare_life(get_life("walk", [clip]), cache_dir=cache, num_workers=1)
+    said = capsys.readouterr().err
+    assert re.search(r"Preparing walk: about 10 frames of 1 video\(s\) \(1 s\). They need about [\d.]+ kB in", said)
+
+
+def test_a_plan_is_near_what_is_done(tmp_path, cache):
+    clips = [write_clip(tmp_path / f"{number}.mp4", seconds=5, height=144, width=192) for number in range(4)]
+    content = write_clip(tmp_path / "whole.mkv", seconds=8).read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
+    life = get_life("walk", [*clips, tmp_path / "cut.mkv"])
+    plan = plan_preparation(life, cache_dir=cache, num_workers=1, progress=False)
+    assert not cache.exists()
+    assert (plan.is_done, plan.fits, plan.gives_nothing, plan.num_frames_done) == (False, True, False, 0)
+    [loss] = plan.losses
+    assert loss.startswith("cut.mkv: it ends after")
+    with pytest.warns(UserWarning, match=r"cut\.mkv: it ends after"):
+        done = prepare("walk", life.videos, cache)
+    assert done.path == plan.folder
+    [loss] = plan_preparation(life, cache_dir=cache).losses
+    assert plan.num_frames == pytest.approx(280, abs=5)  # of the cut one, what its header says
+    stored = sum(file.stat().st_size for file in done.path.glob("*.arrow"))
+    assert 0.7 * stored < plan.num_bytes < 2 * stored
+    assert plan_preparation(life, cache_dir=cache).is_done
 
 
 def test_a_cache_that_cannot_be_written_is_named(tmp_path, clip):

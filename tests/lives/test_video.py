@@ -1,5 +1,6 @@
 """Frames of a video: at the right times, upright, of the right size; bad files named."""
 
+import io
 import struct
 from fractions import Fraction
 from pathlib import Path
@@ -7,12 +8,14 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torchvision.io import decode_jpeg
 
 from singlelife.errors import LifeError
-from singlelife.lives.video import VideoReader
+from singlelife.lives.video import VideoReader, jpeg
 
 from .conftest import write_clip
 
@@ -121,6 +124,79 @@ def test_black_and_white_stay_so_in_either_colour_range(tmp_path, colour_range):
     image = kept(path, frame_size=16)[0][0].image
     assert image[:, :14].max() <= 2
     assert image[:, 18:].min() >= 253
+
+
+def psnr(image: np.ndarray, reference: np.ndarray) -> float:
+    """In dB, of uint8 images."""
+    return 10 * np.log10(255**2 / np.square(image.astype(float) - reference).mean())
+
+
+def test_frames_are_those_of_an_antialiased_resize_of_full_rgb_frames():
+    """Pillow's, of a real video; without antialiasing it is 30 dB."""
+    [first, *_], _ = kept(HIGHWAY, frame_size=64)
+    with av.open(str(HIGHWAY)) as container:
+        full = Image.fromarray(next(container.decode(video=0)).to_ndarray(format="rgb24"))
+    reference = full.resize(first.image.shape[1::-1], Image.Resampling.BICUBIC)
+    assert psnr(first.image, np.asarray(reference)) > 38
+    stored = np.asarray(Image.open(io.BytesIO(jpeg(first.image))))
+    assert psnr(stored, np.asarray(reference)) > 33
+
+
+COLOUR_FORMS = {  # pixel format and what the stream says of its colours
+    "bt709": ("yuv420p", {"colorspace": "bt709", "color_range": "tv"}),
+    "bt709, full range": ("yuv420p", {"colorspace": "bt709", "color_range": "pc"}),
+    "bt601": ("yuv420p", {"colorspace": "smpte170m", "color_range": "tv"}),
+    "nothing said": ("yuv420p", {}),
+    "bt2020 of 10 bits": ("yuv420p10le", {"colorspace": "bt2020nc", "color_range": "tv"}),
+    "full chroma": ("yuv444p", {"colorspace": "bt709", "color_range": "tv"}),
+    "rgb": ("bgr0", {}),
+    "grey": ("gray", {}),
+}
+
+
+def colours(_index: int, height: int, width: int) -> np.ndarray:
+    """Strong colours that change slowly."""
+    y, x = np.mgrid[:height, :width]
+    image = [255 * x / (width - 1), 255 * y / (height - 1), 255 * (1 - x / (width - 1))]
+    return np.stack(image, axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize("form", COLOUR_FORMS)
+def test_colours_do_not_shift(tmp_path, form):
+    """A wrong matrix would change them by tens of levels."""
+    pixel_format, said = COLOUR_FORMS[form]
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=10, options=said)
+        stream.width, stream.height, stream.pix_fmt = 128, 96, pixel_format
+        frame = av.VideoFrame.from_ndarray(colours(0, 96, 128), format="rgb24").reformat(
+            format=pixel_format,
+            dst_colorspace={"bt709": "ITU709", "bt2020nc": "BT2020"}.get(said.get("colorspace"), "ITU601"),
+            dst_color_range={"pc": "JPEG", "tv": "MPEG"}.get(said.get("color_range"), "UNSPECIFIED"),
+        )
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    image = kept(path, frame_size=48)[0][0].image
+    expected = np.asarray(Image.fromarray(colours(0, 96, 128)).resize((64, 48), Image.Resampling.BOX)).astype(int)
+    if pixel_format == "gray":
+        expected = np.repeat((expected @ [0.299, 0.587, 0.114]).round().astype(int)[..., None], 3, axis=2)
+    difference = image.astype(int) - expected
+    assert np.abs(difference.mean(axis=(0, 1))).max() < 2.2  # FFmpeg's fast conversion to RGB rounds down
+    assert np.abs(difference).max() < 12
+    with av.open(str(path)) as container:
+        whole = next(container.decode(video=0)).to_ndarray(format="rgb24")
+    by_pyav = np.asarray(Image.fromarray(whole).resize((64, 48), Image.Resampling.BOX)).astype(int)
+    assert np.abs((image - by_pyav).mean(axis=(0, 1))).max() < 2.2
+
+
+def test_stored_jpegs_are_read_alike_by_pillow_and_torchvision():
+    [first, *_], _ = kept(HIGHWAY, frame_size=64)
+    content = jpeg(first.image)
+    with Image.open(io.BytesIO(content)) as stored:
+        assert stored.info["jfif"] and not stored.info.get("progressive")
+        by_pillow = np.asarray(stored.convert("RGB"))
+    by_torchvision = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8)).permute(1, 2, 0).numpy()
+    assert np.abs(by_pillow.astype(int) - by_torchvision).max() <= 2
 
 
 def marked_corner(_index: int, height: int, width: int) -> np.ndarray:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir
 from singlelife.errors import LifeError, SingleLifeError
+from singlelife.units import in_bytes
 
 if TYPE_CHECKING:
     from singlelife.lives.registry import Life
@@ -73,7 +74,7 @@ class _Presence:
 
 
 def _presence(life: "Life", cache_dir: Path | None) -> _Presence:
-    from singlelife.lives.dataset_cli import shown, size_text
+    from singlelife.lives.dataset_cli import shown
     from singlelife.lives.prepare import prepared_folders
     from singlelife.lives.registry import VIDEO_LIST, registered_life
 
@@ -89,7 +90,7 @@ def _presence(life: "Life", cache_dir: Path | None) -> _Presence:
     except LifeError:  # `get_life` says more
         return _Presence(f"its {VIDEO_LIST} is wrong", prepared, [])
     size = sum(video.stat().st_size for video in videos)
-    there = f"videos ({shown(len(videos), 'file')}, {size_text(size)})"
+    there = f"videos ({shown(len(videos), 'file')}, {in_bytes(size)})"
     return _Presence("prepared" if prepared else there if videos else "not here", prepared, videos, size)
 
 
@@ -126,7 +127,6 @@ def _fields(life: "Life", presence: _Presence) -> dict[str, Any]:
 
 
 def _explained(life: "Life", presence: _Presence) -> str:
-    from singlelife.lives.dataset_cli import size_text
 
     frames, size = _to_be_made(life)
     made = f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side"
@@ -138,7 +138,7 @@ def _explained(life: "Life", presence: _Presence) -> str:
         "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
         "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
         "where to put it": f"{folder} (or name the files with --video)" if folder else "",
-        "will be made": made + (f": about {frames:,}, {size_text(size)}" if frames else ""),
+        "will be made": made + (f": about {frames:,}, {in_bytes(size)}" if frames else ""),
         "pairs": "within a video only" if life.pairs_within_video else "",
         "poses": life.poses or "none",
         "recipe": f"hub_configs/train/{life.train}.yaml",

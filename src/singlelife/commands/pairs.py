@@ -133,7 +133,10 @@ def _of_a_run(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, P
     run = parse_arguments(["--config", str(config)])
     assert run.life.life is not None  # as the config of every run has it
     life = resolve_life(
-        run.life.life, videos=run.life.video, cache_dir=arguments.cache_dir or run.life.cache_dir, strict=run.life.strict
+        run.life.life,
+        videos=run.life.video,
+        cache_dir=arguments.cache_dir or run.life.cache_dir,
+        strict=run.life.strict,
     )
     made = {
         name: pairings(life, replace(run.pairs, pairing=name))[0] for name in arguments.pairing or [run.pairs.pairing]

@@ -60,12 +60,11 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.errors import LifeError
     from singlelife.lives.geometry import GeometrySettings
     from singlelife.lives.geometry_store import find_source, geometry_metadata, life_geometry
-    from singlelife.lives.prepare import prepare_life
-    from singlelife.lives.registry import get_life
+    from singlelife.lives.resolve import resolve_life
 
     if not 0 < arguments.rate <= 1000:
         raise LifeError(f"--rate should be more than 0 Hz and up to 1000, not {arguments.rate:g}.")
-    life = prepare_life(get_life(arguments.life, arguments.video), cache_dir=arguments.cache_dir)
+    life = resolve_life(arguments.life, videos=arguments.video, cache_dir=arguments.cache_dir)
     metadata = geometry_metadata(life)
     given = {field.name: getattr(arguments, field.name) for field in fields(GeometrySettings)}
     given = {name: value for name, value in given.items() if value is not None}

@@ -17,6 +17,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.registry import SHUFFLED, Life, find_videos, life_names, recordings_dir, registered_life
 from singlelife.lives.video_header import VideoHeader, read_header
+from singlelife.units import duration, in_bytes
 
 COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes
 
@@ -231,7 +232,7 @@ def check_videos(life: Life, videos: Sequence[Path], where: str, findings: Findi
     )
     kinds = ", ".join(shapes[:3]) + (f" and {len(shapes) - 3} more kinds" if len(shapes) > 3 else "")
     findings.facts.append(
-        f"{len(headers):,}{of} video{'s' * (len(videos) != 1)} in {where}: {length_text(seconds)}, {size_text(size)}"
+        f"{len(headers):,}{of} video{'s' * (len(videos) != 1)} in {where}: {duration(seconds)}, {in_bytes(size)}"
         + (f", {kinds}" if kinds else "")
     )
     if len(headers) < life.num_videos:
@@ -250,16 +251,6 @@ def check_videos(life: Life, videos: Sequence[Path], where: str, findings: Findi
 def shown(count: int, what: str) -> str:
     """`1 video`, `2 videos`."""
     return f"{count:,} {what}{'s' * (count != 1)}"
-
-
-def size_text(num_bytes: int) -> str:
-    """`4.8 GB`, `52.0 MB`."""
-    return f"{num_bytes / 1e9:.1f} GB" if num_bytes >= 1e8 else f"{num_bytes / 1e6:.1f} MB"
-
-
-def length_text(seconds: float) -> str:
-    """`4.6 h`, `12.5 min`."""
-    return f"{seconds / 3600:.1f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _filled(text: str) -> str:

@@ -15,27 +15,22 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-from datasets import Array2D, Features, List, Value, load_from_disk
+from datasets import load_from_disk
 
 from singlelife.errors import LifeError
 from singlelife.lives import aria, colmap
+from singlelife.lives.columns import GEOMETRY_COLUMNS
 from singlelife.lives.depth_points import default_voxel_size, depth_geometry
 from singlelife.lives.geometry import Geometry, GeometrySettings, VisiblePoints
-from singlelife.lives.prepare import file_fingerprint, locked, write_dataset_description
+from singlelife.lives.prepare import locked, write_dataset_description
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import recordings_dir
+from singlelife.lives.video_sources import VideoFile
+from singlelife.lives.video_sources import fingerprint as file_fingerprint
 
 FORMAT_VERSION = 1
 FOLDER = "geometry"
 METADATA = "geometry.json"
-FEATURES = Features(
-    {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "component": Value("int64"),
-        "point_ids": List(Value("int64")),
-    }
-)
 
 _ROWS_IN_A_BATCH = 4096
 _FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves
@@ -72,7 +67,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         return None
     try:
         table = load_from_disk(str(life.path / FOLDER)).data
-        poses, intrinsics, component = (table.column(name).combine_chunks() for name in list(FEATURES)[:3])
+        poses, intrinsics, component = (table.column(name).combine_chunks() for name in list(GEOMETRY_COLUMNS)[:3])
         points = table.column("point_ids")
         ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
         geometry = Geometry(
@@ -161,7 +156,12 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
     """
     root = folder or _slam_folder(life)
-    places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
+    if life.metadata.get("shuffled"):  # its frames no longer stand where a recording's times say
+        if folder is not None:
+            raise LifeError(f"The frames of {life.name} are in random order: name poses with the life it is made of.")
+        places = []
+    else:
+        places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
     for kind, matches in (("Aria MPS", aria.is_mps_folder), ("COLMAP", colmap.is_model)):
         if folders := tuple(filter(matches, places)):
             return GeometrySource(kind, root, folders)
@@ -227,7 +227,7 @@ def _fingerprint(life: PreparedLife, source: GeometrySource, settings: GeometryS
         life.metadata["fingerprint"],
         source.kind,
         asdict(settings),
-        [[path.name, file_fingerprint(path)] for path in sorted(files)],
+        [[path.name, file_fingerprint(VideoFile(path))] for path in sorted(files)],
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
@@ -279,11 +279,11 @@ def _store(life: PreparedLife, geometry: Geometry, metadata: dict[str, Any]) -> 
         shutil.rmtree(leftover, ignore_errors=True)
     aside.mkdir()
     file = "data-00000-of-00001.arrow"
-    schema = FEATURES.arrow_schema
+    schema = GEOMETRY_COLUMNS.arrow_schema
     with pa.OSFile(str(aside / file), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
         for batch in _batches(geometry, schema):
             stream.write_batch(batch)
-    write_dataset_description(aside, [file], FEATURES, metadata["fingerprint"])
+    write_dataset_description(aside, [file], GEOMETRY_COLUMNS, metadata["fingerprint"])
     (aside / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     if folder.exists():
         folder.rename(old)

@@ -18,7 +18,7 @@ from urllib.parse import quote
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Array2D, Features, List, Value, Video, load_dataset
+from datasets import Features, Video, load_dataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
 from huggingface_hub import HfApi, HfFileSystem
@@ -27,25 +27,17 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
-from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
+from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life, get_life
-from singlelife.sizes import in_bytes
+from singlelife.units import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FRAMES_FILE = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 _GEOMETRY_FILE = re.compile(r"geometry/train-\d{5}-of-\d{5}\.parquet")
-_GEOMETRY_COLUMNS = Features(
-    {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "component": Value("int64"),
-        "point_ids": List(Value("int64")),
-    }
-)
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
 
@@ -181,7 +173,7 @@ class _Download:
             if self.geometry:
                 folder = self.partial / GEOMETRY
                 folder.mkdir(exist_ok=True)
-                self._fetch_rows(self.geometry, folder, _GEOMETRY_COLUMNS, metadata["num_frames"], bar)
+                self._fetch_rows(self.geometry, folder, GEOMETRY_COLUMNS, metadata["num_frames"], bar)
                 self._fetch(f"{GEOMETRY}/{GEOMETRY_METADATA}", None).replace(folder / GEOMETRY_METADATA)
         (self.partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
         shutil.rmtree(self.partial / "download")

@@ -19,7 +19,7 @@ from singlelife.errors import HubError
 from singlelife.lives.hub_errors import told_plainly
 from singlelife.lives.hub_life import FRAMES_FILE, check_format, columns_of, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
-from singlelife.sizes import in_bytes
+from singlelife.units import in_bytes
 
 _SIDE, _CAPTION, _COLUMNS = 160, 14, 6  # of a picture in the sheet, in pixels
 _PLACES = 6  # of the life, from each of which frames are shown

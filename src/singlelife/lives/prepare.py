@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Callable
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -27,14 +28,63 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
+from singlelife.lives.estimate import Cost, Outlook, cost_of, look_at
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
 from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
 from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
+from singlelife.lives.video import DECODER_VERSION
+from singlelife.lives.video_sources import VideoFile, VideoSource
+from singlelife.lives.video_sources import fingerprint as source_fingerprint
+from singlelife.units import duration, in_bytes
 
-_BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92; on the high side
-_FINGERPRINTED = 1 << 20  # bytes at each end of a video
+_LONG = 6_000  # frames; a preparation of more says beforehand what it will take
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What preparing a life will do, as far as can be told without doing it.
+
+    Attributes:
+        folder: where the prepared life will be.
+        is_done: it is there already.
+        outlooks: of the videos that are to come, or of all if it is done.
+        num_frames_done: how many are there already.
+        num_bytes: about how much the frames to come will take.
+        free_bytes: how much room there is.
+        seconds: about how long it will take with `num_workers` processes; None if that is not known.
+        num_workers: how many videos will be prepared at once.
+    """
+
+    folder: Path
+    is_done: bool
+    outlooks: list[Outlook]
+    num_frames_done: int
+    num_bytes: int
+    free_bytes: int
+    seconds: float | None
+    num_workers: int
+
+    @property
+    def num_frames(self) -> int:
+        """About how many frames are to come."""
+        return sum(outlook.num_frames for outlook in self.outlooks)
+
+    @property
+    def fits(self) -> bool:
+        """Whether there is room."""
+        return self.num_bytes <= self.free_bytes
+
+    @property
+    def losses(self) -> list[str]:
+        """Which videos are damaged or cannot be used, and why, for people."""
+        return _losses([dataclasses.asdict(outlook) for outlook in self.outlooks])
+
+    @property
+    def gives_nothing(self) -> bool:
+        """Whether no video can be used."""
+        return not self.is_done and not self.num_frames_done and all(outlook.error for outlook in self.outlooks)
 
 
 def default_cache_dir() -> Path:
@@ -70,8 +120,8 @@ def prepare_life(
         base = prepare_life(life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
         return prepare_shuffled(life, life_fingerprint(life), base, progress)
     fingerprint = life_fingerprint(life)
-    lives = Path(cache_dir or default_cache_dir()) / "lives"
-    folder = lives / f"{life.name}-{fingerprint[:12]}"
+    folder = _folder(life, fingerprint, cache_dir)
+    lives = folder.parent
     if not folder.exists():
         try:
             lives.mkdir(parents=True, exist_ok=True)
@@ -92,10 +142,62 @@ def prepare_life(
     return prepared
 
 
+def plan_preparation(
+    life: Life, *, cache_dir: str | Path | None = None, num_workers: int | None = None, progress: bool = True
+) -> Plan:
+    """What `prepare_life` would do, without doing it. Takes a few seconds, and some milliseconds a video.
+
+    Besides videos that cannot be opened it finds those of which no frame can be decoded, and those that end before
+    their header says; damage in the middle of a video is only found by preparing it.
+
+    Args:
+        life: what would be prepared.
+        cache_dir: as of `prepare_life`.
+        num_workers: as of `prepare_life`.
+        progress: show a progress bar on stderr if there are many videos.
+
+    Raises:
+        LifeError: a video is missing.
+    """
+    folder = _folder(life, life_fingerprint(life), cache_dir)
+    if folder.exists():
+        prepared = PreparedLife.load(folder)
+        outlooks = [
+            Outlook(report["video"], error=report.get("error"), damage=report.get("damage"))
+            for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
+        ]
+        return Plan(folder, True, outlooks, len(prepared), 0, _free_bytes(folder), 0.0, 1)
+    if life.base is not None:
+        return _plan_copy(
+            plan_preparation(life.base, cache_dir=cache_dir, num_workers=num_workers, progress=progress), folder
+        )
+    shards = _shards(life, _partial(folder))
+    reports = [report for shard in shards if (report := shard.finished()) is not None]
+    missing, num_workers = _shared_out([shard for shard in shards if shard.finished() is None], num_workers)
+    outlooks = look_at(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
+    cost = cost_of(missing, outlooks, num_workers, tried=True)
+    done = sum(report["num_frames"] for report in reports)
+    free = _free_bytes(folder)
+    return Plan(folder, False, outlooks, done, cost.num_bytes, free, cost.seconds, num_workers)
+
+
 def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
     """The prepared forms of a life that are kept, of whatever videos and settings."""
     lives = Path(cache_dir or default_cache_dir()) / "lives"
     return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
+
+
+def _plan_copy(base: Plan, folder: Path) -> Plan:
+    """What a life takes that has the frames of another: those too, if they are not there yet, and a copy of them."""
+    if not base.is_done:
+        return dataclasses.replace(base, folder=folder, num_bytes=2 * base.num_bytes)
+    prepared = PreparedLife.load(base.folder)
+    seconds = sum(report["seconds"] for report in prepared.metadata["videos"])
+    outlook = Outlook(prepared.name, seconds, len(prepared))
+    num_bytes = sum(file.stat().st_size for file in base.folder.glob("*.arrow"))
+    return dataclasses.replace(
+        base, folder=folder, is_done=False, outlooks=[outlook], num_bytes=num_bytes, seconds=None
+    )
 
 
 def life_fingerprint(life: Life) -> str:
@@ -116,42 +218,35 @@ def life_fingerprint(life: Life) -> str:
     elif life.base is not None:
         contents = {"shuffled": life_fingerprint(life.base), "seed": SHUFFLE_SEED}
     else:
-        contents = [[name, file_fingerprint(path)] for name, path in _named_videos(life)]
+        contents = [DECODER_VERSION, *([name, source_fingerprint(source)] for name, source in _named_videos(life))]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]
     if life.pairs_within_video:
         described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def file_fingerprint(path: Path) -> str:
-    """A file's size and the SHA-256 of its first and last MiB.
-
-    Raises:
-        LifeError: it cannot be read.
-    """
-    try:
-        size = path.stat().st_size
-        with path.open("rb") as file:
-            digest = hashlib.sha256(file.read(_FINGERPRINTED))
-            file.seek(max(0, size - _FINGERPRINTED))
-            digest.update(file.read(_FINGERPRINTED))
-    except OSError as error:
-        raise LifeError(f"{path}: {error.strerror}.") from error
-    return f"{size}-{digest.hexdigest()}"
+def _folder(life: Life, fingerprint: str, cache_dir: str | Path | None) -> Path:
+    return Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
 
 
-def _named_videos(life: Life) -> list[tuple[str, Path]]:
+def _partial(folder: Path) -> Path:
+    return folder.with_name(f"{folder.name}.partial")
+
+
+def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
     """The videos of a life by their file names, with as many folders in front as it takes to tell all apart.
 
     Cameras count their files from 1 again in every folder.
     """
-    paths = [Path(video).absolute() for video in life.videos]
+    sources = [VideoFile(Path(video).absolute()) if isinstance(video, str) else video for video in life.videos]
+    paths = [source.path for source in sources]
     if not paths or len(set(paths)) < len(paths):
-        raise LifeError(f"The life {life.name} should have one video or more, each once; it has {list(life.videos)}.")
+        listed = ", ".join(map(str, paths))
+        raise LifeError(f"The life {life.name} should have one video or more, each once; it has {listed or 'none'}.")
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
-    return [("/".join(path.parts[-depth:]), path) for path in paths]
+    return [("/".join(source.path.parts[-depth:]), source) for source in sources]
 
 
 def locked(path: Path, name: str) -> AcquireReturnProxy:
@@ -167,26 +262,12 @@ def locked(path: Path, name: str) -> AcquireReturnProxy:
 def _prepare(
     life: Life, fingerprint: str, folder: Path, num_workers: int | None, strict: bool, progress: bool
 ) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
+    partial = _partial(folder)
     partial.mkdir(exist_ok=True)
-    for leftover in partial.glob("*.tmp"):
+    for leftover in partial.glob("*.tmp"):  # of processes that were killed
         leftover.unlink()
-    videos = _named_videos(life) if life.simulation is None else [(life.name, Path())]
-    cores = os.cpu_count() or 1
-    num_workers = max(1, min(num_workers or cores, len(videos)))
-    features = _features(life)
-    shards = [
-        Shard(
-            life,
-            path,
-            name,
-            file=partial / f"data-{number:05d}-of-{len(videos):05d}.arrow",
-            schema=features.arrow_schema,
-            num_threads=max(1, cores // num_workers),
-        )
-        for number, (name, path) in enumerate(videos)
-    ]
-    reports = _write(shards, num_workers, strict, f"Preparing {life.name}" if progress else None)
+    features = life_features(life)
+    reports = _write(life, _shards(life, partial), num_workers, strict, progress)
 
     good = [report for report in reports if "error" not in report]
     left_out = [report for report in reports if "error" in report]
@@ -216,25 +297,68 @@ def _prepare(
         report_file.unlink()
 
 
-def _write(shards: list[Shard], num_workers: int, strict: bool, title: str | None) -> list[dict[str, Any]]:
+def _shards(life: Life, partial: Path) -> list[Shard]:
+    """One for each video of a life, in order."""
+    videos = _named_videos(life) if life.simulation is None else [(life.name, life.simulation)]
+    schema = life_features(life).arrow_schema
+    return [
+        Shard(
+            source,
+            name,
+            life.frame_rate,
+            life.frame_size,
+            file=partial / f"data-{number:05d}-of-{len(videos):05d}.arrow",
+            schema=schema,
+        )
+        for number, (name, source) in enumerate(videos)
+    ]
+
+
+def _shared_out(shards: list[Shard], num_workers: int | None) -> tuple[list[Shard], int]:
+    """The shards, each with its share of the cores for its decoder, and how many to write at once."""
+    cores = os.cpu_count() or 1
+    num_workers = max(1, min(num_workers or cores, len(shards)))
+    return [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in shards], num_workers
+
+
+def _write(
+    life: Life, shards: list[Shard], num_workers: int | None, strict: bool, progress: bool
+) -> list[dict[str, Any]]:
     """Write the shards that are not there yet, several at once, and give the reports of all."""
-    reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
-    missing = {shard: shard.num_frames_estimate() for shard in shards if shard not in reports}
-    there, to_come = sum(report["num_frames"] for report in reports.values()), sum(missing.values())
-    _check_room(shards[0], to_come)
+    reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
+    missing, num_workers = _shared_out([shard for shard in shards if shard.video not in reports], num_workers)
+    there = sum(report["num_frames"] for report in reports.values())
+    outlooks = look_at(missing, title=f"Looking at {life.name}" if progress else None)
+    to_come = sum(outlook.num_frames for outlook in outlooks)
+    cost = cost_of(missing, outlooks, num_workers, tried=to_come > _LONG)
+    lives = shards[0].file.parent.parent
+    _check_room(life.name, cost, lives)
+    if progress and cost.seconds is not None:
+        length = duration(sum(outlook.seconds for outlook in outlooks))
+        done = f", besides {there:,} that are done" if there else ""
+        print(
+            f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({length}){done}. They need "
+            f"about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(_free_bytes(lives))} are free, and about "
+            f"{duration(cost.seconds)}.",
+            file=sys.stderr,
+        )
 
-    def finish(shard: Shard, report: dict[str, Any]) -> None:
-        if strict:
-            _refuse(shard.life.name, _losses([report]))
-        reports[shard] = report
+    title = f"Preparing {life.name}"
+    with tqdm(desc=title, initial=there, total=there + to_come, unit=" frames", disable=not progress) as bar:
 
-    with tqdm(desc=title, initial=there, total=there + to_come, unit=" frames", disable=title is None) as bar:
+        def finish(shard: Shard, report: dict[str, Any]) -> None:
+            if strict:
+                _refuse(life.name, _losses([report]))
+            reports[shard.video] = report
+            if len(shards) > 1:
+                bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
+
         if num_workers == 1:
             for shard in missing:
                 finish(shard, shard.write(bar.update))
         else:
-            _write_in_pool(list(missing), num_workers, finish, bar)
-    return [reports[shard] for shard in shards]
+            _write_in_pool(missing, num_workers, finish, bar)
+    return [reports[shard.video] for shard in shards]
 
 
 def _write_in_pool(
@@ -262,15 +386,19 @@ def _write_in_pool(
             raise
 
 
-def _check_room(shard: Shard, num_frames: int) -> None:
-    life, lives = shard.life, shard.file.parent.parent
-    pixels = life.frame_size**2 * (16 / 9 if life.simulation is None else 1)
-    needed, free = int(num_frames * pixels * _BYTES_PER_PIXEL), shutil.disk_usage(lives).free
-    if needed > free:
+def _check_room(name: str, cost: Cost, lives: Path) -> None:
+    free = _free_bytes(lives)
+    if cost.num_bytes > free:
         raise LifeError(
-            f"The life {life.name} needs about {needed / 1e9:.1f} GB in {lives}, where {free / 1e9:.1f} GB are free. "
+            f"The life {name} needs about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(free)} are free. "
             "Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
         )
+
+
+def _free_bytes(path: Path) -> int:
+    """Room on the disk of a path, which need not be there yet."""
+    path = path.absolute()
+    return shutil.disk_usage(next(there for there in (path, *path.parents) if there.exists())).free
 
 
 def _losses(reports: list[dict[str, Any]]) -> list[str]:
@@ -285,7 +413,8 @@ def _refuse(name: str, losses: list[str]) -> None:
         raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
 
 
-def _features(life: Life) -> Features:
+def life_features(life: Life) -> Features:
+    """The columns of a life's dataset of frames."""
     known: tuple[str, ...] = ()
     if life.simulation is not None:
         known = ("pose", "intrinsics") if life.simulation.depth == "none" else tuple(OPTIONAL_COLUMNS)

@@ -17,6 +17,7 @@ from typing import Any
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import LifeError
 from singlelife.lives.simulated import SimulatedSource
+from singlelife.lives.video_sources import EmbeddedVideo
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
@@ -57,7 +58,7 @@ class Life:
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
-        videos: the recording's files, in order.
+        videos: the recording, in order: paths of files, or videos within a data set.
         simulation: what to render.
         base: the life of the name `shuffle_of`.
     """
@@ -83,7 +84,7 @@ class Life:
     frame_size: int = 256
     train: str = "tiny"
     pairs_within_video: bool = False
-    videos: tuple[str, ...] = ()
+    videos: tuple[str | EmbeddedVideo, ...] = ()
     simulation: SimulatedSource | None = None
     base: "Life | None" = None
 
@@ -152,14 +153,15 @@ def registered_life(name: str) -> Life:
     return _registered()[name]
 
 
-def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
+def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
-        videos: the recording: files, folders (searched recursively for video files, in natural order), globs, and
-            `.txt` files that list files, one a line. By default what the life's folder holds.
+        videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
+            files that list files, one a line, or what `video_sources.videos_of` finds in a data set. By default what
+            the life's folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
@@ -176,15 +178,17 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None) -> Life:
         if videos:
             raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
         return life
-    found = find_videos(videos) if videos else life.local_videos()
-    if not found:
+    embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
+    paths = [path for path in videos or () if not isinstance(path, EmbeddedVideo)]
+    found = find_videos(paths) if videos else life.local_videos()
+    if not found and not embedded:
         if known is None and not life.folder.is_dir():
             raise _unknown(name)
         raise LifeError(
             f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, "
             "or name them with --video PATH."
         )
-    return dataclasses.replace(life, videos=tuple(map(str, found)))
+    return dataclasses.replace(life, videos=(*map(str, found), *embedded))
 
 
 def _shuffled(name: str) -> Life:

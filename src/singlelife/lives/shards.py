@@ -3,13 +3,15 @@
 Imports neither torch nor datasets, so that workers start fast and stay small.
 """
 
+import contextlib
 import io
 import itertools
 import json
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -20,9 +22,9 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.registry import Life
-from singlelife.lives.simulated import DEPTH_SCALE, render
+from singlelife.lives.simulated import DEPTH_SCALE, SimulatedSource, render
 from singlelife.lives.video import VideoReader, jpeg
+from singlelife.lives.video_sources import VideoSource
 
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
 DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
@@ -33,25 +35,27 @@ _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1
 Counted = Callable[[int], object]  # told of frames as they are written
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Shard:
     """What to write where.
 
     Attributes:
-        life: of which it is a part.
-        path: of the video; unused in a simulated life.
-        video: the video's name within the life.
+        source: the video, or what to render.
+        video: its name within the life.
+        frame_rate: kept frames per second, in Hz; unused in a simulation.
+        frame_size: shorter side of the kept frames, in pixels.
         file: the Arrow file to write. Beside it appears a report, when the file is complete.
         schema: of its columns.
-        num_threads: of the video decoder; 0 lets it choose.
+        num_threads: of the video decoder.
     """
 
-    life: Life
-    path: Path
+    source: VideoSource | SimulatedSource
     video: str
+    frame_rate: float
+    frame_size: int
     file: Path
     schema: pa.Schema
-    num_threads: int = 0
+    num_threads: int = 1
 
     def finished(self) -> dict[str, Any] | None:
         """The report of an earlier, complete `write`, if there is one."""
@@ -64,40 +68,59 @@ class Shard:
         Returns:
             `video` and `file` (names), `num_frames`, `seconds` (time of the last frame) and `damage` (what was lost
             of a damaged video, or None); or `video` and `error` for one of which nothing can be used.
+
+        Raises:
+            OSError: there is no room for it, or it cannot be written.
         """
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
         damage = None
         try:
-            if self.life.simulation is not None:
-                num_frames, seconds = self._write_rows(aside, _simulated_rows(self.life), counted)
+            if isinstance(self.source, SimulatedSource):
+                num_frames, seconds = self._write_rows(aside, self._simulated_rows(self.source), counted)
             else:
-                with VideoReader(self.path, self.life.frame_rate, self.life.frame_size, self.num_threads) as reader:
-                    num_frames, seconds = self._write_rows(aside, _video_rows(reader, self.video), counted)
+                with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
+                    num_frames, seconds = self._write_rows(aside, self._video_rows(reader), counted)
                     damage = reader.damage
+            aside.replace(self.file)
+            report = {
+                "video": self.video,
+                "file": self.file.name,
+                "num_frames": num_frames,
+                "seconds": seconds,
+                "damage": damage,
+            }
+            aside.write_text(json.dumps(report), encoding="utf-8")
+            aside.replace(self._report())
         except LifeError as error:
-            aside.unlink(missing_ok=True)
-            return {"video": self.video, "error": str(error).removeprefix(f"{self.path}: ")}
-        aside.replace(self.file)
-        report = {
-            "video": self.video,
-            "file": self.file.name,
-            "num_frames": num_frames,
-            "seconds": seconds,
-            "damage": damage,
-        }
-        aside.write_text(json.dumps(report), encoding="utf-8")
-        aside.replace(self._report())
+            return {"video": self.video, "error": without_path(error, self.source)}
+        finally:
+            aside.unlink(missing_ok=True)  # what is not whole only takes room
         return report
 
-    def num_frames_estimate(self) -> int:
-        """About how many frames there will be; 0 where the video does not say or cannot be read."""
-        if self.life.simulation is not None:
-            return self.life.simulation.num_frames
-        try:
-            with VideoReader(self.path, self.life.frame_rate, self.life.frame_size) as reader:
-                return reader.num_frames_estimate
-        except LifeError:
-            return 0  # `write` will say why
+    def sample(self, seconds: float) -> tuple[int, int, float]:
+        """Make frames for a while, of a video from its middle on, and throw them away.
+
+        Returns:
+            How many frames, their bytes, and the seconds that they took.
+
+        Raises:
+            LifeError: nothing can be used of the video.
+        """
+        with contextlib.ExitStack() as opened:
+            if isinstance(self.source, SimulatedSource):
+                rows = self._simulated_rows(self.source)
+            else:
+                reader = VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads)
+                opened.enter_context(reader).seek(0.5)
+                rows = self._video_rows(reader)
+            opened.enter_context(contextlib.closing(rows))
+            num_frames, num_bytes, start = 0, 0, time.perf_counter()
+            for row in rows:
+                num_frames += 1
+                num_bytes += sum(len(cell["bytes"]) for cell in row.values() if isinstance(cell, dict))
+                if time.perf_counter() > start + seconds:
+                    break
+        return num_frames, num_bytes, time.perf_counter() - start
 
     def _report(self) -> Path:
         return self.file.with_suffix(".report.json")
@@ -111,35 +134,37 @@ class Shard:
                 counted(len(batch))
         return num_frames, seconds
 
+    def _video_rows(self, reader: VideoReader) -> Generator[dict[str, Any]]:
+        for frame in reader:
+            yield {
+                "image": {"bytes": jpeg(frame.image), "path": None},
+                "timestamp": frame.timestamp,
+                "video": self.video,
+                "frame_index": frame.frame_index,
+            }
 
-def _video_rows(reader: VideoReader, video: str) -> Iterator[dict[str, Any]]:
-    for frame in reader:
-        yield {
-            "image": {"bytes": jpeg(frame.image), "path": None},
-            "timestamp": frame.timestamp,
-            "video": video,
-            "frame_index": frame.frame_index,
-        }
+    def _simulated_rows(self, source: SimulatedSource) -> Generator[dict[str, Any]]:
+        for frame in render(source, self.frame_size):
+            row = {
+                "image": {"bytes": jpeg(frame.image), "path": None},
+                "timestamp": frame.timestamp,
+                "video": self.video,
+                "frame_index": frame.frame_index,
+                "pose": frame.pose.tolist(),
+                "intrinsics": frame.intrinsics.tolist(),
+            }
+            if frame.depth is not None:
+                levels = np.round(frame.depth / DEPTH_SCALE)
+                levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
+                encoded = io.BytesIO()
+                Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
+                row["depth"] = {"bytes": encoded.getvalue(), "path": None}
+            yield row
 
 
-def _simulated_rows(life: Life) -> Iterator[dict[str, Any]]:
-    assert life.simulation is not None
-    for frame in render(life.simulation, life.frame_size):
-        row = {
-            "image": {"bytes": jpeg(frame.image), "path": None},
-            "timestamp": frame.timestamp,
-            "video": life.name,
-            "frame_index": frame.frame_index,
-            "pose": frame.pose.tolist(),
-            "intrinsics": frame.intrinsics.tolist(),
-        }
-        if frame.depth is not None:
-            levels = np.round(frame.depth / DEPTH_SCALE)
-            levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
-            encoded = io.BytesIO()
-            Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
-            row["depth"] = {"bytes": encoded.getvalue(), "path": None}
-        yield row
+def without_path(error: LifeError, source: VideoSource | SimulatedSource) -> str:
+    """What an error says of a video, without where the video lies: it may be published with the life."""
+    return str(error) if isinstance(source, SimulatedSource) else str(error).removeprefix(f"{source.path}: ")
 
 
 _counter: Any = None  # frames written by all workers of a pool

@@ -4,7 +4,9 @@ Each file is decoded once, in order, with constant memory: random access into lo
 training on video.
 """
 
+import contextlib
 import io
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,12 +20,18 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.video_sources import VideoFile, VideoSource
+
+DECODER_VERSION = 2  # part of the fingerprint of a life: raise it when the same file gives other frames
+MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
 
 _MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
 _LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: from there on the file is taken as broken
+_DEFAULT_RATE = Fraction(25)  # Hz, of files that give neither times nor a rate
 _JITTER = 1  # seconds: clocks of spliced recordings jump further back than this
 _CUT_SECONDS = 60  # put between the parts of a spliced recording, so that no pair crosses
 _MISSING_SECONDS = 2.0  # a file that ends this much before its header says has been cut off
+_LAST_PACKETS = 3000  # read at most to see where a file ends
 
 
 @dataclass
@@ -50,49 +58,61 @@ class VideoReader:
     frames, and a hole in the recording stays a hole.
 
     Args:
-        path: of the file.
+        video: the path of a file, or what else a video is read from.
         frame_rate: in Hz.
         frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
             ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
-        num_threads: of the decoder; 0 lets it choose by the number of cores.
+        num_threads: of the decoder, up to `MAX_THREADS`.
 
     Attributes:
         damaged_packets: how many packets of the stream could not be decoded so far.
-        num_frames_estimate: about how many frames will be kept; 0 if the file's header does not say how long it is.
+        seconds: until the end of the last frame that was decoded.
+        announced_seconds: how long the video is by its header; 0 if that does not say.
+        num_frames_estimate: about how many frames will be kept; 0 if the header does not say how long it is.
 
     Raises:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
     """
 
-    def __init__(self, path: Path, frame_rate: float, frame_size: int, num_threads: int = 0):
-        self.path, self.frame_rate, self.frame_size = path, frame_rate, frame_size
+    def __init__(self, video: Path | VideoSource, frame_rate: float, frame_size: int, num_threads: int = 1):
+        source = VideoFile(video) if isinstance(video, Path) else video
+        self.path, self.frame_rate, self.frame_size = source.path, frame_rate, frame_size
         self.damaged_packets = 0
-        if not path.is_file():
-            raise LifeError(f"{path}: no such file.")
-        if path.stat().st_size == 0:
-            raise LifeError(f"{path}: the file is empty.")
+        with source.open() as file:
+            if not file.read(1):
+                raise LifeError(f"{self.path}: the file is empty.")
+        # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
+        is_file = isinstance(source, VideoFile)
+        options = {"protocol_whitelist": "file" if is_file else "none"}
         try:
-            # The whitelist keeps a playlist in disguise from opening network addresses.
-            self._container = av.open(str(path), metadata_errors="ignore", options={"protocol_whitelist": "file"})
+            self._container = av.open(
+                str(source.path) if is_file else source.open(), "r", metadata_errors="ignore", options=options
+            )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise LifeError(f"{path}: not a video that can be read, or cut off ({_reason(error)}).") from error
+            raise LifeError(f"{self.path}: not a video that can be read, or cut off ({_reason(error)}).") from error
         streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
         if not streams or _is_still(self._container.format.name):
             kinds = sorted({stream.type for stream in self._container.streams if not streams})
             self._container.close()
-            raise LifeError(f"{path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
+            raise LifeError(f"{self.path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
         self._stream = streams[0]
         self._stream.thread_type = "AUTO"
-        self._stream.thread_count = num_threads
-        self._resizer = VideoReformatter()  # keeps its tables from frame to frame
-        self._seconds = 0.0  # until the end of the last frame that was decoded
+        self._stream.thread_count = min(num_threads, MAX_THREADS)
+        self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
+        self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
+        self._end = 0  # of the last frame that was decoded, in ticks of that clock
         self._announced = _announced_seconds(self._container, self._stream)
-        seconds = self._announced or (self._container.duration or 0) / av.time_base
-        self.num_frames_estimate = math.ceil(seconds * min(frame_rate, self._stream.average_rate or frame_rate))
+        self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
+        kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
+        self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
         width, height = self._stream.width, self._stream.height
         if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
             self._container.close()
-            raise LifeError(f"{path}: its header says {width}x{height} px, which makes no sense.")
+            raise LifeError(f"{self.path}: its header says {width}x{height} px, which makes no sense.")
+
+    @property
+    def seconds(self) -> float:
+        return float(self._end * self._clock)
 
     @property
     def damage(self) -> str | None:
@@ -100,9 +120,42 @@ class VideoReader:
         lost = []
         if self.damaged_packets:
             lost.append(f"packets that cannot be decoded: {self.damaged_packets}")
-        if self._announced is not None and self._seconds < self._announced - _MISSING_SECONDS:
-            lost.append(f"it ends after {self._seconds:.1f} of the {self._announced:.1f} s that its header announces")
+        if self._announced is not None and self.seconds < self._announced - _MISSING_SECONDS:
+            lost.append(f"it ends after {self.seconds:.1f} of the {self._announced:.1f} s that its header announces")
         return "; ".join(lost) or None
+
+    def seek(self, share: float) -> None:
+        """Begin with the key frame before this share of the video, 0 to 1, instead of its start.
+
+        Where a file cannot be searched, it begins where it stands.
+        """
+        with contextlib.suppress(av.FFmpegError):
+            self._container.seek(round(share * self.announced_seconds / self._clock), stream=self._stream)
+
+    def glance(self) -> str | None:
+        """Whether the first frame can be decoded and the file goes on to its end, which takes a moment.
+
+        The reader is of no use afterwards.
+
+        Returns:
+            The damage that was seen, for people; None if there was none.
+
+        Raises:
+            LifeError: no frame could be decoded.
+        """
+        if next(self._decode(), None) is None:
+            raise LifeError(f"{self.path}: no frame of it can be decoded.")
+        if self._announced is None:
+            return None
+        start, self._end = self._stream.start_time or 0, -1
+        self.seek(1.0)
+        with contextlib.suppress(av.FFmpegError):
+            for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
+                if packet.pts is not None:
+                    self._end = max(self._end, packet.pts - start + (packet.duration or 0))
+        if self._end < 0:
+            return f"nothing can be read of its end, after the {self._announced:.1f} s that its header announces"
+        return self.damage
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -116,37 +169,45 @@ class VideoReader:
         Raises:
             LifeError: no frame could be decoded.
         """
-        rate = Fraction(self.frame_rate).limit_denominator(1_000_000)
+        # In whole numbers, since most frames are only looked at: time t, in ticks of the stream's clock, is at
+        # t * numerator / denominator ticks of `frame_rate`.
+        ratio = Fraction(self.frame_rate).limit_denominator(1_000_000) * self._clock
+        numerator, denominator = ratio.numerator, ratio.denominator
         last_tick = -1
-        nearest: tuple[Fraction, Fraction, int, VideoFrame] | None = None  # distance from the tick, then the frame
+        nearest: tuple[int, int, VideoFrame] | None = None  # time, index, frame
+        nearest_distance = 0  # from the tick, in its denominators
         for index, (time, frame) in enumerate(self._timed()):
-            tick = math.ceil(time * rate - Fraction(1, 2))  # the nearest, the earlier of two as near
-            distance = abs(time * rate - tick)
+            position = time * numerator
+            tick = -((denominator - 2 * position) // (2 * denominator))  # the nearest, the earlier of two as near
+            distance = abs(position - tick * denominator)
             if tick > last_tick:
                 if nearest is not None:
-                    yield self._keep(*nearest[1:])
+                    yield self._keep(*nearest)
                 last_tick, nearest = tick, None
-            if nearest is None or distance < nearest[0]:
-                nearest = distance, time, index, frame
+            if nearest is None or distance < nearest_distance:
+                nearest, nearest_distance = (time, index, frame), distance
         if nearest is None:
             raise LifeError(f"{self.path}: no frame of it can be decoded.")
-        yield self._keep(*nearest[1:])
+        yield self._keep(*nearest)
 
-    def _keep(self, time: Fraction, index: int, frame: VideoFrame) -> KeptFrame:
-        return KeptFrame(self._upright(frame), float(time), index)
+    def _keep(self, time: int, index: int, frame: VideoFrame) -> KeptFrame:
+        return KeptFrame(self._upright(frame), float(time * self._clock), index)
 
-    def _timed(self) -> Iterator[tuple[Fraction, VideoFrame]]:
-        """All frames and their times since the first, in seconds, never running backwards."""
-        start: Fraction | None = None
-        last = Fraction(0)
+    def _timed(self) -> Iterator[tuple[int, VideoFrame]]:
+        """All frames and their times since the first, in ticks of the stream's clock, never running backwards."""
+        jitter, cut = round(_JITTER / self._clock), round(_CUT_SECONDS / self._clock)
+        frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
+        start: int | None = None
+        last = 0
         for index, frame in enumerate(self._decode()):
-            shown = _time_of(frame, index, self._stream)
+            # Some AVI files give no times: then by the frame's number.
+            shown = frame.pts if frame.pts is not None else round(index * frame_ticks)
             if start is None:
                 start = shown
-            elif shown - start < last - _JITTER:
-                start = shown - last - _CUT_SECONDS
+            elif shown - start < last - jitter:
+                start = shown - last - cut
             last = max(last, shown - start)
-            self._seconds = float(last + (frame.duration or 0) * (frame.time_base or 0))
+            self._end = last + (frame.duration or 0)
             yield last, frame
 
     def _decode(self) -> Iterator[VideoFrame]:
@@ -172,9 +233,11 @@ class VideoReader:
         width = frame.width * (ratio if 0.1 < ratio < 10 else 1.0)
         scale = min(1.0, self.frame_size / min(width, frame.height))
         size = (_even(width * scale), _even(frame.height * scale))
-        # AREA averages over all pixels that fall into one, as an antialiased resize must.
-        resized = self._resizer.reformat(frame, *size, format="rgb24", interpolation="AREA")
-        image = resized.to_ndarray()
+        # Shrunk as it is stored and only then made RGB: JPEG halves the colours' resolution in any case, so nothing
+        # is lost. AREA averages over all pixels that fall into one, as an antialiased resize must.
+        stored = "rgb24" if frame.format.is_rgb or frame.format.has_palette else "yuv420p"
+        small = self._shrink.reformat(frame, *size, format=stored, interpolation="AREA", threads=1)
+        image = self._to_rgb.reformat(small, format="rgb24", threads=1).to_ndarray()
         quarter_turns = round(frame.rotation / 90) % 4
         return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
 
@@ -193,13 +256,6 @@ def _announced_seconds(container: av.container.InputContainer, stream: av.VideoS
     if container.duration is not None and len(container.streams) == 1:
         return container.duration / av.time_base
     return None
-
-
-def _time_of(frame: VideoFrame, index: int, stream: av.VideoStream) -> Fraction:
-    """Presentation time in seconds; from the frame's number where the file gives none (some AVI files)."""
-    if frame.pts is not None and frame.time_base is not None:
-        return frame.pts * frame.time_base
-    return Fraction(index) / (stream.average_rate or Fraction(25))
 
 
 def _even(pixels: float) -> int:

@@ -26,10 +26,11 @@ from singlelife.pretraining.checkpoints import TrainingState, check_same_sequenc
 from singlelife.pretraining.optimization import create_optimizer
 from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstruction
 from singlelife.pretraining.precision import Precision, choose_precision
-from singlelife.pretraining.progress import Stopwatch, duration, table
+from singlelife.pretraining.progress import Stopwatch, table
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trainer import Trainer
+from singlelife.units import duration
 
 _LOSSES = {"training": "loss", "validation": "val_loss"}  # as printed: as in the metrics
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")

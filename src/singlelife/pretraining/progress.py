@@ -83,16 +83,6 @@ class Stopwatch:
         return time.perf_counter() - self._start
 
 
-def duration(seconds: float) -> str:
-    """A time span for reading: "45 s", "9 min 20 s", "3 h 05 min"."""
-    seconds = round(seconds)
-    if seconds < 60:
-        return f"{seconds} s"
-    if seconds < 3600:
-        return f"{seconds // 60} min {seconds % 60:02d} s"
-    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
-
-
 def table(rows: dict[str, Any]) -> str:
     """Names and values, aligned."""
     width = max(map(len, rows)) + 2

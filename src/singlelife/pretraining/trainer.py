@@ -18,8 +18,9 @@ from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.optimization import learning_rate
-from singlelife.pretraining.progress import Progress, Stopwatch, duration
+from singlelife.pretraining.progress import Progress, Stopwatch
 from singlelife.pretraining.run_folder import RunFolder
+from singlelife.units import duration
 
 _STEPS_BEFORE_ESTIMATE = 20
 _SPIKE = 2.0  # a loss this many times the usual one is worth a look at its pairs

@@ -1,0 +1,20 @@
+"""Numbers of bytes and lengths of time, for people."""
+
+
+def in_bytes(number: float) -> str:
+    """In kB, MB or GB: `in_bytes(2_830_000)` is `"2.8 MB"`."""
+    for unit in ("bytes", "kB", "MB"):
+        if number < 1000:
+            return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
+        number /= 1000
+    return f"{number:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """A time span: "45 s", "9 min 20 s", "3 h 05 min"."""
+    seconds = round(seconds)
+    if seconds < 60:
+        return f"{seconds} s"
+    if seconds < 3600:
+        return f"{seconds // 60} min {seconds % 60:02d} s"
+    return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
