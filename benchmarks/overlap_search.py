@@ -25,8 +25,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from singlelife.lives.geometry import VisiblePoints
-from singlelife.lives.overlap import PairTable, find_overlaps
+from singlelife.lives.pairs.overlap import PairTable, find_overlaps
+from singlelife.lives.scene.geometry import VisiblePoints
 
 _ROOMS, _VIEW_POINTS, _ROOM_POINTS = 10, 40, 8_000
 _LONGEST_VISIT, _LONGEST_LOOK = 1_800, 90  # seconds, as frames come once a second

@@ -42,12 +42,12 @@ from tqdm import tqdm
 from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.croco.flops import training_flops_per_pair
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import CROP_STREAM, TemporalPairing, pair_generators
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import CROP_STREAM, TemporalPairing, pair_generators
+from singlelife.lives.pairs.transforms import crop_and_resize, random_crop_box
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife, decode_jpeg
 from singlelife.lives.registry import get_life
-from singlelife.lives.transforms import crop_and_resize, random_crop_box
 from singlelife.pretraining.batches import StepSampler, ToModel, train_loader
 
 AREA, ASPECT, JITTER, MASK_RATIO, PATCH_SIZE = (0.3, 1.0), (3 / 4, 4 / 3), 0.2, 0.9, 16  # of the recipe `base`

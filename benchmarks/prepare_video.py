@@ -35,7 +35,7 @@ from tqdm import tqdm
 from singlelife.lives.prepare import life_features, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
-from singlelife.lives.video_sources import VideoFile
+from singlelife.lives.video.sources import VideoFile
 
 _WIDTH, _HEIGHT, _RATE, _BITS_PER_SECOND = 1280, 720, 30, 5_000_000
 _SCENE_SIDE = 3072  # px of the picture that the camera wanders over

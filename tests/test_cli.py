@@ -13,7 +13,7 @@ from PIL import Image
 from singlelife import __version__
 from singlelife.cli import main
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.lives.pairing import PAIRINGS
+from singlelife.lives.pairs.pairing import PAIRINGS
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
 

@@ -7,7 +7,7 @@ import torch
 from singlelife.alignment.cas import position_map, top_k
 from singlelife.alignment.pair_sets import PairSet, _Geometry, make_pair_set, resolve_pair_set
 from singlelife.errors import LifeError, PairSetError
-from singlelife.lives.transforms import crop_and_resize
+from singlelife.lives.pairs.transforms import crop_and_resize
 
 GRID = (8, 8)
 

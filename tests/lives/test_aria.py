@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives import aria
-from singlelife.lives.aria import RgbCamera, aria_geometry
-from singlelife.lives.geometry import Geometry, GeometrySettings
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.voxels import voxel_ids
+from singlelife.lives.scene import aria
+from singlelife.lives.scene.aria import RgbCamera, aria_geometry
+from singlelife.lives.scene.geometry import Geometry, GeometrySettings
+from singlelife.lives.scene.voxels import voxel_ids
 
 from .conftest import write_clip
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives.colmap import colmap_geometry, is_model
+from singlelife.lives.scene.colmap import colmap_geometry, is_model
 
 # number, model's number and name, width, height, parameters
 PINHOLE = (1, 1, "PINHOLE", 128, 96, (100.0, 90.0, 64.0, 48.0))

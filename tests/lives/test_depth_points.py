@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives.depth_points import back_project, default_voxel_size, depth_geometry
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.voxels import voxel_ids
+from singlelife.lives.scene.depth_points import back_project, default_voxel_size, depth_geometry
+from singlelife.lives.scene.voxels import voxel_ids
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:

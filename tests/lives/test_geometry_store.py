@@ -16,9 +16,12 @@ from hypothesis import strategies as st
 
 from singlelife.cli import main
 from singlelife.errors import LifeError
-from singlelife.lives import geometry_store
-from singlelife.lives.geometry import Geometry, GeometrySettings, VisiblePoints
-from singlelife.lives.geometry_store import (
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.scene import store
+from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
+from singlelife.lives.scene.store import (
     FOLDER,
     METADATA,
     geometry_metadata,
@@ -26,9 +29,6 @@ from singlelife.lives.geometry_store import (
     life_geometry,
     stored_geometry,
 )
-from singlelife.lives.prepare import prepare_life
-from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.registry import get_life
 
 from .test_colmap import image, write_binary
 
@@ -68,7 +68,7 @@ def test_nothing_is_stored_at_first_and_the_ways_to_get_it_are_named(life):
 def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
     made = life_geometry(simulated, progress=False)
     assert len(made) == len(simulated) and (made.points.counts > 20).mean() > 0.9
-    monkeypatch.setattr(geometry_store, "depth_geometry", None)  # would fail if it were made again
+    monkeypatch.setattr(store, "depth_geometry", None)  # would fail if it were made again
     again = PreparedLife.load(simulated.path)
     assert equal(made, life_geometry(again, progress=False)) and equal(made, stored_geometry(again))
     metadata = geometry_metadata(again)
@@ -97,11 +97,11 @@ def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a
         generator.random((len(frames), 4)),
     )
     life = PreparedLife(folder, {"name": "any"}, datasets.Dataset.from_dict({"timestamp": [0.0] * len(frames)}))
-    before, geometry_store._ROWS_IN_A_BATCH = geometry_store._ROWS_IN_A_BATCH, rows_in_a_batch
+    before, store._ROWS_IN_A_BATCH = store._ROWS_IN_A_BATCH, rows_in_a_batch
     try:
-        geometry_store._store(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
+        store._store(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
     finally:
-        geometry_store._ROWS_IN_A_BATCH = before
+        store._ROWS_IN_A_BATCH = before
     assert equal(geometry, stored_geometry(life))
 
 
@@ -177,10 +177,10 @@ def test_another_format_is_made_anew(simulated):
 def test_a_killed_process_leaves_nothing_half_made(simulated):
     script = (
         "import os, sys\n"
-        "from singlelife.lives import geometry_store\n"
+        "from singlelife.lives.scene import store\n"
         "from singlelife.lives.prepared import PreparedLife\n"
-        "geometry_store.write_dataset_description = lambda *_: os._exit(9)\n"  # the frames are written by then
-        "geometry_store.life_geometry(PreparedLife.load(sys.argv[1]), progress=False)\n"
+        "store.write_dataset_description = lambda *_: os._exit(9)\n"  # the frames are written by then
+        "store.life_geometry(PreparedLife.load(sys.argv[1]), progress=False)\n"
     )
     assert subprocess.run([sys.executable, "-c", script, str(simulated.path)]).returncode == 9
     assert stored_geometry(simulated) is None
@@ -191,7 +191,7 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
 def test_two_processes_may_ask_at_once(simulated):
     script = (
         "import sys\n"
-        "from singlelife.lives.geometry_store import life_geometry\n"
+        "from singlelife.lives.scene.store import life_geometry\n"
         "from singlelife.lives.prepared import PreparedLife\n"
         "print(life_geometry(PreparedLife.load(sys.argv[1]), progress=False).points.ids.sum())\n"
     )

@@ -17,16 +17,16 @@ from PIL import Image as PILImage
 
 from singlelife.errors import HubError, LifeError
 from singlelife.lives.columns import COLUMNS
-from singlelife.lives.hub_life import check_room
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.hub.download import check_room
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import resolve_life
 
 from ..hub_server import READER, STRANGER, USERS, WRITER, Break
 
 PUSH = """
-from singlelife.lives.hub import push_life
+from singlelife.lives.hub.push import push_life
 from singlelife.lives.prepared import PreparedLife
 result = push_life(PreparedLife.load(life), repo, **options)
 """
@@ -446,7 +446,7 @@ def test_a_disk_without_room_is_told_before_a_download(tmp_path):
 
 
 def test_a_data_set_of_videos_is_prepared(hub, hub_client, clip_folder, small_life, tmp_path):
-    pytest.importorskip("singlelife.lives.video_sources")
+    pytest.importorskip("singlelife.lives.video.sources")
     video = (clip_folder / "small.mp4").read_bytes()
     repository = hub.create("ann/clips")
     hub.put(repository, {"clips/small.mp4": video})

@@ -6,9 +6,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
-from singlelife.lives import overlap as overlap_module
-from singlelife.lives.geometry import VisiblePoints
-from singlelife.lives.overlap import PairTable, find_overlaps, overlaps_of
+from singlelife.lives.pairs import overlap as overlap_module
+from singlelife.lives.pairs.overlap import PairTable, find_overlaps, overlaps_of
+from singlelife.lives.scene.geometry import VisiblePoints
 
 ALL = {"min_overlap": 1e-6, "max_overlap": 1.0, "max_neighbours": 10_000}
 

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import (
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
     PairingContext,
@@ -19,9 +19,9 @@ from singlelife.lives.pairing import (
     make_pairing,
     pair_generator,
 )
+from singlelife.lives.pairs.transforms import random_crop_box
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import get_life
-from singlelife.lives.transforms import random_crop_box
 
 from .conftest import write_clip
 
@@ -60,8 +60,8 @@ def test_pairs_do_not_depend_on_the_number_of_workers(small_life):
 def test_pairs_are_the_same_in_another_process(small_life):
     code = f"""
 import torch
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepared import PreparedLife
 life = PreparedLife.load({str(small_life.path)!r})
 pairing = TemporalPairing(life.timestamps, life.video_index, 0.05, 0.5)
@@ -87,7 +87,7 @@ def test_pairs_from_geometry_are_the_same_for_any_workers_and_in_another_process
             torch.testing.assert_close(together[key], values, rtol=0, atol=0)
     code = f"""
 import numpy as np
-from singlelife.lives.pairing import PairingContext, PairSettings, make_pairing
+from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepared import PreparedLife
 life = PreparedLife.load({str(sim_test.path)!r})
 pairing = make_pairing({name!r}, PairingContext.of_life(life, PairSettings(), progress=False))

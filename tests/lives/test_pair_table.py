@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import Geometry, VisiblePoints
-from singlelife.lives.overlap import PairTable
-from singlelife.lives.pair_table import pair_table_key, stored_pair_table
-from singlelife.lives.pairing import PairSettings
+from singlelife.lives.pairs.overlap import PairTable
+from singlelife.lives.pairs.pair_table import pair_table_key, stored_pair_table
+from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints
 
 SETTINGS = PairSettings(min_overlap=0.2, max_overlap=0.8, max_neighbours=20)
 
@@ -141,7 +141,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_pair_table import SETTINGS, some_geometry
-from singlelife.lives.pair_table import stored_pair_table
+from singlelife.lives.pairs.pair_table import stored_pair_table
 from singlelife.lives.prepared import PreparedLife
 class Life:
     path, name = Path({str(life.path)!r}), "small"

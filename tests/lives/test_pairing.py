@@ -8,9 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import VisiblePoints
-from singlelife.lives.overlap import PairTable, find_overlaps
-from singlelife.lives.pairing import (
+from singlelife.lives.pairs.overlap import PairTable, find_overlaps
+from singlelife.lives.pairs.pairing import (
     PAIRINGS,
     AugmentedPairing,
     PairingContext,
@@ -23,7 +22,8 @@ from singlelife.lives.pairing import (
     pair_generator,
     pair_generators,
 )
-from singlelife.lives.segments import hold_out, segment_starts
+from singlelife.lives.pairs.segments import hold_out, segment_starts
+from singlelife.lives.scene.geometry import VisiblePoints
 
 
 def recording(*videos: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -19,7 +19,7 @@ import pytest
 
 from singlelife.errors import LifeError
 from singlelife.lives import prepare as prepare_module
-from singlelife.lives.pairing import PairingContext, PairSettings, make_pairing
+from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life

@@ -21,7 +21,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import METADATA, PreparedLife, decode_jpeg
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulated import render
+from singlelife.lives.simulation.simulated import render
 
 from .conftest import texture, write_clip
 

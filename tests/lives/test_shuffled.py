@@ -9,7 +9,7 @@ import pytest
 from datasets import load_from_disk
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life

@@ -12,7 +12,7 @@ import torch
 
 from singlelife.errors import LifeError
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulated import SimulatedFrame, SimulatedSource, intrinsics, render
+from singlelife.lives.simulation.simulated import SimulatedFrame, SimulatedSource, intrinsics, render
 
 SIZE = 96
 NEAR = 32.0  # map units, 0.6 times the eye's height: a wall in the face
@@ -68,7 +68,7 @@ def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
 import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
 from dataclasses import replace
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulated import render
+from singlelife.lives.simulation.simulated import render
 from test_simulated import digest
 print(digest(list(render(replace(get_life("sim_test").simulation, num_frames=100, depth="buffer"), {SIZE}))))
 """
@@ -79,7 +79,7 @@ print(digest(list(render(replace(get_life("sim_test").simulation, num_frames=100
 def test_a_killed_process_leaves_no_game_and_no_files(tmp_path):
     script = """
 import os, signal, psutil
-from singlelife.lives.simulated import SimulatedSource, render
+from singlelife.lives.simulation.simulated import SimulatedSource, render
 next(frames := render(SimulatedSource("freedoom1", "E1M1"), 16))
 print(psutil.Process().children()[0].pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

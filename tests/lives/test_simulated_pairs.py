@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from singlelife.lives.geometry import VisiblePoints
-from singlelife.lives.overlap import find_overlaps
-from singlelife.lives.pairing import PairSettings, RandomPairing, SpatialPairing
+from singlelife.lives.pairs.overlap import find_overlaps
+from singlelife.lives.pairs.pairing import PairSettings, RandomPairing, SpatialPairing
+from singlelife.lives.scene.geometry import VisiblePoints
 
 VOXEL = 32.0  # map units; the eye is 41 above the floor
 SETTINGS = PairSettings(min_overlap=0.2, max_overlap=0.7, max_neighbours=1000)

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms.v2 import functional
 
-from singlelife.lives.transforms import (
+from singlelife.lives.pairs.transforms import (
     center_crop_box,
     color_factors,
     crop_and_resize,

@@ -15,7 +15,7 @@ from PIL import Image
 from torchvision.io import decode_jpeg
 
 from singlelife.errors import LifeError
-from singlelife.lives.video import VideoReader, jpeg
+from singlelife.lives.video.reader import VideoReader, jpeg
 
 from .conftest import write_clip
 

@@ -12,8 +12,8 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.video import VideoReader
-from singlelife.lives.video_sources import EmbeddedVideo, videos_of
+from singlelife.lives.video.reader import VideoReader
+from singlelife.lives.video.sources import EmbeddedVideo, videos_of
 
 from .conftest import write_clip
 

@@ -13,12 +13,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError, RunError
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
+from singlelife.lives.pairs.segments import hold_out
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.segments import hold_out
 from singlelife.pretraining.arguments import PairArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, pairings, train_loader
 

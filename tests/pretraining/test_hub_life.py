@@ -11,7 +11,7 @@ from singlelife.pretraining.pretrain import pretrain
 from singlelife.pretraining.run_folder import read_metrics
 
 PUSH = """
-from singlelife.lives.hub import push_life
+from singlelife.lives.hub.push import push_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import resolve_life
 push_life(PreparedLife.load(life), "ann/my.pan", max_shard_size=shard_size)

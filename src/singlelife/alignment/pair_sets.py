@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from singlelife.errors import LifeError, PairSetError
-from singlelife.lives.pairing import TemporalPairing
+from singlelife.lives.pairs.pairing import TemporalPairing
+from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import resolve_life
-from singlelife.lives.transforms import center_crop_box, crop_and_resize, random_crop_box
 
 VIEWS = ("plain", "zoomed", "shifted")
 

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, positive
 from singlelife.errors import LifeError, SingleLifeError
-from singlelife.lives.pairing import PAIRINGS, PairSettings
+from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 
 if TYPE_CHECKING:
-    from singlelife.lives.geometry import Geometry
-    from singlelife.lives.pair_sheet import PairSample
-    from singlelife.lives.pairing import Pairing
+    from singlelife.lives.pairs.pair_sheet import PairSample
+    from singlelife.lives.pairs.pairing import Pairing
     from singlelife.lives.prepared import PreparedLife
+    from singlelife.lives.scene.geometry import Geometry
 
 _SETTINGS = {
     "min_gap": "shortest time between the frames of a temporal pair, in seconds",
@@ -70,7 +70,7 @@ def add_command(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from singlelife.lives.pair_sheet import draw_sheet, sample_pairs
+    from singlelife.lives.pairs.pair_sheet import draw_sheet, sample_pairs
 
     life, pairings, seed = _of_a_run(arguments) if arguments.run_folder else _of_a_life(arguments)
     output = arguments.output or Path(f"{life.name}-pairs.png")
@@ -89,7 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _of_a_life(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, Pairing], int]":
     """The life, and those of the pairings that it can have."""
-    from singlelife.lives.pairing import PairingContext, make_pairing
+    from singlelife.lives.pairs.pairing import PairingContext, make_pairing
     from singlelife.lives.resolve import resolve_life
 
     if not arguments.life:
@@ -150,7 +150,7 @@ def _given_settings(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _geometry(life: "PreparedLife", explain: bool) -> "Geometry | None":
-    from singlelife.lives.geometry_store import life_geometry
+    from singlelife.lives.scene.store import life_geometry
 
     try:
         return life_geometry(life)
@@ -163,7 +163,7 @@ def _geometry(life: "PreparedLife", explain: bool) -> "Geometry | None":
 def _table(life: "PreparedLife", samples: "list[PairSample]") -> str:
     import numpy as np
 
-    from singlelife.lives.pair_sheet import gap_text, median
+    from singlelife.lives.pairs.pair_sheet import gap_text, median
 
     rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "OF TWO VIDEOS", "MEDIAN OVERLAP")]
     for sample in samples:

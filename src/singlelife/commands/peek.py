@@ -23,7 +23,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.peek import peek
+    from singlelife.lives.hub.peek import peek
     from singlelife.lives.resolve import life_reference
 
     reference = life_reference(arguments.repo)

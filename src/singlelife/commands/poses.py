@@ -58,9 +58,9 @@ def run(arguments: argparse.Namespace) -> int:
     from dataclasses import asdict, fields
 
     from singlelife.errors import LifeError
-    from singlelife.lives.geometry import GeometrySettings
-    from singlelife.lives.geometry_store import find_source, geometry_metadata, life_geometry
     from singlelife.lives.resolve import resolve_life
+    from singlelife.lives.scene.geometry import GeometrySettings
+    from singlelife.lives.scene.store import find_source, geometry_metadata, life_geometry
 
     if not 0 < arguments.rate <= 1000:
         raise LifeError(f"--rate should be more than 0 Hz and up to 1000, not {arguments.rate:g}.")
@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     source, tried = arguments.source, 0
     if source is None and metadata is None and find_source(life) is None:
-        from singlelife.lives.structure_from_motion import reconstruct, thinned
+        from singlelife.lives.scene.structure_from_motion import reconstruct, thinned
 
         tried = len(thinned(life, arguments.rate))
         print(f"No poses are given with {life.name}: reconstructing them from {tried:,} frames.", file=sys.stderr)

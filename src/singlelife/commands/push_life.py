@@ -29,7 +29,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.hub import check_push, push_life
+    from singlelife.lives.hub.push import check_push, push_life
     from singlelife.lives.resolve import resolve_life
 
     check_push(arguments.repo)

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.registry import SHUFFLED, Life, find_videos, life_names, recordings_dir, registered_life
-from singlelife.lives.video_header import VideoHeader, read_header
+from singlelife.lives.video.header import VideoHeader, read_header
 from singlelife.units import duration, in_bytes
 
 COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes
@@ -131,7 +131,7 @@ class LifeScript:
         if arguments.public and not arguments.push:
             raise LifeError("--public says how to --push, which is not asked for.")
         if arguments.push:
-            from singlelife.lives.hub import check_push  # datasets and torch take seconds to import
+            from singlelife.lives.hub.push import check_push  # datasets and torch take seconds to import
 
             check_push(arguments.push)  # now, not after hours of preparation
         if arguments.root and not arguments.root.is_dir():
@@ -293,7 +293,7 @@ def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namesp
     )
     print(f"  prepared: {len(prepared):,} frames in {prepared.path}")
     if arguments.push:
-        from singlelife.lives.hub import push_life
+        from singlelife.lives.hub.push import push_life
 
         if arguments.public:
             print(f"  The frames may show faces, and their licence is: {life.license}.", file=sys.stderr)

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.shards import Shard, without_path
-from singlelife.lives.simulated import SimulatedSource
-from singlelife.lives.video import VideoReader
+from singlelife.lives.simulation.simulated import SimulatedSource
+from singlelife.lives.video.reader import VideoReader
 
 _BYTES_PER_PIXEL = 0.5  # of a JPEG of quality 92 that was not tried; on the high side
 _MARGIN = 1.2  # over the bytes of the frames that were tried

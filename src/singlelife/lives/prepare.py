@@ -33,10 +33,10 @@ from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
 from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
-from singlelife.lives.simulated import DEPTH_SCALE, RENDERER_VERSION
-from singlelife.lives.video import DECODER_VERSION
-from singlelife.lives.video_sources import VideoFile, VideoSource
-from singlelife.lives.video_sources import fingerprint as source_fingerprint
+from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION
+from singlelife.lives.video.reader import DECODER_VERSION
+from singlelife.lives.video.sources import VideoFile, VideoSource
+from singlelife.lives.video.sources import fingerprint as source_fingerprint
 from singlelife.units import duration, in_bytes
 
 _LONG = 6_000  # frames; a preparation of more says beforehand what it will take

@@ -16,8 +16,8 @@ from typing import Any
 
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import LifeError
-from singlelife.lives.simulated import SimulatedSource
-from singlelife.lives.video_sources import EmbeddedVideo
+from singlelife.lives.simulation.simulated import SimulatedSource
+from singlelife.lives.video.sources import EmbeddedVideo
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}

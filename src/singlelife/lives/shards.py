@@ -22,9 +22,9 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulated import DEPTH_SCALE, SimulatedSource, render
-from singlelife.lives.video import VideoReader, jpeg
-from singlelife.lives.video_sources import VideoSource
+from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedSource, render
+from singlelife.lives.video.reader import VideoReader, jpeg
+from singlelife.lives.video.sources import VideoSource
 
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
 DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}

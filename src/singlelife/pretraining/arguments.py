@@ -17,7 +17,7 @@ from transformers.hf_argparser import HfArgumentParser
 
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import RunError
-from singlelife.lives.pairing import PAIRINGS, PairSettings
+from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.registry import life_names
 from singlelife.lives.resolve import life_reference, training_recipe
 

@@ -14,11 +14,11 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from singlelife.errors import LifeError, RunError
-from singlelife.lives.pair_dataset import PairDataset
-from singlelife.lives.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
+from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
+from singlelife.lives.pairs.segments import hold_out
+from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.segments import hold_out
-from singlelife.lives.transforms import color_factors, to_pixel_values
 from singlelife.pretraining.arguments import PairArguments
 
 STOP_SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]

@@ -13,7 +13,7 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
-from singlelife.lives.pair_dataset import PairDataset
+from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint

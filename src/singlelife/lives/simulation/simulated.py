@@ -19,9 +19,9 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.doom_geometry import MapGeometry, depth_of_buffer
-from singlelife.lives.doom_map import DoomMap
-from singlelife.lives.doom_walker import Walker
+from singlelife.lives.simulation.doom_geometry import MapGeometry, depth_of_buffer
+from singlelife.lives.simulation.doom_map import DoomMap
+from singlelife.lives.simulation.doom_walker import Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
 DEPTH_SCALE = 1 / 16  # map units per stored level

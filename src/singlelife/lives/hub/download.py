@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.hub_errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.lives.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life, get_life
@@ -379,7 +379,7 @@ def _videos(repo_id: str, name: str, sha: str, num_bytes: int, progress: bool) -
             f"The data set {repo_id} is no life: it has no {METADATA}, as `singlelife push-life` writes, and no Video "
             f"column to prepare. Its columns are {', '.join(features) or 'not known'}."
         )
-    from singlelife.lives.video_sources import videos_of
+    from singlelife.lives.video.sources import videos_of
 
     cache = Path(HF_HUB_CACHE)
     check_room(num_bytes, cache, repo_id, "choose another place with HF_HOME")

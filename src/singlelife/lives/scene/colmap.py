@@ -15,8 +15,8 @@ from urllib.parse import unquote
 import numpy as np
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import Geometry, VisiblePoints, frame_sizes, rigid_transforms
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, rigid_transforms
 
 _MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",

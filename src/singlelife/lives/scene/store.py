@@ -18,15 +18,15 @@ import pyarrow.compute as pc
 from datasets import load_from_disk
 
 from singlelife.errors import LifeError
-from singlelife.lives import aria, colmap
 from singlelife.lives.columns import GEOMETRY_COLUMNS
-from singlelife.lives.depth_points import default_voxel_size, depth_geometry
-from singlelife.lives.geometry import Geometry, GeometrySettings, VisiblePoints
 from singlelife.lives.prepare import locked, write_dataset_description
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import recordings_dir
-from singlelife.lives.video_sources import VideoFile
-from singlelife.lives.video_sources import fingerprint as file_fingerprint
+from singlelife.lives.scene import aria, colmap
+from singlelife.lives.scene.depth_points import default_voxel_size, depth_geometry
+from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
+from singlelife.lives.video.sources import VideoFile
+from singlelife.lives.video.sources import fingerprint as file_fingerprint
 
 FORMAT_VERSION = 1
 FOLDER = "geometry"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import av
 
-from singlelife.lives.video import VideoReader
+from singlelife.lives.video.reader import VideoReader
 
 
 @dataclass(frozen=True)

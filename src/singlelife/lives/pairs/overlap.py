@@ -22,7 +22,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import VisiblePoints
+from singlelife.lives.scene.geometry import VisiblePoints
 
 _BLOCK_FRAMES = 128  # a row of the table is then 512 bytes: eight cache lines
 _BLOCK_POINTS = 1 << 18  # bounds the table of one block, to 128 MiB

@@ -11,9 +11,9 @@ import torch
 from torch.utils.data import Dataset
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairing import CROP_STREAM, MASK_STREAM, Pairing, pair_generators
+from singlelife.lives.pairs.pairing import CROP_STREAM, MASK_STREAM, Pairing, pair_generators
+from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.transforms import center_crop_box, crop_and_resize, random_crop_box
 
 
 class PairDataset(Dataset):

@@ -17,10 +17,10 @@ import pyarrow.parquet as pq
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from singlelife.errors import LifeError
-from singlelife.lives.geometry import Geometry
-from singlelife.lives.overlap import PairTable, find_overlaps
-from singlelife.lives.pairing import PairSettings
+from singlelife.lives.pairs.overlap import PairTable, find_overlaps
+from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import Geometry
 
 _MANY_FRAMES = 300_000  # several minutes; the time grows with the square
 _FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table

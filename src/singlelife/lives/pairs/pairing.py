@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from singlelife.errors import LifeError
-from singlelife.lives.segments import segment_starts
+from singlelife.lives.pairs.segments import segment_starts
 
 if TYPE_CHECKING:
-    from singlelife.lives.overlap import PairTable
+    from singlelife.lives.pairs.overlap import PairTable
     from singlelife.lives.prepared import PreparedLife
 
 # Independent streams of random numbers for one pair: what is drawn in one never shifts what is drawn in another.
@@ -110,8 +110,8 @@ class PairingContext:
 
         @cache
         def pair_table() -> "PairTable":
-            from singlelife.lives.geometry_store import life_geometry
-            from singlelife.lives.pair_table import stored_pair_table
+            from singlelife.lives.pairs.pair_table import stored_pair_table
+            from singlelife.lives.scene.store import life_geometry
 
             return stored_pair_table(life, life_geometry(life, progress=progress), settings, progress=progress)
 

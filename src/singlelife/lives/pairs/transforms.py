@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from singlelife.lives.pairing import COLOR_STREAM, pair_generators
+from singlelife.lives.pairs.pairing import COLOR_STREAM, pair_generators
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

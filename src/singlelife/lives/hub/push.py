@@ -21,9 +21,9 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError
-from singlelife.lives.hub_card import dataset_card
-from singlelife.lives.hub_errors import is_repo_id, told_plainly
-from singlelife.lives.hub_life import GEOMETRY, GEOMETRY_METADATA, check_room
+from singlelife.lives.hub.card import dataset_card
+from singlelife.lives.hub.download import GEOMETRY, GEOMETRY_METADATA, check_room
+from singlelife.lives.hub.errors import is_repo_id, told_plainly
 from singlelife.lives.prepared import METADATA, PreparedLife
 
 _CARD = "README.md"

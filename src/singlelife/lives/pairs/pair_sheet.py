@@ -10,10 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from singlelife.lives.geometry import Geometry
-from singlelife.lives.overlap import overlaps_of
-from singlelife.lives.pairing import PAIRINGS, Pairing
+from singlelife.lives.pairs.overlap import overlaps_of
+from singlelife.lives.pairs.pairing import PAIRINGS, Pairing
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import Geometry
 
 _SAMPLED = 2_000  # pairs that the numbers and histograms are of
 _IN_A_LINE = 6  # pairs

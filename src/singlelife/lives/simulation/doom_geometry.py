@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 import vizdoom as vzd
 
-from singlelife.lives.doom_map import DoomMap
+from singlelife.lives.simulation.doom_map import DoomMap
 
 # The game's 8-bit depth buffer against exact depth: a straight line, fitted on five maps of both wads. A level is 7.1
 # map units; away from edges the exact depth is within 5 units of the line for 86% of the pixels, within 8 for 99%.

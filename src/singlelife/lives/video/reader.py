@@ -20,7 +20,7 @@ from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.video_sources import VideoFile, VideoSource
+from singlelife.lives.video.sources import VideoFile, VideoSource
 
 DECODER_VERSION = 2  # part of the fingerprint of a life: raise it when the same file gives other frames
 MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more

@@ -4,7 +4,7 @@ import heapq
 
 import numpy as np
 
-from singlelife.lives.doom_map import OUTSIDE, DoomMap
+from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
 
 PLACE = 512  # nodes; fewer are hardly a place
 

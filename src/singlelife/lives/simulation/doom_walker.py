@@ -13,8 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 import vizdoom as vzd
 
-from singlelife.lives.doom_map import DoomMap
-from singlelife.lives.doom_walkways import PLACE, Walkways
+from singlelife.lives.simulation.doom_map import DoomMap
+from singlelife.lives.simulation.doom_walkways import PLACE, Walkways
 
 _CELL = 128  # map units; places are visited by cells of this size
 _PUSH = 1.9  # on the buttons, for a map unit per frame

@@ -1,0 +1,1 @@
+"""Prepared lives on the Hub: pushed, downloaded, looked at."""

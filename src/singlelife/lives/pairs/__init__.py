@@ -1,0 +1,1 @@
+"""Which two frames make a pair, and batches of such pairs."""

@@ -1,0 +1,1 @@
+"""Videos: what they are read from, and the frames that a life keeps of them."""
