@@ -161,7 +161,7 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path, capsys, mo
         return capsys.readouterr().out
 
     said = shown()
-    for part in ("1, and 1 that cannot be used", "length   2 s", "about 20", "MB", "empty.mp4: the file is empty"):
+    for part in ("1, and 1 that cannot be used", "length   2 s", "about 20", "kB", "empty.mp4: the file is empty"):
         assert part in said
     assert not (tmp_path / "cache").exists()
     shown("--strict", code=2)

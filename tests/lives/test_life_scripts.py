@@ -203,7 +203,7 @@ def test_an_own_recording_is_described_and_prepared(tmp_path, capsys):
     clips = [str(write_clip(tmp_path / f"{number}.mp4", seconds=2)) for number in range(3)]
     assert script("own_recording").SCRIPT.run(["my_day", "--videos", *clips, "--prepare", "--workers", "1"]) == 0
     out = capsys.readouterr().out
-    assert "3 videos in" in out and "0.1 min" in out and "half an hour of life" in out
+    assert "3 videos in" in out and "6 s" in out and "half an hour of life" in out
     life = prepared(tmp_path / "cache")
     assert life.name == "my_day" and len(life) == 60
 
@@ -246,7 +246,7 @@ def test_a_sample_is_drawn_written_down_and_used_again(kinetics, tmp_path, capsy
     assert main(["--root", str(kinetics), *hours]) == 0
     listed = tmp_path / "lives" / "k400_30h" / "videos.txt"
     drawn = listed.read_text()
-    assert "5 clips of Kinetics-400, 0.2 min: drawn from 9 with seed 0" in drawn
+    assert "5 clips of Kinetics-400, 10 s: drawn from 9 with seed 0" in drawn
     videos = get_life("k400_30h").videos
     assert len(videos) == 5 and all(Path(video).is_file() for video in videos)
 
