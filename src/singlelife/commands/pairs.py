@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, positive
+from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 
@@ -61,7 +62,7 @@ def add_command(commands: Commands) -> None:
             f"--{field.name.replace('_', '-')}",
             type=field.type if callable(field.type) else str,
             metavar="N" if field.type is int else "X",
-            help=f"{_SETTINGS[field.name]} (default: {field.default})",
+            help=f"{_SETTINGS[field.name]} (default: that of the life's recipe, or {field.default})",
         )
     add_cache_dir(command)
     command.set_defaults(run=run)
@@ -90,12 +91,15 @@ def run(arguments: argparse.Namespace) -> int:
 def _of_a_life(arguments: argparse.Namespace) -> "tuple[PreparedLife, dict[str, Pairing], int]":
     """The life, and those of the pairings that it can have."""
     from singlelife.lives.pairs.pairing import PairingContext, make_pairing
-    from singlelife.lives.resolve import resolve_life
+    from singlelife.lives.resolve import resolve_life, training_recipe
 
     if not arguments.life:
         raise SingleLifeError("Whose pairs? Name a life that `singlelife lives` lists, or a run with --run FOLDER.")
     life = resolve_life(arguments.life, videos=arguments.video, cache_dir=arguments.cache_dir)
-    context = PairingContext.of_life(life, replace(PairSettings(), **_given_settings(arguments)))
+    recipe = read_yaml(hub_configs() / "train" / f"{training_recipe(arguments.life, arguments.video)}.yaml")
+    known = {field.name for field in fields(PairSettings)}
+    settings = {name: value for name, value in recipe.items() if name in known} | _given_settings(arguments)
+    context = PairingContext.of_life(life, PairSettings(**settings))
     pairings: dict[str, Pairing] = {}
     missing: dict[str, list[str]] = {}  # why: which
     for name in arguments.pairing or PAIRINGS:
