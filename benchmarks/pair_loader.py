@@ -39,6 +39,7 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
+from singlelife.commands.options import positive
 from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.croco.flops import training_flops_per_pair
@@ -127,14 +128,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=9, help="turns to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 def write_video(path: Path) -> Path:

@@ -26,6 +26,7 @@ settle_cpu()  # as train.py does
 import torch
 from tqdm import tqdm
 
+from singlelife.commands.options import positive
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.croco.flops import training_flops_per_pair
@@ -85,14 +86,6 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=positive, default=15, help="turns of steps and products to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
-
-
-def positive(text: str) -> int:
-    """An integer of at least 1, for argparse."""
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is not positive")
-    return value
 
 
 def training_step(
