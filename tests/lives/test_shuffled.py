@@ -10,10 +10,11 @@ from datasets import load_from_disk
 
 from singlelife.errors import LifeError
 from singlelife.lives.pairs.pairing import TemporalPairing
-from singlelife.lives.prepare import life_fingerprint, prepare_life
+from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.sampling import seeded_order
+from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.shards import Shard
 from singlelife.lives.shuffled import SHUFFLE_SEED
 
@@ -138,3 +139,19 @@ def test_any_life_can_be_shuffled_and_the_registered_ones_are(clips):
 def test_a_base_that_is_not_here_is_named(name, message):
     with pytest.raises(LifeError, match=message):
         get_life(name)
+
+
+def test_what_it_will_take_is_said_with_and_without_its_base(clips, tmp_path):
+    life = get_life("shuffled-walk", clips)
+    both = plan_preparation(life, cache_dir=tmp_path, num_workers=1, progress=False)
+    base = prepare("walk", clips, tmp_path)
+    copy = plan_preparation(life, cache_dir=tmp_path, num_workers=1, progress=False)
+    assert both.num_frames == copy.num_frames == 90 and copy.num_frames_done == 0 and not copy.is_done
+    assert copy.num_bytes == sum(file.stat().st_size for file in base.path.glob("*.arrow")) < both.num_bytes
+    assert copy.folder == both.folder == prepare("shuffled-walk", clips, tmp_path).path
+    assert plan_preparation(life, cache_dir=tmp_path, progress=False).is_done
+
+
+def test_poses_of_its_recording_are_refused(clips, cache, tmp_path):
+    with pytest.raises(LifeError, match="in random order"):
+        life_geometry(prepare("shuffled-walk", clips, cache), source=tmp_path, progress=False)

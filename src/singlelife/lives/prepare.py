@@ -196,7 +196,13 @@ def _plan_copy(base: Plan, folder: Path) -> Plan:
     outlook = Outlook(prepared.name, seconds, len(prepared))
     num_bytes = sum(file.stat().st_size for file in base.folder.glob("*.arrow"))
     return dataclasses.replace(
-        base, folder=folder, is_done=False, outlooks=[outlook], num_bytes=num_bytes, seconds=None
+        base,
+        folder=folder,
+        is_done=False,
+        outlooks=[outlook],
+        num_frames_done=0,
+        num_bytes=num_bytes,
+        seconds=None,
     )
 
 
