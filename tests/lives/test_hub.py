@@ -446,7 +446,6 @@ def test_a_disk_without_room_is_told_before_a_download(tmp_path):
 
 
 def test_a_data_set_of_videos_is_prepared(hub, hub_client, clip_folder, small_life, tmp_path):
-    pytest.importorskip("singlelife.lives.video.sources")
     video = (clip_folder / "small.mp4").read_bytes()
     repository = hub.create("ann/clips")
     hub.put(repository, {"clips/small.mp4": video})

@@ -136,8 +136,8 @@ def test_a_life_with_fewer_pairs_than_a_batch_is_refused(sim_test):
         pair_datasets(sim_test, few, batch_size=len(train) + 1, mask_ratio=0.5, **settings)
 
 
-def test_a_life_without_poses_says_how_to_make_them(sim_still):
-    blind = PreparedLife(sim_still.path, sim_still.metadata, sim_still.dataset.remove_columns("pose"))
+def test_a_life_without_poses_says_how_to_make_them(sim_still, tmp_path):
+    blind = PreparedLife(tmp_path, sim_still.metadata, sim_still.dataset.remove_columns("pose"))
     with pytest.raises(LifeError, match="singlelife poses sim_still"):
         pairings(blind, PairArguments(pairing="spatial"))
     pairings(blind, replace(PairArguments(), pairing="temporal"))
