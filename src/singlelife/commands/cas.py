@@ -4,7 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
-from singlelife.commands.options import Commands, add_cache_dir, positive
+from singlelife.commands.options import Commands, add_cache_dir, check_output, positive
 from singlelife.errors import SingleLifeError
 
 
@@ -59,8 +59,8 @@ def run(arguments: argparse.Namespace) -> int:
         torch.empty(0, device=arguments.device)
     except (RuntimeError, AssertionError) as error:
         raise SingleLifeError(f"--device {arguments.device} cannot be used here: {error}".splitlines()[0]) from error
-    if arguments.json not in (None, "-") and not Path(arguments.json).absolute().parent.is_dir():
-        raise SingleLifeError(f"--json {arguments.json}: there is no such folder to write into.")
+    if arguments.json not in (None, "-"):
+        check_output("--json", Path(arguments.json))
     model_a = load_model(arguments.model_a, arguments.device)
     model_b = load_model(arguments.model_b, arguments.device)
     pairs = resolve_pair_set(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singlelife.commands.options import Commands, add_cache_dir
+from singlelife.commands.options import Commands, add_cache_dir, aligned
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.units import in_bytes
 
@@ -55,9 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
          life.poses or "-", life.access, presence.state)
         for life, presence in lives
     ]  # fmt: skip
-    widths = [max(map(len, cells)) for cells in zip(columns, *rows, strict=True)]
-    for row in (columns, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    print(aligned([columns, *rows]))
     print("\n`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random")
     print("order. A recording of your own is a life too: `singlelife train --life NAME --video PATH ...`.")
     return 0

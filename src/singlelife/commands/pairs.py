@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singlelife.commands.options import Commands, add_cache_dir, positive
+from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
 from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
@@ -75,8 +75,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     life, pairings, seed = _of_a_run(arguments) if arguments.run_folder else _of_a_life(arguments)
     output = arguments.output or Path(f"{life.name}-pairs.png")
-    if not output.absolute().parent.is_dir():
-        raise SingleLifeError(f"--output {output}: there is no such folder to write into.")
+    check_output("--output", output)
     geometry = _geometry(life, explain=bool(arguments.pairing))  # else it was said of spatial pairs already
     sampled = [sample_pairs(life, name, pairing, seed, geometry=geometry) for name, pairing in pairings.items()]
     chosen = np.array(arguments.index or range(arguments.num), dtype=np.int64)
@@ -182,9 +181,7 @@ def _table(life: "PreparedLife", samples: "list[PairSample]") -> str:
                 "not known" if np.isnan(overlap) else f"{overlap:.2f}",
             )
         )
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    return "\n".join(lines)
+    return aligned(rows)
 
 
 def _index(word: str) -> int:

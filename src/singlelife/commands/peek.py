@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from singlelife.commands.options import Commands, positive
+from singlelife.commands.options import Commands, check_output, positive
 from singlelife.errors import SingleLifeError
 
 
@@ -32,7 +32,6 @@ def run(arguments: argparse.Namespace) -> int:
             f"{arguments.repo} is not the name of a data set on the Hub; it should look like ORG/NAME."
         )
     output = arguments.output or Path(f"{reference.name}.png")
-    if not output.absolute().parent.is_dir():
-        raise SingleLifeError(f"--output {output}: there is no such folder to write into.")
+    check_output("--output", output)
     print(peek(reference.where, output, revision=reference.revision, num_frames=arguments.frames))
     return 0

@@ -10,7 +10,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import shutil
 import sys
 import warnings
 from collections.abc import Callable
@@ -28,7 +27,8 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.estimate import Cost, Outlook, cost_of, look_at
+from singlelife.lives.disk import check_room, free_bytes
+from singlelife.lives.estimate import Outlook, cost_of, look_at
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
@@ -166,18 +166,18 @@ def plan_preparation(
             Outlook(report["video"], error=report.get("error"), damage=report.get("damage"))
             for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
         ]
-        return Plan(folder, True, outlooks, len(prepared), 0, _free_bytes(folder), 0.0, 1)
+        return Plan(folder, True, outlooks, len(prepared), 0, free_bytes(folder), 0.0, 1)
     if life.base is not None:
         return _plan_copy(
             plan_preparation(life.base, cache_dir=cache_dir, num_workers=num_workers, progress=progress), folder
         )
     shards = _shards(life, _partial(folder))
-    reports = [report for shard in shards if (report := shard.finished()) is not None]
-    missing, num_workers = _shared_out([shard for shard in shards if shard.finished() is None], num_workers)
+    reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
+    missing, num_workers = _shared_out([shard for shard in shards if shard not in reports], num_workers)
     outlooks = look_at(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
     cost = cost_of(missing, outlooks, num_workers, tried=True)
-    done = sum(report["num_frames"] for report in reports)
-    free = _free_bytes(folder)
+    done = sum(report["num_frames"] for report in reports.values())
+    free = free_bytes(folder)
     return Plan(folder, False, outlooks, done, cost.num_bytes, free, cost.seconds, num_workers)
 
 
@@ -338,13 +338,14 @@ def _write(
     to_come = sum(outlook.num_frames for outlook in outlooks)
     cost = cost_of(missing, outlooks, num_workers, tried=to_come > _LONG)
     lives = shards[0].file.parent.parent
-    _check_room(life.name, cost, lives)
+    elsewhere = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
+    check_room(cost.num_bytes, lives, f"The life {life.name}", elsewhere)
     if progress and cost.seconds is not None:
         length = duration(sum(outlook.seconds for outlook in outlooks))
         done = f", besides {there:,} that are done" if there else ""
         print(
             f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({length}){done}. They need "
-            f"about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(_free_bytes(lives))} are free, and about "
+            f"about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(free_bytes(lives))} are free, and about "
             f"{duration(cost.seconds)}.",
             file=sys.stderr,
         )
@@ -390,21 +391,6 @@ def _write_in_pool(
         except BaseException:
             ours.close()  # the workers end now, not when their videos do
             raise
-
-
-def _check_room(name: str, cost: Cost, lives: Path) -> None:
-    free = _free_bytes(lives)
-    if cost.num_bytes > free:
-        raise LifeError(
-            f"The life {name} needs about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(free)} are free. "
-            "Make room, or choose another place with --cache-dir or the variable SINGLELIFE_CACHE."
-        )
-
-
-def _free_bytes(path: Path) -> int:
-    """Room on the disk of a path, which need not be there yet."""
-    path = path.absolute()
-    return shutil.disk_usage(next(there for there in (path, *path.parents) if there.exists())).free
 
 
 def _losses(reports: list[dict[str, Any]]) -> list[str]:

@@ -19,6 +19,7 @@ from singlelife.errors import LifeError
 
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
+GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 
 _MOST_PIXELS = 1 << 26  # of a frame: more is damage, and is not worth the memory
 
@@ -158,7 +159,7 @@ class PreparedLife:
         Raises:
             LifeError: no geometry is stored.
         """
-        folder = self.path / "geometry"
+        folder = self.path / GEOMETRY
         if not folder.is_dir():
             raise LifeError(f"No geometry is kept with {self.path}. Run `singlelife poses {self.name}` first.")
         geometry = load_from_disk(str(folder))

@@ -59,7 +59,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         # {name}
 
         A *life*: {what}, as {frames:,} frames in order of time. It was prepared with
-        [singlelife](https://pypi.org/project/singlelife), which pretrains one vision model per life.
+        `singlelife`, which pretrains one vision model per life.
 
         {warning}## How it was made
 

@@ -28,15 +28,15 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
+from singlelife.lives.disk import check_room
 from singlelife.lives.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
-from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
+from singlelife.lives.prepared import FORMAT_VERSION, GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 from singlelife.lives.registry import Life, get_life
 from singlelife.units import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FRAMES_FILE = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
-GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 _GEOMETRY_FILE = re.compile(r"geometry/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
@@ -222,7 +222,12 @@ class _Download:
         there = sum(file.stat().st_size for file in self.partial.rglob("*.arrow"))
         # A file is here twice while it is converted.
         needed = sum(self.sizes[file] for file in files) - there + max(self.sizes[file] for file in files)
-        check_room(needed, self.partial, self.repo_id, "choose another place with --cache-dir or SINGLELIFE_CACHE")
+        check_room(
+            needed,
+            self.partial,
+            f"The data set {self.repo_id}",
+            "choose another place with --cache-dir or SINGLELIFE_CACHE",
+        )
 
     def _fetch(self, file: str, bar: tqdm | None) -> Path:
         class Counted(tqdm):  # the library's own bar, per file, gives way to that of the whole
@@ -262,21 +267,6 @@ class _Download:
             raise HubError(f"The file {parquet.name} of {self.repo_id} cannot be read: {error}.") from error
         aside.replace(arrow)
         parquet.unlink()
-
-
-def check_room(needed: int, folder: Path, repo_id: str, otherwise: str) -> None:
-    """Make sure that a disk has room before a download starts.
-
-    Raises:
-        LifeError: it has not.
-    """
-    folder = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    free = shutil.disk_usage(folder).free
-    if needed > free:
-        raise LifeError(
-            f"The data set {repo_id} needs about {in_bytes(needed)} in {folder}, where {in_bytes(free)} are free. "
-            f"Make room, or {otherwise}."
-        )
 
 
 def check_format(metadata: Any, repo_id: str) -> None:
@@ -382,7 +372,7 @@ def _videos(repo_id: str, name: str, sha: str, num_bytes: int, progress: bool) -
     from singlelife.lives.video.sources import videos_of
 
     cache = Path(HF_HUB_CACHE)
-    check_room(num_bytes, cache, repo_id, "choose another place with HF_HOME")
+    check_room(num_bytes, cache, f"The data set {repo_id}", "choose another place with HF_HOME")
     if progress:
         print(f"{repo_id}: {in_bytes(num_bytes)} of videos, into {cache}", file=sys.stderr)
     return get_life(name, videos_of(load_dataset(repo_id, revision=sha, split="train")))

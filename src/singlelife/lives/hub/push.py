@@ -21,10 +21,10 @@ from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError
+from singlelife.lives.disk import check_room
 from singlelife.lives.hub.card import dataset_card
-from singlelife.lives.hub.download import GEOMETRY, GEOMETRY_METADATA, check_room
 from singlelife.lives.hub.errors import is_repo_id, told_plainly
-from singlelife.lives.prepared import METADATA, PreparedLife
+from singlelife.lives.prepared import GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 
 _CARD = "README.md"
 _FRAMES, _GEOMETRY = "data/train", f"{GEOMETRY}/train"
@@ -71,7 +71,12 @@ def push_life(
     except ValueError as error:
         raise HubError(f"The size of a shard should look like 500MB or 2GB, not {max_shard_size!r}.") from error
     needed, scratch = min(limit, life.dataset.data.nbytes), Path(gettempdir())
-    check_room(needed, scratch, repo_id, "choose another place with TMPDIR, or smaller files with --max-shard-size")
+    check_room(
+        needed,
+        scratch,
+        f"The data set {repo_id}",
+        "choose another place with TMPDIR, or smaller files with --max-shard-size",
+    )
     stated = life.metadata["license"] if license is None else license
     stated = "" if stated == "yours" else stated  # of a recording of one's own that says no more
     api = HfApi(token=token, library_name="singlelife", library_version=version("singlelife"))

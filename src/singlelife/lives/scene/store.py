@@ -20,6 +20,8 @@ from datasets import load_from_disk
 from singlelife.errors import LifeError
 from singlelife.lives.columns import GEOMETRY_COLUMNS
 from singlelife.lives.prepare import locked, write_dataset_description
+from singlelife.lives.prepared import GEOMETRY as FOLDER
+from singlelife.lives.prepared import GEOMETRY_METADATA as METADATA
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
@@ -29,8 +31,6 @@ from singlelife.lives.video.sources import VideoFile
 from singlelife.lives.video.sources import fingerprint as file_fingerprint
 
 FORMAT_VERSION = 1
-FOLDER = "geometry"
-METADATA = "geometry.json"
 
 _ROWS_IN_A_BATCH = 4096
 _FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves

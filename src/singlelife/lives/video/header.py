@@ -3,8 +3,6 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
-
 from singlelife.lives.video.reader import VideoReader
 
 
@@ -30,14 +28,5 @@ def read_header(path: Path) -> VideoHeader:
     Raises:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
     """
-    with VideoReader(path, frame_rate=1, frame_size=16):  # which says what is wrong
-        pass
-    with av.open(str(path), metadata_errors="ignore", options={"protocol_whitelist": "file"}) as container:
-        cover = av.stream.Disposition.attached_pic
-        stream = next(stream for stream in container.streams.video if not stream.disposition & cover)
-        seconds = 0.0
-        if stream.duration is not None and stream.time_base is not None:
-            seconds = float(stream.duration * stream.time_base)
-        elif container.duration is not None:
-            seconds = container.duration / av.time_base
-        return VideoHeader(seconds, stream.width, stream.height, float(stream.average_rate or 0))
+    with VideoReader(path, frame_rate=1, frame_size=16) as reader:
+        return VideoHeader(reader.announced_seconds, *reader.stored_size, reader.average_rate)
