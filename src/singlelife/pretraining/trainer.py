@@ -2,8 +2,9 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -13,7 +14,6 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
-from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
@@ -31,6 +31,11 @@ class Trainer:
 
     Model and optimiser are already prepared by the accelerator. Every process runs the same steps; the main one alone
     writes.
+
+    Args:
+        to_model: from a batch of the loader to the model's inputs.
+        periodic: what is done between steps.
+        saved: called in the main process with each checkpoint that is complete.
     """
 
     def __init__(
@@ -42,14 +47,13 @@ class Trainer:
         model: torch.nn.Module,
         optimizer: AcceleratedOptimizer,
         processor: Any,
-        train_to_model: ToModel,
-        validation_to_model: ToModel,
-        validation_pairs: PairDataset | None,
+        to_model: ToModel,
+        periodic: Sequence["Periodic"] = (),
+        saved: Callable[[Path], None] | None = None,
     ):
         self.arguments, self.accelerator, self.folder, self.state = arguments, accelerator, folder, state
         self.model, self.optimizer, self.processor = model, optimizer, processor
-        self.train_to_model, self.validation_to_model = train_to_model, validation_to_model
-        self.validation_pairs = validation_pairs
+        self.to_model, self.periodic, self.saved = to_model, periodic, saved
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
@@ -90,8 +94,9 @@ class Trainer:
                     self._log(values | progress.speed())
                     state.pending_losses = []
                     progress.restart()
-                if self.validation_pairs and (state.step % arguments.eval_steps == 0 or last):
-                    self._log({"val_loss": self.validate()})
+                for task in self.periodic:
+                    if state.step % task.every == 0 or last:
+                        self._log(task.act())
                 # While steps fail, the checkpoints from before stay: they may be the last good ones.
                 if (state.step % arguments.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
                     self.save()
@@ -122,7 +127,7 @@ class Trainer:
             batch = next(batches)
             waited += watch()
             with accelerator.accumulate(self.model):
-                part = self.model(**self.train_to_model(batch)).loss
+                part = self.model(**self.to_model(batch)).loss
                 accelerator.backward(part)
             loss += part.detach() / arguments.gradient_accumulation_steps
 
@@ -171,25 +176,6 @@ class Trainer:
         end = self.state.step * self.arguments.train_batch_size
         return end - self.arguments.train_batch_size, end - 1
 
-    @torch.no_grad()
-    def validate(self) -> float:
-        """Mean loss on the validation pairs; the same pairs, crops and masks each time."""
-        assert self.validation_pairs is not None
-        accelerator, dataset = self.accelerator, self.validation_pairs
-        size = self.arguments.train_batch_size // (
-            self.arguments.gradient_accumulation_steps * accelerator.num_processes
-        )
-        total = torch.zeros((), dtype=torch.float64)
-        self.model.eval()
-        for start in range(0, len(dataset), size * accelerator.num_processes):
-            first = start + accelerator.process_index * size
-            indices = range(first, min(first + size, len(dataset)))
-            # Every process makes the same number of forward passes; one without pairs left repeats one for nothing.
-            loss = self.model(**self.validation_to_model(dataset.__getitems__(indices or [0]))).loss
-            total += len(indices) * loss.double().cpu()
-        self.model.train()
-        return accelerator.reduce(total.float().to(accelerator.device), "sum").item() / len(dataset)
-
     def save(self) -> None:
         """Write a checkpoint and delete those past `save_total_limit`."""
         save_checkpoint(
@@ -197,6 +183,8 @@ class Trainer:
         )
         if self.accelerator.is_main_process:
             self.folder.keep_latest(self.arguments.save_total_limit)
+            if self.saved:
+                self.saved(self.folder.checkpoint_path(self.state.step))
 
     def _log(self, values: dict[str, float]) -> None:
         if self.accelerator.is_main_process:
@@ -218,6 +206,17 @@ class Trainer:
             f"The run has stopped; its last good checkpoint is {kept[-1] if kept else 'none: it was too early'}. "
             "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
         )
+
+
+@dataclass(frozen=True)
+class Periodic:
+    """What all processes do every `every` steps and after the last one; what it returns is logged.
+
+    Its time is not that of a step. It leaves the model in training mode.
+    """
+
+    every: int
+    act: Callable[[], dict[str, float]]
 
 
 @dataclass(frozen=True)
