@@ -6,8 +6,8 @@
 
 The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
 training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
-those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of two
-matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
+those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
+two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
 
 The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, in float32 or under the same
 autocast.
