@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from transformers import AutoModel, PretrainedConfig
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
 from singlelife.alignment.models.backbones import (
     ARCHITECTURES,
@@ -162,7 +162,7 @@ def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
 
 def _provider(
     spec: str,
-    model: torch.nn.Module,
+    model: PreTrainedModel,
     processor: object,
     device: str,
     method: str,

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import PretrainedConfig
+from transformers import PretrainedConfig, PreTrainedModel
 
 from singlelife.errors import CheckpointError
 
@@ -119,7 +119,7 @@ class Backbone:
         CheckpointError: its tokens are not those that its config promises, or it does not take three channels.
     """
 
-    def __init__(self, name: str, model: torch.nn.Module, processor: Any, device: str = "cpu"):
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any, device: str = "cpu"):
         self._name, self._config = name, model.config
         self._architecture = ARCHITECTURES.get(self._config.model_type, _UNKNOWN)
         channels = _first_of(self._config, "num_channels", "in_chans", default=3)

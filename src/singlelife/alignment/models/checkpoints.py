@@ -20,8 +20,16 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.hf_api import RepoFile
 from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoVideoProcessor, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoVideoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 
 from singlelife.errors import CheckpointError, LifeError
 from singlelife.lives.disk import check_room
@@ -82,9 +90,9 @@ class Checkpoint:
             raise CheckpointError(f"The {_CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-        except (OSError, ValueError, TypeError, KeyError) as error:
+        except Exception as error:  # of many kinds, by what is wrong with a field
             raise CheckpointError(
-                f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: {_first_line(error)}"
+                f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: {_in_a_line(error)}"
             ) from error
 
     def processor(self, video: bool = False) -> Any:
@@ -102,7 +110,7 @@ class Checkpoint:
                 "read, which says how its pixels are normalised."
             ) from error
 
-    def load(self, config: PretrainedConfig, device: str) -> torch.nn.Module:
+    def load(self, config: PretrainedConfig, device: str) -> PreTrainedModel:
         """The model, with its weights as float32, on the CPU still.
 
         Args:
@@ -126,6 +134,7 @@ class Checkpoint:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, with those that are missing
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"The weights of {self.name} cannot be loaded as safetensors: {error}.") from error
@@ -225,30 +234,34 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
             raise CheckpointError(f"The model {spec} cannot be found: there is no such folder, and {error}") from error
         folder = Path(kept).parent
         print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
-        return Checkpoint(spec, folder, _weights([file.name for file in folder.iterdir()]))
+        return Checkpoint(spec, folder, _weights([file.name for file in folder.iterdir()]), commit=folder.name)
     names = [sibling.rfilename for sibling in info.siblings or []]
     if _CONFIG not in names:
         raise CheckpointError(f"The repository {spec} holds no model: it has no {_CONFIG}. {_CONVERT}")
-    small = [_CONFIG, *(name for name in (*_PROCESSORS, _INDEX) if name in names)]
-    folder = _fetch(repo_id, info.sha, tuple(small))
-    return Checkpoint(spec, folder, _weights(names), repo_id, info.sha)
+    with told_plainly(repo_id, f"Downloading {repo_id}", kind="model"):
+        # By its name, so that the cache knows which commit that is when there is no network.
+        folder = Path(_api().hf_hub_download(repo_id, _CONFIG, revision=revision)).parent
+    if small := tuple(name for name in (*_PROCESSORS, _INDEX) if name in names):
+        _fetch(repo_id, folder.name, small)
+    return Checkpoint(spec, folder, _weights(names), repo_id, folder.name)
 
 
-def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> Path:
-    """Download files of a model, unless they are in the cache. Returns the folder that they are in."""
+def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
+    """Download files of a model, unless they are in the cache."""
     api = _api()
     with told_plainly(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
         try:
             needed = sum(
                 file.size
                 for file in api.get_paths_info(repo_id, list(files), revision=commit)
-                if not isinstance(try_to_load_from_cache(repo_id, file.path, revision=commit), str)
+                if isinstance(file, RepoFile)
+                and not isinstance(try_to_load_from_cache(repo_id, file.path, revision=commit), str)
             )
             check_room(needed, Path(HF_HUB_CACHE), f"The model {repo_id}", "choose another place with HF_HOME")
         except LifeError as error:
             raise CheckpointError(str(error)) from error
-        paths = [Path(api.hf_hub_download(repo_id, file, revision=commit)) for file in files]
-    return paths[0].parent
+        for file in files:
+            api.hf_hub_download(repo_id, file, revision=commit)
 
 
 def _files(checkpoint: Checkpoint) -> list[str]:
@@ -294,5 +307,5 @@ def _free_memory(device: str) -> dict[str, int]:
     return free
 
 
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:300]
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -37,9 +37,10 @@ class CrossAttention:
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         if len(self.layers) == self._model.config.decoder_num_hidden_layers:
-            maps = self._model.cross_attention_logits(*self._pixels(target, source))
+            maps = self._model.cross_attention_logits(self._pixels(target), self._pixels(source))
         else:
-            maps = sum(block.sum(dim=1) for block in self._blocks(target, source)) / self.num_heads
+            maps = torch.stack([block.sum(dim=1) for block in self._blocks(target, source)]).sum(dim=0)
+            maps = maps / self.num_heads
         return checked_finite(self.name, "attention logits", maps.cpu())
 
     @torch.inference_mode()
@@ -53,13 +54,10 @@ class CrossAttention:
 
     def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
         """The maps of the chosen blocks, float32 (B, heads, N, N) each."""
-        blocks = self._model.iter_cross_attention_logits(*self._pixels(target, source))
+        blocks = self._model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
         for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
             if layer in self.layers:
                 yield block
 
-    def _pixels(self, target: torch.Tensor, source: torch.Tensor) -> list[torch.Tensor]:
-        return [
-            self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)
-            for views in (target, source)
-        ]
+    def _pixels(self, views: torch.Tensor) -> torch.Tensor:
+        return self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)
