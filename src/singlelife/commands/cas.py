@@ -13,20 +13,23 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "cas",
         help="how far two models agree about geometry",
-        description="The Correspondence Alignment Score of two models: the share of their strongest matches (of "
-        "cross-attention, or of features that are correlated) that they have in common. Beside the raw score stands the position-free one, from which each model's "
-        "habit of looking at the same place is taken away, and each model's score against plain position.",
+        description="The Correspondence Alignment Score of two models: the share of their strongest matches, of "
+        "cross-attention or of correlated features, that they have in common. Beside the raw score stands the "
+        "position-free one, from which each model's habit of looking at the same place is taken away, and each "
+        "model's score against plain position.",
         epilog="example: singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test --views zoomed",
     )
     command.add_argument(
         "model_a",
         metavar="A",
-        help="run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or any "
-        "of the vision transformers in docs/alignment.md",
+        help="run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or "
+        "one of the vision transformers in docs/alignment.md",
     )
     command.add_argument("model_b", metavar="B", help="the other")
-    command.add_argument("--pairs", default="sim_test", help="a life to draw pairs from: its name, the folder of a "
-                         "prepared one, or ORG/NAME on the Hub (default: %(default)s)")  # fmt: skip
+    command.add_argument("--pairs", default="sim_test", help="a stored pair set (its folder, or ORG/NAME[@REVISION] "
+                         "on the Hub), a folder of images NAME_target.png and NAME_source.png, or a life to draw pairs "
+                         "from: its name, its folder, ORG/NAME on the Hub, or LIFE/held-out for the stretches that "
+                         "training holds out (default: %(default)s)")  # fmt: skip
     command.add_argument(
         "--views",
         default="plain",
@@ -45,7 +48,7 @@ def add_command(commands: Commands) -> None:
     )  # fmt: skip
     command.add_argument("--k", type=int, default=5, help="of the top k matches of each patch (default: %(default)s)")
     command.add_argument(
-        "--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw (default: %(default)s)"
+        "--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw from a life (default: %(default)s)"
     )
     command.add_argument("--seed", type=int, default=0, help="of the pairs and the bootstrap (default: %(default)s)")
     command.add_argument(
