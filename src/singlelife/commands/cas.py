@@ -26,10 +26,13 @@ def add_command(commands: Commands) -> None:
         "one of the vision transformers in docs/alignment.md",
     )
     command.add_argument("model_b", metavar="B", help="the other")
-    command.add_argument("--pairs", default="sim_test", help="a stored pair set (its folder, or ORG/NAME[@REVISION] "
-                         "on the Hub), a folder of images NAME_target.png and NAME_source.png, or a life to draw pairs "
-                         "from: its name, its folder, ORG/NAME on the Hub, or LIFE/held-out for the stretches that "
-                         "training holds out (default: %(default)s)")  # fmt: skip
+    command.add_argument(
+        "--pairs",
+        default="sim_test",
+        help="a stored pair set (its folder, or ORG/NAME[@REVISION] on the Hub), a folder of images NAME_target.png "
+        "and NAME_source.png, or a life to draw pairs from: its name, its folder, ORG/NAME on the Hub, or "
+        "LIFE/held-out for the stretches that training holds out (default: %(default)s)",
+    )
     command.add_argument(
         "--views",
         default="plain",

@@ -33,8 +33,8 @@ def _add_make(actions: Commands) -> None:
     make.add_argument("lives", nargs="+", metavar="LIFE", help="a life's name, the folder of a prepared one, ORG/NAME "
                       "on the Hub, or LIFE/held-out for the stretches that training holds out")  # fmt: skip
     make.add_argument("--output", type=Path, required=True, metavar="FOLDER", help="where to store it")
-    make.add_argument("--by", choices=("overlap", "gap", "none"), help="what to balance by; none: pairs a moment apart "
-                      "(default: overlap where poses are known, else gap)")  # fmt: skip
+    make.add_argument("--by", choices=("overlap", "gap", "none"), help="what to balance by; none: pairs a moment "
+                      "apart (default: overlap where poses are known, else gap)")  # fmt: skip
     make.add_argument("--bins", nargs="+", type=float, metavar="EDGE", help="edges of the bins, ascending; of gaps in "
                       "seconds (default: 0.1 0.3 0.5 0.7 of overlap, 0.1 0.3 1 3 of gap)")  # fmt: skip
     make.add_argument("--num-pairs", type=positive, default=600, metavar="N", help="in all (default: %(default)s)")

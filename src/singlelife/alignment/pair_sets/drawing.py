@@ -64,7 +64,8 @@ def make_pair_set(
     """
     _check(views, num_pairs, image_size)
     frames = _moment_apart(life, num_pairs, seed, rows, min_gap, max_gap)
-    return _cut_out([life], [frames], views=views, seed=seed, image_size=image_size, settings={"by": "none"})
+    settings = {"by": "none"}
+    return _cut_out([life], [frames], [rows], views=views, seed=seed, image_size=image_size, settings=settings)
 
 
 def make_balanced_pair_set(
@@ -123,7 +124,9 @@ def make_balanced_pair_set(
             assert geometries is not None
             drawn.append(_by_overlap(life, geometries[number], edges, shares, seed, usable[number], progress))
     settings = {"by": by} | ({"bins": edges} if edges else {})
-    return _cut_out(lives, drawn, views=views, seed=seed, image_size=image_size, settings=settings, progress=progress)
+    return _cut_out(
+        lives, drawn, usable, views=views, seed=seed, image_size=image_size, settings=settings, progress=progress
+    )
 
 
 def _check(views: str, num_pairs: int, image_size: int) -> None:
@@ -214,7 +217,10 @@ def _by_overlap(
     rows: np.ndarray | None,
     progress: bool,
 ) -> np.ndarray:
-    """Different pairs, as many of each bin of overlap as its share; int64 (sum, 2)."""
+    """Different pairs between which the camera moved, as many of each bin of overlap as its share; int64 (sum, 2).
+
+    A camera that stands still has pairs of any overlap too, since the points that are seen from depth flicker.
+    """
     rate = 1.0 if len(life) > _MANY_FRAMES else 0.0
     settings = PairSettings(min_overlap=edges[0], max_overlap=edges[-1], spatial_rate=rate)
     table = stored_pair_table(life, geometry, settings, progress=progress)
@@ -233,7 +239,7 @@ def _by_overlap(
         of_bin = frames[bin_of == number]
         shuffled = of_bin[np.random.default_rng([seed, number]).permutation(len(of_bin))]
         what = f"an overlap of {edges[number]:g} to {edges[number + 1]:g}"
-        chosen.append(_enough(life, _different(shuffled), wanted, what))
+        chosen.append(_enough(life, _moving(life, _different(shuffled)), wanted, what))
     return np.concatenate(chosen)
 
 
@@ -246,8 +252,9 @@ def _different(frames: np.ndarray) -> np.ndarray:
 def _enough(life: PreparedLife, frames: np.ndarray, wanted: int, what: str) -> np.ndarray:
     if len(frames) < wanted:
         raise PairSetError(
-            f"The life {life.name} has too few pairs with {what}: {wanted} are wanted and {len(frames)} were found. "
-            "Ask for fewer pairs (--num-pairs), choose other bins (--bins), or take a longer life."
+            f"The life {life.name} has too few pairs with {what} between which the camera moves: {wanted} are wanted "
+            f"and {len(frames)} were found. Ask for fewer pairs (--num-pairs), choose other bins (--bins), or "
+            "take a longer life."
         )
     return frames[:wanted]
 
@@ -267,6 +274,7 @@ def _geometries(lives: Sequence[PreparedLife], by: str | None, progress: bool) -
 def _cut_out(
     lives: Sequence[PreparedLife],
     drawn: Sequence[np.ndarray],
+    usable: Sequence[np.ndarray | None],
     *,
     views: str,
     seed: int,
@@ -288,7 +296,8 @@ def _cut_out(
     described = [
         {"name": life.name, "fingerprint": life.metadata["fingerprint"], "license": life.metadata["license"]}
         | ({"hub": life.metadata["hub"]} if "hub" in life.metadata else {})
-        for life in lives
+        | ({} if rows is None else {"frames_used": len(rows)})
+        for life, rows in zip(lives, usable, strict=True)
     ]
     timestamps = np.concatenate([life.timestamps[frames] for life, frames in zip(lives, drawn, strict=True)])
     videos = np.concatenate([life.video_index[frames] for life, frames in zip(lives, drawn, strict=True)])

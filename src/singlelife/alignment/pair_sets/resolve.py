@@ -8,6 +8,7 @@ What is named is, in this order:
 4. anything else: the name of a life.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,8 @@ def resolve_pair_set(
     if stored is not None:
         return stored
     life, rows = resolve_stretch(pairs, cache_dir=cache_dir)
-    return make_pair_set(life, views=views, num_pairs=num_pairs, seed=seed, image_size=image_size, rows=rows)
+    drawn = make_pair_set(life, views=views, num_pairs=num_pairs, seed=seed, image_size=image_size, rows=rows)
+    return drawn if rows is None else replace(drawn, name=f"{life.name}{_HELD_OUT}/{views}")
 
 
 def resolve_stored(pairs: str, image_size: int = 224) -> PairSet:

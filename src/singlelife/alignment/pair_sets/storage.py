@@ -266,10 +266,14 @@ def _pixels(content: dict[str, Any], size: int) -> torch.Tensor:
     """A view, uint8 (3, size, size), of bytes: a path would be one of somebody else's machine, or of this one."""
     if not content or not content["bytes"]:
         raise ValueError("a view is missing")
-    with PILImage.open(io.BytesIO(content["bytes"]), formats=["PNG"]) as image:
-        if image.size != (size, size) or image.mode != "RGB":
-            raise ValueError(f"a view is of {image.size} pixels, {image.mode}")
-        return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+    try:
+        image = PILImage.open(io.BytesIO(content["bytes"]), formats=["PNG"])
+        shape, pixels = image.size, np.array(image) if image.size == (size, size) else None
+    except Exception as error:  # damaged bytes make Pillow raise nearly anything
+        raise ValueError("a view is damaged") from error
+    if pixels is None or pixels.shape != (size, size, 3):
+        raise ValueError(f"a view is of {shape} pixels, {image.mode}")
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
