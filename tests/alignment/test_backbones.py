@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import (
     AutoModel,
@@ -40,7 +41,7 @@ from transformers import (
 
 from singlelife.alignment.attention import load_model
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel, convert_croco
 from singlelife.errors import CheckpointError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
@@ -391,3 +392,25 @@ def test_features_of_a_croco_are_its_encoders_output(croco):
     torch.testing.assert_close(by_features.features(views(0)), expected, atol=1e-5, rtol=1e-4)
     logits = by_features.logits(views(0), views(0))
     torch.testing.assert_close(logits, cosine(expected, expected), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["cosine", "rope100"])
+def test_a_converted_reference_checkpoint_gives_the_references_maps(name, tmp_path):
+    """Converted as docs/alignment.md says; the golden views are floats, so its processor lets them through."""
+    with safe_open(Path(__file__).parents[1] / "data" / "croco_reference" / f"{name}.safetensors", "pt") as file:
+        kwargs = json.loads(file.metadata()["croco_kwargs"])
+        golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, not a dict)
+    state = {name.removeprefix("state."): tensor for name, tensor in golden.items() if name.startswith("state.")}
+    config, weights = convert_croco(state, kwargs)
+    model = CroCoForPreTraining(config)
+    model.load_state_dict(weights)
+    model.save_pretrained(tmp_path)
+    CroCoImageProcessor(do_resize=False, do_rescale=False, do_normalize=False).save_pretrained(tmp_path)
+    provider = load_model(str(tmp_path))
+    logits = golden["cross_attention_logits"]  # pairs, blocks, heads, N, N
+    for found, expected in (
+        (provider.logits(golden["target"], golden["source"]), logits.mean(dim=(1, 2))),
+        (provider.logits_by_head(golden["target"], golden["source"]), logits.flatten(1, 2)),
+        (load_model(str(tmp_path), layers=[-1]).logits(golden["target"], golden["source"]), logits[:, -1].mean(dim=1)),
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
