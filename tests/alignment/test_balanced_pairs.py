@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
 
 from singlelife.alignment.pair_sets import make_balanced_pair_set, make_pair_set
 from singlelife.errors import PairSetError
@@ -154,10 +153,3 @@ def test_a_life_is_named_once_and_at_least_one(life_here):
         make_balanced_pair_set([life_here, life_here])
     with pytest.raises(PairSetError, match="at least one life"):
         make_balanced_pair_set([])
-
-
-def test_views_of_many_pairs_are_decoded_one_at_a_time(life_here):
-    """The views alone are held, not the frames: those of a real life are many times as large."""
-    pairs = make_balanced_pair_set([life_here], by="none", num_pairs=6, image_size=16)
-    assert pairs.target.is_contiguous() and pairs.target.dtype == torch.uint8
-    assert pairs.target.untyped_storage().nbytes() == 6 * 3 * 16 * 16

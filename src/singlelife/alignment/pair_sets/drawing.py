@@ -285,14 +285,15 @@ def _cut_out(
     """The pair set of the frames that were drawn from each life, int64 (n, 2); one frame is decoded at a time."""
     drawn = [np.stack([frames[:, 0]] * 2, axis=1) for frames in drawn] if views == "shifted" else drawn
     count = sum(map(len, drawn))
-    cut = torch.empty((2 * count, 3, image_size, image_size), dtype=torch.uint8)
+    cut = np.empty((2, count, 3, image_size, image_size), dtype=np.uint8)
     boxes = np.zeros((2 * count, 4), dtype=np.int64)
     generator = np.random.default_rng([seed, count])
     images = (image for life, frames in zip(lives, drawn, strict=True) for image in life.iter_decode(frames.ravel()))
     bar = tqdm(images, desc="Cutting out views", total=2 * count, unit=" views", disable=not progress)
     for number, image in enumerate(bar):
         boxes[number] = box = _box(views, generator, *image.shape[-2:])
-        cut[number] = crop_and_resize(image, box, image_size)
+        # By numpy, which writes channels apart ten times as fast as torch does beside other work.
+        cut[number % 2, number // 2] = crop_and_resize(image, box, image_size).numpy()
     described = [
         {"name": life.name, "fingerprint": life.metadata["fingerprint"], "license": life.metadata["license"]}
         | ({"hub": life.metadata["hub"]} if "hub" in life.metadata else {})
@@ -318,8 +319,8 @@ def _cut_out(
     overlap = np.concatenate([_overlaps(life, frames) for life, frames in zip(lives, drawn, strict=True)])
     return PairSet(
         name=f"{'+'.join(life.name for life in lives)}/{views}",
-        target=cut[0::2].contiguous(),
-        source=cut[1::2].contiguous(),
+        target=torch.from_numpy(cut[0]),
+        source=torch.from_numpy(cut[1]),
         provenance=provenance,
         _boxes=boxes.reshape(-1, 2, 4),
         _geometry=None if views == "shifted" else _geometry(lives, drawn),

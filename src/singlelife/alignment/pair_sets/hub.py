@@ -113,7 +113,7 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
             return None  # it may be a life, which is kept elsewhere
         folder = Path(kept).parent
         print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
-        return load_pair_set(folder)
+        return load_pair_set(folder, progress=True)
     sizes = sizes_of(info)
     if DESCRIPTION not in sizes:
         return None
@@ -129,4 +129,4 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
         read_description(folder)
         if ROWS in sizes:
             api.hf_hub_download(repo_id, ROWS, repo_type="dataset", revision=folder.name)
-    return load_pair_set(folder)
+    return load_pair_set(folder, progress=True)

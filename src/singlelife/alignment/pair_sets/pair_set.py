@@ -95,7 +95,7 @@ class PairSet:
         return self._same_frame or (self._geometry is not None and any(self._geometry.depth))
 
     @classmethod
-    def load(cls, path: str | Path) -> "PairSet":
+    def load(cls, path: str | Path, *, progress: bool = False) -> "PairSet":
         """A pair set that was stored, verified by its hash.
 
         Raises:
@@ -103,7 +103,7 @@ class PairSet:
         """
         from singlelife.alignment.pair_sets.storage import load_pair_set
 
-        return load_pair_set(Path(path))
+        return load_pair_set(Path(path), progress=progress)
 
     def save(self, path: str | Path, *, progress: bool = False) -> None:
         """Store it in a folder, which appears when it is whole.

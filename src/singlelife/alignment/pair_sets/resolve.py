@@ -68,7 +68,7 @@ def _stored(pairs: str, image_size: int) -> PairSet | None:
     path = Path(pairs).expanduser()
     if path.is_dir():
         if (path / DESCRIPTION).is_file():
-            return load_pair_set(path)
+            return load_pair_set(path, progress=True)
         if (path / METADATA).is_file():
             return None
         if is_image_folder(path):

@@ -197,7 +197,7 @@ def read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def load_pair_set(path: Path) -> PairSet:
+def load_pair_set(path: Path, *, progress: bool = False) -> PairSet:
     """See `PairSet.load`."""
     described = read_description(path)
     changed = "It is damaged, or was changed: make or download the pair set again."
@@ -209,7 +209,7 @@ def load_pair_set(path: Path) -> PairSet:
         if found != digest:
             raise PairSetError(f"{path / name} is not the file that {DESCRIPTION} names. {changed}")
     try:
-        pairs = _read(path, described)
+        pairs = _read(path, described, progress)
     except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise PairSetError(f"{path / ROWS} cannot be read ({error}). {changed}") from error
     if pairs.hash != described["hash"]:
@@ -220,24 +220,26 @@ def load_pair_set(path: Path) -> PairSet:
     return pairs
 
 
-def _read(path: Path, described: dict[str, Any]) -> PairSet:
+def _read(path: Path, described: dict[str, Any], progress: bool) -> PairSet:
     size = described["image_size"]
     with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
         count = sum(len(batch) for batch in stream)
         names = stream.schema.names
     if count != described["num_pairs"]:
         raise ValueError(f"it holds {count} pairs instead of {described['num_pairs']}")
-    views = torch.empty((2, count, 3, size, size), dtype=torch.uint8)
+    views = np.empty((2, count, 3, size, size), dtype=np.uint8)
     columns: dict[str, list[Any]] = {name: [] for name in names if name not in _VIEWS}
     start = 0
-    with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
+    bar = tqdm(desc=f"Reading {path.name}", total=count, unit=" pairs", delay=2, disable=not progress)
+    with bar, pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
             for number, view in enumerate(_VIEWS):
                 for row, content in enumerate(batch.column(view).to_pylist()):
-                    views[number, start + row] = _pixels(content, size)
+                    views[number, start + row] = _pixels(content, size).transpose(2, 0, 1)
             for name, values in columns.items():
                 values += batch.column(name).to_pylist()
             start += len(batch)
+            bar.update(len(batch))
     provenance = dict(described["provenance"])
     both = {name: list(map(list, zip(columns[f"target_{name}"], columns[f"source_{name}"], strict=True)))
             for name in ("row", "timestamp", "video", "file", "box")}  # fmt: skip
@@ -251,8 +253,8 @@ def _read(path: Path, described: dict[str, Any]) -> PairSet:
     gap, overlap = (np.array([np.nan if v is None else v for v in columns[name]]) for name in ("gap", "overlap"))
     return PairSet(
         name=described["name"],
-        target=views[0],
-        source=views[1],
+        target=torch.from_numpy(views[0]),
+        source=torch.from_numpy(views[1]),
         provenance=provenance,
         _boxes=np.array(both["box"], dtype=np.int64),
         _geometry=_geometry(columns) if "depth_scale" in columns else None,
@@ -262,8 +264,8 @@ def _read(path: Path, described: dict[str, Any]) -> PairSet:
     )
 
 
-def _pixels(content: dict[str, Any], size: int) -> torch.Tensor:
-    """A view, uint8 (3, size, size), of bytes: a path would be one of somebody else's machine, or of this one."""
+def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
+    """A view, uint8 (size, size, 3), of bytes: a path would be one of somebody else's machine, or of this one."""
     if not content or not content["bytes"]:
         raise ValueError("a view is missing")
     try:
@@ -273,7 +275,7 @@ def _pixels(content: dict[str, Any], size: int) -> torch.Tensor:
         raise ValueError("a view is damaged") from error
     if pixels is None or pixels.shape != (size, size, 3):
         raise ValueError(f"a view is of {shape} pixels, {image.mode}")
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return pixels
 
 
 def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
