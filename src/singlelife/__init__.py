@@ -1,7 +1,7 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
-`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and `AutoImageProcessor` know the CroCo
-architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
+`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining`, `AutoModelForDepthEstimation` and
+`AutoImageProcessor` know the CroCo architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
 Auto class imports ours, and importing ours registers it, whichever comes first.
 """
 
@@ -15,7 +15,7 @@ __version__ = version("singlelife")
 
 _OURS = {
     "transformers.models.auto.configuration_auto": "singlelife.croco.configuration_croco",
-    "transformers.models.auto.modeling_auto": "singlelife.croco.modeling_croco",
+    "transformers.models.auto.modeling_auto": "singlelife.croco.depth_croco",  # which imports modeling_croco
     "transformers.models.auto.image_processing_auto": "singlelife.croco.image_processing_croco",
 }
 
@@ -33,6 +33,18 @@ def _register_models(ours: ModuleType) -> None:
 
     AutoModel.register(ours.CroCoConfig, ours.CroCoModel, exist_ok=True)
     AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
+
+
+@when_imported("singlelife.croco.depth_croco")
+def _register_depth_model(ours: ModuleType) -> None:
+    from transformers.models.auto import modeling_auto
+
+    modeling_auto.AutoModelForDepthEstimation.register(
+        ours.CroCoConfig, ours.CroCoForDepthEstimation, exist_ok=True
+    )
+    # The pipeline warns of models whose names are not here, wherever else they are registered.
+    names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
+    names[ours.CroCoConfig.model_type] = ours.CroCoForDepthEstimation.__name__
 
 
 @when_imported("singlelife.croco.image_processing_croco")

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .configuration_croco import CroCoConfig
     from .convert import convert_croco
+    from .depth_croco import CroCoForDepthEstimation
     from .image_processing_croco import CroCoImageProcessor
     from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
 
 _MODULES = {
     "CroCoConfig": "configuration_croco",
+    "CroCoForDepthEstimation": "depth_croco",
     "CroCoForPreTraining": "modeling_croco",
     "CroCoForPreTrainingOutput": "modeling_croco",
     "CroCoImageProcessor": "image_processing_croco",
@@ -24,6 +26,7 @@ _MODULES = {
 
 __all__ = [
     "CroCoConfig",
+    "CroCoForDepthEstimation",
     "CroCoForPreTraining",
     "CroCoForPreTrainingOutput",
     "CroCoImageProcessor",
