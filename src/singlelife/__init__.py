@@ -15,7 +15,7 @@ __version__ = version("singlelife")
 
 _OURS = {
     "transformers.models.auto.configuration_auto": "singlelife.croco.configuration_croco",
-    "transformers.models.auto.modeling_auto": "singlelife.croco.depth_croco",  # which imports modeling_croco
+    "transformers.models.auto.modeling_auto": "singlelife.croco.modeling_croco",
     "transformers.models.auto.image_processing_auto": "singlelife.croco.image_processing_croco",
 }
 
@@ -33,6 +33,7 @@ def _register_models(ours: ModuleType) -> None:
 
     AutoModel.register(ours.CroCoConfig, ours.CroCoModel, exist_ok=True)
     AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
+    import_module("singlelife.croco.depth_croco")  # not before: it is made of what has been imported now
 
 
 @when_imported("singlelife.croco.depth_croco")

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import cas, evaluate, lives, pair_set, pairs, peek, poses, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
     pair_set.add_command(commands)
     cas.add_command(commands)
+    evaluate.add_command(commands)
     return parser
 
 

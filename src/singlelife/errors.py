@@ -29,3 +29,7 @@ class PairSetError(SingleLifeError):
 
 class HubError(SingleLifeError):
     """The Hub, or what is on it, does not give or take what was asked."""
+
+
+class EvaluationError(SingleLifeError):
+    """What a model is to be evaluated on cannot be used, or not in this way."""

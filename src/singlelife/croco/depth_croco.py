@@ -17,10 +17,7 @@ SCALE_INVARIANCE = 0.5  # the λ of the loss
 
 
 class CroCoForDepthEstimation(CroCoPreTrainedModel):
-    """The CroCo encoder, whose weights are frozen, and a probe that gives a depth to every pixel of each patch.
-
-    `model.croco.requires_grad_(True)` unfreezes the encoder.
-    """
+    """The CroCo encoder, frozen, and a probe that gives a depth to every pixel of each patch. Only the probe learns."""
 
     _auto_classes: ClassVar[dict[str, str]] = {"AutoModelForDepthEstimation": "depth_croco.CroCoForDepthEstimation"}
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\.", r"decoder\."]
@@ -37,7 +34,6 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
             config.probe_num_attention_heads,
         )
         self.post_init()
-        self.croco.requires_grad_(False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -63,7 +59,8 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
         Raises:
             ValueError: shapes that do not fit.
         """
-        outputs = self.croco(pixel_values, return_dict=True, **kwargs)
+        with torch.no_grad():
+            outputs = self.croco(pixel_values, return_dict=True, **kwargs)
         log_depth = log_depth_map(self.probe(outputs.last_hidden_state), self.config.grid_size, self.config.patch_size)
         return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_log_loss(log_depth, labels),

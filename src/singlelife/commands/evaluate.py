@@ -1,0 +1,15 @@
+"""`singlelife evaluate`: what a model's features are worth elsewhere."""
+
+from singlelife.commands import evaluate_depth
+from singlelife.commands.options import Commands
+
+
+def add_command(commands: Commands) -> None:
+    """Describe `singlelife evaluate`."""
+    command = commands.add_parser(
+        "evaluate",
+        help="what a model's features are worth elsewhere: depth, classification",
+        description="What a frozen model's features are worth for other tasks than the one it was trained for.",
+    )
+    tasks = command.add_subparsers(title="tasks", metavar="TASK", required=True)
+    evaluate_depth.add_command(tasks)
