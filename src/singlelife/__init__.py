@@ -1,8 +1,9 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
-`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining`, `AutoModelForDepthEstimation` and
-`AutoImageProcessor` know the CroCo architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
-Auto class imports ours, and importing ours registers it, whichever comes first.
+`import singlelife` makes transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
+`AutoModelForDepthEstimation`, `AutoImageProcessor`) know the CroCo architecture. It imports neither torch nor
+transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
+ours registers it, whichever comes first.
 """
 
 from importlib import import_module
@@ -40,9 +41,7 @@ def _register_models(ours: ModuleType) -> None:
 def _register_depth_model(ours: ModuleType) -> None:
     from transformers.models.auto import modeling_auto
 
-    modeling_auto.AutoModelForDepthEstimation.register(
-        ours.CroCoConfig, ours.CroCoForDepthEstimation, exist_ok=True
-    )
+    modeling_auto.AutoModelForDepthEstimation.register(ours.CroCoConfig, ours.CroCoForDepthEstimation, exist_ok=True)
     # The pipeline warns of models whose names are not here, wherever else they are registered.
     names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
     names[ours.CroCoConfig.model_type] = ours.CroCoForDepthEstimation.__name__

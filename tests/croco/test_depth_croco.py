@@ -1,4 +1,4 @@
-"""Depth from a frozen encoder: the loss by hand, checkpoints in and out, the pipeline, remote code without the package."""
+"""Depth from a frozen encoder: the loss by hand, checkpoints in and out, the pipeline, remote code."""
 
 import os
 import subprocess
@@ -43,19 +43,9 @@ print("loaded")
 
 
 def config(**fields) -> CroCoConfig:
-    usual = dict(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=32,
-        mask_ratio=0.5,
-    )
+    usual = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    usual |= {"intermediate_size": 64, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
+    usual |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 32, "mask_ratio": 0.5}
     return CroCoConfig(**usual | fields)
 
 
@@ -155,7 +145,7 @@ def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, c
     processor = CroCoImageProcessor(size=SIZE, crop_to_aspect=False)
     processor.save_pretrained(tmp_path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8))
-    estimate = pipeline("depth-estimation", model=str(tmp_path), device="cpu")
+    estimate = pipeline("depth-estimation", model=str(tmp_path), device="cpu", trust_remote_code=False)
     assert type(estimate.model) is CroCoForDepthEstimation
     result = estimate(image)
     assert result["depth"].size == (44, 30) and np.ptp(np.array(result["depth"])) == 255

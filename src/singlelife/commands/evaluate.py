@@ -1,6 +1,6 @@
 """`singlelife evaluate`: what a model's features are worth elsewhere."""
 
-from singlelife.commands import evaluate_depth
+from singlelife.commands import evaluate_classify, evaluate_depth
 from singlelife.commands.options import Commands
 
 
@@ -13,3 +13,4 @@ def add_command(commands: Commands) -> None:
     )
     tasks = command.add_subparsers(title="tasks", metavar="TASK", required=True)
     evaluate_depth.add_command(tasks)
+    evaluate_classify.add_command(tasks)

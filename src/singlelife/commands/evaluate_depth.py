@@ -4,8 +4,9 @@ import argparse
 import dataclasses
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
 from singlelife.errors import SingleLifeError
@@ -16,14 +17,14 @@ if TYPE_CHECKING:
 _DATA = """\
 where depth comes from (--train and --test):
   sim_1 sim_test        names of lives, or folders of prepared ones, with depth (simulated ones have it)
-  FOLDER                with nyu_depth_v2_labeled.mat and splits.mat; or with ScanNet scenes (scene0000_00/color, depth);
-                        or a data set that `datasets` opens, with columns image and depth (or depth_map)
+  FOLDER                with nyu_depth_v2_labeled.mat and splits.mat; or with ScanNet scenes (scene0000_00/color and
+                        depth); or a data set that `datasets` opens, with columns image and depth (or depth_map)
   ORG/NAME              such a data set on the Hub
 
 examples:
   singlelife evaluate depth runs/sim_1 runs/sim_still --train sim_1 --test sim_test --sheet depth.png
   singlelife evaluate depth ORG/MODEL --train /data/nyu --test /data/nyu --seeds 3 --json nyu.json
-  singlelife evaluate depth runs/me --train /data/scans --train-split train.txt --test /data/scans --test-split val.txt"""
+  singlelife evaluate depth runs/a --train scans --train-split train.txt --test scans --test-split val.txt"""
 
 _TITLES = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "abs_rel": "AbsRel", "rmse": "RMSE m", "log10": "log10"}
 
@@ -54,23 +55,30 @@ def add_command(commands: Commands) -> None:
     data.add_argument("--depth-column", metavar="NAME", help="of a data set (default: raw_depth, depth or depth_map)")
     data.add_argument("--protocol", choices=("nyu", "scannet", "metric", "simulated"), help="which pixels count: nyu "
                       "has the Eigen crop; range and crop are printed (default: by the data)")  # fmt: skip
-    data.add_argument("--max-depth", type=_above_zero, metavar="M", help="the cap in metres, instead of the protocol's")
+    data.add_argument(
+        "--max-depth", type=_above_zero, metavar="M", help="the cap in metres, instead of the protocol's"
+    )
     add_probe_options(command)
-    command.add_argument("--no-baselines", action="store_true", help="leave out the untrained model and the mean depth")
+    command.add_argument(
+        "--no-baselines", action="store_true", help="leave out the untrained model and the mean depth"
+    )
     command.add_argument("--sheet", type=Path, metavar="PNG", help="draw depth maps of some test frames")
-    command.add_argument("--save", type=Path, metavar="FOLDER", help="save the (CroCo) model with the probe of the first "
-                         "seed, for pipeline('depth-estimation', model=FOLDER)")  # fmt: skip
+    command.add_argument("--save", type=Path, metavar="FOLDER", help="save the (CroCo) model with the probe of the "
+                         "first seed, for pipeline('depth-estimation', model=FOLDER)")  # fmt: skip
     command.set_defaults(run=run)
 
 
 def add_probe_options(command: argparse.ArgumentParser) -> None:
     """Add what all commands that train probes have."""
     probe = command.add_argument_group("probe")
-    probe.add_argument("--probe", default="attentive", choices=("attentive", "linear"), help="attentive: learned "
-                       "queries and one cross-attention block; linear: one layer on each token (default: %(default)s)")  # fmt: skip
     probe.add_argument(
-        "--seeds", type=positive, default=3, metavar="N", help="probes to train (default: %(default)s)"
+        "--probe",
+        default="attentive",
+        choices=("attentive", "linear"),
+        help="attentive: learned queries and one cross-attention block; linear: one layer on each token "
+        "(default: %(default)s)",
     )
+    probe.add_argument("--seeds", type=positive, default=3, metavar="N", help="probes to train (default: %(default)s)")
     probe.add_argument("--epochs", type=positive, default=20, metavar="N", help="(default: %(default)s)")
     probe.add_argument("--learning-rate", type=_above_zero, default=1e-3, metavar="X", help="(default: %(default)s)")
     probe.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per step, and at once for "
@@ -85,12 +93,15 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.save:
         check_output("--save", arguments.save)
         if arguments.save.exists():
-            raise SingleLifeError(f"--save {arguments.save}: it is there already. Remove it, or choose another folder.")
+            raise SingleLifeError(
+                f"--save {arguments.save}: it is there already. Remove it, or choose another folder."
+            )
         if len(arguments.models) > 1:
             raise SingleLifeError("--save takes one model; here are several.")
 
-    from singlelife.evaluation.depth import croco_of, evaluate_depth, save_depth_model
-    from singlelife.evaluation.depth_data import DepthOptions, open_depth
+    from singlelife.evaluation.depth import ProbedModel, croco_of, evaluate_depth, save_depth_model
+    from singlelife.evaluation.depth_data import open_depth
+    from singlelife.evaluation.depth_frames import DepthOptions
     from singlelife.evaluation.depth_sheet import Maps, draw_sheet, maps_of, sheet_rows
     from singlelife.evaluation.probing import ProbeSettings
 
@@ -117,7 +128,18 @@ def run(arguments: argparse.Namespace) -> int:
 
         croco_of(load_model(arguments.models[0]))  # says that it cannot be saved before hours are spent on it
     settings = ProbeSettings(arguments.probe, arguments.epochs, arguments.batch_size, arguments.learning_rate)
-    steps = evaluate_depth(
+    maps: list[Maps] = []
+    shown: list[int] = []  # frames of the sheet
+
+    def keep(probed: ProbedModel) -> None:
+        if arguments.sheet:
+            indices = sheet_rows(len(probed.test))
+            shown[:] = [int(probed.test.rows[index]) for index in indices]
+            maps.append(maps_of(probed, test, indices, arguments.device))
+        if arguments.save and probed.encoder.name == arguments.models[0]:
+            save_depth_model(probed, arguments.save, test)
+
+    evaluation = evaluate_depth(
         arguments.models,
         train,
         test,
@@ -127,25 +149,12 @@ def run(arguments: argparse.Namespace) -> int:
         device=arguments.device,
         batch_size=arguments.batch_size,
         cache_dir=arguments.cache_dir,
+        on_model=keep,
     )
-    sheet, evaluation = [], None
-    frames = None
-    for row, probed, evaluation in steps:
-        if row.error:
-            print(f"singlelife: {row.model}: {row.error}", file=sys.stderr)
-        if probed is None:
-            continue
-        if arguments.sheet:
-            frames = sheet_rows(len(probed.test)) if frames is None else frames
-            sheet.append(maps_of(probed, test, frames, arguments.device))
-            rows = [int(probed.test.rows[index]) for index in frames]
-        if arguments.save and row.model == arguments.models[0] and not arguments.save.exists():
-            save_depth_model(probed, arguments.save, test)
-    assert evaluation is not None  # there is at least one model
-    if arguments.sheet and sheet:
-        draw_sheet(arguments.sheet, test, rows, sheet)
+    if maps:
+        draw_sheet(arguments.sheet, test, shown, maps)
     report(evaluation.to_dict(), arguments.json, table(evaluation, [note for note in (train.note, test.note) if note]))
-    return 2 if any(row.error for row in evaluation.rows) else 0
+    return tell_errors(evaluation.rows)
 
 
 def check_outputs(arguments: argparse.Namespace) -> None:
@@ -173,6 +182,14 @@ def settle_libraries(device: str) -> None:
         raise SingleLifeError(f"--device {device} cannot be used here: {error}".splitlines()[0]) from error
 
 
+def tell_errors(rows: Sequence[Any]) -> int:
+    """Say which models could not be evaluated, and give the exit code."""
+    wrong = [row for row in rows if row.error]
+    for row in wrong:
+        print(f"singlelife: {row.model}: {row.error}", file=sys.stderr)
+    return SingleLifeError.exit_code if wrong else 0
+
+
 def report(fields: dict, json_file: str | None, text: str) -> None:
     """Print the table, or the fields, and write them where they are asked for."""
     content = json.dumps(fields, indent=2)
@@ -198,7 +215,7 @@ def table(evaluation: "DepthEvaluation", notes: list[str]) -> str:
     ]
     for role, data in (("train", train), ("test", test)):
         if "data_hash" in data:
-            lines.append(f"{role:<5} {data['name']}: {data['num_frames']:,} frames, data {data['data_hash'][:12]}")
+            lines.append(f"{role:<5} {data['name']}: {data['num_items']:,} frames, data {data['data_hash'][:12]}")
             lines += left_out_lines(data["left_out"])
     lines += [f"note: {note}" for note in notes]
     rows = [["", *_TITLES.values(), "images/s", "peak memory"]]

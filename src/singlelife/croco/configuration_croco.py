@@ -141,7 +141,9 @@ class CroCoConfig(PreTrainedConfig):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
         if not 0 < self.min_depth < self.max_depth:
-            raise ValueError(f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order.")
+            raise ValueError(
+                f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio should lie strictly between 0 and 1, not {self.mask_ratio}.")
         if not 0 < round(self.mask_ratio * self.num_patches) < self.num_patches:

@@ -17,7 +17,7 @@ SCALE_INVARIANCE = 0.5  # the λ of the loss
 
 
 class CroCoForDepthEstimation(CroCoPreTrainedModel):
-    """The CroCo encoder, frozen, and a probe that gives a depth to every pixel of each patch. Only the probe learns."""
+    """The CroCo encoder, frozen, and a probe that gives every pixel of each patch a depth; only the probe learns."""
 
     _auto_classes: ClassVar[dict[str, str]] = {"AutoModelForDepthEstimation": "depth_croco.CroCoForDepthEstimation"}
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\.", r"decoder\."]
@@ -91,7 +91,7 @@ def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_siz
 
 
 def scale_invariant_log_loss(log_depth: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), λ = 0.5, averaged over views.
+    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), λ = 0.5, mean over views.
 
     With d = log predicted - log true depth over a view's known pixels: mean(d²) - λ mean(d)², in float32.
 

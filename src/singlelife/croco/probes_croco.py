@@ -45,7 +45,8 @@ class CroCoAttentiveProbe(nn.Module):
         self.num_heads = num_heads or math.gcd(width, max(1, width // _CHANNELS_PER_HEAD))
         if width % 4 or width % self.num_heads:
             raise ValueError(
-                f"The width of an attentive probe, {width}, should be divisible by 4 and by its {self.num_heads} heads."
+                f"The width of an attentive probe, {width}, should be divisible by 4 and by its {self.num_heads} "
+                "heads."
             )
         self.grid_size = grid_size
         self.dense = dense
@@ -62,7 +63,7 @@ class CroCoAttentiveProbe(nn.Module):
         self.head = nn.Linear(width, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """`(B, N, out_features)` of tokens `(B, N, hidden_size)` in raster order; `(B, 1, out_features)` if not dense."""
+        """`(B, N, out_features)` of tokens `(B, N, hidden_size)` in raster order; N is 1 in the result if not dense."""
         rows, columns = self.grid_size
         positions = patch_positions(rows, columns, self.grid_size, tokens.device)
         where = sincos_embedding(positions, self.query_tokens.shape[1]).to(tokens.dtype)
@@ -108,8 +109,10 @@ def init_probe_weights(module: nn.Module) -> None:
     elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
         init.ones_(module.weight)
         init.zeros_(module.bias)
-    elif isinstance(module, CroCoAttentiveProbe):
-        init.normal_(module.query_tokens, std=_TOKEN_STD)
+    elif isinstance(module, CroCoAttentiveProbe | CroCoLinearProbe):
+        init.zeros_(module.head.weight)  # whatever the tokens, it says the same at first: what its bias says
+        if isinstance(module, CroCoAttentiveProbe):
+            init.normal_(module.query_tokens, std=_TOKEN_STD)
 
 
 __all__ = ["CroCoAttentiveProbe", "CroCoLinearProbe", "init_probe_weights"]

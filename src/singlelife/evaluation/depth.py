@@ -1,8 +1,7 @@
 """What a frozen encoder knows of depth: a probe is trained on its features of some places and tested on others."""
 
-import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
+from transformers.image_utils import SizeDict
 
 from singlelife import __version__
 from singlelife.alignment.attention import load_model
@@ -18,7 +18,7 @@ from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImagePro
 from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights
 from singlelife.errors import CheckpointError, EvaluationError, SingleLifeError
-from singlelife.evaluation.depth_data import DepthFrames
+from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
 from singlelife.evaluation.features import (
     Encoder,
@@ -26,7 +26,6 @@ from singlelife.evaluation.features import (
     extract,
     patch_size,
     peak_memory,
-    resized,
     view_size,
 )
 from singlelife.evaluation.probing import Measure, ProbeSettings, check_apart, train_probe
@@ -66,7 +65,7 @@ class DepthEvaluation:
 
     Attributes:
         protocol: its name, version, range and crop.
-        train, test: `name`, `data_hash`, `num_frames` and what was `left_out`, for each row and why; of the first model.
+        train, test: `name`, `data_hash`, `num_items`, and why frames were `left_out`; of the first model.
         settings: of the probe; `loss` says which.
         seeds: of the probes.
         rows: models and baselines.
@@ -91,12 +90,12 @@ class ProbedModel:
     """An encoder with the probe of each seed.
 
     Attributes:
-        encoder: itself.
+        encoder: itself, as `load_model` gave it.
         probes: one for each seed.
         train, test: its features.
     """
 
-    encoder: Encoder
+    encoder: Any
     probes: list[nn.Module]
     train: FeatureSet
     test: FeatureSet
@@ -120,7 +119,8 @@ def evaluate_depth(
     batch_size: int = 32,
     cache_dir: str | Path | None = None,
     progress: bool = True,
-) -> Iterator[tuple[DepthRow, ProbedModel | None, DepthEvaluation]]:
+    on_model: Callable[[ProbedModel], None] | None = None,
+) -> DepthEvaluation:
     """Probe models one after the other.
 
     Args:
@@ -133,10 +133,10 @@ def evaluate_depth(
         device: where the models run.
         batch_size: images at once for the encoder.
         cache_dir: where features are kept.
+        on_model: called with each model as soon as it is measured; it is freed afterwards.
 
-    Yields:
-        Each row as soon as it is there, its model, and all that there is so far. A model that cannot be used gives a
-        row with an error, and the next one is tried.
+    Returns:
+        All that is found. A model that cannot be used gives a row with an error, and the next one is tried.
 
     Raises:
         EvaluationError: the data cannot be used, the protocols differ, or test frames are among the training ones.
@@ -154,8 +154,8 @@ def evaluate_depth(
         seeds=list(seeds),
         rows=[],
     )
-    queue, untrained = list(models), set()
-    means_are_due = baselines
+    means: list[DepthRow] = []
+    rows, queue, untrained = evaluation.rows, list(models), set()
     while queue:
         spec = queue.pop(0)
         try:
@@ -166,36 +166,27 @@ def evaluate_depth(
             )
             check_apart(train_set, test_set, train.name, test.name)
             if "data_hash" not in evaluation.train:
-                evaluation.train.update(_of(train_set))
-                evaluation.test.update(_of(test_set))
-            probed = ProbedModel(encoder, _train(encoder, train_set, settings, seeds, device, progress), train_set, test_set)
-            row = _measured(probed, test, device, progress)
+                evaluation.train.update(train_set.summary())
+                evaluation.test.update(test_set.summary())
+            probes = _train(encoder, train_set, settings, seeds, device, progress)
+            probed = ProbedModel(encoder, probes, train_set, test_set)
+            rows.append(_measured(probed, test, device, progress))
         except EvaluationError:
             raise
         except SingleLifeError as error:
-            probed, row = None, DepthRow(spec, "", error=str(error))
-        evaluation.rows.append(row)
-        yield row, probed, evaluation
-        if probed is not None and means_are_due:
-            means_are_due = False
-            for row in mean_rows(probed, test, progress):
-                evaluation.rows.append(row)
-                yield row, None, evaluation
-        if baselines and probed is not None and not spec.startswith(_UNTRAINED):
+            rows.append(DepthRow(spec, "", error=str(error)))
+            continue
+        if on_model:
+            on_model(probed)
+        if baselines and not means:
+            means = mean_rows(probed, test, progress)
+        if baselines and not spec.startswith(_UNTRAINED):
             twin = load_model(f"{_UNTRAINED}{spec}").revision
             if twin not in untrained:
                 untrained.add(twin)
                 queue.append(f"{_UNTRAINED}{spec}")
-        del probed
-        gc.collect()  # a model's weights and maps, before the next one's
-
-
-def _of(features: FeatureSet) -> dict[str, Any]:
-    return {
-        "data_hash": features.metadata["data_hash"],
-        "num_frames": len(features),
-        "left_out": [f"{why}" for _, why in features.left_out],
-    }
+    rows += means
+    return evaluation
 
 
 def _train(
@@ -213,13 +204,11 @@ def _train(
     def loss(output: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         return scale_invariant_log_loss(log_depth_map(output, encoder.grid, patch), depth.float())
 
-    return [
-        train_probe(
-            make, data, loss, settings, seed, device=device, title=f"Probe of {encoder.name}, seed {seed}",
-            progress=progress,
-        )  # fmt: skip
-        for seed in seeds
-    ]
+    probes = []
+    for seed in seeds:
+        title = f"Probe of {encoder.name}, seed {seed}"
+        probes.append(train_probe(make, data, loss, settings, seed, device=device, title=title, progress=progress))
+    return probes
 
 
 def _mean_log_depth(data: FeatureSet) -> float:
@@ -235,7 +224,9 @@ def _measured(probed: ProbedModel, frames: DepthFrames, device: str, progress: b
     def predictions(indices: np.ndarray) -> list[torch.Tensor]:
         return [probed.predict(number, indices, device) for number in range(len(probed.probes))]
 
-    values = _compare(predictions, len(probed.probes), probed.test, frames, f"Depth of {probed.encoder.name}", progress)
+    values = _compare(
+        predictions, len(probed.probes), probed.test, frames, f"Depth of {probed.encoder.name}", progress
+    )
     seconds = time.perf_counter() - start
     return DepthRow(
         model=probed.encoder.name,
@@ -319,8 +310,8 @@ def save_depth_model(probed: ProbedModel, folder: Path, frames: DepthFrames, num
     height, width = view_size(probed.encoder)
     partial = folder.with_name(f"{folder.name}.partial")
     depth_model.eval().save_pretrained(partial)
-    processor = CroCoImageProcessor(size={"height": height, "width": width}, crop_to_aspect=False)
-    processor.image_mean, processor.image_std = probed.encoder.processor.image_mean, probed.encoder.processor.image_std
+    processor = CroCoImageProcessor.from_dict(probed.encoder.processor.to_dict())
+    processor.size, processor.crop_to_aspect = SizeDict(height=height, width=width), False
     processor.save_pretrained(partial)
     partial.rename(folder)
 
@@ -335,8 +326,3 @@ def croco_of(encoder: Any) -> CroCoModel:
     if not isinstance(model, CroCoModel):
         raise CheckpointError(f"{encoder.name} is no CroCo, so it cannot be saved as a CroCoForDepthEstimation.")
     return model
-
-
-def test_views(frames: DepthFrames, row: int, size: tuple[int, int]) -> np.ndarray:
-    """A frame as the model sees it, uint8 (height, width, 3)."""
-    return resized(frames.image(int(frames.rows[row])), size).permute(1, 2, 0).numpy()

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from singlelife.evaluation.depth import ProbedModel, at_size
-from singlelife.evaluation.depth_data import DepthFrames
+from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
 
 _INK, _UNKNOWN, _CELL = "#222222", "#d0d0d0", 1.9  # inches per image
@@ -57,7 +57,8 @@ def draw_sheet(path: Path, frames: DepthFrames, rows: Sequence[int], models: Seq
     """
     truths = [np.where(frames.protocol.known(depth), depth, np.nan) for depth in (frames.depth(row) for row in rows)]
     known = np.concatenate([truth[np.isfinite(truth)] for truth in truths])
-    norm = LogNorm(max(float(np.quantile(known, 0.01)), frames.protocol.min_depth), float(known.max()))
+    nearest, farthest = float(np.quantile(known, 0.01)), float(known.max())
+    norm = LogNorm(nearest, farthest)
     columns = 2 + len(models)
     figure = Figure(figsize=(_CELL * columns + 0.9, _CELL * len(rows) + 0.7), layout=ConstrainedLayoutEngine())
     FigureCanvasAgg(figure)
@@ -80,7 +81,7 @@ def draw_sheet(path: Path, frames: DepthFrames, rows: Sequence[int], models: Seq
     bar = figure.colorbar(ScalarMappable(norm, _COLORS), ax=axes, fraction=0.03, pad=0.01)
     bar.set_label("depth in metres", color=_INK, fontsize=9)
     bar.ax.tick_params(labelsize=8)
-    ticks = [tick for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 40, 80) if norm.vmin <= tick <= norm.vmax]
+    ticks = [tick for tick in (0.25, 0.5, 1, 2, 5, 10, 20, 40, 80) if nearest <= tick <= farthest]
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.minorticks_off()
     figure.suptitle(f"Depth on {frames.name}", fontsize=11, color=_INK)

@@ -78,8 +78,10 @@ class Examples(Protocol):
     """
 
     name: str
-    identity: str
     target_dtype: np.dtype
+
+    @property
+    def identity(self) -> str: ...
 
     def __len__(self) -> int: ...
 
@@ -155,6 +157,11 @@ class FeatureSet:
     def _targets(self) -> "_Mapped":
         shape = tuple(self.metadata["target_shape"])
         return _Mapped(self.path / TARGETS, np.dtype(self.metadata["target_dtype"]), shape)
+
+    def summary(self) -> dict[str, Any]:
+        """What results say of the data: its hash, how many items there are, and why others are left out."""
+        left_out = [why for _, why in self.left_out]
+        return {"data_hash": self.metadata["data_hash"], "num_items": len(self), "left_out": left_out}
 
     def features(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """float32 (k, N, D), of the items `indices`, numbers among those that are kept."""
@@ -341,7 +348,7 @@ def _batches(
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes: of the GPU if it has used one, else of the machine."""
+    """The most memory that this process has had so far, in bytes; that of the GPU if it has used one."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
