@@ -37,8 +37,8 @@ class CroCoConfig(PreTrainedConfig):
         probe_type (`str`): What [`CroCoForDepthEstimation`] puts on the encoder: `"attentive"` (learned queries and
             one cross-attention block) or `"linear"` (one linear layer on each patch's token).
         probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
-        probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for every 32
-            channels of its width, as many as divide it.
+        probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
+            every 32 channels of its width.
         min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
             usually metres.
 

@@ -233,12 +233,12 @@ class DatasetDepth(DepthFrames):
         return rgb(self._images[row]["image"])
 
     def stored_depth(self, row: int) -> np.ndarray:
+        if self._depth.with_format("arrow")[row][self._column].null_count:  # an array of NaN in numpy's format
+            raise ItemError(f"row {row}: there is no ground truth (its {self._column} is empty)")
         try:
             value: Any = self._depth[row][self._column]
         except Exception as error:  # of several libraries, by what is damaged
             raise ItemError(f"row {row}: the depth cannot be read ({error})") from error
-        if value is None or (isinstance(value, np.ndarray) and value.dtype == object and value.ndim == 0):
-            raise ItemError(f"row {row}: there is no ground truth (its {self._column} is empty)")
         rows = list(value) if isinstance(value, np.ndarray) and value.dtype == object else value
         return np.asarray(rows)
 
