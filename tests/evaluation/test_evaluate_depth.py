@@ -79,7 +79,7 @@ def test_a_trained_model_stands_beside_an_untrained_one(tmp_path, data, encoder,
     assert run(tmp_path, *words, "--json", "-") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     names = [row["model"] for row in rows]
-    assert names == [model, f"untrained:{model}", "mean depth", "mean depth at each place"]
+    assert names == [model, f"untrained:{model}@0", "mean depth", "mean depth at each place"]
     assert run(tmp_path, *words, "--no-baselines", "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["measures"] == rows[0]["measures"]  # the same once more
 

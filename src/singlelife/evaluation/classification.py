@@ -198,10 +198,10 @@ def evaluate_classification(
             rows.append(ClassificationRow(spec, "", error=str(error)))
             continue
         if baselines and not spec.startswith(_UNTRAINED):
-            twin = load_model(f"{_UNTRAINED}{spec}").revision
+            twin = load_model(f"{_UNTRAINED}{spec}@0").revision
             if twin not in untrained:
                 untrained.add(twin)
-                queue.append(f"{_UNTRAINED}{spec}")
+                queue.append(f"{_UNTRAINED}{spec}@0")
     usual = {"train": {"name": train.name}, "test": {"name": test.name}}
     settings_used = settings.to_dict() | {"loss": "cross-entropy"}
     return ClassificationEvaluation(

@@ -181,10 +181,10 @@ def evaluate_depth(
         if baselines and not means:
             means = mean_rows(probed, test, progress)
         if baselines and not spec.startswith(_UNTRAINED):
-            twin = load_model(f"{_UNTRAINED}{spec}").revision
+            twin = load_model(f"{_UNTRAINED}{spec}@0").revision
             if twin not in untrained:
                 untrained.add(twin)
-                queue.append(f"{_UNTRAINED}{spec}")
+                queue.append(f"{_UNTRAINED}{spec}@0")
     rows += means
     return evaluation
 
