@@ -122,6 +122,13 @@ class PairArguments:
         0.05, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
     )
 
+    hours: float | None = option(
+        None,
+        "train on the first H hours of the life alone, by recording time over its videos in their order (default: on "
+        "all of it); what is held out stays that of the whole life, so that runs of several durations compare",
+        metavar="H",
+    )
+
     @property
     def settings(self) -> PairSettings:
         """What the pairings read of them."""
@@ -372,6 +379,7 @@ def _check_ranges(arguments: RunArguments) -> None:
     _require(0 <= pairs.spatial_rate <= 1000, "spatial_rate", pairs.spatial_rate, "from 0 (all frames) to 1000")
     _require(0 <= pairs.spatial_weight <= 1, "spatial_weight", pairs.spatial_weight, "from 0 to 1")
     _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
+    _require(pairs.hours is None or pairs.hours > 0, "hours", pairs.hours, "over 0")
     _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
 
 

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 
 from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import RunArguments
+from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.precision import Precision
 from singlelife.pretraining.progress import table
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
@@ -30,14 +31,14 @@ def start_report(
     """The table that a run prints before its first step."""
     train, pairs = arguments.train, arguments.pairs
     config = accelerator.unwrap_model(model).config
-    hours = sum(np.ptp(life.timestamps[life.video_index == video]) for video in np.unique(life.video_index)) / 3600
+    time = recording_time(life.timestamps, life.video_index)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     threads = f", threads: {torch.get_num_threads()}" if accelerator.device.type == "cpu" else ""
     processes = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
-        "life": f"{life.name}: {len(life):,} frames, {duration(hours * 3600)} of video, {held_out}",
+        "life": f"{life.name}: {len(life):,} frames, {duration(time[-1])} of video, {held_out}",
         "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
         "model": f"{arguments.model.model}, {parameters / 1e6:.2f} M parameters, {config.image_size} px, "
         f"patches of {config.patch_size} px, {config.mask_ratio:.0%} masked",
@@ -46,6 +47,8 @@ def start_report(
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "run folder": str(arguments.output_dir),
     }
+    if (num_frames := frames_seen(life, pairs)) < len(life):
+        lines["hours"] = f"only the first {duration(time[num_frames])} of it, {num_frames:,} frames, are trained on"
     if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
         lines["validation"] = (
             f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs of their own"
