@@ -25,6 +25,7 @@ from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstru
 from singlelife.pretraining.progress import Stopwatch
 from singlelife.pretraining.reports import end_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish
+from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trainer import Periodic, Trainer
 from singlelife.pretraining.validation import validation_loss
@@ -132,6 +133,7 @@ def pretrain(arguments: RunArguments) -> int:
     )
     loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
     stopped_by = trainer.train(loader)
+    whole = whole_model(model, accelerator)
     if accelerator.is_main_process:
         if stopped_by:
             print(
@@ -141,7 +143,8 @@ def pretrain(arguments: RunArguments) -> int:
         else:
             pictured = validation_pairs or train_pairs
             title = f"{life.name} after {state.step:,} steps"
-            _finish(folder, accelerator.unwrap_model(model), processor, validation_to_model, pictured, title)
+            assert whole is not None, "the main process has it"
+            _finish(folder, whole, processor, validation_to_model, pictured, title)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -157,7 +160,7 @@ def _finish(
     title: str,
 ) -> None:
     """Write the finished model and its pictures into the run folder."""
-    model.eval()
+    model.to(to_model.device).eval()
     with complete_or_absent(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
@@ -127,7 +128,8 @@ class Trainer:
             batch = next(batches)
             waited += watch()
             with accelerator.accumulate(self.model):
-                part = self.model(**self.to_model(batch)).loss
+                with accelerator.autocast():
+                    part = self.model(**self.to_model(batch)).loss
                 accelerator.backward(part)
             loss += part.detach() / arguments.gradient_accumulation_steps
 
@@ -135,7 +137,8 @@ class Trainer:
         told = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
         mean_loss = math.fsum(one[0] for one in told) / len(told)
         max_norm = arguments.max_grad_norm or math.inf
-        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of all shards
         not_finite = ""
         if not math.isfinite(mean_loss):
             not_finite = f"the loss is {mean_loss}"
