@@ -113,7 +113,7 @@ class Trainer:
         arguments, accelerator = self.arguments, self.accelerator
         rate = learning_rate(
             self.state.step,
-            peak=arguments.learning_rate,
+            peak=arguments.peak_learning_rate,
             warmup_steps=arguments.warmup_steps,
             max_steps=arguments.max_steps,
             min_rate=arguments.min_lr_rate,
@@ -180,12 +180,16 @@ class Trainer:
         return end - self.arguments.train_batch_size, end - 1
 
     def save(self) -> None:
-        """Write a checkpoint and delete those past `save_total_limit`."""
+        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
         save_checkpoint(
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            self.folder.keep_latest(self.arguments.save_total_limit)
+            if self.arguments.keep_best:
+                best = self.folder.note_best()
+            else:
+                best = self.folder.forget_best()
+            self.folder.keep_latest(self.arguments.save_total_limit, besides=best)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
