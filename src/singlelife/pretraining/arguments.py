@@ -135,6 +135,9 @@ class PairArguments:
         return PairSettings(**{f.name: getattr(self, f.name) for f in fields(PairSettings)})
 
 
+BATCH_OF_BASE_RATE = 256
+
+
 @dataclass
 class TrainArguments:
     """How long and how to train, and what to write."""
@@ -157,7 +160,15 @@ class TrainArguments:
         256, "pairs per optimiser step, over all processes and accumulated batches", metavar="N"
     )
     gradient_accumulation_steps: int = option(1, "batches per optimiser step", metavar="N")
-    learning_rate: float = option(1.5e-4, "at its peak, after the warm-up", metavar="LR")
+    base_learning_rate: float | None = option(
+        1.5e-4,
+        "the learning rate at its peak, after the warm-up, for steps of 256 pairs; a run's own is this times its "
+        "--train-batch-size over 256",
+        metavar="LR",
+    )
+    learning_rate: float | None = option(
+        None, "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate", metavar="LR"
+    )
     warmup_steps: int = option(2_000, "steps of linear warm-up", metavar="N")
     min_lr_rate: float = option(0.0, "where the cosine ends, as a share of the learning rate", metavar="SHARE")
     weight_decay: float = option(
@@ -174,7 +185,13 @@ class TrainArguments:
         "number format of the matrix products; auto: what `accelerate launch` was told, else bf16 on a GPU that "
         "has it, and on a CPU if timed steps are faster; a resumed run keeps its choice",
     )
-    gradient_checkpointing: bool = option(False, "compute activations twice to need less memory")
+    gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = option(
+        "none",
+        "blocks whose activations are computed again in the backward pass instead of kept, to need less memory; "
+        "without a value: all",
+        nargs="?",
+        const="all",
+    )
     torch_compile: bool = option(False, "compile the model (minutes at the start, faster steps on a GPU)")
     cpu_threads: int | None = option(
         None, "threads of each process on a CPU (default: $OMP_NUM_THREADS, or all cores)", metavar="N"
@@ -185,9 +202,22 @@ class TrainArguments:
     eval_pairs: int = option(256, "validation pairs, the same ones each time", metavar="N")
     save_steps: int = option(500, "steps between checkpoints", metavar="N")
     save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
+    keep_best: bool = option(
+        True,
+        "keep also the checkpoint with the lowest validation loss, of those at a step that --eval-steps measured one of",
+    )
     report_to: list[str] | None = option(  # noqa: RUF009 (the default is None)
         None, "trackers of Accelerate to log to as well: tensorboard, trackio, wandb ...", metavar="TRACKER"
     )
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """What the warm-up leads to: proportional to the batch (Goyal et al., 2017), as MAE and CroCo have it, unless
+        it was given as it is."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        assert self.base_learning_rate is not None, "parse_arguments makes sure of it"
+        return self.base_learning_rate * self.train_batch_size / BATCH_OF_BASE_RATE
 
 
 GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
@@ -199,7 +229,7 @@ FREE_ON_RESUME = {
     *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
-    *("report_to", "max_skipped_steps"),
+    *("keep_best", "report_to", "max_skipped_steps"),
 }
 # What belongs to one call, not to the run, so neither read from nor written to a config.
 _CALL_ONLY = {"resume", "overwrite_output_dir"}
@@ -252,8 +282,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
     words = parser.words_of_config(training_recipe(named.life, named.video)) + words
     *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     arguments = RunArguments(*groups)
+    _settle_rate(arguments.train, words)
     _check_ranges(arguments)
     return arguments
+
+
+def _settle_rate(train: TrainArguments, words: list[str]) -> None:
+    """Of the two ways to give the learning rate, leave the one that was given last: a flag wins over a config."""
+    flags = {"--learning-rate": "learning_rate", "--base-learning-rate": "base_learning_rate"}
+    given = [flag for word in words if (flag := word.split("=")[0].replace("_", "-")) in flags]
+    in_force = flags[given[-1]] if given else "base_learning_rate"
+    for name in flags.values():
+        if name != in_force:
+            setattr(train, name, None)
 
 
 class _Parser(HfArgumentParser):
@@ -361,7 +402,9 @@ def _check_ranges(arguments: RunArguments) -> None:
         _require(value is None or value >= 1, name, value, "at least 1")
     for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm", "max_skipped_steps"):
         _require(getattr(train, name) >= 0, name, getattr(train, name), "0 or more")
-    _require(train.learning_rate > 0, "learning_rate", train.learning_rate, "over 0")
+    for name in ("base_learning_rate", "learning_rate"):
+        value = getattr(train, name)
+        _require(value is None or value > 0, name, value, "over 0")
     _require(0 <= train.min_lr_rate <= 1, "min_lr_rate", train.min_lr_rate, "from 0 to 1")
     for name in ("adam_beta1", "adam_beta2"):
         _require(0 <= getattr(train, name) < 1, name, getattr(train, name), "from 0 to under 1")

@@ -20,11 +20,12 @@ from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, Train
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import settle_device, start_accelerator
-from singlelife.pretraining.optimization import create_optimizer
+from singlelife.pretraining.optimization import create_optimizer, recompute
 from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstruction
 from singlelife.pretraining.progress import Stopwatch
-from singlelife.pretraining.reports import end_report, start_report
+from singlelife.pretraining.reports import end_report, learning_rate_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish
+from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trainer import Periodic, Trainer
 from singlelife.pretraining.validation import validation_loss
@@ -89,8 +90,7 @@ def pretrain(arguments: RunArguments) -> int:
 
     set_seed(train.seed)
     model = load_weights(checkpoint, config) if checkpoint else starting_model(arguments.model, config)
-    if train.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
+    recompute(model, train.gradient_checkpointing)
     if train.torch_compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
@@ -106,7 +106,11 @@ def pretrain(arguments: RunArguments) -> int:
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.rewind(state.step)
-        folder.write_config(arguments.to_dict(), {name: version(name) for name in _VERSIONS})
+        folder.write_config(
+            arguments.to_dict(),
+            {name: version(name) for name in _VERSIONS},
+            [f"Learning rate at its peak: {learning_rate_report(train)}"],
+        )
         print(start_report(arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint))
     accelerator.wait_for_everyone()
     if train.report_to:
@@ -132,6 +136,7 @@ def pretrain(arguments: RunArguments) -> int:
     )
     loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
     stopped_by = trainer.train(loader)
+    whole = whole_model(model, accelerator)
     if accelerator.is_main_process:
         if stopped_by:
             print(
@@ -141,7 +146,8 @@ def pretrain(arguments: RunArguments) -> int:
         else:
             pictured = validation_pairs or train_pairs
             title = f"{life.name} after {state.step:,} steps"
-            _finish(folder, accelerator.unwrap_model(model), processor, validation_to_model, pictured, title)
+            assert whole is not None, "the main process has it"
+            _finish(folder, whole, processor, validation_to_model, pictured, title)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -157,13 +163,13 @@ def _finish(
     title: str,
 ) -> None:
     """Write the finished model and its pictures into the run folder."""
-    model.eval()
+    model.to(to_model.device).eval()
     with complete_or_absent(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
+        draw_reconstruction(aside / "reconstruction.png", model, to_model, pairs, title)
+        draw_cross_attention(aside / "cross_attention.png", model, to_model, pairs, title)
     publish(folder.path / "final", folder.path)
-    draw_reconstruction(folder.path / "reconstruction.png", model, to_model, pairs, title)
-    draw_cross_attention(folder.path / "cross_attention.png", model, to_model, pairs, title)
 
 
 def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | None:
@@ -202,6 +208,8 @@ def _sequence(
     """All that the sequence of losses depends on."""
     settings = {name: value for name, value in arguments.to_dict().items() if name not in FREE_ON_RESUME}
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
+    settings["learning_rate"] = arguments.train.peak_learning_rate  # however it was given
+    settings.pop("base_learning_rate")
     model = {name: value for name, value in sorted(config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": life.metadata["fingerprint"], "model_config": model}
     if train_pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently

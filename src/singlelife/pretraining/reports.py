@@ -1,5 +1,6 @@
 """What a run says when it starts and when it is done."""
 
+import json
 from pathlib import Path
 
 import torch
@@ -8,7 +9,7 @@ from accelerate import Accelerator
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
-from singlelife.pretraining.arguments import RunArguments
+from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunArguments, TrainArguments
 from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.precision import Precision
 from singlelife.pretraining.progress import table
@@ -45,6 +46,7 @@ def start_report(
         "device": f"{processes}{device}{threads}",
         "precision": f"{'fp32' if precision.name == 'no' else precision.name} ({precision.reason})",
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
+        "learning rate": learning_rate_report(train),
         "run folder": str(arguments.output_dir),
     }
     if (num_frames := frames_seen(life, pairs)) < len(life):
@@ -60,11 +62,28 @@ def start_report(
     return table(lines)
 
 
+def learning_rate_report(train: TrainArguments) -> str:
+    """The rate at its peak, and how it came to be."""
+    rate = f"{train.peak_learning_rate:g}"
+    if train.learning_rate is not None:
+        return f"{rate} (as asked for)"
+    return f"{rate} ({train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE})"
+
+
+def best_report(folder: RunFolder) -> str:
+    """The checkpoint with the lowest validation loss, or nothing where none has one."""
+    if not folder.best.exists():
+        return ""
+    best = json.loads(folder.best.read_text(encoding="utf-8"))
+    return f"{folder.path / best['checkpoint']}, validation {best['val_loss']:.4f}"
+
+
 def end_report(arguments: RunArguments, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
     """The table that a run prints at its end, and what to do next."""
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
     losses = [f"{name} {last[key]:.4f}" for name, key in _LOSSES.items() if key in last]
     other = "sim_2" if arguments.life_name == "sim_1" else "sim_1"
+    best = best_report(folder)
     skipped = f"; {skipped_steps:,} of the steps were skipped, see {folder.metrics}" if skipped_steps else ""
     summary = table(
         {
@@ -73,6 +92,7 @@ def end_report(arguments: RunArguments, folder: RunFolder, seconds: float, skipp
             "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
             "pictures": f"{folder.path / 'reconstruction.png'}, {folder.path / 'cross_attention.png'}",
         }
+        | ({"best checkpoint": best} if best else {})
     )
     return (
         f"{summary}\nNext: train another life, then see how far the two agree about the geometry of a third:\n"

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
@@ -112,7 +113,7 @@ class Trainer:
         arguments, accelerator = self.arguments, self.accelerator
         rate = learning_rate(
             self.state.step,
-            peak=arguments.learning_rate,
+            peak=arguments.peak_learning_rate,
             warmup_steps=arguments.warmup_steps,
             max_steps=arguments.max_steps,
             min_rate=arguments.min_lr_rate,
@@ -127,7 +128,8 @@ class Trainer:
             batch = next(batches)
             waited += watch()
             with accelerator.accumulate(self.model):
-                part = self.model(**self.to_model(batch)).loss
+                with accelerator.autocast():
+                    part = self.model(**self.to_model(batch)).loss
                 accelerator.backward(part)
             loss += part.detach() / arguments.gradient_accumulation_steps
 
@@ -135,7 +137,8 @@ class Trainer:
         told = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
         mean_loss = math.fsum(one[0] for one in told) / len(told)
         max_norm = arguments.max_grad_norm or math.inf
-        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of all shards
         not_finite = ""
         if not math.isfinite(mean_loss):
             not_finite = f"the loss is {mean_loss}"
@@ -177,12 +180,16 @@ class Trainer:
         return end - self.arguments.train_batch_size, end - 1
 
     def save(self) -> None:
-        """Write a checkpoint and delete those past `save_total_limit`."""
+        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
         save_checkpoint(
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            self.folder.keep_latest(self.arguments.save_total_limit)
+            if self.arguments.keep_best:
+                best = self.folder.note_best()
+            else:
+                best = self.folder.forget_best()
+            self.folder.keep_latest(self.arguments.save_total_limit, besides=best)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
