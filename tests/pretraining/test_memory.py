@@ -10,7 +10,14 @@ from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
 from singlelife.pretraining.arguments import TrainArguments
-from singlelife.pretraining.memory import activations_per_pair, device_memory, memory_warning, training_memory
+from singlelife.pretraining.memory import (
+    activations_per_pair,
+    device_memory,
+    memory_warning,
+    run_memory,
+    training_memory,
+)
+from singlelife.pretraining.optimization import recompute
 
 
 def preset(name: str, **changes: object) -> CroCoForPreTraining:
@@ -56,7 +63,7 @@ def bytes_kept(model: CroCoForPreTraining, batch_size: int, mixed: bool) -> int:
 def test_the_formula_counts_what_torch_keeps(name, changes, mixed, recomputed):
     model = preset(name, **changes)
     if recomputed:
-        model.gradient_checkpointing_enable()
+        recompute(model, "all")
     blocks = [recomputed] * model.config.num_hidden_layers, [recomputed] * model.config.decoder_num_hidden_layers
     estimate = activations_per_pair(model.config, mixed=mixed, recomputed=blocks)
     assert bytes_kept(model, 3, mixed) / 3 == pytest.approx(estimate, rel=0.15)
@@ -67,7 +74,7 @@ def test_the_most_that_a_step_needs_at_once_is_the_estimate(recomputed):
     """As torch's own allocator tells, above the weights and moments, which are there before the step."""
     model = preset("tiny")
     if recomputed:
-        model.gradient_checkpointing_enable()
+        recompute(model, "all")
     optimizer = torch.optim.AdamW(model.parameters(), fused=True)
     views = torch.randn(2, 32, 3, 64, 64)
 
@@ -87,7 +94,8 @@ def test_the_most_that_a_step_needs_at_once_is_the_estimate(recomputed):
 
 def warned(available: int, batch_size: int = 64, **settings: object) -> str | None:
     train = TrainArguments(train_batch_size=batch_size, **settings)
-    return memory_warning(preset("tiny"), train, Accelerator(cpu=True), batch_size, available)
+    needed = run_memory(preset("tiny"), train, Accelerator(cpu=True), batch_size)
+    return memory_warning(needed, train, batch_size, available)
 
 
 def test_a_run_that_fits_is_not_warned_of():

@@ -79,7 +79,9 @@ def test_killed_two_hundred_times_while_saving(tmp_path: Path):
 
 def in_small_space(command: list[str], folder: Path, kept: Path) -> list[str]:
     """A command that runs with a disk of 3 MB under `folder`, and leaves a copy of what is on it in `kept`."""
-    script = 'mount -t tmpfs -o size=3m none "$0" || exit 1; kept=$1; shift; "$@"; code=$?; cp -a "$0" "$kept"; exit $code'
+    script = (
+        'mount -t tmpfs -o size=3m none "$0" || exit 1; kept=$1; shift; "$@"; code=$?; cp -a "$0" "$kept"; exit $code'
+    )
     return ["unshare", "--user", "--mount", "--map-root-user", "sh", "-c", script, str(folder), str(kept), *command]
 
 

@@ -145,6 +145,11 @@ class TrainArguments:
     _argument_group_name = "training"
 
     output_dir: str | None = option(None, "the run folder (default: runs/<life>)", metavar="PATH")
+    dry_run: bool = option(
+        False,
+        "make a few steps and say what all of them would take in time, memory and disk; write nothing but the prepared "
+        "life, where that is missing",
+    )
     overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
     resume: str | None = option(
         None,
@@ -167,7 +172,9 @@ class TrainArguments:
         metavar="LR",
     )
     learning_rate: float | None = option(
-        None, "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate", metavar="LR"
+        None,
+        "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate",
+        metavar="LR",
     )
     warmup_steps: int = option(2_000, "steps of linear warm-up", metavar="N")
     min_lr_rate: float = option(0.0, "where the cosine ends, as a share of the learning rate", metavar="SHARE")
@@ -200,6 +207,9 @@ class TrainArguments:
     logging_steps: int = option(25, "steps between lines of metrics.jsonl", metavar="N")
     eval_steps: int = option(500, "steps between validation losses", metavar="N")
     eval_pairs: int = option(256, "validation pairs, the same ones each time", metavar="N")
+    picture_steps: int = option(
+        5_000, "steps between pictures of what it has learnt, kept in pictures/ (0: only at the end)", metavar="N"
+    )
     save_steps: int = option(500, "steps between checkpoints", metavar="N")
     save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
     keep_best: bool = option(
@@ -220,7 +230,27 @@ class TrainArguments:
         return self.base_learning_rate * self.train_batch_size / BATCH_OF_BASE_RATE
 
 
-GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
+@dataclass
+class AlignmentArguments:
+    """Whether to measure, as it trains, how far the model agrees with another one."""
+
+    _argument_group_name = "alignment during training"
+
+    cas_reference: str | None = option(
+        None,
+        "a model to compare with as training goes on: a run folder, a checkpoint, or ORG/NAME on the Hub (default: none)",
+        metavar="MODEL",
+    )
+    cas_steps: int = option(500, "steps between comparisons; the first is before training", metavar="N")
+    cas_pairs: str = option(
+        "sim_test",
+        "the life to compare on, best one that neither has seen; LIFE/zoomed and LIFE/shifted are other views of it",
+        metavar="LIFE[/VIEWS]",
+    )
+    cas_num_pairs: int = option(128, "pairs of that life", metavar="N")
+
+
+GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments, AlignmentArguments)
 
 # What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
 # compared instead of the settings that lead to it).
@@ -229,10 +259,11 @@ FREE_ON_RESUME = {
     *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
+    *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
     *("keep_best", "report_to", "max_skipped_steps"),
 }
 # What belongs to one call, not to the run, so neither read from nor written to a config.
-_CALL_ONLY = {"resume", "overwrite_output_dir"}
+_CALL_ONLY = {"resume", "overwrite_output_dir", "dry_run"}
 
 
 @dataclass
@@ -243,10 +274,11 @@ class RunArguments:
     model: ModelArguments
     pairs: PairArguments
     train: TrainArguments
+    alignment: AlignmentArguments
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
-        groups = (self.life, self.model, self.pairs, self.train)
+        groups = (self.life, self.model, self.pairs, self.train, self.alignment)
         values = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}
         return {name: value for name, value in values.items() if name not in _CALL_ONLY}
 
@@ -392,7 +424,7 @@ def config_path(kind: str, name_or_path: str) -> Path:
 
 
 def _check_ranges(arguments: RunArguments) -> None:
-    train, pairs, model = arguments.train, arguments.pairs, arguments.model
+    train, pairs, model, alignment = arguments.train, arguments.pairs, arguments.model, arguments.alignment
     positive_integers = (
         *("max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps", "eval_steps"),
         *("eval_pairs", "save_steps", "save_total_limit", "cpu_threads"),
@@ -400,7 +432,16 @@ def _check_ranges(arguments: RunArguments) -> None:
     for name in positive_integers:
         value = getattr(train, name)
         _require(value is None or value >= 1, name, value, "at least 1")
-    for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm", "max_skipped_steps"):
+    for name in ("cas_steps", "cas_num_pairs"):
+        _require(getattr(alignment, name) >= 1, name, getattr(alignment, name), "at least 1")
+    for name in (
+        "picture_steps",
+        "warmup_steps",
+        "dataloader_num_workers",
+        "weight_decay",
+        "max_grad_norm",
+        "max_skipped_steps",
+    ):
         _require(getattr(train, name) >= 0, name, getattr(train, name), "0 or more")
     for name in ("base_learning_rate", "learning_rate"):
         value = getattr(train, name)

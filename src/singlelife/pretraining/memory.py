@@ -1,13 +1,14 @@
 """The memory that a training step needs, computed before the first one, and what to do where there is not enough."""
 
 import os
+import resource
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
@@ -128,14 +129,14 @@ def training_memory(
 
 
 def run_memory(model: CroCoForPreTraining, train: TrainArguments, accelerator: Accelerator, batch_size: int) -> Memory:
-    """`training_memory` of a run."""
+    """`training_memory` of a run, whose model may or may not be prepared yet."""
     return training_memory(
         model,
         batch_size=batch_size,
         mixed=accelerator.mixed_precision != "no",
         accumulation=train.gradient_accumulation_steps,
         num_processes=accelerator.num_processes,
-        sharded=accelerator.distributed_type == DistributedType.FSDP,
+        sharded=accelerator.is_fsdp2,
     )
 
 
@@ -154,15 +155,26 @@ def device_memory(device: torch.device) -> int | None:
     return whole // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
 
 
-def memory_warning(
-    model: CroCoForPreTraining, train: TrainArguments, accelerator: Accelerator, batch_size: int, available: int | None
-) -> str | None:
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that this process has had so far: on a GPU in tensors, else of its own in the machine's memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def memory_warning(needed: Memory, train: TrainArguments, batch_size: int, available: int | None) -> str | None:
     """What to say where a run may not fit into `available` bytes; None where it does.
+
+    Args:
+        needed: an estimate of what it needs.
+        train: its settings.
+        batch_size: pairs at once in a process.
+        available: on the device of a process; None where that cannot be told.
 
     Raises:
         RunError: it cannot fit.
     """
-    needed = run_memory(model, train, accelerator, batch_size)
     if available is None or needed.total <= _TIGHT * available:
         return None
     of_device = f"of the {in_bytes(available)} that this device has for a process"
@@ -192,7 +204,7 @@ def _what_helps(needed: Memory, train: TrainArguments, batch_size: int, limit: f
     helps = []
     if parts:
         helps.append(f"--gradient-accumulation-steps {accumulated} makes the same steps in smaller batches")
-    if not train.gradient_checkpointing:
+    if train.gradient_checkpointing == "none":
         helps.append("--gradient-checkpointing keeps a fraction of the activations, for a third more work")
     helps.append("a smaller --train-batch-size makes other steps")
     return f"What helps: {'; '.join(helps)}."

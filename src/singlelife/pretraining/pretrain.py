@@ -2,32 +2,40 @@
 
 import json
 import signal
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco.flops import training_flops_per_pair
 from singlelife.errors import RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
+from singlelife.pretraining.alignment_curve import AlignmentCurve, draw_alignment
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, TrainArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import settle_device, start_accelerator
+from singlelife.pretraining.dry_run import dry_run, preparation_notice
+from singlelife.pretraining.memory import device_memory, memory_warning, run_memory
 from singlelife.pretraining.optimization import create_optimizer, recompute
-from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstruction
+from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
-from singlelife.pretraining.reports import end_report, learning_rate_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish
+from singlelife.pretraining.reports import end_report, learning_rate_report, resource_lines, start_report
+from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
 from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
+from singlelife.pretraining.trackers import start_trackers, track_pictures
 from singlelife.pretraining.trainer import Periodic, Trainer
+from singlelife.pretraining.utilization import device_peak, utilization
 from singlelife.pretraining.validation import validation_loss
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
@@ -60,6 +68,8 @@ def pretrain(arguments: RunArguments) -> int:
         accelerator.process_index,
     )
 
+    if train.dry_run and accelerator.is_main_process and (notice := preparation_notice(arguments)):
+        print(notice)
     with accelerator.main_process_first():
         life = resolve_life(
             _pinned(arguments, state),
@@ -88,9 +98,18 @@ def pretrain(arguments: RunArguments) -> int:
         check_same_sequence(state, sequence, checkpoint)
     state.sequence = sequence
 
+    processor = CroCoImageProcessor(size={"height": image_size, "width": image_size})
+    curve = _alignment_curve(arguments, accelerator, processor, config, image_size)
+
     set_seed(train.seed)
     model = load_weights(checkpoint, config) if checkpoint else starting_model(arguments.model, config)
     recompute(model, train.gradient_checkpointing)
+    memory, available = (
+        run_memory(model, train, accelerator, sampler.local_batch_size),
+        device_memory(accelerator.device),
+    )
+    warning = memory_warning(memory, train, sampler.local_batch_size, available)
+    peak = device_peak(accelerator.device, accelerator.mixed_precision)
     if train.torch_compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
@@ -98,9 +117,35 @@ def pretrain(arguments: RunArguments) -> int:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
             accelerator.scaler.load_state_dict(state.grad_scaler)
-    processor = CroCoImageProcessor(size={"height": image_size, "width": image_size})
-    mean, std = tuple(processor.image_mean), tuple(processor.image_std)
+    to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
+    periodic = []
+    if validation_pairs:
+        measure = partial(validation_loss, model, validation_pairs, to_model, accelerator, sampler.local_batch_size)
+        periodic.append(Periodic(train.eval_steps, lambda: {"val_loss": measure()}))
+    flops = training_flops_per_pair(config)
+    trainer = Trainer(
+        train,
+        accelerator,
+        folder,
+        state,
+        model,
+        optimizer,
+        processor,
+        replace(to_model, color_jitter=arguments.pairs.color_jitter, seed=train.seed),
+        periodic,
+        utilization=lambda rate: utilization(flops, rate, peak, accelerator.num_processes),
+    )
+    loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
 
+    resources = resource_lines(memory, available, peak, flops, sampler.local_batch_size, warning)
+    report = start_report(
+        arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint, resources
+    )
+    if train.dry_run:
+        accelerator.print(report)
+        accelerator.print(dry_run(trainer, loader, memory.total))
+        accelerator.end_training()
+        return 0
     if accelerator.is_main_process:
         if folder.holds_a_run() and not train.resume:
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
@@ -111,30 +156,20 @@ def pretrain(arguments: RunArguments) -> int:
             {name: version(name) for name in _VERSIONS},
             [f"Learning rate at its peak: {learning_rate_report(train)}"],
         )
-        print(start_report(arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint))
+        print(report)
     accelerator.wait_for_everyone()
     if train.report_to:
-        accelerator.init_trackers("singlelife", config=_without_lists(arguments.to_dict()))
+        start_trackers(accelerator, arguments.to_dict(), folder, state.step)
 
-    validation_to_model = ToModel(accelerator.device, mean, std)
-    periodic = []
-    if validation_pairs:
-        measure = partial(
-            validation_loss, model, validation_pairs, validation_to_model, accelerator, sampler.local_batch_size
-        )
-        periodic.append(Periodic(train.eval_steps, lambda: {"val_loss": measure()}))
-    trainer = Trainer(
-        train,
-        accelerator,
-        folder,
-        state,
-        model,
-        optimizer,
-        processor,
-        ToModel(accelerator.device, mean, std, arguments.pairs.color_jitter, train.seed),
-        periodic,
-    )
-    loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
+    pictured = validation_pairs or train_pairs
+    if train.picture_steps:
+        draw = partial(_draw_on_the_way, trainer, to_model, pictured, life.name)
+        periodic.append(Periodic(train.picture_steps, draw))
+    if arguments.alignment.cas_reference is not None:
+        compare = partial(_compare, curve, trainer)
+        periodic.append(Periodic(arguments.alignment.cas_steps, compare))
+        if not state.step:
+            trainer.log(compare())
     stopped_by = trainer.train(loader)
     whole = whole_model(model, accelerator)
     if accelerator.is_main_process:
@@ -144,14 +179,59 @@ def pretrain(arguments: RunArguments) -> int:
                 f"{folder.checkpoint_path(state.step)}. Go on with the same command and --resume."
             )
         else:
-            pictured = validation_pairs or train_pairs
-            title = f"{life.name} after {state.step:,} steps"
             assert whole is not None, "the main process has it"
-            _finish(folder, whole, processor, validation_to_model, pictured, title)
+            _finish(folder, whole, processor, to_model, pictured, _title(life.name, state.step), curve)
+            pictures = {path.stem: path for path in folder.final_pictures()}
+            track_pictures(accelerator, pictures, state.step)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
+
+
+def _title(life: str, step: int) -> str:
+    return f"{life} after {step:,} steps"
+
+
+def _draw_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset, life: str) -> dict[str, Any]:
+    """Draw the model as it is now into the run folder's `pictures`; the end of the run has pictures of its own."""
+    state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
+    if state.step == trainer.arguments.max_steps:
+        return {}
+    whole = whole_model(trainer.model, accelerator)
+    if accelerator.is_main_process:
+        assert whole is not None, "the main process has it"
+        with complete_or_absent(folder.pictures_path(state.step)) as aside:
+            names = draw_pictures(aside, whole, to_model, pairs, _title(life, state.step))
+        drawn = {name: folder.pictures_path(state.step) / path.name for name, path in names.items()}
+        track_pictures(accelerator, drawn, state.step)
+    accelerator.wait_for_everyone()
+    return {}
+
+
+def _alignment_curve(
+    arguments: RunArguments,
+    accelerator: Accelerator,
+    processor: CroCoImageProcessor,
+    config: CroCoConfig,
+    image_size: int,
+) -> AlignmentCurve | None:
+    """What the model in training is compared with, in the main process; None in others, or where nothing is asked for.
+
+    Raises:
+        SingleLifeError: the reference or the pairs cannot be had.
+    """
+    if arguments.alignment.cas_reference is None or not accelerator.is_main_process:
+        return None
+    cache_dir = Path(arguments.life.cache_dir) if arguments.life.cache_dir else None
+    device = str(accelerator.device)
+    return AlignmentCurve.of(arguments.alignment, processor, config.grid_size, image_size, device, cache_dir)
+
+
+def _compare(curve: AlignmentCurve | None, trainer: Trainer) -> dict[str, Any]:
+    """The scores of the model as it is now, in the main process; called by every process, as it may lie in shards."""
+    whole = whole_model(trainer.model, trainer.accelerator)
+    return curve(whole) if curve is not None and whole is not None else {}
 
 
 def _finish(
@@ -161,14 +241,15 @@ def _finish(
     to_model: ToModel,
     pairs: PairDataset,
     title: str,
+    curve: AlignmentCurve | None,
 ) -> None:
     """Write the finished model and its pictures into the run folder."""
-    model.to(to_model.device).eval()
     with complete_or_absent(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
-        draw_reconstruction(aside / "reconstruction.png", model, to_model, pairs, title)
-        draw_cross_attention(aside / "cross_attention.png", model, to_model, pairs, title)
+        draw_pictures(aside, model, to_model, pairs, title)
+        if curve is not None:
+            draw_alignment(aside / "alignment.png", read_metrics(folder.metrics), title, curve.name)
     publish(folder.path / "final", folder.path)
 
 
@@ -184,7 +265,7 @@ def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | No
         return next(reversed(folder.checkpoints().values()), None)
     checkpoint = Path(train.resume) if train.resume else None
     is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
-    if folder.holds_a_run() and not is_of_this_run and not train.overwrite_output_dir:
+    if folder.holds_a_run() and not (is_of_this_run or train.overwrite_output_dir or train.dry_run):
         raise RunError(
             f"{folder.path} already holds a run. Go on with it (--resume), delete it (--overwrite-output-dir) or "
             "write elsewhere (--output-dir)."
@@ -215,10 +296,3 @@ def _sequence(
     if train_pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
         sequence["pair_table"] = train_pairs.pairing.fingerprint
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
-
-
-def _without_lists(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings as trackers take them: no None, no lists."""
-    return {
-        name: str(value) if isinstance(value, list) else value for name, value in settings.items() if value is not None
-    }

@@ -5,7 +5,9 @@ metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
 best.json                which of the checkpoints has the lowest validation loss
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
-reconstruction.png, cross_attention.png
+reconstruction.png, cross_attention.png, alignment.png
+pictures/step-<step>/    the first two as they were on the way
+singlelife/              what TensorBoard reads, where the run reports to it
 """
 
 import contextlib
@@ -35,6 +37,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.best = path / "best.json"
+        self.pictures = path / "pictures"
 
     def holds_a_run(self) -> bool:
         return self.config.exists() or self.metrics.exists() or bool(self.checkpoints())
@@ -49,21 +52,34 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         return self.path / f"checkpoint-{step}"
 
+    def final_pictures(self) -> list[Path]:
+        """Of the finished model."""
+        return sorted(self.path.glob("*.png"))
+
+    def pictures_path(self, step: int) -> Path:
+        return self.pictures / f"step-{step}"
+
+    def _pictures(self) -> dict[int, Path]:
+        """Complete folders of pictures by their step."""
+        matches = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self.pictures.glob("step-*")]
+        return {int(match[1]): path for match, path in matches if match}
+
     def remove_run(self) -> None:
         """Delete the run's files, and no others that the folder may hold."""
-        for path in self.checkpoints().values():
+        for path in [*self.checkpoints().values(), *self._pictures().values()]:
             _remove(path)
         final_model = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
         written = ("config.yaml", "metrics.jsonl", "best.json", "reconstruction.png", "cross_attention.png")
-        for pattern in (*written, *final_model):
+        tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
+        for pattern in (*written, "alignment.png", *tracked, *final_model):
             for path in self.path.glob(pattern):
                 path.unlink()
 
     def rewind(self, step: int) -> None:
         """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
-        for leftover in self.path.glob(f"*{_ASIDE}"):
+        for leftover in (*self.path.glob(f"*{_ASIDE}"), *self.pictures.glob(f"*{_ASIDE}")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for later, path in self.checkpoints().items():
+        for later, path in (*self.checkpoints().items(), *self._pictures().items()):
             if later > step:
                 _remove(path)
         if self.metrics.exists():

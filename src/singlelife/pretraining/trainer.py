@@ -21,6 +21,7 @@ from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.optimization import learning_rate
 from singlelife.pretraining.progress import Progress, Stopwatch
 from singlelife.pretraining.run_folder import RunFolder
+from singlelife.pretraining.trackers import track
 from singlelife.units import duration
 
 _STEPS_BEFORE_ESTIMATE = 20
@@ -37,6 +38,7 @@ class Trainer:
         to_model: from a batch of the loader to the model's inputs.
         periodic: what is done between steps.
         saved: called in the main process with each checkpoint that is complete.
+        utilization: from pairs per second to MFU.
     """
 
     def __init__(
@@ -51,10 +53,13 @@ class Trainer:
         to_model: ToModel,
         periodic: Sequence["Periodic"] = (),
         saved: Callable[[Path], None] | None = None,
+        *,
+        utilization: Callable[[float], float],
     ):
         self.arguments, self.accelerator, self.folder, self.state = arguments, accelerator, folder, state
         self.model, self.optimizer, self.processor = model, optimizer, processor
         self.to_model, self.periodic, self.saved = to_model, periodic, saved
+        self.utilization = utilization
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
@@ -75,7 +80,7 @@ class Trainer:
         with StopSignals() as signals:
             while state.step < arguments.max_steps:
                 watch = Stopwatch()
-                step = self._step(batches, signals.received)
+                step = self.make_step(batches, signals.received)
                 stop = step.stop
                 state.step += 1
                 if step.not_finite:
@@ -92,12 +97,13 @@ class Trainer:
                 if (state.step % arguments.logging_steps == 0 or last) and state.pending_losses:
                     loss = math.fsum(state.pending_losses) / len(state.pending_losses)
                     values = {"loss": loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
-                    self._log(values | progress.speed())
+                    speed = progress.speed()
+                    self.log(values | speed | {"mfu": round(self.utilization(speed["pairs_per_second"]), 5)})
                     state.pending_losses = []
                     progress.restart()
                 for task in self.periodic:
                     if state.step % task.every == 0 or last:
-                        self._log(task.act())
+                        self.log(task.act())
                 # While steps fail, the checkpoints from before stay: they may be the last good ones.
                 if (state.step % arguments.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
                     self.save()
@@ -108,7 +114,7 @@ class Trainer:
         progress.close()
         return stop
 
-    def _step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> "Step":
+    def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> "Step":
         """One optimiser step; `stop` is the signal that this process was told to stop by, or 0."""
         arguments, accelerator = self.arguments, self.accelerator
         rate = learning_rate(
@@ -193,10 +199,11 @@ class Trainer:
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
-    def _log(self, values: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
+    def log(self, values: dict[str, Any]) -> None:
+        """Write values, if any, into the metrics, and the numbers among them to the trackers, as of this step."""
+        if values and self.accelerator.is_main_process:
             self.folder.log({"step": self.state.step} | values)
-        self.accelerator.log(values, step=self.state.step)
+            track(self.accelerator, values, self.state.step)
 
     def _estimate(self, progress: Progress) -> str:
         rate = progress.speed()["pairs_per_second"]
@@ -223,7 +230,7 @@ class Periodic:
     """
 
     every: int
-    act: Callable[[], dict[str, float]]
+    act: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)
