@@ -66,8 +66,9 @@ def test_a_run_writes_all_it_promises(finished_run: Path):
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     for line in steps:
-        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait"}
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait", "mfu"}
         assert line["pairs_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0
+        assert 0 < line["mfu"] < 1
     assert [line["step"] for line in lines if "val_loss" in line] == [6, 12]
     assert list(RunFolder(finished_run).checkpoints()) == [8, 12]  # the last two of 4, 8, 12
     for name, shape in {"reconstruction.png": (4, 4), "cross_attention.png": (4, 6)}.items():

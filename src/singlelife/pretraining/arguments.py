@@ -147,8 +147,8 @@ class TrainArguments:
     output_dir: str | None = option(None, "the run folder (default: runs/<life>)", metavar="PATH")
     dry_run: bool = option(
         False,
-        "make a few steps and say what all of them would take in time, memory and disk; write nothing but the prepared "
-        "life, where that is missing",
+        "make a few steps and say what all of them would take in time, memory and disk; nothing is written but the "
+        "prepared life, where that is missing",
     )
     overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
     resume: str | None = option(
@@ -238,7 +238,8 @@ class AlignmentArguments:
 
     cas_reference: str | None = option(
         None,
-        "a model to compare with as training goes on: a run folder, a checkpoint, or ORG/NAME on the Hub (default: none)",
+        "a model to compare with as training goes on: a run folder, a checkpoint, or ORG/NAME on the Hub (default: "
+        "none)",
         metavar="MODEL",
     )
     cas_steps: int = option(500, "steps between comparisons; the first is before training", metavar="N")

@@ -76,7 +76,7 @@ def dry_run(trainer: Trainer, loader: DataLoader, memory_estimate: int) -> str:
     used = float(peak_memory(accelerator.device))
     taken, waited, used = _over_processes(trainer, [watch(), waited, used])
     seconds = taken / count if count else slowest
-    share_waited = waited / taken if count else 0.0
+    waits = waited / taken if count else 0.0
     rate = arguments.train_batch_size / seconds
 
     validations = math.ceil(left / arguments.eval_steps) if trainer.periodic else 0
@@ -84,7 +84,7 @@ def dry_run(trainer: Trainer, loader: DataLoader, memory_estimate: int) -> str:
     parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
     lines: dict[str, Any] = {
         "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
-        "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, MFU {trainer.utilization(rate):.2f}, data wait {share_waited:.0%}"
+        "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, MFU {trainer.utilization(rate):.2f}, data wait {waits:.0%}"
         + (" (of batches read ahead; a longer run may wait more)" if count < _read_ahead(loader) else ""),
         "first loss": f"{first.loss:.4f}"
         if not first.not_finite

@@ -156,7 +156,7 @@ def device_memory(device: torch.device) -> int | None:
 
 
 def peak_memory(device: torch.device) -> int:
-    """The most bytes that this process has had so far: on a GPU in tensors, else of its own in the machine's memory."""
+    """The most bytes that this process has had so far: on a GPU in tensors, else all that it holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
