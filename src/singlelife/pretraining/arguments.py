@@ -160,7 +160,9 @@ class TrainArguments:
         metavar="LR",
     )
     learning_rate: float | None = option(
-        None, "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate", metavar="LR"
+        None,
+        "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate",
+        metavar="LR",
     )
     warmup_steps: int = option(2_000, "steps of linear warm-up", metavar="N")
     min_lr_rate: float = option(0.0, "where the cosine ends, as a share of the learning rate", metavar="SHARE")
@@ -197,7 +199,7 @@ class TrainArguments:
     save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
     keep_best: bool = option(
         True,
-        "keep also the checkpoint with the lowest validation loss, of those at a step that --eval-steps measured one of",
+        "keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated",
     )
     report_to: list[str] | None = option(  # noqa: RUF009 (the default is None)
         None, "trackers of Accelerate to log to as well: tensorboard, trackio, wandb ...", metavar="TRACKER"

@@ -34,8 +34,8 @@ def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSta
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
-            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a run "
-            "of its own in the same folder. To train on CPUs, pass --cpu to `accelerate launch` (and no --use_fsdp: "
+            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a "
+            "run of its own in the same folder. To train on CPUs, pass --cpu to `accelerate launch` (and no --use_fsdp: "
             "Accelerate shards models on GPUs only), or set ACCELERATE_USE_CPU=true for torchrun."
         )
     if process.device.type == "cpu":

@@ -163,7 +163,7 @@ def _finish(
     title: str,
 ) -> None:
     """Write the finished model and its pictures into the run folder."""
-    model.to(to_model.device).eval()
+    model.to(to_model.device).eval()  # type: ignore[arg-type]
     with complete_or_absent(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)

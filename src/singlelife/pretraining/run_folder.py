@@ -72,10 +72,10 @@ class RunFolder:
         if self.best.exists():
             self.note_best()
 
-    def note_best(self) -> int | None:
-        """Find the checkpoint with the lowest validation loss, and name it in `best.json`.
+    def note_best(self, forget: bool = False) -> int | None:
+        """Find the checkpoint with the lowest validation loss, and name it in `best.json`; or `forget` it.
 
-        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped since is forgotten.
+        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped is forgotten.
 
         Returns:
             Its step, or None where no checkpoint has a validation loss.
@@ -86,17 +86,13 @@ class RunFolder:
             for line in (read_metrics(self.metrics) if self.metrics.exists() else [])
             if line["step"] in checkpoints and math.isfinite(line.get("val_loss", math.nan))
         }
-        if not losses:
+        if forget or not losses:
             self.best.unlink(missing_ok=True)
             return None
         step = min(losses, key=lambda step: (losses[step], step))
         best = {"checkpoint": checkpoints[step].name, "step": step, "val_loss": losses[step]}
         write_text(self.best, json.dumps(best) + "\n")
         return step
-
-    def forget_best(self) -> None:
-        """Let no checkpoint be the best."""
-        self.best.unlink(missing_ok=True)
 
     def keep_latest(self, limit: int | None, besides: int | None = None) -> None:
         """Delete all but the latest `limit` checkpoints, and that of the step `besides`."""
@@ -189,8 +185,8 @@ def _writing(path: Path, aside: Path | None = None) -> Iterator[None]:
         elif aside is not None:
             aside.unlink(missing_ok=True)
         raise RunError(
-            f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same command "
-            "and --resume."
+            f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same "
+            "command and --resume."
         ) from error
 
 
