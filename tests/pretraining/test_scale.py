@@ -136,7 +136,7 @@ def test_shards_lower_products_and_nothing_else(tmp_path: Path, one_process: Pat
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
-        ({"WORLD_SIZE": "2"}, r"2 processes were launched.*--cpu.*ACCELERATE_USE_CPU"),
+        ({"WORLD_SIZE": "2"}, r"2 processes were launched.*ACCELERATE_USE_CPU=true torchrun"),
         ({"ACCELERATE_USE_FSDP": "true"}, r"second version of FSDP.*--fsdp_version 2"),
     ],
 )

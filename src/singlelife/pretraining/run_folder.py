@@ -72,8 +72,8 @@ class RunFolder:
         if self.best.exists():
             self.note_best()
 
-    def note_best(self, forget: bool = False) -> int | None:
-        """Find the checkpoint with the lowest validation loss, and name it in `best.json`; or `forget` it.
+    def note_best(self) -> int | None:
+        """Find the checkpoint with the lowest validation loss, and name it in `best.json`.
 
         Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped is forgotten.
 
@@ -86,7 +86,7 @@ class RunFolder:
             for line in (read_metrics(self.metrics) if self.metrics.exists() else [])
             if line["step"] in checkpoints and math.isfinite(line.get("val_loss", math.nan))
         }
-        if forget or not losses:
+        if not losses:
             self.best.unlink(missing_ok=True)
             return None
         step = min(losses, key=lambda step: (losses[step], step))
