@@ -1,8 +1,8 @@
 """train.py with FSDP2 on CPUs.
 
-Accelerate shards a model only where it finds GPUs (`AcceleratorState` looks for MULTI_GPU and the like), though torch's
-`fully_shard` runs over gloo as well. Here its state is told so; all that follows, Accelerate's preparation of model and
-optimiser included, is what runs on GPUs.
+Accelerate shards a model only where it finds GPUs (`AcceleratorState` looks for MULTI_GPU and the like), though
+torch's `fully_shard` runs over gloo as well. Here its state is told so; all that follows, Accelerate's preparation of
+model and optimiser included, is what runs on GPUs.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Forks processes that do nothing but save checkpoints, as a run does, until they are killed.
 
-Each line on stdin asks for one more; its process id is printed. Run by test_saving.py: to import torch and transformers
-takes seconds, to fork nothing.
+Each line on stdin asks for one more; its process id is printed. Run by test_saving.py: to import torch and
+transformers takes seconds, to fork nothing.
 """
 
 import os

@@ -113,8 +113,9 @@ def test_a_file_that_cannot_be_written_stops_the_run_and_spares_the_checkpoints(
     assert pretrain(parse_arguments(command(folder, **settings | {"max_steps": 6, "save_steps": 3}))) == 0
     shutil.rmtree(folder / "checkpoint-6")
     largest = (folder / "model.safetensors").stat().st_size + 4096
+    words = command(folder, "--resume", **settings)
     ran = subprocess.run(
-        [sys.executable, "train.py", *command(folder, "--resume", **settings)], cwd=ROOT, capture_output=True, text=True,
+        [sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
     )  # fmt: skip
     assert ran.returncode == 2, ran.stderr

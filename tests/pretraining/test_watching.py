@@ -36,12 +36,12 @@ def lines(folder: Path, key: str) -> dict[int, float]:
     return {line["step"]: line[key] for line in read_metrics(folder / "metrics.jsonl") if key in line}
 
 
-def launch(argv: list[str]) -> subprocess.CompletedProcess:
+def launch(argv: list[str], script: str = "train.py", **environment: str) -> subprocess.CompletedProcess:
     """In two processes."""
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py", *argv],
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, *argv],
         cwd=ROOT, text=True, capture_output=True, timeout=200,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment,
     )  # fmt: skip
 
 
@@ -167,6 +167,19 @@ def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, c
     assert run(command(folder, "--resume", **settings)) == 0
     assert {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "cas" in line} == curve
     assert (folder / "alignment.png").exists()
+
+
+def test_a_model_in_shards_is_watched_like_a_whole_one(tmp_path: Path, command, sim_test):
+    settings = {"cas_reference": "untrained:tiny", "cas_pairs": sim_test.path, "cas_num_pairs": 8, "cas_steps": 4}
+    watched = settings | {"picture_steps": 4, "max_steps": 8}
+    assert run(command(tmp_path / "whole", **watched)) == 0
+    sharding = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP"}
+    ran = launch(command(tmp_path / "shards", **watched), "tests/pretraining/fsdp2_on_cpu.py", **sharding)
+    assert ran.returncode == 0, ran.stderr
+    whole, shards = (lines(tmp_path / name, "cas_position_free") for name in ("whole", "shards"))
+    assert list(shards) == [0, 4, 8] and shards == pytest.approx(whole, abs=0.01)
+    assert (tmp_path / "shards" / "pictures" / "step-4" / "reconstruction.png").exists()
+    assert (tmp_path / "shards" / "alignment.png").exists()
 
 
 def _pairs(life: str, cache: Path):

@@ -214,7 +214,7 @@ class TrainArguments:
     save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
     keep_best: bool = option(
         True,
-        "keep also the checkpoint with the lowest validation loss, of those at a step that --eval-steps measured one of",
+        "keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated",
     )
     report_to: list[str] | None = option(  # noqa: RUF009 (the default is None)
         None, "trackers of Accelerate to log to as well: tensorboard, trackio, wandb ...", metavar="TRACKER"

@@ -34,9 +34,9 @@ def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSta
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
-            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a run "
-            "of its own in the same folder. To train on CPUs, pass --cpu to `accelerate launch` (and no --use_fsdp: "
-            "Accelerate shards models on GPUs only), or set ACCELERATE_USE_CPU=true for torchrun."
+            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a "
+            "run of its own in the same folder. On CPUs start one process, or several with `ACCELERATE_USE_CPU=true "
+            f"torchrun --nproc_per_node={launched} train.py`; models are sharded (FSDP) on GPUs only."
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))

@@ -53,10 +53,14 @@ def create_optimizer(model: torch.nn.Module, arguments: TrainArguments, device: 
 
 
 def recompute(model: CroCoForPreTraining, blocks: str) -> None:
-    """Let a part of a model's blocks (`none`, `encoder`, `decoder`, `all`) keep only their inputs for the backward pass
-    (Chen et al., 2016), which then runs them forward once more. The encoder's see both views."""
-    parts = {"none": (), "encoder": (model.croco.encoder,), "decoder": (model.croco.decoder,), "all": (model,)}
-    for part in parts[blocks]:
+    """Let a part of a model's blocks keep only their inputs for the backward pass (Chen et al., 2016), which then runs
+    them forward once more.
+
+    Args:
+        blocks: `none`, `encoder` (its blocks see both views), `decoder` or `all`.
+    """
+    parts = {"encoder": (model.croco.encoder,), "decoder": (model.croco.decoder,), "all": (model,)}
+    for part in parts.get(blocks, ()):
         # By the name that transformers 5.23 gave it where there is one; the older name warns there.
         enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
         enable({"use_reentrant": False})

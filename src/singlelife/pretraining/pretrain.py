@@ -151,6 +151,8 @@ def pretrain(arguments: RunArguments) -> int:
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
         folder.rewind(state.step)
+        if not train.keep_best:
+            folder.best.unlink(missing_ok=True)
         folder.write_config(
             arguments.to_dict(),
             {name: version(name) for name in _VERSIONS},

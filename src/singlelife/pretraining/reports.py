@@ -39,7 +39,8 @@ def start_report(
     parameters = sum(parameter.numel() for parameter in model.parameters())
     device = torch.cuda.get_device_name() if accelerator.device.type == "cuda" else accelerator.device.type
     threads = f", threads: {torch.get_num_threads()}" if accelerator.device.type == "cpu" else ""
-    processes = f"{accelerator.num_processes} processes on " if accelerator.num_processes > 1 else ""
+    shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
+    processes = f"{accelerator.num_processes} processes{shards} on " if accelerator.num_processes > 1 else ""
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(time[-1])} of video, {held_out}",

@@ -91,7 +91,7 @@ class RunFolder:
     def note_best(self) -> int | None:
         """Find the checkpoint with the lowest validation loss, and name it in `best.json`.
 
-        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped since is forgotten.
+        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped is forgotten.
 
         Returns:
             Its step, or None where no checkpoint has a validation loss.
@@ -109,10 +109,6 @@ class RunFolder:
         best = {"checkpoint": checkpoints[step].name, "step": step, "val_loss": losses[step]}
         write_text(self.best, json.dumps(best) + "\n")
         return step
-
-    def forget_best(self) -> None:
-        """Let no checkpoint be the best."""
-        self.best.unlink(missing_ok=True)
 
     def keep_latest(self, limit: int | None, besides: int | None = None) -> None:
         """Delete all but the latest `limit` checkpoints, and that of the step `besides`."""
@@ -205,8 +201,8 @@ def _writing(path: Path, aside: Path | None = None) -> Iterator[None]:
         elif aside is not None:
             aside.unlink(missing_ok=True)
         raise RunError(
-            f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same command "
-            "and --resume."
+            f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same "
+            "command and --resume."
         ) from error
 
 

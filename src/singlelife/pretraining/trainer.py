@@ -191,10 +191,7 @@ class Trainer:
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            if self.arguments.keep_best:
-                best = self.folder.note_best()
-            else:
-                best = self.folder.forget_best()
+            best = self.folder.note_best() if self.arguments.keep_best else None
             self.folder.keep_latest(self.arguments.save_total_limit, besides=best)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
