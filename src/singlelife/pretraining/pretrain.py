@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.croco.flops import training_flops_per_pair
 from singlelife.errors import RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
@@ -25,18 +24,18 @@ from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, 
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import settle_device, start_accelerator
 from singlelife.pretraining.dry_run import dry_run, preparation_notice
-from singlelife.pretraining.memory import device_memory, memory_warning, run_memory
 from singlelife.pretraining.optimization import create_optimizer, recompute
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
-from singlelife.pretraining.reports import end_report, learning_rate_report, resource_lines, start_report
+from singlelife.pretraining.reports import end_report, learning_rate_report, start_report
+from singlelife.pretraining.resources import Resources
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
 from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trackers import start_trackers, track_pictures
 from singlelife.pretraining.trainer import Periodic, Trainer
-from singlelife.pretraining.utilization import device_peak, utilization
 from singlelife.pretraining.validation import validation_loss
+from singlelife.pretraining.watching import alignment_on_the_way, pictures_on_the_way, title
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
@@ -104,12 +103,7 @@ def pretrain(arguments: RunArguments) -> int:
     set_seed(train.seed)
     model = load_weights(checkpoint, config) if checkpoint else starting_model(arguments.model, config)
     recompute(model, train.gradient_checkpointing)
-    memory, available = (
-        run_memory(model, train, accelerator, sampler.local_batch_size),
-        device_memory(accelerator.device),
-    )
-    warning = memory_warning(memory, train, sampler.local_batch_size, available)
-    peak = device_peak(accelerator.device, accelerator.mixed_precision)
+    resources = Resources.of(model, train, accelerator, sampler.local_batch_size)
     if train.torch_compile:
         model.compile()
     model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
@@ -122,7 +116,6 @@ def pretrain(arguments: RunArguments) -> int:
     if validation_pairs:
         measure = partial(validation_loss, model, validation_pairs, to_model, accelerator, sampler.local_batch_size)
         periodic.append(Periodic(train.eval_steps, lambda: {"val_loss": measure()}))
-    flops = training_flops_per_pair(config)
     trainer = Trainer(
         train,
         accelerator,
@@ -133,17 +126,16 @@ def pretrain(arguments: RunArguments) -> int:
         processor,
         replace(to_model, color_jitter=arguments.pairs.color_jitter, seed=train.seed),
         periodic,
-        utilization=lambda rate: utilization(flops, rate, peak, accelerator.num_processes),
+        utilization=resources.utilization,
     )
     loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
 
-    resources = resource_lines(memory, available, peak, flops, sampler.local_batch_size, warning)
     report = start_report(
-        arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint, resources
+        arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint, resources.lines()
     )
     if train.dry_run:
         accelerator.print(report)
-        accelerator.print(dry_run(trainer, loader, memory.total))
+        accelerator.print(dry_run(trainer, loader, resources.memory.total))
         accelerator.end_training()
         return 0
     if accelerator.is_main_process:
@@ -165,13 +157,11 @@ def pretrain(arguments: RunArguments) -> int:
 
     pictured = validation_pairs or train_pairs
     if train.picture_steps:
-        draw = partial(_draw_on_the_way, trainer, to_model, pictured, life.name)
-        periodic.append(Periodic(train.picture_steps, draw))
+        periodic.append(pictures_on_the_way(trainer, to_model, pictured, life.name))
     if arguments.alignment.cas_reference is not None:
-        compare = partial(_compare, curve, trainer)
-        periodic.append(Periodic(arguments.alignment.cas_steps, compare))
+        periodic.append(alignment_on_the_way(trainer, curve, arguments.alignment.cas_steps))
         if not state.step:
-            trainer.log(compare())
+            trainer.log(periodic[-1].act())
     stopped_by = trainer.train(loader)
     whole = whole_model(model, accelerator)
     if accelerator.is_main_process:
@@ -182,33 +172,12 @@ def pretrain(arguments: RunArguments) -> int:
             )
         else:
             assert whole is not None, "the main process has it"
-            _finish(folder, whole, processor, to_model, pictured, _title(life.name, state.step), curve)
-            pictures = {path.stem: path for path in folder.final_pictures()}
+            pictures = _finish(folder, whole, processor, to_model, pictured, title(life.name, state.step), curve)
             track_pictures(accelerator, pictures, state.step)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
-
-
-def _title(life: str, step: int) -> str:
-    return f"{life} after {step:,} steps"
-
-
-def _draw_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset, life: str) -> dict[str, Any]:
-    """Draw the model as it is now into the run folder's `pictures`; the end of the run has pictures of its own."""
-    state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
-    if state.step == trainer.arguments.max_steps:
-        return {}
-    whole = whole_model(trainer.model, accelerator)
-    if accelerator.is_main_process:
-        assert whole is not None, "the main process has it"
-        with complete_or_absent(folder.pictures_path(state.step)) as aside:
-            names = draw_pictures(aside, whole, to_model, pairs, _title(life, state.step))
-        drawn = {name: folder.pictures_path(state.step) / path.name for name, path in names.items()}
-        track_pictures(accelerator, drawn, state.step)
-    accelerator.wait_for_everyone()
-    return {}
 
 
 def _alignment_curve(
@@ -230,12 +199,6 @@ def _alignment_curve(
     return AlignmentCurve.of(arguments.alignment, processor, config.grid_size, image_size, device, cache_dir)
 
 
-def _compare(curve: AlignmentCurve | None, trainer: Trainer) -> dict[str, Any]:
-    """The scores of the model as it is now, in the main process; called by every process, as it may lie in shards."""
-    whole = whole_model(trainer.model, trainer.accelerator)
-    return curve(whole) if curve is not None and whole is not None else {}
-
-
 def _finish(
     folder: RunFolder,
     model: CroCoForPreTraining,
@@ -244,15 +207,17 @@ def _finish(
     pairs: PairDataset,
     title: str,
     curve: AlignmentCurve | None,
-) -> None:
-    """Write the finished model and its pictures into the run folder."""
+) -> dict[str, Path]:
+    """Write the finished model and its pictures into the run folder, and return those by name."""
     with complete_or_absent(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
-        draw_pictures(aside, model, to_model, pairs, title)
-        if curve is not None:
-            draw_alignment(aside / "alignment.png", read_metrics(folder.metrics), title, curve.name)
+        pictures = draw_pictures(aside, model, to_model, pairs, title)
+        alignment = aside / "alignment.png"
+        if curve is not None and draw_alignment(alignment, read_metrics(folder.metrics), title, curve.name):
+            pictures["alignment"] = alignment
     publish(folder.path / "final", folder.path)
+    return {name: folder.path / path.name for name, path in pictures.items()}
 
 
 def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | None:

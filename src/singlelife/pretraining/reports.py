@@ -11,12 +11,10 @@ from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunArguments, TrainArguments
 from singlelife.pretraining.batches import frames_seen
-from singlelife.pretraining.memory import Memory
 from singlelife.pretraining.precision import Precision
 from singlelife.pretraining.progress import table
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
-from singlelife.pretraining.utilization import Peak
-from singlelife.units import duration, in_bytes
+from singlelife.units import duration
 
 _LOSSES = {"training": "loss", "validation": "val_loss"}  # as printed: as in the metrics
 
@@ -65,20 +63,6 @@ def start_report(
     elif train.resume:
         lines["going on from"] = "the beginning: the run folder has no checkpoint yet"
     return table(lines)
-
-
-def resource_lines(
-    memory: Memory, available: int | None, peak: Peak, flops: int, batch_size: int, warning: str | None
-) -> dict[str, str]:
-    """What a run needs and what there is, as lines of the table."""
-    there = f" of {in_bytes(available)}" if available is not None else ""
-    lines = {
-        "memory": f"about {in_bytes(memory.total)}{there} in each process: {in_bytes(memory.states)} of weights, "
-        f"gradients and moments, {in_bytes(memory.activations)} of activations",
-        "work": f"{flops / 1e9:.3g} GFLOP a pair, {batch_size} pairs at once in each process",
-        "peak": str(peak),
-    }
-    return lines | ({"warning": warning} if warning else {})
 
 
 def learning_rate_report(train: TrainArguments) -> str:

@@ -52,10 +52,6 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         return self.path / f"checkpoint-{step}"
 
-    def final_pictures(self) -> list[Path]:
-        """Of the finished model."""
-        return sorted(self.path.glob("*.png"))
-
     def pictures_path(self, step: int) -> Path:
         return self.pictures / f"step-{step}"
 
