@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.pretraining.checkpoints import TrainingState, load_moments, read_state, save_checkpoint
@@ -50,6 +51,7 @@ def save_until_killed(folder: RunFolder) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    disable_progress_bar()
     Path(sys.argv[1]).mkdir()
     for _ in sys.stdin:
         child = os.fork()

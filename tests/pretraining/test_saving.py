@@ -49,12 +49,14 @@ def kill_while_saving(folder: RunFolder, times: int, seed: int) -> None:
         process.stdin.write("\n")
         process.stdin.flush()
         child = int(process.stdout.readline())
-        deadline = time.monotonic() + 60
-        while max(folder.checkpoints(), default=0) < last + 2:  # it has started, and saved
-            assert time.monotonic() < deadline
-            time.sleep(0.001)
-        time.sleep(moments.uniform(0, 0.1))
-        os.kill(child, signal.SIGKILL)
+        try:
+            deadline = time.monotonic() + 60
+            while max(folder.checkpoints(), default=0) < last + 2:  # it has started, and saved
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.1))
+        finally:
+            os.kill(child, signal.SIGKILL)
         assert process.stdout.readline() == "ended\n"
         halves += bool(list(folder.path.glob("*.tmp")))
         steps = check_all(folder)
@@ -73,6 +75,7 @@ def test_killed_twenty_times_while_saving_every_checkpoint_that_is_there_loads(t
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_killed_two_hundred_times_while_saving(tmp_path: Path):
     kill_while_saving(RunFolder(tmp_path / "run"), times=200, seed=1)
 
