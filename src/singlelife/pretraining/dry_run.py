@@ -27,20 +27,21 @@ def preparation_notice(arguments: RunArguments) -> str:
     """What is made of the life before its pairs can be read, in words; empty where it is there already."""
     assert arguments.life.life, "parse_arguments makes sure of it"
     reference = life_reference(arguments.life.life, arguments.life.video)
+    decoded = "--decoded-frames makes its copy of the frames if there is none; the run needs it too."
+    notices = [decoded] if arguments.life.decoded_frames else []
     if reference.kind == "hub":
-        return f"{reference.where} is downloaded if it is not here yet; the run needs it too."
-    if reference.kind == "folder":
-        return ""
-    life = get_life(arguments.life.life, arguments.life.video)
-    plan = plan_preparation(
-        life, cache_dir=arguments.life.cache_dir, num_workers=arguments.life.preprocessing_workers, progress=False
-    )
-    if plan.is_done:
-        return ""
-    return (
-        f"The life {life.name} is prepared first, since no pair can be read before; the run needs it too: about "
-        f"{in_bytes(plan.num_bytes)} in {plan.folder.parent}."
-    )
+        notices.insert(0, f"{reference.where} is downloaded if it is not here yet; the run needs it too.")
+    elif reference.kind == "named":
+        life = get_life(arguments.life.life, arguments.life.video)
+        cache_dir, workers = arguments.life.cache_dir, arguments.life.preprocessing_workers
+        plan = plan_preparation(life, cache_dir=cache_dir, num_workers=workers, progress=False)
+        if not plan.is_done:
+            notices.insert(
+                0,
+                f"The life {life.name} is prepared first, since no pair can be read before; the run needs it too: "
+                f"about {in_bytes(plan.num_bytes)} in {plan.folder.parent}.",
+            )
+    return "\n".join(notices)
 
 
 def dry_run(trainer: Trainer, loader: DataLoader, memory_estimate: int) -> str:
