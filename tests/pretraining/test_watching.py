@@ -143,6 +143,7 @@ def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, c
     assert run(command(folder, **settings)) == 0
     curve = {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "cas" in line}
     assert list(curve) == [0, 4, 8, 12]
+    assert {line["cas_reference"] for line in curve.values()} == {"reference on sim_test/plain"}  # and not its path
     with Image.open(folder / "alignment.png") as picture:
         assert picture.size[0] > 1000
     pairs = _pairs(short_sim_test, cache)

@@ -53,7 +53,7 @@ class AlignmentCurve:
         grid: tuple[int, int],
         device: str,
     ):
-        self.name, self.pairs = f"{reference.name} on {pairs.name}", pairs
+        self.name, self.pairs = f"{_short(reference.name)} on {pairs.name}", pairs
         self._processor, self._device = processor, device
         self._grid = min(reference.grid, grid, key=lambda each: each[0] * each[1])
         self._reference = self._watch(reference)
@@ -124,6 +124,14 @@ class AlignmentCurve:
         batches = zip(self.pairs.target.split(_AT_ONCE), self.pairs.source.split(_AT_ONCE), strict=True)
         logits = torch.cat([resample(model.logits(*views), model.grid, self._grid) for views in batches])
         return Watched(top_k(logits, _K), top_k(position_free(logits), _K))
+
+
+def _short(model: str) -> str:
+    """What to call a model in metrics and pictures, which may be published: of a folder, no more than its own name."""
+    if not Path(model).is_dir():
+        return model
+    path = Path(model).resolve()
+    return f"{path.parent.name}/{path.name}" if path.name.startswith("checkpoint-") else path.name
 
 
 def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> bool:

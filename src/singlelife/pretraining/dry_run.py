@@ -91,7 +91,7 @@ def dry_run(trainer: Trainer, loader: DataLoader, memory_estimate: int) -> str:
         if not first.not_finite
         else f"none, the step would be skipped: {first.not_finite}",
         "all steps": f"{duration(left * seconds + validating)} for {left:,} steps"
-        + (f", {duration(validating)} of it for {validations:,} validations" if validations else "")
+        + (f", {duration(validating)} of it for validation" if validations else "")
         + "; pictures, alignment and saving not counted",
         "memory": f"{in_bytes(used)} at most in a process{_of(accelerator.device, arguments.dataloader_num_workers)}, "
         f"about {in_bytes(memory_estimate)} expected of a step",
