@@ -263,17 +263,18 @@ def test_tensorboard_gets_the_numbers_and_the_pictures(tmp_path: Path, command, 
 
 
 def test_trackio_gets_them_without_a_network(tmp_path: Path, command):
-    """In a process of its own, since trackio reads its settings when it is imported."""
+    """In processes of their own, since trackio reads its settings when it is imported."""
     folder, kept = tmp_path / "my_run", tmp_path / "trackio"
-    ran = subprocess.run(
-        [sys.executable, "train.py", *command(folder, report_to="trackio", picture_steps=4, max_steps=8)],
-        cwd=ROOT, text=True, capture_output=True, timeout=200, env=os.environ | {"TRACKIO_DIR": str(kept)},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    with sqlite3.connect(kept / "singlelife.db") as database:
-        rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
-    assert {name for name, _, _ in rows} == {"my_run"}
-    logged = [(step, json.loads(values)) for _, step, values in rows]
-    assert {step: values["loss"] for step, values in logged if "loss" in values} == lines(folder, "loss")
-    pictures = [path.relative_to(kept / "media").parts[2] for path in (kept / "media").rglob("*.png")]
-    assert sorted(pictures) == ["4", "4", "8", "8"]
+    for resume in ([], [f"--resume={folder / 'checkpoint-4'}"]):
+        ran = subprocess.run(
+            [sys.executable, "train.py", *command(folder, *resume, report_to="trackio", picture_steps=4, max_steps=8)],
+            cwd=ROOT, text=True, capture_output=True, timeout=200, env=os.environ | {"TRACKIO_DIR": str(kept)},
+        )  # fmt: skip
+        assert ran.returncode == 0, ran.stderr
+        with sqlite3.connect(kept / "singlelife.db") as database:
+            rows = database.execute("SELECT run_name, step, metrics FROM metrics ORDER BY step").fetchall()
+        assert {name for name, _, _ in rows} == {"my_run"}  # a run that goes on goes on there too
+        logged = [(step, json.loads(values)) for _, step, values in rows]
+        assert {step: values["loss"] for step, values in logged if "loss" in values} == lines(folder, "loss")
+        pictures = {path.relative_to(kept / "media").parts[2] for path in (kept / "media").rglob("*.png")}
+        assert pictures == {"4", "8"}
