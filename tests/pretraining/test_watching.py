@@ -136,11 +136,12 @@ def short_sim_test(monkeypatch: pytest.MonkeyPatch) -> str:
     return life.name
 
 
-def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, command, short_sim_test, cache):
+def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, command, short_sim_test, cache, capsys):
     reference, folder = tmp_path / "reference", tmp_path / "run"
     assert run(command(reference, max_steps=30, seed=1)) == 0
     settings = {"cas_reference": reference, "cas_pairs": short_sim_test, "cas_num_pairs": 12, "cas_steps": 4}
     assert run(command(folder, **settings)) == 0
+    assert f"cross_attention.png, {folder / 'alignment.png'}\n" in capsys.readouterr().out
     curve = {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "cas" in line}
     assert list(curve) == [0, 4, 8, 12]
     assert {line["cas_reference"] for line in curve.values()} == {"reference on sim_test/plain"}  # and not its path

@@ -16,6 +16,7 @@ from singlelife.pretraining.progress import table
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 from singlelife.units import duration
 
+_PICTURES = ("reconstruction.png", "cross_attention.png", "alignment.png")
 _LOSSES = {"training": "loss", "validation": "val_loss"}  # as printed: as in the metrics
 
 
@@ -93,7 +94,7 @@ def end_report(arguments: RunArguments, folder: RunFolder, seconds: float, skipp
             "done": f"{arguments.train.max_steps:,} steps in {duration(seconds)}{skipped}",
             "loss": ", ".join(losses) or "never finite",
             "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
-            "pictures": f"{folder.path / 'reconstruction.png'}, {folder.path / 'cross_attention.png'}",
+            "pictures": ", ".join(map(str, filter(Path.exists, (folder.path / name for name in _PICTURES)))),
         }
         | ({"best checkpoint": best} if best else {})
     )
