@@ -1,4 +1,4 @@
-"""CroCo written the plain way: no fused attention, no fused optimiser, no work left out. The package's is measured by it.
+"""CroCo written the plain way, for the package's to be measured by: nothing is fused and no work is left out.
 
 The architecture, its widths and its parameters are those of `singlelife.croco`. What differs is how it is computed:
 

@@ -4,9 +4,10 @@
     python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
     python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 
-The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its
-operations are those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is
-a product of two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
+The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
+training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
+those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
+two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
 
 The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, in float32 or under the same
 autocast.
@@ -193,15 +194,17 @@ def table(results: dict[str, Any]) -> str:
         f"{results['model']}, {results['dtype']}, on {results['device']}, torch {results['torch']}; "
         f"{results['flops_per_pair'] / 1e9:.3f} GFLOP a pair"
     )
-    lines = [
-        title,
-        f"{'batch':>6}{'threads':>9}{'ms a step':>11}{'pairs/s':>10}{'GFLOP/s':>10}{'of peak':>9}{'x plain':>9}",
-    ]
-    for row in results["rows"]:
-        lines.append(
-            f"{row['batch_size']:>6}{row['threads']:>9}{row['step_seconds'] * 1e3:>11.1f}{row['pairs_per_second']:>10.1f}"
-            f"{row['model_flops_per_second'] / 1e9:>10.1f}{row['model_flops_utilization']:>9.2f}{row['times_plain']:>9.2f}"
-        )
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "batch": lambda row: str(row["batch_size"]),
+        "threads": lambda row: str(row["threads"]),
+        "ms a step": lambda row: f"{row['step_seconds'] * 1e3:.1f}",
+        "pairs/s": lambda row: f"{row['pairs_per_second']:.1f}",
+        "GFLOP/s": lambda row: f"{row['model_flops_per_second'] / 1e9:.1f}",
+        "of the peak": lambda row: f"{row['model_flops_utilization']:.2f}",
+        "times plain": lambda row: f"{row['times_plain']:.2f}",
+    }
+    lines = [title, "".join(f"{name:>13}" for name in columns)]
+    lines += ["".join(f"{column(row):>13}" for column in columns.values()) for row in results["rows"]]
     return "\n".join(lines)
 
 

@@ -109,7 +109,7 @@ def test_a_damaged_frame_leaves_no_copy(two_sizes, tmp_path):
 
 def test_a_life_that_cannot_be_written_to_says_so(life):
     (life.path / f"{FOLDER}.partial").write_text("in the way")
-    with pytest.raises(LifeError, match="cannot be decoded into .* go without --decoded-frames"):
+    with pytest.raises(LifeError, match=r"cannot be decoded into .* go without --decoded-frames"):
         use_decoded_frames(life, progress=False)
 
 
