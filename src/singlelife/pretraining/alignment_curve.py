@@ -12,8 +12,9 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from singlelife.alignment.attention import AttentionMapProvider, CroCoAttention, load_model
+from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.alignment.cas import overlap, position_free, position_map, resample, score, top_k, truth_agreement
+from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
@@ -101,7 +102,8 @@ class AlignmentCurve:
         """
         was_training = model.training
         try:
-            watched = self._watch(CroCoAttention("the model in training", model.croco, self._processor, self._device))
+            name = "the model in training"
+            watched = self._watch(CrossAttention(name, "", model.croco, self._processor, self._device))
         except CheckpointError:  # the training itself says so, and stops if it goes on
             return {}
         finally:

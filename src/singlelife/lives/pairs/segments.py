@@ -5,6 +5,8 @@ import numpy as np
 from singlelife.errors import LifeError
 from singlelife.units import duration
 
+HELD_OUT = 0.05  # the share of a life's frames that training holds out, unless it is told another
+
 _CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
 _ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken as that long
 
