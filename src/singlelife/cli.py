@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, pairs, peek, poses, prepare, push_life
+from singlelife.commands import align, cas, lives, pairs, peek, poses, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -61,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     peek.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
     cas.add_command(commands)
+    align.add_command(commands)
     return parser
 
 

@@ -1,6 +1,8 @@
 """Where a model looks: from pairs of views to logits over source patches."""
 
+import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -21,11 +23,19 @@ class AttentionMapProvider(Protocol):
 
     Attributes:
         name: what the user called it.
+        revision: what its weights are: a SHA-256 of them and of the config.
+        method: how the maps come about.
+        layers: which decoder blocks they are of, from 0.
+        num_heads: how many maps `logits_by_head` gives of a pair.
         grid: rows and columns of patches of a view.
         image_size: side of the views that it takes, in pixels; others are resized.
     """
 
     name: str
+    revision: str
+    method: str
+    layers: tuple[int, ...]
+    num_heads: int
     grid: tuple[int, int]
     image_size: int
 
@@ -33,11 +43,33 @@ class AttentionMapProvider(Protocol):
         """float32 (B, N, N), rows target patches, of uint8 views (B, 3, S, S)."""
         ...
 
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer."""
+        ...
+
 
 class CroCoAttention:
     """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views."""
 
-    def __init__(self, name: str, model: CroCoModel, processor: CroCoImageProcessor, device: str = "cpu"):
+    method = "cross-attention"
+
+    def __init__(
+        self,
+        name: str,
+        model: CroCoModel,
+        processor: CroCoImageProcessor,
+        device: str = "cpu",
+        layers: Sequence[int] | None = None,
+    ):
+        depth = model.config.decoder_num_hidden_layers
+        if layers is not None and not all(-depth <= layer < depth for layer in layers):
+            raise CheckpointError(f"{name} has the decoder blocks 0 to {depth - 1}, not {list(layers)}.")
+        self.layers = tuple(range(depth)) if layers is None else tuple(sorted({layer % depth for layer in layers}))
+        self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
+        digest = hashlib.sha256(model.config.to_json_string().encode())
+        for weight in model.state_dict().values():
+            digest.update(weight.cpu().numpy())
+        self.revision = digest.hexdigest()
         self.name = name
         self.grid = model.config.grid_size
         self.image_size = max(self.grid) * model.config.patch_size
@@ -51,23 +83,33 @@ class CroCoAttention:
         Raises:
             CheckpointError: the logits are not finite.
         """
-        pixels = [
-            self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)
-            for views in (target, source)
-        ]
-        logits = self._model.cross_attention_logits(*pixels).cpu()
+        if len(self.layers) < self._model.config.decoder_num_hidden_layers:
+            return self.logits_by_head(target, source).mean(dim=1)
+        return self._finite(self._model.cross_attention_logits(*self._pixels(target, source)).cpu())
+
+    @torch.inference_mode()
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """See [`AttentionMapProvider`]."""
+        blocks = enumerate(self._model.iter_cross_attention_logits(*self._pixels(target, source)))
+        return self._finite(torch.cat([maps.cpu() for layer, maps in blocks if layer in self.layers], dim=1))
+
+    def _pixels(self, *views: torch.Tensor) -> list[torch.Tensor]:
+        return [self._processor(list(each), return_tensors="pt").pixel_values.to(self._device) for each in views]
+
+    def _finite(self, logits: torch.Tensor) -> torch.Tensor:
         if not torch.isfinite(logits).all():
             raise CheckpointError(f"{self.name} gives attention that is not finite; its training may have diverged.")
         return logits
 
 
-def load_model(spec: str, device: str = "cpu") -> AttentionMapProvider:
+def load_model(spec: str, device: str = "cpu", *, layers: Sequence[int] | None = None) -> AttentionMapProvider:
     """A model to compare.
 
     Args:
         spec: a run folder or any folder with a checkpoint; a Hub id; or `untrained:NAME`, a model with fresh weights
             of an architecture (a preset of `hub_configs/models`, or any of the former), optionally `@SEED`.
         device: where it is to run.
+        layers: which decoder blocks to take the maps of, from 0, or from -1 backwards; all by default.
 
     Raises:
         CheckpointError: there is no such model, or it is not one that can be compared; no weights but safetensors are
@@ -81,7 +123,7 @@ def load_model(spec: str, device: str = "cpu") -> AttentionMapProvider:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(seed or 0))
             model = CroCoModel(config)
-        return CroCoAttention(spec, model, _processor(config), device)
+        return CroCoAttention(spec, model, _processor(config), device, layers)
     config = _config(spec)
     try:
         model, info = AutoModel.from_pretrained(
@@ -103,7 +145,7 @@ def load_model(spec: str, device: str = "cpu") -> AttentionMapProvider:
         processor = AutoImageProcessor.from_pretrained(spec, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{spec} has no image processor (preprocessor_config.json) that can be read.") from error
-    return CroCoAttention(spec, model, processor, device)
+    return CroCoAttention(spec, model, processor, device, layers)
 
 
 def _preset(name: str) -> CroCoConfig | None:

@@ -42,6 +42,8 @@ class PairSet:
         name: of the life and the kind of views.
         target, source: uint8 (P, 3, S, S).
         provenance: the life's fingerprint, the rows of the frames, and how they were drawn.
+        gap: seconds between the two frames of each pair, float (P,); None where they are not known.
+        overlap: share of what the two frames see that both see, float (P,), 0 to 1; None where it is not known.
     """
 
     name: str
@@ -51,6 +53,8 @@ class PairSet:
     _boxes: np.ndarray = field(repr=False)  # (P, 2, 4) top, left, height, width of each view in its frame
     _geometry: _Geometry | None = field(repr=False, default=None)
     _same_frame: bool = False
+    gap: np.ndarray | None = field(repr=False, default=None)
+    overlap: np.ndarray | None = field(repr=False, default=None)
 
     def __len__(self) -> int:
         return len(self.target)
@@ -164,6 +168,7 @@ def make_pair_set(
         _boxes=boxes,
         _geometry=None if views == "shifted" else _geometry(life, frames),
         _same_frame=views == "shifted",
+        gap=np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0]),
     )
 
 
