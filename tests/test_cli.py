@@ -267,7 +267,7 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["cas", "none", "untrained:tiny"], "There is no model none"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),
-        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--k", "64"], "k should be"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--k", "65"], "k should be"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--json", "/no/such/x"], "/no/such/x"),
     ],
 )

@@ -2,17 +2,16 @@
 
 import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePath
-from typing import Any
 
 import numpy as np
 from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.compare import coarser
-from singlelife.alignment.extraction import VARIANTS, Extraction, check_ks
+from singlelife.alignment.extraction import VARIANTS, check_ks
 from singlelife.alignment.extraction_cache import ExtractionCache
 from singlelife.alignment.matrix import Alignment, AtK, Failure, Part, at_k, cell_chances, means, per_pair_scores
 from singlelife.alignment.pair_sets import PairSet
@@ -178,9 +177,7 @@ def _by_layer(work: _Work, cache: ExtractionCache, group: dict[str, str], k: int
     parts = []
     for step in range(num_steps):
         layer = {name: round(step * (depth - 1) / max(num_steps - 1, 1)) for name, depth in depths.items()}
-        at_layer = _Work(
-            lambda name, _, layer=layer: work.load(name, [layer[name]]), None, work.batch_size, work.progress
-        )
+        at_layer = _Work(_OneLayer(work.load, layer), None, work.batch_size, work.progress)
         at_layer.headers = {name: replace(work.headers[name], layers=(layer[name],)) for name in work.headers}
         at_layer.run(cache, [k])
         work.failed += [Failure(each.model, f"layer {layer[each.model]}: {each.error}") for each in at_layer.failed]
@@ -194,6 +191,17 @@ def _by_layer(work: _Work, cache: ExtractionCache, group: dict[str, str], k: int
             chosen = [layer[name] for name in at_layer.headers]
             parts.append(Part("layer", min(chosen), max(chosen), len(found[0].raw), raw, free))
     return tuple(parts)
+
+
+@dataclass(frozen=True)
+class _OneLayer:
+    """Loads models with the maps of one layer of each."""
+
+    load: Loader
+    layer: dict[str, int]
+
+    def __call__(self, name: str, _: Sequence[int] | None) -> AttentionMapProvider:
+        return self.load(name, [self.layer[name]])
 
 
 def group_of(name: str) -> str:

@@ -42,7 +42,8 @@ def cas(
 
     Args:
         a, b: run folders, local checkpoints, Hub ids, `"untrained:PRESET@SEED"`, or models that are loaded already.
-        pairs: a life to draw pairs from (its name, the folder of a prepared one, a data set on the Hub), or a pair set.
+        pairs: a life to draw pairs from (its name, the folder of a prepared one, a data set on the Hub), or a
+            pair set.
         k: of the top k. Of several, the first is the one that all is said of.
         direction: `"target-source"`, `"source-target"` or `"reciprocal"`.
         sinks: `"keep"`, or `"mask"` the source patches that a model looks at whatever the views show.

@@ -11,6 +11,7 @@ depend on the images, is subtracted first. And hence each model's score against 
 nearest patches on the grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,10 +98,20 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
 
 def score(per_pair: torch.Tensor | np.ndarray, chance: float, seed: int = 0) -> Score:
     """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    values = np.asarray(per_pair, dtype=np.float64)
-    (low,), (high,) = bootstrap(values[:, None], seed)
-    cas = float(values.mean())
-    return Score(cas, chance, adjusted(cas, chance), float(low), float(high))
+    (found,) = scores([np.asarray(per_pair)], [chance], seed)
+    return found
+
+
+def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
+    """`score` of several, whose intervals are of the same resamples of pairs."""
+    if not per_pair:
+        return []
+    values = np.stack(per_pair, axis=1).astype(np.float64)
+    low, high = bootstrap(values, seed)
+    return [
+        Score(float(cas), float(chance), adjusted(float(cas), float(chance)), float(low[index]), float(high[index]))
+        for index, (cas, chance) in enumerate(zip(values.mean(axis=0), chances, strict=True))
+    ]
 
 
 def adjusted(cas: float, chance: float) -> float | None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from singlelife import __version__
 from singlelife.alignment.attention import AttentionMapProvider
@@ -137,7 +137,7 @@ class Comparison:
         maps = dict(zip("ab", self.mean_maps, strict=True))
         about = {"pairs_hash": self.pairs_hash, "a": self.revisions[0], "b": self.revisions[1]}
         with written_aside(folder / "mean_maps.safetensors") as aside:
-            save_file(maps, aside, metadata=about)
+            aside.write_bytes(save(maps, metadata=about))
         with written_aside(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
@@ -217,11 +217,10 @@ class Comparison:
 
     def _rows(self) -> list[tuple[str, Any, Any]]:
         """The table: a name, the raw value, the position-free one."""
-        scores = (self.raw, self.position_free)
         rows: list[tuple[str, Any, Any]] = [
-            ("CAS of A and B", *(each.cas for each in scores)),
-            ("  95% interval", *(f"{each.low:.3f} to {each.high:.3f}" for each in scores)),
-            ("  adjusted for chance", *(each.adjusted for each in scores)),
+            ("CAS of A and B", self.raw.cas, self.position_free.cas),
+            ("  95% interval", _interval(self.raw), _interval(self.position_free)),
+            ("  adjusted for chance", self.raw.adjusted, self.position_free.adjusted),
         ]
         for letter, reading in zip("AB", self.raw_readings, strict=True):
             rows.append((f"{letter} against the position map", reading.position and reading.position.cas, None))
@@ -229,10 +228,10 @@ class Comparison:
             if sinks.columns:
                 rows.append((f"{letter}: matches on {len(sinks.columns)} sinks", sinks.share, None))
         for index, letter in enumerate("AB"):
-            truths = [readings[index].truth for readings in (self.raw_readings, self.position_free_readings)]
-            if truths[0] is not None:
-                rows.append((f"{letter}: true match in the top {self.k}", *(t and t.matches for t in truths)))
-                rows.append(("  at large shifts", *(t and t.large_shifts for t in truths)))
+            raw, free = self.raw_readings[index].truth, self.position_free_readings[index].truth
+            if raw and free:
+                rows.append((f"{letter}: true match in the top {self.k}", raw.matches, free.matches))
+                rows.append(("  at large shifts", raw.large_shifts, free.large_shifts))
         return rows
 
     def _curve_lines(self) -> list[str]:
@@ -265,6 +264,10 @@ class Comparison:
     @staticmethod
     def _row(name: str, raw: Any, free: Any) -> str:
         return f"{name:<34}{_text(raw):>22}{_text(free):>22}"
+
+
+def _interval(score: Score) -> str:
+    return f"{score.low:.3f} to {score.high:.3f}"
 
 
 def _text(value: Any) -> str:

@@ -1,7 +1,7 @@
 """What one model says about one pair set: top-k sets as packed bits, raw and position-free, in one pass of the model.
 
 The position-free sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they
-are few and else in a file that has no name and is gone with the process, and are read once more when the mean is known.
+are few and else in a file that has no name and is gone with the process, and are read again when the mean is known.
 """
 
 import json
@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider
@@ -81,9 +81,8 @@ class Extraction:
     def save(self, path: Path) -> None:
         """Write all of it as safetensors."""
         described = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
-        save_file(
-            {name: getattr(self, name) for name in _TENSORS}, path, metadata={"extraction": json.dumps(described)}
-        )
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        path.write_bytes(save(tensors, metadata={"extraction": json.dumps(described)}))
 
     @classmethod
     def load(cls, path: Path) -> "Extraction":
@@ -136,7 +135,7 @@ def extract(
             the second.
         sinks: `"keep"`, or `"mask"` them, see `find_sinks`.
         batch_size: pairs at once. It changes no set but where two logits are equal up to rounding.
-        folder: where logits are kept that do not fit into `logits_in_memory` bytes; by default, that of temporary files.
+        folder: where logits are kept that do not fit into `logits_in_memory` bytes; the temporary one by default.
 
     Returns:
         By k.
@@ -378,7 +377,7 @@ class _LogitStore:
             return
         where = Path(folder or tempfile.gettempdir())
         check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
-        self._file = tempfile.TemporaryFile(dir=where)
+        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115  closed by __exit__
 
     def __enter__(self) -> "_LogitStore":
         return self

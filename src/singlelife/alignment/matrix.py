@@ -1,19 +1,20 @@
 """How far n models agree, two by two: the result of `singlelife align`, and how it is told."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from singlelife import __version__
-from singlelife.alignment.cas import Score, Truth, adjusted, score
+from singlelife.alignment.cas import Score, Truth, adjusted, scores
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
@@ -219,7 +220,7 @@ class Alignment:
         for k, found in self.at_k.items():
             tensors |= {f"per_pair/{k}/{variant}": values for variant, values in found.per_pair.items()}
         with written_aside(folder / "result.safetensors") as aside:
-            save_file(tensors, aside, metadata={"pairs_hash": self.pairs_hash})
+            aside.write_bytes(save(tensors, metadata={"pairs_hash": self.pairs_hash}))
         with written_aside(folder / "result.parquet") as aside:
             pq.write_table(self.to_table(), aside)
         with written_aside(folder / "result.json") as aside:
@@ -261,7 +262,7 @@ def at_k(
     raw, free = (_matrix(per_pair[variant], chances, alone, groups, seed) for variant in VARIANTS)
     return AtK(
         k=extractions[0].k,
-        readings=tuple(_reading(each, true_match, seed) for each in extractions),
+        readings=tuple(_readings(extractions, true_match, seed)),
         raw=raw,
         position_free=free,
         parts=tuple(
@@ -277,10 +278,10 @@ def at_k(
 def per_pair_scores(extractions: Sequence[Extraction], variant: str) -> np.ndarray:
     """The CAS of each two models for each pair of views, float64 (P, cells), of which cell c is of the models
     `np.triu_indices(n, 1)[:, c]`."""
-    first, second = np.triu_indices(len(extractions), 1)
-    values = np.empty((len(extractions[0].raw), len(first)))
-    for cell, (a, b) in enumerate(zip(first, second, strict=True)):
-        values[:, cell] = agreement(extractions[a], extractions[b], variant)
+    cells = list(combinations(extractions, 2))
+    values = np.empty((len(extractions[0].raw), len(cells)))
+    for cell, (a, b) in enumerate(cells):
+        values[:, cell] = agreement(a, b, variant)
     return values
 
 
@@ -291,26 +292,22 @@ def means(values: np.ndarray, chances: np.ndarray, groups: Sequence[str], seed: 
         values: `per_pair_scores`.
         chances: of each cell.
     """
-    first, second = np.triu_indices(len(groups), 1)
-    same = np.asarray(groups)[first] == np.asarray(groups)[second]
-    chosen = {"mean": np.ones_like(same), "within": same, "across": ~same}
-    return {
-        name: score(values[:, cells].mean(axis=1), float(chances[cells].mean()), seed)
-        for name, cells in chosen.items()
-        if cells.any()
-    }
+    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
+    kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
+    chosen = {name: cells for name, cells in kinds.items() if cells.any()}
+    columns = [values[:, cells].mean(axis=1) for cells in chosen.values()]
+    return dict(zip(chosen, scores(columns, [chances[cells].mean() for cells in chosen.values()], seed), strict=True))
 
 
 def cell_chances(extractions: Sequence[Extraction]) -> np.ndarray:
     """What independent maps would score in each cell of `per_pair_scores`."""
-    first, second = np.triu_indices(len(extractions), 1)
-    return np.array([chance(extractions[a], extractions[b]) for a, b in zip(first, second, strict=True)])
+    return np.array([chance(a, b) for a, b in combinations(extractions, 2)])
 
 
 def _matrix(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: Sequence[str], seed: int) -> Matrix:
     n = len(groups)
     first, second = np.triu_indices(n, 1)
-    of_cell = [tuple(sorted((groups[a], groups[b]))) for a, b in zip(first, second, strict=True)]
+    of_cell = [tuple(sorted(pair)) for pair in combinations(groups, 2)]
     same = np.array([a == b for a, b in of_cell], dtype=bool)
     cells = {pair: np.array([each == pair for each in of_cell]) for pair in sorted(set(of_cell))}
     columns = np.column_stack([values, *(values[:, chosen].mean(axis=1) for chosen in cells.values())])
@@ -351,14 +348,16 @@ def _matrix(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: 
     )
 
 
-def _reading(extraction: Extraction, true_match: np.ndarray, seed: int) -> ModelReading:
-    return ModelReading(
-        position=score(position_agreement(extraction), chance(extraction), seed),
-        sinks=tuple(np.flatnonzero(extraction.sinks).tolist()),
-        sink_share=extraction.sink_share,
-        truth=truth(extraction, true_match, "raw"),
-        position_free_truth=truth(extraction, true_match, "position_free"),
-    )
+def _readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: int) -> Iterator[ModelReading]:
+    positions = scores(list(map(position_agreement, extractions)), list(map(chance, extractions)), seed)
+    for extraction, position in zip(extractions, positions, strict=True):
+        yield ModelReading(
+            position=position,
+            sinks=tuple(np.flatnonzero(extraction.sinks).tolist()),
+            sink_share=extraction.sink_share,
+            truth=truth(extraction, true_match, "raw"),
+            position_free_truth=truth(extraction, true_match, "position_free"),
+        )
 
 
 def _quarters(values: np.ndarray) -> list[tuple[float, float, np.ndarray]]:

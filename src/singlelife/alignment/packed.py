@@ -1,7 +1,7 @@
 """Top-k sets as packed bits: the same sets as `cas.top_k`, in a bit for each source patch, compared by counting bits.
 
-A row of M source patches takes ceil(M / 64) words of 64 bits; source patch c is bit c % 64 of word c // 64. 2,000 pairs
-of 196 × 196 patches take 12.5 MB.
+A row of M source patches takes ceil(M / 64) words of 64 bits; source patch c is bit c % 64 of word c // 64. So 2,000
+pairs of 196 × 196 patches take 12.5 MB.
 """
 
 from collections.abc import Sequence

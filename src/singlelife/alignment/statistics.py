@@ -35,8 +35,8 @@ class Permutation:
 
     Attributes:
         difference: mean of cells within groups less that of cells across.
-        p_value: the share of assignments of the models to groups of these sizes whose difference is as large or larger;
-            the one at hand is among them.
+        p_value: the share of assignments of the models to groups of these sizes whose difference is as large or
+            larger; the one at hand is among them.
         assignments: how many were looked at.
         exact: those are all there are; else they were drawn at random.
     """

@@ -25,9 +25,9 @@ def add_command(commands: Commands) -> None:
         "align",
         help="how far many models agree, two by two",
         description="The Correspondence Alignment Score of each two of n models, as `singlelife cas` has it, with "
-        "intervals, the means within and across groups of models, and a test that groups matter. Each model is run once "
-        "on a pair set; what it says is kept under the cache folder, so that one more model costs one more run. A model "
-        "that fails is told at the end, the others are compared, and the exit code is 1.",
+        "intervals, the means within and across groups of models, and a test that groups matter. Each model is run "
+        "once on a pair set; what it says is kept under the cache folder, so that one more model costs one more run. "
+        "A model that fails is told at the end, the others are compared, and the exit code is 1.",
         epilog="examples: singlelife align runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment; "
         "singlelife align --lives wt_1,wt_2,hdepic_1 --org ORG --pairs sim_test",
     )
