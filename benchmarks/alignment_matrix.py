@@ -3,14 +3,14 @@
     python benchmarks/alignment_matrix.py
     python benchmarks/alignment_matrix.py --models 20 --pairs 2000 --threads 2 --json alignment.json
 
-The models are untrained ones of `--preset` with `--patches` patches a view, and the pairs are noise: neither matters for
-the time. The whole of `align_models` (raw and position-free, intervals, test; an empty cache) is timed. In it, every
-forward pass is done twice, and one of the two, first and second in turn, is taken out of the time and is what the rest is
-measured by. So a change of the machine's speed meets both.
+The models are untrained ones of `--preset` with `--patches` patches along a side, and the pairs are noise: neither
+matters for the time. The whole of `align_models` (raw and position-free, intervals, test; an empty cache) is timed. In
+it, every forward pass is done twice, and one of the two, first and second in turn, is taken out of the time and is
+what the rest is measured by. So a change of the machine's speed meets both.
 
 Then the sets of two models are compared as packed bits and as lists of indices in torch, in turn, and medians are
-taken: by `torch.isin`, by `cas.overlap`, and by `cas.overlap` with the top k that comes before it. The agreement of every
-patch of every pair must be equal to the last bit.
+taken: by `torch.isin`, by `cas.overlap`, and by `cas.overlap` with the top k that comes before it. The agreement of
+every patch of every pair must be equal to the last bit.
 """
 
 import argparse
@@ -199,8 +199,8 @@ def summary(results: dict[str, Any]) -> str:
     """The numbers for people."""
     speedups = {name: results[f"speedup_over_{name}"] for name in ("isin", "lists", "top_k_and_lists")}
     lines = {
-        "models": f"{results['models']} of {results['preset']}, {results['pairs']:,} pairs, {results['patches']} patches, "
-        f"top {results['k']}, {results['threads']} threads",
+        "models": f"{results['models']} of {results['preset']}, {results['threads']} threads",
+        "pairs": f"{results['pairs']:,} of {results['patches']} patches, top {results['k']}",
         "forward passes": f"{results['forward_seconds']:.1f} s",
         "everything": f"{results['matrix_seconds']:.1f} s, {results['matrix_over_forward']:.3f} of the forward passes",
         "again, from the cache": f"{results['from_cache_seconds']:.1f} s",

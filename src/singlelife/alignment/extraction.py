@@ -30,7 +30,7 @@ VARIANTS = ("raw", "position_free")
 
 EXTRACTION_FORMAT = 1  # raised whenever the same logits would give other sets, so that none of before is used
 
-_LOGITS_IN_MEMORY = 128 * 2**20  # bytes
+_LOGITS_IN_MEMORY = 512 * 2**20  # bytes; 2,000 pairs of 196 × 196 patches take 307 MB
 _PAIRS_AT_ONCE = 16
 _SINK_SPREADS = 5.0
 _TENSORS = ("raw", "position_free", "mean_map", "sinks")

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 
 from singlelife import __version__
-from singlelife.alignment.cas import Score, Truth, adjusted, scores
+from singlelife.alignment.cas import Score, Truth, scores
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
@@ -24,7 +24,7 @@ from singlelife.alignment.extraction import (
     truth,
 )
 from singlelife.alignment.files import written_aside
-from singlelife.alignment.statistics import Permutation, bootstrap, permutation_test
+from singlelife.alignment.statistics import Permutation, permutation_test
 
 
 @dataclass(frozen=True)
@@ -292,11 +292,16 @@ def means(values: np.ndarray, chances: np.ndarray, groups: Sequence[str], seed: 
         values: `per_pair_scores`.
         chances: of each cell.
     """
-    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
-    kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
-    chosen = {name: cells for name, cells in kinds.items() if cells.any()}
+    chosen = _kinds(groups)
     columns = [values[:, cells].mean(axis=1) for cells in chosen.values()]
     return dict(zip(chosen, scores(columns, [chances[cells].mean() for cells in chosen.values()], seed), strict=True))
+
+
+def _kinds(groups: Sequence[str]) -> dict[str, np.ndarray]:
+    """Which cells `means` are of, bool (cells,)."""
+    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
+    kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
+    return {name: cells for name, cells in kinds.items() if cells.any()}
 
 
 def cell_chances(extractions: Sequence[Extraction]) -> np.ndarray:
@@ -306,44 +311,42 @@ def cell_chances(extractions: Sequence[Extraction]) -> np.ndarray:
 
 def _matrix(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: Sequence[str], seed: int) -> Matrix:
     n = len(groups)
-    first, second = np.triu_indices(n, 1)
     of_cell = [tuple(sorted(pair)) for pair in combinations(groups, 2)]
-    same = np.array([a == b for a, b in of_cell], dtype=bool)
-    cells = {pair: np.array([each == pair for each in of_cell]) for pair in sorted(set(of_cell))}
-    columns = np.column_stack([values, *(values[:, chosen].mean(axis=1) for chosen in cells.values())])
-    found = means(values, chances, groups, seed)
-    compared = "within" in found and "across" in found
+    blocks = {pair: np.array([each == pair for each in of_cell]) for pair in sorted(set(of_cell))}
+    kinds = _kinds(groups)
+    chosen = [*blocks.values(), *kinds.values()]
+    averages = [values[:, cells].mean(axis=1) for cells in chosen]
+    expected = [float(chances[cells].mean()) for cells in chosen]
+    compared = "within" in kinds and "across" in kinds
     if compared:
-        columns = np.column_stack([columns, values[:, same].mean(axis=1) - values[:, ~same].mean(axis=1)])
-    average = columns.mean(axis=0)
-    low, high = bootstrap(columns, seed)
+        averages.append(averages[-2] - averages[-1])  # within, the last but one of the kinds, less across
+        expected.append(0.0)
+    found = scores([*values.T, *averages], [*chances, *expected], seed)  # all of the same resamples
+    of_cells, found = found[: len(of_cell)], found[len(of_cell) :]
+    of_blocks, found = found[: len(blocks)], found[len(blocks) :]
+    of_kinds = dict(zip(kinds, found, strict=False))
 
-    def square(of_cells: np.ndarray, diagonal: np.ndarray) -> np.ndarray:
-        matrix = np.diag(diagonal)
-        matrix[first, second] = matrix[second, first] = of_cells
-        return matrix
+    def square(name: str, diagonal: np.ndarray) -> np.ndarray:
+        matrix = np.diag(diagonal.astype(np.float64))
+        matrix[np.triu_indices(n, 1)] = [getattr(each, name) for each in of_cells]  # None becomes NaN
+        return np.triu(matrix) + np.triu(matrix, 1).T
 
-    count = len(first)
     full = np.ones(n)
-    cas, by_chance = square(average[:count], full), square(chances, alone)
-    blocks = []
-    for index, (pair, chosen) in enumerate(cells.items(), start=count):
-        value, expected = float(average[index]), float(chances[chosen].mean())
-        block = Score(value, expected, adjusted(value, expected), float(low[index]), float(high[index]))
-        blocks.append(Block((pair[0], pair[1]), int(chosen.sum()), block))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        above = np.where(by_chance < 1, (cas - by_chance) / (1 - by_chance), np.nan)
+    cas = square("cas", full)
     return Matrix(
         cas=cas,
-        chance=by_chance,
-        adjusted=above,
-        low=square(low[:count], full),
-        high=square(high[:count], full),
-        mean=found.get("mean"),
-        within=found.get("within"),
-        across=found.get("across"),
-        difference=Difference(float(average[-1]), float(low[-1]), float(high[-1])) if compared else None,
-        blocks=tuple(blocks),
+        chance=square("chance", alone),
+        adjusted=square("adjusted", np.where(alone < 1, full, np.nan)),
+        low=square("low", full),
+        high=square("high", full),
+        mean=of_kinds.get("mean"),
+        within=of_kinds.get("within"),
+        across=of_kinds.get("across"),
+        difference=Difference(found[-1].cas, found[-1].low, found[-1].high) if compared else None,
+        blocks=tuple(
+            Block((pair[0], pair[1]), int(cells.sum()), each)
+            for (pair, cells), each in zip(blocks.items(), of_blocks, strict=True)
+        ),
         permutation=permutation_test(cas, groups, seed),
     )
 
