@@ -106,6 +106,15 @@ def test_parts_are_quarters_of_the_pairs(tmp_path):
     assert {"mean", "within", "across"} == set(gaps[0].position_free)
 
 
+def test_pairs_of_which_nothing_is_known_are_in_no_part(tmp_path):
+    names = tuple(NAMES[:2])
+    gap = np.where(np.arange(40) < 8, np.nan, 1.0)
+    pairs = numbered_pairs(40, gap=gap, overlap=np.full(40, np.nan))
+    result = align_models(names, Zoo(), lambda _: pairs, ks=[2], cache_dir=tmp_path, progress=False)
+    assert [(part.of, part.num_pairs) for part in result.main.parts] == [("gap", 32)]
+    json.dumps(result.to_dict(), allow_nan=False)
+
+
 def test_each_model_is_run_once_ever(tmp_path):
     zoo = Zoo()
     assert run(zoo, tmp_path, NAMES[:3], ks=[2, 1]).num_run == 3

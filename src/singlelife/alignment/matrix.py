@@ -253,7 +253,8 @@ def at_k(
         extractions: of one pair set and one setting.
         groups: of each model.
         true_match: see `extraction.truth_counts`.
-        bins: something of each pair, (P,), by its name; the scores are given for each quarter of the pairs by it.
+        bins: something of each pair, (P,), by its name, NaN where it is not known; the scores are given for each
+            quarter of the pairs by it.
         seed: of the bootstrap and of the permutation test.
     """
     chances = cell_chances(extractions)
@@ -364,10 +365,13 @@ def _readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: i
 
 
 def _quarters(values: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
-    """The range and the members of each quarter of values, which are fewer where many are equal."""
-    edges = np.unique(np.quantile(values, [0, 0.25, 0.5, 0.75, 1]))
+    """The range and the members of each quarter of values. Equal values stay together; NaN is in none."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return []
+    edges = np.unique(np.quantile(known, [0, 0.25, 0.5, 0.75, 1]))
     which = np.clip(np.searchsorted(edges, values, side="right") - 1, 0, max(len(edges) - 2, 0))
-    parts = [which == index for index in range(max(len(edges) - 1, 1))]
+    parts = [(which == index) & ~np.isnan(values) for index in range(max(len(edges) - 1, 1))]
     return [(float(values[part].min()), float(values[part].max()), part) for part in parts if part.any()]
 
 

@@ -14,7 +14,7 @@ from singlelife.commands.options import (
     check_output,
 )
 from singlelife.errors import SingleLifeError
-from singlelife.lives.registry import get_life
+from singlelife.lives.registry import registered_life
 
 SOME_FAILED = 1  # exit code
 
@@ -118,7 +118,7 @@ def _names(words: str) -> list[str]:
 def _models_of_lives(lives: Sequence[str], org: str | None) -> list[str]:
     if lives and not org:
         raise SingleLifeError("Whose models of these lives? Give --org, the user or organisation on the Hub.")
-    return [f"{org}/{get_life(life).repository_name}" for life in lives]
+    return [f"{org}/{registered_life(life).repository_name}" for life in lives]
 
 
 def _groups(words: Sequence[str]) -> dict[str, list[str]]:
