@@ -62,8 +62,11 @@ class CroCoAttention:
         layers: Sequence[int] | None = None,
     ):
         depth = model.config.decoder_num_hidden_layers
-        if layers is not None and not all(-depth <= layer < depth for layer in layers):
-            raise CheckpointError(f"{name} has the decoder blocks 0 to {depth - 1}, not {list(layers)}.")
+        for layer in layers or ():
+            if not -depth <= layer < depth:
+                raise CheckpointError(
+                    f"{name} has the layers 0 to {depth - 1} (or {-depth} to -1), but no layer {layer}."
+                )
         self.layers = tuple(range(depth)) if layers is None else tuple(sorted({layer % depth for layer in layers}))
         self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
         digest = hashlib.sha256(model.config.to_json_string().encode())
