@@ -343,7 +343,10 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--json", "/no/such/x"], "/no/such/x"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--save", "/no/such/x"], "/no/such/x"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--save", __file__], "this is a file; give a folder"),
-        (["cas", "untrained:tiny", "untrained:tiny@1", "--layers", "0", "2"], "decoder blocks 0 to 1, not [0, 2]"),
+        (
+            ["cas", "untrained:tiny", "untrained:tiny@1", "--layers", "0", "2"],
+            "has the layers 0 to 1 (or -2 to -1), but no layer 2",
+        ),
         (["align"], "Which models?"),
         (["align", "--lives", "wt_1"], "Give --org"),
         (["align", "--lives", "wt_9", "--org", "ann"], "wt_1"),
