@@ -27,6 +27,7 @@ def cas(
     k: int | Sequence[int] = 5,
     direction: str = "target-source",
     sinks: str = "keep",
+    method: str | None = None,
     layers: Sequence[int] | None = None,
     heads: str = "mean",
     views: str = "plain",
@@ -42,11 +43,11 @@ def cas(
 
     Args:
         a, b: run folders, local checkpoints, Hub ids, `"untrained:PRESET@SEED"`, or models that are loaded already.
-        pairs: a life to draw pairs from (its name, the folder of a prepared one, a data set on the Hub), or a
-            pair set.
+        pairs: what `--pairs` takes, or a pair set.
         k: of the top k. Of several, the first is the one that all is said of.
         direction: `"target-source"`, `"source-target"` or `"reciprocal"`.
         sinks: `"keep"`, or `"mask"` the source patches that a model looks at whatever the views show.
+        method: `"cross-attention"` or `"feature-correlation"`; see `load_model` for the default.
         layers: the blocks to take maps of, from 0, or from -1 backwards.
         heads: `"mean"` over them, or `"each"` of A with each of B too.
         views, num_pairs, seed: how pairs are drawn from a life; the seed is of the bootstrap too.
@@ -92,6 +93,7 @@ def align(
     k: int | Sequence[int] = 5,
     direction: str = "target-source",
     sinks: str = "keep",
+    method: str | None = None,
     layers: Sequence[int] | None = None,
     by_layer: bool = False,
     views: str = "plain",
@@ -111,7 +113,7 @@ def align(
             that their name tells of.
         by_layer: also score layer by layer.
         cache_dir: of prepared lives, and of the models' extractions.
-        pairs, k, direction, sinks, layers, views, num_pairs, image_size, seed, batch_size, device: as in `cas`.
+        pairs, k, direction, sinks, method, layers, views, num_pairs, image_size, seed, batch_size, device: see `cas`.
 
     Raises:
         SingleLifeError: no model can be compared, a group holds what is not compared, or there is no such life. Models
@@ -131,7 +133,7 @@ def align(
 
     return align_models(
         names,
-        lambda name, some: load_model(name, device, layers=some),
+        lambda name, some: load_model(name, device, method=method, layers=some),
         pair_set,
         groups=[grouped.get(name) or group_of(name) for name in names],
         ks=[k] if isinstance(k, int) else list(k),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from singlelife.commands.options import (
+    MODEL_HELP,
     Commands,
     add_cache_dir,
     add_map_options,
@@ -31,9 +32,7 @@ def add_command(commands: Commands) -> None:
         epilog="examples: singlelife align runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment; "
         "singlelife align --lives wt_1,wt_2,hdepic_1 --org ORG --pairs sim_test",
     )
-    command.add_argument(
-        "models", nargs="*", metavar="MODEL", help="run folders, local checkpoints, Hub ids, untrained:PRESET[@SEED]"
-    )
+    command.add_argument("models", nargs="*", metavar="MODEL", help=f"each a {MODEL_HELP}")
     command.add_argument(
         "--lives",
         type=_names,
@@ -88,6 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         k=arguments.k,
         direction=arguments.direction,
         sinks=arguments.sinks,
+        method=arguments.method,
         layers=arguments.layers,
         by_layer=arguments.by_layer,
         views=arguments.views,

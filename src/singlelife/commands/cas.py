@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 from singlelife.commands.options import (
+    MODEL_HELP,
     Commands,
     add_cache_dir,
     add_map_options,
@@ -19,14 +20,13 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "cas",
         help="how far two models agree about geometry",
-        description="The Correspondence Alignment Score of two models: the share of their strongest cross-attention "
-        "matches that they have in common. Beside the raw score stands the position-free one, from which each model's "
-        "habit of looking at the same place is taken away, and each model's score against plain position.",
+        description="The Correspondence Alignment Score of two models: the share of their strongest matches, of "
+        "cross-attention or of correlated features, that they have in common. Beside the raw score stands the "
+        "position-free one, from which each model's habit of looking at the same place is taken away, and each "
+        "model's score against plain position.",
         epilog="example: singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test --views zoomed --k 5 1 10 20",
     )
-    command.add_argument(
-        "model_a", metavar="A", help="run folder, local checkpoint, Hub id, or untrained:PRESET[@SEED]"
-    )
+    command.add_argument("model_a", metavar="A", help=MODEL_HELP)
     command.add_argument("model_b", metavar="B", help="the other")
     add_map_options(command)
     command.add_argument(
@@ -62,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         k=arguments.k,
         direction=arguments.direction,
         sinks=arguments.sinks,
+        method=arguments.method,
         layers=arguments.layers,
         heads=arguments.heads,
         views=arguments.views,

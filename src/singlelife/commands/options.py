@@ -7,6 +7,11 @@ from typing import TypeAlias
 
 from singlelife.errors import SingleLifeError
 
+MODEL_HELP = (
+    "run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or one of the "
+    "vision transformers in docs/alignment.md"
+)
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -38,8 +43,13 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 def add_map_options(command: argparse.ArgumentParser) -> None:
     """Add what `cas` and `align` have in common: the pairs, and what is done with the maps."""
-    command.add_argument("--pairs", default="sim_test", help="a life to draw pairs from: its name, the folder of a "
-                         "prepared one, or ORG/NAME on the Hub (default: %(default)s)")  # fmt: skip
+    command.add_argument(
+        "--pairs",
+        default="sim_test",
+        help="a stored pair set (its folder, or ORG/NAME[@REVISION] on the Hub), a folder of images NAME_target.png "
+        "and NAME_source.png, or a life to draw pairs from: its name, its folder, ORG/NAME on the Hub, or "
+        "LIFE/held-out for the stretches that training holds out (default: %(default)s)",
+    )
     command.add_argument(
         "--views",
         default="plain",
@@ -48,7 +58,7 @@ def add_map_options(command: argparse.ArgumentParser) -> None:
         "shifted: two cuts of one frame (default: %(default)s)",
     )
     command.add_argument(
-        "--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw (default: %(default)s)"
+        "--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw from a life (default: %(default)s)"
     )
     command.add_argument(
         "--image-size", type=positive, metavar="PX", help="side of the views (default: the largest that a model takes)"
@@ -80,7 +90,13 @@ def add_map_options(command: argparse.ArgumentParser) -> None:
         type=int,
         nargs="+",
         metavar="L",
-        help="blocks to take the maps of, from 0, or from -1 backwards (default: all decoder blocks)",
+        help="blocks to take the maps of, from 0, or from -1 backwards (default: all of a decoder for "
+        "cross-attention, the last for features)",
+    )
+    command.add_argument(
+        "--method",
+        choices=("cross-attention", "feature-correlation"),
+        help="how the maps come about (default: cross-attention of a CroCo, feature correlation of other models)",
     )
     command.add_argument(
         "--batch-size", type=positive, default=64, metavar="N", help="pairs at once (default: %(default)s)"

@@ -104,7 +104,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         name=life.name,
         what=what,
         frames=len(life),
-        warning="" if simulated else _WARNING,
+        warning="" if simulated else WARNING,
         source=about["dataset"],
         videos=len(about["videos"]),
         duration=f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min",
@@ -128,7 +128,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
     return f"---\n{_header(life, license, download_size, geometry).to_yaml()}\n---\n\n{body}"
 
 
-_WARNING = """\
+WARNING = """\
 > **People may be in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were
 > not asked, the insides of homes, screens and papers. Do not try to identify anyone, do not publish frames that show
 > people, respect the licence of the source below, and delete your copy if the owner asks. Whoever makes this
@@ -153,10 +153,6 @@ def _known(life: PreparedLife, geometry: dict[str, Any]) -> str:
 def _header(life: PreparedLife, license: str, download_size: int, geometry: dict[str, Any]) -> DatasetCardData:
     simulated, known = life.metadata["simulation"] is not None, life.dataset.column_names
     poses, num_bytes = "pose" in known or bool(geometry), life.dataset.data.nbytes
-    size = next((name for name, limit in _SIZES if len(life) < limit), "n>10M")
-    licensed: dict[str, Any] = {"license": _LICENSES.get(license, "other")}
-    if licensed["license"] == "other":
-        licensed["license_name"] = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64] or "not-stated"
     data = DatasetCardData(
         pretty_name=life.name,
         task_categories=["image-feature-extraction", *(["depth-estimation"] if "depth" in known else [])],
@@ -166,8 +162,8 @@ def _header(life: PreparedLife, license: str, download_size: int, geometry: dict
             *(["simulated"] if simulated else []),
             *(["poses"] if poses else []),
         ],
-        size_categories=[size],
-        **licensed,
+        size_categories=[size_category(len(life))],
+        **license_fields(license),
     )
     split = SplitInfo(name="train", num_bytes=num_bytes, num_examples=len(life))
     info = DatasetInfo(
@@ -184,3 +180,16 @@ def _header(life: PreparedLife, license: str, download_size: int, geometry: dict
     configs["default"]["default"] = True
     MetadataConfigs(configs).to_dataset_card_data(data)
     return data
+
+
+def license_fields(license: str) -> dict[str, Any]:
+    """A licence, as people write it, in the fields of a card."""
+    if license in _LICENSES:
+        return {"license": _LICENSES[license]}
+    name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64] or "not-stated"
+    return {"license": "other", "license_name": name}
+
+
+def size_category(num_rows: int) -> str:
+    """A number of rows as the Hub sorts data sets by size."""
+    return next((name for name, limit in _SIZES if num_rows < limit), "n>10M")

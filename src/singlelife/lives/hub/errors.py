@@ -37,44 +37,45 @@ def is_repo_id(words: str) -> bool:
 
 
 @contextmanager
-def told_plainly(repo_id: str, doing: str, kept: str = "Try again when the network is back.") -> Iterator[None]:
+def told_plainly(
+    repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: str = "data set"
+) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
     Args:
-        repo_id: the data set that is worked on.
+        repo_id: the repository that is worked on.
         doing: what is being done, as in "reading ORG/NAME".
         kept: what to say of the work so far where the connection fails.
+        kind: of the repository: `"data set"` or `"model"`.
     """
     try:
         yield
     except SingleLifeError:
         raise
     except Exception as error:
-        told = _told(error, repo_id, doing, kept)
+        told = _told(error, repo_id, doing, kept, kind)
         if told is None:
             raise
         raise told from error
 
 
-def _told(error: BaseException | None, repo_id: str, doing: str, kept: str) -> HubError | None:
+def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: str) -> HubError | None:
     """The error, or the first in the chain of its causes that is known, as a HubError; None if none is."""
-    where = f"{constants.ENDPOINT}/datasets/{repo_id}"
+    where = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{repo_id}"
     while error is not None:
         match error:
             case OfflineModeIsEnabled():
                 return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE says not to ask it. Unset it.")
             case GatedRepoError():
                 return HubError(
-                    f"The data set {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
+                    f"The {kind} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
                     f"{_LOG_IN}."
                 )
             case RevisionNotFoundError():
-                return HubError(
-                    f"The data set {repo_id} has no such revision. {where}/commits/main lists its commits."
-                )
+                return HubError(f"The {kind} {repo_id} has no such revision. {where}/commits/main lists its commits.")
             case RepositoryNotFoundError():
                 return HubError(
-                    f"There is no data set {repo_id} on the Hub, or none that you may see. Check its name; if it is "
+                    f"There is no {kind} {repo_id} on the Hub, or none that you may see. Check its name; if it is "
                     f"private, {_LOG_IN}."
                 )
             case HfHubHTTPError() if error.response.status_code == 401:
