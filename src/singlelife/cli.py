@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, pair_set, pairs, peek, poses, prepare, push_life, train_all
+from singlelife.commands import align, cas, lives, pair_set, pairs, peek, poses, prepare, push_life, train_all
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -63,6 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     train_all.add_command(commands)
     pair_set.add_command(commands)
     cas.add_command(commands)
+    align.add_command(commands)
     return parser
 
 
