@@ -38,9 +38,9 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pairs(sim_test) -> str:
-    """The folder of a short prepared life."""
-    return str(sim_test.path)
+def pairs(sim_test, tmp_path_factory) -> str:
+    """The folder of a short prepared life, for commands to keep things in that other tests do without."""
+    return str(shutil.copytree(sim_test.path, tmp_path_factory.mktemp("lives") / "sim_test"))
 
 
 def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
