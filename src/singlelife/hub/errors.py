@@ -1,8 +1,9 @@
 """What goes wrong between here and the Hub, told so that a user can act on it. No message ever holds a token."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -24,7 +25,15 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The Hub does not answer, or is not to be asked: a matter of the network, not of the repository."""
+    """The Hub does not answer, or is not to be asked: a matter of the network, not of the repository.
+
+    Attributes:
+        retry_after: seconds to wait before the next try, where the Hub says so.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def is_repo_id(words: str) -> bool:
@@ -37,44 +46,49 @@ def is_repo_id(words: str) -> bool:
 
 
 @contextmanager
-def told_plainly(repo_id: str, doing: str, kept: str = "Try again when the network is back.") -> Iterator[None]:
+def told_plainly(
+    repo_id: str,
+    doing: str,
+    kept: str = "Try again when the network is back.",
+    kind: Literal["dataset", "model"] = "dataset",
+) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
     Args:
-        repo_id: the data set that is worked on.
+        repo_id: the repository that is worked on.
         doing: what is being done, as in "reading ORG/NAME".
         kept: what to say of the work so far where the connection fails.
+        kind: of the repository.
     """
     try:
         yield
     except SingleLifeError:
         raise
     except Exception as error:
-        told = _told(error, repo_id, doing, kept)
+        told = _told(error, repo_id, doing, kept, kind)
         if told is None:
             raise
         raise told from error
 
 
-def _told(error: BaseException | None, repo_id: str, doing: str, kept: str) -> HubError | None:
+def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: str) -> HubError | None:
     """The error, or the first in the chain of its causes that is known, as a HubError; None if none is."""
-    where = f"{constants.ENDPOINT}/datasets/{repo_id}"
+    where = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+    what = "data set" if kind == "dataset" else kind
     while error is not None:
         match error:
             case OfflineModeIsEnabled():
                 return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE says not to ask it. Unset it.")
             case GatedRepoError():
                 return HubError(
-                    f"The data set {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
+                    f"The {what} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
                     f"{_LOG_IN}."
                 )
             case RevisionNotFoundError():
-                return HubError(
-                    f"The data set {repo_id} has no such revision. {where}/commits/main lists its commits."
-                )
+                return HubError(f"The {what} {repo_id} has no such revision. {where}/commits/main lists its commits.")
             case RepositoryNotFoundError():
                 return HubError(
-                    f"There is no data set {repo_id} on the Hub, or none that you may see. Check its name; if it is "
+                    f"There is no {what} {repo_id} on the Hub, or none that you may see. Check its name; if it is "
                     f"private, {_LOG_IN}."
                 )
             case HfHubHTTPError() if error.response.status_code == 401:
@@ -85,7 +99,13 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str) -> H
                     f"{doing} failed: your token may not do that ({said}). Take one with write access to "
                     f"{repo_id.split('/')[0]}: {_LOG_IN}."
                 )
-            case HfHubHTTPError() if error.response.status_code < 500 and error.response.status_code != 429:
+            case HfHubHTTPError() if (status := error.response.status_code) == 429 or status >= 500:
+                why = "is asked too much" if status == 429 else "has trouble"
+                return HubUnreachable(
+                    f"{doing} failed: the Hub {why} (status {status}). {kept}",
+                    _seconds_asked_for(error.response.headers),
+                )
+            case HfHubHTTPError():
                 return HubError(f"{doing} failed: the Hub says {error.response.status_code}, {_first_line(error)}")
             case LocalEntryNotFoundError():
                 pass  # its cause tells more
@@ -97,6 +117,12 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str) -> H
                 )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _seconds_asked_for(headers: Mapping[str, str]) -> float | None:
+    """What a `Retry-After` in seconds says."""
+    said = headers.get("Retry-After") or ""
+    return float(said) if said.isdigit() else None
 
 
 def _first_line(error: BaseException) -> str:
