@@ -1,6 +1,7 @@
 """A run's folder: what it holds, and how it is written so that nothing in it is ever half made.
 
 config.yaml              every setting; another run can start from it with --config
+life.json                the life that it learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
@@ -23,6 +24,7 @@ from singlelife.errors import RunError
 
 _ASIDE = ".tmp"  # ends the name of what is still being written
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
 class RunFolder:
@@ -32,6 +34,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.life = path / "life.json"
 
     def holds_a_run(self) -> bool:
         return self.config.exists() or self.metrics.exists() or bool(self.checkpoints())
@@ -50,8 +53,8 @@ class RunFolder:
         """Delete the run's files, and no others that the folder may hold."""
         for path in self.checkpoints().values():
             shutil.rmtree(path)
-        final_model = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
-        for pattern in ("config.yaml", "metrics.jsonl", "reconstruction.png", "cross_attention.png", *final_model):
+        described = ("config.yaml", "life.json", "metrics.jsonl", "reconstruction.png", "cross_attention.png")
+        for pattern in (*described, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
