@@ -40,9 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         header = ("model", "life", "hours", "steps", "CAS", "updated", "seen by")
         print(aligned([header, *(model.row() for model in models)]))
     else:
-        print(
-            f"{arguments.org} has no model of a life on the Hub that you may see; `singlelife push RUN` puts one there."
-        )
+        print(f"{arguments.org} has no model of a life that you may see on the Hub; `singlelife push RUN` adds one.")
     if arguments.collection and models:
         url, added = collect(models, arguments.org, arguments.collection, private=not arguments.public)
         if not arguments.json:

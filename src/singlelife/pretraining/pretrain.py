@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import nullcontext
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -16,10 +17,13 @@ from singlelife.errors import RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
-from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, TrainArguments
+from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import settle_device, start_accelerator
+from singlelife.pretraining.hub.publisher import start_publisher
+from singlelife.pretraining.hub.resume import adopt, checkpoint_from_hub, forget, resumes_from_hub
+from singlelife.pretraining.hub.run import life_facts
 from singlelife.pretraining.optimization import create_optimizer
 from singlelife.pretraining.pictures import draw_cross_attention, draw_reconstruction
 from singlelife.pretraining.progress import Stopwatch
@@ -44,12 +48,13 @@ def pretrain(arguments: RunArguments) -> int:
     watch, train = Stopwatch(), arguments.train
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(arguments.output_dir)
-    checkpoint = _checkpoint_to_resume(folder, train)
+    checkpoint = _checkpoint_to_resume(folder, arguments)
     state = read_state(checkpoint) if checkpoint else TrainingState()
     config = starting_config(arguments.model)
     image_size = config.grid_size[0] * config.patch_size  # views are square
     precision = settle_device(train, config, state)
     accelerator = start_accelerator(train, folder)
+    publisher = start_publisher(arguments, folder) if accelerator.is_main_process else None
     sampler = StepSampler(
         state.step,
         train.max_steps,
@@ -105,10 +110,13 @@ def pretrain(arguments: RunArguments) -> int:
         if folder.holds_a_run() and not train.resume:
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
+        adopt(folder, checkpoint)
         folder.rewind(state.step)
+        folder.write_life(life_facts(life))
         folder.write_config(arguments.to_dict(), {name: version(name) for name in _VERSIONS})
         print(start_report(arguments, life, train_pairs, validation_pairs, model, accelerator, precision, checkpoint))
     accelerator.wait_for_everyone()
+    forget(folder)
     if train.report_to:
         accelerator.init_trackers("singlelife", config=_without_lists(arguments.to_dict()))
 
@@ -129,9 +137,11 @@ def pretrain(arguments: RunArguments) -> int:
         processor,
         ToModel(accelerator.device, mean, std, arguments.pairs.color_jitter, train.seed),
         periodic,
+        saved=publisher.offer if publisher else None,
     )
     loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
-    stopped_by = trainer.train(loader)
+    with publisher or nullcontext():
+        stopped_by = trainer.train(loader)
     if accelerator.is_main_process:
         if stopped_by:
             print(
@@ -143,6 +153,8 @@ def pretrain(arguments: RunArguments) -> int:
             title = f"{life.name} after {state.step:,} steps"
             _finish(folder, accelerator.unwrap_model(model), processor, validation_to_model, pictured, title)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
+        if publisher:
+            print(publisher.finish(stopped=bool(stopped_by)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
@@ -166,16 +178,20 @@ def _finish(
     draw_cross_attention(folder.path / "cross_attention.png", model, to_model, pairs, title)
 
 
-def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | None:
+def _checkpoint_to_resume(folder: RunFolder, arguments: RunArguments) -> Path | None:
     """The checkpoint to go on from, or None to start from the beginning.
 
     Raises:
         RunError: the folder holds another run.
+        HubError: the checkpoint is to come from the Hub, and cannot.
     """
+    train = arguments.train
     if train.resume and train.overwrite_output_dir:
         raise RunError("--resume goes on with a run and --overwrite-output-dir deletes it: pass one of them.")
     if train.resume == "latest":
         return next(reversed(folder.checkpoints().values()), None)
+    if resumes_from_hub(train.resume):
+        return checkpoint_from_hub(arguments, folder)
     checkpoint = Path(train.resume) if train.resume else None
     is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
     if folder.holds_a_run() and not is_of_this_run and not train.overwrite_output_dir:
@@ -201,6 +217,8 @@ def _sequence(
 ) -> dict[str, Any]:
     """All that the sequence of losses depends on."""
     settings = {name: value for name, value in arguments.to_dict().items() if name not in FREE_ON_RESUME}
+    if not life.metadata.get("hub"):
+        settings["life"] = life.name  # wherever its folder is; its fingerprint tells whether it is the same
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
     model = {name: value for name, value in sorted(config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": life.metadata["fingerprint"], "model_config": model}

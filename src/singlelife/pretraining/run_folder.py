@@ -82,6 +82,9 @@ class RunFolder:
             self.config, f"# Written by a run with {about}.\n# Start another with: --config {self.config.name}\n{body}"
         )
 
+    def write_life(self, facts: dict[str, Any]) -> None:
+        write_text(self.life, json.dumps(facts, indent=2) + "\n")
+
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to the metrics."""
         with self.metrics.open("a", encoding="utf-8") as file:

@@ -1,15 +1,16 @@
 """The model card of a run: what a visitor of its repository reads, and what the Hub shows of it."""
 
+import json
 import math
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
+from types import SimpleNamespace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from safetensors import safe_open
 
-from singlelife.croco import CroCoConfig
 from singlelife.hub.licenses import license_fields, stated
 from singlelife.hub.models import TAG
 from singlelife.pretraining.hub.results import Alignment, header_scores
@@ -21,6 +22,7 @@ _PICTURES = {
     "reconstruction.png": "The target view, masked, as it was, and as the model completes it from the source view",
     "cross_attention.png": "Where patches of the target view look in the source view",
 }
+_TRACES = "\n- It may hold traces of what was seen. Do not use it to find out about the person or about bystanders."
 
 
 def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Alignment]) -> str:
@@ -34,7 +36,7 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
     """
     life, facts, settings = run.life, run.facts, run.settings
     of_frames = stated(facts.get("license") or life.license)
-    config = CroCoConfig.from_pretrained(run.model)
+    config = SimpleNamespace(**json.loads((run.model / "config.json").read_text(encoding="utf-8")))
     hours = hours_of(run)
     body = dedent("""\
         {written}
@@ -79,7 +81,7 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
 
         {recipe}
 
-        Every setting is in `config.yaml`, the losses of every step in `metrics.jsonl`. {again}
+        Every setting is in `config.yaml`, the losses are in `metrics.jsonl`. {again}
 
         ## Results
 
@@ -87,12 +89,11 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
 
         ## Limits
 
-        - It knows one person's surroundings. What that person never saw, it never saw.
+        - It knows the surroundings of one life. What was never seen there, it never saw.
         - Its features are of geometry, not of categories: it was shown no label and no text.
         - That two models agree does not show that they are right: models that look at the same place in any view
           agree as well. That is why a position-free score, without each model's mean map, stands beside the raw one.
-        - Some source patches, often the first, draw attention whatever is asked for.
-        - It may hold traces of what was seen. Do not use it to find out about the person or about bystanders.
+        - Some source patches, often the first, draw attention whatever is asked for.{traces}
 
         ## Licence
 
@@ -134,6 +135,7 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
         else f"With the recording, the same again: `accelerate launch train.py --life {life.name} --video PATH "
         "--config config.yaml`.",
         results=_results(run, alignments),
+        traces="" if life.kind == "simulated" else _TRACES,
         licensed=_licensed(license, of_frames),
     )  # fmt: skip
     data = ModelCardData(
@@ -180,7 +182,7 @@ def _data(run: Run, hours: str, license: str) -> dict[str, str]:
     }
 
 
-def _recipe(run: Run, config: CroCoConfig) -> dict[str, str]:
+def _recipe(run: Run, config: SimpleNamespace) -> dict[str, str]:
     settings, get = run.settings, run.settings.get
     parameters = _parameters(run.model)
     gaps = f", {get('min_gap'):g} to {get('max_gap'):g} s apart" if get("pairing") in ("temporal", "union") else ""

@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import yaml
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, ModelCard, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.hf_api import ModelInfo
@@ -131,10 +132,10 @@ def _push(
     scores = {each.name: Path(each) for each in [*own_results(home), *map(Path, results)]}
     alignments = [read_results(file, home, repo_id) for file in scores.values()]
     there = _there(api, repo_id) if dry_run else _opened(api, repo_id, private)
-    if there is not None and (card := _card_there(api, there)) is not None:
-        _check_is_of(card, there, run, repo_id)
-    else:
-        card = None
+    card = None
+    if there is not None:
+        card = _card_there(api, there)
+        _check_is_of(card, there, run.life.name)
     files: dict[str, Path | bytes] = run.files()
     if card is None or WRITTEN in card:
         files[_CARD] = model_card(run, repo_id, license, alignments).encode()
@@ -170,14 +171,16 @@ def repository_of(api: HfApi, default: str, repo_id: str | None, org: str | None
     return name
 
 
-def make_ready(api: HfApi, repo_id: str, private: bool, training_state: bool) -> None:
-    """Create the repository, and make sure that it can be written to, before hours of training.
+def make_ready(api: HfApi, repo_id: str, life: str, private: bool, training_state: bool) -> None:
+    """Create the repository, and make sure that a model of a life can be pushed to it, before hours of training.
 
     Raises:
         HubError: it cannot; HubUnreachable if it is not known.
     """
     with told_plainly(repo_id, f"Pushing to {repo_id}", _KEPT, "model"):
-        _opened(api, repo_id, private)
+        there = _opened(api, repo_id, private)
+        if there is not None:
+            _check_is_of(_card_there(api, there), there, life)
         role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
         if role == "read":
             raise HubError(
@@ -217,19 +220,17 @@ def _card_there(api: HfApi, there: ModelInfo) -> str | None:
         return Path(file).read_text(encoding="utf-8")
 
 
-def _check_is_of(card: str, there: ModelInfo, run: Run, repo_id: str) -> None:
+def _check_is_of(card: str | None, there: ModelInfo, life: str) -> None:
     """Make sure that what is overwritten is a model of the same life."""
     try:
-        said = ModelCard(card, ignore_metadata_errors=True).data.get("singlelife")
-    except ValueError:
+        said = ModelCard(card or "", ignore_metadata_errors=True).data.get("singlelife")
+    except (ValueError, yaml.YAMLError):
         said = None
     names = {sibling.rfilename for sibling in there.siblings or []}
-    if isinstance(said, dict) and said.get("life") not in (None, run.life.name):
-        raise HubError(
-            f"{repo_id} holds a model of the life {said['life']}, not of {run.life.name}. Choose another name."
-        )
+    if isinstance(said, dict) and said.get("life") not in (None, life):
+        raise HubError(f"{there.id} holds a model of the life {said['life']}, not of {life}. Choose another name.")
     if not isinstance(said, dict) and names - {".gitattributes", _CARD} and "modeling_croco.py" not in names:
-        raise HubError(f"The name {repo_id} is taken: it holds files that are no such model. Choose another name.")
+        raise HubError(f"The name {there.id} is taken: it holds files that are no such model. Choose another name.")
 
 
 def _changes(

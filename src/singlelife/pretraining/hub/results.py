@@ -8,6 +8,7 @@ from typing import Any
 from huggingface_hub import EvalResult
 
 from singlelife.errors import RunError
+from singlelife.hub.errors import is_repo_id
 
 RESULTS = "results"  # the folder of a run that holds them
 
@@ -89,8 +90,9 @@ def _is_of(model: str, run: Path, repo_id: str) -> bool:
 
 
 def _name_of(model: str) -> str:
-    on_the_hub = model.count("/") == 1 and not model.startswith((".", "/", "~")) and not Path(model).exists()
-    return model if on_the_hub or "/" not in model else PurePath(model).name
+    """A model as others may know it: of a folder, its last part. Runs are in `runs` unless one says otherwise."""
+    on_the_hub = is_repo_id(model) and not model.startswith(("runs/", ".")) and not Path(model).exists()
+    return model if on_the_hub else PurePath(model).name
 
 
 def own_results(run: Path) -> list[Path]:

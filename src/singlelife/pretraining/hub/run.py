@@ -4,17 +4,19 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
 from singlelife.configs import read_yaml
 from singlelife.errors import RunError
-from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import Life, life_names, registered_life
 from singlelife.lives.resolve import life_reference
 from singlelife.pretraining.run_folder import MODEL_FILES, RunFolder, read_metrics
+
+if TYPE_CHECKING:
+    from singlelife.lives.prepared import PreparedLife  # and with it torch, which a push need not wait for
 
 _OF_THIS_MACHINE = ("video", "cache_dir", "output_dir")
 _OF_EVERY_RUN = {
@@ -113,7 +115,7 @@ def read_run(path: Path) -> Run:
     )
 
 
-def life_facts(life: PreparedLife) -> dict[str, Any]:
+def life_facts(life: "PreparedLife") -> dict[str, Any]:
     """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
     seconds = sum(float(np.ptp(life.timestamps[life.video_index == video])) for video in np.unique(life.video_index))
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
