@@ -179,10 +179,11 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip() or None
         self.hub.requests.append((self.command, unquote(path), self.token))
         self.break_ = next(
-            (b for b in self.hub.breaks if b.times and b.method == self.command and b.part in unquote(path)), None
+            (b for b in self.hub.breaks if b.times > 0 and b.method == self.command and b.part in unquote(path)), None
         )
         trouble = next(
-            (t for t in self.hub.troubles if t.times and t.method == self.command and t.part in unquote(path)), None
+            (t for t in self.hub.troubles if t.times > 0 and t.method == self.command and t.part in unquote(path)),
+            None,
         )
         try:
             if self.hub.dead or (self.break_ is not None and not self.break_.after):

@@ -154,7 +154,7 @@ def pretrain(arguments: RunArguments) -> int:
             _finish(folder, accelerator.unwrap_model(model), processor, validation_to_model, pictured, title)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
         if publisher:
-            print(publisher.finish(stopped=bool(stopped_by)))
+            print(publisher.finish(hurry=bool(stopped_by)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0

@@ -75,7 +75,7 @@ class Publisher:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is not None:  # the run has failed; what it saved is pushed all the same
-            print(self.finish(stopped=True), file=sys.stderr)
+            print(self.finish(hurry=kind is KeyboardInterrupt), file=sys.stderr)
 
     def offer(self, checkpoint: Path) -> None:
         """Have a complete checkpoint pushed, unless the last push was a short while ago. It never fails."""
@@ -86,37 +86,39 @@ class Publisher:
             self._put(step, checkpoint)
         self._tell()
 
-    def finish(self, stopped: bool) -> str:
+    def finish(self, hurry: bool) -> str:
         """Wait for the last push, for a bounded time, and say what became of it.
 
         Args:
-            stopped: the run was told to stop, or failed: there is little time.
+            hurry: the run was told to stop: there is little time.
         """
         step, checkpoint = next(reversed(self.folder.checkpoints().items()), (-1, None))
         if checkpoint is None and self._last_step < 0:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
-        if step > self._last_step or not stopped:
+        finished = (self.folder.path / "config.json").exists()
+        if step > self._last_step or finished:
             self._put(step, checkpoint)
         seconds = self.arguments.push_wait
-        self._wait(min(seconds, _SECONDS_WHEN_STOPPED) if stopped else seconds)
+        self._wait(min(seconds, _SECONDS_WHEN_STOPPED) if hurry else seconds)
         outcome, waiting = self.outbox.outcome, self.outbox.snapshots()
         self.outbox.remove()
-        if not waiting and outcome.step >= 0:
+        if not waiting and not self._problem and outcome.step >= 0:
             visible = "public" if self.arguments.public else "private"
             return f"Pushed to {outcome.url} ({visible}), after step {outcome.step:,}."
-        why = outcome.error or self._problem or "the last push was not done in time."
+        why = self._problem or outcome.error or "the last push was not done in time."
         there = f" On the Hub is the model after step {outcome.step:,}." if outcome.step >= 0 else ""
         return (
             f"NOT PUSHED to the Hub: {why}{there} The run is whole in {self.folder.path}. To push it later:\n"
-            f"  {self.command(finished=not stopped)}"
+            f"  {self.command(finished)}"
         )
 
     def command(self, finished: bool) -> str:
         """The command line that pushes the run."""
         words = ["singlelife", "push", str(self.folder.path)]
-        words += (
-            [self.repo_id] if self.repo_id else ["--org", self.arguments.hub_org] if self.arguments.hub_org else []
-        )
+        if name := self.repo_id or self.arguments.push_to_hub:
+            words.append(name)
+        if self.repo_id is None and self.arguments.hub_org:
+            words += ["--org", self.arguments.hub_org]
         words += ["--public"] if self.arguments.public else []
         words += ["--training-state"] if self.arguments.push_training_state and not finished else []
         return shlex.join(words)
@@ -133,7 +135,7 @@ class Publisher:
                 self.outbox.open(job)
                 self._opened = True
             self.outbox.put(step, checkpoint)
-            self._last_step, self._last_time = step, time.monotonic()
+            self._last_step, self._last_time, self._problem = step, time.monotonic(), ""
             self._start()
         except OSError as error:
             self._problem = f"step {step} could not be laid out to be pushed: {error}."

@@ -63,8 +63,8 @@ def _push_all(outbox: Outbox) -> None:
             raise
         finally:
             outbox.give_back()
-        outbox.drop(taken)
         outbox.note(replace(outbox.outcome, step=taken.step, url=done.url, error="", hopeless=False))
+        outbox.drop(taken)  # last: the run may end this process once nothing waits
 
 
 if __name__ == "__main__":
