@@ -99,10 +99,10 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
                     f"{doing} failed: your token may not do that ({said}). Take one with write access to "
                     f"{repo_id.split('/')[0]}: {_LOG_IN}."
                 )
-            case HfHubHTTPError() if (status := error.response.status_code) == 429 or status >= 500:
+            case HfHubHTTPError() if (status := error.response.status_code) in (408, 429) or status >= 500:
                 why = "is asked too much" if status == 429 else "has trouble"
                 return HubUnreachable(
-                    f"{doing} failed: the Hub {why} (status {status}). {kept}",
+                    f"{doing} failed: the Hub {why} (status {status}). {kept}".rstrip(),
                     _seconds_asked_for(error.response.headers),
                 )
             case HfHubHTTPError():
@@ -113,7 +113,7 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
                 pass
             case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
                 return HubUnreachable(
-                    f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}"
+                    f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}".rstrip()
                 )
         error = error.__cause__ or error.__context__
     return None

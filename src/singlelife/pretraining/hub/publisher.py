@@ -158,7 +158,8 @@ class Publisher:
     def _wait(self, seconds: float) -> None:
         """Wait until all is pushed, trying again is of no use, or the time is over; then end the process."""
         end = time.monotonic() + seconds
-        bar = tqdm(desc="Waiting for the last push", total=round(seconds), unit="s", leave=False)
+        text = "Waiting for the last push: {n_fmt} of at most {total_fmt} s{postfix}"
+        bar = tqdm(total=round(seconds), bar_format=text, leave=False)
         with bar, contextlib.suppress(KeyboardInterrupt):
             while self.outbox.snapshots() and time.monotonic() < end:
                 if self._worker is None or self._worker.poll() is not None:
