@@ -1,16 +1,23 @@
-"""How much of the machine a training step uses: its model FLOP/s over the matmul FLOP/s of the same machine.
+"""How much of the machine a training step uses, and how much faster it is than the same model written the plain way.
 
-    python benchmarks/training_step.py --model tiny --batch-size 32
-    python benchmarks/training_step.py --model base --batch-size 8 --threads 2 --json base.json
+    python benchmarks/training_step.py --model tiny --batch-size 16
+    python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
+    python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 
-A step is what training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its
-operations are those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is
-a product of two float32 matrices of 2048×2048 (2·2048³ operations), whatever the step's own precision.
+The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
+training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
+those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
+two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
 
-Products and steps alternate, so that a change of the machine's speed meets both, and the medians are compared.
+The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, in float32 or under the same
+autocast.
+
+Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and the medians are
+compared. There is a row for each batch size and number of threads.
 """
 
 import argparse
+import itertools
 import json
 import statistics
 import sys
@@ -24,6 +31,7 @@ from singlelife.cpu import settle_cpu
 settle_cpu()  # as train.py does
 
 import torch
+from plain_croco import PlainCroCo
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
@@ -32,45 +40,57 @@ from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.croco.flops import training_flops_per_pair
 from singlelife.pretraining.optimization import parameter_groups
 
-_PEAK_SIDE = 2048
+_PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 _WARM_UP_ROUNDS = 2
-_SECONDS_PER_TURN = 0.3  # of steps, then of products; long against the clock, short against changes of the machine
+_SECONDS_PER_TURN = 0.3  # of each; long against the clock, short against changes of the machine
 
 
 def main() -> None:
     """Measure, print a table and write the JSON file."""
     arguments = parse_arguments()
-    torch.set_num_threads(arguments.threads)
-    torch.manual_seed(0)
     config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{arguments.model}.yaml"))
-    dtype = getattr(torch, arguments.dtype)
-    device = torch.device(arguments.device)
-
-    step = training_step(config, arguments.batch_size, dtype, device)
-    product = matrix_product(device)
-    step_seconds, product_seconds = interleave(step, product, arguments.rounds, device)
-
-    flops = training_flops_per_pair(config)
-    achieved = flops * arguments.batch_size / step_seconds
-    peak = 2 * _PEAK_SIDE**3 / product_seconds
+    rows = []
+    for threads, batch_size in itertools.product(arguments.threads, arguments.batch_size):
+        torch.set_num_threads(threads)
+        torch.manual_seed(0)
+        rows.append(measure(config, batch_size, threads, arguments))
     results = {
         "model": arguments.model,
-        "batch_size": arguments.batch_size,
         "dtype": arguments.dtype,
         "device": arguments.device,
-        "threads": arguments.threads,
         "rounds": arguments.rounds,
         "torch": torch.__version__,
-        "flops_per_pair": flops,
-        "step_seconds": step_seconds,
-        "pairs_per_second": arguments.batch_size / step_seconds,
-        "model_flops_per_second": achieved,
-        "peak_fp32_flops_per_second": peak,
-        "model_flops_utilization": achieved / peak,
+        "flops_per_pair": training_flops_per_pair(config),
+        "rows": rows,
     }
     print(table(results))
     if arguments.json:
         arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+
+
+def measure(config: CroCoConfig, batch_size: int, threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
+    """One row of the table."""
+    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    side = _PEAK_SIDE.get(device.type, 2048)
+    functions = {
+        "step": training_step(config, batch_size, dtype, device),
+        "plain": plain_step(config, batch_size, dtype, device),
+        "product": matrix_product(side, dtype, device),
+    }
+    taken = interleave(functions, arguments.rounds, device)
+    achieved = training_flops_per_pair(config) * batch_size / taken["step"]
+    peak = 2 * side**3 / taken["product"]
+    return {
+        "batch_size": batch_size,
+        "threads": threads,
+        "step_seconds": taken["step"],
+        "plain_step_seconds": taken["plain"],
+        "times_plain": taken["plain"] / taken["step"],
+        "pairs_per_second": batch_size / taken["step"],
+        "model_flops_per_second": achieved,
+        "peak_flops_per_second": peak,
+        "model_flops_utilization": achieved / peak,
+    }
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -79,11 +99,11 @@ def parse_arguments() -> argparse.Namespace:
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", default="tiny", choices=config_names("models"), help="preset of hub_configs/models")
-    parser.add_argument("--batch-size", type=positive, default=32, help="pairs per step")
-    parser.add_argument("--threads", type=positive, default=torch.get_num_threads(), help="CPU threads, of both")
+    parser.add_argument("--batch-size", type=positive, nargs="+", default=[16], help="pairs per step")
+    parser.add_argument("--threads", type=positive, nargs="+", default=[torch.get_num_threads()], help="of a CPU")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16 is autocast")
     parser.add_argument("--device", default="cpu", help="as torch names it")
-    parser.add_argument("--rounds", type=positive, default=15, help="turns of steps and products to take medians of")
+    parser.add_argument("--rounds", type=positive, default=15, help="turns to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
 
@@ -109,9 +129,30 @@ def training_step(
     return step
 
 
-def matrix_product(device: torch.device) -> Callable[[], None]:
-    """A function that multiplies two square float32 matrices into a third."""
-    left, right = torch.randn(2, _PEAK_SIDE, _PEAK_SIDE, device=device)
+def plain_step(config: CroCoConfig, batch_size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """The same of the plain model."""
+    model = PlainCroCo(config).train().to(device)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, foreach=False, fused=False
+    )
+    rows, columns = config.grid_size
+    shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
+    target, source = torch.randn(2, *shape, device=device)
+
+    def step() -> None:
+        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
+            loss = model(target, source)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def matrix_product(side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+    """A function that multiplies two square matrices into a third."""
+    left, right = torch.randn(2, side, side, device=device).to(dtype)
     out = torch.empty_like(left)
 
     def product() -> None:
@@ -120,18 +161,20 @@ def matrix_product(device: torch.device) -> Callable[[], None]:
     return product
 
 
-def interleave(
-    step: Callable[[], None], product: Callable[[], None], rounds: int, device: torch.device
-) -> tuple[float, float]:
-    """Median seconds of one step and of one product, measured in turns."""
-    turns = {function: max(1, round(_SECONDS_PER_TURN / seconds(function, 2, device))) for function in (step, product)}
-    taken: dict[Callable[[], None], list[float]] = {step: [], product: []}
+def interleave(functions: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+    """Median seconds of a call of each function, measured in turns."""
+    for function in functions.values():
+        seconds(function, 1, device)  # the first call sets things up
+    turns = {
+        name: max(1, round(_SECONDS_PER_TURN / seconds(function, 2, device))) for name, function in functions.items()
+    }
+    taken: dict[str, list[float]] = {name: [] for name in functions}
     for number in tqdm(range(_WARM_UP_ROUNDS + rounds), desc="rounds", file=sys.stderr):
-        for function, times in taken.items():
-            measured = seconds(function, turns[function], device)
+        for name, times in taken.items():
+            measured = seconds(functions[name], turns[name], device)
             if number >= _WARM_UP_ROUNDS:
                 times.append(measured)
-    return statistics.median(taken[step]), statistics.median(taken[product])
+    return {name: statistics.median(times) for name, times in taken.items()}
 
 
 def seconds(function: Callable[[], None], times: int, device: torch.device) -> float:
@@ -147,16 +190,22 @@ def seconds(function: Callable[[], None], times: int, device: torch.device) -> f
 
 def table(results: dict[str, Any]) -> str:
     """The numbers for people."""
-    lines = {
-        "model": f"{results['model']}, batch {results['batch_size']}, {results['dtype']}",
-        "device": f"{results['device']}, {results['threads']} threads, torch {results['torch']}",
-        "step": f"{results['step_seconds'] * 1e3:.1f} ms, {results['pairs_per_second']:.1f} pairs/s",
-        "operations per pair": f"{results['flops_per_pair'] / 1e9:.3f} GFLOP",
-        "achieved": f"{results['model_flops_per_second'] / 1e9:.1f} GFLOP/s",
-        "fp32 matmul peak": f"{results['peak_fp32_flops_per_second'] / 1e9:.1f} GFLOP/s",
-        "model / peak": f"{results['model_flops_utilization']:.2f}",
+    title = (
+        f"{results['model']}, {results['dtype']}, on {results['device']}, torch {results['torch']}; "
+        f"{results['flops_per_pair'] / 1e9:.3f} GFLOP a pair"
+    )
+    columns: dict[str, Callable[[dict[str, Any]], str]] = {
+        "batch": lambda row: str(row["batch_size"]),
+        "threads": lambda row: str(row["threads"]),
+        "ms a step": lambda row: f"{row['step_seconds'] * 1e3:.1f}",
+        "pairs/s": lambda row: f"{row['pairs_per_second']:.1f}",
+        "GFLOP/s": lambda row: f"{row['model_flops_per_second'] / 1e9:.1f}",
+        "of the peak": lambda row: f"{row['model_flops_utilization']:.2f}",
+        "times plain": lambda row: f"{row['times_plain']:.2f}",
     }
-    return "\n".join(f"{name:<20}{value}" for name, value in lines.items())
+    lines = [title, "".join(f"{name:>13}" for name in columns)]
+    lines += ["".join(f"{column(row):>13}" for column in columns.values()) for row in results["rows"]]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,8 @@ def test_the_benchmark_writes_numbers_that_agree(tmp_path):
     results = json.loads((tmp_path / "loader.json").read_text())
     speed = results["pairs_per_second_of_one_core"]
     assert results["times_straightforward"] == pytest.approx(speed["singlelife"] / speed["straightforward"])
+    decoded = speed["singlelife, decoded frames"] / speed["straightforward"]
+    assert results["times_straightforward_decoded"] == pytest.approx(decoded)
     assert sum(results["milliseconds_per_pair"].values()) < 2 * 1e3 / speed["singlelife"]
     assert f"{results['times_straightforward']:.2f}" in done.stdout
 

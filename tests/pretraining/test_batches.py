@@ -81,8 +81,8 @@ def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
 class Niceness(PairDataset):
     """A dataset that tells how its process is scheduled."""
 
-    def __getitems__(self, indices):
-        return torch.tensor(os.nice(0))
+    def __getitems__(self, indices, views=None):
+        return super().__getitems__(indices, views) | {"niceness": torch.tensor(os.nice(0))}
 
 
 @pytest.mark.skipif(not hasattr(os, "nice"), reason="nice is of Unix")
@@ -91,7 +91,7 @@ def test_workers_give_way_to_a_training_on_the_same_cores(life, device, extra):
     dataset = pair_dataset(life)
     dataset.__class__ = Niceness
     before = os.nice(0)
-    niceness = next(iter(train_loader(dataset, StepSampler(0, 1, 4), 1, torch.device(device))))
+    niceness = next(iter(train_loader(dataset, StepSampler(0, 1, 4), 1, torch.device(device))))["niceness"]
     assert niceness == min(before + extra, 19)
     assert os.nice(0) == before
 

@@ -199,6 +199,11 @@ def test_accumulated_batches_make_the_same_steps(tmp_path: Path, finished_run: P
     assert max(abs(four[step] - one[step]) for step in one) < 1e-4
 
 
+def test_decoded_frames_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
+    assert run(command(tmp_path / "run", "--decoded-frames")) == 0
+    assert losses(tmp_path / "run") == losses(finished_run)
+
+
 def test_recomputed_activations_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
     assert run(command(tmp_path / "run", "--gradient-checkpointing")) == 0
     kept, recomputed = losses(finished_run), losses(tmp_path / "run")

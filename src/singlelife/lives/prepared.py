@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,6 +16,9 @@ from datasets import Dataset, concatenate_datasets, load_from_disk
 from PIL import Image
 
 from singlelife.errors import LifeError
+
+if TYPE_CHECKING:
+    from singlelife.lives.decoded import DecodedFrames
 
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
@@ -37,10 +40,12 @@ class PreparedLife:
             depth) and `depth_error` (in length units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
+        decoded: a decoded copy of the images to read instead of them (`decoded.py`); None unless it was asked for.
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
         self.path, self.metadata, self.dataset = path, metadata, dataset
+        self.decoded: DecodedFrames | None = None
         self._views: dict[str, Dataset] = {}
 
     @classmethod
@@ -115,6 +120,9 @@ class PreparedLife:
         Raises:
             LifeError: a stored image is damaged; the message names the row.
         """
+        if self.decoded is not None:
+            yield from (self.decoded[row] for row in np.asarray(indices).tolist())
+            return
         for row, content in zip(np.asarray(indices).tolist(), self.encoded(indices), strict=True):
             try:
                 image = decode_jpeg(content)

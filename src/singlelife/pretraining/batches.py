@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
@@ -20,10 +20,12 @@ from singlelife.lives.pairs.segments import hold_out
 from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import PairArguments
+from singlelife.pretraining.handover import HandedOver, Places
 
 STOP_SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
 
+_PREFETCH = 4  # batches that each worker is ahead of the training, at most
 _NICENESS = 10  # of workers beside a training on the CPU: a tenth of a thread's share where both want a core
 
 
@@ -156,39 +158,59 @@ def pair_datasets(
 
 
 def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, device: torch.device) -> DataLoader:
-    """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes, for a model on `device`."""
+    """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes, for a model on `device`.
+
+    Raises:
+        RunError: there is too little shared memory for that many workers.
+    """
+    places = None
+    if num_workers:  # each may be this far ahead, and the last batch is still in use
+        places = Places(num_workers, _PREFETCH + 1, sampler.local_batch_size, dataset.image_size)
     return _PairLoader(
-        _ErrorsAsBatches(dataset),
+        _WorkersView(dataset, places),
         batch_sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=num_workers,
-        prefetch_factor=4 if num_workers else None,
+        prefetch_factor=_PREFETCH if num_workers else None,
         worker_init_fn=_start_worker_beside_training if device.type == "cpu" else _start_worker,
         pin_memory=device.type == "cuda",
     )
 
 
-class _ErrorsAsBatches(Dataset):
-    """A dataset that returns what it would raise, since a worker's exception reaches the run as a traceback's text."""
+class _WorkersView(Dataset):
+    """The dataset as a loader's worker sees it.
 
-    def __init__(self, dataset: PairDataset):
-        self.dataset = dataset
+    It writes the views into shared memory, and returns what it would raise, since a worker's exception reaches the run
+    as a traceback's text.
+    """
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | LifeError:
+    def __init__(self, dataset: PairDataset, places: Places | None):
+        self.dataset, self.places = dataset, places
+
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | HandedOver | LifeError:
+        worker = get_worker_info()
+        place = self.places.take(worker.id) if self.places and worker else None
         try:
-            return self.dataset.__getitems__(indices)
+            if self.places is None or worker is None or place is None:
+                return self.dataset.__getitems__(indices)
+            batch = self.dataset.__getitems__(indices, self.places.write_to(worker.id, place))
         except LifeError as error:
+            if self.places and worker and place is not None:
+                self.places.give_back(worker.id, place)
             return error
+        rest = {name: values.numpy() for name, values in batch.items() if name not in ("target", "source")}
+        return HandedOver(self.places.key, worker.id, place, rest)
 
 
 class _PairLoader(DataLoader):
-    """A loader of `_ErrorsAsBatches` that raises them, as they were raised."""
+    """A loader of a `_WorkersView`: it gives batches and raises errors."""
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
         for batch in super().__iter__():
             if isinstance(batch, LifeError):
                 raise batch
-            yield batch
+            yield batch.batch() if isinstance(batch, HandedOver) else batch
+            del batch  # or it would hold the memory of its views until the next is there
 
 
 @dataclass(frozen=True)

@@ -81,8 +81,13 @@ class PairDataset(Dataset):
         """One pair, shaped as a batch of one without its first dimension."""
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
-    def __getitems__(self, indices: Sequence[int]) -> dict[str, torch.Tensor]:
+    def __getitems__(self, indices: Sequence[int], views: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """A batch of pairs.
+
+        Args:
+            indices: of the pairs.
+            views: memory for the target and source views, uint8 (2, B, 3, S, S), with the channels last; new memory
+                by default.
 
         Returns:
             `target` and `source`, uint8 (B, 3, S, S); `bool_masked_pos`, bool (B, N), True where the target is masked;
@@ -93,7 +98,8 @@ class PairDataset(Dataset):
         # Channels are last in memory, as in a decoded frame, and only the device puts them first, with the conversion
         # to floats. A frame is cropped as soon as it is decoded, while the processor's cache still holds it.
         size = self.image_size
-        views = torch.empty(2, len(indices), size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
+        if views is None:
+            views = torch.empty(2, len(indices), size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
         images = self.life.iter_decode(frames.reshape(-1))
         for row, generator in enumerate(pair_generators(self.seed, CROP_STREAM, pair_index)):
             self._crop_pair(images, generator, out=views[:, row])
