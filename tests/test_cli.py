@@ -46,7 +46,7 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas"):
+    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "push", "hub"):
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -56,7 +56,9 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
     assert loaded.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas"])
+@pytest.mark.parametrize(
+    "command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "push", "hub"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -264,6 +266,7 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["push-life", "{pairs}", "kitchen"], "ORG/NAME"),
         (["peek", "sim_1"], "ORG/NAME"),
         (["peek", "ann/kitchen", "--output", "/no/such/x.png"], "/no/such/x.png"),
+        (["push", "/no/such/run", "ann/pan"], "/no/such/run is no run folder"),
         (["cas", "none", "untrained:tiny"], "There is no model none"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),
@@ -289,6 +292,9 @@ def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, cap
         ["cas", "a"],
         ["cas", "a", "b", "--views", "sharp"],
         ["cas", "a", "b", "--num-pairs", "0"],
+        ["push"],
+        ["hub"],
+        ["hub", "list"],
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(words, capsys):

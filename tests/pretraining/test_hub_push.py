@@ -256,6 +256,18 @@ def test_scores_stand_in_the_card_of_every_push_after(hub, hub_client, whole_run
     assert str(tmp_path) not in hub.read(repository, "README.md").decode()
 
 
+def test_how_far_it_came_to_agree_as_it_learnt_stands_in_the_card(hub, hub_client, whole_run, tmp_path):
+    scores = {"cas_reference": f"{tmp_path}/sim_2", "cas": 0.41, "cas_position_free": 0.2, "cas_chance": 0.3125}
+    with (whole_run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"step": 12, **scores}) + "\n")
+    repository, _ = pushed(hub_client, hub, whole_run)
+    header, body = card(hub, repository)
+    assert "its CAS with sim_2 came to 0.410, position-free 0.200 (chance 0.312)" in body
+    values = [m["value"] for result in header["model-index"][0]["results"] for m in result["metrics"]]
+    assert {0.41, 0.2} <= set(values)
+    assert json.loads(hub.read(repository, "metrics.jsonl").splitlines()[-1])["cas_reference"] == "sim_2"
+
+
 @pytest.mark.parametrize(
     ("models", "changes", "message"),
     [

@@ -13,7 +13,7 @@ from safetensors import safe_open
 
 from singlelife.hub.licenses import license_fields, stated
 from singlelife.hub.models import TAG
-from singlelife.pretraining.hub.results import Alignment, header_scores
+from singlelife.pretraining.hub.results import Alignment, header_scores, name_of
 from singlelife.pretraining.hub.run import Run
 from singlelife.units import duration
 
@@ -21,6 +21,7 @@ WRITTEN = f"<!-- Written by {TAG}. Take this line out to keep a text of your own
 _PICTURES = {
     "reconstruction.png": "The target view, masked, as it was, and as the model completes it from the source view",
     "cross_attention.png": "Where patches of the target view look in the source view",
+    "alignment.png": "How far it came to agree with another model as it learnt",
 }
 _TRACES = "\n- It may hold traces of what was seen. Do not use it to find out about the person or about bystanders."
 
@@ -217,8 +218,13 @@ def _results(run: Run, alignments: list[Alignment]) -> str:
         f"{name} {last[key]:.4f}" for name, key in (("training", "loss"), ("validation", "val_loss")) if key in last
     ]
     said = f"Loss (mean squared error of normalised pixels in masked patches): {', '.join(losses)}." if losses else ""
+    if "cas_reference" in last:
+        said += (
+            f"\n\nAs it learnt, its CAS with {name_of(str(last['cas_reference']))} came to {last['cas']:.3f}, "
+            f"position-free {last['cas_position_free']:.3f} (chance {last['cas_chance']:.3f})."
+        )
     if not alignments:
-        return said or "None yet."
+        return said.strip() or "None yet."
     rows = [
         f"| {each.other} | {each.num_pairs} of {each.pairs} | {_score(each.raw)} | {_score(each.position_free)} | "
         f"{each.raw['chance']:.3f} (top {each.k} of {each.patches}) |"
@@ -247,6 +253,20 @@ def _eval_results(run: Run, alignments: list[Alignment]) -> list[EvalResult]:
                 metric_value=round(last["val_loss"], 4),
             )
         )
+    if "cas_reference" in last:
+        pairs, other = str(run.settings.get("cas_pairs", "unnamed")), name_of(str(last["cas_reference"]))
+        results += [
+            EvalResult(
+                task_type="image-feature-extraction",
+                task_name="Agreement on correspondences, as it learnt",
+                dataset_type=pairs,
+                dataset_name=f"pairs of {pairs}",
+                metric_type=kind,
+                metric_name=f"{name} with {other} (chance {last['cas_chance']:.3f})",
+                metric_value=round(last[kind], 4),
+            )
+            for kind, name in (("cas", "CAS"), ("cas_position_free", "Position-free CAS"))
+        ]
     return results
 
 

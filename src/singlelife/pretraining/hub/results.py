@@ -77,7 +77,7 @@ def read_results(path: Path, run: Path, repo_id: str) -> Alignment:
     other = models[1] if ours[0] else models[0]
     if "/" in about[0] and Path(about[0]).exists():  # the folder of a prepared life
         about = PurePath(about[0]).name, *about[1:]
-    return Alignment(_name_of(other), *about, rows * columns, *scores)
+    return Alignment(name_of(other), *about, rows * columns, *scores)
 
 
 _SCORE = ("cas", "low", "high", "chance", "adjusted")
@@ -89,7 +89,7 @@ def _is_of(model: str, run: Path, repo_id: str) -> bool:
     return model == repo_id or run.resolve() in (path.resolve(), path.resolve().parent) or path.name == run.name
 
 
-def _name_of(model: str) -> str:
+def name_of(model: str) -> str:
     """A model as others may know it: of a folder, its last part. Runs are in `runs` unless one says otherwise."""
     on_the_hub = is_repo_id(model) and not model.startswith(("runs/", ".")) and not Path(model).exists()
     return model if on_the_hub else PurePath(model).name

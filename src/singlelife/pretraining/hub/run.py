@@ -109,7 +109,7 @@ def read_run(path: Path) -> Run:
         checkpoint,
         step,
         public_settings(settings | {"life": settings["life"] if facts.get("hub") else name}),
-        [line for line in metrics if line["step"] <= step],
+        [_without_home(line) for line in metrics if line["step"] <= step],
         facts,
         known,
     )
@@ -142,6 +142,14 @@ def _without_folder(value: Any) -> Any:
         return value
     on_the_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", value, re.ASCII) and not value.startswith(".")
     return value if on_the_hub and not Path(value).exists() else PurePath(value.replace("\\", "/")).name
+
+
+def _without_home(line: dict[str, Any]) -> dict[str, Any]:
+    """A line of metrics, with the last part of what is an absolute path, such as that of a reference."""
+    return {
+        name: _without_folder(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
+        for name, value in line.items()
+    }
 
 
 def _model_files(folder: Path) -> list[Path]:
