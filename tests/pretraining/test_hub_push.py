@@ -12,6 +12,7 @@ import yaml
 from singlelife.errors import RunError
 from singlelife.pretraining.hub.push import push_run
 from singlelife.pretraining.hub.run import public_settings
+from singlelife.pretraining.run_folder import RunFolder
 
 from ..croco.test_auto_croco import WITHOUT_THE_PACKAGE
 from ..hub_server import READER, STRANGER, WRITER, Break, Trouble
@@ -254,6 +255,8 @@ def test_scores_stand_in_the_card_of_every_push_after(hub, hub_client, whole_run
         assert "| sim_1 | 384 of sim_test | 0.450 (0.280 to 0.320) | 0.300 (0.280 to 0.320) |" in body
         pushed(hub_client, hub, whole_run)
     assert str(tmp_path) not in hub.read(repository, "README.md").decode()
+    RunFolder(whole_run).remove_run()
+    assert not list(whole_run.rglob("*.json"))  # the scores are not those of the run that comes after
 
 
 def test_how_far_it_came_to_agree_as_it_learnt_stands_in_the_card(hub, hub_client, whole_run, tmp_path):

@@ -6,6 +6,7 @@ metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
 reconstruction.png, cross_attention.png
+results/                 scores that `singlelife push --results` was given
 """
 
 import contextlib
@@ -24,6 +25,7 @@ from singlelife.errors import RunError
 
 _ASIDE = ".tmp"  # ends the name of what is still being written
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+RESULTS = "results"  # the folder of scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
@@ -54,7 +56,7 @@ class RunFolder:
         for path in self.checkpoints().values():
             shutil.rmtree(path)
         described = ("config.yaml", "life.json", "metrics.jsonl", "reconstruction.png", "cross_attention.png")
-        for pattern in (*described, *MODEL_FILES):
+        for pattern in (*described, *MODEL_FILES, f"{RESULTS}/*.json"):
             for path in self.path.glob(pattern):
                 path.unlink()
 

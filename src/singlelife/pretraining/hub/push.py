@@ -25,9 +25,9 @@ from singlelife.errors import HubError
 from singlelife.hub.errors import is_repo_id, told_plainly
 from singlelife.hub.repositories import check_token, hub_api, open_repository, patiently
 from singlelife.pretraining.hub.card import WRITTEN, model_card
-from singlelife.pretraining.hub.results import RESULTS, own_results, read_results
+from singlelife.pretraining.hub.results import own_results, read_results
 from singlelife.pretraining.hub.run import Run, read_run
-from singlelife.pretraining.run_folder import MODEL_FILES, write_text
+from singlelife.pretraining.run_folder import MODEL_FILES, RESULTS, write_text
 
 STATE_BRANCH = "training-state"
 _CARD = "README.md"

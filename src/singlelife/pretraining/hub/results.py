@@ -9,8 +9,7 @@ from huggingface_hub import EvalResult
 
 from singlelife.errors import RunError
 from singlelife.hub.errors import is_repo_id
-
-RESULTS = "results"  # the folder of a run that holds them
+from singlelife.pretraining.run_folder import RESULTS
 
 
 @dataclass(frozen=True)

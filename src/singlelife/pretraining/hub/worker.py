@@ -3,7 +3,7 @@
     python -m singlelife.pretraining.hub.worker RUN
 
 It pushes the newest of what waits, for as long as something waits, and tries again where the network or the Hub fails.
-It ends when nothing waits, when trying again is of no use, and when the network fails and the run is no more.
+It ends when nothing waits, when trying again is of no use, and after the push that it is at when the run is no more.
 """
 
 import os
@@ -33,16 +33,16 @@ def main(run: Path) -> int:
 
     with FileLock(outbox.path / "lock"):
         try:
-            patiently(lambda: _push_all(outbox), None, say)
+            patiently(lambda: _push_all(outbox, parent), None, say)
         except SingleLifeError as error:
             outbox.note(replace(outbox.outcome, error=str(error), hopeless=True))
             return error.exit_code
     return 0
 
 
-def _push_all(outbox: Outbox) -> None:
+def _push_all(outbox: Outbox, parent: int) -> None:
     job = outbox.job
-    while (taken := outbox.take()) is not None:
+    while os.getppid() == parent and (taken := outbox.take()) is not None:
         try:
             done = push_run(
                 outbox.run,
