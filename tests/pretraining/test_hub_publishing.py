@@ -109,8 +109,11 @@ def test_what_cannot_be_pushed_to_is_said_before_the_training(
 def test_offline_and_pushing_do_not_go_together(command, tmp_path):
     with pytest.raises(Exception, match="HF_HUB_OFFLINE says not to ask it"):  # as tests/conftest.py has set it
         pretrain(parse_arguments(command(tmp_path / "run", "--push-to-hub")))
-    with pytest.raises(RunError, match="nothing is pushed without --push-to-hub"):
-        parse_arguments(command(tmp_path / "run", "--public"))
+    for flag in ("--public", "--push-steps=5"):
+        with pytest.raises(RunError, match="nothing is pushed without --push-to-hub"):
+            parse_arguments(command(tmp_path / "run", flag))
+    with pytest.raises(RunError, match="--push-steps should be at least 1, not 0"):
+        parse_arguments(command(tmp_path / "run", "--push-to-hub", "--push-steps=0"))
 
 
 def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(hub, hub_client, command, whole_run, tmp_path):
