@@ -1,12 +1,16 @@
 """Pair sets: what the views show, and where the truth says that a patch is seen again."""
 
+import io
+
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from singlelife.alignment.cas import position_map, top_k
-from singlelife.alignment.pair_sets import PairSet, _Geometry, make_pair_set, resolve_pair_set
-from singlelife.errors import LifeError, PairSetError
+from singlelife.alignment.pair_sets import PairSet, make_pair_set
+from singlelife.alignment.pair_sets.geometry import PairGeometry
+from singlelife.errors import PairSetError
 from singlelife.lives.pairs.transforms import crop_and_resize
 
 GRID = (8, 8)
@@ -76,7 +80,7 @@ def cut(left: int, top: int, side: int) -> list[int]:
     return [top, left, side, side]
 
 
-def pair_set(boxes: list[list[int]], geometry: _Geometry | None = None, same_frame: bool = False) -> PairSet:
+def pair_set(boxes: list[list[int]], geometry: PairGeometry | None = None, same_frame: bool = False) -> PairSet:
     views = torch.zeros(1, 3, 8, 8, dtype=torch.uint8)
     return PairSet("drawn", views, views, {}, np.array([boxes]), geometry, same_frame)
 
@@ -92,11 +96,18 @@ def test_matches_of_two_cuts_of_one_frame():
     assert match.tolist() == expected.tolist()
 
 
-def wall(depths: tuple[float, float], source_pose: np.ndarray) -> _Geometry:
+def png(levels: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(levels.astype(np.uint16)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def wall(depths: tuple[int, int], source_pose: np.ndarray) -> PairGeometry:
     """Two cameras of 64 px, focal length 32, before a flat wall that is `depths` away from each."""
-    depth = np.stack([np.full((64, 64), each, dtype=np.float32) for each in depths])[None]
+    target, source = (png(np.full((64, 64), 2 * depth)) for depth in depths)
     intrinsics = np.tile([32.0, 32.0, 32.0, 32.0], (1, 2, 1))
-    return _Geometry(depth, np.stack([np.eye(4), source_pose])[None], intrinsics)
+    poses = np.stack([np.eye(4), source_pose])[None]
+    return PairGeometry([(target, source)], np.array([0.5]), poses, intrinsics)
 
 
 def pose(x: float = 0, y: float = 0, z: float = 0) -> np.ndarray:
@@ -158,8 +169,14 @@ def test_what_cannot_be_drawn_is_said(sim_test, wrong, message):
         make_pair_set(sim_test, **wrong)
 
 
-def test_pairs_come_from_a_name_or_the_folder_of_a_prepared_life(sim_test):
-    settings = {"views": "plain", "num_pairs": 8, "seed": 0, "image_size": 64}
-    assert resolve_pair_set(str(sim_test.path), **settings).hash == make_pair_set(sim_test, num_pairs=8).hash
-    with pytest.raises(LifeError, match="sim_test"):
-        resolve_pair_set("sim_tets", **settings)
+def test_damaged_depth_is_named():
+    geometry = PairGeometry([(b"no picture", b"")], np.ones(1), np.eye(4)[None, None].repeat(2, 1), np.ones((1, 2, 4)))
+    with pytest.raises(PairSetError, match="The depth of pair 0 is damaged"):
+        pair_set([cut(0, 0, 64)] * 2, geometry).true_match(GRID)
+
+
+def test_gaps_are_those_of_the_frames(pairs, sim_test):
+    frames = np.array(pairs.provenance["frames"])
+    expected = np.abs(sim_test.timestamps[frames[:, 0]] - sim_test.timestamps[frames[:, 1]])
+    np.testing.assert_array_equal(pairs.gap, expected)
+    np.testing.assert_array_equal(pairs.provenance["timestamps"], sim_test.timestamps[frames])

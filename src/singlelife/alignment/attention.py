@@ -1,17 +1,28 @@
 """Where a model looks: from pairs of views to logits over source patches."""
 
+import hashlib
 import json
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Protocol
 
 import torch
-from huggingface_hub.errors import HfHubHTTPError
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoImageProcessor, AutoModel
+from transformers import AutoModel, PretrainedConfig, PreTrainedModel
 
+from singlelife.alignment.models.backbones import (
+    ARCHITECTURES,
+    Backbone,
+    FeatureCorrelation,
+    supported,
+    vision_config,
+)
+from singlelife.alignment.models.checkpoints import find_checkpoint
+from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
+
+# By the word for it on the command line.
+METHODS = {method.replace(" ", "-"): method for method in (CrossAttention.method, FeatureCorrelation.method)}
 
 _UNTRAINED = "untrained:"
 
@@ -19,129 +30,146 @@ _UNTRAINED = "untrained:"
 class AttentionMapProvider(Protocol):
     """A model that tells where in the source it looks for each patch of the target.
 
+    Views are uint8 (B, 3, S, S) of any size S, and are resized where the model takes another. Patches are in raster
+    order. All that is returned is on the CPU.
+
     Attributes:
         name: what the user called it.
-        grid: rows and columns of patches of a view.
-        image_size: side of the views that it takes, in pixels; others are resized.
+        revision: what its weights are: the commit on the Hub, or the SHA-256 of a folder's files; for an untrained
+            model, a string that its config and seed determine.
+        method: how the maps come about, `"cross-attention"` or `"feature correlation"`.
+        layers: which blocks they are of, from 0: the decoder's for cross-attention, else the backbone's.
+        num_heads: how many maps `logits_by_head` gives of a pair.
+        grid: rows and columns of patches of a view; N is their product.
+        image_size: longer side of the views that it takes, in pixels.
     """
 
     name: str
+    revision: str
+    method: str
+    layers: tuple[int, ...]
+    num_heads: int
     grid: tuple[int, int]
     image_size: int
 
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N, N), rows target patches, of uint8 views (B, 3, S, S)."""
+        """The mean map over the layers and their heads, float32 (B, N, N): rows are target patches.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
+        ...
+
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer.
+
+        Cross-attention has heads, and the mean of their maps is `logits`. Correlated features have none: their one map
+        is that of `logits`.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
+        ...
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        """The patch tokens of single views, float32 (B, N, D): a CroCo's encoder's normed output where the maps are
+        its cross-attention, else those of the last of the layers.
+
+        Raises:
+            CheckpointError: they are not finite.
+        """
         ...
 
 
-class CroCoAttention:
-    """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views."""
-
-    def __init__(self, name: str, model: CroCoModel, processor: CroCoImageProcessor, device: str = "cpu"):
-        self.name = name
-        self.grid = model.config.grid_size
-        self.image_size = max(self.grid) * model.config.patch_size
-        self._model, self._processor, self._device = model.eval(), processor, device
-        self._model.to(torch.device(device))
-
-    @torch.inference_mode()
-    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """See [`AttentionMapProvider`].
-
-        Raises:
-            CheckpointError: the logits are not finite.
-        """
-        pixels = [
-            self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)
-            for views in (target, source)
-        ]
-        logits = self._model.cross_attention_logits(*pixels).cpu()
-        if not torch.isfinite(logits).all():
-            raise CheckpointError(f"{self.name} gives attention that is not finite; its training may have diverged.")
-        return logits
-
-
-def load_model(spec: str, device: str = "cpu") -> AttentionMapProvider:
+def load_model(
+    spec: str, device: str = "cpu", *, method: str | None = None, layers: Sequence[int] | None = None
+) -> AttentionMapProvider:
     """A model to compare.
 
     Args:
-        spec: a run folder or any folder with a checkpoint; a Hub id; or `untrained:NAME`, a model with fresh weights
-            of an architecture (a preset of `hub_configs/models`, or any of the former), optionally `@SEED`.
+        spec: a run folder or any folder with a checkpoint; a Hub id, ORG/NAME or ORG/NAME@REVISION; or
+            `untrained:MODEL`, a model with fresh weights of an architecture (a preset of `hub_configs/models`, or any
+            of the former), optionally `untrained:MODEL@SEED`.
         device: where it is to run.
+        method: `"cross-attention"` or `"feature-correlation"`. By default the cross-attention of a CroCo, and of any
+            other vision transformer the correlation of its features. An architecture that is not known is refused,
+            unless feature correlation is asked for: then the tokens before those of the patches are dropped, however
+            many they are.
+        layers: which blocks to take the maps of, from 0, or from -1 backwards. By default all of the decoder's for
+            cross-attention, and the last for features.
 
     Raises:
-        CheckpointError: there is no such model, or it is not one that can be compared; no weights but safetensors are
-            read, and no code from elsewhere is run.
+        CheckpointError: there is no such model, it is not one that can be compared, is too large for the memory, or
+            its weights cannot be used. No weights but safetensors are read, and no code from elsewhere is run.
+        HubError: it is on the Hub, but not for you, or the Hub cannot be asked.
     """
+    if method is not None:
+        if method not in METHODS:
+            raise CheckpointError(f"There are the methods {' and '.join(METHODS)}, not {method!r}.")
+        method = METHODS[method]
     if spec.startswith(_UNTRAINED):
-        where, _, seed = spec.removeprefix(_UNTRAINED).partition("@")
-        if seed and not seed.isdigit():
-            raise CheckpointError(f"{spec}: the seed after '@' should be a whole number, not {seed!r}.")
-        config = _preset(where) or _config(where)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(seed or 0))
-            model = CroCoModel(config)
-        return CroCoAttention(spec, model, _processor(config), device)
-    config = _config(spec)
-    try:
-        model, info = AutoModel.from_pretrained(
-            spec, config=config, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-        )
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
-        pickled = Path(spec).is_dir() and any(Path(spec).glob("*.bin")) and not any(Path(spec).glob("*.safetensors"))
-        why = "it has only pickled weights, which can run code when they are loaded" if pickled else str(error)
-        raise CheckpointError(f"The weights of {spec} cannot be loaded as safetensors: {why}.") from error
-    if info["missing_keys"] or info["mismatched_keys"]:
-        missing = sorted(map(str, [*info["missing_keys"], *info["mismatched_keys"]]))
+        return _untrained(spec, device, method, layers)
+    checkpoint = find_checkpoint(spec)
+    config = vision_config(checkpoint.config())
+    chosen = _method(spec, config, method)
+    processor = checkpoint.processor(video=_is_video(config))
+    return _provider(spec, checkpoint.load(config, device), processor, device, chosen, layers, checkpoint.revision)
+
+
+def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int] | None) -> AttentionMapProvider:
+    where, _, seed = spec.removeprefix(_UNTRAINED).rpartition("@")
+    if not where:
+        where, seed = seed, "0"
+    elif not seed.isdigit():
+        raise CheckpointError(f"{spec}: the seed after '@' should be a whole number, not {seed!r}.")
+    if where in config_names("models"):
+        config: PretrainedConfig = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{where}.yaml"))
+        rows, columns = config.grid_size
+        size = {"height": rows * config.patch_size, "width": columns * config.patch_size}
+        chosen, processor = _method(spec, config, method), CroCoImageProcessor(size=size)
+    else:
+        checkpoint = find_checkpoint(where)
+        config = vision_config(checkpoint.config())
+        chosen = _method(spec, config, method)
+        processor = checkpoint.processor(video=_is_video(config))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed))
+        model = AutoModel.from_config(config, dtype=torch.float32)
+    described = {name: value for name, value in config.to_dict().items() if name != "transformers_version"}
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
+    return _provider(spec, model, processor, device, chosen, layers, f"untrained {digest} seed {int(seed)}")
+
+
+def _is_video(config: PretrainedConfig) -> bool:
+    return config.model_type in ARCHITECTURES and ARCHITECTURES[config.model_type].video
+
+
+def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
+    """The method for an architecture, before any weights are loaded."""
+    crosses = isinstance(config, CroCoConfig)
+    if method == CrossAttention.method and not crosses:
         raise CheckpointError(
-            f"The weights of {spec} do not fit its config.json: {len(missing)} missing, such as {missing[0]}."
+            f"{spec} is of the architecture {config.model_type!r}, which has no cross-attention between two views; "
+            f"compare its {FeatureCorrelation.method}."
         )
-    broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
-    if broken:
-        raise CheckpointError(f"The weights of {spec} are not finite ({broken[0]} and {len(broken) - 1} more).")
-    try:
-        processor = AutoImageProcessor.from_pretrained(spec, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{spec} has no image processor (preprocessor_config.json) that can be read.") from error
-    return CroCoAttention(spec, model, processor, device)
-
-
-def _preset(name: str) -> CroCoConfig | None:
-    if name not in config_names("models"):
-        return None
-    return CroCoConfig(**read_yaml(hub_configs() / "models" / f"{name}.yaml"))
-
-
-def _config(spec: str) -> CroCoConfig:
-    path = Path(spec)
-    if path.is_dir() and not (path / "config.json").is_file():
-        checkpoints = sorted(path.glob("checkpoint-*/config.json"))
-        hint = f" It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else ""
-        raise CheckpointError(f"The folder {spec} holds no model: it has no config.json.{hint}")
-    if not path.exists() and (spec.count("/") != 1 or spec.startswith((".", "/", "~"))):
-        raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")
-    if path.is_dir():
-        try:
-            model_type = json.loads((path / "config.json").read_text(encoding="utf-8")).get("model_type")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{path / 'config.json'} cannot be read: {error}.") from error
-        _check_type(spec, model_type)
-    try:
-        config = AutoConfig.from_pretrained(spec, trust_remote_code=False)
-    except (OSError, ValueError, HfHubHTTPError) as error:
-        raise CheckpointError(f"The model {spec} cannot be found or its config cannot be read: {error}") from error
-    _check_type(spec, config.model_type)
-    return config
-
-
-def _check_type(spec: str, model_type: str | None) -> None:
-    if model_type != CroCoConfig.model_type:
+    if method is None and config.model_type not in ARCHITECTURES:
         raise CheckpointError(
-            f"{spec} is of the architecture {model_type!r}, which has no cross-attention to compare; "
-            f"supported is {CroCoConfig.model_type!r}."
+            f"{spec} is of the architecture {config.model_type!r}, which is not known to give a token for each patch. "
+            f"Supported are {supported()}. Where a model does, --method feature-correlation tries it."
         )
+    return method or (CrossAttention.method if crosses else FeatureCorrelation.method)
 
 
-def _processor(config: CroCoConfig) -> CroCoImageProcessor:
-    rows, columns = config.grid_size
-    return CroCoImageProcessor(size={"height": rows * config.patch_size, "width": columns * config.patch_size})
+def _provider(
+    spec: str,
+    model: PreTrainedModel,
+    processor: object,
+    device: str,
+    method: str,
+    layers: Sequence[int] | None,
+    revision: str,
+) -> AttentionMapProvider:
+    if method == CrossAttention.method:
+        assert isinstance(model, CroCoModel)
+        return CrossAttention(spec, revision, model, processor, device, layers)
+    return FeatureCorrelation(spec, revision, Backbone(spec, model, processor, device), layers)

@@ -50,7 +50,7 @@ def told_plainly(
     repo_id: str,
     doing: str,
     kept: str = "Try again when the network is back.",
-    kind: Literal["dataset", "model"] = "dataset",
+    kind: Literal["data set", "model"] = "data set",
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
@@ -73,22 +73,21 @@ def told_plainly(
 
 def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: str) -> HubError | None:
     """The error, or the first in the chain of its causes that is known, as a HubError; None if none is."""
-    where = f"{constants.ENDPOINT}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
-    what = "data set" if kind == "dataset" else kind
+    where = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{repo_id}"
     while error is not None:
         match error:
             case OfflineModeIsEnabled():
                 return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE says not to ask it. Unset it.")
             case GatedRepoError():
                 return HubError(
-                    f"The {what} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
+                    f"The {kind} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
                     f"{_LOG_IN}."
                 )
             case RevisionNotFoundError():
-                return HubError(f"The {what} {repo_id} has no such revision. {where}/commits/main lists its commits.")
+                return HubError(f"The {kind} {repo_id} has no such revision. {where}/commits/main lists its commits.")
             case RepositoryNotFoundError():
                 return HubError(
-                    f"There is no {what} {repo_id} on the Hub, or none that you may see. Check its name; if it is "
+                    f"There is no {kind} {repo_id} on the Hub, or none that you may see. Check its name; if it is "
                     f"private, {_LOG_IN}."
                 )
             case HfHubHTTPError() if error.response.status_code == 401:

@@ -174,14 +174,19 @@ class PreparedLife:
         frames = self.dataset.remove_columns([name for name in geometry.features if name in self.dataset.features])
         return concatenate_datasets([frames, geometry], axis=1)
 
+    def encoded_depth(self, indices: Sequence[int] | np.ndarray) -> list[bytes] | None:
+        """Depth as it is stored, each a whole PNG file of 16-bit levels; None where not known."""
+        if "depth" not in self.dataset.column_names:
+            return None
+        return pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
+
     def _depth_levels(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
         """Depth as it is stored, each uint16 (height, width)."""
-        encoded = pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
         images = []
-        for row, content in zip(indices, encoded, strict=True):
+        for row, content in zip(indices, self.encoded_depth(indices) or [], strict=True):
             try:
-                images.append(np.array(Image.open(io.BytesIO(content)).convert("I;16")))
-            except Exception as error:  # damaged bytes make Pillow raise nearly anything
+                images.append(decode_depth(content))
+            except ValueError as error:
                 raise self._damaged("depth", row) from error
         return images
 
@@ -224,3 +229,18 @@ def decode_jpeg(content: pa.Buffer | bytes | None) -> torch.Tensor:
     if height * width > _MOST_PIXELS:
         raise ValueError(f"An image of {width} x {height} pixels is no frame of a prepared life.")
     return torch.from_numpy(simplejpeg.decode_jpeg(encoded)).permute(2, 0, 1)
+
+
+def decode_depth(content: bytes) -> np.ndarray:
+    """The levels in a 16-bit PNG file, uint16 (height, width).
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError("It is larger than any frame.")
+        return np.array(image.convert("I;16"))
+    except Exception as error:  # damaged bytes make Pillow raise nearly anything
+        raise ValueError("The depth is damaged.") from error

@@ -18,6 +18,7 @@ from transformers.hf_argparser import HfArgumentParser
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import RunError
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
+from singlelife.lives.pairs.segments import HELD_OUT
 from singlelife.lives.registry import life_names
 from singlelife.lives.resolve import life_reference, training_recipe
 
@@ -124,7 +125,7 @@ class PairArguments:
         0.0, "change brightness, contrast and saturation of both views alike by up to this share", metavar="SHARE"
     )
     validation_fraction: float = option(
-        0.05, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
+        HELD_OUT, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
     )
 
     @property

@@ -92,7 +92,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
         name=life.name,
         what=what,
         frames=len(life),
-        warning="" if simulated else _WARNING,
+        warning="" if simulated else WARNING,
         source=about["dataset"],
         videos=len(about["videos"]),
         duration=f"{minutes / 60:.1f} h" if minutes >= 60 else f"{minutes:.1f} min",
@@ -116,7 +116,7 @@ def dataset_card(life: PreparedLife, repo_id: str, license: str, download_size: 
     return f"---\n{_header(life, license, download_size, geometry).to_yaml()}\n---\n\n{body}"
 
 
-_WARNING = """\
+WARNING = """\
 > **People may be in these frames.** This is what somebody saw in daily life: it may show faces, bystanders who were
 > not asked, the insides of homes, screens and papers. Do not try to identify anyone, do not publish frames that show
 > people, respect the licence of the source below, and delete your copy if the owner asks. Whoever makes this
@@ -141,7 +141,6 @@ def _known(life: PreparedLife, geometry: dict[str, Any]) -> str:
 def _header(life: PreparedLife, license: str, download_size: int, geometry: dict[str, Any]) -> DatasetCardData:
     simulated, known = life.metadata["simulation"] is not None, life.dataset.column_names
     poses, num_bytes = "pose" in known or bool(geometry), life.dataset.data.nbytes
-    size = next((name for name, limit in _SIZES if len(life) < limit), "n>10M")
     data = DatasetCardData(
         pretty_name=life.name,
         task_categories=["image-feature-extraction", *(["depth-estimation"] if "depth" in known else [])],
@@ -151,7 +150,7 @@ def _header(life: PreparedLife, license: str, download_size: int, geometry: dict
             *(["simulated"] if simulated else []),
             *(["poses"] if poses else []),
         ],
-        size_categories=[size],
+        size_categories=[size_category(len(life))],
         **license_fields(license),
     )
     split = SplitInfo(name="train", num_bytes=num_bytes, num_examples=len(life))
@@ -169,3 +168,8 @@ def _header(life: PreparedLife, license: str, download_size: int, geometry: dict
     configs["default"]["default"] = True
     MetadataConfigs(configs).to_dataset_card_data(data)
     return data
+
+
+def size_category(num_rows: int) -> str:
+    """A number of rows as the Hub sorts data sets by size."""
+    return next((name for name, limit in _SIZES if num_rows < limit), "n>10M")

@@ -4,6 +4,8 @@ import numpy as np
 
 from singlelife.errors import LifeError
 
+HELD_OUT = 0.05  # the share of a life's frames that training holds out, unless it is told another
+
 _CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
 
 

@@ -1,0 +1,307 @@
+"""Patch tokens of any vision transformer, and the maps that models without cross-attention have: their correlation.
+
+To support another architecture of transformers whose `last_hidden_state` holds a token for each patch, add a line to
+`ARCHITECTURES`. What the line says is checked against the model itself when one is loaded.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import PretrainedConfig, PreTrainedModel
+
+from singlelife.errors import CheckpointError
+
+Grid = tuple[int, int]
+
+
+def _images(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
+    return {"pixel_values": pixels}
+
+
+def _unshuffled(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
+    """For a masked autoencoder, which shuffles the patches by noise even where it masks none."""
+    noise = torch.arange(grid[0] * grid[1], device=pixels.device).expand(len(pixels), -1)
+    return {"pixel_values": pixels, "noise": noise}
+
+
+def _patches(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
+    """For a model that takes images of any aspect ratio as sequences of patches."""
+    size = config.patch_size
+    cut = pixels.unflatten(3, (grid[1], size)).unflatten(2, (grid[0], size))  # image, channel, row, y, column, x
+    patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
+    return {
+        "pixel_values": patches,
+        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device),
+        "spatial_shapes": torch.tensor([grid] * len(pixels)),
+    }
+
+
+def _still_clip(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
+    """For a video model: as many times the same frame as one of its tokens spans in time."""
+    clip = pixels.unsqueeze(1).expand(-1, config.tubelet_size, -1, -1, -1)
+    return {"pixel_values_videos": clip, "skip_predictor": True}
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What has to be known of an architecture besides its config.
+
+    Attributes:
+        prefix_tokens: class tokens and the like before the patches' tokens; the registers that its config tells of
+            come on top. None: whatever there is before as many tokens as there are patches.
+        any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
+        inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
+        overrides: values of the config to change.
+        video: it is a video model, with a video processor.
+    """
+
+    prefix_tokens: int | None
+    any_size: bool = False
+    inputs: Callable[[PretrainedConfig, torch.Tensor, Grid], dict[str, Any]] = _images
+    overrides: tuple[tuple[str, Any], ...] = ()
+    video: bool = False
+
+
+ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
+    "beit": Architecture(1),
+    "clip_vision_model": Architecture(1),
+    "croco": Architecture(0),
+    "data2vec-vision": Architecture(1),
+    "deit": Architecture(2),
+    "dinov2": Architecture(1, any_size=True),
+    "dinov2_with_registers": Architecture(1, any_size=True),
+    "dinov3_vit": Architecture(1, any_size=True),
+    "ijepa": Architecture(0),
+    "siglip2_vision_model": Architecture(0, inputs=_patches),
+    "siglip_vision_model": Architecture(0),
+    "vit": Architecture(1),
+    "vit_mae": Architecture(1, inputs=_unshuffled, overrides=(("mask_ratio", 0.0),)),
+    "vit_msn": Architecture(1),
+    "vjepa2": Architecture(0, inputs=_still_clip, video=True),
+}
+DUAL_TOWERS = ("clip", "siglip", "siglip2")  # of which only the vision tower is loaded
+
+_UNKNOWN = Architecture(None)
+
+
+def supported() -> str:
+    """The architectures that can be compared, for people."""
+    return ", ".join(sorted({*ARCHITECTURES, *DUAL_TOWERS}))
+
+
+def vision_config(config: PretrainedConfig) -> PretrainedConfig:
+    """The config of the part that sees: of a dual tower its vision tower, else the config itself."""
+    tower = config.vision_config if config.model_type in DUAL_TOWERS else config
+    for name, value in ARCHITECTURES.get(tower.model_type, _UNKNOWN).overrides:
+        setattr(tower, name, value)
+    return tower
+
+
+class Backbone:
+    """Views to patch tokens.
+
+    Attributes:
+        grid: rows and columns of patches of a view.
+        image_size: longer side of what the model takes, in pixels.
+        depth: how many blocks it has.
+
+    Args:
+        name: what the user called the model.
+        model: the vision transformer.
+        processor: its image processor, of which only the normalisation (and, where the model takes any size, the size)
+            is used: views are cut already.
+        device: where it runs.
+
+    Raises:
+        CheckpointError: its tokens are not those that its config promises, or it does not take three channels.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, processor: Any, device: str = "cpu"):
+        self._name, self._config = name, model.config
+        self._architecture = ARCHITECTURES.get(self._config.model_type, _UNKNOWN)
+        channels = _first_of(self._config, "num_channels", "in_chans", default=3)
+        if channels != 3:
+            raise CheckpointError(f"{name} takes images of {channels} channels; only those of three can be compared.")
+        patch_height, patch_width = _pair(_first_of(self._config, "patch_size"), name, "patch_size")
+        self._size = _input_size(name, self._config, processor, self._architecture)
+        self.grid = (self._size[0] // patch_height, self._size[1] // patch_width)
+        if not min(self.grid):
+            raise CheckpointError(
+                f"{name} takes images of {self._size[0]} x {self._size[1]} px, smaller than a patch of "
+                f"{patch_height} x {patch_width} px."
+            )
+        self._covered = (self.grid[0] * patch_height, self.grid[1] * patch_width)  # by patches, of that size
+        if self._architecture.any_size:
+            self._size = self._covered
+        self.image_size = max(self._size)
+        self.depth = int(_first_of(self._config, "num_hidden_layers"))
+        self._device = torch.device(device)
+        self._scale, self._shift = (values.to(self._device) for values in _normalisation(name, processor))
+        self._model = model.eval().to(self._device)
+        self._prefix = self._checked_prefix()
+
+    @torch.inference_mode()
+    def tokens(self, views: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
+        """The patch tokens after each of some blocks, float32 (B, N, D) each, on the device.
+
+        Those after the last block are the model's `last_hidden_state`, with its final norm if it has one; others are
+        as the next block gets them.
+
+        Args:
+            views: uint8 (B, 3, height, width), of any size.
+            layers: 0 to `depth` - 1.
+        """
+        needed = any(layer != self.depth - 1 for layer in layers)
+        output = self._run(self._pixels(views), output_hidden_states=needed)
+        chosen = []
+        for layer in layers:
+            if layer == self.depth - 1:
+                tokens = output.last_hidden_state
+            else:
+                states = output.hidden_states
+                if states is None or len(states) != self.depth + 1:
+                    raise CheckpointError(f"{self._name} gives no tokens but those after its last block.")
+                tokens = states[layer + 1]
+            chosen.append(tokens[:, self._prefix :].float())
+        return chosen
+
+    def _pixels(self, views: torch.Tensor) -> torch.Tensor:
+        """Views as the model takes them, float32 (B, 3, H, W), normalised."""
+        values = views.to(self._device).float()
+        if tuple(values.shape[-2:]) != self._covered:
+            values = torch.nn.functional.interpolate(
+                values, self._covered, mode="bicubic", antialias=True, align_corners=False
+            ).clamp_(0, 255)
+        values = values * self._scale + self._shift
+        below, right = (whole - covered for whole, covered in zip(self._size, self._covered, strict=True))
+        return torch.nn.functional.pad(values, (0, right, 0, below))  # which no patch sees
+
+    def _run(self, pixels: torch.Tensor, output_hidden_states: bool = False) -> Any:
+        inputs = self._architecture.inputs(self._config, pixels, self.grid)
+        return self._model(**inputs, output_hidden_states=output_hidden_states)
+
+    @torch.inference_mode()
+    def _checked_prefix(self) -> int:
+        """How many tokens there are before those of the patches, checked on a black image."""
+        try:
+            output = self._run(torch.zeros(1, 3, *self._size, device=self._device))
+            count = output.last_hidden_state.shape[1]
+        except torch.OutOfMemoryError:
+            raise
+        except Exception as error:  # of many kinds, from the models' own code
+            raise CheckpointError(
+                f"{self._name} ({self._config.model_type!r}) gives no tokens for an image of {self._size[0]} x "
+                f"{self._size[1]} px: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+            ) from error
+        patches = self.grid[0] * self.grid[1]
+        prefix = self._architecture.prefix_tokens
+        expected = (
+            max(0, count - patches)
+            if prefix is None
+            else prefix + _first_of(self._config, "num_register_tokens", default=0)
+        )
+        if count != patches + expected:
+            raise CheckpointError(
+                f"{self._name} ({self._config.model_type!r}) gives {count} tokens of an image, not the {patches} of "
+                f"{self.grid[0]} x {self.grid[1]} patches after {expected} others that its config promises."
+            )
+        return expected
+
+
+class FeatureCorrelation:
+    """The cosine of the patch tokens of the target and the source, averaged over the chosen layers.
+
+    See [`singlelife.alignment.attention.AttentionMapProvider`].
+    """
+
+    method = "feature correlation"
+    num_heads = 1
+
+    def __init__(self, name: str, revision: str, backbone: Backbone, layers: Sequence[int] | None = None):
+        self.name, self.revision = name, revision
+        self.grid, self.image_size = backbone.grid, backbone.image_size
+        self.layers = chosen_layers(name, layers if layers is not None else (-1,), backbone.depth)
+        self._backbone = backbone
+
+    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        units = [
+            [torch.nn.functional.normalize(tokens, dim=-1) for tokens in self._backbone.tokens(views, self.layers)]
+            for views in (target, source)
+        ]
+        maps = [of_target @ of_source.mT for of_target, of_source in zip(*units, strict=True)]
+        return checked_finite(self.name, "features", torch.stack(maps).mean(dim=0).cpu())
+
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        return self.logits(target, source).unsqueeze(1)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        return checked_finite(self.name, "features", self._backbone.tokens(images, self.layers[-1:])[0].cpu())
+
+
+def chosen_layers(name: str, layers: Sequence[int], depth: int) -> tuple[int, ...]:
+    """Layers as they are counted from 0, each once, in order; those below 0 are counted from the end.
+
+    Raises:
+        CheckpointError: the model has no such layer.
+    """
+    wrong = [layer for layer in layers if not -depth <= layer < depth]
+    if wrong or not layers:
+        raise CheckpointError(
+            f"{name} has the layers 0 to {depth - 1} (or -{depth} to -1)"
+            + (f", but no layer {wrong[0]}." if wrong else ", and none was chosen.")
+        )
+    return tuple(sorted({layer % depth for layer in layers}))
+
+
+def checked_finite(name: str, what: str, values: torch.Tensor) -> torch.Tensor:
+    """The values, if all are finite.
+
+    Raises:
+        CheckpointError: they are not; it names the model.
+    """
+    if not torch.isfinite(values).all():
+        raise CheckpointError(f"{name} gives {what} that are not finite; its training may have diverged.")
+    return values
+
+
+def _input_size(name: str, config: PretrainedConfig, processor: Any, architecture: Architecture) -> tuple[int, int]:
+    """Height and width of the images that the model is to take, in pixels."""
+    if getattr(config, "num_patches", None) and not hasattr(config, "image_size"):  # a sequence of patches
+        side = math.isqrt(config.num_patches) * config.patch_size
+        return side, side
+    if architecture.any_size:
+        cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
+        size = dict(cropped or getattr(processor, "size", None) or {})
+        if size.get("height") and size.get("width"):
+            return int(size["height"]), int(size["width"])
+        if size.get("shortest_edge"):
+            return int(size["shortest_edge"]), int(size["shortest_edge"])
+    return _pair(_first_of(config, "image_size", "crop_size"), name, "image_size")
+
+
+def _normalisation(name: str, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """What to multiply pixels from 0 to 255 by, and to add then; float32 (3, 1, 1) each."""
+    factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+    mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+    if getattr(processor, "do_normalize", True):
+        mean, std = processor.image_mean, processor.image_std
+    if len(mean) != 3 or len(std) != 3:
+        raise CheckpointError(f"The image processor of {name} normalises {len(mean)} channels instead of three.")
+    scale, shift = (torch.tensor(values, dtype=torch.float64).view(3, 1, 1) for values in (std, mean))
+    return (factor / scale).float(), (-shift / scale).float()
+
+
+def _pair(value: Any, name: str, what: str) -> tuple[int, int]:
+    if isinstance(value, int):
+        return value, value
+    if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int) for each in value):
+        return value[0], value[1]
+    raise CheckpointError(f"The config of {name} gives no {what} that can be used, but {value!r}.")
+
+
+def _first_of(config: PretrainedConfig, *names: str, default: Any = None) -> Any:
+    """The first of these that a config has."""
+    return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), default)

@@ -1,0 +1,311 @@
+"""From what a user calls a model to its config and weights: looked at before they are loaded, and never unpickled.
+
+A model on the Hub is fetched in two steps. Its config comes first, so that what cannot be compared, or does not fit
+into the memory, is refused before gigabytes are downloaded.
+"""
+
+import hashlib
+import json
+import math
+import os
+import re
+import struct
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+from huggingface_hub.errors import SafetensorsParsingError
+from huggingface_hub.hf_api import RepoFile
+from safetensors import SafetensorError
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoVideoProcessor,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+
+from singlelife.errors import CheckpointError, LifeError
+from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.lives.disk import check_room
+from singlelife.units import in_bytes
+
+_CONFIG = "config.json"
+_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
+_INDEX = "model.safetensors.index.json"
+_PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_CONVERT = 'A reference CroCo has to be converted first: see "Models" in docs/alignment.md.'
+_UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
+_LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model that is there, of which only the small files have been read.
+
+    Attributes:
+        name: what the user called it.
+        folder: that its files are in, or, for the Hub, will be.
+        weights: names of its safetensors files.
+        repo_id, commit: where they are on the Hub; None for a folder.
+    """
+
+    name: str
+    folder: Path
+    weights: tuple[str, ...]
+    repo_id: str | None = None
+    commit: str | None = None
+
+    @property
+    def revision(self) -> str:
+        """The commit on the Hub, or the SHA-256 of the folder's config, image processor and weights."""
+        if self.commit is not None:
+            return self.commit
+        digest = hashlib.sha256()
+        for file in (_CONFIG, *_PROCESSORS, *self.weights):
+            if (self.folder / file).is_file():
+                with (self.folder / file).open("rb") as content:
+                    digest.update(f"{file} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
+        return digest.hexdigest()
+
+    def config(self) -> PretrainedConfig:
+        """Its config.
+
+        Raises:
+            CheckpointError: it cannot be read, or says nothing of an architecture.
+        """
+        try:
+            fields = json.loads((self.folder / _CONFIG).read_text(encoding="utf-8"))
+            model_type = fields.get("model_type")
+        except (OSError, ValueError, AttributeError) as error:
+            raise CheckpointError(f"{self.folder / _CONFIG} cannot be read: {error}.") from error
+        if model_type is None:
+            raise CheckpointError(f"The {_CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
+        try:
+            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+        except Exception as error:  # of many kinds, by what is wrong with a field
+            raise CheckpointError(
+                f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: {_in_a_line(error)}"
+            ) from error
+
+    def processor(self, video: bool = False) -> Any:
+        """Its image processor, or video processor.
+
+        Raises:
+            CheckpointError: it has none that can be read.
+        """
+        kind = AutoVideoProcessor if video else AutoImageProcessor
+        try:
+            return kind.from_pretrained(self.folder, trust_remote_code=False)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise CheckpointError(
+                f"{self.name} has no image processor ({_PROCESSORS[-1] if video else _PROCESSORS[0]}) that can be "
+                "read, which says how its pixels are normalised."
+            ) from error
+
+    def load(self, config: PretrainedConfig, device: str) -> PreTrainedModel:
+        """The model, with its weights as float32, on the CPU still.
+
+        Args:
+            config: its own, or that of its vision tower, which is then loaded alone.
+            device: where it is to run, whose memory has to hold it.
+
+        Raises:
+            CheckpointError: the weights are pickled, too large, damaged, not finite, or do not fit the config.
+            HubError: they cannot be downloaded.
+        """
+        if not self.weights:
+            self._refuse_other_weights()
+        self._check_memory(device)
+        if self.repo_id is not None:
+            _fetch(self.repo_id, self.commit, self.weights)
+        try:
+            model, info = AutoModel.from_pretrained(
+                self.folder,
+                config=config,
+                dtype=torch.float32,
+                use_safetensors=True,
+                trust_remote_code=False,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told below, with those that are missing
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(f"The weights of {self.name} cannot be loaded as safetensors: {error}.") from error
+        missing = sorted(name for name in map(str, info["missing_keys"]) if not _UNUSED.match(name))
+        missing += sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
+        if missing:
+            raise CheckpointError(
+                f"The weights of {self.name} do not fit its {_CONFIG}: {len(missing)} missing or of another shape, "
+                f"such as {missing[0]}."
+            )
+        broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
+        if broken:
+            raise CheckpointError(
+                f"The weights of {self.name} are not finite ({broken[0]} and {len(broken) - 1} more)."
+            )
+        return model
+
+    def _refuse_other_weights(self) -> None:
+        names = sorted(path.name for path in self.folder.iterdir()) if self.repo_id is None else _files(self)
+        if pickled := [name for name in names if name.endswith(_PICKLED)]:
+            raise CheckpointError(
+                f"The weights of {self.name} cannot be loaded: it has only pickled weights ({pickled[0]}), which can "
+                f"run code when they are opened. Ask its owner for safetensors. {_CONVERT}"
+            )
+        raise CheckpointError(f"{self.name} has no weights: there is no model.safetensors.")
+
+    def _check_memory(self, device: str) -> None:
+        try:
+            needed = 4 * sum(
+                math.prod(shape) for name, shape in self._shapes().items() if not name.startswith("text_model.")
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorsParsingError) as error:
+            raise CheckpointError(
+                f"The weights of {self.name} cannot be loaded as safetensors: their header is damaged."
+            ) from error
+        for where, free in _free_memory(device).items():
+            if needed > free:
+                raise CheckpointError(
+                    f"{self.name} is too large for the memory: its weights take {in_bytes(needed)} as float32, and "
+                    f"{in_bytes(free)} are free{where}. Take a smaller model, or a machine with more memory."
+                )
+
+    def _shapes(self) -> dict[str, list[int]]:
+        """The shape of every tensor, from the headers of the weights' files alone."""
+        if self.repo_id is None:
+            return {name: shape for file in self.weights for name, shape in _header(self.folder / file).items()}
+        api = _api()
+        with told_plainly(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
+            headers = [
+                _header(self.folder / file)
+                if (self.folder / file).is_file()
+                else {
+                    name: tensor.shape
+                    for name, tensor in api.parse_safetensors_file_metadata(
+                        self.repo_id, file, revision=self.commit
+                    ).tensors.items()
+                }
+                for file in self.weights
+            ]
+        return {name: shape for header in headers for name, shape in header.items()}
+
+
+def find_checkpoint(spec: str) -> Checkpoint:
+    """The checkpoint in a folder, or of ORG/NAME or ORG/NAME@REVISION on the Hub; of the latter, only the config and
+    image processor are fetched.
+
+    Raises:
+        CheckpointError: there is no such model, or no config in it.
+        HubError: the Hub has it, but not for you, or it cannot be asked.
+    """
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        if not (path / _CONFIG).is_file():
+            checkpoints = sorted(path.glob(f"checkpoint-*/{_CONFIG}"))
+            hint = f" It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else ""
+            if not hint and any(file.suffix in _PICKLED for file in path.iterdir()):
+                hint = f" {_CONVERT}"
+            raise CheckpointError(f"The folder {spec} holds no model: it has no {_CONFIG}.{hint}")
+        return Checkpoint(spec, path, _weights([file.name for file in path.iterdir()]))
+    if path.is_file():
+        raise CheckpointError(
+            f"{spec} is a file; a model is a folder with a {_CONFIG} and safetensors, or a Hub id. {_CONVERT}"
+        )
+    repo_id, _, revision = spec.partition("@")
+    if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
+        raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")
+    return _on_the_hub(spec, repo_id, revision or None)
+
+
+def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
+    try:
+        with told_plainly(repo_id, f"Looking up {repo_id}", kind="model"):
+            info = _api().model_info(repo_id, revision=revision)
+    except HubUnreachable as error:
+        kept = try_to_load_from_cache(repo_id, _CONFIG, revision=revision)
+        if not isinstance(kept, str):
+            raise CheckpointError(f"The model {spec} cannot be found: there is no such folder, and {error}") from error
+        folder = Path(kept).parent
+        print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
+        return Checkpoint(spec, folder, _weights([file.name for file in folder.iterdir()]), commit=folder.name)
+    names = [sibling.rfilename for sibling in info.siblings or []]
+    if _CONFIG not in names:
+        raise CheckpointError(f"The repository {spec} holds no model: it has no {_CONFIG}. {_CONVERT}")
+    with told_plainly(repo_id, f"Downloading {repo_id}", kind="model"):
+        # By its name, so that the cache knows which commit that is when there is no network.
+        folder = Path(_api().hf_hub_download(repo_id, _CONFIG, revision=revision)).parent
+    if small := tuple(name for name in (*_PROCESSORS, _INDEX) if name in names):
+        _fetch(repo_id, folder.name, small)
+    return Checkpoint(spec, folder, _weights(names), repo_id, folder.name)
+
+
+def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
+    """Download files of a model, unless they are in the cache."""
+    api = _api()
+    with told_plainly(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
+        try:
+            needed = sum(
+                file.size
+                for file in api.get_paths_info(repo_id, list(files), revision=commit)
+                if isinstance(file, RepoFile)
+                and not isinstance(try_to_load_from_cache(repo_id, file.path, revision=commit), str)
+            )
+            check_room(needed, Path(HF_HUB_CACHE), f"The model {repo_id}", "choose another place with HF_HOME")
+        except LifeError as error:
+            raise CheckpointError(str(error)) from error
+        for file in files:
+            api.hf_hub_download(repo_id, file, revision=commit)
+
+
+def _files(checkpoint: Checkpoint) -> list[str]:
+    assert checkpoint.repo_id is not None
+    with told_plainly(checkpoint.repo_id, f"Looking up {checkpoint.repo_id}", kind="model"):
+        return _api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
+
+
+def _api() -> HfApi:
+    return HfApi(library_name="singlelife", library_version=version("singlelife"))
+
+
+def _weights(names: list[str]) -> tuple[str, ...]:
+    """The weights among a checkpoint's files: one file, or else the parts of one."""
+    found = sorted(name for name in names if _WEIGHTS.fullmatch(name))
+    return ("model.safetensors",) if "model.safetensors" in found else tuple(found)
+
+
+def _header(file: Path) -> dict[str, list[int]]:
+    """The shape of every tensor in a safetensors file, which begins with its header's length and JSON.
+
+    Raises:
+        ValueError: it is not such a file.
+    """
+    with file.open("rb") as content:
+        length = content.read(8)
+        if len(length) < 8 or not 0 < (size := struct.unpack("<Q", length)[0]) <= _LARGEST_HEADER:
+            raise ValueError("It has no header.")
+        described = json.loads(content.read(size))
+    return {name: tensor["shape"] for name, tensor in described.items() if name != "__metadata__"}
+
+
+def _free_memory(device: str) -> dict[str, int]:
+    """Bytes of memory that a model can take, by where that is: on its way to an accelerator it is in both."""
+    free = {}
+    try:  # Linux knows what it would give back of its caches
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free[""] = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        free[""] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if torch.device(device).type == "cuda":
+        free[f" on {device}"] = torch.cuda.mem_get_info(device)[0]
+    return free
+
+
+def _in_a_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,63 @@
+"""The maps of a CroCo: where its decoder looks in the source for each patch of the target."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+
+from singlelife.alignment.models.backbones import Backbone, checked_finite, chosen_layers
+from singlelife.croco import CroCoModel
+
+
+class CrossAttention:
+    """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views.
+
+    See [`singlelife.alignment.attention.AttentionMapProvider`].
+    """
+
+    method = "cross-attention"
+
+    def __init__(
+        self,
+        name: str,
+        revision: str,
+        model: CroCoModel,
+        processor: Any,
+        device: str = "cpu",
+        layers: Sequence[int] | None = None,
+    ):
+        self.name, self.revision = name, revision
+        self._encoder = Backbone(name, model, processor, device)
+        self.grid, self.image_size = self._encoder.grid, self._encoder.image_size
+        depth = model.config.decoder_num_hidden_layers
+        self.layers = chosen_layers(name, range(depth) if layers is None else layers, depth)
+        self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
+        self._model, self._processor, self._device = model, processor, torch.device(device)
+
+    @torch.inference_mode()
+    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        if len(self.layers) == self._model.config.decoder_num_hidden_layers:
+            maps = self._model.cross_attention_logits(self._pixels(target), self._pixels(source))
+        else:
+            maps = torch.stack([block.sum(dim=1) for block in self._blocks(target, source)]).sum(dim=0)
+            maps = maps / self.num_heads
+        return checked_finite(self.name, "attention logits", maps.cpu())
+
+    @torch.inference_mode()
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        maps = torch.cat([block.cpu() for block in self._blocks(target, source)], dim=1)
+        return checked_finite(self.name, "attention logits", maps)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        last = self._encoder.depth - 1
+        return checked_finite(self.name, "features", self._encoder.tokens(images, [last])[0].cpu())
+
+    def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
+        """The maps of the chosen blocks, float32 (B, heads, N, N) each."""
+        blocks = self._model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
+        for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
+            if layer in self.layers:
+                yield block
+
+    def _pixels(self, views: torch.Tensor) -> torch.Tensor:
+        return self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)

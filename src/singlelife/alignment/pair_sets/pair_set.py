@@ -1,0 +1,118 @@
+"""A set of pairs of views, with the true matches where they are known."""
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from singlelife.alignment.pair_sets.geometry import PairGeometry
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Pairs of views.
+
+    Attributes:
+        name: for people, such as the life and the kind of views.
+        target, source: uint8 (P, 3, S, S).
+        provenance: how they came about: `lives` (name and fingerprint of each), settings of the draw, and for each
+            pair `life` (which of them), `frames` (rows of target and source), `timestamps` and `videos`; or `files`,
+            for pairs of image files.
+        gap: seconds between the frames of each pair, float64 (P,), NaN where they are of two videos; None where
+            there is no time.
+        overlap: Jaccard index of the 3D points that the frames see, float32 (P,), NaN where not known; None where it
+            is known of none.
+    """
+
+    name: str
+    target: torch.Tensor
+    source: torch.Tensor
+    provenance: dict[str, Any]
+    _boxes: np.ndarray = field(repr=False)  # (P, 2, 4) top, left, height, width of each view in its frame
+    _geometry: PairGeometry | None = field(repr=False, default=None)
+    _same_frame: bool = False
+    gap: np.ndarray | None = field(repr=False, default=None)
+    overlap: np.ndarray | None = field(repr=False, default=None)
+
+    def __len__(self) -> int:
+        return len(self.target)
+
+    @cached_property
+    def hash(self) -> str:
+        """SHA-256 of the pixels, where in which frames they are from, and all that the true matches follow from.
+
+        Two scores on pair sets of the same hash can be compared. Storing, pushing and loading a set keeps it; so does
+        adding what only describes it, as overlaps are.
+        """
+        lives = [life["fingerprint"] for life in self.provenance.get("lives", [])]
+        origin = [lives, self.provenance.get("life"), self.provenance.get("frames"), self._same_frame]
+        digest = hashlib.sha256(json.dumps([list(self.target.shape), origin]).encode())
+        for views in (self.target, self.source):
+            digest.update(views.numpy().data)
+        digest.update(np.ascontiguousarray(self._boxes, dtype="<i8").data)
+        if self._geometry is not None and not self._same_frame:
+            for values in (self._geometry.scale, self._geometry.poses, self._geometry.intrinsics):
+                digest.update(np.ascontiguousarray(values, dtype="<f8").data)
+            for pair in range(len(self)):  # the levels, since encoders of PNG differ
+                for levels in self._geometry.levels(pair) or ():
+                    digest.update(str(levels.shape).encode() + np.ascontiguousarray(levels, dtype="<u2").tobytes())
+        return digest.hexdigest()
+
+    def true_match(self, grid: tuple[int, int]) -> torch.Tensor:
+        """The source patch that shows what is at the centre of each target patch.
+
+        Args:
+            grid: rows and columns of patches that the views are cut into.
+
+        Returns:
+            int64 (P, rows * columns); -1 where it is out of the source view, hidden in it, or not known.
+        """
+        rows, columns = grid
+        matches = np.full((len(self), rows * columns), -1, dtype=np.int64)
+        if not self.matches_known:
+            return torch.from_numpy(matches)
+        y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
+        for pair, (target, source) in enumerate(self._boxes):
+            points = np.stack([target[1] + x.ravel() * target[3], target[0] + y.ravel() * target[2]], axis=-1)
+            known = np.ones(len(points), dtype=bool)
+            if self._geometry is not None and not self._same_frame:
+                points, known = self._geometry.project(pair, points)
+            column = (points[:, 0] - source[1]) / source[3] * columns
+            row = (points[:, 1] - source[0]) / source[2] * rows
+            inside = known & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
+            match = np.floor(np.where(inside, row, 0)) * columns + np.floor(np.where(inside, column, 0))
+            matches[pair] = np.where(inside, match, -1)
+        return torch.from_numpy(matches)
+
+    @property
+    def matches_known(self) -> bool:
+        """Whether true matches are known of any pair."""
+        return self._same_frame or (self._geometry is not None and any(self._geometry.depth))
+
+    @classmethod
+    def load(cls, path: str | Path, *, progress: bool = False) -> "PairSet":
+        """A pair set that was stored, verified by its hash.
+
+        Raises:
+            PairSetError: there is none, it is of another version's format, or a file of it has changed; it is named.
+        """
+        from singlelife.alignment.pair_sets.storage import load_pair_set
+
+        return load_pair_set(Path(path), progress=progress)
+
+    def save(self, path: str | Path, *, progress: bool = False) -> None:
+        """Store it in a folder, which appears when it is whole.
+
+        `datasets.load_from_disk` and `load_dataset` open the folder too.
+
+        Raises:
+            PairSetError: the folder is there already, or the disk lacks the room.
+        """
+        from singlelife.alignment.pair_sets.storage import save_pair_set
+
+        save_pair_set(self, Path(path), progress=progress)

@@ -1,0 +1,155 @@
+"""Pairs that are balanced over lives and over bins of overlap or time."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from singlelife.alignment.pair_sets import make_balanced_pair_set, make_pair_set
+from singlelife.errors import PairSetError
+from singlelife.lives.pairs.overlap import overlaps_of
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.scene.store import life_geometry
+
+
+@pytest.fixture(scope="module")
+def life_here(sim_test, tmp_path_factory) -> PreparedLife:
+    """A copy, since making its geometry changes its folder."""
+    return PreparedLife.load(shutil.copytree(sim_test.path, tmp_path_factory.mktemp("lives") / "sim_test"))
+
+
+@pytest.fixture(scope="module")
+def other_life(tmp_path_factory) -> PreparedLife:
+    life = get_life("sim_1")
+    short = replace(life, simulation=replace(life.simulation, num_frames=400))
+    return prepare_life(short, cache_dir=tmp_path_factory.mktemp("sim_1"), progress=False)
+
+
+def moved(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
+    poses = life.poses(frames.reshape(-1)).reshape(-1, 2, 4, 4)
+    distance = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
+    cosine = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])
+    return (distance >= 16) | (cosine <= np.cos(np.deg2rad(4)))
+
+
+def unordered(pairs) -> list[tuple[int, ...]]:
+    which, frames = pairs.provenance["life"], pairs.provenance["frames"]
+    return [(life, *sorted(pair)) for life, pair in zip(which, frames, strict=True)]
+
+
+def test_overlaps_are_balanced_over_lives_and_bins(life_here, other_life):
+    lives, bins = [life_here, other_life], [0.1, 0.3, 0.6]
+    pairs = make_balanced_pair_set(lives, bins=bins, num_pairs=41, image_size=32, seed=1)
+    assert pairs.provenance["by"] == "overlap" and pairs.provenance["bins"] == bins
+    which, frames = np.array(pairs.provenance["life"]), np.array(pairs.provenance["frames"])
+    counts = []
+    for number, life in enumerate(lives):
+        of_life = which == number
+        geometry = life_geometry(life)
+        overlaps = overlaps_of(geometry.points, geometry.component, frames[of_life])
+        np.testing.assert_array_equal(pairs.overlap[of_life], overlaps)
+        assert moved(life, frames[of_life]).all()
+        counts += np.histogram(overlaps, np.float32(bins))[0].tolist()
+    assert counts == [11, 10, 10, 10]
+    assert len(set(unordered(pairs))) == 41
+    assert [life["name"] for life in pairs.provenance["lives"]] == ["sim_test", "sim_1"]
+    assert (pairs.true_match((4, 4)) >= 0).any(dim=1).float().mean() > 0.9
+
+    again = make_balanced_pair_set(lives, bins=bins, num_pairs=41, image_size=32, seed=1)
+    assert again.hash == pairs.hash and again.provenance == pairs.provenance
+    assert make_balanced_pair_set(lives, bins=bins, num_pairs=41, image_size=32, seed=2).hash != pairs.hash
+
+
+def test_gaps_are_balanced_and_no_pair_is_in_two_bins(life_here):
+    step = 1 / 17.5
+    bins = [2 * step, 4 * step, 8 * step]  # gaps fall on the edges
+    pairs = make_balanced_pair_set([life_here], by="gap", bins=bins, num_pairs=60, image_size=32)
+    frames = np.array(pairs.provenance["frames"])
+    gaps = np.abs(frames[:, 0] - frames[:, 1])
+    assert ((gaps[:30] >= 2) & (gaps[:30] <= 3)).all() and ((gaps[30:] >= 4) & (gaps[30:] <= 8)).all()
+    np.testing.assert_allclose(pairs.gap, gaps * step, atol=1e-6)
+    assert moved(life_here, frames).all() and len(set(unordered(pairs))) == 60
+
+
+def test_without_bins_pairs_are_those_that_a_life_gives(life_here):
+    balanced = make_balanced_pair_set([life_here], by="none", num_pairs=12, image_size=64, seed=5)
+    assert balanced.hash == make_pair_set(life_here, num_pairs=12, image_size=64, seed=5).hash
+    shifted = make_balanced_pair_set([life_here], views="shifted", num_pairs=12, image_size=64)
+    assert shifted.provenance["by"] == "none" and (shifted.gap == 0).all()
+
+
+def test_what_describes_a_set_is_no_part_of_its_hash(sim_test, life_here):
+    """The overlaps are known only where points are kept beside the life, and two people's scores compare still."""
+    life_geometry(life_here)
+    known, unknown = (make_pair_set(life, num_pairs=8) for life in (life_here, sim_test))
+    assert known.overlap is not None and unknown.overlap is None
+    assert known.hash == unknown.hash
+
+
+def test_a_life_without_poses_is_balanced_by_time(life_here):
+    blind = PreparedLife(
+        life_here.path / "nowhere",
+        life_here.metadata | {"depth_scale": None},
+        life_here.dataset.remove_columns(["pose", "intrinsics", "depth"]),
+    )
+    pairs = make_balanced_pair_set([blind], bins=[0.1, 0.5], num_pairs=8, image_size=32)
+    assert pairs.provenance["by"] == "gap" and pairs.overlap is None
+    assert not pairs.matches_known and (pairs.true_match((4, 4)) == -1).all()
+    with pytest.raises(PairSetError, match="cannot be balanced by overlap"):
+        make_balanced_pair_set([blind], by="overlap", num_pairs=8)
+
+    mixed = make_balanced_pair_set(
+        [replace_fingerprint(blind), life_here], by="gap", bins=[0.1, 0.5], num_pairs=8, image_size=32
+    )
+    known = (mixed.true_match((4, 4)) >= 0).any(dim=1)
+    assert not known[:4].any() and known[4:].any()
+
+
+def replace_fingerprint(life: PreparedLife) -> PreparedLife:
+    return PreparedLife(life.path, life.metadata | {"fingerprint": "another", "name": "blind"}, life.dataset)
+
+
+def test_only_the_rows_that_may_be_used_are(life_here):
+    rows = np.arange(100, 260)
+    for by, bins in (("overlap", [0.1, 0.7]), ("gap", [0.1, 0.5]), ("none", None)):
+        pairs = make_balanced_pair_set([life_here], by=by, bins=bins, num_pairs=10, image_size=32, rows=[rows])
+        frames = np.array(pairs.provenance["frames"])
+        assert frames.min() >= 100 and frames.max() < 260
+        assert pairs.provenance["lives"][0]["frames_used"] == 160
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"by": "overlap", "bins": [0.9, 1.0]},
+            "sim_test has too few pairs with an overlap of 0.9 to 1 between which",
+        ),
+        (
+            {"by": "gap", "bins": [500, 900]},
+            "sim_test has too few pairs with a gap of 500 to 900 s .* 8 are wanted and 0",
+        ),
+        ({"by": "overlap", "bins": [0.5, 0.1]}, "Bins of overlap are two or more ascending edges, over 0 and up to 1"),
+        ({"by": "overlap", "bins": [0.1, 1.1]}, "over 0 and up to 1"),
+        ({"by": "gap", "bins": [0.5]}, "Bins of gap are two or more ascending edges, in seconds"),
+        ({"by": "gap", "bins": []}, "Bins of gap are two or more ascending edges"),
+        ({"by": "none", "bins": [0.1, 1]}, "there are no bins"),
+        ({"by": "time"}, "balanced by overlap, gap, none; not by 'time'"),
+        ({"by": "gap", "views": "shifted"}, "cut from one frame: there is no gap to balance"),
+        ({"num_pairs": 0}, "at least one pair"),
+        ({"image_size": 0}, "at least one pixel wide"),
+    ],
+)
+def test_what_cannot_be_balanced_is_said(options, message, life_here):
+    with pytest.raises(PairSetError, match=message):
+        make_balanced_pair_set([life_here], **{"num_pairs": 8, "image_size": 32} | options)
+
+
+def test_a_life_is_named_once_and_at_least_one(life_here):
+    with pytest.raises(PairSetError, match="A life is named twice"):
+        make_balanced_pair_set([life_here, life_here])
+    with pytest.raises(PairSetError, match="at least one life"):
+        make_balanced_pair_set([])

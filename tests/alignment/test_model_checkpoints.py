@@ -1,0 +1,255 @@
+"""Models in folders and on the Hub: found by revision, looked at before they are loaded, and refused with reasons."""
+
+import io
+import json
+import re
+import struct
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save, save_file
+from transformers import AutoModel, Dinov2Config
+
+from singlelife.alignment.attention import load_model
+from singlelife.errors import CheckpointError
+
+from ..hub_server import STRANGER, Break
+from .test_backbones import DINO, MODELS, saved, views
+
+LOAD = """
+from singlelife.alignment.attention import load_model
+model = load_model(spec)
+import torch
+images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
+result = [model.name, model.revision, model.logits(images[:1], images[1:]).tolist()]
+"""
+
+
+@pytest.fixture
+def vit(tmp_path) -> Path:
+    config, processor, _ = MODELS["vit"]
+    return saved(tmp_path / "vit", config, processor)
+
+
+def content(folder: Path) -> dict[str, bytes | None]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def logits_of(spec: str) -> torch.Tensor:
+    images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
+    return load_model(spec).logits(images[:1], images[1:])
+
+
+def huge_header() -> bytes:
+    """The beginning of a safetensors file of four terabytes."""
+    header = json.dumps(
+        {"weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}}
+    ).encode()
+    return struct.pack("<Q", len(header)) + header
+
+
+# The Hub.
+
+
+def test_a_model_of_the_hub_is_that_of_its_revision(hub, hub_client, vit):
+    repository = hub.create("lives/vit", "model")
+    first = hub.put(repository, content(vit))
+    expected = logits_of(str(vit))
+    weights = load_file(vit / "model.safetensors")
+    weights["layernorm.bias"] += 1
+    second = hub.put(repository, {"model.safetensors": save(weights, {"format": "pt"})})
+
+    for spec, commit in (("lives/vit", second), (f"lives/vit@{first}", first), ("lives/vit@main", second)):
+        name, revision, logits = hub_client(LOAD, spec=spec)
+        assert (name, revision) == (spec, commit)
+        assert torch.allclose(torch.tensor(logits), expected, atol=1e-5) == (commit == first)
+
+    count = len(hub.requests)
+    hub.breaks.append(Break("GET", "lives/vit", after=0, times=10**6))  # the Hub is away
+    answer = hub_client.ask(LOAD, spec="lives/vit")
+    assert answer.error is None and answer.result[1] == second
+    assert f"Going on with lives/vit as it was kept, commit {second[:12]}" in answer.said
+    assert len(hub.requests) > count
+
+
+def test_weights_in_parts_are_put_together(hub, hub_client, tmp_path, vit):
+    model = AutoModel.from_pretrained(vit)
+    model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
+    (tmp_path / "parts" / "preprocessor_config.json").write_bytes((vit / "preprocessor_config.json").read_bytes())
+    assert len(list((tmp_path / "parts").glob("*.safetensors"))) > 2
+    hub.put(hub.create("lives/parts", "model"), content(tmp_path / "parts"))
+    expected = logits_of(str(vit))
+    torch.testing.assert_close(torch.tensor(hub_client(LOAD, spec="lives/parts")[2]), expected)
+    torch.testing.assert_close(logits_of(str(tmp_path / "parts")), expected)
+
+
+def test_only_what_is_needed_is_downloaded(hub, hub_client, vit):
+    others = {"pytorch_model.bin": b"x" * 999, "model.fp16.safetensors": b"x" * 999, "tokenizer.json": b"{}"}
+    hub.put(hub.create("lives/vit", "model"), content(vit) | others)
+    hub_client(LOAD, spec="lives/vit")
+    asked = {path.rsplit("/", 1)[-1] for method, path, _ in hub.requests if "/resolve/" in path}
+    assert asked == {"config.json", "preprocessor_config.json", "model.safetensors"}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "token", "message"),
+    [
+        ("lives/none", None, STRANGER, "There is no model lives/none on the Hub, or none that you may see"),
+        ("lives/vit", {"private": True}, STRANGER, "There is no model lives/vit on the Hub, or none that you may see"),
+        ("lives/vit", {"private": True}, None, "There is no model lives/vit on the Hub, or none that you may see"),
+        ("lives/vit", {"gated": True}, STRANGER, r"The model lives/vit is gated: .* Ask for it at http\S+/lives/vit"),
+        ("lives/vit", {"gated": True}, None, "The model lives/vit is gated"),
+        ("lives/vit", {}, "hf_wrong_token", "the Hub does not accept your token|none that you may see"),
+        ("lives/vit@nowhere", {}, None, "The model lives/vit has no such revision"),
+    ],
+)
+def test_a_model_that_one_may_not_have_is_told_apart(name, options, token, message, hub, hub_client, vit):
+    if options is not None:
+        hub.put(hub.create("lives/vit", "model", **options), content(vit))
+    answer = hub_client.ask(LOAD, token, spec=name)
+    assert answer.error[0] == "HubError"
+    assert re.search(message, answer.error[1]), answer.error[1]
+    assert token is None or token not in answer.error[1]
+
+
+def test_pickled_weights_of_the_hub_are_refused_unread(hub, hub_client, vit):
+    files = content(vit)
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    hub.put(hub.create("lives/vit", "model"), files)
+    answer = hub_client.ask(LOAD, spec="lives/vit")
+    assert answer.error[0] == "CheckpointError" and "only pickled weights (pytorch_model.bin)" in answer.error[1]
+    assert not any("pytorch_model.bin" in path for _, path, _ in hub.requests)
+
+
+def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(hub, hub_client, vit):
+    hub.put(hub.create("lives/vit", "model"), content(vit) | {"model.safetensors": huge_header() + b"x" * 500_000})
+    answer = hub_client.ask(LOAD, spec="lives/vit")
+    assert answer.error[0] == "CheckpointError"
+    assert "lives/vit is too large for the memory: its weights take 4398.0 GB as float32" in answer.error[1]
+    assert hub.sent < 400_000  # the header, and not the file
+
+
+def test_an_architecture_is_refused_before_its_weights_are_downloaded(hub, hub_client, vit):
+    config = json.loads((vit / "config.json").read_text()) | {"model_type": "bert"}
+    hub.put(hub.create("lives/bert", "model"), content(vit) | {"config.json": json.dumps(config).encode()})
+    answer = hub_client.ask(LOAD, spec="lives/bert")
+    assert answer.error[0] == "CheckpointError" and "'bert', which is not known to give" in answer.error[1]
+    assert not any("safetensors" in path for _, path, _ in hub.requests)
+
+
+def test_code_in_a_repository_is_never_run(hub, hub_client, vit, tmp_path):
+    marker = tmp_path / "ran"
+    config = json.loads((vit / "config.json").read_text())
+    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
+    files = {"config.json": json.dumps(config).encode(), "own.py": f"open({str(marker)!r}, 'w')".encode()}
+    hub.put(hub.create("lives/own", "model"), content(vit) | files)
+    answer = hub_client.ask(LOAD, spec="lives/own")
+    assert answer.error[0] == "CheckpointError" and "of the architecture 'own', cannot be used" in answer.error[1]
+    assert not marker.exists()
+
+
+def test_an_empty_repository_is_no_model(hub, hub_client):
+    hub.create("lives/empty", "model")
+    answer = hub_client.ask(LOAD, spec="lives/empty")
+    assert (
+        answer.error[:1] == ("CheckpointError",)
+        and "lives/empty holds no model: it has no config.json" in answer.error[1]
+    )
+
+
+# Folders.
+
+
+def test_the_revision_of_a_folder_changes_with_what_decides_its_maps(vit, tmp_path):
+    before = load_model(str(vit)).revision
+    assert len(before) == 64
+    moved = vit.rename(tmp_path / "elsewhere")
+    (moved / "notes.txt").write_text("nothing that matters")
+    assert load_model(str(moved)).revision == before
+    weights = load_file(moved / "model.safetensors")
+    weights["layernorm.bias"] += 1
+    save_file(weights, moved / "model.safetensors", metadata={"format": "pt"})
+    changed = load_model(str(moved)).revision
+    assert changed != before
+    processor = json.loads((moved / "preprocessor_config.json").read_text())
+    (moved / "preprocessor_config.json").write_text(json.dumps(processor | {"image_mean": [0.4, 0.4, 0.4]}))
+    assert load_model(str(moved)).revision not in (before, changed)
+
+
+def test_untrained_models_of_any_architecture_have_revisions_of_their_seed(vit):
+    first, again, other = (load_model(f"untrained:{vit}{seed}") for seed in ("", "@0", "@1"))
+    assert first.revision == again.revision != other.revision
+    torch.testing.assert_close(first.logits(views(0), views(1)), again.logits(views(0), views(1)))
+    assert not torch.allclose(first.logits(views(0), views(1)), other.logits(views(0), views(1)))
+    assert load_model("untrained:tiny@1").revision != load_model("untrained:tiny@2").revision
+
+
+def test_a_folder_whose_weights_exceed_the_memory_is_refused_by_their_header(vit):
+    (vit / "model.safetensors").write_bytes(huge_header())
+    with pytest.raises(
+        CheckpointError, match=r"vit is too large for the memory: .* 4398.0 GB as float32, and .* free"
+    ):
+        load_model(str(vit))
+
+
+def test_weights_in_half_precision_are_read_as_float32(vit):
+    expected = logits_of(str(vit))
+    weights = {name: tensor.bfloat16() for name, tensor in load_file(vit / "model.safetensors").items()}
+    save_file(weights, vit / "model.safetensors", metadata={"format": "pt"})
+    config = json.loads((vit / "config.json").read_text()) | {"dtype": "bfloat16"}
+    (vit / "config.json").write_text(json.dumps(config))
+    assert load_model(str(vit))._backbone._model.dtype == torch.float32
+    torch.testing.assert_close(logits_of(str(vit)), expected, atol=0.05, rtol=0)
+
+
+def no_header(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(b"\xff" * 100)
+
+
+def other_file(folder: Path) -> None:
+    (folder / "model.safetensors").write_bytes(struct.pack("<Q", 2) + b"[]")
+
+
+def no_weights(folder: Path) -> None:
+    (folder / "model.safetensors").unlink()
+
+
+def reference(folder: Path) -> None:
+    buffer = io.BytesIO()
+    torch.save({"model": {}}, buffer)
+    (folder / "CroCo.pth").write_bytes(buffer.getvalue())
+    (folder / "config.json").unlink()
+
+
+def wider(folder: Path) -> None:
+    Dinov2Config(**DINO | {"hidden_size": 64}, image_size=48).save_pretrained(folder)
+
+
+def bad_config(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": "many"}))
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (no_header, "cannot be loaded as safetensors: their header is damaged"),
+        (other_file, "cannot be loaded as safetensors: their header is damaged"),
+        (no_weights, "has no weights: there is no model.safetensors"),
+        (reference, "it has no config.json. A reference CroCo has to be converted first"),
+        (wider, "The weights of .*vit do not fit its config.json: .* missing or of another shape"),
+        (bad_config, "config of .*vit, of the architecture 'vit', cannot be used"),
+    ],
+)
+def test_a_damaged_folder_is_named_and_what_is_wrong(damage, message, vit):
+    damage(vit)
+    with pytest.raises(CheckpointError, match=message) as error:
+        load_model(str(vit))
+    assert str(vit) in str(error.value)
+
+
+def test_a_file_is_no_model_and_told_how_to_become_one(tmp_path):
+    (tmp_path / "CroCo_V2.pth").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"CroCo_V2.pth is a file; .* has to be converted first"):
+        load_model(str(tmp_path / "CroCo_V2.pth"))

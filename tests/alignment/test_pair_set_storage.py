@@ -1,0 +1,379 @@
+"""Pair sets that are stored: the same to the bit, opened by `datasets`, verified, and never half there."""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from datasets import Image, List, Value, load_dataset, load_from_disk
+from PIL import Image as PILImage
+
+from singlelife.alignment.pair_sets import PairSet, make_balanced_pair_set, make_pair_set, resolve_pair_set
+from singlelife.alignment.pair_sets.resolve import resolve_stretch
+from singlelife.alignment.pair_sets.storage import load_image_pairs
+from singlelife.cli import main
+from singlelife.errors import LifeError, PairSetError
+from singlelife.lives.prepared import PreparedLife
+
+ROWS = "test/data-00000-of-00001.arrow"
+DRAW = {"views": "plain", "num_pairs": 8, "seed": 0, "image_size": 64}
+
+
+@pytest.fixture(scope="module", params=["plain", "zoomed", "shifted"])
+def pairs(request, sim_test) -> PairSet:
+    return make_pair_set(sim_test, views=request.param, num_pairs=24, seed=3)
+
+
+@pytest.fixture(scope="module")
+def stored_once(sim_test, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("stored") / "pairs"
+    make_pair_set(sim_test, num_pairs=8).save(folder)
+    return folder
+
+
+@pytest.fixture
+def stored(stored_once, tmp_path) -> Path:
+    return Path(shutil.copytree(stored_once, tmp_path / "pairs"))
+
+
+def same(first: PairSet, second: PairSet) -> None:
+    assert first.hash == second.hash and first.name == second.name
+    assert torch.equal(first.target, second.target) and torch.equal(first.source, second.source)
+    assert first.provenance == second.provenance
+    for grid in ((8, 8), (14, 14), (3, 5)):
+        assert torch.equal(first.true_match(grid), second.true_match(grid))
+    for name in ("gap", "overlap"):
+        ours, theirs = getattr(first, name), getattr(second, name)
+        assert (ours is None) == (theirs is None)
+        if ours is not None:
+            assert ours.dtype == theirs.dtype
+            np.testing.assert_array_equal(ours, theirs)
+
+
+# There and back.
+
+
+def test_a_stored_set_is_the_same_to_the_bit(pairs, tmp_path):
+    pairs.save(tmp_path / "pairs")
+    same(PairSet.load(tmp_path / "pairs"), pairs)
+    same(resolve_pair_set(str(tmp_path / "pairs"), **DRAW | {"image_size": 32}), pairs)
+    assert not (tmp_path / "pairs.partial").exists()
+
+
+def test_so_is_one_of_several_lives_of_which_one_has_no_geometry(sim_test, tmp_path):
+    blind = PreparedLife(
+        tmp_path / "nowhere",
+        sim_test.metadata | {"name": "blind", "fingerprint": "another"},
+        sim_test.dataset.remove_columns(["pose", "intrinsics", "depth"]),
+    )
+    pairs = make_balanced_pair_set([sim_test, blind], by="gap", bins=[0.1, 0.5], num_pairs=9, image_size=32)
+    pairs.save(tmp_path / "pairs")
+    same(PairSet.load(tmp_path / "pairs"), pairs)
+
+
+def test_datasets_opens_it_from_disk_and_as_a_data_set(stored, sim_test, tmp_path):
+    pairs = PairSet.load(stored)
+    from_disk = load_from_disk(str(stored))["test"]
+    loaded = load_dataset(str(stored), split="test", cache_dir=str(tmp_path / "cache"))
+    assert loaded.features == from_disk.features
+    assert loaded.features["target"] == Image() and loaded.features["overlap"] == Value("float32")
+    assert loaded.features["source_box"] == List(Value("int64"), length=4)
+    for rows in (from_disk, loaded):
+        assert len(rows) == 8
+        row = rows[5]
+        assert np.array_equal(np.array(row["target"]), pairs.target[5].permute(1, 2, 0).numpy())
+        assert [row["target_row"], row["source_row"]] == pairs.provenance["frames"][5]
+        assert (row["life"], row["life_fingerprint"]) == ("sim_test", sim_test.metadata["fingerprint"])
+        assert row["gap"] == pairs.gap[5] and row["overlap"] is None
+        assert np.array(row["source_depth"]).shape == (96, 96)
+
+
+# What is wrong.
+
+
+@pytest.mark.parametrize("place", [0.3, 0.5, 0.9])
+def test_a_changed_file_is_named(stored, place):
+    content = bytearray((stored / ROWS).read_bytes())
+    content[int(place * len(content))] ^= 1
+    (stored / ROWS).write_bytes(content)
+    with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ is not the file that pair_set.json names"):
+        PairSet.load(stored)
+
+
+def test_a_missing_file_is_named(stored):
+    (stored / ROWS).unlink()
+    with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ cannot be read"):
+        PairSet.load(stored)
+
+
+def describe_anew(stored: Path, **changes) -> None:
+    described = json.loads((stored / "pair_set.json").read_text())
+    (stored / "pair_set.json").write_text(json.dumps(described | changes))
+
+
+def rewritten(stored: Path, change) -> None:
+    """Another Arrow file, of which `pair_set.json` says the right digest."""
+    with pa.memory_map(str(stored / ROWS)) as file, pa.ipc.open_stream(file) as stream:
+        table = change(stream.read_all())
+    with pa.OSFile(str(stored / "new.arrow"), "wb") as file, pa.ipc.new_stream(file, table.schema) as out:
+        out.write_table(table)
+    (stored / "new.arrow").replace(stored / ROWS)
+    describe_anew(stored, files={ROWS: hashlib.sha256((stored / ROWS).read_bytes()).hexdigest()})
+
+
+def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
+    index = table.schema.get_field_index(name)
+    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+
+
+def other_rows(table: pa.Table) -> pa.Table:
+    return with_column(table, "target_row", [row + 1 for row in table.column("target_row").to_pylist()])
+
+
+def other_poses(table: pa.Table) -> pa.Table:
+    moved = [[value + 1e-9 for value in pose] for pose in table.column("source_pose").to_pylist()]
+    return with_column(table, "source_pose", moved)
+
+
+def swapped_views(table: pa.Table) -> pa.Table:
+    return with_column(table, "target", table.column("source").to_pylist())
+
+
+def a_path(table: pa.Table) -> pa.Table:
+    return with_column(table, "target", [{"bytes": None, "path": "/etc/hostname"}] * len(table))
+
+
+def no_view(table: pa.Table) -> pa.Table:
+    return with_column(table, "source", [None] * len(table))
+
+
+def no_picture(table: pa.Table) -> pa.Table:
+    return with_column(table, "source", [{"bytes": b"GIF89a", "path": None}] * len(table))
+
+
+def no_column(table: pa.Table) -> pa.Table:
+    return table.drop_columns(["target_box"])
+
+
+def fewer(table: pa.Table) -> pa.Table:
+    return table.slice(0, 7)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (other_rows, "have the hash"),
+        (other_poses, "have the hash"),
+        (swapped_views, "have the hash"),
+        (a_path, "a view is missing"),
+        (no_view, "a view is missing"),
+        (no_picture, "a view is damaged"),
+        (no_column, "target_box"),
+        (fewer, "7 pairs instead of 8"),
+    ],
+)
+def test_pairs_that_are_not_those_of_the_hash_are_refused(stored, change, message):
+    rewritten(stored, change)
+    with pytest.raises(PairSetError, match=message) as error:
+        PairSet.load(stored)
+    assert str(stored) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hash": "0" * 64}, "pair_set.json says 000000000000"),
+        ({"format_version": 2}, "of format 2, newer than the 1 .* pip install -U singlelife"),
+        ({"format_version": None}, "is not that of a pair set"),
+        ({"num_pairs": "8"}, "is not that of a pair set: num_pairs missing or wrong"),
+        ({"num_pairs": 0}, "out of range"),
+        ({"num_pairs": 10**12}, "8 pairs instead of 1000000000000"),
+        ({"image_size": 10**6}, "out of range"),
+        ({"image_size": 32}, r"a view is of \(64, 64\) pixels"),
+        ({"files": {"../elsewhere.arrow": ""}}, "files missing or wrong"),
+        ({"provenance": {"lives": [{"name": "other", "fingerprint": "x"}]}}, "cannot be read"),
+    ],
+)
+def test_a_changed_description_is_refused(stored, changes, message):
+    describe_anew(stored, **changes)
+    with pytest.raises(PairSetError, match=message):
+        PairSet.load(stored)
+
+
+def test_a_description_that_is_none_is_refused(stored):
+    (stored / "pair_set.json").write_text("[")
+    with pytest.raises(PairSetError, match=r"holds no pair set: its pair_set.json cannot be read"):
+        PairSet.load(stored)
+
+
+def test_what_is_there_is_never_overwritten(stored, sim_test):
+    before = (stored / ROWS).read_bytes()
+    with pytest.raises(PairSetError, match="is there already"):
+        make_pair_set(sim_test, num_pairs=4).save(stored)
+    assert (stored / ROWS).read_bytes() == before
+
+
+def test_a_process_that_is_killed_leaves_no_half_of_a_set(sim_test, tmp_path):
+    code = (
+        "import sys\nfrom singlelife.alignment.pair_sets import make_pair_set, storage\n"
+        "from singlelife.lives.prepared import PreparedLife\n"
+        "pairs = make_pair_set(PreparedLife.load(sys.argv[1]), num_pairs=300, image_size=256)\n"
+        "print('made', flush=True)\npairs.save(sys.argv[2])\n"
+    )
+    words = [sys.executable, "-c", code, str(sim_test.path), str(tmp_path / "pairs")]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdout is not None and process.stdout.readline() == b"made\n"
+    file = tmp_path / "pairs.partial" / ROWS
+    while not (file.exists() and file.stat().st_size) and process.poll() is None:
+        time.sleep(0.005)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait(30)
+    assert not (tmp_path / "pairs").exists() and (tmp_path / "pairs.partial").exists()
+    make_pair_set(sim_test, num_pairs=4).save(tmp_path / "pairs")
+    assert len(PairSet.load(tmp_path / "pairs")) == 4 and not (tmp_path / "pairs.partial").exists()
+
+
+# Folders of images.
+
+
+def picture(folder: Path, name: str, size: tuple[int, int] = (64, 48), mode: str = "RGB") -> np.ndarray:
+    folder.mkdir(parents=True, exist_ok=True)
+    values = np.random.default_rng(len(name) + size[0]).integers(256, size=(size[1], size[0], 3), dtype=np.uint8)
+    image = PILImage.fromarray(values).convert(mode)
+    image.save(folder / name)
+    return np.array(image.convert("RGB"))
+
+
+def test_images_are_pairs_by_their_names(tmp_path):
+    shown = {name: picture(tmp_path, name) for name in ("b_target.png", "b_source.png", "a_1_target.png")}
+    shown["a_1_source.bmp"] = picture(tmp_path, "a_1_source.bmp", (100, 48))
+    (tmp_path / "notes.txt").write_text("no image")
+    pairs = resolve_pair_set(str(tmp_path), **DRAW | {"image_size": 48})
+    assert pairs.provenance["files"] == [["a_1_target.png", "a_1_source.bmp"], ["b_target.png", "b_source.png"]]
+    assert np.array_equal(pairs.target[1].permute(1, 2, 0), shown["b_target.png"][:, 8:56])  # the middle square
+    assert np.array_equal(pairs.source[0].permute(1, 2, 0), shown["a_1_source.bmp"][:, 26:74])
+    assert pairs.gap is None and pairs.overlap is None and (pairs.true_match((4, 4)) == -1).all()
+    resized = resolve_pair_set(str(tmp_path), **DRAW | {"image_size": 24})
+    assert resized.target.shape == (2, 3, 24, 24) and resized.hash != pairs.hash
+
+    pairs.save(tmp_path / "stored")
+    same(PairSet.load(tmp_path / "stored"), pairs)
+
+
+def test_or_by_their_folders_and_grey_or_clear_images_are_made_rgb(tmp_path):
+    picture(tmp_path / "target", "x.png", mode="L")
+    picture(tmp_path / "source", "x.jpg")
+    picture(tmp_path / "target", "y.png", mode="RGBA")
+    picture(tmp_path / "source", "y.png", mode="P")
+    pairs = load_image_pairs(tmp_path, 32)
+    assert pairs.provenance["files"] == [["target/x.png", "source/x.jpg"], ["target/y.png", "source/y.png"]]
+    assert torch.equal(pairs.target[0, 0], pairs.target[0, 1])
+
+
+def test_a_photo_is_seen_as_its_camera_was_held(tmp_path):
+    values = np.zeros((40, 40, 3), dtype=np.uint8)
+    values[:20] = 255
+    exif = PILImage.Exif()
+    exif[0x0112] = 3  # upside down
+    for view in ("target", "source"):
+        PILImage.fromarray(values).save(tmp_path / f"p_{view}.png", exif=exif)
+    assert load_image_pairs(tmp_path, 40).target[0, 0, 0].max() == 0
+
+
+def damaged(folder: Path) -> None:
+    (folder / "a_target.png").write_bytes((folder / "a_target.png").read_bytes()[:300])
+
+
+def lonely(folder: Path) -> None:
+    (folder / "a_source.png").unlink()
+
+
+def lonely_source(folder: Path) -> None:
+    (folder / "a_target.png").unlink()
+
+
+def stranger(folder: Path) -> None:
+    picture(folder, "holiday.png")
+
+
+def twice(folder: Path) -> None:
+    picture(folder, "a_target.jpg")
+
+
+def subfolder(folder: Path) -> None:
+    (folder / "target").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (damaged, r"The image \S+/a_target.png cannot be read"),
+        (lonely, r"a_target.png has no partner: its source is missing in the folder \S+"),
+        (lonely_source, r"a_source.png has no partner: its target is missing in the folder \S+"),
+        (stranger, "holiday.png is of no pair: the images of a pair are NAME_target.png and NAME_source.png"),
+        (twice, r"a_target.(png|jpg) is there twice, with another ending"),
+        (subfolder, "holds no pairs of images"),
+    ],
+)
+def test_images_that_are_no_pairs_are_named(damage, message, tmp_path):
+    for view in ("target", "source"):
+        picture(tmp_path, f"a_{view}.png")
+    damage(tmp_path)
+    with pytest.raises(PairSetError, match=message):
+        load_image_pairs(tmp_path, 32)
+
+
+# What words stand for.
+
+
+def test_pairs_come_from_a_name_or_the_folder_of_a_prepared_life(sim_test, tmp_path):
+    assert resolve_pair_set(str(sim_test.path), **DRAW).hash == make_pair_set(sim_test, num_pairs=8).hash
+    with pytest.raises(LifeError, match="sim_test"):
+        resolve_pair_set("sim_tets", **DRAW)
+    with pytest.raises(PairSetError, match="holds no pairs: neither a stored pair set"):
+        resolve_pair_set(str(tmp_path), **DRAW)
+
+
+def test_held_out_pairs_are_of_frames_that_training_does_not_see(sim_test):
+    from singlelife.pretraining.arguments import parse_arguments
+    from singlelife.pretraining.batches import pairings
+
+    training, _ = pairings(sim_test, parse_arguments(["--life", str(sim_test.path)]).pairs, progress=False)
+    seen = set(training.pairs(0, np.arange(5000)).ravel().tolist())
+    life, rows = resolve_stretch(f"{sim_test.path}/held-out")
+    assert life.name == "sim_test" and rows is not None and not seen & set(rows.tolist())
+    pairs = resolve_pair_set(f"{sim_test.path}/held-out", **DRAW)
+    assert pairs.name == "sim_test/held-out/plain"
+    assert set(np.ravel(pairs.provenance["frames"]).tolist()) <= set(rows.tolist())
+
+
+def test_the_commands_make_and_show_a_set(sim_test, tmp_path, capsys):
+    life = shutil.copytree(sim_test.path, tmp_path / "life")
+    words = ["pairs-set", "make", str(life), "--num-pairs", "12", "--image-size", "64", "--bins", "0.1", "0.4", "0.7"]
+    assert main([*words, "--output", str(tmp_path / "set")]) == 0
+    said = capsys.readouterr().out
+    pairs = PairSet.load(tmp_path / "set")
+    assert pairs.hash in said and "of overlap, 0.1-0.4: 6, 0.4-0.7: 6" in said and "known of" in said
+    assert main(["pairs-set", "show", str(tmp_path / "set"), "--output", str(tmp_path / "set.png"), "--num", "5"]) == 0
+    assert "5 pairs drawn" in capsys.readouterr().out
+    assert PILImage.open(tmp_path / "set.png").size == (3 * 332, 2 * 186)
+
+    assert main([*words, "--output", str(tmp_path / "set")]) == 2
+    assert "is there already" in capsys.readouterr().err
+    assert main(["pairs-set", "show", "sim_test"]) == 2
+    assert "sim_test is no stored pair set" in capsys.readouterr().err
+
+
+def test_models_are_compared_on_a_stored_set(stored, capsys):
+    assert main(["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", str(stored), "--json", "-"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["pairs_hash"] == PairSet.load(stored).hash and result["num_pairs"] == 8
