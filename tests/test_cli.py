@@ -46,7 +46,19 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "push", "hub"):
+    for command in (
+        "lives",
+        "prepare",
+        "poses",
+        "pairs",
+        "push-life",
+        "peek",
+        "train",
+        "train-all",
+        "cas",
+        "push",
+        "hub",
+    ):
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -57,7 +69,7 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "push", "hub"]
+    "command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "train-all", "cas", "push", "hub"]
 )
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -30,7 +30,7 @@ COMMAND = """
 from singlelife.cli import main
 result = main(words)
 """
-UNSETTLED = {"pairs_per_second", "data_wait"}
+UNSETTLED = {"pairs_per_second", "data_wait", "mfu"}
 
 
 def lines(folder: Path) -> list[dict]:

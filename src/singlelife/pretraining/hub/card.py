@@ -13,6 +13,7 @@ from safetensors import safe_open
 
 from singlelife.hub.licenses import license_fields, stated
 from singlelife.hub.models import TAG
+from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE
 from singlelife.pretraining.hub.results import Alignment, header_scores, name_of
 from singlelife.pretraining.hub.run import Run
 from singlelife.units import duration
@@ -195,12 +196,18 @@ def _recipe(run: Run, config: SimpleNamespace) -> dict[str, str]:
         "masked",
         "pairs": f"{get('pairing')}{gaps}; crops of {get('crop_area_min'):.0%} to {get('crop_area_max'):.0%}",
         "steps": f"{run.step:,} of {settings['max_steps']:,}, {get('train_batch_size')} pairs each",
-        "optimiser": f"AdamW, learning rate {get('learning_rate'):g} after {get('warmup_steps'):,} steps of warm-up, "
-        f"cosine, weight decay {get('weight_decay'):g}",
+        "optimiser": f"AdamW, learning rate {_peak_learning_rate(settings):g} after {get('warmup_steps'):,} steps of "
+        f"warm-up, cosine, weight decay {get('weight_decay'):g}",
         "precision": {"no": "fp32"}.get(str(get("mixed_precision")), str(get("mixed_precision"))),
         "seed": str(get("seed")),
         "made by": f"singlelife {version('singlelife')}",
     }
+
+
+def _peak_learning_rate(settings: dict[str, Any]) -> float:
+    if (rate := settings["learning_rate"]) is not None:
+        return rate
+    return settings["base_learning_rate"] * settings["train_batch_size"] / BATCH_OF_BASE_RATE
 
 
 def _parameters(folder: Path) -> int:

@@ -15,7 +15,7 @@ from pathlib import Path
 from huggingface_hub import constants
 from tqdm.auto import tqdm
 
-from singlelife.errors import HubError
+from singlelife.errors import HubError, RunError
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.repositories import check_token, hub_api
 from singlelife.lives.registry import Life
@@ -137,7 +137,7 @@ class Publisher:
             self.outbox.put(step, checkpoint)
             self._last_step, self._last_time, self._problem = step, time.monotonic(), ""
             self._start()
-        except OSError as error:
+        except (OSError, RunError) as error:
             self._problem = f"step {step} could not be laid out to be pushed: {error}."
             self._say(f"Not pushed: {self._problem} The run goes on.")
 

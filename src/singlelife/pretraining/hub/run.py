@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _OF_THIS_MACHINE = ("video", "cache_dir", "output_dir")
 _OF_EVERY_RUN = {
     *("life", "model", "pairing", "min_gap", "max_gap", "crop_area_min", "crop_area_max", "seed", "mixed_precision"),
-    *("max_steps", "train_batch_size", "learning_rate", "warmup_steps", "weight_decay"),
+    *("max_steps", "train_batch_size", "learning_rate", "base_learning_rate", "warmup_steps", "weight_decay"),
 }
 
 
