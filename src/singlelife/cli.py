@@ -5,7 +5,20 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import align, cas, lives, pair_set, pairs, peek, poses, prepare, push_life, train_all
+from singlelife.commands import (
+    align,
+    cas,
+    hub,
+    lives,
+    pair_set,
+    pairs,
+    peek,
+    poses,
+    prepare,
+    push,
+    push_life,
+    train_all,
+)
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -16,6 +29,7 @@ from one person's video to two aligned models:
   singlelife pairs sim_1                              look at the pairs that it would learn from
   singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
                                                       how far two models agree about geometry
+  singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
 
@@ -64,6 +78,8 @@ def _parser() -> argparse.ArgumentParser:
     pair_set.add_command(commands)
     cas.add_command(commands)
     align.add_command(commands)
+    push.add_command(commands)
+    hub.add_command(commands)
     return parser
 
 

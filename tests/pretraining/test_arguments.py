@@ -151,10 +151,10 @@ def test_help_groups_and_explains_every_setting_without_torch():
         [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert [line for line in ran.stdout.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "options:", "life:", "model:", "pairs:", "training:", "alignment during training:",
+        "options:", "life:", "model:", "pairs:", "training:", "alignment during training:", "Hub:",
     ]  # fmt: skip
     arguments = parse_arguments(["--life", "sim_1"])
-    for name in [*arguments.to_dict(), "resume", "config"]:
+    for name in [*arguments.to_dict(), *vars(arguments.hub), "resume", "config"]:
         assert f"--{name.replace('_', '-')}" in ran.stdout
     assert "%(" not in ran.stdout
     assert "--config NAME|PATH" in ran.stdout

@@ -159,11 +159,12 @@ class TrainArguments:
     overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
     resume: str | None = option(
         None,
-        "go on from the run folder's latest checkpoint (from the start where it has none yet), or from the checkpoint "
-        "folder PATH; exact: the losses are those of a run that never stopped",
+        "go on from the run folder's latest checkpoint (from the start where it has none yet), from the checkpoint "
+        "folder PATH, or from what --push-to-hub put on the Hub if that is newer (`hub`, or `hub:ORG/NAME`); exact: "
+        "the losses are those of a run that never stopped",
         nargs="?",
         const="latest",
-        metavar="PATH",
+        metavar="PATH|hub",
     )
     seed: int = option(0, "of the weights, pairs, crops and masks", metavar="N")
     max_steps: int = option(100_000, "optimiser steps", metavar="N")
@@ -257,7 +258,40 @@ class AlignmentArguments:
     cas_num_pairs: int = option(128, "pairs of that life", metavar="N")
 
 
-GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments, AlignmentArguments)
+@dataclass
+class HubArguments:
+    """Whether and where the model is published while it is trained. Not among a run's settings: it changes nothing."""
+
+    _argument_group_name = "Hub"
+
+    push_to_hub: str | None = option(
+        None,
+        "push the model to the Hub as the run goes on and at its end, to ORG/NAME, or by default to the life's name, "
+        "such as singlelife-wt3, in your own namespace or that of --hub-org; private; a Hub that cannot be reached "
+        "never stops the run. Needs `hf auth login` or HF_TOKEN",
+        nargs="?",
+        const="",
+        metavar="REPO",
+    )
+    hub_org: str | None = option(None, "the organisation to push to, where REPO does not say it", metavar="ORG")
+    public: bool = option(False, "let everybody see what is pushed, if the licence and those who are seen do")
+    push_steps: int | None = option(
+        None, "least steps between pushes, which are of saved checkpoints (default: half an hour apart)", metavar="N"
+    )
+    push_training_state: bool = option(
+        True, "push also what --resume hub takes to go on with the run, three times the model, to a branch of its own"
+    )
+    push_wait: int = option(600, "longest time to wait for the last push at the end, in seconds", metavar="S")
+
+
+GROUPS: tuple[Any, ...] = (
+    LifeArguments,
+    ModelArguments,
+    PairArguments,
+    TrainArguments,
+    AlignmentArguments,
+    HubArguments,
+)
 
 # What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
 # compared instead of the settings that lead to it).
@@ -282,6 +316,7 @@ class RunArguments:
     pairs: PairArguments
     train: TrainArguments
     alignment: AlignmentArguments
+    hub: HubArguments
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
@@ -470,8 +505,16 @@ def _check_ranges(arguments: RunArguments) -> None:
     _require(0 <= pairs.spatial_rate <= 1000, "spatial_rate", pairs.spatial_rate, "from 0 (all frames) to 1000")
     _require(0 <= pairs.spatial_weight <= 1, "spatial_weight", pairs.spatial_weight, "from 0 to 1")
     _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
+    _check_hub(arguments.hub)
     _require(pairs.hours is None or pairs.hours > 0, "hours", pairs.hours, "over 0")
     _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
+
+
+def _check_hub(hub: HubArguments) -> None:
+    _require(hub.push_steps is None or hub.push_steps >= 1, "push_steps", hub.push_steps, "at least 1")
+    _require(hub.push_wait >= 0, "push_wait", hub.push_wait, "0 or more")
+    if hub.push_to_hub is None and (hub.public or hub.push_steps):
+        raise RunError("--public and --push-steps say how to push, and nothing is pushed without --push-to-hub.")
 
 
 def _require(holds: bool, name: str, value: Any, range_: str) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
@@ -20,11 +21,14 @@ from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.pretraining.alignment_curve import AlignmentCurve, draw_alignment
-from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments, TrainArguments
+from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import settle_device, start_accelerator
 from singlelife.pretraining.dry_run import dry_run, preparation_notice
+from singlelife.pretraining.hub.publisher import start_publisher
+from singlelife.pretraining.hub.resume import adopt, checkpoint_from_hub, forget, resumes_from_hub
+from singlelife.pretraining.hub.run import life_facts
 from singlelife.pretraining.optimization import create_optimizer, recompute
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
@@ -53,12 +57,15 @@ def pretrain(arguments: RunArguments) -> int:
     watch, train = Stopwatch(), arguments.train
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(arguments.output_dir)
-    checkpoint = _checkpoint_to_resume(folder, train)
+    checkpoint = _checkpoint_to_resume(folder, arguments)
     state = read_state(checkpoint) if checkpoint else TrainingState()
     config = starting_config(arguments.model)
     image_size = config.grid_size[0] * config.patch_size  # views are square
     precision = settle_device(train, config, state)
     accelerator = start_accelerator(train, folder)
+    publisher = None
+    if accelerator.is_main_process and not train.dry_run:
+        publisher = start_publisher(arguments, folder)
     sampler = StepSampler(
         state.step,
         train.max_steps,
@@ -129,6 +136,7 @@ def pretrain(arguments: RunArguments) -> int:
         processor,
         replace(to_model, color_jitter=arguments.pairs.color_jitter, seed=train.seed),
         periodic,
+        saved=publisher.offer if publisher else None,
         utilization=resources.utilization,
     )
     loader = train_loader(train_pairs, sampler, train.dataloader_num_workers, accelerator.device)
@@ -145,7 +153,9 @@ def pretrain(arguments: RunArguments) -> int:
         if folder.holds_a_run() and not train.resume:
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
+        adopt(folder, checkpoint)
         folder.rewind(state.step)
+        folder.write_life(life_facts(life))
         if not train.keep_best:
             folder.best.unlink(missing_ok=True)
         folder.write_config(
@@ -155,6 +165,7 @@ def pretrain(arguments: RunArguments) -> int:
         )
         print(report)
     accelerator.wait_for_everyone()
+    forget(folder)
     if train.report_to:
         start_trackers(accelerator, arguments.to_dict(), folder, state.step)
 
@@ -165,7 +176,8 @@ def pretrain(arguments: RunArguments) -> int:
         periodic.append(alignment_on_the_way(trainer, curve, arguments.alignment.cas_steps))
         if not state.step:
             trainer.log(periodic[-1].act())
-    stopped_by = trainer.train(loader)
+    with publisher or nullcontext():
+        stopped_by = trainer.train(loader)
     whole = whole_model(model, accelerator)
     if accelerator.is_main_process:
         if stopped_by:
@@ -178,6 +190,8 @@ def pretrain(arguments: RunArguments) -> int:
             pictures = _finish(folder, whole, processor, to_model, pictured, title(life.name, state.step), curve)
             track_pictures(accelerator, pictures, state.step)
             print(end_report(arguments, folder, watch(), state.skipped_steps))
+        if publisher:
+            print(publisher.finish(hurry=bool(stopped_by)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
@@ -223,16 +237,20 @@ def _finish(
     return {name: folder.path / path.name for name, path in pictures.items()}
 
 
-def _checkpoint_to_resume(folder: RunFolder, train: TrainArguments) -> Path | None:
+def _checkpoint_to_resume(folder: RunFolder, arguments: RunArguments) -> Path | None:
     """The checkpoint to go on from, or None to start from the beginning.
 
     Raises:
         RunError: the folder holds another run.
+        HubError: the checkpoint is to come from the Hub, and cannot.
     """
+    train = arguments.train
     if train.resume and train.overwrite_output_dir:
         raise RunError("--resume goes on with a run and --overwrite-output-dir deletes it: pass one of them.")
     if train.resume == "latest":
         return next(reversed(folder.checkpoints().values()), None)
+    if resumes_from_hub(train.resume):
+        return checkpoint_from_hub(arguments, folder)
     checkpoint = Path(train.resume) if train.resume else None
     is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
     if folder.holds_a_run() and not (is_of_this_run or train.overwrite_output_dir or train.dry_run):
@@ -258,6 +276,8 @@ def _sequence(
 ) -> dict[str, Any]:
     """All that the sequence of losses depends on."""
     settings = {name: value for name, value in arguments.to_dict().items() if name not in FREE_ON_RESUME}
+    if not life.metadata.get("hub"):
+        settings["life"] = life.name  # wherever its folder is; its fingerprint tells whether it is the same
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
     settings["learning_rate"] = arguments.train.peak_learning_rate  # however it was given
     settings.pop("base_learning_rate")

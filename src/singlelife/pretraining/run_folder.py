@@ -1,6 +1,7 @@
 """A run's folder: what it holds, and how it is written so that nothing in it is ever half made.
 
 config.yaml              every setting; another run can start from it with --config
+life.json                the life that it learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
 best.json                which of the checkpoints has the lowest validation loss
@@ -8,6 +9,7 @@ model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folde
 reconstruction.png, cross_attention.png, alignment.png
 pictures/step-<step>/    the first two as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
+results/                 scores that `singlelife push --results` was given
 """
 
 import contextlib
@@ -27,6 +29,8 @@ from singlelife.errors import RunError
 
 _ASIDE = ".tmp"  # ends the name of what is still being written
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
+RESULTS = "results"  # the folder of scores that are kept for the model's card
+MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
 class RunFolder:
@@ -36,6 +40,7 @@ class RunFolder:
         self.path = path
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
+        self.life = path / "life.json"
         self.best = path / "best.json"
         self.pictures = path / "pictures"
 
@@ -64,10 +69,16 @@ class RunFolder:
         """Delete the run's files, and no others that the folder may hold."""
         for path in [*self.checkpoints().values(), *self._pictures().values()]:
             _remove(path)
-        final_model = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
-        written = ("config.yaml", "metrics.jsonl", "best.json", "reconstruction.png", "cross_attention.png")
+        written = (
+            "config.yaml",
+            "life.json",
+            "metrics.jsonl",
+            "best.json",
+            "reconstruction.png",
+            "cross_attention.png",
+        )
         tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, "alignment.png", *tracked, *final_model):
+        for pattern in (*written, "alignment.png", f"{RESULTS}/*.json", *tracked, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -119,6 +130,9 @@ class RunFolder:
         head = [f"Written by a run with {about}.", f"Start another with: --config {self.config.name}", *notes]
         comment = "".join(f"# {line}\n" for line in head)
         write_text(self.config, comment + yaml.safe_dump(settings, sort_keys=False))
+
+    def write_life(self, facts: dict[str, Any]) -> None:
+        write_text(self.life, json.dumps(facts, indent=2) + "\n")
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to the metrics.
