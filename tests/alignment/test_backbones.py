@@ -15,6 +15,7 @@ from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
     CLIPModel,
+    CLIPVisionModel,
     Data2VecVisionConfig,
     DeiTConfig,
     DeiTImageProcessor,
@@ -26,8 +27,10 @@ from transformers import (
     ResNetConfig,
     Siglip2Config,
     Siglip2ImageProcessor,
+    Siglip2VisionModel,
     SiglipConfig,
     SiglipImageProcessor,
+    SiglipVisionModel,
     SwinConfig,
     ViTConfig,
     ViTForImageClassification,
@@ -116,7 +119,8 @@ def views(seed: int, size: int = 32) -> torch.Tensor:
 def expected_tokens(name: str, folder: Path, images: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The hidden states that transformers gives, by its own processor and model: embeddings, blocks; then the last."""
     _, processor, prefix = MODELS[name]
-    model = AutoModel.from_pretrained(folder).eval()
+    towers = {"clip": CLIPVisionModel, "siglip": SiglipVisionModel, "siglip2": Siglip2VisionModel}
+    model = towers.get(name, AutoModel).from_pretrained(folder).eval()
     if name == "vjepa2":
         clips = [torch.stack([image, image]) for image in images]
         inputs = processor(clips, return_tensors="pt", do_resize=False, do_center_crop=False) | {
@@ -127,9 +131,8 @@ def expected_tokens(name: str, folder: Path, images: torch.Tensor) -> tuple[torc
     if name == "vit_mae":
         model.config.mask_ratio = 0.0
         inputs["noise"] = torch.linspace(0, 1, 16).expand(len(images), -1)
-    seeing = getattr(model, "vision_model", model)
     with torch.no_grad():
-        output = seeing(**inputs, output_hidden_states=True)
+        output = model(**inputs, output_hidden_states=True)
     return tuple(states[:, prefix:] for states in (*output.hidden_states, output.last_hidden_state))
 
 

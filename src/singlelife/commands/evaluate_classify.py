@@ -28,9 +28,9 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "classify",
         help="how well images can be classified by a frozen encoder",
-        description="Classification probe: the encoder stays as it is, its features are computed once and kept, and a "
-        "small probe learns the classes of a data set from them. Beside the models stands an untrained one of the "
-        "same architecture.",
+        description="Classification probe: the encoder stays as it is, its features are computed once and kept, and\n"
+        "a small probe learns the classes of a data set from them. Beside the models stands an untrained one of\n"
+        "the same architecture.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -34,9 +34,9 @@ def add_command(commands: Commands) -> None:
     command = commands.add_parser(
         "depth",
         help="how well depth can be read from a frozen encoder",
-        description="Depth probe: the encoder stays as it is, its features are computed once and kept, and a small "
-        "probe learns to read metric depth from them; then it is tested on frames of other places. Beside the models "
-        "stand an untrained one of the same architecture, and the mean depth.",
+        description="Depth probe: the encoder stays as it is, its features are computed once and kept, and a small\n"
+        "probe learns to read metric depth from them; then it is tested on frames of other places. Beside the\n"
+        "models stand an untrained one of the same architecture, and the mean depth.",
         epilog=_DATA,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -63,8 +63,13 @@ def add_command(commands: Commands) -> None:
         "--no-baselines", action="store_true", help="leave out the untrained model and the mean depth"
     )
     command.add_argument("--sheet", type=Path, metavar="PNG", help="draw depth maps of some test frames")
-    command.add_argument("--save", type=Path, metavar="FOLDER", help="save the (CroCo) model with the probe of the "
-                         "first seed, for pipeline('depth-estimation', model=FOLDER)")  # fmt: skip
+    command.add_argument(
+        "--save",
+        type=Path,
+        metavar="FOLDER",
+        help="save the (CroCo) model with the probe of the first seed, for "
+        "pipeline('depth-estimation', model=FOLDER, trust_remote_code=False)",
+    )
     command.set_defaults(run=run)
 
 
@@ -246,7 +251,7 @@ def _cells(row: "DepthRow") -> list[str]:
         spread = f" ± {measure.std:.3f}" if len(measure.per_seed) > 1 else ""
         cells.append(f"{measure.mean:.3f}{spread}")
     cells.append("" if row.feature_images_per_second is None else f"{row.feature_images_per_second:.0f}")
-    cells.append("" if row.peak_memory_bytes is None else in_bytes(row.peak_memory_bytes))
+    cells.append(in_bytes(row.peak_memory_bytes) if row.peak_memory_bytes else "")
     return cells
 
 

@@ -234,7 +234,8 @@ class CroCoModel(CroCoPreTrainedModel):
     def __init__(self, config: CroCoConfig, add_decoder: bool = True):
         super().__init__(config)
         self.encoder = CroCoEncoder(config)
-        self.decoder = CroCoDecoder(config) if add_decoder else None
+        # None only in a model that is never given two views.
+        self.decoder = cast(CroCoDecoder, CroCoDecoder(config) if add_decoder else None)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:

@@ -9,7 +9,6 @@ batches.
 import hashlib
 import json
 import mmap
-import resource
 import shutil
 import sys
 import time
@@ -348,7 +347,11 @@ def _batches(
 
 
 def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes; that of the GPU if it has used one."""
+    """The most memory that this process has had so far, in bytes; of the GPU if it has used one; 0 where not known."""
+    if sys.platform == "win32":
+        return 0  # which does not tell
+    import resource
+
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

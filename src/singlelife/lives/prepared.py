@@ -238,6 +238,9 @@ def decode_depth(content: bytes) -> np.ndarray:
         ValueError: it is damaged.
     """
     try:
-        return np.array(Image.open(io.BytesIO(content)).convert("I;16"))
+        image = Image.open(io.BytesIO(content))
+        if image.width * image.height > _MOST_PIXELS:
+            raise ValueError("It is larger than any frame.")
+        return np.array(image.convert("I;16"))
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
         raise ValueError("The depth is damaged.") from error

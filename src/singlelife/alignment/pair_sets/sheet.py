@@ -27,9 +27,8 @@ def describe(pairs: PairSet) -> str:
         if values is not None and not np.isnan(values).all():
             least, median, most = np.nanquantile(values, [0, 0.5, 1])
             lines[name] = f"{least:.2f} to {most:.2f}{unit}, median {median:.2f}{unit}"
-    if (bins := about.get("bins")) is not None:
-        values = pairs.overlap if about["by"] == "overlap" else pairs.gap
-        assert values is not None
+    values = pairs.overlap if about.get("by") == "overlap" else pairs.gap
+    if (bins := about.get("bins")) and values is not None:
         counts = np.histogram(values, np.float32(bins) if about["by"] == "overlap" else np.array(bins))[0]
         edges = [f"{low:g}-{high:g}: {count}" for low, high, count in zip(bins, bins[1:], counts, strict=False)]
         lines["bins"] = f"of {about['by']}, {', '.join(edges)}"
