@@ -155,7 +155,7 @@ def in_millimetres(folder):
         (no_split, "splits.mat is missing, which says which frames"),
         (cut_off, "is not an HDF5"),
         (no_depth, "should be images"),
-        (out_of_range, "should be among 1 to 4, each once"),
+        (out_of_range, "its frames should be 1 to 4, each once"),
         (in_millimetres, "it looks like millimetres"),
     ],
 )

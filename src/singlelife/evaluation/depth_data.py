@@ -15,7 +15,8 @@ import torch
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.depth_frames import DepthFrames, DepthOptions
 from singlelife.evaluation.depth_protocols import PROTOCOLS
-from singlelife.evaluation.depth_readers import LABELED, SCENE, DatasetDepth, LifeDepth, NyuDepth, ScanNetDepth
+from singlelife.evaluation.depth_readers import SCENE, DatasetDepth, LifeDepth, NyuDepth, ScanNetDepth
+from singlelife.evaluation.nyu import LABELED
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?", re.ASCII)
 
@@ -40,7 +41,7 @@ def open_depth(words: Sequence[str], role: str, options: DepthOptions | None = N
         if options.max_depth:
             part.protocol = replace(part.protocol, max_depth=options.max_depth)
         if options.limit is not None:
-            part.thin_out(options.limit // len(words) + (number < options.limit % len(words)))
+            part.thin_out(max(1, options.limit // len(words) + (number < options.limit % len(words))))
         part.check()
         parts.append(part)
     return parts[0] if len(parts) == 1 else _Joined(parts)

@@ -132,8 +132,10 @@ class DepthFrames(ABC):
         """Look at some frames, before any work is done on all.
 
         Raises:
-            EvaluationError: their depth is in another unit, or the protocol's crop is of another size.
+            EvaluationError: there are none, their depth is in another unit, or the protocol's crop is of another size.
         """
+        if not len(self):
+            raise EvaluationError(f"{self.name} has no frames.")
         medians = []
         for index in np.linspace(0, len(self) - 1, min(LOOKED_AT, len(self))).round().astype(int):
             try:

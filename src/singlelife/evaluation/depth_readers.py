@@ -15,10 +15,10 @@ from singlelife.evaluation.depth_frames import LOOKED_AT, DepthFrames, DepthOpti
 from singlelife.evaluation.depth_protocols import PROTOCOLS, check_unit
 from singlelife.evaluation.features import ItemError
 from singlelife.evaluation.image_sets import data_identity, load_split, rgb
+from singlelife.evaluation.nyu import LABELED, SPLITS, open_labeled, read_splits
 from singlelife.lives.resolve import resolve_life
 
 MAP_UNITS_PER_METRE = 32.0  # of simulated lives, whose walker's eye is 41 units above the floor
-LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 SCENE = re.compile(r"scene\d{4}_\d{2}")
 
 _DEPTH_COLUMNS = ("raw_depth", "depth", "depth_map")
@@ -58,13 +58,9 @@ class NyuDepth(DepthFrames):
     """The owners' labelled file; the depth is as the sensor gave it, or with the holes filled (column `depth`)."""
 
     def __init__(self, word: str, folder: Path, role: str, options: DepthOptions):
-        try:
-            import h5py
-        except ImportError as error:
-            raise _not_installed("h5py") from error
         path = folder / LABELED
         try:
-            self._file = h5py.File(path, "r")
+            self._file = open_labeled(path)
             shapes = {name: self._file[name].shape for name in ("images", "depths", "rawDepths") if name in self._file}
         except OSError as error:
             raise EvaluationError(f"{path} is not an HDF5 (MATLAB v7.3) file, or is cut off: {error}") from error
@@ -79,37 +75,23 @@ class NyuDepth(DepthFrames):
                 f"The arrays of {path} should be images (n, 3, w, h) and {self._depths} (n, w, h), not {shapes}."
             )
         split = options.split or role
-        rows = read_nyu_split(folder / SPLITS, split, images[0])
+        if not (folder / SPLITS).is_file():
+            raise EvaluationError(
+                f"{folder / SPLITS} is missing, which says which frames are the official train and test."
+            )
+        splits = read_splits(folder / SPLITS, images[0])
+        if split not in splits:
+            raise EvaluationError(f"NYU Depth V2 has the splits train and test, not {split!r}.")
         stat = path.stat()
         identity = f"{path.resolve()} {stat.st_size} {stat.st_mtime_ns} {column}"
         super().__init__(f"{word} ({split})", identity, PROTOCOLS["nyu"], images[0], options.depth_scale or 1.0)
-        self.rows = rows
+        self.rows = np.array(splits[split], dtype=np.int64)
 
     def image(self, row: int) -> torch.Tensor:
         return torch.from_numpy(self._file["images"][row].transpose(0, 2, 1).copy())  # MATLAB has the columns first
 
     def stored_depth(self, row: int) -> np.ndarray:
         return self._file[self._depths][row].T
-
-
-def read_nyu_split(path: Path, split: str, num_frames: int) -> np.ndarray:
-    """The frames of `train` or `test`, from 0, of the official split."""
-    if not path.is_file():
-        raise EvaluationError(f"{path} is missing, which says which frames are the official train and test ones.")
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise _not_installed("scipy") from error
-    if split not in ("train", "test"):
-        raise EvaluationError(f"NYU Depth V2 has the splits train and test, not {split!r}.")
-    try:
-        content = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
-        rows = np.sort(content[f"{split}Ndxs"].astype(np.int64).ravel() - 1)
-    except Exception as error:  # scipy raises nearly anything on a damaged file
-        raise EvaluationError(f"{path} cannot be read as the official split: {error}") from error
-    if not rows.size or rows[0] < 0 or rows[-1] >= num_frames or len(np.unique(rows)) < len(rows):
-        raise EvaluationError(f"The frames of {split} in {path} should be among 1 to {num_frames}, each once.")
-    return rows
 
 
 class ScanNetDepth(DepthFrames):
@@ -241,7 +223,3 @@ class DatasetDepth(DepthFrames):
             raise ItemError(f"row {row}: the depth cannot be read ({error})") from error
         rows = list(value) if isinstance(value, np.ndarray) and value.dtype == object else value
         return np.asarray(rows)
-
-
-def _not_installed(package: str) -> EvaluationError:
-    return EvaluationError(f"This needs {package}, which is not installed: pip install 'singlelife[evaluation]'.")
