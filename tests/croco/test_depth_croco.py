@@ -208,5 +208,5 @@ def test_settings_of_no_probe_are_refused(fields, message):
 def test_a_probe_of_impossible_width_is_refused():
     with pytest.raises(ValueError, match="a quarter of it by its 5 heads"):
         CroCoAttentiveProbe(32, (4, 4), 1, width=32, num_heads=5)
-    assert CroCoLinearProbe(8, 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
+    assert CroCoLinearProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
     assert CroCoAttentiveProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)

@@ -1,6 +1,7 @@
 """`singlelife evaluate depth` from end to end."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -75,11 +76,12 @@ def test_a_trained_model_stands_beside_an_untrained_one(tmp_path, data, encoder,
     encoder.model.save_pretrained(tmp_path / "model")
     encoder.processor.save_pretrained(tmp_path / "model")
     model = str(tmp_path / "model")
-    words = [model, "--train", data, "--test", data, "--seeds", "1", "--epochs", "1", "--num-test", "4"]
+    shutil.copytree(model, f"{model}2")  # of the same architecture, of which one untrained model is enough
+    words = [model, f"{model}2", "--train", data, "--test", data, "--seeds", "1", "--epochs", "1", "--num-test", "4"]
     assert run(tmp_path, *words, "--json", "-") == 0
     rows = json.loads(capsys.readouterr().out)["rows"]
     names = [row["model"] for row in rows]
-    assert names == [model, f"untrained:{model}@0", "mean depth", "mean depth at each place"]
+    assert names == [model, f"{model}2", f"untrained:{model}@0", "mean depth", "mean depth at each place"]
     assert run(tmp_path, *words, "--no-baselines", "--json", "-") == 0
     assert json.loads(capsys.readouterr().out)["rows"][0]["measures"] == rows[0]["measures"]  # the same once more
 

@@ -25,6 +25,13 @@ from singlelife.errors import CheckpointError
 METHODS = {method.replace(" ", "-"): method for method in (CrossAttention.method, FeatureCorrelation.method)}
 
 _UNTRAINED = "untrained:"
+_NO_ARCHITECTURE = (
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+)  # fields of a config
 
 
 class AttentionMapProvider(Protocol):
@@ -135,7 +142,7 @@ def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         model = AutoModel.from_config(config, dtype=torch.float32)
-    described = {name: value for name, value in config.to_dict().items() if name != "transformers_version"}
+    described = {name: value for name, value in config.to_dict().items() if name not in _NO_ARCHITECTURE}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
     return _provider(spec, model, processor, device, chosen, layers, f"untrained {digest} seed {int(seed)}")
 

@@ -12,6 +12,7 @@ from singlelife.commands.evaluate_depth import (
     tell_errors,
 )
 from singlelife.commands.options import Commands, aligned
+from singlelife.cpu import settle_cpu
 from singlelife.units import in_bytes
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
+    settle_cpu()
 
     from singlelife.evaluation.classification import evaluate_classification, open_labelled
     from singlelife.evaluation.probing import ProbeSettings

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
+from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ def add_probe_options(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_outputs(arguments)
+    settle_cpu()
     if arguments.save:
         check_output("--save", arguments.save)
         if arguments.save.exists():

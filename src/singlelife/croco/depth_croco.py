@@ -80,7 +80,7 @@ def depth_probe(
 ) -> CroCoAttentiveProbe | CroCoLinearProbe:
     """A probe that predicts the logarithm of depth at the `patch_size**2` pixels of each patch."""
     if probe_type == "linear":
-        return CroCoLinearProbe(hidden_size, patch_size**2)
+        return CroCoLinearProbe(hidden_size, grid_size, patch_size**2)
     return CroCoAttentiveProbe(hidden_size, grid_size, patch_size**2, width, num_heads)
 
 

@@ -99,22 +99,24 @@ def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class CroCoLinearProbe(nn.Module):
-    """A linear layer on each token, or on the mean of all; the tokens are layer-normed first.
+    """A linear layer on each token, with a bias for each place, or on the mean of all. Tokens are layer-normed first.
 
     Args:
-        hidden_size, out_features, dense: as in [`CroCoAttentiveProbe`].
+        hidden_size, grid_size, out_features, dense: as in [`CroCoAttentiveProbe`].
     """
 
-    def __init__(self, hidden_size: int, out_features: int, dense: bool = True):
+    def __init__(self, hidden_size: int, grid_size: tuple[int, int], out_features: int, dense: bool = True):
         super().__init__()
         self.dense = dense
+        if dense:
+            self.position_bias = nn.Parameter(torch.empty(grid_size[0] * grid_size[1], out_features))
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)  # the linear layer has the gains
         self.head = nn.Linear(hidden_size, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """As [`CroCoAttentiveProbe`] does."""
         normed = self.norm(tokens)
-        return self.head(normed if self.dense else normed.mean(dim=1, keepdim=True))
+        return self.head(normed) + self.position_bias if self.dense else self.head(normed.mean(dim=1, keepdim=True))
 
 
 @torch.no_grad()
@@ -128,6 +130,8 @@ def init_probe_weights(module: nn.Module) -> None:
         init.zeros_(module.bias)
     elif isinstance(module, CroCoAttentiveProbe | CroCoLinearProbe):
         init.zeros_(module.head.weight)  # whatever the tokens, it says the same at first: what its bias says
+        if isinstance(module, CroCoLinearProbe) and module.dense:
+            init.zeros_(module.position_bias)
         if isinstance(module, CroCoAttentiveProbe):
             init.normal_(module.query_tokens, std=_TOKEN_STD)
             init.constant_(module.position_gain, _POSITION_GAIN)

@@ -236,7 +236,7 @@ def _row(
     def make() -> nn.Module:
         width = train_set.metadata["tokens"][1]
         probe: nn.Module = (
-            CroCoLinearProbe(width, len(classes), dense=False)
+            CroCoLinearProbe(width, encoder.grid, len(classes), dense=False)
             if settings.probe == "linear"
             else CroCoAttentiveProbe(width, encoder.grid, len(classes), dense=False)
         )
