@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import align, cas, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import align, cas, lives, pair_set, pairs, peek, poses, prepare, push_life, train_all
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -60,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     push_life.add_command(commands)
     peek.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
+    train_all.add_command(commands)
     pair_set.add_command(commands)
     cas.add_command(commands)
     align.add_command(commands)
