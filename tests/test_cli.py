@@ -19,7 +19,19 @@ from singlelife.lives.pairs.pairing import PAIRINGS
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
 
-COMMANDS = ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "train-all", "pairs-set", "cas", "align")
+COMMANDS = (
+    "lives",
+    "prepare",
+    "poses",
+    "pairs",
+    "push-life",
+    "peek",
+    "train",
+    "train-all",
+    "pairs-set",
+    "cas",
+    "align",
+)
 
 
 @pytest.fixture(scope="module")
