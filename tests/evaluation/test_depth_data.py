@@ -84,7 +84,8 @@ def test_the_depth_of_simulated_lives_is_in_metres(sim_test, sim_still):
     assert len(both) == 5 and both.name == "sim_test + sim_still"
     np.testing.assert_allclose(both.depth(3), sim_still.depth([0])[0] / 32)
     assert torch.equal(both.item(4, (64, 64)).image, sim_still.decode([99])[0])
-    assert "the depth of sim_still is off by up to" in both.note
+    notes = both.note.split("; ")  # of the depth buffer and of the exact depth
+    assert len(notes) == 2 and all("true depth is off by up to" in note for note in notes)
 
 
 def test_depth_is_not_mixed_over_edges():

@@ -11,9 +11,9 @@ from singlelife.commands.evaluate_depth import (
     settle_libraries,
     tell_errors,
 )
-from singlelife.commands.options import Commands, aligned
+from singlelife.commands.options import Commands
 from singlelife.cpu import settle_cpu
-from singlelife.units import in_bytes
+from singlelife.units import aligned, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.evaluation.classification import ClassificationEvaluation

@@ -8,9 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
+from singlelife.commands.options import Commands, add_cache_dir, check_output, positive
 from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError
+from singlelife.units import aligned, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.evaluation.depth import DepthEvaluation, DepthRow
@@ -160,7 +161,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if maps:
         draw_sheet(arguments.sheet, test, shown, maps)
-    report(evaluation.to_dict(), arguments.json, table(evaluation, [note for note in (train.note, test.note) if note]))
+    report(evaluation.to_dict(), arguments.json, table(evaluation, {"train": train.note, "test": test.note}))
     return tell_errors(evaluation.rows)
 
 
@@ -210,8 +211,8 @@ def report(fields: dict, json_file: str | None, text: str) -> None:
         aside.replace(json_file)
 
 
-def table(evaluation: "DepthEvaluation", notes: list[str]) -> str:
-    """The results for people."""
+def table(evaluation: "DepthEvaluation", notes: dict[str, str]) -> str:
+    """The results for people; notes are of the train and test data."""
     protocol, train, test = evaluation.protocol, evaluation.train, evaluation.test
     crop = "the Eigen crop" if protocol["crop"] else "no crop"
     lines = [
@@ -224,7 +225,8 @@ def table(evaluation: "DepthEvaluation", notes: list[str]) -> str:
         if "data_hash" in data:
             lines.append(f"{role:<5} {data['name']}: {data['num_items']:,} frames, data {data['data_hash'][:12]}")
             lines += left_out_lines(data["left_out"])
-    lines += [f"note: {note}" for note in notes]
+        if notes[role]:
+            lines.append(f"      note: {notes[role]}")
     rows = [["", *_TITLES.values(), "images/s", "peak memory"]]
     rows += [_cells(row) for row in evaluation.rows if not row.error]
     lines += ["", aligned(rows)]
@@ -245,8 +247,6 @@ def left_out_lines(left_out: list[str]) -> list[str]:
 
 
 def _cells(row: "DepthRow") -> list[str]:
-    from singlelife.units import in_bytes
-
     cells = [row.model]
     for name in _TITLES:
         measure = row.measures[name]

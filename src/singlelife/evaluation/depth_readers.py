@@ -42,7 +42,7 @@ class LifeDepth(DepthFrames):
         protocol = PROTOCOLS["simulated" if simulated else "metric"]
         super().__init__(life.name, f"life {life.metadata['fingerprint']}", protocol, len(life), scale)
         if error := life.metadata.get("depth_error"):
-            self.note = f"the depth of {life.name} is off by up to {error * scale:.2g} m for 95% of its pixels"
+            self.note = f"true depth is off by up to {error * scale:.2g} m for 95% of the pixels"
         self._life = life
 
     def image(self, row: int) -> torch.Tensor:
