@@ -2,6 +2,11 @@
 
 import hashlib
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -99,6 +104,33 @@ def test_a_broken_run_goes_on_and_ends_in_the_same(encoder, tmp_path, batch_size
     assert contents(gone_on.path) == contents(whole.path)
     assert gone_on.metadata["data_hash"] == whole.metadata["data_hash"]
     assert not partial.exists()
+
+
+class Deadly(Noise):
+    """Kills its process at item 5."""
+
+    def item(self, index: int, size: tuple[int, int]) -> Item:
+        if index == 5:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().item(index, size)
+
+
+def test_a_killed_process_loses_only_its_last_batch(encoder, tmp_path):
+    code = f"""
+import sys
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_features import Deadly
+from singlelife.alignment.attention import load_model
+from singlelife.evaluation.features import extract
+extract(load_model("untrained:tiny"), Deadly(7), cache_dir={str(tmp_path)!r}, batch_size=2, progress=False)
+"""
+    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+    counting = Counting(encoder)
+    counting.revision = encoder.revision
+    gone_on = extract(counting, Noise(7), cache_dir=tmp_path, progress=False)
+    whole = extract(encoder, Noise(7), cache_dir=tmp_path / "whole", progress=False)
+    assert counting.asked < 1 + 7 and gone_on.rows.tolist() == list(range(7))
+    torch.testing.assert_close(gone_on.features(range(7)), whole.features(range(7)), atol=2e-3, rtol=2e-3)
 
 
 def test_a_run_whose_data_were_lost_starts_anew(encoder, tmp_path):

@@ -81,7 +81,8 @@ class Digests(list):
 
 
 def test_items_of_both_are_refused():
-    first, second, third = (Digests(letters) for letters in ("abc", "cde", "fg"))
-    check_apart(first, third, "a", "b")
+    first, second, third = (Digests(letters) for letters in ("abc", "cde", "fghijklmnopqrstuvwxyzc"))
+    assert check_apart(first, Digests("fg"), "a", "b") == 0
+    assert check_apart(first, third, "a", "b") == 1  # of 22, as there are in public data sets
     with pytest.raises(EvaluationError, match=r"1 of the 3 items to test on \(b\) are among those to train on \(a\)"):
         check_apart(first, second, "a", "b")

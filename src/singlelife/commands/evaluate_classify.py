@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from singlelife.commands.evaluate_depth import (
     add_probe_options,
     check_outputs,
-    left_out_lines,
+    data_lines,
     report,
     settle_libraries,
     tell_errors,
@@ -86,7 +86,7 @@ def table(evaluation: "ClassificationEvaluation") -> str:
     for role, data in (("train", evaluation.train), ("test", evaluation.test)):
         if "data_hash" in data:
             lines.append(f"{role:<5} {data['name']}: {data['num_items']:,} images, data {data['data_hash'][:12]}")
-            lines += left_out_lines(data["left_out"])
+            lines += data_lines(data)
     if evaluation.chance is not None:
         lines.append(f"always the most frequent class: {evaluation.chance:.3f}")
     rows = [["", "top-1", "95% interval", "hardest class", "easiest class", "images/s", "peak memory"]]

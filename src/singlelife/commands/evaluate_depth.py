@@ -224,7 +224,7 @@ def table(evaluation: "DepthEvaluation", notes: dict[str, str]) -> str:
     for role, data in (("train", train), ("test", test)):
         if "data_hash" in data:
             lines.append(f"{role:<5} {data['name']}: {data['num_items']:,} frames, data {data['data_hash'][:12]}")
-            lines += left_out_lines(data["left_out"])
+            lines += data_lines(data)
         if notes[role]:
             lines.append(f"      note: {notes[role]}")
     rows = [["", *_TITLES.values(), "images/s", "peak memory"]]
@@ -238,12 +238,15 @@ def table(evaluation: "DepthEvaluation", notes: dict[str, str]) -> str:
     return "\n".join(lines)
 
 
-def left_out_lines(left_out: list[str]) -> list[str]:
-    """What of the data could not be used: the first three, and how many more."""
-    if not left_out:
-        return []
-    more = f" (and {len(left_out) - 3:,} more)" if len(left_out) > 3 else ""
-    return [f"      left out {len(left_out):,}: {'; '.join(left_out[:3])}{more}"]
+def data_lines(data: dict[str, Any]) -> list[str]:
+    """What to know of data: what of it could not be used (the first three, and how many more), and what is in both."""
+    lines = []
+    if left_out := data["left_out"]:
+        more = f" (and {len(left_out) - 3:,} more)" if len(left_out) > 3 else ""
+        lines.append(f"      left out {len(left_out):,}: {'; '.join(left_out[:3])}{more}")
+    if data.get("also_trained_on"):
+        lines.append(f"      note: {data['also_trained_on']:,} of these are among the training data too")
+    return lines
 
 
 def _cells(row: "DepthRow") -> list[str]:

@@ -189,8 +189,8 @@ def evaluate_classification(
                 extract(encoder, images, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
                 for images in (train, test)
             )
-            check_apart(train_set, test_set, train.name, test.name)
-            about = about or _about(train, test, train_set, test_set)
+            in_both = check_apart(train_set, test_set, train.name, test.name)
+            about = about or _about(train, test, train_set, test_set, in_both)
             rows.append(_row(encoder, train_set, test_set, train.classes, settings, seeds, device, progress))
         except EvaluationError:
             raise
@@ -209,12 +209,14 @@ def evaluate_classification(
     )
 
 
-def _about(train: LabelledImages, test: LabelledImages, train_set: FeatureSet, test_set: FeatureSet) -> dict[str, Any]:
+def _about(
+    train: LabelledImages, test: LabelledImages, train_set: FeatureSet, test_set: FeatureSet, in_both: int
+) -> dict[str, Any]:
     seen, wanted = _labels(train_set), _labels(test_set)
     frequent = int(np.bincount(seen, minlength=len(train.classes)).argmax())
     return {
         "train": {"name": train.name} | train_set.summary(),
-        "test": {"name": test.name} | test_set.summary(),
+        "test": {"name": test.name} | test_set.summary() | {"also_trained_on": in_both},
         "chance": float((wanted == frequent).mean()),
     }
 

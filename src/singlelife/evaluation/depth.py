@@ -65,7 +65,8 @@ class DepthEvaluation:
 
     Attributes:
         protocol: its name, version, range and crop.
-        train, test: `name`, `data_hash`, `num_items`, and why frames were `left_out`; of the first model.
+        train, test: `name`, `data_hash`, `num_items`, and why frames were `left_out`; of the test frames also how
+            many were `also_trained_on`. Of the first model.
         settings: of the probe; `loss` says which.
         seeds: of the probes.
         rows: models and baselines.
@@ -164,10 +165,10 @@ def evaluate_depth(
                 extract(encoder, frames, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
                 for frames in (train, test)
             )
-            check_apart(train_set, test_set, train.name, test.name)
+            in_both = check_apart(train_set, test_set, train.name, test.name)
             if "data_hash" not in evaluation.train:
                 evaluation.train.update(train_set.summary())
-                evaluation.test.update(test_set.summary())
+                evaluation.test.update(test_set.summary() | {"also_trained_on": in_both})
             probes = _train(encoder, train_set, settings, seeds, device, progress)
             probed = ProbedModel(encoder, probes, train_set, test_set)
             rows.append(_measured(probed, test, device, progress))
