@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import cas, evaluate, lives, pair_set, pairs, peek, poses, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -16,6 +16,8 @@ from one person's video to two aligned models:
   singlelife pairs sim_1                              look at the pairs that it would learn from
   singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
                                                       how far two models agree about geometry
+  singlelife evaluate correspondence runs/sim_1 --data sim_test
+                                                      how well it matches two views
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
 
@@ -62,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
     pair_set.add_command(commands)
     cas.add_command(commands)
+    evaluate.add_command(commands)
     return parser
 
 

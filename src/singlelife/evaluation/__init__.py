@@ -1,0 +1,1 @@
+"""What a model's features are worth: zero-shot correspondence."""
