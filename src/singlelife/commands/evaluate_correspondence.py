@@ -82,6 +82,9 @@ def add_command(tasks: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from singlelife.cpu import settle_cpu
+
+    settle_cpu()
     import torch
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
@@ -217,7 +220,13 @@ def _fields(data: "PairData", results: "list[ModelResult]") -> dict[str, object]
 
     return {
         "protocol": PROTOCOL,
-        "data": {"name": data.name, "kind": data.kind, "num_pairs": len(data), "hash": results[0].data_hash},
+        "data": {
+            "name": data.name,
+            "kind": data.kind,
+            "num_pairs": len(data),
+            "hash": results[0].data_hash,
+            "left_out": data.left_out,
+        },
         "pck_thresholds": THRESHOLDS,
         "models": [result.to_dict() for result in results],
         "version": __version__,
@@ -231,6 +240,8 @@ def _heading(data: "PairData", result: "ModelResult") -> str:
         how += ", both directions" if result.matching.reciprocal else ", one direction"
         how += {"first": ", first patch masked", "keep": ", sinks kept"}[result.matching.sinks]
         how += f", temperature {result.matching.temperature:g}"
+    if data.left_out:
+        count += f", {len(data.left_out)} more left out as their views have nothing in common"
     return f"zero-shot correspondence on {data.name}, {count} ({result.data_hash[:12]})\n{how}\n"
 
 

@@ -23,6 +23,7 @@ from singlelife.evaluation.homography import PlanarTruth, read_homography
 LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with images 2 to 6
 SPLITS = {"viewpoint": ("v_*", 59), "illumination": ("i_*", 57)}  # how many sequences HPatches has of each
 
+_LOOK = (24, 24)  # rows and columns of points at which two views are looked at for anything in common
 _MOST_PIXELS = 1 << 28  # of a disparity map: more is damage, and is not worth the memory
 _SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")  # as published, or converted
 
@@ -88,12 +89,14 @@ class PairData:
         kind: `"hpatches-viewpoint"`, `"hpatches-illumination"`, `"homography"`, `"stereo"` or `"pair-set"`.
         levels: the columns of the table, in order.
         pairs: the pairs.
+        left_out: names of pairs of a set whose views have nothing in common.
     """
 
     name: str
     kind: str
     levels: tuple[str, ...]
     pairs: Sequence[PairEntry]
+    left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
@@ -153,8 +156,10 @@ def stereo_pair(left: Path, right: Path, disparity: Path, scale: float | None = 
 def pairs_of_set(pairs: PairSet) -> PairData:
     """The pairs of a pair set whose true matches are known, from exact depth and poses or from two cuts of one frame.
 
+    Pairs are drawn by motion, and some of them turn away from all that they showed: these are left out.
+
     Raises:
-        EvaluationError: they are not.
+        EvaluationError: no true matches are known.
     """
     if not pairs.matches_known:
         raise EvaluationError(
@@ -162,11 +167,17 @@ def pairs_of_set(pairs: PairSet) -> PairData:
             "such as sim_test, or --views shifted."
         )
     key = pairs.hash.encode()
+    names = [f"{pairs.name} {number}" for number in range(len(pairs))]
+    seen = (pairs.true_match(_LOOK) >= 0).any(dim=1).tolist()
     entries = [
-        PairEntry(f"{pairs.name} {number}", "all", partial(_of_set, pairs, number, key))
-        for number in range(len(pairs))
+        PairEntry(name, "all", partial(_of_set, pairs, number, key))
+        for number, name in enumerate(names)
+        if seen[number]
     ]
-    return PairData(pairs.name, "pair-set", ("all",), entries)
+    left_out = tuple(name for number, name in enumerate(names) if not seen[number])
+    if not entries:
+        raise EvaluationError(f"Of the {len(pairs)} pairs {pairs.name}, no two views have anything in common.")
+    return PairData(pairs.name, "pair-set", ("all",), entries, left_out)
 
 
 def read_image(path: Path) -> torch.Tensor:
