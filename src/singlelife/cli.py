@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, evaluate, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import cas, convert, evaluate, lives, pair_set, pairs, peek, poses, prepare, push_life
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -65,6 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     pair_set.add_command(commands)
     cas.add_command(commands)
     evaluate.add_command(commands)
+    convert.add_command(commands)
     return parser
 
 

@@ -126,7 +126,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json == "-":
         print(fields)
     else:
-        print(_heading(data, results[0]))
+        print(_heading(data, results))
         print(_table(data, results))
         print(_cost(results[0]))
         if arguments.json:
@@ -233,16 +233,19 @@ def _fields(data: "PairData", results: "list[ModelResult]") -> dict[str, object]
     }
 
 
-def _heading(data: "PairData", result: "ModelResult") -> str:
-    count = f"{len(result.pairs)} pairs" if len(result.pairs) > 1 else "1 pair"
-    how = result.method
-    if result.matching:
-        how += ", both directions" if result.matching.reciprocal else ", one direction"
-        how += {"first": ", first patch masked", "keep": ", sinks kept"}[result.matching.sinks]
-        how += f", temperature {result.matching.temperature:g}"
+def _heading(data: "PairData", results: "list[ModelResult]") -> str:
+    count = f"{len(results[0].pairs)} pairs" if len(results[0].pairs) > 1 else "1 pair"
     if data.left_out:
         count += f", {len(data.left_out)} more left out as their views have nothing in common"
-    return f"zero-shot correspondence on {data.name}, {count} ({result.data_hash[:12]})\n{how}\n"
+    ways: dict[str, list[str]] = {}
+    for result in results:
+        if matching := result.matching:
+            directions = "both directions" if matching.reciprocal else "one direction"
+            sinks = {"first": "first patch masked", "keep": "sinks kept"}[matching.sinks]
+            way = f"{result.method}, {directions}, {sinks}, temperature {matching.temperature:g}"
+            ways.setdefault(way, []).append(result.model)
+    lines = list(ways) if len(ways) < 2 else [f"{', '.join(models)}: {way}" for way, models in ways.items()]
+    return "\n".join([f"zero-shot correspondence on {data.name}, {count} ({results[0].data_hash[:12]})", *lines, ""])
 
 
 def _table(data: "PairData", results: "list[ModelResult]") -> str:
