@@ -46,7 +46,7 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas"):
+    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "evaluate", "convert"):
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -56,7 +56,9 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
     assert loaded.returncode == 0
 
 
-@pytest.mark.parametrize("command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas"])
+@pytest.mark.parametrize(
+    "command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "evaluate", "convert"]
+)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])

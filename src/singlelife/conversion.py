@@ -224,8 +224,8 @@ _WHAT = {
     "two decoders": (
         "The encoder, which computes what it did there, and the first of its two decoders. There, the decoders "
         "exchange their tokens in every block; CroCo's decoder sees the encoder's tokens of the other view instead. "
-        "**So its cross-attention here is not the original's**: use the encoder (`--method feature-correlation`, depth "
-        "probes). The second decoder and the heads were dropped."
+        "**So its cross-attention here is not the original's**: use the encoder (`--method feature-correlation`, "
+        "depth probes). The second decoder and the heads were dropped."
     ),
 }
 
