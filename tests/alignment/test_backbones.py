@@ -345,7 +345,9 @@ def test_features_that_overflow_are_named_not_scored(tmp_path):
 
 def test_a_config_that_names_no_architecture_is_told_how_to_convert(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"enc_depth": 24}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"names no architecture.*has to be converted first: singlelife convert croco"):
+    with pytest.raises(
+        CheckpointError, match=r"names no architecture.*has to be converted first: singlelife convert croco"
+    ):
         load_model(str(tmp_path))
 
 

@@ -1,10 +1,13 @@
 """`singlelife evaluate correspondence` as a user types it."""
 
 import json
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from singlelife.cli import main
 
@@ -65,6 +68,23 @@ def test_a_bad_pair_is_exit_code_1(checkpoint, sequences, capsys):
     assert "9 pairs" in captured.out
     assert "1 of 10 pairs could not be measured" in captured.err and "v_two 1-4" in captured.err
     assert "4.ppm: no such file" in captured.err
+
+
+def test_a_model_that_diverged_is_named_and_the_others_are_kept(checkpoint, sequences, tmp_path, capsys):
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    for name in weights:
+        if "decoder.layers.0.cross_attention.q_proj" in name:
+            weights[name].fill_(1e38)  # finite, but what it computes is not
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    words = ("--data", sequences, "--json", tmp_path / "out.json", "--sheet", tmp_path / "out.png")
+    assert run(broken, checkpoint, *words) == 1
+    captured = capsys.readouterr()
+    assert f"{broken} gives attention logits that are not finite" in captured.err
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert list(content["failed_models"]) == [str(broken)] and content["models"][0]["model"] == str(checkpoint)
+    assert (tmp_path / "out.png").is_file()
+    assert run(broken, "--data", sequences, "--no-baselines") == 2
 
 
 def test_two_images_with_a_homography(checkpoint, sequences, tmp_path, capsys):

@@ -6,6 +6,10 @@ from pathlib import Path
 
 from singlelife.commands.options import Commands
 
+_DESCRIPTION = """\
+Convert CroCo.pth, the CroCo v2 family, and models fine-tuned from them, without their heads. Of DUSt3R and MASt3R
+the encoder is exact; their two decoders exchange tokens, which CroCo's does not, so the first one is taken and its
+cross-attention is not the original's. Only tensors and plain values are unpickled; nothing in the file is run."""
 _EXAMPLES = """\
 examples:
   singlelife convert croco CroCo_V2_ViTLarge_BaseDecoder.pth models/croco-v2-large
@@ -25,10 +29,7 @@ def add_command(commands: Commands) -> None:
     croco = formats.add_parser(
         "croco",
         help="CroCo v1 and v2, and models fine-tuned from them",
-        description="Convert CroCo.pth, the CroCo v2 family, and models fine-tuned from them, without their heads. "
-        "Of DUSt3R and MASt3R the encoder is exact; their two decoders exchange tokens, which CroCo's does not, so "
-        "the first one is taken and its cross-attention is not the original's. Only tensors and plain values are "
-        "unpickled; nothing in the file is run.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

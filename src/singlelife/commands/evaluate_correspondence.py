@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
-from singlelife.errors import SingleLifeError
+from singlelife.errors import CheckpointError, SingleLifeError
 
 if TYPE_CHECKING:
     from singlelife.alignment.attention import AttentionMapProvider
@@ -18,6 +18,10 @@ if TYPE_CHECKING:
 
 METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")
 
+_DESCRIPTION = """\
+How far from the truth a model's matches are, in pixels: its cross-attention (or the correlation of its features)
+as cost volume, as in ZeroCo. Beside each model stand the same architecture untrained, and the identity flow, which
+looks straight ahead."""
 _EXAMPLES = """\
 examples:
   singlelife evaluate correspondence runs/sim_1 runs/sim_2 --data sim_test
@@ -25,7 +29,7 @@ examples:
   singlelife evaluate correspondence runs/sim_1 --data graf1.png graf3.png --homography H1to3p.xml
   singlelife evaluate correspondence runs/sim_1 --data aloeL.jpg aloeR.jpg --disparity aloeGT.png
 
-exit code: 0; 1 if some pairs could not be measured, which are named; 2 if none could, or for wrong usage"""
+exit code: 0; 1 if some pairs or models could not be measured, which are named; 2 if none could, or for wrong usage"""
 
 
 def add_command(tasks: Commands) -> None:
@@ -33,9 +37,7 @@ def add_command(tasks: Commands) -> None:
     command = tasks.add_parser(
         "correspondence",
         help="zero-shot matches between two views: average end-point error and PCK",
-        description="How far from the truth a model's matches are, in pixels: its cross-attention (or the correlation "
-        "of its features) as cost volume, as in ZeroCo. Beside each model stand the same architecture untrained, and "
-        "the identity flow, which looks straight ahead.",
+        description=_DESCRIPTION,
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -104,25 +106,33 @@ def run(arguments: argparse.Namespace) -> int:
     _check_data(arguments)
     models = _models(arguments)
     data = _data(arguments)
-    matchings = [None if model is None else _matching(model, arguments) for model in models]
-    results = [
-        evaluate_correspondence(
-            model,
-            data,
-            matching=matching,
-            batch_size=arguments.batch_size,
-            device=arguments.device,
-            seed=arguments.seed,
-            progress=not arguments.no_progress,
-        )
-        for model, matching in zip(models, matchings, strict=True)
-    ]
-    if arguments.sheet:
-        count = len(arguments.models)  # the baselines after them are not drawn
+    results, failed, drawn = [], {}, []
+    for number, model in enumerate(models):
+        matching = None if model is None else _matching(model, arguments)
+        try:
+            result = evaluate_correspondence(
+                model,
+                data,
+                matching=matching,
+                batch_size=arguments.batch_size,
+                device=arguments.device,
+                seed=arguments.seed,
+                progress=not arguments.no_progress,
+            )
+        except CheckpointError as error:  # its maps are not finite; the others are worth their hours
+            if len(models) == 1:
+                raise
+            assert model is not None
+            failed[model.name] = str(error)
+            continue
+        results.append(result)
+        if model is not None and number < len(arguments.models):  # the baselines after them are not drawn
+            drawn.append((model, matching))
+    if arguments.sheet and drawn:
         aside = arguments.sheet.with_name(arguments.sheet.name + ".tmp")
-        draw_correspondence(aside, [model for model in models[:count] if model], data, matchings[:count])
+        draw_correspondence(aside, [model for model, _ in drawn], data, [matching for _, matching in drawn])
         aside.replace(arguments.sheet)
-    fields = json.dumps(_fields(data, results), indent=2)
+    fields = json.dumps(_fields(data, results, failed), indent=2)
     if arguments.json == "-":
         print(fields)
     else:
@@ -140,7 +150,9 @@ def run(arguments: argparse.Namespace) -> int:
             print(f"  {pair}: {why}", file=sys.stderr)
         if len(failures) > 20:
             print(f"  and {len(failures) - 20} more (--json names them all)", file=sys.stderr)
-    return 1 if failures else 0
+    for why in failed.values():
+        print(f"singlelife: not measured: {why}", file=sys.stderr)
+    return 1 if failures or failed else 0
 
 
 def _check_data(arguments: argparse.Namespace) -> None:
@@ -214,7 +226,7 @@ def _matching(model: "AttentionMapProvider", arguments: argparse.Namespace) -> "
     return replace(matching, sinks=arguments.sinks) if arguments.sinks else matching
 
 
-def _fields(data: "PairData", results: "list[ModelResult]") -> dict[str, object]:
+def _fields(data: "PairData", results: "list[ModelResult]", failed: dict[str, str]) -> dict[str, object]:
     from singlelife import __version__
     from singlelife.evaluation.correspondence import PROTOCOL, THRESHOLDS
 
@@ -229,6 +241,7 @@ def _fields(data: "PairData", results: "list[ModelResult]") -> dict[str, object]
         },
         "pck_thresholds": THRESHOLDS,
         "models": [result.to_dict() for result in results],
+        "failed_models": failed,
         "version": __version__,
     }
 
