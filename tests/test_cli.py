@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.numpy import load_file
 
 from singlelife import __version__
 from singlelife.cli import main
@@ -16,6 +18,24 @@ from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcess
 from singlelife.lives.pairs.pairing import PAIRINGS
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
+
+COMMANDS = (
+    "lives",
+    "prepare",
+    "poses",
+    "pairs",
+    "push-life",
+    "peek",
+    "train",
+    "train-all",
+    "pairs-set",
+    "cas",
+    "align",
+    "evaluate",
+    "convert",
+    "push",
+    "hub",
+)
 
 
 @pytest.fixture(scope="module")
@@ -34,9 +54,9 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pairs(sim_test) -> str:
-    """The folder of a short prepared life."""
-    return str(sim_test.path)
+def pairs(sim_test, tmp_path_factory) -> str:
+    """The folder of a short prepared life, for commands to keep things in that other tests do without."""
+    return str(shutil.copytree(sim_test.path, tmp_path_factory.mktemp("lives") / "sim_test"))
 
 
 def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -46,7 +66,7 @@ def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProc
 def test_help_teaches_and_takes_no_torch(tmp_path):
     result = singlelife("--help")
     assert result.returncode == 0
-    for command in ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "evaluate", "convert"):
+    for command in COMMANDS:
         assert command in result.stdout
     assert "singlelife train --life sim_1" in result.stdout
     script = "import sys; from singlelife.cli import main\ntry: main(['--help'])\nexcept SystemExit: pass\n"
@@ -56,9 +76,7 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
     assert loaded.returncode == 0
 
 
-@pytest.mark.parametrize(
-    "command", ["lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "evaluate", "convert"]
-)
+@pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_has_help(command, capsys):
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
@@ -201,6 +219,74 @@ def test_cas_of_a_model_with_itself_is_one(models, pairs, capsys):
     assert json.loads(capsys.readouterr().out)["raw"]["cas"] == 1
 
 
+def test_cas_takes_all_settings_and_saves_its_result(models, pairs, tmp_path, capsys):
+    words = ["cas", *models, "--pairs", pairs, "--num-pairs", "8", "--k", "3", "1", "16", "--direction", "reciprocal"]
+    words += ["--sinks", "mask", "--layers", "-1", "--heads", "each", "--image-size", "48"]
+    assert main([*words, "--save", str(tmp_path / "saved")]) == 0
+    shown = capsys.readouterr().out
+    for part in ("direction reciprocal", "sinks masked", "CAS against k", "k = 16, chance 1.000", "Each head of A"):
+        assert part in shown
+    fields = json.loads((tmp_path / "saved" / "result.json").read_text())
+    assert fields["k"] == 3 and [each["k"] for each in fields["curve"]] == [1, 3, 16]
+    assert fields["direction"] == "reciprocal" and fields["sinks"] == "mask" and fields["layers"] == [[0], [0]]
+    assert len(fields["revisions"]) == 2 and fields["pairs_hash"] and fields["version"] == __version__
+    assert len(fields["heads"]["raw"]) == 2
+    maps = load_file(tmp_path / "saved" / "mean_maps.safetensors")
+    assert {name: each.shape for name, each in maps.items()} == {"a": (16, 16), "b": (16, 16)}
+
+
+def test_align_prints_tables_tells_of_failures_and_runs_each_model_once(models, pairs, tmp_path, capsys):
+    cache = tmp_path / "cache"
+    settings = ["--pairs", pairs, "--num-pairs", "8", "--k", "2", "--image-size", "32"]
+    cached = ["--cache-dir", str(cache)]
+    assert main(["align", *models, *settings, *cached]) == 0
+    assert "2 models on 8 pairs of sim_test/plain" in capsys.readouterr().out
+    before = {path.name: path.stat().st_mtime_ns for path in (cache / "alignment").iterdir()}
+
+    groups = ["--groups", f"mine={models[0]},{models[1]}"]
+    written = ["--json", str(tmp_path / "all.json"), "--save", str(tmp_path / "saved")]
+    assert main(["align", *models, "untrained:tiny", "no/model", *settings, *cached, *groups, *written]) == 1
+    shown = capsys.readouterr().out
+    assert "could not be compared" in shown and "no/model" in shown and "within less across" in shown
+    fields = json.loads((tmp_path / "all.json").read_text())
+    assert fields["models"] == [*models, "untrained:tiny"] and fields["groups"] == ["mine", "mine", "untrained"]
+    assert [each["model"] for each in fields["failed"]] == ["no/model"]
+    assert fields == json.loads((tmp_path / "saved" / "result.json").read_text())
+    now = {path.name: path.stat().st_mtime_ns for path in (cache / "alignment").iterdir()}
+    assert len(now) == 3 and before.items() <= now.items()
+
+    assert main(["cas", *models, *settings, "--json", "-"]) == 0
+    two = json.loads(capsys.readouterr().out)
+    assert two["raw"]["cas"] == pytest.approx(fields["at_k"]["2"]["raw"]["cas"][0][1])
+    assert two["pairs_hash"] == fields["pairs_hash"]
+
+
+def test_align_finds_the_models_of_lives(pairs, tmp_path, capsys):
+    words = ["align", "--lives", "wt_3,hdepic_1", "--org", "ann", "--pairs", pairs, "--cache-dir", str(tmp_path)]
+    assert main(words) == 2
+    shown = capsys.readouterr().err
+    assert "No model can be compared" in shown
+    assert "  ann/singlelife-wt3: " in shown and "  ann/singlelife-hdepic1: " in shown
+
+
+def test_three_lines_of_python(models, pairs):
+    script = f"""
+import singlelife, sys
+assert "torch" not in sys.modules
+from singlelife import align, cas
+score = cas({models[0]!r}, {models[1]!r}, pairs={pairs!r}, num_pairs=8, k=[2, 1], progress=False)
+print(score)
+assert score._repr_html_().count("<tr>") > 5 and "95% interval" in score._repr_html_()
+score.plot().savefig("score.png")
+assert not hasattr(singlelife, "no_such_name")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(models[0]).parent)
+    assert done.returncode == 0, done.stderr
+    assert "CAS of A and B" in done.stdout
+    with Image.open(Path(models[0]).parent / "score.png") as picture:
+        assert np.asarray(picture).std() > 10
+
+
 def test_pairs_are_drawn_with_their_numbers(pairs, tmp_path, capsys):
     sheet = tmp_path / "sheet.png"
     assert main(["pairs", pairs, "--num", "3", "--output", str(sheet)]) == 0
@@ -266,11 +352,26 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["push-life", "{pairs}", "kitchen"], "ORG/NAME"),
         (["peek", "sim_1"], "ORG/NAME"),
         (["peek", "ann/kitchen", "--output", "/no/such/x.png"], "/no/such/x.png"),
+        (["push", "/no/such/run", "ann/pan"], "/no/such/run is no run folder"),
         (["cas", "none", "untrained:tiny"], "There is no model none"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),
-        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--k", "64"], "k should be"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--k", "65"], "k should be"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--json", "/no/such/x"], "/no/such/x"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "{pairs}", "--save", "/no/such/x"], "/no/such/x"),
+        (["cas", "untrained:tiny", "untrained:tiny@1", "--save", __file__], "this is a file; give a folder"),
+        (
+            ["cas", "untrained:tiny", "untrained:tiny@1", "--layers", "0", "2"],
+            "has the layers 0 to 1 (or -2 to -1), but no layer 2",
+        ),
+        (["align"], "Which models?"),
+        (["align", "--lives", "wt_1"], "Give --org"),
+        (["align", "--lives", "wt_9", "--org", "ann"], "wt_1"),
+        (["align", "untrained:tiny", "--groups", "a"], "NAME=MODEL,MODEL, not 'a'"),
+        (["align", "untrained:tiny", "--groups", "a=b"], "The groups name b"),
+        (["align", "untrained:tiny", "untrained:tiny"], "Named twice: untrained:tiny"),
+        (["align", "untrained:tiny", "--layers", "0", "--by-layer"], "leave out --layers"),
+        (["align", "untrained:tiny", "--pairs", "{pairs}", "--k", "5", "99"], "number of patches, 64; not 99"),
     ],
 )
 def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, capsys):
@@ -291,6 +392,11 @@ def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, cap
         ["cas", "a"],
         ["cas", "a", "b", "--views", "sharp"],
         ["cas", "a", "b", "--num-pairs", "0"],
+        ["cas", "a", "b", "--direction", "up"],
+        ["align", "a", "b", "--sinks", "stay"],
+        ["push"],
+        ["hub"],
+        ["hub", "list"],
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(words, capsys):

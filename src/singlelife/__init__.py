@@ -3,13 +3,20 @@
 `import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and `AutoImageProcessor` know the CroCo
 architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
 Auto class imports ours, and importing ours registers it, whichever comes first.
+
+`singlelife.cas` and `singlelife.align` are imported when they are asked for.
 """
 
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
+
+if TYPE_CHECKING:
+    from singlelife.alignment.api import align as align
+    from singlelife.alignment.api import cas as cas
 
 __version__ = version("singlelife")
 
@@ -45,3 +52,9 @@ def _register_image_processor(ours: ModuleType) -> None:
 
 for _auto in _OURS:
     when_imported(_auto)(lambda module: import_module(_OURS[module.__name__]))
+
+
+def __getattr__(name: str) -> Any:
+    if name in ("align", "cas"):
+        return getattr(import_module("singlelife.alignment.api"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,22 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import cas, convert, evaluate, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import (
+    align,
+    cas,
+    convert,
+    evaluate,
+    hub,
+    lives,
+    pair_set,
+    pairs,
+    peek,
+    poses,
+    prepare,
+    push,
+    push_life,
+    train_all,
+)
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -18,6 +33,7 @@ from one person's video to two aligned models:
                                                       how far two models agree about geometry
   singlelife evaluate correspondence runs/sim_1 --data sim_test
                                                       how well it matches two views
+  singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
 
@@ -62,10 +78,14 @@ def _parser() -> argparse.ArgumentParser:
     push_life.add_command(commands)
     peek.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
+    train_all.add_command(commands)
     pair_set.add_command(commands)
     cas.add_command(commands)
+    align.add_command(commands)
     evaluate.add_command(commands)
     convert.add_command(commands)
+    push.add_command(commands)
+    hub.add_command(commands)
     return parser
 
 

@@ -48,7 +48,7 @@ def definition(a: torch.Tensor, b: torch.Tensor, k: int) -> float:
 @given(shapes, st.integers(0, 2**32 - 1), st.data(), st.sampled_from([None, 3]))
 def test_score_is_its_definition(shape, other_seed, data, levels):
     a, b = logits_of(shape, levels), logits_of((*shape[:3], other_seed), levels)
-    k = data.draw(st.integers(1, shape[2] - 1))
+    k = data.draw(st.integers(1, shape[2]))
     result = cas(a, b, k)
     assert result.cas == pytest.approx(definition(a, b, k), abs=1e-6)
     assert result.chance == k / shape[2]
@@ -105,10 +105,16 @@ def test_overlap_counts_what_two_lists_share_in_any_order():
     assert overlap(a, b).tolist() == pytest.approx([2 / 3, 0])
 
 
-@pytest.mark.parametrize("k", [0, 4])
+@pytest.mark.parametrize("k", [0, 5])
 def test_k_out_of_range_is_refused(k):
-    with pytest.raises(ValueError, match=f"less than the number of source patches, 4; not {k}"):
+    with pytest.raises(ValueError, match=f"from 1 to the number of source patches, 4; not {k}"):
         top_k(torch.zeros(2, 3, 4), k)
+
+
+@given(shapes)
+def test_with_all_patches_everything_agrees_and_nothing_is_said(shape):
+    result = cas(logits_of(shape), logits_of((*shape[:3], 1)), shape[2])
+    assert result.cas == result.chance == 1 and result.adjusted is None
 
 
 def test_wrong_logits_are_refused():

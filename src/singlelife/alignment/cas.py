@@ -11,12 +11,13 @@ depend on the images, is subtracted first. And hence each model's score against 
 nearest patches on the grid.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
-_BOOTSTRAP_RESAMPLES = 2000
+from singlelife.alignment.statistics import bootstrap
 
 
 @dataclass(frozen=True)
@@ -26,13 +27,13 @@ class Score:
     Attributes:
         cas: 0 to 1.
         chance: what independent maps would score, k / M.
-        adjusted: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement.
+        adjusted: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None where chance is 1 (k = M).
         low, high: 95% bootstrap interval of `cas` over pairs.
     """
 
     cas: float
     chance: float
-    adjusted: float
+    adjusted: float | None
     low: float
     high: float
 
@@ -44,13 +45,13 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 
     Args:
         logits: (..., N, M), any floating dtype.
-        k: from 1 to M - 1; with all M, everything agrees.
+        k: from 1 to M; with all M, everything agrees.
 
     Raises:
         ValueError: k is out of range, or a logit is NaN.
     """
-    if not 1 <= k < logits.shape[-1]:
-        raise ValueError(f"k should be from 1 to less than the number of source patches, {logits.shape[-1]}; not {k}.")
+    if not 1 <= k <= logits.shape[-1]:
+        raise ValueError(f"k should be from 1 to the number of source patches, {logits.shape[-1]}; not {k}.")
     if torch.isnan(logits).any():
         raise ValueError("The logits hold NaN.")
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
@@ -62,8 +63,8 @@ def overlap(top_a: torch.Tensor, top_b: torch.Tensor) -> torch.Tensor:
 
 
 def position_free(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (pairs, N, M) less their mean over the pairs."""
-    return logits - logits.mean(dim=0, keepdim=True)
+    """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
+    return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)
 
 
 def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> torch.Tensor:
@@ -95,14 +96,27 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
     return last_axis(sources.transpose(1, 2)).transpose(1, 2)
 
 
-def score(per_pair: torch.Tensor, chance: float, seed: int = 0) -> Score:
+def score(per_pair: torch.Tensor | np.ndarray, chance: float, seed: int = 0) -> Score:
     """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    values = per_pair.double().cpu().numpy()
-    generator = np.random.default_rng(seed)
-    counts = generator.multinomial(len(values), np.full(len(values), 1 / len(values)), size=_BOOTSTRAP_RESAMPLES)
-    low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
-    cas = float(values.mean())
-    return Score(cas, chance, (cas - chance) / (1 - chance), float(low), float(high))
+    (found,) = scores([np.asarray(per_pair)], [chance], seed)
+    return found
+
+
+def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
+    """`score` of several, whose intervals are of the same resamples of pairs."""
+    if not per_pair:
+        return []
+    values = np.stack(per_pair, axis=1).astype(np.float64)
+    low, high = bootstrap(values, seed)
+    return [
+        Score(float(cas), float(chance), adjusted(float(cas), float(chance)), float(low[index]), float(high[index]))
+        for index, (cas, chance) in enumerate(zip(values.mean(axis=0), chances, strict=True))
+    ]
+
+
+def adjusted(cas: float, chance: float) -> float | None:
+    """(cas - chance) / (1 - chance); None where chance is 1, as nothing else is possible."""
+    return None if chance >= 1 else (cas - chance) / (1 - chance)
 
 
 def cas(logits_a: torch.Tensor, logits_b: torch.Tensor, k: int, seed: int = 0) -> Score:

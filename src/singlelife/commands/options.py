@@ -1,11 +1,16 @@
 """Options that several commands have."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from singlelife.errors import SingleLifeError
+from singlelife.units import aligned as aligned  # commands take it from here
+
+MODEL_HELP = (
+    "run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or one of the "
+    "vision transformers in docs/alignment.md"
+)
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -28,12 +33,93 @@ def check_output(flag: str, path: Path) -> None:
         raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows of a table, its columns as wide as their longest cell."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+def add_map_options(command: argparse.ArgumentParser) -> None:
+    """Add what `cas` and `align` have in common: the pairs, and what is done with the maps."""
+    command.add_argument(
+        "--pairs",
+        default="sim_test",
+        help="a stored pair set (its folder, or ORG/NAME[@REVISION] on the Hub), a folder of images NAME_target.png "
+        "and NAME_source.png, or a life to draw pairs from: its name, its folder, ORG/NAME on the Hub, or "
+        "LIFE/held-out for the stretches that training holds out (default: %(default)s)",
     )
+    command.add_argument(
+        "--views",
+        default="plain",
+        choices=("plain", "zoomed", "shifted"),
+        help="plain: two frames a moment apart; zoomed: the same, each cut out at a random place; "
+        "shifted: two cuts of one frame (default: %(default)s)",
+    )
+    command.add_argument(
+        "--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw from a life (default: %(default)s)"
+    )
+    command.add_argument(
+        "--image-size", type=positive, metavar="PX", help="side of the views (default: the largest that a model takes)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="of the pairs and the bootstrap (default: %(default)s)")
+    command.add_argument(
+        "--k",
+        type=int,
+        nargs="+",
+        default=[5],
+        help="of the top k matches of each patch; of several, the first is the one that all is said of, and the "
+        "scores at the others make a curve (default: 5)",
+    )
+    command.add_argument(
+        "--direction",
+        default="target-source",
+        choices=("target-source", "source-target", "reciprocal"),
+        help="target-source: where each target patch looks in the source; source-target: the views change roles; "
+        "reciprocal: the mean of one and the transpose of the other (default: %(default)s)",
+    )
+    command.add_argument(
+        "--sinks",
+        default="keep",
+        choices=("keep", "mask"),
+        help="mask: leave out the source patches that a model looks at whatever the views show (default: %(default)s)",
+    )
+    command.add_argument(
+        "--layers",
+        type=int,
+        nargs="+",
+        metavar="L",
+        help="blocks to take the maps of, from 0, or from -1 backwards (default: all of a decoder for "
+        "cross-attention, the last for features)",
+    )
+    command.add_argument(
+        "--method",
+        choices=("cross-attention", "feature-correlation"),
+        help="how the maps come about (default: cross-attention of a CroCo, feature correlation of other models)",
+    )
+    command.add_argument(
+        "--batch-size", type=positive, default=64, metavar="N", help="pairs at once (default: %(default)s)"
+    )
+    command.add_argument("--device", default="cpu", help="where the models run (default: %(default)s)")
+    command.add_argument("--json", metavar="FILE", help="write all fields as JSON; - prints them instead of the table")
+
+
+def check_device(device: str) -> None:
+    """Make sure that torch can use what `--device` says.
+
+    Raises:
+        SingleLifeError: it cannot.
+    """
+    import torch
+
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise SingleLifeError(f"--device {device} cannot be used here: {error}".splitlines()[0]) from error
+
+
+def check_folder(flag: str, path: Path) -> None:
+    """Make sure, before any work, that a folder can be made where a flag says, or is one.
+
+    Raises:
+        SingleLifeError: it cannot.
+    """
+    check_output(flag, path)
+    if path.exists() and not path.is_dir():
+        raise SingleLifeError(f"{flag} {path}: this is a file; give a folder.")
 
 
 def add_cache_dir(command: argparse.ArgumentParser) -> None:

@@ -1,0 +1,149 @@
+"""Alignment by name: what the command line and three lines of Python ask for.
+
+from singlelife import align, cas
+
+cas("runs/sim_1", "runs/sim_2", pairs="sim_test")
+align(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from singlelife.alignment.align import align_models, group_of
+from singlelife.alignment.attention import AttentionMapProvider, load_model
+from singlelife.alignment.compare import Comparison, compare
+from singlelife.alignment.matrix import Alignment
+from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
+from singlelife.errors import CheckpointError
+
+Model = str | Path | AttentionMapProvider
+
+
+def cas(
+    a: Model,
+    b: Model,
+    *,
+    pairs: str | Path | PairSet = "sim_test",
+    k: int | Sequence[int] = 5,
+    direction: str = "target-source",
+    sinks: str = "keep",
+    method: str | None = None,
+    layers: Sequence[int] | None = None,
+    heads: str = "mean",
+    views: str = "plain",
+    num_pairs: int = 384,
+    image_size: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Comparison:
+    """The Correspondence Alignment Score of two models, raw and position-free, with what is needed to read it.
+
+    Args:
+        a, b: run folders, local checkpoints, Hub ids, `"untrained:PRESET@SEED"`, or models that are loaded already.
+        pairs: what `--pairs` takes, or a pair set.
+        k: of the top k. Of several, the first is the one that all is said of.
+        direction: `"target-source"`, `"source-target"` or `"reciprocal"`.
+        sinks: `"keep"`, or `"mask"` the source patches that a model looks at whatever the views show.
+        method: `"cross-attention"` or `"feature-correlation"`; see `load_model` for the default.
+        layers: the blocks to take maps of, from 0, or from -1 backwards.
+        heads: `"mean"` over them, or `"each"` of A with each of B too.
+        views, num_pairs, seed: how pairs are drawn from a life; the seed is of the bootstrap too.
+        image_size: side of the views in pixels; the larger of what the two models take by default.
+        batch_size: pairs at once.
+        device: where the models run.
+        cache_dir: of prepared lives.
+
+    Raises:
+        SingleLifeError: there is no such model or life, or they cannot be compared.
+    """
+    models = [
+        load_model(str(each), device, layers=layers) if isinstance(each, str | Path) else each for each in (a, b)
+    ]
+    if not isinstance(pairs, PairSet):
+        pairs = resolve_pair_set(
+            str(pairs),
+            views=views,
+            num_pairs=num_pairs,
+            seed=seed,
+            image_size=image_size or max(model.image_size for model in models),
+            cache_dir=cache_dir,
+        )
+    return compare(
+        models[0],
+        models[1],
+        pairs,
+        k=k,
+        direction=direction,
+        sinks=sinks,
+        heads=heads,
+        batch_size=batch_size,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def align(
+    models: Sequence[str | Path],
+    *,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    pairs: str | Path | PairSet = "sim_test",
+    k: int | Sequence[int] = 5,
+    direction: str = "target-source",
+    sinks: str = "keep",
+    method: str | None = None,
+    layers: Sequence[int] | None = None,
+    by_layer: bool = False,
+    views: str = "plain",
+    num_pairs: int = 384,
+    image_size: int | None = None,
+    seed: int = 0,
+    batch_size: int = 64,
+    device: str = "cpu",
+    cache_dir: Path | None = None,
+    progress: bool = True,
+) -> Alignment:
+    """The scores of n models, two by two, with their statistics. Each model is run once on a pair set, ever.
+
+    Args:
+        models: as in `cas`, but by name.
+        groups: the names of the models of each group; models that are in none are grouped by the data set of the life
+            that their name tells of.
+        by_layer: also score layer by layer.
+        cache_dir: of prepared lives, and of the models' extractions.
+        pairs, k, direction, sinks, method, layers, views, num_pairs, image_size, seed, batch_size, device: see `cas`.
+
+    Raises:
+        SingleLifeError: no model can be compared, a group holds what is not compared, or there is no such life. Models
+            that fail are in `Alignment.failed`, and the others are compared.
+    """
+    names = [str(model) for model in models]
+    grouped = {str(model): group for group, members in (groups or {}).items() for model in members}
+    if unknown := sorted(set(grouped) - set(names)):
+        raise CheckpointError(f"The groups name {', '.join(unknown)}, which is not among the models to compare.")
+
+    def pair_set(size: int) -> PairSet:
+        if isinstance(pairs, PairSet):
+            return pairs
+        return resolve_pair_set(
+            str(pairs), views=views, num_pairs=num_pairs, seed=seed, image_size=size, cache_dir=cache_dir
+        )
+
+    return align_models(
+        names,
+        lambda name, some: load_model(name, device, method=method, layers=some),
+        pair_set,
+        groups=[grouped.get(name) or group_of(name) for name in names],
+        ks=[k] if isinstance(k, int) else list(k),
+        direction=direction,
+        sinks=sinks,
+        layers=layers,
+        by_layer=by_layer,
+        image_size=image_size,
+        batch_size=batch_size,
+        seed=seed,
+        cache_dir=cache_dir,
+        progress=progress,
+    )

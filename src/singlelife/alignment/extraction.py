@@ -1,0 +1,408 @@
+"""What one model says about one pair set: top-k sets as packed bits, raw and position-free, in one pass of the model.
+
+The position-free sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they
+are few and else in a file that has no name and is gone with the process, and are read again when the mean is known.
+"""
+
+import json
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+from tqdm.auto import tqdm
+
+from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.cas import Truth, position_map, resample
+from singlelife.alignment.packed import common_per_pair, holds, pack, select_top_k
+from singlelife.alignment.pair_sets import PairSet
+from singlelife.errors import CheckpointError, PairSetError
+from singlelife.lives.disk import check_room
+
+DIRECTIONS = ("target-source", "source-target", "reciprocal")
+SINKS = ("keep", "mask")
+VARIANTS = ("raw", "position_free")
+
+EXTRACTION_FORMAT = 1  # raised whenever the same logits would give other sets, so that none of before is used
+
+_LOGITS_IN_MEMORY = 512 * 2**20  # bytes; 2,000 pairs of 196 × 196 patches take 307 MB
+_PAIRS_AT_ONCE = 16
+_SINK_SPREADS = 5.0
+_TENSORS = ("raw", "position_free", "mean_map", "sinks")
+
+
+@dataclass(frozen=True, eq=False)
+class Extraction:
+    """One model on one pair set of P pairs, at one k.
+
+    Attributes:
+        model: what the user called it.
+        revision: what its weights are.
+        method: how its maps come about.
+        layers: which blocks they are of.
+        head: which of `logits_by_head`; None for the mean of them.
+        pairs_hash: of the pair set.
+        k: of the top k.
+        grid: rows and columns of patches; N is their product.
+        direction: one of `DIRECTIONS`.
+        masked: the sinks were left out before the top k was taken.
+        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `packed`.
+        mean_map: of the logits over all pairs, float32 (N, N); no column of it is left out.
+        sinks: which columns are sinks, bool (N,), see `find_sinks`.
+        sink_share: the share of all raw matches, before any are left out, that lie on sinks.
+    """
+
+    model: str
+    revision: str
+    method: str
+    layers: tuple[int, ...]
+    head: int | None
+    pairs_hash: str
+    k: int
+    grid: tuple[int, int]
+    direction: str
+    masked: bool
+    sink_share: float
+    raw: np.ndarray
+    position_free: np.ndarray
+    mean_map: np.ndarray
+    sinks: np.ndarray
+
+    @property
+    def available(self) -> np.ndarray:
+        """The columns that could be chosen, bool (N,)."""
+        return ~self.sinks if self.masked else np.ones_like(self.sinks)
+
+    def save(self, path: Path) -> None:
+        """Write all of it as safetensors."""
+        described = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        path.write_bytes(save(tensors, metadata={"extraction": json.dumps(described)}))
+
+    @classmethod
+    def load(cls, path: Path) -> "Extraction":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: the file is not whole, or not one of these.
+        """
+        try:
+            with safe_open(path, framework="numpy") as file:
+                described = json.loads(file.metadata()["extraction"])
+                tensors = {name: file.get_tensor(name) for name in _TENSORS}
+            described |= {name: tuple(described[name]) for name in ("layers", "grid")}
+            loaded = cls(**described, **tensors)
+            count = loaded.grid[0] * loaded.grid[1]
+            shapes = {name: tensor.shape for name, tensor in tensors.items()}
+            bits = (len(loaded.raw), count, -(-count // 64))
+            expected = {"raw": bits, "position_free": bits, "mean_map": (count, count), "sinks": (count,)}
+        except (OSError, SafetensorError, TypeError, KeyError, ValueError) as error:
+            raise ValueError(f"{path} holds no extraction: {error}") from error
+        if shapes != expected:
+            raise ValueError(f"{path} holds no extraction: shapes {shapes}, where {expected} were expected.")
+        return loaded
+
+
+class _Maps(Protocol):
+    def __call__(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor: ...
+
+
+def extract(
+    model: AttentionMapProvider,
+    pairs: PairSet,
+    ks: Sequence[int],
+    *,
+    grid: tuple[int, int] | None = None,
+    direction: str = "target-source",
+    sinks: str = "keep",
+    batch_size: int = 64,
+    progress: bool = True,
+    folder: Path | None = None,
+    logits_in_memory: int = _LOGITS_IN_MEMORY,
+) -> dict[int, Extraction]:
+    """Run a model over a pair set, once.
+
+    Args:
+        ks: of the top k, each from 1 to the number of patches.
+        grid: rows and columns of patches that the logits are resampled to; the model's own by default.
+        direction: `"target-source"`: where each target patch looks in the source. `"source-target"`: the views change
+            roles, so that rows are patches of the source. `"reciprocal"`: the mean of the first and the transpose of
+            the second.
+        sinks: `"keep"`, or `"mask"` them, see `find_sinks`.
+        batch_size: pairs at once. It changes no set but where two logits are equal up to rounding.
+        folder: where logits are kept that do not fit into `logits_in_memory` bytes; the temporary one by default.
+
+    Returns:
+        By k.
+
+    Raises:
+        PairSetError: a k is out of range.
+        CheckpointError: the logits are not finite, or there are fewer patches than k that are no sinks.
+        LifeError: there is no room on the disk for the logits.
+    """
+    grid = grid or model.grid
+    check_ks(ks, grid)
+
+    def maps(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        return model.logits(target, source).unsqueeze(1)
+
+    run = _Run(model, pairs, tuple(ks), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    return next(run.extractions(maps, [None]))
+
+
+def extract_heads(
+    model: AttentionMapProvider,
+    pairs: PairSet,
+    k: int,
+    *,
+    grid: tuple[int, int] | None = None,
+    direction: str = "target-source",
+    sinks: str = "keep",
+    batch_size: int = 64,
+    progress: bool = True,
+    folder: Path | None = None,
+    logits_in_memory: int = _LOGITS_IN_MEMORY,
+) -> list[Extraction]:
+    """As `extract`, of each head of each layer by itself, layer by layer."""
+    grid = grid or model.grid
+    check_ks([k], grid)
+    run = _Run(model, pairs, (k,), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    return [found[k] for found in run.extractions(model.logits_by_head, range(model.num_heads))]
+
+
+def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
+    """Make sure that so many patches can be chosen.
+
+    Raises:
+        PairSetError: they cannot.
+    """
+    count = grid[0] * grid[1]
+    wrong = [k for k in ks if not 1 <= k <= count]
+    if wrong or not ks:
+        said = ", ".join(map(str, wrong)) or "none"
+        raise PairSetError(f"k should be from 1 to the number of patches, {count}; not {said}.")
+
+
+def find_sinks(mean_map: np.ndarray) -> np.ndarray:
+    """The source patches that everything looks at, whatever the views show, bool (M,).
+
+    A column's mean logit, over rows and pairs, stands out from those of the others: it is above their median by more
+    than five times their spread, which is 1.4826 times the median distance from the median (the standard deviation, if
+    they are normal).
+    """
+    columns = mean_map.mean(axis=0, dtype=np.float64)
+    middle = np.median(columns)
+    spread = 1.4826 * np.median(np.abs(columns - middle))
+    return columns > middle + max(_SINK_SPREADS * spread, 1e-6 * np.abs(columns).max())
+
+
+def position_sets(grid: tuple[int, int], k: int) -> np.ndarray:
+    """The position map's sets, uint64 (N, ceil(N / 64))."""
+    return select_top_k(position_map(grid, grid).numpy(), [k])[k]
+
+
+def agreement(a: Extraction, b: Extraction, variant: str) -> np.ndarray:
+    """The share of matches that two models have in common, for each pair, float64 (P,), 0 to 1."""
+    sets_a, sets_b = getattr(a, variant), getattr(b, variant)
+    return common_per_pair(sets_a, sets_b) / (a.k * sets_a.shape[1])
+
+
+def chance(a: Extraction, b: Extraction | None = None) -> float:
+    """What independent maps would score: k / N, or with masked sinks k · |A ∩ B| / (|A| |B|), of the columns A and B
+    that each model could choose. Without a second model, against the position map."""
+    first = a.available
+    second = np.ones_like(first) if b is None else b.available
+    return float(a.k * (first & second).sum() / (first.sum() * second.sum()))
+
+
+def position_agreement(extraction: Extraction, variant: str = "raw") -> np.ndarray:
+    """The share of a model's matches that are among the nearest places, for each pair, float64 (P,), 0 to 1."""
+    sets = getattr(extraction, variant)
+    common = common_per_pair(sets, position_sets(extraction.grid, extraction.k))
+    return common / (extraction.k * sets.shape[1])
+
+
+def truth_counts(extraction: Extraction, true_match: np.ndarray, variant: str) -> np.ndarray:
+    """How often the sets hold the true match, for each pair.
+
+    Args:
+        true_match: the source patch that shows what each target patch shows, int64 (P, N); -1 where unknown. The
+            same matches are looked up in every direction.
+
+    Returns:
+        int64 (P, 4): known matches, those found, known matches which the position map does not find, those found.
+    """
+    pair, target = np.nonzero(true_match >= 0)
+    source = true_match[pair, target]
+    row, column = (source, target) if extraction.direction == "source-target" else (target, source)
+    found = holds(getattr(extraction, variant), pair, row, column)
+    large = ~holds(position_sets(extraction.grid, extraction.k)[None], np.zeros_like(pair), row, column)
+    return np.stack(
+        [
+            np.bincount(pair[chosen], minlength=len(true_match))
+            for chosen in (np.ones_like(found), found, large, large & found)
+        ],
+        axis=1,
+    )
+
+
+def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth | None:
+    """`truth_counts` over all pairs; None if no match is known."""
+    known, found, large, large_found = map(int, truth_counts(extraction, true_match, variant).sum(axis=0))
+    if not known:
+        return None
+    return Truth(found / known, large_found / large if large else None, known, large)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The arguments of `extract`, and the work."""
+
+    model: AttentionMapProvider
+    pairs: PairSet
+    ks: tuple[int, ...]
+    grid: tuple[int, int]
+    direction: str
+    sinks: str
+    batch_size: int
+    progress: bool
+    folder: Path | None
+    logits_in_memory: int
+
+    def extractions(self, maps: _Maps, heads: Sequence[int | None]) -> Iterator[dict[int, Extraction]]:
+        """By k, for one head after another of `maps`, which gives (B, heads, n, n) on the model's own grid."""
+        count = self.grid[0] * self.grid[1]
+        pairs_hash = self.pairs.hash
+        with _LogitStore((len(self.pairs), len(heads), count, count), self.logits_in_memory, self.folder) as store:
+            total = np.zeros((len(heads), count, count))
+            for logits in self._batches(maps):
+                for each in logits:  # one by one, so that the mean does not depend on the size of batches
+                    total += each
+                store.append(logits)
+            for index, head in enumerate(heads):
+                mean_map = (total[index] / len(self.pairs)).astype(np.float32)
+                yield self._top_k(store, index, mean_map, head, pairs_hash)
+
+    def _batches(self, maps: _Maps) -> Iterator[np.ndarray]:
+        """The logits of all pairs, float32 (B, heads, N, N)."""
+        name = self.model.name
+        settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not self.progress}
+        with tqdm(total=len(self.pairs), desc=f"Attention of {name}", **settings) as bar:
+            for start in range(0, len(self.pairs), self.batch_size):
+                part = slice(start, start + self.batch_size)
+                logits = self._directed(maps, self.pairs.target[part], self.pairs.source[part]).numpy()
+                if not np.isfinite(logits).all():
+                    raise CheckpointError(
+                        f"{name} gives attention that is not finite; its training may have diverged."
+                    )
+                yield logits
+                bar.update(len(logits))
+
+    def _directed(self, maps: _Maps, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        if self.direction == "target-source":
+            logits = maps(target, source)
+        elif self.direction == "source-target":
+            logits = maps(source, target)
+        else:
+            logits = (maps(target, source) + maps(source, target).transpose(-1, -2)) / 2
+        return resample(logits.flatten(0, 1), self.model.grid, self.grid).unflatten(0, logits.shape[:2]).float()
+
+    def _top_k(
+        self, store: "_LogitStore", index: int, mean_map: np.ndarray, head: int | None, pairs_hash: str
+    ) -> dict[int, Extraction]:
+        sinks = find_sinks(mean_map)
+        masked = self.sinks == "mask"
+        if masked and max(self.ks) > (left := int((~sinks).sum())):
+            raise CheckpointError(
+                f"Of the {len(sinks)} patches, {self.model.name} has {left} that are no sinks, which is fewer than k, "
+                f"{max(self.ks)}. Keep the sinks, or choose a smaller k."
+            )
+        count = len(mean_map)
+        sets = {
+            (variant, k): np.empty((len(self.pairs), count, -(-count // 64)), dtype=np.uint64)
+            for variant in VARIANTS
+            for k in self.ks
+        }
+        on_sinks = dict.fromkeys(self.ks, 0)
+        for part, logits in store.chunks(index):
+            found = select_top_k(logits, self.ks)
+            if sinks.any():
+                packed_sinks = pack(sinks)
+                for k, bits in found.items():
+                    on_sinks[k] += int(np.bitwise_count(bits & packed_sinks).sum(dtype=np.int64))
+                if masked:
+                    found = select_top_k(np.where(sinks, -np.inf, logits), self.ks)
+            free = logits - mean_map
+            if masked:
+                free[..., sinks] = -np.inf
+            for variant, bits_by_k in (("raw", found), ("position_free", select_top_k(free, self.ks))):
+                for k, bits in bits_by_k.items():
+                    sets[variant, k][part] = bits
+        return {
+            k: Extraction(
+                model=self.model.name,
+                revision=self.model.revision,
+                method=self.model.method,
+                layers=self.model.layers,
+                head=head,
+                pairs_hash=pairs_hash,
+                k=k,
+                grid=self.grid,
+                direction=self.direction,
+                masked=masked,
+                sink_share=on_sinks[k] / (len(self.pairs) * count * k),
+                raw=sets["raw", k],
+                position_free=sets["position_free", k],
+                mean_map=mean_map,
+                sinks=sinks,
+            )
+            for k in self.ks
+        }
+
+
+class _LogitStore:
+    """Logits, float32 (P, heads, N, N), written in order and read by head: in memory or in a file without a name."""
+
+    def __init__(self, shape: tuple[int, int, int, int], in_memory: int, folder: Path | None):
+        self._shape, self._written = shape, 0
+        self._file: Any = None
+        size = int(np.prod(shape)) * 4
+        if size <= in_memory:
+            self._array = np.empty(shape, dtype=np.float32)
+            return
+        where = Path(folder or tempfile.gettempdir())
+        check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
+        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115  closed by __exit__
+
+    def __enter__(self) -> "_LogitStore":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._file:
+            self._file.close()
+
+    def append(self, logits: np.ndarray) -> None:
+        if self._file:
+            self._file.write(np.ascontiguousarray(logits).data)
+        else:
+            self._array[self._written : self._written + len(logits)] = logits
+        self._written += len(logits)
+
+    def chunks(self, head: int) -> Iterator[tuple[slice, np.ndarray]]:
+        """Which pairs, and their logits (p, N, N)."""
+        num_pairs, num_heads, *square = self._shape
+        for start in range(0, num_pairs, _PAIRS_AT_ONCE):
+            part = slice(start, min(start + _PAIRS_AT_ONCE, num_pairs))
+            if not self._file:
+                yield part, self._array[part, head]
+                continue
+            read = np.empty((part.stop - start, *square), dtype=np.float32)
+            for index, each in enumerate(read):
+                self._file.seek(((start + index) * num_heads + head) * each.nbytes)
+                self._file.readinto(each.data)
+            yield part, read

@@ -1,0 +1,131 @@
+"""`singlelife align`: how far many models agree, two by two."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from singlelife.commands.options import (
+    MODEL_HELP,
+    Commands,
+    add_cache_dir,
+    add_map_options,
+    check_device,
+    check_folder,
+    check_output,
+)
+from singlelife.errors import SingleLifeError
+from singlelife.lives.registry import registered_life
+
+SOME_FAILED = 1  # exit code
+
+
+def add_command(commands: Commands) -> None:
+    """Describe `singlelife align`."""
+    command = commands.add_parser(
+        "align",
+        help="how far many models agree, two by two",
+        description="The Correspondence Alignment Score of each two of n models, as `singlelife cas` has it, with "
+        "intervals, the means within and across groups of models, and a test that groups matter. Each model is run "
+        "once on a pair set; what it says is kept under the cache folder, so that one more model costs one more run. "
+        "A model that fails is told at the end, the others are compared, and the exit code is 1.",
+        epilog="examples: singlelife align runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment; "
+        "singlelife align --lives wt_1,wt_2,hdepic_1 --org ORG --pairs sim_test",
+    )
+    command.add_argument("models", nargs="*", metavar="MODEL", help=f"each a {MODEL_HELP}")
+    command.add_argument(
+        "--lives",
+        type=_names,
+        default=[],
+        metavar="A,B,...",
+        help="add the models of these lives that --org has on the Hub, such as ORG/singlelife-wt3 for wt_3",
+    )
+    command.add_argument("--org", help="user or organisation on the Hub that has the models of --lives")
+    command.add_argument(
+        "--groups",
+        nargs="+",
+        default=[],
+        metavar="NAME=M1,M2",
+        help="which models belong together (default: those of lives of one data set, which their names tell)",
+    )
+    add_map_options(command)
+    command.add_argument("--by-layer", action="store_true", help="also score layer by layer: a run for each")
+    command.add_argument(
+        "--save",
+        type=Path,
+        metavar="DIR",
+        help="write result.json, result.parquet (a row for each two models) and result.safetensors (mean maps, and "
+        "scores of each pair of views) into this folder",
+    )
+    add_cache_dir(command)
+    command.set_defaults(run=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    models = [*arguments.models, *_models_of_lives(arguments.lives, arguments.org)]
+    if not models:
+        raise SingleLifeError("Which models? Name them, or give --lives and --org.")
+    if arguments.layers and arguments.by_layer:
+        raise SingleLifeError("--by-layer takes each layer by itself: leave out --layers.")
+    groups = _groups(arguments.groups)
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    from singlelife.alignment.api import align
+    from singlelife.alignment.files import written_aside
+
+    disable_progress_bar()
+    set_verbosity_error()
+    check_device(arguments.device)
+    if arguments.json not in (None, "-"):
+        check_output("--json", Path(arguments.json))
+    if arguments.save:
+        check_folder("--save", arguments.save)
+    result = align(
+        models,
+        groups=groups,
+        pairs=arguments.pairs,
+        k=arguments.k,
+        direction=arguments.direction,
+        sinks=arguments.sinks,
+        method=arguments.method,
+        layers=arguments.layers,
+        by_layer=arguments.by_layer,
+        views=arguments.views,
+        num_pairs=arguments.num_pairs,
+        image_size=arguments.image_size,
+        seed=arguments.seed,
+        batch_size=arguments.batch_size,
+        device=arguments.device,
+        cache_dir=arguments.cache_dir,
+    )
+    if arguments.save:
+        result.save(arguments.save)
+    fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+    if arguments.json == "-":
+        print(fields)
+    else:
+        print(result)
+        if arguments.json:
+            with written_aside(Path(arguments.json)) as aside:
+                aside.write_text(fields + "\n", encoding="utf-8")
+    return SOME_FAILED if result.failed else 0
+
+
+def _names(words: str) -> list[str]:
+    return [word for word in words.split(",") if word]
+
+
+def _models_of_lives(lives: Sequence[str], org: str | None) -> list[str]:
+    if lives and not org:
+        raise SingleLifeError("Whose models of these lives? Give --org, the user or organisation on the Hub.")
+    return [f"{org}/{registered_life(life).repository_name}" for life in lives]
+
+
+def _groups(words: Sequence[str]) -> dict[str, list[str]]:
+    groups = {}
+    for word in words:
+        name, equals, members = word.partition("=")
+        if not (name and equals and _names(members)):
+            raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
+        groups[name] = _names(members)
+    return groups

@@ -1,0 +1,308 @@
+"""One pass over a model: the sets are those of the definition, whatever the batches, the memory and the precision."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singlelife.alignment.attention import load_model
+from singlelife.alignment.cas import cas, position_free, position_map, resample, top_k
+from singlelife.alignment.compare import compare
+from singlelife.alignment.extraction import (
+    VARIANTS,
+    Extraction,
+    agreement,
+    chance,
+    extract,
+    extract_heads,
+    find_sinks,
+    position_agreement,
+    truth,
+    truth_counts,
+)
+from singlelife.alignment.packed import select_top_k, unpack
+from singlelife.alignment.pair_sets import make_pair_set
+from singlelife.errors import CheckpointError, LifeError, PairSetError
+
+from .providers import Given, numbered_pairs
+
+seeds = st.integers(0, 2**32 - 1)
+quiet = {"progress": False}
+
+
+def random_logits(num_pairs: int, grid: tuple[int, int], seed: int) -> torch.Tensor:
+    """Multiples of 1/1024, so that sums with whole numbers and means of powers of two are exact in float32."""
+    count = grid[0] * grid[1]
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(-8192, 8192, (num_pairs, count, count), generator=generator) / 1024
+
+
+def sets_of(logits: torch.Tensor, k: int) -> np.ndarray:
+    return select_top_k(logits.numpy(), [k])[k]
+
+
+@given(seeds, st.sampled_from([1, 3, 16, 40]), st.booleans(), st.integers(1, 6))
+def test_sets_are_those_of_the_definition_in_memory_or_not(tmp_path_factory, seed, batch_size, spilled, k):
+    grid, num_pairs = (2, 3), 21
+    logits = random_logits(num_pairs, grid, seed)
+    folder = tmp_path_factory.getbasetemp()
+    in_memory = {"logits_in_memory": 0, "folder": folder} if spilled else {}
+    before = sorted(folder.iterdir())
+    found = extract(
+        Given("g", logits, grid), numbered_pairs(num_pairs), [k, 1], batch_size=batch_size, **in_memory, **quiet
+    )
+    assert sorted(folder.iterdir()) == before  # nothing is left behind
+    assert list(found) == [k, 1] if k != 1 else [1]
+    for each in found.values():
+        np.testing.assert_array_equal(each.raw, sets_of(logits, each.k))
+        np.testing.assert_array_equal(each.position_free, sets_of(position_free(logits), each.k))
+        np.testing.assert_allclose(each.mean_map, logits.mean(dim=0), atol=1e-5)
+
+
+@given(seeds, seeds)
+def test_a_score_of_extractions_is_that_of_logits(seed, other):
+    grid, k = (3, 3), 2
+    a, b = (random_logits(12, grid, each) for each in (seed, other))
+    result = compare(Given("a", a, grid), Given("b", b, grid), numbered_pairs(12), k=k, **quiet)
+    for mine, plain in ((result.raw, cas(a, b, k)), (result.position_free, cas(*map(position_free, (a, b)), k))):
+        for name in ("cas", "chance", "adjusted", "low", "high"):  # the plain one sums shares in float32
+            assert getattr(mine, name) == pytest.approx(getattr(plain, name), abs=1e-6)
+    back = compare(Given("b", b, grid), Given("a", a, grid), numbered_pairs(12), k=k, **quiet)
+    assert (back.raw, back.position_free) == (result.raw, result.position_free)
+
+
+@given(seeds, seeds, st.sampled_from([2, 8, 32]))
+def test_position_free_sets_forget_any_map_that_is_the_same_for_all_pairs(seed, habit_seed, num_pairs):
+    grid = (2, 4)
+    logits = random_logits(num_pairs, grid, seed)
+    habit = torch.randint(-500, 500, (8, 8), generator=torch.Generator().manual_seed(habit_seed)).float()
+    pairs = numbered_pairs(num_pairs)
+    plain, with_habit = (extract(Given("g", each, grid), pairs, [3], **quiet)[3] for each in (logits, logits + habit))
+    np.testing.assert_array_equal(plain.position_free, with_habit.position_free)
+
+
+def test_a_shared_map_with_independent_noise_is_at_chance_without_its_position():
+    grid = (4, 4)
+    habit = 20 * torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
+    models = [Given(str(seed), random_logits(500, grid, seed) / 8 + habit, grid) for seed in (1, 2)]
+    result = compare(*models, numbered_pairs(500), k=4, **quiet)
+    assert result.raw.cas > 0.9
+    assert result.position_free.low < result.position_free.chance < result.position_free.high
+    assert result.position_free.high - result.position_free.low < 0.02
+
+
+@given(seeds, st.permutations(range(9)))
+def test_scores_do_not_depend_on_the_order_of_pairs(seed, order):
+    grid = (2, 3)
+    logits = [random_logits(9, grid, seed + index) for index in range(2)]
+    straight = compare(*(Given(str(i), each, grid) for i, each in enumerate(logits)), numbered_pairs(9), k=2, **quiet)
+    shuffled = compare(
+        *(Given(str(i), each[list(order)], grid) for i, each in enumerate(logits)), numbered_pairs(9), k=2, **quiet
+    )
+    assert shuffled.raw.cas == pytest.approx(straight.raw.cas, abs=1e-12)
+    assert shuffled.position_free.cas == pytest.approx(straight.position_free.cas, abs=1e-12)
+
+
+@given(seeds)
+def test_raw_sets_do_not_change_under_an_increasing_transform_of_each_row(seed):
+    grid = (3, 3)
+    logits = random_logits(4, grid, seed)
+    scale = torch.rand(4, 9, 1, generator=torch.Generator().manual_seed(seed)) + 0.5
+    changed = (logits.double() * scale).atan() + scale  # in float64, else rounding would make some of them equal
+    np.testing.assert_array_equal(sets_of(logits, 3), sets_of(changed, 3))
+
+
+def test_with_all_patches_everything_agrees():
+    grid = (2, 3)
+    a, b = (Given(str(seed), random_logits(5, grid, seed), grid) for seed in (1, 2))
+    result = compare(a, b, numbered_pairs(5), k=[6, 1], **quiet)
+    assert result.raw.cas == result.raw.chance == result.position_free.cas == 1
+    assert result.raw.adjusted is None
+    assert "k = 6" in str(result)
+
+
+def test_directions_are_the_swapped_pair_and_the_mean_of_both():
+    grid, k = (2, 3), 2
+    forward, backward = (random_logits(7, grid, seed) for seed in (1, 2))
+    model = Given("g", forward, grid, backward)
+
+    def sets(direction: str) -> np.ndarray:
+        return extract(model, numbered_pairs(7), [k], direction=direction, **quiet)[k].raw
+
+    np.testing.assert_array_equal(sets("target-source"), sets_of(forward, k))
+    np.testing.assert_array_equal(sets("source-target"), sets_of(backward, k))
+    np.testing.assert_array_equal(sets("reciprocal"), sets_of((forward + backward.transpose(1, 2)) / 2, k))
+
+
+def test_true_matches_are_found_in_every_direction():
+    grid, k, generator = (3, 3), 2, torch.Generator().manual_seed(0)
+    true_match = torch.randint(-1, 9, (20, 9), generator=generator)
+    knows = torch.zeros(20, 9, 9)
+    known = (true_match >= 0).nonzero()
+    knows[known[:, 0], known[:, 1], true_match[true_match >= 0]] = 1
+    knows[:10] = 0  # nothing is known of the first half
+    backward = knows.transpose(1, 2).contiguous()
+    model = Given("g", knows, grid, backward)
+    position = top_k(position_map(grid, grid), k)
+    for direction in ("target-source", "source-target", "reciprocal"):
+        found = extract(model, numbered_pairs(20), [k], direction=direction, **quiet)[k]
+        counts = truth_counts(found, true_match.numpy(), "raw")
+        np.testing.assert_array_equal(counts[:, 0], (true_match >= 0).sum(dim=1))
+        sets = unpack(found.raw, 9)
+        for pair in range(20):
+            hits = large = 0
+            for target, source in enumerate(true_match[pair].tolist()):
+                if source >= 0:
+                    row, column = (source, target) if direction == "source-target" else (target, source)
+                    hits += sets[pair, row, column]
+                    large += column not in position[row].tolist()
+            assert (counts[pair, 1], counts[pair, 2]) == (hits, large)
+        summary = truth(found, true_match.numpy(), "raw")
+        assert summary.matches == pytest.approx(counts[:, 1].sum() / counts[:, 0].sum())
+    assert truth(found, np.full((20, 9), -1), "raw") is None
+
+
+def with_sinks(logits: torch.Tensor, columns: list[int]) -> torch.Tensor:
+    logits = logits.clone()
+    logits[:, :, columns] += 100
+    return logits
+
+
+def test_sinks_are_the_columns_that_stand_out_and_are_left_out_if_asked():
+    grid, k = (4, 4), 3
+    logits = with_sinks(random_logits(64, grid, 0), [0, 7])
+    model, pairs = Given("g", logits, grid), numbered_pairs(64)
+    kept, masked = (extract(model, pairs, [k], sinks=each, **quiet)[k] for each in ("keep", "mask"))
+    assert np.flatnonzero(kept.sinks).tolist() == np.flatnonzero(masked.sinks).tolist() == [0, 7]
+    assert kept.sink_share == masked.sink_share == pytest.approx(2 / 3)
+    left = [column for column in range(16) if column not in (0, 7)]
+    for variant, map_ in (("raw", logits), ("position_free", position_free(logits))):
+        sets = unpack(getattr(masked, variant), 16)
+        assert not sets[..., [0, 7]].any()
+        np.testing.assert_array_equal(sets[..., left], unpack(sets_of(map_[..., left], k), 14))
+    np.testing.assert_array_equal(kept.raw, sets_of(logits, k))
+    assert chance(masked) == pytest.approx(3 / 16)  # against the position map, which looks at sinks as well
+    assert chance(masked, masked) == pytest.approx(3 / 14)
+
+
+def test_chance_with_masked_sinks_is_what_independent_maps_score():
+    grid, k = (4, 4), 4
+    models = [Given(str(seed), with_sinks(random_logits(2000, grid, seed), columns), grid)
+              for seed, columns in ((1, [0, 1, 2]), (2, [2, 3]))]  # fmt: skip
+    result = compare(*models, numbered_pairs(2000), k=k, sinks="mask", **quiet)
+    assert [each.columns for each in result.model_sinks] == [(0, 1, 2), (2, 3)]
+    assert result.raw.chance == pytest.approx(k * 12 / (13 * 14))
+    assert result.raw.low < result.raw.chance < result.raw.high
+    assert abs(result.position_free.adjusted) < 0.01
+
+
+def test_no_column_of_noise_or_of_equal_logits_is_a_sink():
+    assert not find_sinks(np.random.default_rng(0).normal(size=(196, 196))).any()
+    assert not find_sinks(np.full((9, 9), 0.1, dtype=np.float32)).any()
+    assert not find_sinks(position_map((8, 8), (8, 8)).numpy()).any()
+
+
+def test_fewer_patches_than_k_that_are_no_sinks_are_refused():
+    model = Given("g", with_sinks(random_logits(8, (3, 3), 0), [0]), (3, 3))
+    with pytest.raises(CheckpointError, match="g has 8 that are no sinks, which is fewer than k, 9"):
+        extract(model, numbered_pairs(8), [9], sinks="mask", **quiet)
+
+
+def test_logits_are_resampled_to_the_grid_that_is_asked_for():
+    fine, coarse = (4, 4), (2, 2)
+    logits = random_logits(6, fine, 0)
+    model = Given("g", logits, fine)
+    found = extract(model, numbered_pairs(6), [2], grid=coarse, **quiet)[2]
+    np.testing.assert_array_equal(found.raw, sets_of(resample(logits, fine, coarse), 2))
+    own, same = (extract(model, numbered_pairs(6), [2], grid=grid, **quiet)[2] for grid in (None, fine))
+    np.testing.assert_array_equal(own.raw, same.raw)
+    np.testing.assert_array_equal(own.position_free, same.position_free)
+
+
+def test_each_head_is_extracted_by_itself(tmp_path):
+    grid, k = (2, 3), 2
+    heads = torch.stack([random_logits(40, grid, seed) for seed in range(3)], dim=1)
+    model = Given("g", heads.mean(dim=1), grid, heads=heads)
+    for in_memory in ({}, {"logits_in_memory": 0, "folder": tmp_path}):
+        found = extract_heads(model, numbered_pairs(40), k, batch_size=7, **in_memory, **quiet)
+        assert [each.head for each in found] == [0, 1, 2]
+        for index, each in enumerate(found):
+            np.testing.assert_array_equal(each.raw, sets_of(heads[:, index], k))
+            np.testing.assert_array_equal(each.position_free, sets_of(position_free(heads[:, index]), k))
+    result = compare(model, model, numbered_pairs(40), k=k, heads="each", **quiet)
+    assert np.diag(result.heads.raw).tolist() == [1, 1, 1]
+    assert result.heads.names == (("0.0", "0.1", "0.2"),) * 2
+    expected = cas(heads[:, 0], heads[:, 2], k).cas
+    assert result.heads.raw[0][2] == pytest.approx(expected, abs=1e-6)
+    assert "0.0 and 0.0" in str(result)
+
+
+def test_position_agreement_is_that_with_the_nearest_places():
+    grid = (4, 4)
+    looks_ahead = Given("g", position_map(grid, grid).expand(3, -1, -1), grid)
+    assert position_agreement(extract(looks_ahead, numbered_pairs(3), [4], **quiet)[4]).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_logits_that_are_not_finite_are_named(value):
+    logits = random_logits(5, (2, 2), 0)
+    logits[3, 1, 1] = value
+    with pytest.raises(CheckpointError, match="bad gives attention that is not finite"):
+        extract(Given("bad", logits, (2, 2)), numbered_pairs(5), [1], **quiet)
+
+
+def test_logits_for_which_there_is_no_room_are_refused_before_any_work(tmp_path, monkeypatch):
+    import shutil
+
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=100))
+    model = Given("g", random_logits(5, (2, 2), 0), (2, 2))
+    with pytest.raises(LifeError, match="logits on all pairs needs about 320 bytes"):
+        extract(model, numbered_pairs(5), [1], logits_in_memory=0, folder=tmp_path, **quiet)
+    assert model.pairs_seen == 0 and not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("ks", [[0], [7], [2, 9]])
+def test_k_out_of_range_is_refused_before_any_work(ks):
+    model = Given("g", random_logits(5, (2, 3), 0), (2, 3))
+    with pytest.raises(PairSetError, match=rf"from 1 to the number of patches, 6; not {ks[-1]}"):
+        extract(model, numbered_pairs(5), ks, **quiet)
+    assert model.pairs_seen == 0
+
+
+def test_extractions_are_read_as_they_were_saved(tmp_path):
+    saved = extract(Given("g", random_logits(5, (2, 3), 0), (2, 3)), numbered_pairs(5), [2], sinks="mask", **quiet)[2]
+    saved.save(tmp_path / "x.safetensors")
+    loaded = Extraction.load(tmp_path / "x.safetensors")
+    for name in Extraction.__dataclass_fields__:
+        np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
+        assert type(getattr(loaded, name)) is type(getattr(saved, name))
+    whole = (tmp_path / "x.safetensors").read_bytes()
+    for damaged in (b"", whole[:100], whole[:-8], b"\x00" * 64):
+        (tmp_path / "x.safetensors").write_bytes(damaged)
+        with pytest.raises(ValueError, match="holds no extraction"):
+            Extraction.load(tmp_path / "x.safetensors")
+
+
+@pytest.fixture(scope="module")
+def views(sim_test):
+    return make_pair_set(sim_test, num_pairs=48)
+
+
+@pytest.mark.parametrize("batch_size", [1, 7])
+def test_the_size_of_batches_changes_less_than_a_thousandth_of_the_matches(views, batch_size):
+    model = load_model("untrained:tiny")
+    one, other = (extract(model, views, [5], batch_size=size, **quiet)[5] for size in (48, batch_size))
+    for variant in VARIANTS:
+        assert agreement(one, other, variant).mean() >= 0.999
+    np.testing.assert_allclose(one.mean_map, other.mean_map, atol=1e-5)
+
+
+def test_bf16_changes_less_than_a_twentieth_of_the_matches(views):
+    model = load_model("untrained:tiny")
+    full = extract(model, views, [5], **quiet)[5]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        half = extract(model, views, [5], **quiet)[5]
+    for variant in VARIANTS:
+        assert 0.95 <= agreement(full, half, variant).mean() < 1  # else nothing was half

@@ -1,0 +1,84 @@
+"""Intervals and tests against what is known of them."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from singlelife.alignment.statistics import bootstrap, permutation_test
+
+seeds = st.integers(0, 2**32 - 1)
+
+
+@given(seeds)
+def test_each_column_has_the_interval_that_it_has_alone(seed):
+    values = np.random.default_rng(seed).random((40, 3))
+    together = bootstrap(values, seed)
+    for column in range(3):
+        np.testing.assert_allclose(together[:, column], bootstrap(values[:, [column]], seed)[:, 0], atol=1e-12)
+
+
+def test_columns_are_resampled_together():
+    """The difference of two columns that differ by a constant is certain, however the columns themselves vary."""
+    values = np.random.default_rng(0).random((50, 1))
+    low, high = bootstrap(np.column_stack([values + 1 - values]))
+    assert low == high == pytest.approx(1)
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    low, high = bootstrap(generator.normal(size=(200, 1000)))
+    assert 0.92 < ((low < 0) & (high > 0)).mean() < 0.97
+
+
+def plain_test(scores: np.ndarray, groups: list[str]) -> float:
+    """All orders of the labels, one by one."""
+
+    def difference(labels: tuple[str, ...]) -> float:
+        cells = {True: [], False: []}
+        for a, b in itertools.combinations(range(len(labels)), 2):
+            cells[labels[a] == labels[b]].append(scores[a, b])
+        return float(np.mean(cells[True]) - np.mean(cells[False]))
+
+    found = [difference(labels) for labels in itertools.permutations(groups)]
+    return float(np.mean(np.array(found) >= difference(tuple(groups)) - 1e-12))
+
+
+@given(seeds, st.lists(st.sampled_from("abc"), min_size=3, max_size=6))
+def test_an_exact_test_is_that_of_all_orders(seed, groups):
+    half = np.random.default_rng(seed).random((len(groups), len(groups)))
+    scores = half + half.T
+    result = permutation_test(scores, groups)
+    if len(set(groups)) in (1, len(groups)):
+        assert result is None
+        return
+    assert result.exact
+    assert result.assignments == math.factorial(len(groups)) // math.prod(
+        math.factorial(groups.count(name)) for name in set(groups)
+    )
+    assert result.p_value == pytest.approx(plain_test(scores, groups))
+
+
+def blocks(sizes: list[int], above: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
+    groups = [str(index) for index, size in enumerate(sizes) for _ in range(size)]
+    half = np.random.default_rng(seed).normal(size=(len(groups), len(groups)))
+    same = np.equal.outer(groups, groups)
+    return (half + half.T) / 2 + above * same, groups
+
+
+def test_many_models_are_tested_by_drawn_assignments():
+    scores, groups = blocks([8, 8, 4], 1)
+    result = permutation_test(scores, groups)
+    assert not result.exact and result.assignments == 10_000
+    assert result.p_value == 1 / 10_000
+    assert result.difference == pytest.approx(1, abs=0.3)
+    assert permutation_test(scores, groups) == result
+
+
+def test_groups_that_do_not_matter_are_found_to_matter_as_often_as_by_chance():
+    p_values = [permutation_test(*blocks([3, 3], 0, seed)).p_value for seed in range(200)]
+    assert min(p_values) == 2 / 20  # which of the two groups is which does not matter
+    assert np.mean(np.array(p_values) <= 0.2) == pytest.approx(0.2, abs=0.08)
