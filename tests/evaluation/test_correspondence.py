@@ -11,7 +11,7 @@ from PIL import Image
 from singlelife.alignment.attention import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.evaluation.correspondence import bootstrap_interval, evaluate_correspondence, match
+from singlelife.evaluation.correspondence import evaluate_correspondence, match
 from singlelife.evaluation.correspondence_sheet import draw_correspondence
 from singlelife.evaluation.flow import Matching, cost_volume, patch_centres
 from singlelife.evaluation.image_pairs import PairData, homography_pair, hpatches, pairs_of_set
@@ -193,14 +193,6 @@ def test_simulated_pairs_are_measured(sim_test, checkpoint):
     assert again.data_hash == result.data_hash
     other = evaluate(None, pairs_of_set(make_pair_set(sim_test, views="shifted", num_pairs=8, seed=1, image_size=64)))
     assert other.data_hash != result.data_hash
-
-
-def test_the_interval_is_that_of_the_mean():
-    values = np.random.default_rng(0).normal(5, 2, 400)
-    low, high = bootstrap_interval(values)
-    assert low < values.mean() < high
-    assert high - low == pytest.approx(2 * 1.96 * 2 / 20, rel=0.15)
-    assert bootstrap_interval([3.0]) == (3.0, 3.0) and bootstrap_interval(values) == (low, high)
 
 
 def test_memory_holds_one_batch(sequences):

@@ -7,7 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
+from singlelife.commands.options import (
+    METHODS,
+    MODEL_HELP,
+    Commands,
+    add_cache_dir,
+    aligned,
+    check_device,
+    check_output,
+    positive,
+)
 from singlelife.errors import CheckpointError, SingleLifeError
 
 if TYPE_CHECKING:
@@ -15,8 +24,6 @@ if TYPE_CHECKING:
     from singlelife.evaluation.correspondence import ModelResult
     from singlelife.evaluation.flow import Matching
     from singlelife.evaluation.image_pairs import PairData
-
-METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")
 
 _DESCRIPTION = """\
 How far from the truth a model's matches are, in pixels: its cross-attention (or the correlation of its features)
@@ -41,9 +48,7 @@ def add_command(tasks: Commands) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument(
-        "models", nargs="+", metavar="MODEL", help="run folder, local checkpoint, Hub id, or untrained:PRESET[@SEED]"
-    )
+    command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     command.add_argument(
         "--data", nargs="+", required=True, metavar="DATA",
         help="the folder of HPatches' sequences; or a life (its name, a prepared folder, ORG/NAME) or stored pair set "
@@ -87,18 +92,15 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.cpu import settle_cpu
 
     settle_cpu()
-    import torch
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+    from singlelife.alignment.files import written_aside
     from singlelife.evaluation.correspondence import evaluate_correspondence
     from singlelife.evaluation.correspondence_sheet import draw_correspondence
 
     disable_progress_bar()
     set_verbosity_error()
-    try:
-        torch.empty(0, device=arguments.device)
-    except (RuntimeError, AssertionError) as error:
-        raise SingleLifeError(f"--device {arguments.device} cannot be used here: {error}".splitlines()[0]) from error
+    check_device(arguments.device)
     if arguments.json not in (None, "-"):
         check_output("--json", Path(arguments.json))
     if arguments.sheet:
@@ -129,9 +131,8 @@ def run(arguments: argparse.Namespace) -> int:
         if model is not None and number < len(arguments.models):  # the baselines after them are not drawn
             drawn.append((model, matching))
     if arguments.sheet and drawn:
-        aside = arguments.sheet.with_name(arguments.sheet.name + ".tmp")
-        draw_correspondence(aside, [model for model, _ in drawn], data, [matching for _, matching in drawn])
-        aside.replace(arguments.sheet)
+        with written_aside(arguments.sheet) as aside:
+            draw_correspondence(aside, [model for model, _ in drawn], data, [matching for _, matching in drawn])
     fields = json.dumps(_fields(data, results, failed), indent=2)
     if arguments.json == "-":
         print(fields)
@@ -140,9 +141,8 @@ def run(arguments: argparse.Namespace) -> int:
         print(_table(data, results))
         print(_cost(results[0]))
         if arguments.json:
-            aside = Path(f"{arguments.json}.tmp")
-            aside.write_text(fields + "\n", encoding="utf-8")
-            aside.replace(arguments.json)
+            with written_aside(Path(arguments.json)) as aside:
+                aside.write_text(fields + "\n", encoding="utf-8")
     failures = results[0].failures
     if failures:
         print(f"singlelife: {len(failures)} of {len(data)} pairs could not be measured:", file=sys.stderr)

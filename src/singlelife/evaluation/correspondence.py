@@ -19,6 +19,7 @@ import torch
 from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.statistics import bootstrap
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, usual_matching
 from singlelife.evaluation.image_pairs import ImagePair, PairData, PairEntry, Truth
@@ -29,7 +30,6 @@ THRESHOLDS = (1, 3, 5)  # px, of the percentage of correct keypoints (PCK)
 
 _BAND = 1 << 19  # pixels of a target that are measured at once
 _BORDER = 1e-6  # px: rounding, for places on the very border of the source
-_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -241,14 +241,6 @@ def true_places(
         yield points[known], found[known]
 
 
-def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
-    """The 95% interval of the mean of values, by resampling them."""
-    array = np.asarray(values, dtype=np.float64)
-    counts = np.random.default_rng(seed).multinomial(len(array), np.full(len(array), 1 / len(array)), size=_RESAMPLES)
-    low, high = np.quantile(counts @ array / len(array), [0.025, 0.975])
-    return float(low), float(high)
-
-
 Views = tuple[torch.Tensor, torch.Tensor] | None
 
 
@@ -290,7 +282,7 @@ def _summary(results: Sequence[PairResult], resolution: str, levels: Sequence[st
     errors = [(result.level, result.errors[resolution]) for result in results]
     by_level = {level: [each.aepe for its_level, each in errors if its_level == level] for level in levels}
     aepe = [each.aepe for _, each in errors]
-    low, high = bootstrap_interval(aepe, seed)
+    low, high = bootstrap(np.array(aepe)[:, None], seed)[:, 0].tolist()
     return Summary(
         levels={level: float(np.mean(values)) if values else None for level, values in by_level.items()},
         aepe=float(np.mean(aepe)),
