@@ -207,7 +207,7 @@ def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> Err
     total, correct, count = 0.0, np.zeros(len(THRESHOLDS)), 0
     for points, found in true_places(pair.truth, target, source):
         there = points + flow_at(flow, torch.from_numpy(points)).numpy()
-        error = np.linalg.norm((there - found) * source[::-1], axis=1)
+        error = np.hypot(*((there - found) * source[::-1]).T)
         total += float(error.sum())
         correct += [(error <= threshold).sum() for threshold in THRESHOLDS]
         count += len(error)
@@ -235,9 +235,8 @@ def true_places(
         y = (np.arange(top, min(top + rows_at_once, height)) + 0.5) / height
         points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
         found, known = truth(points)
-        pixels = found * source[::-1]
-        least, most = 0.5 - _BORDER, np.array(source[::-1]) - 0.5 + _BORDER
-        known = known & ((pixels >= least) & (pixels <= most)).all(axis=1)
+        for axis, length in enumerate(source[::-1]):
+            known = known & (np.abs(found[:, axis] * length - length / 2) <= (length - 1) / 2 + _BORDER)
         yield points[known], found[known]
 
 

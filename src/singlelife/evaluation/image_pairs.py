@@ -128,7 +128,8 @@ def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
         for sequence in sequences
         for number, level in enumerate(LEVELS, start=2)
     ]
-    return PairData(f"HPatches {split} ({len(sequences)} sequences)", f"hpatches-{split}", LEVELS, entries)
+    count = f"{len(sequences)} sequence{'s' * (len(sequences) != 1)}"
+    return PairData(f"HPatches {split} ({count})", f"hpatches-{split}", LEVELS, entries)
 
 
 def homography_pair(reference: Path, other: Path, homography: Path) -> PairData:
