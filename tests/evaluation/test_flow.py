@@ -96,18 +96,24 @@ def test_the_true_cost_volume_of_a_perspective_is_within_half_a_patch(moves, sou
     matrix = corner_homography(112, moves)
     matrix = np.diag([source[1] / 112, source[0] / 112, 1]) @ matrix
     pair = planar_pair(matrix, (112, 112), source)
-    half_a_patch = max(source) / 14 / 2
-    nearest = measure(true_flow(pair, nearest_costs), pair)
-    assert nearest.aepe < half_a_patch
-    assert measure(true_flow(pair, nearest_costs), pair, 240).aepe < 240 / 14 / 2
-    assert measure(true_flow(pair, graded_costs), pair).aepe < half_a_patch / 2  # that of interpolation alone
+    half_a_patch = min(source) / 14 / 2
+    graded = true_flow(pair, graded_costs)
+    assert measure(graded, pair).aepe < half_a_patch / 2  # that of interpolation alone
+    assert measure(graded, pair, 240).aepe < 240 / 14 / 4
+    # One patch alone is the match to within half a patch along either axis, at the centres of the target's patches.
+    nearest = true_flow(pair, nearest_costs)
+    places, _ = pair.truth(patch_centres(GRID).numpy())
+    inside = ((places >= 0) & (places <= 1)).all(axis=1)
+    error = np.abs(nearest.flatten(0, 1).numpy() + patch_centres(GRID).numpy() - places)[inside]
+    assert error.max() <= 1 / 14 / 2 + EXACT
+    assert measure(nearest, pair).aepe < np.hypot(*source) / 14 / 2
 
 
-@settings(max_examples=25)
-@given(st.floats(0.5, 1.0), st.floats(-0.5, 0.5), st.floats(-0.1, 0.1), st.floats(-0.1, 0.1))
+@settings(max_examples=40)
+@given(st.floats(0.5, 1.0), st.floats(-0.5, 0.5), st.floats(-0.08, 0.08), st.floats(-0.08, 0.08))
 def test_an_affine_map_into_the_source_is_exact_between_the_outer_patches(scale, angle, x, y):
     """Linear flow is what bilinear interpolation reproduces, so any shift in the conventions would show."""
-    turn = 0.7 * scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    turn = 0.6 * scale * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
     middle = (112 - 1) / 2
     matrix = np.eye(3)
     matrix[:2, :2], matrix[:2, 2] = turn, middle + 112 * np.array([x, y]) - turn @ [middle, middle]
