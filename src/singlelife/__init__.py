@@ -1,17 +1,11 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
-<<<<<<< HEAD
 `import singlelife` makes transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
 `AutoModelForDepthEstimation`, `AutoImageProcessor`) know the CroCo architecture. It imports neither torch nor
 transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
 ours registers it, whichever comes first.
-=======
-`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and `AutoImageProcessor` know the CroCo
-architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
-Auto class imports ours, and importing ours registers it, whichever comes first.
 
 `singlelife.cas` and `singlelife.align` are imported when they are asked for.
->>>>>>> main
 """
 
 from importlib import import_module

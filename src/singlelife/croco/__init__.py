@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .configuration_croco import CroCoConfig
-    from .convert import convert_croco
+    from .convert import convert_croco, convert_croco_backbone
     from .depth_croco import CroCoForDepthEstimation
     from .image_processing_croco import CroCoImageProcessor
     from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
@@ -22,6 +22,7 @@ _MODULES = {
     "CroCoModel": "modeling_croco",
     "CroCoModelOutput": "modeling_croco",
     "convert_croco": "convert",
+    "convert_croco_backbone": "convert",
 }
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "CroCoModel",
     "CroCoModelOutput",
     "convert_croco",
+    "convert_croco_backbone",
 ]
 
 
