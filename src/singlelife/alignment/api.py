@@ -96,6 +96,7 @@ def align(
     method: str | None = None,
     layers: Sequence[int] | None = None,
     by_layer: bool = False,
+    contrast: bool = False,
     views: str = "plain",
     num_pairs: int = 384,
     image_size: int | None = None,
@@ -112,6 +113,7 @@ def align(
         groups: the names of the models of each group; models that are in none are grouped by the data set of the life
             that their name tells of.
         by_layer: also score layer by layer.
+        contrast: also compare pooled features by linear CKA, mutual nearest neighbours and RSA.
         cache_dir: of prepared lives, and of the models' extractions.
         pairs, k, direction, sinks, method, layers, views, num_pairs, image_size, seed, batch_size, device: see `cas`.
 
@@ -141,6 +143,7 @@ def align(
         sinks=sinks,
         layers=layers,
         by_layer=by_layer,
+        contrast=contrast,
         image_size=image_size,
         batch_size=batch_size,
         seed=seed,

@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from singlelife import __version__
 from singlelife.alignment.cas import Score, Truth, scores
+from singlelife.alignment.contrast import MEASURES, Contrast
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
@@ -153,6 +154,7 @@ class Alignment:
         k: the one that is told of first.
         by_layer: one part for each layer, if that was asked for, at that k.
         mean_maps: of each model's logits over the pair set, float32 (N, N).
+        contrast: the same models by other measures, if that was asked for.
         num_run: how many models had to be run; the others' extractions were there.
         version: of singlelife.
     """
@@ -173,6 +175,7 @@ class Alignment:
     at_k: dict[int, AtK]
     by_layer: tuple[Part, ...]
     mean_maps: tuple[np.ndarray, ...] = field(repr=False)
+    contrast: Contrast | None = None
     num_run: int = 0
     version: str = __version__
 
@@ -186,7 +189,8 @@ class Alignment:
         return _plain(self)
 
     def to_table(self) -> pa.Table:
-        """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of."""
+        """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of; and, if
+        that was asked for, the measures of `contrast`, which do not depend on k and variant."""
         rows = []
         first, second = np.triu_indices(len(self.models), 1)
         for k, found in self.at_k.items():
@@ -199,6 +203,7 @@ class Alignment:
                         {"model_a": self.models[a], "model_b": self.models[b], "group_a": self.groups[a]}
                         | {"group_b": self.groups[b], "k": k, "variant": variant}
                         | {name: None if np.isnan(value) else value for name, value in values.items()}
+                        | {name: self._contrast(name, a, b) for name in MEASURES}
                         | {"revision_a": self.revisions[a], "revision_b": self.revisions[b]}
                     )
         settings = {
@@ -211,11 +216,18 @@ class Alignment:
         }
         return pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(settings))
 
+    def _contrast(self, measure: str, a: int, b: int) -> float | None:
+        value = np.nan if self.contrast is None else float(getattr(self.contrast, measure)[a, b])
+        return None if np.isnan(value) else value
+
     def save(self, folder: str | Path) -> None:
-        """Write result.json, result.parquet (`to_table`) and result.safetensors (the mean map of each model under
+        """Write the pictures of `plots.all.write_pictures`, result.json, result.parquet (`to_table`) and result.safetensors (the mean map of each model under
         `mean_map/NAME`, the values of each pair of views under `per_pair/K/VARIANT`) into a folder."""
+        from singlelife.alignment.plots.all import write_pictures
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
+        write_pictures(self, folder)
         tensors = {f"mean_map/{name}": each for name, each in zip(self.models, self.mean_maps, strict=True)}
         for k, found in self.at_k.items():
             tensors |= {f"per_pair/{k}/{variant}": values for variant, values in found.per_pair.items()}
@@ -235,7 +247,7 @@ class Alignment:
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("model_a", "model_b", "group_a", "group_b")]
     + [("k", pa.int64()), ("variant", pa.string())]
-    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high")]
+    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high", *MEASURES)]
     + [("revision_a", pa.string()), ("revision_b", pa.string())]
 )
 

@@ -1,0 +1,89 @@
+"""On what the score depends: k, the layer, the overlap and the gap of the two frames."""
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from singlelife.alignment.cas import Score
+from singlelife.alignment.extraction import VARIANTS
+from singlelife.alignment.matrix import Alignment, Matrix, Part
+from singlelife.alignment.plots.style import (
+    INK,
+    KIND_COLOURS,
+    VARIANT_NAMES,
+    bare,
+    new_figure,
+)
+
+_NAMES = {"within": "within groups", "across": "across groups", "mean": "all two models"}
+_AXES = {
+    "k": "k, of the top k",
+    "layer": "layer",
+    "overlap": "overlap of the two frames",
+    "gap": "gap of the two frames, s",
+}
+
+# The scores at one place of an axis, by "within", "across" and "mean".
+_Point = tuple[str, dict[str, Score]]
+
+
+def draw_breakdown(result: Alignment) -> Figure | None:
+    """A column for each of k, layer, overlap and gap of which there is more than one value, with 95% intervals over
+    pairs; raw above, position-free below. None if there is no such column."""
+    columns = {of: {variant: _points(result, of, variant) for variant in VARIANTS} for of in _AXES}
+    columns = {of: points for of, points in columns.items() if len(points["raw"]) > 1}
+    if not columns:
+        return None
+    figure = new_figure(3.1 * len(columns) + 1.6, 6.2)
+    rows = figure.subplots(2, len(columns), sharex="col", sharey="row", squeeze=False)
+    figure.suptitle(
+        f"CAS of two models on {result.num_pairs} pairs of {result.pairs}, by what the pair or the setting is",
+        fontsize=11,
+        color=INK,
+    )
+    for row, variant in zip(rows, VARIANTS, strict=True):
+        for axes, (of, points) in zip(row, columns.items(), strict=True):
+            _lines(axes, points[variant])
+            axes.set_ylim(bottom=0)
+        row[0].set_ylabel(f"CAS, {VARIANT_NAMES[variant]}", fontsize=9)
+    for axes, of in zip(rows[-1], columns, strict=True):
+        axes.set_xlabel(_AXES[of] + ("" if of == "k" else f" (k = {result.k})"), fontsize=9)
+    rows[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    return figure
+
+
+def _points(result: Alignment, of: str, variant: str) -> list[_Point]:
+    if of == "k":
+        return [(str(k), _kinds(getattr(found, variant))) for k, found in result.at_k.items()]
+    parts = result.by_layer if of == "layer" else [part for part in result.main.parts if part.of == of]
+    return [(_range(part), _without_double(getattr(part, variant))) for part in parts]
+
+
+def _kinds(matrix: Matrix) -> dict[str, Score]:
+    named = {"mean": matrix.mean, "within": matrix.within, "across": matrix.across}
+    return _without_double({name: each for name, each in named.items() if each})
+
+
+def _without_double(scores: dict[str, Score]) -> dict[str, Score]:
+    """Within and across, or the mean where there are not both: it is then one of these."""
+    both = {name: scores[name] for name in ("within", "across") if name in scores}
+    return both if len(both) == 2 else {"mean": scores["mean"]}
+
+
+def _lines(axes: Axes, points: Sequence[_Point]) -> None:
+    places = range(len(points))
+    for kind in points[0][1]:
+        scores = [each[kind] for _, each in points]
+        axes.fill_between(places, [each.low for each in scores], [each.high for each in scores],
+                          color=KIND_COLOURS[kind], alpha=0.18, lw=0)  # fmt: skip
+        axes.plot(places, [each.cas for each in scores], color=KIND_COLOURS[kind], marker="o", ms=4, label=_NAMES[kind])
+    chances = [next(iter(each.values())).chance for _, each in points]
+    axes.plot(places, chances, color=INK, ls=":", lw=1, label="chance")
+    axes.set_xticks(places, [name for name, _ in points])
+    bare(axes)
+
+
+def _range(part: Part) -> str:
+    low, high = f"{part.low:.2g}", f"{part.high:.2g}"
+    return low if low == high else f"{low}–{high}"
