@@ -52,8 +52,11 @@ def _hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 @pytest.fixture
 def hub(_hub_server: Hub) -> Hub:
     """An empty Hub on the loopback interface."""
-    for state in (_hub_server.repositories, _hub_server.breaks, _hub_server.requests):
+    _hub_server.dead = False
+    for state in (_hub_server.repositories, _hub_server.collections, _hub_server.requests):
         state.clear()
+    for faults in (_hub_server.breaks, _hub_server.troubles):
+        faults.clear()
     for file in _hub_server.folder.iterdir():
         file.unlink()
     shutil.rmtree(_hf_home(_hub_server), ignore_errors=True)  # else a download takes what an earlier test has there

@@ -1,7 +1,8 @@
 """A Hub on the loopback interface: what `huggingface_hub` and `datasets` ask of the real one, answered from a folder.
 
-It keeps model and dataset repositories with their whole history, knows three tokens, tells a private or gated
-repository from an absent one as the Hub does, and breaks connections on demand. Large files go by LFS's basic
+It keeps model and dataset repositories with their whole history, lists models and keeps collections
+(`hub_listing.py`), knows three tokens, tells a private or gated repository from an absent one as the Hub does, and on
+demand breaks connections, answers that it is busy or out of order, or is dead. Large files go by LFS's basic
 transfer; clients should set HF_HUB_DISABLE_XET=1.
 """
 
@@ -16,6 +17,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
+
+from .hub_listing import Collection, ListingEndpoints
 
 WRITER, READER, STRANGER = "hf_writer_token", "hf_reader_token", "hf_stranger_token"
 USERS = {WRITER: "ann", READER: "ann", STRANGER: "bob"}
@@ -69,13 +72,28 @@ class Break:
 
 
 @dataclass
+class Trouble:
+    """Answers requests of `method` whose path has `part` in it with a status (429 or 5xx), and the seconds to wait if
+    there are any; `times` times."""
+
+    method: str
+    part: str
+    status: int
+    retry_after: int | None = None
+    times: int = 1
+
+
+@dataclass
 class Hub:
     """The server's state, which tests may read and change.
 
     Attributes:
         folder: where the content of files is.
         repositories: by kind and name.
+        collections: by their slug.
         breaks: connections to break.
+        troubles: what not to answer as asked.
+        dead: hangs up on everyone.
         requests: method, path and token of every request so far.
         sent: bytes of files sent so far.
     """
@@ -83,7 +101,10 @@ class Hub:
     folder: Path
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
+    collections: dict[str, Collection] = field(default_factory=dict)
     breaks: list[Break] = field(default_factory=list)
+    troubles: list[Trouble] = field(default_factory=list)
+    dead: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     sent: int = 0
 
@@ -135,13 +156,14 @@ class Hub:
 
 
 class _Refused(Exception):
-    def __init__(self, status: int, code: str = "", message: str = ""):
-        self.status, self.code, self.message = status, code, message
+    def __init__(self, status: int, code: str = "", message: str = "", retry_after: int | None = None):
+        self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
+    refuse, writer = _Refused, WRITER
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -157,12 +179,19 @@ class _Handler(BaseHTTPRequestHandler):
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip() or None
         self.hub.requests.append((self.command, unquote(path), self.token))
         self.break_ = next(
-            (b for b in self.hub.breaks if b.times and b.method == self.command and b.part in unquote(path)), None
+            (b for b in self.hub.breaks if b.times > 0 and b.method == self.command and b.part in unquote(path)), None
+        )
+        trouble = next(
+            (t for t in self.hub.troubles if t.times > 0 and t.method == self.command and t.part in unquote(path)),
+            None,
         )
         try:
-            if self.break_ is not None and not self.break_.after:
+            if self.hub.dead or (self.break_ is not None and not self.break_.after):
                 self._hang_up()
             body = self._body()
+            if trouble is not None:
+                trouble.times -= 1
+                raise _Refused(trouble.status, message="not now", retry_after=trouble.retry_after)
             if self.token is not None and self.token not in USERS:
                 raise _Refused(401, message="Invalid credentials in Authorization header")
             for method, pattern, answer in _ROUTES:
@@ -173,11 +202,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(404, message=f"no such endpoint: {self.command} {path}")
         except _Refused as refused:
             headers = {"X-Error-Code": refused.code, "X-Error-Message": refused.message}
-            self._json(
-                {"error": refused.message},
-                refused.status,
-                {k: v for k, v in headers.items() if v},
-            )
+            headers["Retry-After"] = "" if refused.retry_after is None else str(refused.retry_after)
+            self._json({"error": refused.message}, refused.status, {k: v for k, v in headers.items() if v})
         except ConnectionError:
             self.close_connection = True
 
@@ -199,8 +225,8 @@ class _Handler(BaseHTTPRequestHandler):
         return self.rfile.read(size)
 
     def _hang_up(self) -> None:
-        assert self.break_ is not None
-        self.break_.times -= 1
+        if self.break_ is not None:
+            self.break_.times -= 1
         self.wfile.flush()
         self.connection.shutdown(2)
         raise ConnectionAbortedError
@@ -248,7 +274,11 @@ class _Handler(BaseHTTPRequestHandler):
         if self.token is None:
             raise _Refused(401, message="Unauthorized")
         user = USERS[self.token]
-        self._json({"type": "user", "name": user, "orgs": [{"name": name} for name in ORGANISATIONS[user]]})
+        token = {"displayName": "test", "role": "read" if self.token == READER else "write"}
+        self._json(
+            {"type": "user", "name": user, "orgs": [{"name": name} for name in ORGANISATIONS[user]],
+             "auth": {"type": "access_token", "accessToken": token}}
+        )  # fmt: skip
 
     def validate_yaml(self, body: bytes) -> None:
         self._json({"errors": [], "warnings": []})
@@ -259,6 +289,8 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused(401, message="Unauthorized")
         namespace, kind = asked.get("organization") or USERS[self.token], asked.get("type") or "model"
         name = f"{namespace}/{asked['name']}"
+        if namespace not in {*USERS.values(), *(each for all_ in ORGANISATIONS.values() for each in all_)}:
+            raise _Refused(404, message=f"no such namespace: {namespace}")
         if not self._member(namespace) or self.token != WRITER:
             raise _Refused(
                 403, message=f"You don't have the rights to create a {kind} under the namespace {namespace}"
@@ -276,6 +308,16 @@ class _Handler(BaseHTTPRequestHandler):
         if branch in repository.branches:
             raise _Refused(409, message="Reference already exists")
         repository.branches[branch] = self._commit(repository, json.loads(body or b"{}").get("startingPoint", ""))
+        self._json({})
+
+    def super_squash(self, body: bytes, kind: str, name: str, branch: str) -> None:
+        repository = self._repository(kind, name, write=True)
+        head = self._commit(repository, branch)
+        del repository.branches[branch]
+        content = repository.commits[head]
+        if head not in repository.branches.values():
+            del repository.commits[head]
+        repository.commit(branch, content)
         self._json({})
 
     def preupload(self, body: bytes, kind: str, name: str, revision: str) -> None:
@@ -412,11 +454,17 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),
     ("POST", r"/api/repos/create", _Handler.create),
     ("POST", rf"{_API}/branch/(?P<branch>[^/]+)", _Handler.branch),
+    ("POST", rf"{_API}/super-squash/(?P<branch>[^/]+)", _Handler.super_squash),
     ("POST", rf"{_API}/preupload/(?P<revision>[^/]+)", _Handler.preupload),
     ("POST", rf"{_API}/commit/(?P<revision>[^/]+)", _Handler.commit),
     ("POST", rf"{_API}/paths-info/(?P<revision>[^/]+)", _Handler.paths_info),
     ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
     ("GET", rf"{_API}(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
+    ("GET", r"/api/models", _Handler.models),
+    ("GET", r"/api/collections", _Handler.list_collections),
+    ("POST", r"/api/collections", _Handler.create_collection),
+    ("GET", r"/api/collections/(?P<slug>[^/]+/[^/]+)", _Handler.collection),
+    ("POST", r"/api/collections/(?P<slug>[^/]+/[^/]+)/items", _Handler.add_to_collection),
     ("POST", rf"{_GIT}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler.lfs_upload),
     ("GET HEAD", rf"{_GIT}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),

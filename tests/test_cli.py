@@ -19,7 +19,8 @@ from singlelife.lives.pairs.pairing import PAIRINGS
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
 
-COMMANDS = ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "cas", "align")
+COMMANDS = ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "train-all", "pairs-set", "cas", "align",
+            "push", "hub")  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -38,9 +39,9 @@ def models(tmp_path_factory) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def pairs(sim_test) -> str:
-    """The folder of a short prepared life."""
-    return str(sim_test.path)
+def pairs(sim_test, tmp_path_factory) -> str:
+    """The folder of a short prepared life, for commands to keep things in that other tests do without."""
+    return str(shutil.copytree(sim_test.path, tmp_path_factory.mktemp("lives") / "sim_test"))
 
 
 def singlelife(*words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
@@ -336,6 +337,7 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["push-life", "{pairs}", "kitchen"], "ORG/NAME"),
         (["peek", "sim_1"], "ORG/NAME"),
         (["peek", "ann/kitchen", "--output", "/no/such/x.png"], "/no/such/x.png"),
+        (["push", "/no/such/run", "ann/pan"], "/no/such/run is no run folder"),
         (["cas", "none", "untrained:tiny"], "There is no model none"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", "sim_tset"], "sim_test"),
         (["cas", "untrained:tiny", "untrained:tiny@1", "--device", "gpu"], "device"),
@@ -377,6 +379,9 @@ def test_mistakes_are_told_in_a_line_with_exit_code_2(words, message, pairs, cap
         ["cas", "a", "b", "--num-pairs", "0"],
         ["cas", "a", "b", "--direction", "up"],
         ["align", "a", "b", "--sinks", "stay"],
+        ["push"],
+        ["hub"],
+        ["hub", "list"],
     ],
 )
 def test_a_wrong_command_line_shows_the_usage(words, capsys):

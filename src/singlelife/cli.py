@@ -5,7 +5,20 @@ import sys
 from collections.abc import Sequence
 
 from singlelife import __version__
-from singlelife.commands import align, cas, lives, pair_set, pairs, peek, poses, prepare, push_life
+from singlelife.commands import (
+    align,
+    cas,
+    hub,
+    lives,
+    pair_set,
+    pairs,
+    peek,
+    poses,
+    prepare,
+    push,
+    push_life,
+    train_all,
+)
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -16,6 +29,7 @@ from one person's video to two aligned models:
   singlelife pairs sim_1                              look at the pairs that it would learn from
   singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
                                                       how far two models agree about geometry
+  singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
 
@@ -60,9 +74,12 @@ def _parser() -> argparse.ArgumentParser:
     push_life.add_command(commands)
     peek.add_command(commands)
     commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
+    train_all.add_command(commands)
     pair_set.add_command(commands)
     cas.add_command(commands)
     align.add_command(commands)
+    push.add_command(commands)
+    hub.add_command(commands)
     return parser
 
 

@@ -72,6 +72,17 @@ def test_other_poses_or_settings_are_another_table(life):
     assert stored_pair_table(life, geometry, of_no_consequence).key == first.key
 
 
+def test_neighbours_are_drawn_as_if_the_life_ended_where_it_is_cut(life):
+    """A whole life's table holds 3 neighbours of each frame, of which few would be left within a cut."""
+    few, half = replace(SETTINGS, max_neighbours=3), len(life) // 2
+    whole = stored_pair_table(life, some_geometry(len(life)), few, progress=False)
+    cut = stored_pair_table(life, some_geometry(len(life)), few, num_frames=half, progress=False)
+    assert max(cut.target.max(), cut.source.max()) < half and cut.key != whole.key
+    assert (np.bincount(cut.target, minlength=half)[:half] == 3).all()
+    uncut = stored_pair_table(life, some_geometry(len(life)), few, num_frames=len(life), progress=False)
+    assert uncut.key == whole.key and same(uncut, whole)
+
+
 def test_a_rate_leaves_frames_out_by_time(life):
     """The small life has ten frames a second."""
     every = stored_pair_table(life, some_geometry(len(life)), SETTINGS, progress=False)

@@ -22,7 +22,7 @@ from singlelife.lives.pairs.pairing import (
     pair_generator,
     pair_generators,
 )
-from singlelife.lives.pairs.segments import hold_out, segment_starts
+from singlelife.lives.pairs.segments import first_hours, hold_out, recording_time, segment_starts
 from singlelife.lives.scene.geometry import VisiblePoints
 
 
@@ -158,6 +158,30 @@ def test_a_long_life_holds_out_its_share_in_several_stretches():
     assert len(held_out) == pytest.approx(0.05 * 6000, abs=8)
     assert (np.diff(held_out) > 1).sum() == 7
     assert len(train) > 0.9 * 6000
+
+
+def test_recording_time_counts_what_was_recorded():
+    """Half a second in two stretches of one video, with a minute's interruption, and half a second of another."""
+    timestamps, video_index = recording([0.0, 0.1, 0.2, 60.0, 60.1], [5.0, 5.1, 5.2, 5.3, 5.4])
+    assert recording_time(timestamps, video_index) == pytest.approx(np.arange(11) / 10)
+    assert recording_time(np.zeros(0), np.zeros(0, dtype=np.int64)).tolist() == [0.0]
+
+
+@given(recordings(), st.floats(0.001, 1))
+def test_the_first_hours_are_the_frames_that_began_in_them(life, share):
+    time = recording_time(*life)
+    assert (np.diff(time) > 0).all()
+    seconds = share * time[-1]
+    kept = first_hours(*life, seconds / 3600)
+    assert (time[:kept] < seconds).all() and (time[kept:] >= seconds - 1e-5).all()
+    assert first_hours(*life, time[-1] / 3600) == first_hours(*life, 1.009 * time[-1] / 3600) == len(life[0])
+
+
+def test_a_life_that_is_shorter_than_its_first_hours_is_refused():
+    with pytest.raises(
+        LifeError, match=r"no 30 min 00 s of this life \(--hours 0\.5\): it lasts 10 min 00 s.* 0\.167"
+    ):
+        first_hours(*recording(np.arange(0, 600, 0.1).tolist()), 0.5)
 
 
 @pytest.mark.parametrize("fraction", [-0.1, 0.6])

@@ -1,5 +1,6 @@
 """A life of twenty seconds and a model that trains on it at hundreds of steps a second."""
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,6 +8,9 @@ import av
 import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
+
+from singlelife.pretraining.arguments import parse_arguments
+from singlelife.pretraining.pretrain import pretrain
 
 MICRO_MODEL = """
 image_size: 32
@@ -88,6 +92,30 @@ def command(clip: Path, micro_model: Path, cache: Path) -> Command:
         return words + list(flags)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole") / "my_pan"
+
+
+@pytest.fixture
+def whole_run(_whole_run: Path, command: Command, tmp_path: Path) -> Path:
+    """A copy of a run that was never stopped: 12 steps, with checkpoints of steps 8 and 12."""
+    if not _whole_run.exists():
+        assert pretrain(parse_arguments(command(_whole_run))) == 0
+    return shutil.copytree(_whole_run, tmp_path / "whole" / "my_pan")
+
+
+@pytest.fixture
+def broken_off_run(whole_run: Path, tmp_path: Path) -> Path:
+    """Another, as if it had been killed between steps 8 and 12."""
+    copy = shutil.copytree(whole_run, tmp_path / "broken_off" / "my_pan")
+    shutil.rmtree(copy / "checkpoint-12")
+    for pattern in ("model.safetensors", "*config.json", "*_croco.py", "*.png"):
+        for file in copy.glob(pattern):
+            file.unlink()
+    return copy
 
 
 @pytest.fixture(autouse=True)

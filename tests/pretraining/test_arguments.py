@@ -25,7 +25,7 @@ def test_a_flag_wins_over_the_config_and_that_over_the_life(tmp_path: Path):
     config = write(tmp_path / "mine.yaml", train_batch_size=7, max_steps=70, flip=False)
     from_config = parse_arguments(["--life", "sim_1", "--config", config])
     assert (from_config.train.train_batch_size, from_config.train.max_steps, from_config.pairs.flip) == (7, 70, False)
-    assert from_config.train.learning_rate == of_the_life.train.learning_rate
+    assert from_config.train.base_learning_rate == of_the_life.train.base_learning_rate
     from_flag = parse_arguments(["--life", "sim_1", "--config", config, "--max-steps", "5", "--flip"])
     assert (from_flag.train.train_batch_size, from_flag.train.max_steps, from_flag.pairs.flip) == (7, 5, True)
 
@@ -46,6 +46,30 @@ def test_a_run_can_be_started_again_from_its_settings(tmp_path: Path):
     again = parse_arguments(["--config", write(tmp_path / "config.yaml", **first.to_dict())])
     assert again == first
     assert "resume" not in first.to_dict()
+
+
+def test_the_learning_rate_is_proportional_to_the_batch_unless_it_is_given(tmp_path: Path):
+    def rate(*flags: str, **config: object) -> float:
+        named = ["--config", write(tmp_path / "mine.yaml", **config)] if config else []
+        return parse_arguments(["--life", "sim_1", *named, *flags]).train.peak_learning_rate
+
+    assert rate() == 1.2e-3  # of the recipe `tiny`, to the last bit
+    assert rate("--train-batch-size=64") == 4.8e-3
+    assert rate("--config=base") == 1.5e-4
+    assert rate("--config=base", "--train-batch-size=1024") == 6e-4
+    assert rate("--learning-rate=1e-3", "--train-batch-size=64") == 1e-3
+    assert rate("--base_learning_rate", "0.016", "--train-batch-size=32") == 2e-3
+    assert rate(learning_rate=3e-4) == 3e-4  # the later wins: a config over the recipe,
+    assert rate("--base-learning-rate=0.032", learning_rate=3e-4) == 2e-3  # a flag over the config
+    assert rate(learning_rate=None, base_learning_rate=0.016) == 1e-3
+
+
+@pytest.mark.parametrize("flags", [["--learning-rate=1e-3"], ["--base-learning-rate=1e-3"], []])
+def test_the_way_the_learning_rate_was_given_is_kept(tmp_path: Path, flags: list[str]):
+    first = parse_arguments(["--life", "sim_1", "--config", "base", *flags])
+    argv = ["--config", write(tmp_path / "config.yaml", **first.to_dict()), "--train-batch-size=512"]
+    scaled = parse_arguments(argv).train.peak_learning_rate / first.train.peak_learning_rate
+    assert scaled == (1 if first.train.learning_rate else 2)
 
 
 @pytest.mark.parametrize("name", config_names("train"))
@@ -82,6 +106,7 @@ def test_resume_takes_a_path_or_none(argv: list[str], resume: str | None):
         (["--life", "sim_1", "--mask-ratio", "nan"], r"--mask-ratio should be between 0 and 1, not nan"),
         (["--life", "sim_1", "--learning-rate", "-1"], r"--learning-rate should be over 0"),
         (["--life", "sim_1", "--learning-rate", "nan"], r"--learning-rate should be over 0"),
+        (["--life", "sim_1", "--base-learning-rate", "0"], r"--base-learning-rate should be over 0"),
         (["--life", "sim_1", "--adam-beta2", "1"], r"--adam-beta2 should be from 0 to under 1"),
         (["--life", "sim_1", "--seed", "-1"], r"--seed should be from 0"),
         (["--life", "sim_1", "--validation-fraction", "0.9"], r"--validation-fraction should be from 0 to 0.5"),
@@ -126,10 +151,10 @@ def test_help_groups_and_explains_every_setting_without_torch():
         [sys.executable, "-c", code, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     )
     assert [line for line in ran.stdout.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
-        "options:", "life:", "model:", "pairs:", "training:",
+        "options:", "life:", "model:", "pairs:", "training:", "alignment during training:", "Hub:",
     ]  # fmt: skip
     arguments = parse_arguments(["--life", "sim_1"])
-    for name in [*arguments.to_dict(), "resume", "config"]:
+    for name in [*arguments.to_dict(), *vars(arguments.hub), "resume", "config"]:
         assert f"--{name.replace('_', '-')}" in ran.stdout
     assert "%(" not in ran.stdout
     assert "--config NAME|PATH" in ran.stdout

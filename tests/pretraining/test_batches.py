@@ -9,13 +9,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.pairs.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
-from singlelife.lives.pairs.segments import hold_out
+from singlelife.lives.pairs.segments import hold_out, recording_time
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
@@ -118,6 +118,29 @@ def test_training_and_validation_never_share_a_frame(sim_test, name):
     assert type(train) is type(validation) is PAIRINGS[name]
     assert set(train.pairs(0, np.arange(2000)).reshape(-1)) <= set(train_rows.tolist())
     assert set(validation.pairs(0, np.arange(2000)).reshape(-1)) <= set(held_out.tolist())
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+@given(st.floats(0.2, 1.0), st.integers(0, 2**63 - 1))
+@settings(max_examples=8)
+def test_no_pair_to_train_on_has_a_frame_after_the_first_hours(sim_test, name, share, seed):
+    time = recording_time(sim_test.timestamps, sim_test.video_index)
+    every = PairArguments(pairing=name, validation_fraction=0.2)
+    cut = replace(every, hours=share * time[-1] / 3600)
+    train, validation = pairings(sim_test, cut, progress=False)
+    pairs = train.pairs(seed, np.arange(500))
+    assert (time[:-1][pairs] < share * time[-1]).all()
+    of_the_whole = pairings(sim_test, every, progress=False)
+    assert np.array_equal(validation.pairs(7, np.arange(100)), of_the_whole[1].pairs(7, np.arange(100)))
+
+
+@pytest.mark.parametrize("name", PAIRINGS)
+def test_hours_of_the_whole_life_give_the_pairs_of_the_whole_life(sim_test, name):
+    every = PairArguments(pairing=name)
+    hours = recording_time(sim_test.timestamps, sim_test.video_index)[-1] / 3600
+    one, other = (pairings(sim_test, each, progress=False)[0] for each in (every, replace(every, hours=hours)))
+    assert np.array_equal(one.pairs(3, np.arange(1000)), other.pairs(3, np.arange(1000)))
+    assert one.fingerprint == other.fingerprint
 
 
 @pytest.mark.parametrize("name", ["spatial", "union"])

@@ -66,8 +66,9 @@ def test_a_run_writes_all_it_promises(finished_run: Path):
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     for line in steps:
-        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait"}
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait", "mfu"}
         assert line["pairs_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0
+        assert 0 < line["mfu"] < 1
     assert [line["step"] for line in lines if "val_loss" in line] == [6, 12]
     assert list(RunFolder(finished_run).checkpoints()) == [8, 12]  # the last two of 4, 8, 12
     for name, shape in {"reconstruction.png": (4, 4), "cross_attention.png": (4, 6)}.items():
@@ -174,40 +175,9 @@ def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_ru
     assert losses(folder)[12] == pytest.approx(np.mean([expected[step] for step in (9, 10, 11, 12)]), rel=1e-12)
 
 
-def test_processes_share_a_run(tmp_path: Path, finished_run: Path, command):
-    """Two processes, with gradients exchanged over gloo, make the steps that one makes."""
-    folder = tmp_path / "run"
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
-    ran = subprocess.run(
-        [*launch, *command(folder)], cwd=ROOT, text=True, capture_output=True, timeout=200,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    one, two = losses(finished_run), losses(folder)
-    assert two.keys() == one.keys()
-    assert max(abs(two[step] - one[step]) for step in one) < 1e-4
-    validation = [
-        [line["val_loss"] for line in read_metrics(f / "metrics.jsonl") if "val_loss" in line]
-        for f in (folder, finished_run)
-    ]
-    assert validation[0] == pytest.approx(validation[1], abs=1e-4)
-
-
-def test_accumulated_batches_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
-    assert run(command(tmp_path / "run", gradient_accumulation_steps=4)) == 0
-    one, four = losses(finished_run), losses(tmp_path / "run")
-    assert max(abs(four[step] - one[step]) for step in one) < 1e-4
-
-
 def test_decoded_frames_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
     assert run(command(tmp_path / "run", "--decoded-frames")) == 0
     assert losses(tmp_path / "run") == losses(finished_run)
-
-
-def test_recomputed_activations_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
-    assert run(command(tmp_path / "run", "--gradient-checkpointing")) == 0
-    kept, recomputed = losses(finished_run), losses(tmp_path / "run")
-    assert max(abs(recomputed[step] - kept[step]) for step in kept) < 1e-4
 
 
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, finished_run: Path, command):

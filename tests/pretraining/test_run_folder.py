@@ -78,6 +78,43 @@ def test_old_checkpoints_are_deleted_by_step_not_by_name(tmp_path: Path):
     assert list(run.checkpoints()) == [90, 100]
 
 
+def test_the_best_checkpoint_outlives_the_latest(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    for step, loss in {2: 0.1, 4: 0.5, 8: 0.4, 12: float("nan")}.items():  # no checkpoint is of step 2
+        run.log({"step": step, "val_loss": loss})
+    run.keep_latest(1, besides=run.note_best())
+    assert list(run.checkpoints()) == [8, 12]
+    assert json.loads(run.best.read_text()) == {"checkpoint": "checkpoint-8", "step": 8, "val_loss": 0.4}
+    run.remove_run()
+    assert not run.best.exists()
+
+
+def test_rewinding_to_before_the_best_finds_another(tmp_path: Path):
+    run = a_run(tmp_path / "run")
+    for step, loss in {4: 0.5, 8: 0.4, 12: 0.3}.items():
+        run.log({"step": step, "val_loss": loss})
+    assert run.note_best() == 12
+    run.rewind(10)
+    assert json.loads(run.best.read_text())["step"] == 8
+    run.rewind(3)
+    assert not run.best.exists()
+
+
+def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch):
+    run = a_run(tmp_path / "run")
+
+    def killed(path: Path) -> None:
+        (path / "weights").unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr("shutil.rmtree", killed)
+        run.keep_latest(2)
+    assert list(run.checkpoints()) == [8, 12]
+    run.rewind(12)
+    assert not list(run.path.glob("*.tmp"))
+
+
 def test_removing_a_run_spares_other_files(tmp_path: Path):
     run = a_run(tmp_path / "run")
     (run.path / "notes.txt").write_text("mine")

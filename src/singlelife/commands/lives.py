@@ -105,6 +105,7 @@ def _fields(life: "Life", presence: _Presence) -> dict[str, Any]:
         "poses": life.poses or None,
         "access": life.access,
         "license": life.license,
+        "consent": life.consent,
         "source": life.source or None,
         "url": life.url or None,
         "download_gb": life.download_gb or None,
@@ -132,6 +133,7 @@ def _explained(life: "Life", presence: _Presence) -> str:
     lines = {
         "data set": f"{life.dataset} ({life.access}){f', {life.url}' if life.url else ''}",
         "licence": life.license,
+        "consent": life.consent,
         "how to get it": life.source or "It is rendered here when it is needed.",
         "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
         "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",

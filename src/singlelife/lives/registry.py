@@ -46,6 +46,7 @@ class Life:
         place: `"indoor"`, `"outdoor"`, `"both"`, or empty where that is not known.
         poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
         access: who may have it, in a word or two.
+        consent: what is known of the consent of those who are seen; a sentence.
         url: the owners' page.
         download_gb: about how much there is to get, in GB; 0 where that is not known.
         script: the script of `datasets_scripts` that checks its videos; empty where there are none.
@@ -73,6 +74,7 @@ class Life:
     place: str = ""
     poses: str = ""
     access: str = "yours"
+    consent: str = "Whoever recorded it answers for the consent of those who are seen."
     url: str = ""
     download_gb: float = 0.0
     script: str = ""
@@ -205,6 +207,7 @@ def _shuffled(name: str) -> Life:
         hours=base.hours,
         place=base.place,
         access=base.access,
+        consent=base.consent,
         frame_rate=base.frame_rate,
         frame_size=base.frame_size,
         script="controls",

@@ -128,10 +128,20 @@ class PairArguments:
         HELD_OUT, "share of the life held out, in whole stretches, for the validation loss (0: none)", metavar="SHARE"
     )
 
+    hours: float | None = option(
+        None,
+        "train on the first H hours of the life alone, by recording time over its videos in their order (default: on "
+        "all of it); what is held out stays that of the whole life, so that runs of several durations compare",
+        metavar="H",
+    )
+
     @property
     def settings(self) -> PairSettings:
         """What the pairings read of them."""
         return PairSettings(**{f.name: getattr(self, f.name) for f in fields(PairSettings)})
+
+
+BATCH_OF_BASE_RATE = 256
 
 
 @dataclass
@@ -141,14 +151,20 @@ class TrainArguments:
     _argument_group_name = "training"
 
     output_dir: str | None = option(None, "the run folder (default: runs/<life>)", metavar="PATH")
+    dry_run: bool = option(
+        False,
+        "make a few steps and say what all of them would take in time, memory and disk; nothing is written but the "
+        "prepared life, where that is missing",
+    )
     overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
     resume: str | None = option(
         None,
-        "go on from the run folder's latest checkpoint (from the start where it has none yet), or from the checkpoint "
-        "folder PATH; exact: the losses are those of a run that never stopped",
+        "go on from the run folder's latest checkpoint (from the start where it has none yet), from the checkpoint "
+        "folder PATH, or from what --push-to-hub put on the Hub if that is newer (`hub`, or `hub:ORG/NAME`); exact: "
+        "the losses are those of a run that never stopped",
         nargs="?",
         const="latest",
-        metavar="PATH",
+        metavar="PATH|hub",
     )
     seed: int = option(0, "of the weights, pairs, crops and masks", metavar="N")
     max_steps: int = option(100_000, "optimiser steps", metavar="N")
@@ -156,7 +172,17 @@ class TrainArguments:
         256, "pairs per optimiser step, over all processes and accumulated batches", metavar="N"
     )
     gradient_accumulation_steps: int = option(1, "batches per optimiser step", metavar="N")
-    learning_rate: float = option(1.5e-4, "at its peak, after the warm-up", metavar="LR")
+    base_learning_rate: float | None = option(
+        1.5e-4,
+        "the learning rate at its peak, after the warm-up, for steps of 256 pairs; a run's own is this times its "
+        "--train-batch-size over 256",
+        metavar="LR",
+    )
+    learning_rate: float | None = option(
+        None,
+        "the learning rate at its peak as it is, whatever the batch; instead of --base-learning-rate",
+        metavar="LR",
+    )
     warmup_steps: int = option(2_000, "steps of linear warm-up", metavar="N")
     min_lr_rate: float = option(0.0, "where the cosine ends, as a share of the learning rate", metavar="SHARE")
     weight_decay: float = option(
@@ -173,7 +199,13 @@ class TrainArguments:
         "number format of the matrix products; auto: what `accelerate launch` was told, else bf16 on a GPU that "
         "has it, and on a CPU if timed steps are faster; a resumed run keeps its choice",
     )
-    gradient_checkpointing: bool = option(False, "compute activations twice to need less memory")
+    gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = option(
+        "none",
+        "blocks whose activations are computed again in the backward pass instead of kept, to need less memory; "
+        "without a value: all",
+        nargs="?",
+        const="all",
+    )
     torch_compile: bool = option(False, "compile the model (minutes at the start, faster steps on a GPU)")
     cpu_threads: int | None = option(
         None, "threads of each process on a CPU (default: $OMP_NUM_THREADS, or all cores)", metavar="N"
@@ -182,14 +214,84 @@ class TrainArguments:
     logging_steps: int = option(25, "steps between lines of metrics.jsonl", metavar="N")
     eval_steps: int = option(500, "steps between validation losses", metavar="N")
     eval_pairs: int = option(256, "validation pairs, the same ones each time", metavar="N")
+    picture_steps: int = option(
+        5_000, "steps between pictures of what it has learnt, kept in pictures/ (0: only at the end)", metavar="N"
+    )
     save_steps: int = option(500, "steps between checkpoints", metavar="N")
     save_total_limit: int | None = option(2, "checkpoints to keep, the latest ones", metavar="N")
+    keep_best: bool = option(
+        True,
+        "keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated",
+    )
     report_to: list[str] | None = option(  # noqa: RUF009 (the default is None)
         None, "trackers of Accelerate to log to as well: tensorboard, trackio, wandb ...", metavar="TRACKER"
     )
 
+    @property
+    def peak_learning_rate(self) -> float:
+        """What the warm-up leads to: proportional to the batch (Goyal et al., 2017), as MAE and CroCo have it, unless
+        it was given as it is."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        assert self.base_learning_rate is not None, "parse_arguments makes sure of it"
+        return self.base_learning_rate * self.train_batch_size / BATCH_OF_BASE_RATE
 
-GROUPS: tuple[Any, ...] = (LifeArguments, ModelArguments, PairArguments, TrainArguments)
+
+@dataclass
+class AlignmentArguments:
+    """Whether to measure, as it trains, how far the model agrees with another one."""
+
+    _argument_group_name = "alignment during training"
+
+    cas_reference: str | None = option(
+        None,
+        "a model to compare with as training goes on: a run folder, a checkpoint, or ORG/NAME on the Hub (default: "
+        "none)",
+        metavar="MODEL",
+    )
+    cas_steps: int = option(500, "steps between comparisons; the first is before training", metavar="N")
+    cas_pairs: str = option(
+        "sim_test",
+        "the life to compare on, best one that neither has seen; LIFE/zoomed and LIFE/shifted are other views of it",
+        metavar="LIFE[/VIEWS]",
+    )
+    cas_num_pairs: int = option(128, "pairs of that life", metavar="N")
+
+
+@dataclass
+class HubArguments:
+    """Whether and where the model is published while it is trained. Not among a run's settings: it changes nothing."""
+
+    _argument_group_name = "Hub"
+
+    push_to_hub: str | None = option(
+        None,
+        "push the model to the Hub as the run goes on and at its end, to ORG/NAME, or by default to the life's name, "
+        "such as singlelife-wt3, in your own namespace or that of --hub-org; private; a Hub that cannot be reached "
+        "never stops the run. Needs `hf auth login` or HF_TOKEN",
+        nargs="?",
+        const="",
+        metavar="REPO",
+    )
+    hub_org: str | None = option(None, "the organisation to push to, where REPO does not say it", metavar="ORG")
+    public: bool = option(False, "let everybody see what is pushed, if the licence and those who are seen do")
+    push_steps: int | None = option(
+        None, "least steps between pushes, which are of saved checkpoints (default: half an hour apart)", metavar="N"
+    )
+    push_training_state: bool = option(
+        True, "push also what --resume hub takes to go on with the run, three times the model, to a branch of its own"
+    )
+    push_wait: int = option(600, "longest time to wait for the last push at the end, in seconds", metavar="S")
+
+
+GROUPS: tuple[Any, ...] = (
+    LifeArguments,
+    ModelArguments,
+    PairArguments,
+    TrainArguments,
+    AlignmentArguments,
+    HubArguments,
+)
 
 # What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
 # compared instead of the settings that lead to it).
@@ -198,10 +300,11 @@ FREE_ON_RESUME = {
     *("video", "strict", "cache_dir", "preprocessing_workers", "decoded_frames", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
-    *("report_to", "max_skipped_steps"),
+    *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
+    *("keep_best", "report_to", "max_skipped_steps"),
 }
 # What belongs to one call, not to the run, so neither read from nor written to a config.
-_CALL_ONLY = {"resume", "overwrite_output_dir"}
+_CALL_ONLY = {"resume", "overwrite_output_dir", "dry_run"}
 
 
 @dataclass
@@ -212,10 +315,12 @@ class RunArguments:
     model: ModelArguments
     pairs: PairArguments
     train: TrainArguments
+    alignment: AlignmentArguments
+    hub: HubArguments
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
-        groups = (self.life, self.model, self.pairs, self.train)
+        groups = (self.life, self.model, self.pairs, self.train, self.alignment)
         values = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}
         return {name: value for name, value in values.items() if name not in _CALL_ONLY}
 
@@ -251,8 +356,19 @@ def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
     words = parser.words_of_config(training_recipe(named.life, named.video)) + words
     *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     arguments = RunArguments(*groups)
+    _settle_rate(arguments.train, words)
     _check_ranges(arguments)
     return arguments
+
+
+def _settle_rate(train: TrainArguments, words: list[str]) -> None:
+    """Of the two ways to give the learning rate, leave the one that was given last: a flag wins over a config."""
+    flags = {"--learning-rate": "learning_rate", "--base-learning-rate": "base_learning_rate"}
+    given = [flag for word in words if (flag := word.split("=")[0].replace("_", "-")) in flags]
+    in_force = flags[given[-1]] if given else "base_learning_rate"
+    for name in flags.values():
+        if name != in_force:
+            setattr(train, name, None)
 
 
 class _Parser(HfArgumentParser):
@@ -350,7 +466,7 @@ def config_path(kind: str, name_or_path: str) -> Path:
 
 
 def _check_ranges(arguments: RunArguments) -> None:
-    train, pairs, model = arguments.train, arguments.pairs, arguments.model
+    train, pairs, model, alignment = arguments.train, arguments.pairs, arguments.model, arguments.alignment
     positive_integers = (
         *("max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps", "eval_steps"),
         *("eval_pairs", "save_steps", "save_total_limit", "cpu_threads"),
@@ -358,9 +474,20 @@ def _check_ranges(arguments: RunArguments) -> None:
     for name in positive_integers:
         value = getattr(train, name)
         _require(value is None or value >= 1, name, value, "at least 1")
-    for name in ("warmup_steps", "dataloader_num_workers", "weight_decay", "max_grad_norm", "max_skipped_steps"):
+    for name in ("cas_steps", "cas_num_pairs"):
+        _require(getattr(alignment, name) >= 1, name, getattr(alignment, name), "at least 1")
+    for name in (
+        "picture_steps",
+        "warmup_steps",
+        "dataloader_num_workers",
+        "weight_decay",
+        "max_grad_norm",
+        "max_skipped_steps",
+    ):
         _require(getattr(train, name) >= 0, name, getattr(train, name), "0 or more")
-    _require(train.learning_rate > 0, "learning_rate", train.learning_rate, "over 0")
+    for name in ("base_learning_rate", "learning_rate"):
+        value = getattr(train, name)
+        _require(value is None or value > 0, name, value, "over 0")
     _require(0 <= train.min_lr_rate <= 1, "min_lr_rate", train.min_lr_rate, "from 0 to 1")
     for name in ("adam_beta1", "adam_beta2"):
         _require(0 <= getattr(train, name) < 1, name, getattr(train, name), "from 0 to under 1")
@@ -378,7 +505,16 @@ def _check_ranges(arguments: RunArguments) -> None:
     _require(0 <= pairs.spatial_rate <= 1000, "spatial_rate", pairs.spatial_rate, "from 0 (all frames) to 1000")
     _require(0 <= pairs.spatial_weight <= 1, "spatial_weight", pairs.spatial_weight, "from 0 to 1")
     _require(0 <= pairs.color_jitter <= 1, "color_jitter", pairs.color_jitter, "from 0 to 1")
+    _check_hub(arguments.hub)
+    _require(pairs.hours is None or pairs.hours > 0, "hours", pairs.hours, "over 0")
     _require(0 <= pairs.validation_fraction <= 0.5, "validation_fraction", pairs.validation_fraction, "from 0 to 0.5")
+
+
+def _check_hub(hub: HubArguments) -> None:
+    _require(hub.push_steps is None or hub.push_steps >= 1, "push_steps", hub.push_steps, "at least 1")
+    _require(hub.push_wait >= 0, "push_wait", hub.push_wait, "0 or more")
+    if hub.push_to_hub is None and (hub.public or hub.push_steps):
+        raise RunError("--public and --push-steps say how to push, and nothing is pushed without --push-to-hub.")
 
 
 def _require(holds: bool, name: str, value: Any, range_: str) -> None:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
-from singlelife.lives.pairs.segments import hold_out
+from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import PairArguments
@@ -79,6 +79,9 @@ def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True)
     Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs, and a
     run says so as it starts.
 
+    With `hours`, no frame after them is trained on. What is held out is that of the whole life all the same: else
+    the validation losses of runs of several durations would be of different pairs, and could not be compared.
+
     Args:
         life: the prepared life.
         pairs: the settings.
@@ -89,7 +92,11 @@ def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True)
     """
     whole = PairingContext.of_life(life, pairs.settings, progress=progress)
     train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
-    train = make_pairing(pairs.pairing, replace(whole, rows=train_rows))
+    seen = whole
+    if (num_frames := frames_seen(life, pairs)) < len(life):
+        seen = PairingContext.of_life(life, pairs.settings, num_frames=num_frames, progress=progress)
+        train_rows = train_rows[train_rows < num_frames]
+    train = make_pairing(pairs.pairing, replace(seen, rows=train_rows))
     if not len(validation_rows):
         return train, None
     held_out = replace(whole, rows=validation_rows)
@@ -104,6 +111,17 @@ def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True)
             f"The held-out stretches are too short to validate on: {why} Or hold out another share of the life "
             "(--validation-fraction; 0 goes without a validation loss)."
         ) from why
+
+
+def frames_seen(life: PreparedLife, pairs: PairArguments) -> int:
+    """How many frames, from the first, a run may train on (`--hours`); some of them may be held out.
+
+    Raises:
+        LifeError: the life is shorter than that.
+    """
+    if pairs.hours is None:
+        return len(life)
+    return first_hours(life.timestamps, life.video_index, pairs.hours)
 
 
 def pair_datasets(

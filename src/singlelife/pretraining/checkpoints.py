@@ -13,14 +13,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.state_dict import (
-    StateDictOptions,
-    get_optimizer_state_dict,
-    set_optimizer_state_dict,
-)
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from singlelife.errors import RunError
 from singlelife.pretraining.run_folder import RunFolder, complete_or_absent
+from singlelife.pretraining.sharding import WHOLE, whole_model
 
 _STATE, _MOMENTS = "training_state.json", "training_state.safetensors"
 
@@ -59,12 +56,13 @@ def save_checkpoint(
     Raises:
         RunError: the disk is full, or the folder cannot be written.
     """
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=whole)
+    whole = whole_model(model, accelerator)
+    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)
     if accelerator.is_main_process:  # the only one with the whole state
+        assert whole is not None
         state.grad_scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
         with complete_or_absent(folder.checkpoint_path(state.step)) as aside:
-            accelerator.unwrap_model(model).save_pretrained(aside)
+            whole.save_pretrained(aside)
             processor.save_pretrained(aside)
             moments = optimizer_state["state"].items()
             save_file(
@@ -123,5 +121,4 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
         name, key = full_name.rsplit(".", 1)
         state.setdefault(name, {})[key] = tensor
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-    whole = StateDictOptions(full_state_dict=True, cpu_offload=True)
-    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=whole)
+    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=WHOLE)

@@ -5,7 +5,14 @@ import os
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
-from accelerate.utils import GradientAccumulationPlugin, broadcast_object_list, parse_flag_from_env
+from accelerate.utils import (
+    DistributedType,
+    FullyShardedDataParallelPlugin,
+    GradientAccumulationPlugin,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
+from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from singlelife.croco import CroCoConfig
 from singlelife.errors import RunError
@@ -19,8 +26,18 @@ def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSta
     """Put every core of the machine to work where it has no GPU, and settle on a number format.
 
     All processes take the main one's choice; a run that goes on keeps its own.
+
+    Raises:
+        RunError: processes were launched together, but do not know of each other.
     """
     process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does it
+    launched = int(os.environ.get("WORLD_SIZE") or 1)
+    if launched > process.num_processes:
+        raise RunError(
+            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a "
+            "run of its own in the same folder. On CPUs start one process, or several with `ACCELERATE_USE_CPU=true "
+            f"torchrun --nproc_per_node={launched} train.py`; models are sharded (FSDP) on GPUs only."
+        )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
     if train.mixed_precision != "auto":
@@ -44,15 +61,30 @@ def start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:
                 f"--report-to {tracker}: not a tracker that is installed here; those are "
                 f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
             )
+    sharding = None
+    if parse_flag_from_env("ACCELERATE_USE_FSDP"):
+        if os.environ.get("FSDP_VERSION") != "2":
+            raise RunError(
+                "Only the second version of FSDP works here: pass --fsdp_version 2 to `accelerate launch`, or take "
+                "hub_configs/accelerate/fsdp2_8gpu.yaml."
+            )
+        # Parameters and gradients travel in fp32 and autocast lowers the products, as in every other kind of run.
+        sharding = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
     try:
         accelerator = Accelerator(
             mixed_precision=train.mixed_precision,
             gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=train.gradient_accumulation_steps),
+            fsdp_plugin=sharding,
             log_with=train.report_to,
             project_dir=folder.path,
         )
     except ValueError as error:  # a number format that the device or the launcher's settings cannot have
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
+    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
+        raise RunError(
+            f"{accelerator.distributed_type.value} is not supported; to spread a model over GPUs take FSDP2 "
+            "(hub_configs/accelerate/fsdp2_8gpu.yaml)."
+        )
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
     return accelerator

@@ -1,4 +1,4 @@
-"""Two pictures of what a model has learnt, drawn on validation pairs at the end of a run."""
+"""Two pictures of what a model has learnt, drawn on validation pairs in a run and at its end."""
 
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,21 @@ from singlelife.pretraining.batches import ToModel
 
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
 _INK, _CELL = "#222222", 1.9  # of the text; inches per image
+
+
+def draw_pictures(
+    folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str
+) -> dict[str, Path]:
+    """Draw both into a folder, and return their paths by name. The model is left in the mode it was in."""
+    was_training = model.training
+    torch.nn.Module.to(model, to_model.device)
+    model.eval()
+    drawings = {"reconstruction": draw_reconstruction, "cross_attention": draw_cross_attention}
+    paths = {name: folder / f"{name}.png" for name in drawings}
+    for name, draw in drawings.items():
+        draw(paths[name], model, to_model, pairs, title)
+    model.train(was_training)
+    return paths
 
 
 @torch.no_grad()

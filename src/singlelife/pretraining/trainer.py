@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from accelerate.optimizer import AcceleratedOptimizer
+from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
@@ -20,6 +21,7 @@ from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.optimization import learning_rate
 from singlelife.pretraining.progress import Progress, Stopwatch
 from singlelife.pretraining.run_folder import RunFolder
+from singlelife.pretraining.trackers import track
 from singlelife.units import duration
 
 _STEPS_BEFORE_ESTIMATE = 20
@@ -36,6 +38,7 @@ class Trainer:
         to_model: from a batch of the loader to the model's inputs.
         periodic: what is done between steps.
         saved: called in the main process with each checkpoint that is complete.
+        utilization: from pairs per second to MFU.
     """
 
     def __init__(
@@ -50,10 +53,13 @@ class Trainer:
         to_model: ToModel,
         periodic: Sequence["Periodic"] = (),
         saved: Callable[[Path], None] | None = None,
+        *,
+        utilization: Callable[[float], float],
     ):
         self.arguments, self.accelerator, self.folder, self.state = arguments, accelerator, folder, state
         self.model, self.optimizer, self.processor = model, optimizer, processor
         self.to_model, self.periodic, self.saved = to_model, periodic, saved
+        self.utilization = utilization
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
@@ -74,7 +80,7 @@ class Trainer:
         with StopSignals() as signals:
             while state.step < arguments.max_steps:
                 watch = Stopwatch()
-                step = self._step(batches, signals.received)
+                step = self.make_step(batches, signals.received)
                 stop = step.stop
                 state.step += 1
                 if step.not_finite:
@@ -91,12 +97,13 @@ class Trainer:
                 if (state.step % arguments.logging_steps == 0 or last) and state.pending_losses:
                     loss = math.fsum(state.pending_losses) / len(state.pending_losses)
                     values = {"loss": loss, "learning_rate": step.learning_rate, "grad_norm": step.grad_norm}
-                    self._log(values | progress.speed())
+                    speed = progress.speed()
+                    self.log(values | speed | {"mfu": round(self.utilization(speed["pairs_per_second"]), 5)})
                     state.pending_losses = []
                     progress.restart()
                 for task in self.periodic:
                     if state.step % task.every == 0 or last:
-                        self._log(task.act())
+                        self.log(task.act())
                 # While steps fail, the checkpoints from before stay: they may be the last good ones.
                 if (state.step % arguments.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
                     self.save()
@@ -107,12 +114,12 @@ class Trainer:
         progress.close()
         return stop
 
-    def _step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> "Step":
+    def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> "Step":
         """One optimiser step; `stop` is the signal that this process was told to stop by, or 0."""
         arguments, accelerator = self.arguments, self.accelerator
         rate = learning_rate(
             self.state.step,
-            peak=arguments.learning_rate,
+            peak=arguments.peak_learning_rate,
             warmup_steps=arguments.warmup_steps,
             max_steps=arguments.max_steps,
             min_rate=arguments.min_lr_rate,
@@ -127,7 +134,8 @@ class Trainer:
             batch = next(batches)
             waited += watch()
             with accelerator.accumulate(self.model):
-                part = self.model(**self.to_model(batch)).loss
+                with accelerator.autocast():
+                    part = self.model(**self.to_model(batch)).loss
                 accelerator.backward(part)
             loss += part.detach() / arguments.gradient_accumulation_steps
 
@@ -135,7 +143,8 @@ class Trainer:
         told = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
         mean_loss = math.fsum(one[0] for one in told) / len(told)
         max_norm = arguments.max_grad_norm or math.inf
-        norm = float(accelerator.clip_grad_norm_(self.model.parameters(), max_norm))
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of all shards
         not_finite = ""
         if not math.isfinite(mean_loss):
             not_finite = f"the loss is {mean_loss}"
@@ -177,19 +186,21 @@ class Trainer:
         return end - self.arguments.train_batch_size, end - 1
 
     def save(self) -> None:
-        """Write a checkpoint and delete those past `save_total_limit`."""
+        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
         save_checkpoint(
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            self.folder.keep_latest(self.arguments.save_total_limit)
+            best = self.folder.note_best() if self.arguments.keep_best else None
+            self.folder.keep_latest(self.arguments.save_total_limit, besides=best)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
-    def _log(self, values: dict[str, float]) -> None:
-        if self.accelerator.is_main_process:
+    def log(self, values: dict[str, Any]) -> None:
+        """Write values, if any, into the metrics, and the numbers among them to the trackers, as of this step."""
+        if values and self.accelerator.is_main_process:
             self.folder.log({"step": self.state.step} | values)
-        self.accelerator.log(values, step=self.state.step)
+            track(self.accelerator, values, self.state.step)
 
     def _estimate(self, progress: Progress) -> str:
         rate = progress.speed()["pairs_per_second"]
@@ -216,7 +227,7 @@ class Periodic:
     """
 
     every: int
-    act: Callable[[], dict[str, float]]
+    act: Callable[[], dict[str, Any]]
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,8 @@ def validation_loss(
         first = start + accelerator.process_index * batch_size
         indices = range(first, min(first + batch_size, len(pairs)))
         # Every process makes the same number of forward passes; one without pairs left repeats one for nothing.
-        loss = model(**to_model(pairs.__getitems__(indices or [0]))).loss
+        with accelerator.autocast():
+            loss = model(**to_model(pairs.__getitems__(indices or [0]))).loss
         total += len(indices) * loss.double().cpu()
     model.train()
     return accelerator.reduce(total.float().to(accelerator.device), "sum").item() / len(pairs)

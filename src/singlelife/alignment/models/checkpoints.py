@@ -32,8 +32,8 @@ from transformers import (
 )
 
 from singlelife.errors import CheckpointError, LifeError
+from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.disk import check_room
-from singlelife.lives.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.units import in_bytes
 
 _CONFIG = "config.json"

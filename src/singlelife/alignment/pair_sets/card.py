@@ -7,7 +7,8 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.lives.hub.card import WARNING, license_fields, size_category
+from singlelife.hub.licenses import license_fields
+from singlelife.lives.hub.card import WARNING, size_category
 
 _VIEWS = {
     "plain": "two frames, of each its middle square",

@@ -12,9 +12,9 @@ from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import CARD, DESCRIPTION, ROWS, load_pair_set, read_description
 from singlelife.errors import HubError, LifeError, PairSetError
+from singlelife.hub.errors import HubUnreachable, told_plainly
 from singlelife.lives.disk import check_room
 from singlelife.lives.hub.download import sizes_of
-from singlelife.lives.hub.errors import HubUnreachable, told_plainly
 from singlelife.lives.hub.push import check_push
 
 

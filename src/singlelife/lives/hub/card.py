@@ -1,6 +1,5 @@
 """The dataset card of a prepared life: what a visitor of its repository reads, and what the Hub shows of it."""
 
-import re
 from importlib.metadata import version
 from textwrap import dedent
 from typing import Any
@@ -11,20 +10,9 @@ from datasets.splits import SplitDict, SplitInfo
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
+from singlelife.hub.licenses import license_fields
 from singlelife.lives.prepared import PreparedLife
 
-_LICENSES = {  # as data sets write theirs, and as the Hub does
-    "CC0": "cc0-1.0",
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
-    "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
-    "CC BY-ND 4.0": "cc-by-nd-4.0",
-    "MIT": "mit",
-    "Apache-2.0": "apache-2.0",
-    "BSD-3-Clause": "bsd-3-clause",
-}
 _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 _COLUMNS = {
     "image": "JPEG",
@@ -180,14 +168,6 @@ def _header(life: PreparedLife, license: str, download_size: int, geometry: dict
     configs["default"]["default"] = True
     MetadataConfigs(configs).to_dataset_card_data(data)
     return data
-
-
-def license_fields(license: str) -> dict[str, Any]:
-    """A licence, as people write it, in the fields of a card."""
-    if license in _LICENSES:
-        return {"license": _LICENSES[license]}
-    name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64] or "not-stated"
-    return {"license": "other", "license_name": name}
 
 
 def size_category(num_rows: int) -> str:

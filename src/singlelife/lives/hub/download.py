@@ -27,9 +27,9 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
+from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.disk import check_room
-from singlelife.lives.hub.errors import HubUnreachable, is_repo_id, told_plainly
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 from singlelife.lives.registry import Life, get_life

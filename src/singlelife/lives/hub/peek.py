@@ -16,8 +16,8 @@ from huggingface_hub.hf_api import DatasetInfo
 from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
+from singlelife.hub.errors import told_plainly
 from singlelife.lives.hub.download import FRAMES_FILE, check_format, columns_of, known_columns, sizes_of
-from singlelife.lives.hub.errors import told_plainly
 from singlelife.lives.prepared import METADATA
 from singlelife.units import in_bytes
 

@@ -8,7 +8,6 @@ until the last file is there, nobody sees half a life, and what an interrupted p
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
@@ -16,14 +15,15 @@ from typing import Any
 from datasets import Dataset, load_from_disk
 from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from datasets.utils.py_utils import convert_file_size_to_int
-from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, get_token
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError
+from singlelife.hub.errors import is_repo_id, told_plainly
+from singlelife.hub.licenses import stated
+from singlelife.hub.repositories import check_token, hub_api, open_repository
 from singlelife.lives.disk import check_room
 from singlelife.lives.hub.card import dataset_card
-from singlelife.lives.hub.errors import is_repo_id, told_plainly
 from singlelife.lives.prepared import GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 
 _CARD = "README.md"
@@ -77,9 +77,8 @@ def push_life(
         f"The data set {repo_id}",
         "choose another place with TMPDIR, or smaller files with --max-shard-size",
     )
-    stated = life.metadata["license"] if license is None else license
-    stated = "" if stated == "yours" else stated  # of a recording of one's own that says no more
-    api = HfApi(token=token, library_name="singlelife", library_version=version("singlelife"))
+    license = stated(life.metadata["license"] if license is None else license)
+    api = hub_api(token)
     with told_plainly(repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."):
         _make_room_for(api, life, repo_id, private)
         if revision is not None:
@@ -87,14 +86,14 @@ def push_life(
         title = f"Pushing {life.name}" if progress else None
         frames = _push_rows(api, life.dataset, _FRAMES, repo_id, revision, limit, title)
         size = sum(file.upload_info.size for file in frames)
-        described = {METADATA: json.dumps(_public_metadata(life, stated), indent=2)}
+        described = {METADATA: json.dumps(_public_metadata(life, license), indent=2)}
         geometry: dict[str, Any] = {}
         if (life.path / GEOMETRY / GEOMETRY_METADATA).is_file():
             text = (life.path / GEOMETRY / GEOMETRY_METADATA).read_text(encoding="utf-8")
             geometry, described[f"{GEOMETRY}/{GEOMETRY_METADATA}"] = json.loads(text), text
             rows = load_from_disk(str(life.path / GEOMETRY))
             frames += _push_rows(api, rows, _GEOMETRY, repo_id, revision, limit, title and f"{title}'s geometry")
-        described[_CARD] = dataset_card(life, repo_id, stated, size, geometry)
+        described[_CARD] = dataset_card(life, repo_id, license, size, geometry)
         texts = [CommitOperationAdd(name, text.encode()) for name, text in described.items()]
         there = api.list_repo_files(repo_id, repo_type="dataset", revision=revision)
         new = {file.path_in_repo for file in [*frames, *texts]}
@@ -118,30 +117,14 @@ def check_push(repo_id: str, token: str | None = None) -> None:
     """
     if not is_repo_id(repo_id):
         raise HubError(f"{repo_id!r} is not the name of a data set on the Hub; it should look like ORG/NAME.")
-    if not (token or get_token()):
-        raise HubError(
-            "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
-        )
+    check_token(token)
 
 
 def _make_room_for(api: HfApi, life: PreparedLife, repo_id: str, private: bool) -> None:
     """Create the repository, or make sure that the one of that name is this life's and as private as it should be."""
-    try:
-        there = api.dataset_info(repo_id)
-    except RepositoryNotFoundError:
-        try:
-            api.create_repo(repo_id, repo_type="dataset", private=private)
-        except HfHubHTTPError as error:
-            if error.response.status_code == 409:
-                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
-            raise
+    there = open_repository(api, repo_id, "dataset", private)
+    if there is None:
         return
-    if bool(there.private) != private:
-        state, wish = ("private", "public") if there.private else ("public", "private")
-        raise HubError(
-            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in its settings, "
-            f"{api.endpoint}/datasets/{repo_id}/settings, or push to another name."
-        )
     names = {sibling.rfilename for sibling in there.siblings or []}
     if METADATA in names:
         theirs = _metadata_in(api, repo_id)

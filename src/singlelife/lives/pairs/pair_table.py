@@ -29,7 +29,12 @@ _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap",
 
 
 def stored_pair_table(
-    life: PreparedLife, geometry: Geometry, settings: PairSettings, *, progress: bool = True
+    life: PreparedLife,
+    geometry: Geometry,
+    settings: PairSettings,
+    *,
+    num_frames: int | None = None,
+    progress: bool = True,
 ) -> PairTable:
     """The overlapping frames of a life: read if they are stored, or else found and stored.
 
@@ -39,6 +44,8 @@ def stored_pair_table(
         life: the prepared life.
         geometry: its own.
         settings: of them the overlaps and the number of neighbours.
+        num_frames: of the life, from its first, to look at; all by default. The neighbours of a frame are drawn among
+            these, so they are as many as if the life ended there.
         progress: show a progress bar on stderr if the table must be made.
 
     Raises:
@@ -50,6 +57,8 @@ def stored_pair_table(
             "preparation. Make the poses again."
         )
     component = np.where(_rows_at_rate(life, settings.spatial_rate), geometry.component, -1)
+    if num_frames is not None:
+        component[num_frames:] = -1
     key = pair_table_key(replace(geometry, component=component), settings)
     path = life.path / f"pairs-{key[:12]}.parquet"
     table = _read_or_warn(path, key, settings)

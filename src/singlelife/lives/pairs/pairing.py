@@ -105,18 +105,26 @@ class PairingContext:
     pair_table: "Callable[[], PairTable]"
 
     @classmethod
-    def of_life(cls, life: "PreparedLife", settings: PairSettings, *, progress: bool = True) -> "PairingContext":
-        """All rows of a life. Its geometry is read, or made, when a pairing first asks for overlaps."""
+    def of_life(
+        cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
+    ) -> "PairingContext":
+        """All rows of a life. Its geometry is read, or made, when a pairing first asks for overlaps.
+
+        Args:
+            num_frames: only the first so many, as if the life ended there: no others are partners in the pair table.
+        """
 
         @cache
         def pair_table() -> "PairTable":
             from singlelife.lives.pairs.pair_table import stored_pair_table
             from singlelife.lives.scene.store import life_geometry
 
-            return stored_pair_table(life, life_geometry(life, progress=progress), settings, progress=progress)
+            geometry = life_geometry(life, progress=progress)
+            return stored_pair_table(life, geometry, settings, num_frames=num_frames, progress=progress)
 
         within_video = life.metadata.get("pairs_within_video", False)
-        return cls(life.timestamps, life.video_index, np.arange(len(life)), settings, within_video, pair_table)
+        rows = np.arange(len(life))[:num_frames]
+        return cls(life.timestamps, life.video_index, rows, settings, within_video, pair_table)
 
 
 class Pairing(ABC):

@@ -1,12 +1,14 @@
-"""The stretches of a life: where a recording was interrupted, and which stretches are held out of training."""
+"""The stretches of a life: where a recording was interrupted, its first hours, and what is held out of training."""
 
 import numpy as np
 
 from singlelife.errors import LifeError
+from singlelife.units import duration
 
 HELD_OUT = 0.05  # the share of a life's frames that training holds out, unless it is told another
 
 _CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
+_ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken as that long
 
 
 def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
@@ -32,6 +34,48 @@ def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
         if inside.any():
             usual[inside] = np.median(steps[inside])
     return np.concatenate([[0], 1 + np.flatnonzero(new_video | (steps <= 0) | (steps > _CUT_FACTOR * usual))])
+
+
+def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
+    """Seconds of recording before each frame, and before the end of the last one.
+
+    Videos follow each other. A frame lasts until the next one of its uninterrupted stretch, the last of a stretch as
+    long as is usual; time between stretches, when nothing was recorded, does not count.
+
+    Args:
+        timestamps: seconds, float64 of shape (n,), ordered within each video.
+        video_index: which video each frame is of, int64 of shape (n,).
+
+    Returns:
+        float64 of shape (n + 1,), ascending from 0.
+    """
+    if len(timestamps) == 0:
+        return np.zeros(1)
+    steps = np.diff(timestamps)
+    within = np.ones(len(steps), dtype=bool)
+    within[segment_starts(timestamps, video_index)[1:] - 1] = False
+    usual = float(np.median(steps[within])) if within.any() else 0.0
+    lasts = np.append(np.where(within, steps, usual), usual)
+    return np.concatenate([[0.0], np.cumsum(lasts)])
+
+
+def first_hours(timestamps: np.ndarray, video_index: np.ndarray, hours: float) -> int:
+    """How many frames, from the first, were recorded in the first `hours` of a life (see `recording_time`).
+
+    Args:
+        hours: over 0. A life that is up to 1% shorter is taken as a whole.
+
+    Raises:
+        LifeError: the life is shorter: what it gives would be taken for what more hours give.
+    """
+    time = recording_time(timestamps, video_index)
+    if hours * 3600 * (1 - _ROUNDED) > time[-1]:
+        raise LifeError(
+            f"There are no {duration(hours * 3600)} of this life (--hours {hours:g}): it lasts {duration(time[-1])}, "
+            f"which is --hours {time[-1] / 3600:.3g}. Leave --hours out to train on all of it."
+        )
+    # Sums of steps are not exact: a frame that begins at the very end is not to be in or out by their last bit.
+    return int(np.searchsorted(time[:-1], hours * 3600 - 1e-6))
 
 
 def hold_out(

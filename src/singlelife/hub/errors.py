@@ -1,8 +1,9 @@
 """What goes wrong between here and the Hub, told so that a user can act on it. No message ever holds a token."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Literal
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -24,7 +25,15 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The Hub does not answer, or is not to be asked: a matter of the network, not of the repository."""
+    """The Hub does not answer, or is not to be asked: a matter of the network, not of the repository.
+
+    Attributes:
+        retry_after: seconds to wait before the next try, where the Hub says so.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None):
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 def is_repo_id(words: str) -> bool:
@@ -38,7 +47,10 @@ def is_repo_id(words: str) -> bool:
 
 @contextmanager
 def told_plainly(
-    repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: str = "data set"
+    repo_id: str,
+    doing: str,
+    kept: str = "Try again when the network is back.",
+    kind: Literal["data set", "model"] = "data set",
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
@@ -46,7 +58,7 @@ def told_plainly(
         repo_id: the repository that is worked on.
         doing: what is being done, as in "reading ORG/NAME".
         kept: what to say of the work so far where the connection fails.
-        kind: of the repository: `"data set"` or `"model"`.
+        kind: of the repository.
     """
     try:
         yield
@@ -86,7 +98,13 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
                     f"{doing} failed: your token may not do that ({said}). Take one with write access to "
                     f"{repo_id.split('/')[0]}: {_LOG_IN}."
                 )
-            case HfHubHTTPError() if error.response.status_code < 500 and error.response.status_code != 429:
+            case HfHubHTTPError() if (status := error.response.status_code) in (408, 429) or status >= 500:
+                why = "is asked too much" if status == 429 else "has trouble"
+                return HubUnreachable(
+                    f"{doing} failed: the Hub {why} (status {status}). {kept}".rstrip(),
+                    _seconds_asked_for(error.response.headers),
+                )
+            case HfHubHTTPError():
                 return HubError(f"{doing} failed: the Hub says {error.response.status_code}, {_first_line(error)}")
             case LocalEntryNotFoundError():
                 pass  # its cause tells more
@@ -94,10 +112,16 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
                 pass
             case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
                 return HubUnreachable(
-                    f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}"
+                    f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}".rstrip()
                 )
         error = error.__cause__ or error.__context__
     return None
+
+
+def _seconds_asked_for(headers: Mapping[str, str]) -> float | None:
+    """What a `Retry-After` in seconds says."""
+    said = headers.get("Retry-After") or ""
+    return float(said) if said.isdigit() else None
 
 
 def _first_line(error: BaseException) -> str:

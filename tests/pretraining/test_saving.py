@@ -1,0 +1,139 @@
+"""Checkpoints outlive what ends a run: a kill at any moment, a full disk."""
+
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+from transformers import AutoModelForPreTraining
+
+from singlelife.pretraining.arguments import parse_arguments
+from singlelife.pretraining.checkpoints import read_state
+from singlelife.pretraining.pretrain import pretrain
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def check_all(folder: RunFolder) -> list[int]:
+    """Load every checkpoint that is there, and see that its files are of one moment."""
+    for step, path in folder.checkpoints().items():
+        model, info = AutoModelForPreTraining.from_pretrained(path, output_loading_info=True)
+        assert not info["missing_keys"] and not info["unexpected_keys"]
+        assert {float(value) for p in model.state_dict().values() for value in (p.min(), p.max())} == {float(step)}
+        moments = load_file(path / "training_state.safetensors")
+        assert len(moments) == 3 * len(list(model.parameters()))  # two moments and a count of steps
+        values = {float(m.max()) for name, m in moments.items() if not name.endswith(".step")}
+        assert values == {float(step)}
+        assert read_state(path).step == step
+    return list(folder.checkpoints())
+
+
+def kill_while_saving(folder: RunFolder, times: int, seed: int) -> None:
+    moments = random.Random(seed)
+    process = subprocess.Popen(
+        [sys.executable, str(Path(__file__).with_name("save_again_and_again.py")), str(folder.path)],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdin is not None and process.stdout is not None
+    halves = last = 0
+    for _ in range(times):
+        process.stdin.write("\n")
+        process.stdin.flush()
+        child = int(process.stdout.readline())
+        try:
+            deadline = time.monotonic() + 60
+            while max(folder.checkpoints(), default=0) < last + 2:  # it has started, and saved
+                assert time.monotonic() < deadline
+                time.sleep(0.001)
+            time.sleep(moments.uniform(0, 0.1))
+        finally:
+            os.kill(child, signal.SIGKILL)
+        assert process.stdout.readline() == "ended\n"
+        halves += bool(list(folder.path.glob("*.tmp")))
+        steps = check_all(folder)
+        assert 1 <= len(steps) <= 4  # the last two, the best, and one not yet rotated
+        assert last < max(steps)
+        last = max(steps)
+        best = json.loads(folder.best.read_text())
+        assert best["step"] in steps
+    process.stdin.close()
+    process.wait(10)
+    assert halves, "no kill fell into the middle of a save"
+
+
+def test_killed_twenty_times_while_saving_every_checkpoint_that_is_there_loads(tmp_path: Path):
+    kill_while_saving(RunFolder(tmp_path / "run"), times=20, seed=0)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_killed_two_hundred_times_while_saving(tmp_path: Path):
+    kill_while_saving(RunFolder(tmp_path / "run"), times=200, seed=1)
+
+
+def in_small_space(command: list[str], folder: Path, kept: Path) -> list[str]:
+    """A command that runs with a disk of 3 MB under `folder`, and leaves a copy of what is on it in `kept`."""
+    script = (
+        'mount -t tmpfs -o size=3m none "$0" || exit 1; kept=$1; shift; "$@"; code=$?; cp -a "$0" "$kept"; exit $code'
+    )
+    return ["unshare", "--user", "--mount", "--map-root-user", "sh", "-c", script, str(folder), str(kept), *command]
+
+
+def may_mount(tmp_path: Path) -> bool:
+    (tmp_path / "probe").mkdir()
+    probe = in_small_space(["true"], tmp_path / "probe", tmp_path / "probed")
+    return shutil.which("unshare") is not None and subprocess.run(probe, capture_output=True).returncode == 0
+
+
+def test_a_full_disk_stops_the_run_and_spares_the_checkpoints(tmp_path: Path, command):
+    if not may_mount(tmp_path):
+        pytest.skip("this machine lets no user mount a small disk; the limit on a file's size below stands in for it")
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    words = command(disk / "run", max_steps=40, save_steps=1, save_total_limit=100, eval_steps=10)
+    ran = subprocess.run(
+        in_small_space([sys.executable, "train.py", *words], disk, kept), cwd=ROOT, capture_output=True, text=True
+    )
+    assert ran.returncode == 2, ran.stderr
+    assert "Cannot write" in ran.stderr and "No space left" in ran.stderr and "--resume" in ran.stderr
+    assert "Traceback" not in ran.stderr
+    check_goes_on(kept / "run", command, max_steps=40, save_total_limit=1)
+
+
+def test_a_file_that_cannot_be_written_stops_the_run_and_spares_the_checkpoints(tmp_path: Path, command):
+    """A user's limit on the size of files: large enough for the weights, not for the optimiser's moments."""
+    folder = tmp_path / "run"
+    settings = {"max_steps": 6, "save_steps": 2}
+    assert pretrain(parse_arguments(command(folder, **settings | {"max_steps": 6, "save_steps": 3}))) == 0
+    shutil.rmtree(folder / "checkpoint-6")
+    largest = (folder / "model.safetensors").stat().st_size + 4096
+    words = command(folder, "--resume", **settings)
+    ran = subprocess.run(
+        [sys.executable, "train.py", *words], cwd=ROOT, capture_output=True, text=True,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest)),
+    )  # fmt: skip
+    assert ran.returncode == 2, ran.stderr
+    assert "Cannot write" in ran.stderr and "checkpoint-4" in ran.stderr and "Traceback" not in ran.stderr
+    assert list(RunFolder(folder).checkpoints()) == [3]
+    check_goes_on(folder, command, **settings)
+
+
+def check_goes_on(folder: Path, command, **settings: object) -> None:
+    """What a run that could not write has left is whole, and it goes on from there."""
+    checkpoints = RunFolder(folder).checkpoints()
+    assert checkpoints and not list(folder.glob("*.tmp"))
+    for path in checkpoints.values():
+        AutoModelForPreTraining.from_pretrained(path)
+        load_file(path / "training_state.safetensors")
+    assert pretrain(parse_arguments(command(folder, "--resume", **settings))) == 0
+    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
+    assert steps == list(range(1, int(str(settings["max_steps"])) + 1))

@@ -1,0 +1,240 @@
+"""One run, whatever it is spread over: processes, accumulated batches, shards of the model, recomputed activations."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import AutoModel, AutoModelForPreTraining
+
+from singlelife.croco import CroCoConfig, CroCoForPreTraining
+from singlelife.errors import RunError
+from singlelife.pretraining.arguments import parse_arguments
+from singlelife.pretraining.optimization import recompute
+from singlelife.pretraining.pretrain import pretrain
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
+
+ROOT = Path(__file__).parents[2]
+FIFTY = {"max_steps": 50, "train_batch_size": 32, "save_steps": 25, "eval_steps": 25, "warmup_steps": 10}
+SHARDED = {
+    "ACCELERATE_USE_FSDP": "true",
+    "FSDP_VERSION": "2",
+    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+    "FSDP_RESHARD_AFTER_FORWARD": "true",
+}
+
+
+def run(argv: list[str]) -> int:
+    return pretrain(parse_arguments(argv))
+
+
+def launch(argv: list[str], script: str = "train.py", processes: int = 2, **environment: str) -> str:
+    """Train in several processes, which exchange gradients over gloo. Returns what they print."""
+    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", script]
+    ran = subprocess.run(
+        [*words, *argv], cwd=ROOT, text=True, capture_output=True, timeout=200,
+        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
+
+
+def launch_sharded(argv: list[str], **environment: str) -> str:
+    return launch(argv, "tests/pretraining/fsdp2_on_cpu.py", **SHARDED | environment)
+
+
+def column(folder: Path, name: str) -> dict[int, float]:
+    return {line["step"]: line[name] for line in read_metrics(folder / "metrics.jsonl") if name in line}
+
+
+def assert_same_run(one: Path, other: Path) -> None:
+    """Losses within 1e-4 at every step, and rates to the last bit."""
+    for name, margin in {"loss": 1e-4, "val_loss": 1e-4, "grad_norm": 1e-3, "learning_rate": 0}.items():
+        first, second = column(one, name), column(other, name)
+        assert first.keys() == second.keys() and first
+        assert max(abs(first[step] - second[step]) for step in first) <= margin, name
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole") / "run"
+
+
+@pytest.fixture
+def one_process(whole: Path, command) -> Path:
+    """Fifty steps of one process, made once."""
+    if not whole.exists():
+        assert run(command(whole, **FIFTY)) == 0
+    return whole
+
+
+def test_two_processes_make_the_steps_of_one(tmp_path: Path, one_process: Path, command):
+    launch(command(tmp_path / "run", **FIFTY))
+    assert_same_run(one_process, tmp_path / "run")
+
+
+def test_two_batches_make_the_steps_of_one(tmp_path: Path, one_process: Path, command):
+    assert run(command(tmp_path / "run", gradient_accumulation_steps=2, **FIFTY)) == 0
+    assert_same_run(one_process, tmp_path / "run")
+
+
+def test_shards_make_the_steps_of_whole_models(tmp_path: Path, one_process: Path, command):
+    """FSDP2 over two processes, with accumulated batches; its checkpoints are those of any run."""
+    folder = tmp_path / "run"
+    said = launch_sharded(command(folder, gradient_accumulation_steps=2, **FIFTY))
+    assert "2 processes, model in shards (FSDP2)" in said
+    assert_same_run(one_process, folder)
+    expected, saved = (load_file(path / "checkpoint-50" / "model.safetensors") for path in (one_process, folder))
+    assert {name: tensor.shape for name, tensor in saved.items()} == {
+        name: tensor.shape for name, tensor in expected.items()
+    }
+    assert max((saved[name] - expected[name]).abs().max() for name in expected) < 1e-3
+    config = json.loads((folder / "config.json").read_text())
+    assert config["architectures"] == ["CroCoForPreTraining"]
+    assert AutoModel.from_pretrained(folder).config.hidden_size == 32
+    assert (folder / "reconstruction.png").exists() and (folder / "cross_attention.png").exists()
+
+
+def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path, one_process: Path, command):
+    folder = tmp_path / "run"
+    later = FIFTY | {"save_steps": 10}
+    # Only the first process reads the weights, and hands out the shards.
+    argv = command(folder, f"--resume={one_process / 'checkpoint-25'}", **later)
+    launch_sharded(argv, FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    there = column(folder, "loss")
+    assert min(there) == 26
+    expected = column(one_process, "loss")
+    assert max(abs(there[step] - expected[step]) for step in there) < 1e-4
+
+    back = tmp_path / "back"
+    assert run(command(back, f"--resume={folder / 'checkpoint-40'}", **later)) == 0
+    again = column(back, "loss")
+    assert list(again) == list(range(41, 51))
+    assert max(abs(again[step] - expected[step]) for step in again) < 1e-4
+
+
+def test_shards_lower_products_and_nothing_else(tmp_path: Path, one_process: Path, command):
+    """In bf16, as without shards: weights, their gradients and the loss are fp32."""
+    short = FIFTY | {"max_steps": 5, "mixed_precision": "bf16"}
+    launch_sharded(command(tmp_path / "sharded", **short))
+    launch(command(tmp_path / "whole", **short))
+    sharded, not_sharded = column(tmp_path / "sharded", "loss"), column(tmp_path / "whole", "loss")
+    exact = column(one_process, "loss")
+    assert max(abs(sharded[step] - not_sharded[step]) for step in sharded) < 1e-4
+    assert any(loss != exact[step] for step, loss in sharded.items())
+    tensors = load_file(tmp_path / "sharded" / "model.safetensors").values()
+    assert {tensor.dtype for tensor in tensors} == {torch.float32}
+    assert any((tensor != tensor.bfloat16().float()).any() for tensor in tensors)
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({"WORLD_SIZE": "2"}, r"2 processes were launched.*ACCELERATE_USE_CPU=true torchrun"),
+        ({"ACCELERATE_USE_FSDP": "true"}, r"second version of FSDP.*--fsdp_version 2"),
+    ],
+)
+def test_launches_that_cannot_work_are_refused(tmp_path: Path, command, monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(RunError, match=message):
+        run(command(tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_rate_in_force_is_said_and_written_and_free_to_be_given_another_way(tmp_path: Path, command, capsys):
+    folder = tmp_path / "run"
+    scaled = {"learning_rate": None, "base_learning_rate": 0.064, "max_steps": 4, "save_steps": 2}
+    assert run(command(folder, **scaled)) == 0
+    assert " 0.002 (0.064 × 8 / 256)\n" in capsys.readouterr().out
+    written = (folder / "config.yaml").read_text()
+    assert "# Learning rate at its peak: 0.002 (0.064 × 8 / 256)\n" in written
+    assert yaml.safe_load(written)["base_learning_rate"] == 0.064
+    assert max(column(folder, "learning_rate").values()) == 0.002
+    assert run(command(folder, "--resume", max_steps=4, learning_rate=0.002)) == 0
+    with pytest.raises(RunError, match=r"learning_rate was 0.002, now 0.004"):
+        run(command(folder, "--resume", **scaled | {"base_learning_rate": 0.128}))
+
+
+@pytest.mark.parametrize("blocks", ["encoder", "decoder", "all"])
+def test_recomputed_blocks_make_the_same_steps(tmp_path: Path, one_process: Path, command, blocks: str):
+    flags = ["--gradient-checkpointing"] if blocks == "all" else [f"--gradient-checkpointing={blocks}"]
+    assert run(command(tmp_path / "run", *flags, **FIFTY)) == 0
+    assert column(tmp_path / "run", "loss") == column(one_process, "loss")  # the same operations: bit for bit
+
+
+def test_recomputed_blocks_keep_less(recwarn: pytest.WarningsRecorder):
+    config = CroCoConfig(
+        image_size=64, patch_size=8, hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=128,
+        decoder_hidden_size=64, decoder_num_hidden_layers=4, decoder_num_attention_heads=2,
+        decoder_intermediate_size=128,
+    )  # fmt: skip
+
+    def kept(blocks: str) -> int:
+        """Bytes that the forward pass keeps for the backward pass, parameters aside."""
+        torch.manual_seed(0)
+        model = CroCoForPreTraining(config)
+        recompute(model, blocks)
+        own = {parameter.data_ptr() for parameter in model.parameters()}
+        storages: dict[int, int] = {}
+
+        def note(tensor: torch.Tensor) -> torch.Tensor:
+            if tensor.data_ptr() not in own:
+                storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        views = torch.zeros(2, 4, 3, 64, 64)
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = model.train()(views[0], views[1]).loss
+        assert loss.requires_grad
+        return sum(storages.values())
+
+    amounts = {blocks: kept(blocks) for blocks in ("none", "encoder", "decoder", "all")}
+    assert amounts["all"] < 0.4 * amounts["none"]
+    assert amounts["all"] < amounts["encoder"] < amounts["none"]
+    assert amounts["all"] < amounts["decoder"] < amounts["none"]
+    assert not [w for w in recwarn if issubclass(w.category, FutureWarning | DeprecationWarning)]
+
+
+def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, command, capsys):
+    folder = RunFolder(tmp_path / "run")
+    # A rate so large that the loss rises after the first steps.
+    settings = {"eval_steps": 2, "save_steps": 2, "save_total_limit": 1, "max_steps": 10}
+    assert run(command(folder.path, learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings)) == 0
+    losses = column(folder.path, "val_loss")
+    lowest = min(losses, key=lambda step: losses[step])
+    assert lowest < 10, "the test needs a run that gets worse"
+    assert list(folder.checkpoints()) == [lowest, 10]
+    best = json.loads(folder.best.read_text())
+    assert best == {"checkpoint": f"checkpoint-{lowest}", "step": lowest, "val_loss": losses[lowest]}
+    AutoModelForPreTraining.from_pretrained(folder.path / best["checkpoint"])
+    assert f"{folder.path / best['checkpoint']}, validation {losses[lowest]:.4f}" in capsys.readouterr().out
+
+    again = RunFolder(tmp_path / "again")
+    assert (
+        run(command(again.path, "--no-keep-best", learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings))
+        == 0
+    )
+    assert list(again.checkpoints()) == [10] and not again.best.exists()
+
+
+def test_a_run_that_does_not_validate_has_no_best(tmp_path: Path, command, capsys):
+    assert run(command(tmp_path / "run", max_steps=2, validation_fraction=0)) == 0
+    assert not (tmp_path / "run" / "best.json").exists()
+    assert "best checkpoint" not in capsys.readouterr().out
+
+
+def test_adamw_is_one_kernel_here(one_process: Path, command):
+    from singlelife.pretraining.optimization import create_optimizer
+
+    train = parse_arguments(command(one_process)).train
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer = create_optimizer(torch.nn.Linear(2, 2), train, torch.device("cpu"))
+    assert optimizer.defaults["fused"] is True
