@@ -186,7 +186,7 @@ class Alignment:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the mean maps and the values of each pair of views, as JSON has them: NaN is null."""
-        return _plain(self)
+        return plain(self)
 
     def to_table(self) -> pa.Table:
         """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of; and, if
@@ -221,8 +221,9 @@ class Alignment:
         return None if np.isnan(value) else value
 
     def save(self, folder: str | Path) -> None:
-        """Write the pictures of `plots.all.write_pictures`, result.json, result.parquet (`to_table`) and result.safetensors (the mean map of each model under
-        `mean_map/NAME`, the values of each pair of views under `per_pair/K/VARIANT`) into a folder."""
+        """Write into a folder result.json, result.parquet (`to_table`), result.safetensors (the mean map of each model
+        under `mean_map/NAME`, the values of each pair of views under `per_pair/K/VARIANT`) and the pictures of
+        `plots.all.write_pictures`."""
         from singlelife.alignment.plots.all import write_pictures
 
         folder = Path(folder)
@@ -387,17 +388,17 @@ def _quarters(values: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
     return [(float(values[part].min()), float(values[part].max()), part) for part in parts if part.any()]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
     if hasattr(value, "__dataclass_fields__"):
         left_out = ("mean_maps", "per_pair", "num_run")
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in left_out}
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in left_out}
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return None if np.isnan(value) else float(value)
     return value

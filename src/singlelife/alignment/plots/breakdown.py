@@ -13,6 +13,7 @@ from singlelife.alignment.plots.style import (
     KIND_COLOURS,
     VARIANT_NAMES,
     bare,
+    draw_curve,
     new_figure,
 )
 
@@ -36,21 +37,28 @@ def draw_breakdown(result: Alignment) -> Figure | None:
     if not columns:
         return None
     figure = new_figure(3.1 * len(columns) + 1.6, 6.2)
-    rows = figure.subplots(2, len(columns), sharex="col", sharey="row", squeeze=False)
+    rows = figure.subplots(2, len(columns), sharex="col", squeeze=False)
     figure.suptitle(
         f"CAS of two models on {result.num_pairs} pairs of {result.pairs}, by what the pair or the setting is",
         fontsize=11,
         color=INK,
     )
     for row, variant in zip(rows, VARIANTS, strict=True):
-        for axes, (of, points) in zip(row, columns.items(), strict=True):
+        for axes, points in zip(row, columns.values(), strict=True):
             _lines(axes, points[variant])
-            axes.set_ylim(bottom=0)
+        _same_height([axes for axes, of in zip(row, columns, strict=True) if of != "k"])
         row[0].set_ylabel(f"CAS, {VARIANT_NAMES[variant]}", fontsize=9)
     for axes, of in zip(rows[-1], columns, strict=True):
         axes.set_xlabel(_AXES[of] + ("" if of == "k" else f" (k = {result.k})"), fontsize=9)
     rows[0, -1].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
     return figure
+
+
+def _same_height(panels: Sequence[Axes]) -> None:
+    """One scale for all of a row but that over k, which climbs to 1."""
+    highest = max((axes.get_ylim()[1] for axes in panels), default=1.0)
+    for axes in panels:
+        axes.set_ylim(0, highest)
 
 
 def _points(result: Alignment, of: str, variant: str) -> list[_Point]:
@@ -75,13 +83,13 @@ def _lines(axes: Axes, points: Sequence[_Point]) -> None:
     places = range(len(points))
     for kind in points[0][1]:
         scores = [each[kind] for _, each in points]
-        axes.fill_between(places, [each.low for each in scores], [each.high for each in scores],
-                          color=KIND_COLOURS[kind], alpha=0.18, lw=0)  # fmt: skip
-        axes.plot(places, [each.cas for each in scores], color=KIND_COLOURS[kind], marker="o", ms=4, label=_NAMES[kind])
+        draw_curve(axes, places, scores, colour=KIND_COLOURS[kind], label=_NAMES[kind])
     chances = [next(iter(each.values())).chance for _, each in points]
     axes.plot(places, chances, color=INK, ls=":", lw=1, label="chance")
     axes.set_xticks(places, [name for name, _ in points])
+    axes.set_ylim(bottom=0)
     bare(axes)
+    axes.tick_params(axis="x", labelsize=7.5)
 
 
 def _range(part: Part) -> str:

@@ -28,7 +28,7 @@ def draw_matrix(result: Alignment) -> Figure:
     has_blocks = 1 < len(set(groups)) < n
     side = min(0.5 * n, 10) + 0.8
     num_groups = len(set(groups))
-    block_side = min(0.62 * num_groups, 5) + 0.9
+    block_side = min(0.5 * num_groups, 5) + 0.9
     heights = [side, block_side] if has_blocks else [side]
     figure = new_figure(2 * side + 3.4, sum(heights) + 1.6)
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -70,15 +70,15 @@ def _blocks(axes: Axes, matrix: Matrix, groups: list[str], colours: dict[str, st
         a, b = (groups.index(name) for name in block.groups)
         means[a, b] = means[b, a] = block.score.cas
     _heat(axes, means, *_range(matrix), values=len(groups) <= _MOST_GROUPS)
-    title = "mean of each two groups"
+    title = "mean of the cells of each two groups; on the diagonal, within one"
     if matrix.within and matrix.across and matrix.difference:
         difference = matrix.difference
         title += (
             f"\nwithin {matrix.within.cas:.3f}, across {matrix.across.cas:.3f}; "
             f"within less across {difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
         )
-        if matrix.permutation:
-            title += f", p = {matrix.permutation.p_value:.2g}"
+    if matrix.permutation:
+        title += f"\nthat groups matter: p = {matrix.permutation.p_value:.2g}"
     axes.set_title(title, fontsize=8.5, color=INK)
     names = short_names(groups)
     axes.set_xticks([])
@@ -95,15 +95,15 @@ def _range(matrix: Matrix) -> tuple[float, float]:
 
 
 def _heat(axes: Axes, values_of: np.ndarray, chance: float, highest: float, *, values: bool) -> None:
-    image = axes.imshow(values_of, cmap="viridis_r", vmin=chance, vmax=highest)
-    axes.set_facecolor("#ededed")  # where there is no cell: a model with itself
+    image = axes.imshow(values_of, cmap="YlGnBu", vmin=chance, vmax=highest)
+    axes.set_facecolor("#e4e4e4")  # where there is no cell: a model with itself
     axes.tick_params(length=0, labelsize=8)
     for spine in axes.spines.values():
         spine.set_visible(False)
     if values:
         for (row, column), value in np.ndenumerate(values_of):
             if not np.isnan(value):
-                dark = value > chance + 0.5 * (highest - chance)
+                dark = value > chance + 0.55 * (highest - chance)
                 axes.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7.5,
                           color="white" if dark else INK)  # fmt: skip
     bar = axes.figure.colorbar(image, ax=axes, shrink=0.8, aspect=18, pad=0.02)

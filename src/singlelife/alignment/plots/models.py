@@ -8,6 +8,7 @@ from matplotlib.figure import Figure
 from singlelife.alignment.cas import Truth
 from singlelife.alignment.matrix import Alignment
 from singlelife.alignment.plots.style import (
+    FAINT,
     FREE,
     INK,
     RAW,
@@ -24,23 +25,21 @@ def draw_models(result: Alignment) -> Figure:
     its top k holds the true match."""
     order = by_group(result.groups)
     readings = [result.main.readings[index] for index in order]
-    chance = result.k / (result.grid[0] * result.grid[1])
+    patches = result.grid[0] * result.grid[1]
+    chance = result.k / patches
     truths = [(reading.truth, reading.position_free_truth) for reading in readings]
     known = any(raw is not None for raw, _ in truths)
     num_panels = 4 if known else 2
     figure = new_figure(2.6 * num_panels + 2.2, 0.34 * len(order) + 1.9)
     panels = list(figure.subplots(1, num_panels, sharey=True))
-    figure.suptitle(
-        f"Each model by itself: where its top {result.k} of {result.grid[0] * result.grid[1]} matches lie", fontsize=11,
-        color=INK,
-    )  # fmt: skip
+    figure.suptitle(f"Each model by itself: where its top {result.k} of {patches} lie", fontsize=11, color=INK)
 
     rows = range(len(order))
     place = panels[0]
     scores = [reading.position for reading in readings]
     errors = [[max(each.cas - each.low, 0) for each in scores], [max(each.high - each.cas, 0) for each in scores]]
     place.barh(rows, [each.cas for each in scores], xerr=errors, color=RAW, height=0.62, error_kw={"lw": 1})
-    _by_chance(place, chance)
+    place.axvline(chance, color=INK, ls=":", lw=1, label="chance")
     place.set_title("at the same place\n(CAS with the position map)", fontsize=9, color=INK)
 
     sinks = panels[1]
@@ -49,24 +48,26 @@ def draw_models(result: Alignment) -> Figure:
     sinks.set_xlim(0, max(0.05, *(1.25 * reading.sink_share for reading in readings)))
     for row, reading in enumerate(readings):
         sinks.text(reading.sink_share, row, f"  {len(reading.sinks)}", va="center", fontsize=8, color=INK)
+    if not any(reading.sinks for reading in readings):
+        sinks.text(0.5, 0.5, "no model has any", transform=sinks.transAxes, ha="center", fontsize=9, color=FAINT)
 
     if known:
         _truth(panels[2], truths, chance, large_shifts=False)
         panels[2].set_title("at the true match\n(all patches)", fontsize=9, color=INK)
         _truth(panels[3], truths, chance, large_shifts=True)
         panels[3].set_title("at the true match\n(large shifts; position scores 0)", fontsize=9, color=INK)
-        panels[3].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    panels[-1 if known else 0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
     names, colours = short_names(result.models), group_colours(result.groups)
     place.set_yticks(rows, [f"{names[index]}  {index + 1}" for index in order])
     place.set_ylim(len(order) - 0.4, -0.6)
-    for text, index in zip(place.get_yticklabels(), order, strict=True):
-        text.set_color(colours[result.groups[index]])
     for axes in panels:
         bare(axes)
         axes.tick_params(axis="y", length=0)
         axes.set_xlim(left=0)
         axes.xaxis.set_major_formatter("{x:.0%}")
+    for text, index in zip(place.get_yticklabels(), order, strict=True):
+        text.set_color(colours[result.groups[index]])
     return figure
 
 
@@ -79,9 +80,4 @@ def _truth(
             share = each and (each.large_shifts if large_shifts else each.matches)
             if share is not None:
                 axes.barh(row + offset, share, color=colour, height=0.32, label=name if row == 0 else None)
-    _by_chance(axes, chance)
-
-
-def _by_chance(axes: Axes, chance: float) -> None:
-    axes.axvline(chance, color=INK, ls=":", lw=1)
-    axes.text(chance, -0.55, " chance", fontsize=7.5, va="bottom", color=INK)
+    axes.axvline(chance, color=INK, ls=":", lw=1, label="chance")

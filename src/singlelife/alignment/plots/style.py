@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from singlelife.alignment.cas import Score
 from singlelife.alignment.files import written_aside
 
 INK, FAINT = "#222222", "#8a8a8a"
@@ -43,6 +44,12 @@ def bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.spines[["left", "bottom"]].set_color(FAINT)
     axes.tick_params(colors=INK, labelsize=8, length=3)
+
+
+def draw_curve(axes: Axes, at: Sequence[float], scores: Sequence[Score], *, colour: str, label: str) -> None:
+    """Scores with the band of their intervals."""
+    axes.fill_between(at, [each.low for each in scores], [each.high for each in scores], color=colour, alpha=0.2, lw=0)
+    axes.plot(at, [each.cas for each in scores], color=colour, marker="o", ms=3.5, label=label)
 
 
 def group_colours(groups: Sequence[str]) -> dict[str, str]:
