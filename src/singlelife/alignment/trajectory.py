@@ -108,7 +108,8 @@ class Trajectory:
         found = self.emerged[variant]
         if found is None:
             return f"does not clear {over}"
-        return f"clears {over} from {found.at:,.4g} {UNITS[self.by]}" + ("" if found.lasting else ", not at all later")
+        at = f"step {found.at:,.0f}" if self.by == "step" else f"{found.at:,.4g} {UNITS[self.by]}"
+        return f"clears {over} from {at} on" if found.lasting else f"first clears {over} at {at}, but not at all later"
 
     def __str__(self) -> str:
         from singlelife.alignment.trajectory_text import text
