@@ -19,8 +19,21 @@ from singlelife.lives.pairs.pairing import PAIRINGS
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import life_names
 
-COMMANDS = ("lives", "prepare", "poses", "pairs", "push-life", "peek", "train", "train-all", "pairs-set", "cas", "align",
-            "push", "hub")  # fmt: skip
+COMMANDS = (
+    "lives",
+    "prepare",
+    "poses",
+    "pairs",
+    "push-life",
+    "peek",
+    "train",
+    "train-all",
+    "pairs-set",
+    "cas",
+    "align",
+    "push",
+    "hub",
+)
 
 
 @pytest.fixture(scope="module")

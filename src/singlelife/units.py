@@ -1,4 +1,6 @@
-"""Numbers of bytes and lengths of time, for people."""
+"""Numbers of bytes, lengths of time and tables, for people."""
+
+from collections.abc import Sequence
 
 
 def in_bytes(number: float) -> str:
@@ -18,3 +20,11 @@ def duration(seconds: float) -> str:
     if seconds < 3600:
         return f"{seconds // 60} min {seconds % 60:02d} s"
     return f"{seconds // 3600} h {seconds % 3600 // 60:02d} min"
+
+
+def aligned(rows: Sequence[Sequence[str]]) -> str:
+    """The rows of a table, its columns as wide as their longest cell."""
+    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -8,7 +8,7 @@ import numpy as np
 from singlelife.alignment.cas import Score
 from singlelife.alignment.contrast import MEASURES, Contrast
 from singlelife.alignment.matrix import Alignment, Matrix, Part
-from singlelife.commands.options import aligned
+from singlelife.units import aligned
 
 _FEW_MODELS = 6  # their cells are listed one by one too, with all intervals
 

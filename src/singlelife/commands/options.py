@@ -1,11 +1,11 @@
 """Options that several commands have."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
 from singlelife.errors import SingleLifeError
+from singlelife.units import aligned as aligned  # commands take it from here
 
 MODEL_HELP = (
     "run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or one of the "
@@ -31,14 +31,6 @@ def check_output(flag: str, path: Path) -> None:
     """
     if not path.absolute().parent.is_dir():
         raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
-
-
-def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows of a table, its columns as wide as their longest cell."""
-    widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
 
 
 def add_map_options(command: argparse.ArgumentParser) -> None:
