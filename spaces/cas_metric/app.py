@@ -92,8 +92,8 @@ def build() -> gr.Blocks:
         )
         button.click(score, [first, second, kind, k, columns], table)
         gr.Markdown(
-            "**Position-free**: each model's mean map over all pairs is subtracted first, so that two models that only "
-            "look at the same *place* score near chance. **Adjusted**: 0 by chance, 1 in full agreement."
+            "**Position-free**: each model's mean map over all pairs is subtracted first, so that two models which "
+            "only look at the same *place* score near chance. **Adjusted**: 0 by chance, 1 in full agreement."
         )
     return page
 

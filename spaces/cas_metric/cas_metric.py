@@ -10,10 +10,10 @@ import evaluate
 import numpy as np
 
 _DESCRIPTION = """\
-The Correspondence Alignment Score (CAS): how far two vision models that never shared a frame agree about which patch of
-one view shows what a patch of the other shows. For each target patch, the k source patches with the largest logits are
-taken of both models; the score is the share of these that they have in common, averaged over patches and pairs of
-views. Two models that agree about nothing score k / M, where M is the number of source patches.
+The Correspondence Alignment Score (CAS): how far two vision models agree about which patch of one view shows what a
+patch of the other shows. For each target patch, the k source patches with the largest logits are taken of both models;
+the score is the share of these that they have in common, averaged over patches and pairs of views. Two models that
+agree about nothing score k / M, where M is the number of source patches.
 """
 
 _CITATION = """\
@@ -156,7 +156,9 @@ def _array(values: list, name: str, dtype: type) -> np.ndarray:
     try:
         array = np.asarray(values, dtype=dtype)
     except ValueError as error:  # ragged
-        raise ValueError(f"The {name} have rows of different lengths, or pairs of different numbers of rows.") from error
+        raise ValueError(
+            f"The {name} have rows of different lengths, or pairs of different numbers of rows."
+        ) from error
     if array.ndim != 3 or not array.size:
         raise ValueError(
             f"The {name} should be pairs of views × target patches × source patches, and none of these 0; they have "

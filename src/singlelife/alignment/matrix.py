@@ -228,7 +228,6 @@ class Alignment:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write_pictures(self, folder)
         tensors = {f"mean_map/{name}": each for name, each in zip(self.models, self.mean_maps, strict=True)}
         for k, found in self.at_k.items():
             tensors |= {f"per_pair/{k}/{variant}": values for variant, values in found.per_pair.items()}
@@ -238,6 +237,7 @@ class Alignment:
             pq.write_table(self.to_table(), aside)
         with written_aside(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_pictures(self, folder)
 
     def __str__(self) -> str:
         from singlelife.alignment.matrix_text import text

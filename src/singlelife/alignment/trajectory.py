@@ -93,14 +93,14 @@ class Trajectory:
         return draw_trajectory(self)
 
     def save(self, folder: str | Path) -> None:
-        """Write trajectory.png and trajectory.json into a folder."""
+        """Write trajectory.json and trajectory.png into a folder."""
         from singlelife.alignment.plots.style import write
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        write(self.plot(), folder / "trajectory.png")
         with written_aside(folder / "trajectory.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write(self.plot(), folder / "trajectory.png")
 
     def sentence(self, variant: str) -> str:
         """Where a score emerges, in words."""

@@ -2,7 +2,7 @@
 
 from singlelife.alignment.cas import Score, Truth
 from singlelife.alignment.trajectory import UNITS, Against, Trajectory
-from singlelife.commands.options import aligned
+from singlelife.units import aligned
 
 
 def text(result: Trajectory) -> str:

@@ -75,7 +75,7 @@ def _kinds(matrix: Matrix) -> dict[str, Score]:
 
 def _without_double(scores: dict[str, Score]) -> dict[str, Score]:
     """Within and across, or the mean where there are not both: it is then one of these."""
-    both = {name: scores[name] for name in ("within", "across") if name in scores}
+    both: dict[str, Score] = {name: scores[name] for name in ("within", "across") if name in scores}
     return both if len(both) == 2 else {"mean": scores["mean"]}
 
 

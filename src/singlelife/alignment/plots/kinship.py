@@ -87,7 +87,9 @@ def _tree(axes: Axes, distances: np.ndarray, names: list[str], colours: list[str
 def _plane(axes: Axes, places: np.ndarray, colours: list[str], groups: list[str]) -> None:
     for group in dict.fromkeys(groups):
         members = [index for index, each in enumerate(groups) if each == group]
-        axes.scatter(*places[members].T, s=130, color=colours[members[0]], alpha=0.85, lw=0, label=group)
+        axes.scatter(
+            places[members, 0], places[members, 1], s=130, color=colours[members[0]], alpha=0.85, lw=0, label=group
+        )
     for index, (x, y) in enumerate(places, start=1):
         axes.text(x, y, str(index), ha="center", va="center", fontsize=7, color="white", weight="bold")
     bare(axes)

@@ -77,7 +77,7 @@ def _truth(
     for offset, which, colour, name in ((-0.17, 0, RAW, "raw"), (0.17, 1, FREE, "position-free")):
         for row, pair in enumerate(truths):
             each = pair[which]
-            share = each and (each.large_shifts if large_shifts else each.matches)
+            share = None if each is None else each.large_shifts if large_shifts else each.matches
             if share is not None:
                 axes.barh(row + offset, share, color=colour, height=0.32, label=name if row == 0 else None)
     axes.axvline(chance, color=INK, ls=":", lw=1, label="chance")
