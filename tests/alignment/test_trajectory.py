@@ -34,7 +34,8 @@ def test_emergence_is_where_the_interval_first_clears_all_controls():
     assert emerged(points, controls, "raw") == Emerged(2, True)
     assert emerged([*points, against(4, 0.3, 0.5)], controls, "raw") == Emerged(2, False)
     assert emerged(points, [against(None, 0.1, 0.35)], "raw") is None  # to touch is not to clear
-    assert emerged(points, [], "raw") == Emerged(2, True)  # 0.1 is chance
+    assert emerged(points, [], "raw") == Emerged(2, True)  # 0.1 is chance, and not cleared by what touches it
+    assert emerged(points, [against(None, 0.0, 0.05)], "raw") == Emerged(2, True)
 
 
 def test_the_numbers_are_those_of_align(tmp_path):
@@ -47,7 +48,7 @@ def test_the_numbers_are_those_of_align(tmp_path):
                 assert getattr(getattr(point, variant), name) == getattr(getattr(matrix, variant), name)[0, place]
     assert [point.at for point in found.points] == [100, 200] and found.controls[0].at is None
     assert found.emerged["raw"] == Emerged(100, False)
-    assert "raw            first clears the controls at step 100, but not at all later" in str(found)
+    assert "raw            first clears chance and the controls at step 100, but not at all later" in str(found)
 
 
 def test_checkpoints_that_fail_are_told_and_the_reference_has_to_work(tmp_path):
@@ -97,7 +98,7 @@ def make_run():
 def test_a_run_is_its_checkpoints_in_order_and_its_finished_model(tmp_path, make_run):
     folder = make_run(tmp_path / "run", steps=(10, 2, 9))
     (tmp_path / "run" / "checkpoint-11.tmp").mkdir()
-    by, models = models_of_runs(folder)[0], models_of_runs([folder])[1]
+    by, models = models_of_runs([folder])
     assert by == "step"
     assert list(models.items()) == [(f"{folder}/checkpoint-2", 2), (folder, 9), (f"{folder}/checkpoint-10", 10)]
 

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from singlelife.configs import read_yaml
 from singlelife.errors import RunError
@@ -60,7 +61,7 @@ def _hours(run: Path) -> float:
     return float(hours)
 
 
-def _settings(run: Path) -> dict:
+def _settings(run: Path) -> dict[str, Any]:
     path = run / "config.yaml"
     if not path.is_file():
         raise RunError(f"{run} is not the folder of a run: it has no config.yaml.")

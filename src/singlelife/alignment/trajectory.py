@@ -43,8 +43,7 @@ class Emerged:
     """Where a score first clears the controls.
 
     Attributes:
-        at: the first step, or hours, at which the interval lies above all intervals of the controls, or, where there
-            are none, above chance.
+        at: the first step, or hours, at which the interval lies above chance and above all intervals of the controls.
         lasting: at all later ones it does too.
     """
 
@@ -104,7 +103,7 @@ class Trajectory:
 
     def sentence(self, variant: str) -> str:
         """Where a score emerges, in words."""
-        over = "the controls" if self.controls else "chance"
+        over = "chance and the controls" if self.controls else "chance"
         found = self.emerged[variant]
         if found is None:
             return f"does not clear {over}"
@@ -182,12 +181,10 @@ def trajectory(
 
 
 def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> Emerged | None:
-    """The first point whose interval lies above those of all controls, or, without controls, above chance."""
-    bars = [getattr(control, variant).high for control in controls]
-    clear = [
-        getattr(point, variant).low > max(bars, default=getattr(point, variant).chance)
-        for point in points
-    ]  # fmt: skip
+    """The first point whose interval lies above chance and above those of all controls."""
+    level = max([getattr(control, variant).high for control in controls], default=0.0)
+    scores = [getattr(point, variant) for point in points]
+    clear = [score.low > max(level, score.chance) for score in scores]
     if not any(clear):
         return None
     first = clear.index(True)

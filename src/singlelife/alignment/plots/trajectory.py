@@ -24,7 +24,7 @@ _WIDE = 8.0  # times the least duration: from here on, durations are drawn on a 
 def draw_trajectory(result: Trajectory) -> Figure:
     """Raw and position-free side by side: the curve with its interval, chance, each control's score as a level with
     the band of its interval, and a mark at the first point that clears them."""
-    figure = new_figure(11, 4.3)
+    figure = new_figure(11, 5)
     figure.suptitle(
         f"Alignment with {_short(result.reference)} on {result.num_pairs} pairs of {result.pairs}, top {result.k} of "
         f"{result.grid[0] * result.grid[1]} patches",
@@ -60,7 +60,7 @@ def draw_trajectory(result: Trajectory) -> Figure:
         axes.set_ylabel("CAS with the reference", fontsize=9)
         bare(axes)
         axes.grid(axis="y", color=FAINT, alpha=0.2, lw=0.6)
-        axes.legend(frameon=False, fontsize=8, loc="best")
+        axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
     return figure
 
 
