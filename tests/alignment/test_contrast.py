@@ -108,5 +108,7 @@ def test_align_adds_them_once_and_keeps_the_features(sim_test, tmp_path):
     (row, *_) = first.to_table().to_pylist()
     assert row["cka"] == first.contrast.cka[0, 1] == first.to_dict()["contrast"]["cka"][0][1]
     assert "mutual 10-NN" in str(first)
+    first.save(tmp_path / "saved")
+    assert (tmp_path / "saved" / "contrast.png").is_file()
     without = align(models, pairs=views, cache_dir=tmp_path, progress=False)
     assert without.contrast is None and without.to_table().to_pylist()[0]["cka"] is None

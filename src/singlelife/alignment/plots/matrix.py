@@ -26,7 +26,7 @@ def draw_matrix(result: Alignment) -> Figure:
     n, order = len(result.models), by_group(result.groups)
     groups = [result.groups[index] for index in order]
     has_blocks = 1 < len(set(groups)) < n
-    side = min(0.5 * n, 10) + 0.8
+    side = (0.5 if n <= _MOST_VALUES else 0.27) * n + 0.8
     num_groups = len(set(groups))
     block_side = min(0.5 * num_groups, 5) + 0.9
     heights = [side, block_side] if has_blocks else [side]

@@ -56,7 +56,8 @@ def draw_models(result: Alignment) -> Figure:
         panels[2].set_title("at the true match\n(all patches)", fontsize=9, color=INK)
         _truth(panels[3], truths, chance, large_shifts=True)
         panels[3].set_title("at the true match\n(large shifts; position scores 0)", fontsize=9, color=INK)
-    panels[-1 if known else 0].legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    handles = panels[-1 if known else 0].get_legend_handles_labels()
+    panels[-1].legend(*handles, frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
 
     names, colours = short_names(result.models), group_colours(result.groups)
     place.set_yticks(rows, [f"{names[index]}  {index + 1}" for index in order])
