@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +26,9 @@ from singlelife.alignment.extraction import (
 )
 from singlelife.alignment.files import written_aside
 from singlelife.alignment.statistics import Permutation, permutation_test
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,14 @@ class Alignment:
     def _contrast(self, measure: str, a: int, b: int) -> float | None:
         value = np.nan if self.contrast is None else float(getattr(self.contrast, measure)[a, b])
         return None if np.isnan(value) else value
+
+    def plot(self) -> "Figure":
+        """The matrix, raw and position-free, by groups; `save` writes this and further pictures. Takes two models."""
+        import matplotlib.pyplot  # noqa: F401  tells notebooks how to show a figure
+
+        from singlelife.alignment.plots.matrix import draw_matrix
+
+        return draw_matrix(self)
 
     def save(self, folder: str | Path) -> None:
         """Write into a folder result.json, result.parquet (`to_table`), result.safetensors (the mean map of each model

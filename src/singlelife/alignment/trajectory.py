@@ -87,6 +87,8 @@ class Trajectory:
 
     def plot(self) -> "Figure":
         """The scores with their intervals, chance, the controls, and where it emerges."""
+        import matplotlib.pyplot  # noqa: F401  tells notebooks how to show a figure
+
         from singlelife.alignment.plots.trajectory import draw_trajectory
 
         return draw_trajectory(self)
@@ -94,12 +96,13 @@ class Trajectory:
     def save(self, folder: str | Path) -> None:
         """Write trajectory.json and trajectory.png into a folder."""
         from singlelife.alignment.plots.style import write
+        from singlelife.alignment.plots.trajectory import draw_trajectory
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with written_aside(folder / "trajectory.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-        write(self.plot(), folder / "trajectory.png")
+        write(draw_trajectory(self), folder / "trajectory.png")
 
     def sentence(self, variant: str) -> str:
         """Where a score emerges, in words."""
