@@ -182,8 +182,8 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
         RunError: there is too little shared memory for that many workers.
     """
     places = None
-    if num_workers:  # each may be this far ahead, and the last batch is still in use
-        places = Places(num_workers, _PREFETCH + 1, sampler.local_batch_size, dataset.image_size)
+    if num_workers:  # each may be this far ahead, while one batch is handed over and the one before is still in use
+        places = Places(num_workers, _PREFETCH + 2, sampler.local_batch_size, dataset.image_size)
     return _PairLoader(
         _WorkersView(dataset, places),
         batch_sampler=sampler,
