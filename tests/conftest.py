@@ -15,6 +15,7 @@ from .hub_server import Hub
 os.environ["OMP_NUM_THREADS"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
 
 settings.register_profile("no deadline", deadline=None)  # machines are slow at times; nothing here is timed
 settings.load_profile("no deadline")

@@ -5,7 +5,7 @@
 transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
 ours registers it, whichever comes first.
 
-`singlelife.cas` and `singlelife.align` are imported when they are asked for.
+`singlelife.cas`, `singlelife.align` and `singlelife.follow` are imported when they are asked for.
 """
 
 from importlib import import_module
@@ -18,6 +18,7 @@ from wrapt import when_imported
 if TYPE_CHECKING:
     from singlelife.alignment.api import align as align
     from singlelife.alignment.api import cas as cas
+    from singlelife.alignment.api import follow as follow
 
 __version__ = version("singlelife")
 
@@ -67,6 +68,6 @@ for _auto in _OURS:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("align", "cas"):
+    if name in ("align", "cas", "follow"):
         return getattr(import_module("singlelife.alignment.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -11,6 +11,8 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.compare import coarser
+from singlelife.alignment.contrast import contrast as contrast_of
+from singlelife.alignment.contrast import pooled_features
 from singlelife.alignment.extraction import VARIANTS, check_ks
 from singlelife.alignment.extraction_cache import ExtractionCache
 from singlelife.alignment.matrix import Alignment, AtK, Failure, Part, at_k, cell_chances, means, per_pair_scores
@@ -50,6 +52,7 @@ def align_models(
     sinks: str = "keep",
     layers: Sequence[int] | None = None,
     by_layer: bool = False,
+    contrast: bool = False,
     image_size: int | None = None,
     batch_size: int = 64,
     seed: int = 0,
@@ -69,6 +72,7 @@ def align_models(
         direction, sinks: see `extraction.extract`.
         layers: the blocks to take maps of.
         by_layer: also score layer by layer, at the first k. Each layer is a run of each model.
+        contrast: also compare pooled features as is done elsewhere, see `contrast`.
         image_size: side of the views in pixels; the largest that a model takes by default.
         seed: of the bootstrap and the permutation test.
         cache_dir: the extractions are in its folder `alignment`.
@@ -89,6 +93,7 @@ def align_models(
     pairs = pair_set(image_size or max(header.image_size for header in work.headers.values()))
     cache = ExtractionCache(pairs, grid=grid, direction=direction, sinks=sinks, cache_dir=cache_dir)
     work.run(cache, ordered_ks)
+    pooled = work.pool(pairs, cache.folder) if contrast else None
 
     left = list(work.headers)
     true_match = pairs.true_match(grid).numpy()
@@ -113,6 +118,7 @@ def align_models(
         sinks=sinks,
         k=ks[0],
         at_k=at,
+        contrast=None if pooled is None else contrast_of(pooled),
         by_layer=_by_layer(work, cache, group, ks[0], seed) if by_layer else (),
         failed=tuple(work.failed),
         mean_maps=mean_maps,
@@ -152,6 +158,22 @@ class _Work:
                 self.num_run += 1
 
         self._each(list(self.headers), "Running models", run_one)
+
+    def pool(self, pairs: PairSet, folder: Path) -> list[np.ndarray]:
+        """The pooled features of each model that is left."""
+        pooled: dict[str, np.ndarray] = {}
+
+        def pool_one(name: str) -> None:
+            pooled[name] = pooled_features(
+                self.headers[name],
+                lambda: self.load(name, self.layers),
+                pairs,
+                batch_size=self.batch_size,
+                folder=folder,
+            )
+
+        self._each(list(self.headers), "Pooling features", pool_one)
+        return [pooled[name] for name in self.headers]
 
     def _each(self, names: Sequence[str], what: str, work: Callable[[str], None]) -> None:
         for name in tqdm(names, what, unit=" models", leave=False, disable=not self.progress):

@@ -1,19 +1,23 @@
 """Alignment by name: what the command line and three lines of Python ask for.
 
-from singlelife import align, cas
+from singlelife import align, cas, follow
 
 cas("runs/sim_1", "runs/sim_2", pairs="sim_test")
 align(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
+follow("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from singlelife.alignment.align import align_models, group_of
 from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.alignment.compare import Comparison, compare
 from singlelife.alignment.matrix import Alignment
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
+from singlelife.alignment.runs import models_of_runs
+from singlelife.alignment.trajectory import Trajectory, trajectory
 from singlelife.errors import CheckpointError
 
 Model = str | Path | AttentionMapProvider
@@ -97,6 +101,7 @@ def align(
     method: str | None = None,
     layers: Sequence[int] | None = None,
     by_layer: bool = False,
+    contrast: bool = False,
     views: str = "plain",
     num_pairs: int = 384,
     image_size: int | None = None,
@@ -113,6 +118,7 @@ def align(
         groups: the names of the models of each group; models that are in none are grouped by the data set of the life
             that their name tells of.
         by_layer: also score layer by layer.
+        contrast: also compare pooled features by linear CKA, mutual nearest neighbours and RSA.
         cache_dir: of prepared lives, and of the models' extractions.
         pairs, k, direction, sinks, method, layers, views, num_pairs, image_size, seed, batch_size, device: see `cas`.
 
@@ -142,9 +148,36 @@ def align(
         sinks=sinks,
         layers=layers,
         by_layer=by_layer,
+        contrast=contrast,
         image_size=image_size,
         batch_size=batch_size,
         seed=seed,
         cache_dir=cache_dir,
         progress=progress,
+    )
+
+
+def follow(
+    runs: str | Path | Sequence[str | Path],
+    reference: str | Path,
+    *,
+    controls: Sequence[str | Path] = (),
+    **settings: Any,
+) -> Trajectory:
+    """How alignment with a reference grows: over the checkpoints of one run, or over runs on more and more hours.
+
+    Args:
+        runs: the folder of one, whose every saved checkpoint is scored, or of several that were trained on different
+            `--hours`, whose finished models are.
+        reference: what they are compared with, such as a model of another life.
+        controls: models that should not align, such as an untrained one and one of a still camera: what their scores
+            reach is the level to clear.
+        settings: of `align`, but for groups, by_layer and contrast.
+
+    Raises:
+        SingleLifeError: a folder is no run, the runs do not differ in hours, or the reference cannot be compared.
+    """
+    by, models = models_of_runs([runs] if isinstance(runs, str | Path) else runs)
+    return trajectory(
+        lambda names: align(names, **settings), by, models, str(reference), [str(control) for control in controls]
     )

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -15,6 +15,7 @@ from safetensors.numpy import save
 
 from singlelife import __version__
 from singlelife.alignment.cas import Score, Truth, scores
+from singlelife.alignment.contrast import MEASURES, Contrast
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
@@ -25,6 +26,9 @@ from singlelife.alignment.extraction import (
 )
 from singlelife.alignment.files import written_aside
 from singlelife.alignment.statistics import Permutation, permutation_test
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -153,6 +157,7 @@ class Alignment:
         k: the one that is told of first.
         by_layer: one part for each layer, if that was asked for, at that k.
         mean_maps: of each model's logits over the pair set, float32 (N, N).
+        contrast: the same models by other measures, if that was asked for.
         num_run: how many models had to be run; the others' extractions were there.
         version: of singlelife.
     """
@@ -173,6 +178,7 @@ class Alignment:
     at_k: dict[int, AtK]
     by_layer: tuple[Part, ...]
     mean_maps: tuple[np.ndarray, ...] = field(repr=False)
+    contrast: Contrast | None = None
     num_run: int = 0
     version: str = __version__
 
@@ -183,10 +189,11 @@ class Alignment:
 
     def to_dict(self) -> dict[str, Any]:
         """All but the mean maps and the values of each pair of views, as JSON has them: NaN is null."""
-        return _plain(self)
+        return plain(self)
 
     def to_table(self) -> pa.Table:
-        """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of."""
+        """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of; and, if
+        that was asked for, the measures of `contrast`, which do not depend on k and variant."""
         rows = []
         first, second = np.triu_indices(len(self.models), 1)
         for k, found in self.at_k.items():
@@ -199,6 +206,7 @@ class Alignment:
                         {"model_a": self.models[a], "model_b": self.models[b], "group_a": self.groups[a]}
                         | {"group_b": self.groups[b], "k": k, "variant": variant}
                         | {name: None if np.isnan(value) else value for name, value in values.items()}
+                        | {name: self._contrast(name, a, b) for name in MEASURES}
                         | {"revision_a": self.revisions[a], "revision_b": self.revisions[b]}
                     )
         settings = {
@@ -211,9 +219,24 @@ class Alignment:
         }
         return pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(settings))
 
+    def _contrast(self, measure: str, a: int, b: int) -> float | None:
+        value = np.nan if self.contrast is None else float(getattr(self.contrast, measure)[a, b])
+        return None if np.isnan(value) else value
+
+    def plot(self) -> "Figure":
+        """The matrix, raw and position-free, by groups; `save` writes this and further pictures. Takes two models."""
+        import matplotlib.pyplot  # noqa: F401  tells notebooks how to show a figure
+
+        from singlelife.alignment.plots.matrix import draw_matrix
+
+        return draw_matrix(self)
+
     def save(self, folder: str | Path) -> None:
-        """Write result.json, result.parquet (`to_table`) and result.safetensors (the mean map of each model under
-        `mean_map/NAME`, the values of each pair of views under `per_pair/K/VARIANT`) into a folder."""
+        """Write into a folder result.json, result.parquet (`to_table`), result.safetensors (the mean map of each model
+        under `mean_map/NAME`, the values of each pair of views under `per_pair/K/VARIANT`) and the pictures of
+        `plots.all.write_pictures`."""
+        from singlelife.alignment.plots.all import write_pictures
+
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         tensors = {f"mean_map/{name}": each for name, each in zip(self.models, self.mean_maps, strict=True)}
@@ -225,6 +248,7 @@ class Alignment:
             pq.write_table(self.to_table(), aside)
         with written_aside(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+        write_pictures(self, folder)
 
     def __str__(self) -> str:
         from singlelife.alignment.matrix_text import text
@@ -235,7 +259,7 @@ class Alignment:
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("model_a", "model_b", "group_a", "group_b")]
     + [("k", pa.int64()), ("variant", pa.string())]
-    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high")]
+    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high", *MEASURES)]
     + [("revision_a", pa.string()), ("revision_b", pa.string())]
 )
 
@@ -375,17 +399,17 @@ def _quarters(values: np.ndarray) -> list[tuple[float, float, np.ndarray]]:
     return [(float(values[part].min()), float(values[part].max()), part) for part in parts if part.any()]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
     if hasattr(value, "__dataclass_fields__"):
         left_out = ("mean_maps", "per_pair", "num_run")
-        return {name: _plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in left_out}
+        return {name: plain(getattr(value, name)) for name in value.__dataclass_fields__ if name not in left_out}
     if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
+        return {str(name): plain(each) for name, each in value.items()}
     if isinstance(value, np.ndarray):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     if isinstance(value, float):
         return None if np.isnan(value) else float(value)
     return value

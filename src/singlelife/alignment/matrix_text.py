@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from singlelife.alignment.cas import Score
+from singlelife.alignment.contrast import MEASURES, Contrast
 from singlelife.alignment.matrix import Alignment, Matrix, Part
 from singlelife.units import aligned
 
@@ -40,6 +41,8 @@ def text(result: Alignment) -> str:
         if result.by_layer:
             rows_by_layer = ((_range(part), part.raw, part.position_free) for part in result.by_layer)
             parts.append(_by("CAS by layer", rows_by_layer))
+        if result.contrast:
+            parts.append(_contrast(result, result.contrast))
     if result.failed:
         parts.append(
             "\n".join(["could not be compared", *(f"  {each.model}: {each.error}" for each in result.failed)])
@@ -61,6 +64,23 @@ def _models(result: Alignment) -> str:
     if all(reading.truth is None for reading in result.main.readings):
         rows = [row[:6] for row in rows]
     return aligned(rows)
+
+
+def _contrast(result: Alignment, contrast: Contrast) -> str:
+    """The other measures beside the score: of each two models where they are few, and the means within and across."""
+    columns = [result.main.raw.cas, result.main.position_free.cas, *(getattr(contrast, name) for name in MEASURES)]
+    rows = [["", "CAS", "CAS (free)", "CKA", f"mutual {contrast.neighbours}-NN", "RSA"]]
+    first, second = np.triu_indices(len(result.models), 1)
+    if len(result.models) <= _FEW_MODELS:
+        for a, b in zip(first.tolist(), second.tolist(), strict=True):
+            rows.append([f"  {a + 1} and {b + 1}", *(_number(values[a, b]) for values in columns)])
+    same = np.array([result.groups[a] == result.groups[b] for a, b in zip(first, second, strict=True)])
+    for name, cells in (("within groups", same), ("across groups", ~same)):
+        if cells.any():
+            rows.append([name, *(_number(values[first, second][cells].mean()) for values in columns)])
+    by_chance = [result.main.raw.chance[first, second].mean()] * 2 + [0.0, contrast.mutual_knn_chance, 0.0]
+    rows.append(["by chance", *map(_number, by_chance)])
+    return f"for contrast, of one vector for each of {contrast.num_images} views\n{aligned(rows)}"
 
 
 def _square(title: str, matrix: Matrix) -> str:

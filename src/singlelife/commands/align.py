@@ -18,6 +18,8 @@ from singlelife.errors import SingleLifeError
 from singlelife.lives.registry import registered_life
 
 SOME_FAILED = 1  # exit code
+_SETTINGS = ("pairs", "k", "direction", "sinks", "method", "layers", "views", "num_pairs", "image_size", "seed",
+             "batch_size", "device", "cache_dir")  # fmt: skip
 
 
 def add_command(commands: Commands) -> None:
@@ -30,7 +32,8 @@ def add_command(commands: Commands) -> None:
         "once on a pair set; what it says is kept under the cache folder, so that one more model costs one more run. "
         "A model that fails is told at the end, the others are compared, and the exit code is 1.",
         epilog="examples: singlelife align runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment; "
-        "singlelife align --lives wt_1,wt_2,hdepic_1 --org ORG --pairs sim_test",
+        "singlelife align --lives wt_1,wt_2,hdepic_1 --org ORG --pairs sim_test; "
+        "singlelife align --checkpoints runs/sim_1 --reference runs/sim_2 --controls runs/sim_still,untrained:tiny",
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help=f"each a {MODEL_HELP}")
     command.add_argument(
@@ -48,14 +51,38 @@ def add_command(commands: Commands) -> None:
         metavar="NAME=M1,M2",
         help="which models belong together (default: those of lives of one data set, which their names tell)",
     )
+    command.add_argument(
+        "--checkpoints",
+        nargs="+",
+        default=[],
+        metavar="RUN",
+        help="instead of MODELs: follow every saved checkpoint of a run, or the finished models of several runs that "
+        "were trained on different --hours of life, against --reference",
+    )
+    command.add_argument("--reference", metavar="MODEL", help="with --checkpoints: what they are compared with")
+    command.add_argument(
+        "--controls",
+        type=_names,
+        default=[],
+        metavar="M1,M2",
+        help="with --checkpoints: models that should not align with the reference, such as an untrained one; it is "
+        "said which is the first checkpoint whose interval lies above theirs",
+    )
     add_map_options(command)
+    command.add_argument(
+        "--contrast",
+        action="store_true",
+        help="also compare one vector per view, the mean of its patches' features, as is done elsewhere: linear CKA, "
+        "mutual nearest neighbours, RSA",
+    )
     command.add_argument("--by-layer", action="store_true", help="also score layer by layer: a run for each")
     command.add_argument(
         "--save",
         type=Path,
         metavar="DIR",
         help="write result.json, result.parquet (a row for each two models) and result.safetensors (mean maps, and "
-        "scores of each pair of views) into this folder",
+        "scores of each pair of views), and pictures of them, into this folder; with --checkpoints, trajectory.json "
+        "and trajectory.png",
     )
     add_cache_dir(command)
     command.set_defaults(run=run)
@@ -63,15 +90,14 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     models = [*arguments.models, *_models_of_lives(arguments.lives, arguments.org)]
-    if not models:
-        raise SingleLifeError("Which models? Name them, or give --lives and --org.")
-    if arguments.layers and arguments.by_layer:
-        raise SingleLifeError("--by-layer takes each layer by itself: leave out --layers.")
+    _check(arguments, models)
     groups = _groups(arguments.groups)
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-    from singlelife.alignment.api import align
+    from singlelife.alignment.api import align, follow
     from singlelife.alignment.files import written_aside
+    from singlelife.alignment.matrix import Alignment
+    from singlelife.alignment.trajectory import Trajectory
 
     disable_progress_bar()
     set_verbosity_error()
@@ -80,24 +106,13 @@ def run(arguments: argparse.Namespace) -> int:
         check_output("--json", Path(arguments.json))
     if arguments.save:
         check_folder("--save", arguments.save)
-    result = align(
-        models,
-        groups=groups,
-        pairs=arguments.pairs,
-        k=arguments.k,
-        direction=arguments.direction,
-        sinks=arguments.sinks,
-        method=arguments.method,
-        layers=arguments.layers,
-        by_layer=arguments.by_layer,
-        views=arguments.views,
-        num_pairs=arguments.num_pairs,
-        image_size=arguments.image_size,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        cache_dir=arguments.cache_dir,
-    )
+    settings = {name: getattr(arguments, name) for name in _SETTINGS}
+    result: Alignment | Trajectory
+    if arguments.checkpoints:
+        result = follow(arguments.checkpoints, arguments.reference, controls=arguments.controls, **settings)
+    else:
+        own = {"groups": groups, "by_layer": arguments.by_layer, "contrast": arguments.contrast}
+        result = align(models, **own, **settings)
     if arguments.save:
         result.save(arguments.save)
     fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
@@ -109,6 +124,28 @@ def run(arguments: argparse.Namespace) -> int:
             with written_aside(Path(arguments.json)) as aside:
                 aside.write_text(fields + "\n", encoding="utf-8")
     return SOME_FAILED if result.failed else 0
+
+
+def _check(arguments: argparse.Namespace, models: Sequence[str]) -> None:
+    """Make sure that the options belong together.
+
+    Raises:
+        SingleLifeError: they do not.
+    """
+    if arguments.layers and arguments.by_layer:
+        raise SingleLifeError("--by-layer takes each layer by itself: leave out --layers.")
+    if not arguments.checkpoints:
+        if arguments.reference or arguments.controls:
+            raise SingleLifeError("--reference and --controls belong to --checkpoints RUN; add it.")
+        if not models:
+            raise SingleLifeError("Which models? Name them, or give --lives and --org, or --checkpoints RUN.")
+        return
+    if not arguments.reference:
+        raise SingleLifeError("What are the checkpoints compared with? Give --reference MODEL.")
+    flags = {"MODELs": models, "--groups": arguments.groups, "--by-layer": arguments.by_layer}
+    extra = [name for name, given in (flags | {"--contrast": arguments.contrast}).items() if given]
+    if extra:
+        raise SingleLifeError(f"--checkpoints goes without {' and '.join(extra)}; leave out one or the other.")
 
 
 def _names(words: str) -> list[str]:

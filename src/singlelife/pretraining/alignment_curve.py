@@ -9,22 +9,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.cas import overlap, position_free, position_map, resample, score, top_k, truth_agreement
+from singlelife.alignment.cas import (
+    Score,
+    overlap,
+    position_free,
+    position_map,
+    resample,
+    score,
+    top_k,
+    truth_agreement,
+)
 from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
+from singlelife.alignment.plots.style import (
+    INK,
+    VARIANT_COLOURS,
+    VARIANT_NAMES,
+    bare,
+    draw_curve,
+    new_figure,
+    write,
+)
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.pretraining.arguments import AlignmentArguments
 
 _K = 5  # of the top k, as everywhere
 _AT_ONCE = 32  # pairs
-_COLOURS = {"cas_position_free": "#3fa7ff", "cas": "#9a9a9a"}
-_NAMES = {"cas_position_free": "position-free", "cas": "raw"}
-_INK = "#222222"
 
 
 @dataclass(frozen=True)
@@ -152,17 +165,21 @@ def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, refere
     if not points:
         return False
     steps = [point["step"] for point in points]
-    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
-    FigureCanvasAgg(figure)
-    axis = figure.subplots()
-    for name, colour in _COLOURS.items():
-        low, high = ([point[f"{name}_{end}"] for point in points] for end in ("low", "high"))
-        axis.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-        axis.plot(steps, [point[name] for point in points], color=colour, marker="o", ms=3, label=_NAMES[name])
-    axis.axhline(points[0]["cas_chance"], color=_INK, ls="--", lw=1, label="chance")
-    axis.set(xlabel="optimiser steps", ylabel=f"matches in common (CAS, k = {_K})", ylim=(0, None), xlim=(0, None))
-    axis.set_title(f"{title}\nagainst {reference}", fontsize=10, color=_INK)
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=160)
+    figure = new_figure(7.2, 4.2)
+    axes = figure.subplots()
+    for name, variant in (("cas_position_free", "position_free"), ("cas", "raw")):
+        draw_curve(axes, steps, [_score(point, name) for point in points], colour=VARIANT_COLOURS[variant],
+                   label=VARIANT_NAMES[variant])  # fmt: skip
+    axes.axhline(points[0]["cas_chance"], color=INK, ls=":", lw=1, label="chance")
+    axes.set(xlabel="optimiser steps", ylabel=f"matches in common (CAS, k = {_K})", ylim=(0, None), xlim=(0, None))
+    axes.set_title(f"{title}\nagainst {reference}", fontsize=10, color=INK)
+    bare(axes)
+    axes.legend(frameon=False, fontsize=9)
+    write(figure, path)
     return True
+
+
+def _score(point: dict[str, Any], name: str) -> Score:
+    return Score(
+        point[name], point["cas_chance"], point.get(f"{name}_adjusted"), point[f"{name}_low"], point[f"{name}_high"]
+    )

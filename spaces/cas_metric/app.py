@@ -1,0 +1,102 @@
+"""The metric as a page: upload what two models look at, as .npy files, or try the example."""
+
+from pathlib import Path
+
+import evaluate
+import gradio as gr
+import numpy as np
+
+_HERE = Path(__file__).resolve().parent
+_LARGEST = 256 << 20  # bytes of a file
+
+
+def example(num_pairs: int = 12, grid: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """The logits of two made-up models, float32 (P, N, N): both see the same shift of each pair, and each has a taste
+    for some patches of its own."""
+    generator = np.random.default_rng(seed)
+    places = np.stack(np.divmod(np.arange(grid * grid), grid), axis=-1)
+    shift = generator.integers(-2, 3, (num_pairs, 1, 1, 2))
+    seen = -np.square(places[None, :, None] + shift - places[None, None]).sum(axis=-1)
+    models = [
+        seen + generator.normal(0, 2, (1, 1, grid * grid)) + generator.normal(0, 2, seen.shape) for _ in range(2)
+    ]
+    return models[0].astype(np.float32), models[1].astype(np.float32)
+
+
+def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_source_patches: float | None) -> list[list]:
+    """The rows of the table.
+
+    Args:
+        path_a, path_b: .npy files of what `kind` says, (P, N, M) or (P, N, k); the example where neither is given.
+        kind: `"logits"` or `"top k"`.
+        k: of the top k; of logits.
+        num_source_patches: of a top k; N if it is 0 or None.
+
+    Raises:
+        gradio.Error: a file is missing, too large, or does not hold what it should.
+    """
+    if not path_a and not path_b:
+        if kind != "logits":
+            raise gr.Error("The example is of logits. Choose logits, or two files.")
+        maps = list(example())
+    elif path_a and path_b:
+        maps = [_read(path_a), _read(path_b)]
+    else:
+        raise gr.Error("Choose a file for each of the two models, or none, for the example.")
+    metric = evaluate.load(str(_HERE / "cas_metric.py"), "logits" if kind == "logits" else "top_k")
+    settings = {"k": int(k)} if kind == "logits" else {"num_source_patches": int(num_source_patches or 0) or None}
+    variants = {"raw": {}, "position-free": {"position_free": True}} if kind == "logits" else {"raw": {}}
+    rows = []
+    for name, variant in variants.items():
+        try:
+            found = metric.compute(predictions=maps[0], references=maps[1], **settings, **variant)
+        except ValueError as error:
+            raise gr.Error(str(error)) from error
+        low, high = found["interval"]
+        adjusted = "" if found["adjusted"] is None else f"{found['adjusted']:.3f}"
+        rows.append([name, f"{found['cas']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['chance']:.3f}", adjusted])
+    return rows
+
+
+def _read(path: str) -> np.ndarray:
+    if Path(path).stat().st_size > _LARGEST:
+        raise gr.Error(f"A file may have {_LARGEST >> 20} MB; give fewer pairs of views.")
+    try:
+        array = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise gr.Error(f"{Path(path).name} is not a .npy file of numbers, as numpy.save writes it.") from error
+    if not isinstance(array, np.ndarray) or array.ndim != 3:
+        raise gr.Error(f"{Path(path).name} should hold one array of pairs × target patches × source patches.")
+    return array
+
+
+def build() -> gr.Blocks:
+    """The page."""
+    with gr.Blocks(title="Correspondence Alignment Score") as page:
+        gr.Markdown(
+            "# Correspondence Alignment Score\n"
+            "How far do two vision models agree about which patch of one view shows what a patch of the other shows? "
+            "Upload, for each model, a `.npy` file: logits of *pairs × target patches × source patches*, or the "
+            "indices of each patch's top *k*. With no files, two made-up models are compared."
+        )
+        with gr.Row():
+            first = gr.File(label="model A", file_types=[".npy"], type="filepath")
+            second = gr.File(label="model B", file_types=[".npy"], type="filepath")
+        with gr.Row():
+            kind = gr.Radio(["logits", "top k"], value="logits", label="the files hold")
+            k = gr.Number(5, precision=0, minimum=1, label="k (for logits)")
+            columns = gr.Number(0, precision=0, minimum=0, label="source patches (for a top k; 0: as many as target)")
+        button = gr.Button("Compare", variant="primary")
+        table = gr.Dataframe(
+            headers=["", "CAS", "95% interval", "chance", "adjusted"], interactive=False, label="score"
+        )
+        button.click(score, [first, second, kind, k, columns], table)
+        gr.Markdown(
+            "**Position-free**: each model's mean map over all pairs is subtracted first, so that two models which "
+            "only look at the same *place* score near chance. **Adjusted**: 0 by chance, 1 in full agreement."
+        )
+    return page
+
+
+if __name__ == "__main__":
+    build().launch()

@@ -1,0 +1,178 @@
+"""What is measured elsewhere when two models are compared, beside the score of patches, on the same views: linear CKA,
+mutual k nearest neighbours, and RSA, all of one vector per image.
+
+They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. A vector is the
+mean of a model's patch tokens of a target view, so that models of any grids and widths can be compared.
+
+Few lines, since no maintained library has the three without a plotting stack or a statistics suite behind it.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+from scipy.stats import rankdata
+
+from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.extraction_cache import Weights
+from singlelife.alignment.files import written_aside
+from singlelife.alignment.pair_sets import PairSet
+from singlelife.errors import PairSetError
+
+MEASURES = ("cka", "mutual_knn", "rsa")
+NEIGHBOURS = 10
+_FEWEST_IMAGES = 4  # debiased CKA takes so many
+_SAME = 1e-6  # of the largest value: the rounding of float32, after a few sums
+_FORMAT = 1  # raised whenever the same model would give other vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Contrast:
+    """Other measures of n models, two by two, all float64 (n, n) and symmetric.
+
+    Attributes:
+        num_images: how many target views they are of.
+        neighbours: k of the nearest neighbours.
+        mutual_knn_chance: what independent features would score; that of the other two is 0.
+        cka, mutual_knn, rsa: see the functions of these names. NaN with a model whose vectors are all the same.
+    """
+
+    num_images: int
+    neighbours: int
+    mutual_knn_chance: float
+    cka: np.ndarray
+    mutual_knn: np.ndarray
+    rsa: np.ndarray
+
+
+def contrast(features: Sequence[np.ndarray]) -> Contrast:
+    """Compare n models by their vectors of the same images, floating (P, D) each, of any D.
+
+    Raises:
+        PairSetError: there are fewer than 4 images.
+    """
+    num_images = len(features[0])
+    if num_images < _FEWEST_IMAGES:
+        raise PairSetError(f"CKA and its kin take {_FEWEST_IMAGES} pairs of views at least, not {num_images}.")
+    neighbours = min(NEIGHBOURS, num_images - 2)
+    similar = [_unit(each.astype(np.float64)) for each in features]
+    grams = [_debiased(each) for each in features]
+    nearest = [_nearest(each, neighbours) for each in similar]
+    ranks = [_ranks(each) for each in features]
+    return Contrast(
+        num_images=num_images,
+        neighbours=neighbours,
+        mutual_knn_chance=neighbours / (num_images - 1),
+        cka=_square(grams, _cosine),
+        mutual_knn=_square(nearest, lambda a, b: float((a & b).sum() / (neighbours * num_images))),
+        rsa=_square(ranks, _cosine),
+    )
+
+
+def cka(a: np.ndarray, b: np.ndarray) -> float:
+    """Linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327): 1 for
+    features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few the images.
+
+    Args:
+        a, b: floating (P, D) and (P, E), P of 4 or more.
+
+    Returns:
+        At most 1; NaN if one's rows are all the same.
+    """
+    return _cosine(_debiased(a), _debiased(b))
+
+
+def mutual_knn(a: np.ndarray, b: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
+    """The mean share of each image's nearest images, by cosine, that two models have in common (Huh et al., "The
+    Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1. By chance it is neighbours / (P - 1)."""
+    first, second = (_nearest(_unit(each.astype(np.float64)), neighbours) for each in (a, b))
+    return float((first & second).sum() / first.sum())
+
+
+def rsa(a: np.ndarray, b: np.ndarray) -> float:
+    """Representational similarity analysis (Kriegeskorte et al., 2008): Spearman's correlation of how unlike each two
+    images are, 1 less Pearson's correlation of their vectors, -1 to 1; NaN if one's rows are all the same."""
+    return _cosine(_ranks(a), _ranks(b))
+
+
+def pooled_features(
+    weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, *, batch_size: int, folder: Path
+) -> np.ndarray:
+    """The mean patch token of each target view, float32 (P, D); kept in a folder, whence it is taken the next time.
+
+    Args:
+        weights: of the model.
+        load: loads it, if its vectors are not there.
+
+    Raises:
+        CheckpointError: the model cannot be loaded, or its features are not finite.
+    """
+    try:
+        return load_file(_path(folder, weights, pairs))["pooled"]
+    except (OSError, SafetensorError, KeyError):  # not there, or not whole: it is made
+        pass
+    model = load()
+    pooled = np.concatenate([model.features(views).mean(dim=1).numpy() for views in pairs.target.split(batch_size)])
+    folder.mkdir(parents=True, exist_ok=True)
+    with written_aside(_path(folder, model, pairs)) as aside:
+        aside.write_bytes(save({"pooled": pooled}))
+    return pooled
+
+
+def _path(folder: Path, weights: Weights, pairs: PairSet) -> Path:
+    key = [_FORMAT, weights.revision, weights.method, list(weights.layers), pairs.hash]
+    return folder / f"pooled-{hashlib.sha256(json.dumps(key).encode()).hexdigest()}.safetensors"
+
+
+def _square(of_models: Sequence[np.ndarray], measure: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
+    matrix = np.empty((len(of_models), len(of_models)))
+    for a, first in enumerate(of_models):
+        for b, second in enumerate(of_models[: a + 1]):
+            matrix[a, b] = matrix[b, a] = measure(first, second)
+    return matrix
+
+
+def _debiased(features: np.ndarray) -> np.ndarray:
+    """The Gram matrix whose inner products, over P (P - 3), are the unbiased estimate of HSIC (Song et al., 2012)."""
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    if np.abs(centred).max() < _SAME * np.abs(features).max():  # what is left is rounding
+        centred[:] = 0
+    gram = centred @ centred.T
+    np.fill_diagonal(gram, 0)
+    count = len(gram)
+    means = gram.sum(axis=0) / (count - 2)
+    gram -= means[:, None] + means[None] - means.sum() / (count - 1)
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _nearest(unit: np.ndarray, neighbours: int) -> np.ndarray:
+    """Which images are among the nearest of each, itself left out, bool (P, P); ties go by their order."""
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -np.inf)
+    chosen = np.zeros(similar.shape, dtype=bool)
+    np.put_along_axis(chosen, np.argsort(-similar, axis=1, kind="stable")[:, :neighbours], True, axis=1)
+    return chosen
+
+
+def _ranks(features: np.ndarray) -> np.ndarray:
+    """Centred ranks of how unlike each two images are, float64 (P (P - 1) / 2,)."""
+    centred = features.astype(np.float64)
+    centred = _unit(centred - centred.mean(axis=1, keepdims=True))
+    alike = (centred @ centred.T)[np.triu_indices(len(centred), 1)]
+    ranks = rankdata(-alike.round(12))  # so that rounding does not tell equal ones apart
+    return ranks - ranks.mean()
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    return rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    scale = np.sqrt(np.vdot(a, a) * np.vdot(b, b))
+    return float(np.vdot(a, b) / scale) if scale > 0 else float("nan")

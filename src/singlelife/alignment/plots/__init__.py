@@ -1,0 +1,1 @@
+"""Pictures of alignment, drawn without a screen."""

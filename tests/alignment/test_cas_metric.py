@@ -1,0 +1,174 @@
+"""The module for `evaluate` gives the package's own numbers, and needs nothing of the package."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
+
+
+@pytest.fixture(scope="module")
+def load(tmp_path_factory):
+    """Loads the metric by the path of its folder; what evaluate writes stays in a temporary folder."""
+    import evaluate
+
+    places = [str(tmp_path_factory.mktemp(name)) for name in ("modules", "metrics")]
+    evaluate.config.HF_MODULES_CACHE = places[0]
+    evaluate.loading.init_dynamic_modules(hf_modules_cache=places[0])
+    return lambda config=None: evaluate.load(str(SPACE), config, cache_dir=places[1])
+
+
+def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels: int = 5) -> np.ndarray:
+    """Logits (P, N, M) with many ties."""
+    return np.random.default_rng(seed).integers(0, levels, (num_pairs, rows, columns)).astype(np.float32)
+
+
+@pytest.mark.parametrize("k", [1, 4, 9])
+@pytest.mark.parametrize("free", [False, True])
+def test_logits_score_as_in_the_package(load, k, free):
+    from singlelife.alignment.cas import cas, position_free
+
+    a, b = maps(0), maps(1) + 0.5 * maps(0)
+    found = load().compute(predictions=a, references=b, k=k, position_free=free)
+    tensors = [torch.from_numpy(each) for each in (a, b)]
+    expected = cas(*map(position_free, tensors) if free else tensors, k)
+    assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
+    assert found["chance"] == expected.chance
+    assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
+    assert found["adjusted"] == (None if k == 9 else pytest.approx(expected.adjusted, abs=1e-6))
+
+
+def test_it_is_the_number_that_align_gives_of_packed_sets(load, tmp_path):
+    from .test_align import Zoo, logits, run
+
+    matrix = run(Zoo(), tmp_path, ks=[2]).main
+    for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
+        found = load().compute(
+            predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
+        )
+        names = ("cas", "chance", "adjusted")
+        assert [found[name] for name in names] == pytest.approx([getattr(variant, name)[0, 2] for name in names])
+        assert found["interval"] == pytest.approx([variant.low[0, 2], variant.high[0, 2]], abs=1e-12)
+
+
+def test_a_top_k_scores_as_its_logits_in_any_order(load):
+    from singlelife.alignment.cas import top_k
+
+    a, b = maps(2), maps(3)
+    tops = [top_k(torch.from_numpy(each), 3).numpy() for each in (a, b)]
+    found = load("top_k").compute(predictions=tops[0], references=tops[1][..., ::-1], num_source_patches=9)
+    assert found == load().compute(predictions=a, references=b, k=3)
+
+
+def test_parts_add_up_and_torch_is_taken(load):
+    metric = load()
+    a, b = maps(4), maps(5)
+    whole = metric.compute(predictions=torch.from_numpy(a), references=torch.from_numpy(b))
+    for part in (slice(0, 5), slice(5, None)):
+        metric.add_batch(predictions=a[part].tolist(), references=b[part].tolist())
+    assert metric.compute() == whole
+
+
+@pytest.mark.parametrize(
+    ("config", "change", "message"),
+    [
+        ("logits", {"k": 10}, "from 1 to the number of source patches, 9; not 10"),
+        ("logits", {"k": 0}, "from 1 to"),
+        ("logits", {"references": maps(0, columns=8)}, "differ in shape"),
+        ("logits", {"references": np.full((12, 6, 9), np.nan)}, "references hold NaN"),
+        ("logits", {"references": [[[1.0], [1.0, 2.0]]] * 12}, "rows of different lengths"),
+        ("logits", {"num_source_patches": 9}, "is for the configuration top_k"),
+        ("top_k", {"position_free": True}, "position_free takes logits"),
+        ("top_k", {"k": 3}, "The rows hold 9 patches each, and k is 3"),
+        ("top_k", {}, "holds a patch twice"),
+        ("top_k", {"num_source_patches": 4}, "hold patch 8, and there are 4"),
+        ("top_k", {"references": maps(0).astype(int) - 1}, "hold patch -1"),
+    ],
+)
+def test_bad_input_is_told(load, config, change, message):
+    first = maps(0) if config == "logits" else np.tile(np.arange(9), (12, 6, 1))
+    second = maps(1) if config == "logits" else np.zeros((12, 6, 9), dtype=int)
+    settings = {"num_source_patches": 9} if config == "top_k" else {}
+    with pytest.raises(ValueError, match=message):
+        load(config).compute(**({"predictions": first, "references": second} | settings | change))
+
+
+def test_an_unknown_configuration_is_told(load):
+    with pytest.raises(ValueError, match="configurations logits and top_k, not 'probabilities'"):
+        load("probabilities")
+
+
+def test_it_needs_neither_torch_nor_the_package():
+    script = f"""
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("torch", "singlelife"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+import evaluate
+metric = evaluate.load({str(SPACE / "cas_metric.py")!r})
+print(metric.compute(predictions=[[[3., 2., 1., 0.]]], references=[[[3., 0., 2., 1.]]], k=2)["cas"])
+"""
+    offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "USE_TORCH": "0"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | offline)
+    assert done.stdout.strip() == "0.5", done.stderr
+
+
+def test_the_card_has_what_a_space_needs():
+    front, _, text = (SPACE / "README.md").read_text(encoding="utf-8").removeprefix("---\n").partition("\n---\n")
+    card = yaml.safe_load(front)
+    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file() and card["license"] == "apache-2.0"
+    assert {"evaluate", "metric"} <= set(card["tags"])
+    assert len(text) > 1000
+
+
+@pytest.fixture(scope="module")
+def app(load):
+    spec = importlib.util.spec_from_file_location("cas_metric_app", SPACE / "app.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_the_page_scores_files_as_the_metric_does(app, load, tmp_path):
+    a, b = app.example()
+    paths = [str(tmp_path / f"{name}.npy") for name in "ab"]
+    for path, each in zip(paths, (a, b), strict=True):
+        np.save(path, each)
+    rows = app.score(*paths, "logits", 5, 0)
+    assert rows == app.score(None, None, "logits", 5, 0)
+    expected = load().compute(predictions=a, references=b, k=5)
+    assert rows[0][:2] == ["raw", f"{expected['cas']:.3f}"] and rows[1][0] == "position-free"
+    for path, each in zip(paths, (a, b), strict=True):
+        np.save(path, np.argsort(-each, axis=-1, kind="stable")[..., :5])
+    assert app.score(*paths, "top k", 1, 0) == rows[:1]
+    assert app.build().config["components"]
+
+
+def test_the_page_reads_no_pickle_and_says_what_is_wrong(app, tmp_path):
+    import gradio
+
+    good, bad = tmp_path / "good.npy", tmp_path / "bad.npy"
+    np.save(good, app.example()[0])
+    np.save(bad, np.array([{}]), allow_pickle=True)
+    for paths, kind, message in (
+        ((good, bad), "logits", "not a .npy file of numbers"),
+        ((good, None), "logits", "a file for each of the two models"),
+        ((None, None), "top k", "The example is of logits"),
+    ):
+        with pytest.raises(gradio.Error, match=message):
+            app.score(*(path and str(path) for path in paths), kind, 5, 0)
+    np.save(bad, np.zeros((2, 3)))
+    with pytest.raises(gradio.Error, match="one array of pairs"):
+        app.score(str(good), str(bad), "logits", 5, 0)
+    np.save(bad, app.example(grid=5)[0])
+    with pytest.raises(gradio.Error, match="differ in shape"):
+        app.score(str(good), str(bad), "logits", 5, 0)
