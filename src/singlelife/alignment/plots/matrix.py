@@ -28,7 +28,7 @@ def draw_matrix(result: Alignment) -> Figure:
     has_blocks = 1 < len(set(groups)) < n
     side = (0.5 if n <= _MOST_VALUES else 0.27) * n + 0.8
     num_groups = len(set(groups))
-    block_side = min(0.5 * num_groups, 5) + 0.9
+    block_side = min(0.5 * num_groups, 5) + 1.1
     heights = [side, block_side] if has_blocks else [side]
     figure = new_figure(2 * side + 3.4, sum(heights) + 1.6)
     rows = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
@@ -70,15 +70,15 @@ def _blocks(axes: Axes, matrix: Matrix, groups: list[str], colours: dict[str, st
         a, b = (groups.index(name) for name in block.groups)
         means[a, b] = means[b, a] = block.score.cas
     _heat(axes, means, *_range(matrix), values=len(groups) <= _MOST_GROUPS)
-    title = "mean of the cells of each two groups; on the diagonal, within one"
+    title = "mean of each two groups; diagonal: within one"  # lines are short, as a map of few groups is narrow
     if matrix.within and matrix.across and matrix.difference:
         difference = matrix.difference
         title += (
-            f"\nwithin {matrix.within.cas:.3f}, across {matrix.across.cas:.3f}; "
-            f"within less across {difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
+            f"\nwithin {matrix.within.cas:.3f}, across {matrix.across.cas:.3f}"
+            f"\ndifference {difference.difference:+.3f} [{difference.low:+.3f}, {difference.high:+.3f}]"
         )
     if matrix.permutation:
-        title += f"\nthat groups matter: p = {matrix.permutation.p_value:.2g}"
+        title += f", p = {matrix.permutation.p_value:.2g}"
     axes.set_title(title, fontsize=8.5, color=INK)
     names = short_names(groups)
     axes.set_xticks([])
