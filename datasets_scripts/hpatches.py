@@ -5,11 +5,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
-from singlelife.errors import LifeError
+from singlelife.errors import EvaluationError
+from singlelife.evaluation.homography import read_homography
 from singlelife.lives.dataset_cli import Findings, run_script, script_parser
 
 NAME = "hpatches"
@@ -21,8 +21,8 @@ HOW_TO_GET = (
 )
 DESCRIPTION = (
     "HPatches: 59 sequences of planar scenes from six viewpoints and 57 in six lights, with the homographies "
-    "between their images. Nothing is converted: v_*/ and i_*/ with 1.ppm to 6.ppm and H_1_2 to H_1_6 are what the "
-    "evaluation reads. H_1_k maps pixels of image 1 to pixels of image k."
+    "between their images. Nothing is converted: v_*/ and i_*/ with 1.ppm to 6.ppm and H_1_2 to H_1_6 are what "
+    "`singlelife evaluate correspondence` reads. H_1_k maps pixels of image 1 to pixels of image k."
 )
 EXAMPLES = "  python datasets_scripts/hpatches.py /data/hpatches-sequences-release"
 
@@ -72,24 +72,9 @@ def _faults(sequence: Path) -> list[str]:
     for number in range(2, IMAGES + 1):
         try:
             read_homography(sequence / f"H_1_{number}")
-        except LifeError as error:
+        except EvaluationError as error:
             faults.append(str(error))
     return faults
-
-
-def read_homography(path: Path) -> np.ndarray:
-    """The homography in a file of three lines of three numbers, float64 (3, 3).
-
-    Raises:
-        LifeError: it cannot be read or has no inverse.
-    """
-    try:
-        matrix = np.loadtxt(path, dtype=np.float64)
-    except (OSError, ValueError) as error:
-        raise LifeError(f"{path}: {_reason(error)}") from error
-    if matrix.shape != (3, 3) or not np.isfinite(matrix).all() or np.linalg.matrix_rank(matrix) < 3:
-        raise LifeError(f"{path}: not a homography, which has 3x3 numbers and an inverse")
-    return matrix
 
 
 def _reason(error: Exception) -> str:

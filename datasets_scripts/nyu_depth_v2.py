@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from singlelife.errors import LifeError
+from singlelife.errors import EvaluationError, LifeError
+from singlelife.evaluation.nyu import LABELED, SPLITS, open_labeled, read_splits
 from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
 from singlelife.units import in_bytes
 
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from datasets import Dataset
 
 NAME = "nyu_depth_v2"
-LABELED, SPLITS = "nyu_depth_v2_labeled.mat", "splits.mat"
 NUM_FRAMES, NUM_TEST = 1449, 654
 FARTHEST = 100.0  # metres: more than that, in a room, is another unit
 HOW_TO_GET = (
@@ -79,7 +79,7 @@ def check(folder: Path, findings: Findings) -> dict[str, list[int]]:
         findings.missing.append(str(path))
         return {}
     try:
-        with _opened(path) as content:
+        with open_labeled(path) as content:
             shapes = {name: content[name].shape for name in ("images", "depths", "rawDepths") if name in content}
     except OSError as error:
         findings.wrong.append(f"{path}: not an HDF5 (MATLAB v7.3) file, or cut off ({error})")
@@ -98,7 +98,7 @@ def check(folder: Path, findings: Findings) -> dict[str, list[int]]:
         return {"unsplit": list(range(count))}
     try:
         splits = read_splits(folder / SPLITS, count)
-    except LifeError as error:
+    except EvaluationError as error:
         findings.wrong.append(str(error))
         return {}
     findings.facts.append(f"{len(splits['train'])} frames to train on, {len(splits['test'])} to test on")
@@ -107,31 +107,10 @@ def check(folder: Path, findings: Findings) -> dict[str, list[int]]:
     return splits
 
 
-def read_splits(path: Path, num_frames: int) -> dict[str, list[int]]:
-    """The frames of `train` and `test`, from 0, of the official split's file.
-
-    Raises:
-        LifeError: it cannot be read, or names frames that do not exist, or one in both.
-    """
-    try:
-        from scipy.io import loadmat
-    except ImportError as error:
-        raise _missing("scipy") from error
-    try:
-        content = loadmat(path, variable_names=["trainNdxs", "testNdxs"])
-        splits = {name: np.sort(content[f"{name}Ndxs"].astype(np.int64).ravel() - 1) for name in ("train", "test")}
-    except Exception as error:  # scipy raises nearly anything on a damaged file
-        raise LifeError(f"{path}: cannot be read as the official split ({error})") from error
-    both = np.concatenate(list(splits.values()))
-    if len(np.unique(both)) < len(both) or (both < 0).any() or (both >= num_frames).any():
-        raise LifeError(f"{path}: its frames should be 1 to {num_frames}, each once")
-    return {name: indices.tolist() for name, indices in splits.items()}
-
-
 def _labeled_rows(path: Path, indices: list[int]) -> Iterator[dict[str, Any]]:
     from PIL import Image
 
-    with _opened(path) as content:
+    with open_labeled(path) as content:
         for index in indices:  # MATLAB stores the last axis first: (3, w, h) and (w, h)
             yield {
                 "image": Image.fromarray(content["images"][index].transpose(2, 1, 0)),
@@ -139,18 +118,6 @@ def _labeled_rows(path: Path, indices: list[int]) -> Iterator[dict[str, Any]]:
                 "raw_depth": content["rawDepths"][index].T.astype(np.float32),
                 "index": index,
             }
-
-
-def _opened(path: Path) -> Any:
-    try:
-        import h5py
-    except ImportError as error:
-        raise _missing("h5py") from error
-    return h5py.File(path, "r")
-
-
-def _missing(package: str) -> LifeError:
-    return LifeError(f"This needs {package}, which is not installed: pip install 'singlelife[evaluation]'.")
 
 
 def _from_hub(arguments: argparse.Namespace) -> int:

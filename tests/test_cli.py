@@ -31,6 +31,8 @@ COMMANDS = (
     "pairs-set",
     "cas",
     "align",
+    "evaluate",
+    "convert",
     "push",
     "hub",
 )

@@ -1,8 +1,9 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
-`import singlelife` makes `AutoConfig`, `AutoModel`, `AutoModelForPreTraining` and `AutoImageProcessor` know the CroCo
-architecture. It imports neither torch nor transformers for that, so that the command line starts quickly: importing an
-Auto class imports ours, and importing ours registers it, whichever comes first.
+`import singlelife` makes transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
+`AutoModelForDepthEstimation`, `AutoImageProcessor`) know the CroCo architecture. It imports neither torch nor
+transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
+ours registers it, whichever comes first.
 
 `singlelife.cas`, `singlelife.align` and `singlelife.follow` are imported when they are asked for.
 """
@@ -41,6 +42,17 @@ def _register_models(ours: ModuleType) -> None:
 
     AutoModel.register(ours.CroCoConfig, ours.CroCoModel, exist_ok=True)
     AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
+    import_module("singlelife.croco.depth_croco")  # not before: it is made of what has been imported now
+
+
+@when_imported("singlelife.croco.depth_croco")
+def _register_depth_model(ours: ModuleType) -> None:
+    from transformers.models.auto import modeling_auto
+
+    modeling_auto.AutoModelForDepthEstimation.register(ours.CroCoConfig, ours.CroCoForDepthEstimation, exist_ok=True)
+    # The pipeline warns of models whose names are not here, wherever else they are registered.
+    names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
+    names[ours.CroCoConfig.model_type] = ours.CroCoForDepthEstimation.__name__
 
 
 @when_imported("singlelife.croco.image_processing_croco")

@@ -8,6 +8,8 @@ from singlelife import __version__
 from singlelife.commands import (
     align,
     cas,
+    convert,
+    evaluate,
     hub,
     lives,
     pair_set,
@@ -29,6 +31,8 @@ from one person's video to two aligned models:
   singlelife pairs sim_1                              look at the pairs that it would learn from
   singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
                                                       how far two models agree about geometry
+  singlelife evaluate correspondence runs/sim_1 --data sim_test
+                                                      how well it matches two views
   singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
@@ -78,6 +82,8 @@ def _parser() -> argparse.ArgumentParser:
     pair_set.add_command(commands)
     cas.add_command(commands)
     align.add_command(commands)
+    evaluate.add_command(commands)
+    convert.add_command(commands)
     push.add_command(commands)
     hub.add_command(commands)
     return parser

@@ -27,5 +27,9 @@ class PairSetError(SingleLifeError):
     """Pairs of views cannot be drawn or read."""
 
 
+class EvaluationError(SingleLifeError):
+    """What a model is to be evaluated on cannot be read, measures nothing, or cannot be used in this way."""
+
+
 class HubError(SingleLifeError):
     """The Hub, or what is on it, does not give or take what was asked."""

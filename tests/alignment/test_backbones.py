@@ -310,7 +310,10 @@ def test_tokens_that_the_config_does_not_promise_are_an_error_and_not_a_guess(tm
     ("options", "message"),
     [
         ({"method": "cross-attention"}, "'vit', which has no cross-attention between two views"),
-        ({"method": "attention"}, "the methods cross-attention and feature-correlation, not 'attention'"),
+        (
+            {"method": "attention"},
+            "the methods cross-attention, feature-correlation, decoder-correlation, not 'attention'",
+        ),
         ({"layers": [3]}, r"has the layers 0 to 2 \(or -3 to -1\), but no layer 3"),
         ({"layers": []}, "and none was chosen"),
     ],
@@ -345,7 +348,9 @@ def test_features_that_overflow_are_named_not_scored(tmp_path):
 
 def test_a_config_that_names_no_architecture_is_told_how_to_convert(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"enc_depth": 24}), encoding="utf-8")
-    with pytest.raises(CheckpointError, match=r"names no architecture.*has to be converted first.*docs/alignment.md"):
+    with pytest.raises(
+        CheckpointError, match=r"names no architecture.*has to be converted first: singlelife convert croco"
+    ):
         load_model(str(tmp_path))
 
 

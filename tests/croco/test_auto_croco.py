@@ -109,6 +109,19 @@ def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_p
     assert done.stdout.strip() == "loaded", done.stderr
 
 
+@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
+def test_depth_models_are_registered_in_any_order_of_imports(first):
+    code = f"""
+import {first}
+import singlelife
+from transformers import AutoModelForDepthEstimation, AutoModelForPreTraining
+from singlelife.croco import CroCoConfig
+assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
+assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 @pytest.mark.parametrize("name", config_names("models"))
 def test_shipped_sizes_are_valid(name):
     config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{name}.yaml"))

@@ -51,7 +51,8 @@ def cas(
         k: of the top k. Of several, the first is the one that all is said of.
         direction: `"target-source"`, `"source-target"` or `"reciprocal"`.
         sinks: `"keep"`, or `"mask"` the source patches that a model looks at whatever the views show.
-        method: `"cross-attention"` or `"feature-correlation"`; see `load_model` for the default.
+        method: `"cross-attention"`, `"feature-correlation"` or `"decoder-correlation"`; see `load_model` for the
+            default.
         layers: the blocks to take maps of, from 0, or from -1 backwards.
         heads: `"mean"` over them, or `"each"` of A with each of B too.
         views, num_pairs, seed: how pairs are drawn from a life; the seed is of the bootstrap too.

@@ -17,14 +17,25 @@ from singlelife.alignment.models.backbones import (
 )
 from singlelife.alignment.models.checkpoints import find_checkpoint
 from singlelife.alignment.models.cross_attention import CrossAttention
+from singlelife.alignment.models.decoder_correlation import DecoderCorrelation
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
 
 # By the word for it on the command line.
-METHODS = {method.replace(" ", "-"): method for method in (CrossAttention.method, FeatureCorrelation.method)}
+METHODS = {
+    method.replace(" ", "-"): method
+    for method in (CrossAttention.method, FeatureCorrelation.method, DecoderCorrelation.method)
+}
 
 _UNTRAINED = "untrained:"
+_NO_ARCHITECTURE = (
+    "transformers_version",
+    "_name_or_path",
+    "architectures",
+    "auto_map",
+    "dtype",
+)  # fields of a config
 
 
 class AttentionMapProvider(Protocol):
@@ -37,8 +48,8 @@ class AttentionMapProvider(Protocol):
         name: what the user called it.
         revision: what its weights are: the commit on the Hub, or the SHA-256 of a folder's files; for an untrained
             model, a string that its config and seed determine.
-        method: how the maps come about, `"cross-attention"` or `"feature correlation"`.
-        layers: which blocks they are of, from 0: the decoder's for cross-attention, else the backbone's.
+        method: how the maps come about, `"cross-attention"`, `"feature correlation"` or `"decoder correlation"`.
+        layers: which blocks they are of, from 0: of features the backbone's, else the decoder's.
         num_heads: how many maps `logits_by_head` gives of a pair.
         grid: rows and columns of patches of a view; N is their product.
         image_size: longer side of the views that it takes, in pixels.
@@ -91,10 +102,10 @@ def load_model(
             `untrained:MODEL`, a model with fresh weights of an architecture (a preset of `hub_configs/models`, or any
             of the former), optionally `untrained:MODEL@SEED`.
         device: where it is to run.
-        method: `"cross-attention"` or `"feature-correlation"`. By default the cross-attention of a CroCo, and of any
-            other vision transformer the correlation of its features. An architecture that is not known is refused,
-            unless feature correlation is asked for: then the tokens before those of the patches are dropped, however
-            many they are.
+        method: `"cross-attention"`, `"feature-correlation"` or, of the decoder's features,
+            `"decoder-correlation"`. By default the cross-attention of a CroCo, and of any other vision transformer the
+            correlation of its features. An architecture that is not known is refused, unless feature correlation is
+            asked for: then the tokens before those of the patches are dropped, however many they are.
         layers: which blocks to take the maps of, from 0, or from -1 backwards. By default all of the decoder's for
             cross-attention, and the last for features.
 
@@ -105,7 +116,7 @@ def load_model(
     """
     if method is not None:
         if method not in METHODS:
-            raise CheckpointError(f"There are the methods {' and '.join(METHODS)}, not {method!r}.")
+            raise CheckpointError(f"There are the methods {', '.join(METHODS)}, not {method!r}.")
         method = METHODS[method]
     if spec.startswith(_UNTRAINED):
         return _untrained(spec, device, method, layers)
@@ -135,7 +146,7 @@ def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         model = AutoModel.from_config(config, dtype=torch.float32)
-    described = {name: value for name, value in config.to_dict().items() if name != "transformers_version"}
+    described = {name: value for name, value in config.to_dict().items() if name not in _NO_ARCHITECTURE}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
     return _provider(spec, model, processor, device, chosen, layers, f"untrained {digest} seed {int(seed)}")
 
@@ -147,7 +158,7 @@ def _is_video(config: PretrainedConfig) -> bool:
 def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
     """The method for an architecture, before any weights are loaded."""
     crosses = isinstance(config, CroCoConfig)
-    if method == CrossAttention.method and not crosses:
+    if method in (CrossAttention.method, DecoderCorrelation.method) and not crosses:
         raise CheckpointError(
             f"{spec} is of the architecture {config.model_type!r}, which has no cross-attention between two views; "
             f"compare its {FeatureCorrelation.method}."
@@ -169,7 +180,8 @@ def _provider(
     layers: Sequence[int] | None,
     revision: str,
 ) -> AttentionMapProvider:
-    if method == CrossAttention.method:
+    if method in (CrossAttention.method, DecoderCorrelation.method):
         assert isinstance(model, CroCoModel)
-        return CrossAttention(spec, revision, model, processor, device, layers)
+        provider = CrossAttention if method == CrossAttention.method else DecoderCorrelation
+        return provider(spec, revision, model, processor, device, layers)
     return FeatureCorrelation(spec, revision, Backbone(spec, model, processor, device), layers)

@@ -12,6 +12,8 @@ MODEL_HELP = (
     "vision transformers in docs/alignment.md"
 )
 
+METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")  # attention.py's; it imports torch
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -87,7 +89,7 @@ def add_map_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--method",
-        choices=("cross-attention", "feature-correlation"),
+        choices=METHODS,
         help="how the maps come about (default: cross-attention of a CroCo, feature correlation of other models)",
     )
     command.add_argument(

@@ -4,6 +4,7 @@ from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
 
 POSITION_EMBEDDING_TYPES = ("rope", "sincos")
+PROBE_TYPES = ("attentive", "linear")
 
 
 @strict
@@ -33,6 +34,13 @@ class CroCoConfig(PreTrainedConfig):
         rope_theta (`float`): Base of the rotary frequencies.
         mask_ratio (`float`): Share of the target's patches that are masked in pretraining, strictly between 0 and 1.
         norm_pix_loss (`bool`): Whether the targets of the loss are normalised within each patch.
+        probe_type (`str`): What [`CroCoForDepthEstimation`] puts on the encoder: `"attentive"` (learned queries and
+            one cross-attention block) or `"linear"` (one linear layer on each patch's token).
+        probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
+        probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
+            every 32 channels of its width.
+        min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
+            usually metres.
 
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type, or the values together do not make a
@@ -70,6 +78,11 @@ class CroCoConfig(PreTrainedConfig):
     rope_theta: float | int = 100.0
     mask_ratio: float | int = 0.9
     norm_pix_loss: bool = True
+    probe_type: str = "attentive"
+    probe_hidden_size: int | None = None
+    probe_num_attention_heads: int | None = None
+    min_depth: float | int = 1e-3
+    max_depth: float | int = 10.0
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -122,6 +135,15 @@ class CroCoConfig(PreTrainedConfig):
                     f"Sin-cos positions need a width divisible by 4 (two axes, in pairs), "
                     f"but {prefix}hidden_size is {width}."
                 )
+        if self.probe_type not in PROBE_TYPES:
+            raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
+        for name in ("probe_hidden_size", "probe_num_attention_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(
+                f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order."
+            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio should lie strictly between 0 and 1, not {self.mask_ratio}.")
         if not 0 < round(self.mask_ratio * self.num_patches) < self.num_patches:

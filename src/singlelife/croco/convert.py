@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from .configuration_croco import CroCoConfig
 from .positions_croco import patch_positions, sincos_embedding
@@ -27,6 +28,7 @@ _RENAMES = (
     (r"dec_blocks\.(\d+)\.(norm[123]|mlp\.fc[12])\.", r"croco.decoder.layers.\1.\2."),
     (r"prediction_head\.", r"prediction_head."),
 )
+_NOT_OF_THE_BACKBONE = ("downstream_head", "head.", "dec_blocks2.")
 _KEY_AND_VALUE = re.compile(r"dec_blocks\.(\d+)\.cross_attn\.proj([kv])\.(weight|bias)")
 
 _DEFAULTS: dict[str, Any] = {
@@ -61,8 +63,40 @@ def convert_croco(
         ValueError: an argument or a weight is unknown, missing, of the wrong shape, or belongs to a variant that
             CroCo here does not have.
     """
+    from .modeling_croco import CroCoForPreTraining
+
     config = _convert_config(croco_kwargs)
-    remaining = dict(state_dict)
+    return config, _convert_weights(dict(state_dict), config, CroCoForPreTraining)
+
+
+def convert_croco_backbone(
+    state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any]
+) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
+    """Rename the weights of a model fine-tuned from the reference CroCo for [`CroCoModel`], without its heads.
+
+    Of a model with two decoders, such as DUSt3R, the first is taken. There the decoders exchange their tokens in every
+    block, while CroCo's decoder sees the encoder's tokens of the other view in all of them: so its encoder is exact
+    here, and what its decoder gives is not what it gave there. A model with one decoder is exact throughout.
+
+    Args:
+        state_dict: its weights, under the reference's names. Those of heads (`downstream_head*`, `head.*`) and of a
+            second decoder (`dec_blocks2.*`) are dropped; without `mask_token`, which such models do not use, it is 0.
+        croco_kwargs: as in [`convert_croco`].
+
+    Returns, Raises:
+        As [`convert_croco`].
+    """
+    from .modeling_croco import CroCoModel
+
+    config = _convert_config(croco_kwargs)
+    kept = {name: tensor for name, tensor in state_dict.items() if not name.startswith(_NOT_OF_THE_BACKBONE)}
+    kept.setdefault("mask_token", torch.zeros(1, 1, config.decoder_hidden_size))
+    return config, _convert_weights(kept, config, CroCoModel)
+
+
+def _convert_weights(
+    remaining: dict[str, torch.Tensor], config: CroCoConfig, model_class: type[nn.Module]
+) -> dict[str, torch.Tensor]:
     _check_position_tables(remaining, config)
     weights: dict[str, torch.Tensor] = {}
     unused = []
@@ -88,8 +122,12 @@ def convert_croco(
     embedding = "croco.encoder.patch_embedding.weight"
     if embedding in weights and weights[embedding].ndim == 4:  # a convolution's (out, channel, row, column)
         weights[embedding] = weights[embedding].permute(0, 2, 3, 1).flatten(1).contiguous()
-    _check_complete(weights, unused, config)
-    return config, weights
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
+    if not any(name.startswith("croco.") for name in expected):
+        weights = {name.removeprefix("croco."): tensor for name, tensor in weights.items()}
+    _check_complete(weights, unused, expected)
+    return weights
 
 
 def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
@@ -137,11 +175,9 @@ def _check_position_tables(state_dict: dict[str, torch.Tensor], config: CroCoCon
             raise ValueError(f"{name} is not the fixed sin-cos table; learned positions have no match here.")
 
 
-def _check_complete(weights: Mapping[str, torch.Tensor], unused: list[str], config: CroCoConfig) -> None:
-    from .modeling_croco import CroCoForPreTraining
-
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in CroCoForPreTraining(config).state_dict().items()}
+def _check_complete(
+    weights: Mapping[str, torch.Tensor], unused: list[str], expected: Mapping[str, torch.Size]
+) -> None:
     problems = []
     unused = unused + sorted(set(weights) - set(expected))
     missing = sorted(set(expected) - set(weights))
@@ -157,4 +193,4 @@ def _check_complete(weights: Mapping[str, torch.Tensor], unused: list[str], conf
         raise ValueError("This is not a reference CroCo of these arguments. Weights " + "; ".join(problems) + ".")
 
 
-__all__ = ["convert_croco"]
+__all__ = ["convert_croco", "convert_croco_backbone"]

@@ -1,5 +1,6 @@
 """Image processor of CroCo."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,34 @@ class CroCoImageProcessor(TorchvisionBackend):
         if kwargs["do_resize"] and crop_to_aspect:
             images = [center_crop_to_aspect(image, size.height, size.width) for image in images]
         return super()._preprocess(images, *args, **kwargs)
+
+    def post_process_depth_estimation(
+        self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[dict[str, torch.Tensor]]:
+        """Depth maps of [`CroCoForDepthEstimation`] at the size of the images that they are of.
+
+        A map covers what the model has seen: with `crop_to_aspect`, the middle part of the image.
+
+        Args:
+            outputs: of the model.
+            target_sizes: height and width of each image in pixels; without, the maps stay as they are.
+
+        Returns:
+            For each image `{"predicted_depth": (height, width)}`, resized bilinearly.
+
+        Raises:
+            ValueError: there are not as many sizes as maps.
+        """
+        depths = outputs.predicted_depth
+        if target_sizes is None:
+            return [{"predicted_depth": depth} for depth in depths]
+        if len(target_sizes) != len(depths):
+            raise ValueError(f"There are {len(depths)} depth maps, but {len(target_sizes)} target_sizes.")
+        resized = (
+            torch.nn.functional.interpolate(depth[None, None], tuple(size), mode="bilinear", align_corners=False)
+            for depth, size in zip(depths, target_sizes, strict=True)
+        )
+        return [{"predicted_depth": depth[0, 0]} for depth in resized]
 
 
 def center_crop_to_aspect(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

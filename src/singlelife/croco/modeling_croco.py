@@ -8,7 +8,7 @@ source's tokens. A linear head predicts the masked patches' pixels.
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import nn
@@ -97,6 +97,11 @@ class CroCoPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
+    # Where the code of the Auto classes is that can load a checkpoint of this class.
+    _auto_classes: ClassVar[dict[str, str]] = {
+        "AutoModel": "modeling_croco.CroCoModel",
+        "AutoModelForPreTraining": "modeling_croco.CroCoForPreTraining",
+    }
 
     def __init__(self, config: CroCoConfig):
         config.validate()  # values may have been set since it was made
@@ -116,8 +121,7 @@ class CroCoPreTrainedModel(PreTrainedModel):
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
         """As in transformers; the model code goes along, for every Auto class that can load the checkpoint."""
-        names = {"AutoModel": "CroCoModel", "AutoModelForPreTraining": "CroCoForPreTraining"}
-        self.config.auto_map = {auto: f"modeling_croco.{name}" for auto, name in names.items()}
+        self.config.auto_map = dict(self._auto_classes)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
 
@@ -218,14 +222,20 @@ class CroCoDecoder(CroCoPreTrainedModel):
 
 
 class CroCoModel(CroCoPreTrainedModel):
-    """Encoder features of one view, or encoder and decoder features of a pair of views."""
+    """Encoder features of one view, or encoder and decoder features of a pair of views.
+
+    Args:
+        config: of the model.
+        add_decoder: False for a model of the encoder alone, which takes one view.
+    """
 
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\."]
 
-    def __init__(self, config: CroCoConfig):
+    def __init__(self, config: CroCoConfig, add_decoder: bool = True):
         super().__init__(config)
         self.encoder = CroCoEncoder(config)
-        self.decoder = CroCoDecoder(config)
+        # None only in a model that is never given two views.
+        self.decoder = cast(CroCoDecoder, CroCoDecoder(config) if add_decoder else None)
         self.post_init()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -303,6 +313,8 @@ class CroCoModel(CroCoPreTrainedModel):
                 attentions=target.attentions,
             )
 
+        if self.decoder is None:
+            raise ValueError("This model has no decoder, so it takes one view, without source_pixel_values.")
         source_patches = self.patchify(source_pixel_values, interpolate_pos_encoding)
         source_positions = self.patch_positions(source_pixel_values)
         if len(source_patches) != len(patches):
@@ -359,6 +371,8 @@ class CroCoModel(CroCoPreTrainedModel):
         self, pixel_values: torch.Tensor, source_pixel_values: torch.Tensor, interpolate_pos_encoding: bool
     ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         """Scaled queries and keys of each decoder block's cross-attention, float32 `(B, N or M, heads, head_dim)`."""
+        if self.decoder is None:
+            raise ValueError("This model has no decoder, and so no cross-attention.")
         positions, source_positions = self.patch_positions(pixel_values), self.patch_positions(source_pixel_values)
         target, source = (
             self.encoder(self.patchify(view, interpolate_pos_encoding), where).last_hidden_state

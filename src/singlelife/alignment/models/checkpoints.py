@@ -41,7 +41,7 @@ _PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_prepr
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
 _INDEX = "model.safetensors.index.json"
 _PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_CONVERT = 'A reference CroCo has to be converted first: see "Models" in docs/alignment.md.'
+_CONVERT = "A reference CroCo has to be converted first: singlelife convert croco CKPT.pth OUT."
 _UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
 _LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
 

@@ -13,6 +13,9 @@ class CrossAttention:
     """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views.
 
     See [`singlelife.alignment.attention.AttentionMapProvider`].
+
+    Attributes:
+        model, processor: what it was made of.
     """
 
     method = "cross-attention"
@@ -32,12 +35,12 @@ class CrossAttention:
         depth = model.config.decoder_num_hidden_layers
         self.layers = chosen_layers(name, range(depth) if layers is None else layers, depth)
         self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
-        self._model, self._processor, self._device = model, processor, torch.device(device)
+        self.model, self.processor, self._device = model, processor, torch.device(device)
 
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        if len(self.layers) == self._model.config.decoder_num_hidden_layers:
-            maps = self._model.cross_attention_logits(self._pixels(target), self._pixels(source))
+        if len(self.layers) == self.model.config.decoder_num_hidden_layers:
+            maps = self.model.cross_attention_logits(self._pixels(target), self._pixels(source))
         else:
             maps = torch.stack([block.sum(dim=1) for block in self._blocks(target, source)]).sum(dim=0)
             maps = maps / self.num_heads
@@ -54,10 +57,10 @@ class CrossAttention:
 
     def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
         """The maps of the chosen blocks, float32 (B, heads, N, N) each."""
-        blocks = self._model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
+        blocks = self.model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
         for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
             if layer in self.layers:
                 yield block
 
     def _pixels(self, views: torch.Tensor) -> torch.Tensor:
-        return self._processor(list(views), return_tensors="pt").pixel_values.to(self._device)
+        return self.processor(list(views), return_tensors="pt").pixel_values.to(self._device)

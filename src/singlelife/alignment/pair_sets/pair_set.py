@@ -77,17 +77,31 @@ class PairSet:
         if not self.matches_known:
             return torch.from_numpy(matches)
         y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
-        for pair, (target, source) in enumerate(self._boxes):
-            points = np.stack([target[1] + x.ravel() * target[3], target[0] + y.ravel() * target[2]], axis=-1)
-            known = np.ones(len(points), dtype=bool)
-            if self._geometry is not None and not self._same_frame:
-                points, known = self._geometry.project(pair, points)
-            column = (points[:, 0] - source[1]) / source[3] * columns
-            row = (points[:, 1] - source[0]) / source[2] * rows
+        centres = np.stack([x.ravel(), y.ravel()], axis=-1)
+        for pair in range(len(self)):
+            found, known = self.find(pair, centres)
+            column, row = found[:, 0] * columns, found[:, 1] * rows
             inside = known & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
             match = np.floor(np.where(inside, row, 0)) * columns + np.floor(np.where(inside, column, 0))
             matches[pair] = np.where(inside, match, -1)
         return torch.from_numpy(matches)
+
+    def find(self, pair: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where what is seen at points of a pair's target view is in its source view.
+
+        Args:
+            points: float64 (N, 2), x and y as fractions of the view's width and height; its top left corner is (0, 0).
+
+        Returns:
+            The same in the source view, where they may lie outside it, and whether it is seen there or would be,
+            bool (N,): not if it is hidden or its depth is not known.
+        """
+        target, source = self._boxes[pair]
+        points = np.stack([target[1] + points[:, 0] * target[3], target[0] + points[:, 1] * target[2]], axis=-1)
+        known = np.full(len(points), self._same_frame)
+        if self._geometry is not None and not self._same_frame:
+            points, known = self._geometry.project(pair, points)
+        return np.stack([(points[:, 0] - source[1]) / source[3], (points[:, 1] - source[0]) / source[2]], -1), known
 
     @property
     def matches_known(self) -> bool:

@@ -28,24 +28,26 @@ _HELD_OUT = "/held-out"
 
 
 def resolve_pair_set(
-    pairs: str, *, views: str, num_pairs: int, seed: int, image_size: int, cache_dir: Path | None = None
+    pairs: str, *, views: str, num_pairs: int, seed: int, image_size: int | None, cache_dir: Path | None = None
 ) -> PairSet:
     """The pair set that `pairs` stand for (see above).
 
     Args:
         pairs: what a user calls it.
         views, num_pairs, seed: of the draw from a life, see `make_pair_set`; a set that is there is taken as it is.
-        image_size: side of the views in pixels, for all but a stored set, which has its own.
+        image_size: side of the views in pixels, for all but a stored set, which has its own. None for that of the
+            life's frames, so that views of whole frames are not resized (of images in folders, 224).
         cache_dir: where prepared lives are kept.
 
     Raises:
         SingleLifeError: there is nothing of that name, or it cannot be used.
     """
-    stored = _stored(pairs, image_size)
+    stored = _stored(pairs, image_size or 224)
     if stored is not None:
         return stored
     life, rows = resolve_stretch(pairs, cache_dir=cache_dir)
-    drawn = make_pair_set(life, views=views, num_pairs=num_pairs, seed=seed, image_size=image_size, rows=rows)
+    side = image_size or life.metadata["frame_size"]
+    drawn = make_pair_set(life, views=views, num_pairs=num_pairs, seed=seed, image_size=side, rows=rows)
     return drawn if rows is None else replace(drawn, name=f"{life.name}{_HELD_OUT}/{views}")
 
 

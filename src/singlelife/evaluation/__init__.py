@@ -1,0 +1,1 @@
+"""What a model's features are worth elsewhere: depth, correspondence, classification."""

@@ -1,0 +1,212 @@
+"""Depth from a frozen encoder: the loss by hand, checkpoints in and out, the pipeline, remote code."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from PIL import Image
+from transformers import AutoModel, AutoModelForDepthEstimation, pipeline
+
+from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco.depth_croco import depth_probe, log_depth_map, scale_invariant_log_loss
+from singlelife.croco.probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
+
+SIZE = {"height": 32, "width": 32}
+
+WITHOUT_THE_PACKAGE = """
+import sys
+
+class Blocked:
+    def find_spec(self, name, *_):
+        if name.partition(".")[0] == "singlelife":
+            raise ImportError(f"{name} is not installed here")
+
+sys.meta_path.insert(0, Blocked())
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForDepthEstimation, pipeline
+
+folder = sys.argv[1]
+expected = load_file(f"{folder}/expected.safetensors")
+model = AutoModelForDepthEstimation.from_pretrained(folder, trust_remote_code=True)
+assert (model(expected["pixels"]).predicted_depth - expected["depth"]).abs().max() == 0
+estimate = pipeline("depth-estimation", model=folder, trust_remote_code=True)
+assert estimate(Image.new("RGB", (40, 30)))["depth"].size == (40, 30)
+assert not any(name.partition(".")[0] == "singlelife" for name in sys.modules)
+print("loaded")
+"""
+
+
+def config(**fields) -> CroCoConfig:
+    usual = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    usual |= {"intermediate_size": 64, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
+    usual |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 32, "mask_ratio": 0.5}
+    return CroCoConfig(**usual | fields)
+
+
+def model(**fields) -> CroCoForDepthEstimation:
+    torch.manual_seed(0)
+    return CroCoForDepthEstimation(config(**fields)).eval()
+
+
+@pytest.mark.parametrize("probe_type", ["attentive", "linear"])
+def test_depth_is_a_map_within_its_range_and_only_the_probe_learns(probe_type):
+    depth_model = model(probe_type=probe_type, min_depth=0.9, max_depth=1.1)
+    labels = torch.rand(2, 32, 32) + 0.5
+    outputs = depth_model(torch.randn(2, 3, 32, 32), labels=labels)
+    assert outputs.predicted_depth.shape == (2, 32, 32)
+    assert outputs.predicted_depth.min() >= 0.9 and outputs.predicted_depth.max() <= 1.1
+    outputs.loss.backward()
+    learns = {name for name, parameter in depth_model.named_parameters() if parameter.grad is not None}
+    assert learns == {name for name, _ in depth_model.named_parameters() if name.startswith("probe.")}
+
+
+def test_pixels_of_the_map_are_where_the_patches_are():
+    """Patch 1 of a 2x3 grid covers rows 0 to 1, columns 2 to 3."""
+    predicted = torch.zeros(1, 6, 4)
+    predicted[0, 1] = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    maps = log_depth_map(predicted, (2, 3), 2)
+    assert maps.shape == (1, 4, 6)
+    assert maps[0, :2, 2:4].tolist() == [[1, 2], [3, 4]]
+    assert maps.sum() == 10
+
+
+def test_the_loss_is_that_of_the_paper_over_known_pixels():
+    depth = torch.tensor([[[1.0, 2.0], [0.0, 4.0]]])
+    error = torch.tensor([0.1, -0.2, 0.4])
+    log_depth = torch.tensor([[[0.0, np.log(2.0)], [9.0, np.log(4.0)]]])
+    log_depth.view(-1)[[0, 1, 3]] += error
+    expected = error.square().mean() - 0.5 * error.mean().square()
+    torch.testing.assert_close(scale_invariant_log_loss(log_depth, depth), expected)
+    # Half of a common factor is forgiven, and an unknown pixel has no say.
+    torch.testing.assert_close(scale_invariant_log_loss(depth.clamp_min(1).log() + 1, depth), torch.tensor(0.5))
+    with pytest.raises(ValueError, match="no pixel of known depth"):
+        scale_invariant_log_loss(torch.zeros(2, 2, 2), torch.stack([depth[0], torch.zeros(2, 2)]))
+    with pytest.raises(ValueError, match="labels should be of shape"):
+        scale_invariant_log_loss(torch.zeros(1, 2, 2), torch.ones(1, 4, 4))
+
+
+def test_an_attentive_probe_can_move_what_it_reads_and_a_linear_one_cannot():
+    """The depth of each patch is what the patch on its other side says, left for right."""
+    torch.manual_seed(0)
+    grid, width = (4, 4), 32
+
+    def error_after_training(probe_type: str) -> float:
+        probe = depth_probe(probe_type, width, grid, 1)
+        probe.apply(init_probe_weights)
+        optimizer = torch.optim.Adam(probe.parameters(), 3e-3)
+        for _ in range(400):
+            tokens = torch.randn(64, 16, width)
+            wanted = tokens[..., 0].unflatten(1, grid).flip(2)
+            loss = (log_depth_map(probe(tokens), grid, 1) - wanted).square().mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        return loss.item()
+
+    assert error_after_training("attentive") < 0.3 < 0.8 < error_after_training("linear")
+
+
+def test_at_first_a_query_looks_at_its_own_patch():
+    """What a new probe says of a patch depends mostly on that patch's own token."""
+    torch.manual_seed(0)
+    probe = CroCoAttentiveProbe(32, (8, 8), 4).apply(init_probe_weights)
+    torch.nn.init.normal_(probe.head.weight)  # which is 0 at first
+    tokens = torch.randn(1, 64, 32)
+    change = []
+    for patch in (0, 20, 63):
+        other = tokens.clone()
+        other[0, patch] = torch.randn(32)
+        change.append((probe(other) - probe(tokens)).square().sum(dim=(0, 2)))
+        assert change[-1].argmax() == patch and change[-1][patch] > 0.4 * change[-1].sum()
+
+
+def test_weights_of_pretraining_become_the_encoder(tmp_path):
+    torch.manual_seed(0)
+    whole = CroCoForPreTraining(config())
+    for name, trained in (("whole", whole), ("base", whole.croco)):
+        trained.save_pretrained(tmp_path / name)
+        loaded, info = AutoModelForDepthEstimation.from_pretrained(tmp_path / name, output_loading_info=True)
+        assert type(loaded) is CroCoForDepthEstimation
+        assert {key.split(".")[0] for key in info["missing_keys"]} == {"probe"} and not info["unexpected_keys"]
+        for key, weight in whole.croco.encoder.state_dict().items():
+            assert torch.equal(loaded.croco.encoder.state_dict()[key], weight)
+        assert all(torch.isfinite(weight).all() for weight in loaded.state_dict().values())
+        loaded(torch.zeros(1, 3, 32, 32), labels=torch.ones(1, 32, 32)).loss.backward()
+        assert all(weight.grad is None for weight in loaded.croco.parameters())
+        assert all(weight.grad is not None for weight in loaded.probe.parameters())
+
+
+def test_a_model_without_decoder_takes_one_view():
+    encoder = model().croco
+    views = torch.zeros(1, 3, 32, 32)
+    assert encoder(views).last_hidden_state.shape == (1, 16, 32)
+    with pytest.raises(ValueError, match="has no decoder"):
+        encoder(views, views)
+    with pytest.raises(ValueError, match="has no decoder"):
+        encoder.cross_attention_logits(views, views)
+
+
+@pytest.mark.parametrize("probe_type", ["attentive", "linear"])
+def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, caplog):
+    depth_model = model(probe_type=probe_type)
+    depth_model.save_pretrained(tmp_path)
+    processor = CroCoImageProcessor(size=SIZE, crop_to_aspect=False)
+    processor.save_pretrained(tmp_path)
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8))
+    estimate = pipeline("depth-estimation", model=str(tmp_path), device="cpu", trust_remote_code=False)
+    assert type(estimate.model) is CroCoForDepthEstimation
+    result = estimate(image)
+    assert result["depth"].size == (44, 30) and np.ptp(np.array(result["depth"])) == 255
+    with torch.no_grad():
+        outputs = depth_model(**processor(image, return_tensors="pt"))
+    (expected,) = processor.post_process_depth_estimation(outputs, [(30, 44)])
+    torch.testing.assert_close(result["predicted_depth"], expected["predicted_depth"])
+    assert [len(one) for one in processor.post_process_depth_estimation(outputs)[0].values()] == [32]
+    with pytest.raises(ValueError, match="1 depth maps, but 2 target_sizes"):
+        processor.post_process_depth_estimation(outputs, [(30, 44)] * 2)
+    assert "is not supported" not in caplog.text
+    assert AutoModel.from_pretrained(tmp_path).encoder.layers  # its encoder, for whoever wants features
+
+
+def test_it_loads_as_remote_code_without_the_package(tmp_path):
+    from safetensors.torch import save_file
+
+    depth_model = model()
+    depth_model.save_pretrained(tmp_path)
+    CroCoImageProcessor(size=SIZE, crop_to_aspect=False).save_pretrained(tmp_path)
+    pixels = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        depth = depth_model(pixels).predicted_depth
+    save_file({"pixels": pixels, "depth": depth}, tmp_path / "expected.safetensors")
+    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path)], env=environment, capture_output=True, text=True
+    )
+    assert done.stdout.strip() == "loaded", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"probe_type": "deep"}, "probe_type should be one of"),
+        ({"probe_hidden_size": 0}, "probe_hidden_size should be at least 1"),
+        ({"min_depth": 2, "max_depth": 1}, "min_depth 2 and max_depth 1 should be positive, in order"),
+    ],
+)
+def test_settings_of_no_probe_are_refused(fields, message):
+    with pytest.raises(StrictDataclassError) as raised:
+        config(**fields)
+    assert message in str(raised.value.__cause__ or raised.value)
+
+
+def test_a_probe_of_impossible_width_is_refused():
+    with pytest.raises(ValueError, match="a quarter of it by its 5 heads"):
+        CroCoAttentiveProbe(32, (4, 4), 1, width=32, num_heads=5)
+    assert CroCoLinearProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
+    assert CroCoAttentiveProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
