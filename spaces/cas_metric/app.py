@@ -43,7 +43,8 @@ def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_sourc
         maps = [_read(path_a), _read(path_b)]
     else:
         raise gr.Error("Choose a file for each of the two models, or none, for the example.")
-    metric = evaluate.load(str(_HERE / "cas_metric.py"), "logits" if kind == "logits" else "top_k")
+    config = "logits" if kind == "logits" else "top_k"
+    metric = evaluate.load(str(_HERE / "cas_metric.py"), config, keep_in_memory=True)  # no file that visitors share
     settings = {"k": int(k)} if kind == "logits" else {"num_source_patches": int(num_source_patches or 0) or None}
     variants = {"raw": {}, "position-free": {"position_free": True}} if kind == "logits" else {"raw": {}}
     rows = []

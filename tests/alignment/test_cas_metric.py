@@ -16,13 +16,13 @@ SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
 
 @pytest.fixture(scope="module")
 def load(tmp_path_factory):
-    """Loads the metric by the path of its folder; what evaluate writes stays in a temporary folder."""
+    """Loads the metric by the path of its folder; what evaluate writes goes into a temporary one."""
     import evaluate
 
-    places = [str(tmp_path_factory.mktemp(name)) for name in ("modules", "metrics")]
-    evaluate.config.HF_MODULES_CACHE = places[0]
-    evaluate.loading.init_dynamic_modules(hf_modules_cache=places[0])
-    return lambda config=None: evaluate.load(str(SPACE), config, cache_dir=places[1])
+    evaluate.config.HF_METRICS_CACHE = tmp_path_factory.mktemp("metrics")
+    evaluate.config.HF_MODULES_CACHE = str(tmp_path_factory.mktemp("modules"))
+    evaluate.loading.init_dynamic_modules(hf_modules_cache=evaluate.config.HF_MODULES_CACHE)
+    return lambda config=None: evaluate.load(str(SPACE), config)
 
 
 def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels: int = 5) -> np.ndarray:
@@ -105,7 +105,7 @@ def test_an_unknown_configuration_is_told(load):
         load("probabilities")
 
 
-def test_it_needs_neither_torch_nor_the_package():
+def test_it_needs_neither_torch_nor_the_package(tmp_path):
     script = f"""
 import sys
 class Missing:
@@ -117,8 +117,8 @@ import evaluate
 metric = evaluate.load({str(SPACE / "cas_metric.py")!r})
 print(metric.compute(predictions=[[[3., 2., 1., 0.]]], references=[[[3., 0., 2., 1.]]], k=2)["cas"])
 """
-    offline = {"HF_HUB_OFFLINE": "1", "HF_EVALUATE_OFFLINE": "1", "USE_TORCH": "0"}
-    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=os.environ | offline)
+    environment = os.environ | {"HF_HOME": str(tmp_path), "USE_TORCH": "0"}  # datasets looks for torch, too
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "0.5", done.stderr
 
 
