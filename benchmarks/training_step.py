@@ -49,6 +49,7 @@ def main() -> None:
     """Measure, print a table and write the JSON file."""
     arguments = parse_arguments()
     config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{arguments.model}.yaml"))
+    config._attn_implementation = arguments.attention
     rows = []
     for threads, batch_size in itertools.product(arguments.threads, arguments.batch_size):
         torch.set_num_threads(threads)
@@ -57,6 +58,7 @@ def main() -> None:
     results = {
         "model": arguments.model,
         "dtype": arguments.dtype,
+        "attention": arguments.attention,
         "device": arguments.device,
         "rounds": arguments.rounds,
         "torch": torch.__version__,
@@ -102,6 +104,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, nargs="+", default=[16], help="pairs per step")
     parser.add_argument("--threads", type=positive, nargs="+", default=[torch.get_num_threads()], help="of a CPU")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16 is autocast")
+    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"], help="as `train.py --attention`")
     parser.add_argument("--device", default="cpu", help="as torch names it")
     parser.add_argument("--rounds", type=positive, default=15, help="turns to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -191,8 +194,8 @@ def seconds(function: Callable[[], None], times: int, device: torch.device) -> f
 def table(results: dict[str, Any]) -> str:
     """The numbers for people."""
     title = (
-        f"{results['model']}, {results['dtype']}, on {results['device']}, torch {results['torch']}; "
-        f"{results['flops_per_pair'] / 1e9:.3f} GFLOP a pair"
+        f"{results['model']}, {results['dtype']}, {results['attention']} attention, on {results['device']}, "
+        f"torch {results['torch']}; {results['flops_per_pair'] / 1e9:.3f} GFLOP a pair"
     )
     columns: dict[str, Callable[[dict[str, Any]], str]] = {
         "batch": lambda row: str(row["batch_size"]),

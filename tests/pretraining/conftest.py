@@ -87,6 +87,7 @@ def command(clip: Path, micro_model: Path, cache: Path) -> Command:
             "dataloader_num_workers": 0,
             "cpu_threads": 1,
             "mixed_precision": "no",
+            "attention": "sdpa",  # not what is faster here and now: runs are compared
         } | changes
         words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]
         return words + list(flags)

@@ -59,13 +59,16 @@ def bytes_kept(model: CroCoForPreTraining, batch_size: int, mixed: bool) -> int:
         ("small", {"num_hidden_layers": 2, "decoder_num_hidden_layers": 2}, True),
     ],
 )
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("recomputed", [False, True])
-def test_the_formula_counts_what_torch_keeps(name, changes, mixed, recomputed):
+def test_the_formula_counts_what_torch_keeps(name, changes, mixed, recomputed, attention):
     model = preset(name, **changes)
+    model.set_attn_implementation(attention)
     if recomputed:
         recompute(model, "all")
     blocks = [recomputed] * model.config.num_hidden_layers, [recomputed] * model.config.decoder_num_hidden_layers
-    estimate = activations_per_pair(model.config, mixed=mixed, recomputed=blocks)
+    eager = attention == "eager"
+    estimate = activations_per_pair(model.config, mixed=mixed, recomputed=blocks, eager=eager)
     assert bytes_kept(model, 5, mixed) / 5 == pytest.approx(estimate, rel=0.15)
 
 

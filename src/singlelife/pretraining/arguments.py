@@ -199,6 +199,11 @@ class TrainArguments:
         "number format of the matrix products; auto: what `accelerate launch` was told, else bf16 on a GPU that "
         "has it, and on a CPU if timed steps are faster; a resumed run keeps its choice",
     )
+    attention: Literal["auto", "sdpa", "eager"] = option(
+        "auto",
+        "how attention is computed: fused (sdpa) or step by step (eager); auto: fused on a GPU, and on a CPU "
+        "whichever timed steps are faster with; a resumed run keeps its choice",
+    )
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = option(
         "none",
         "blocks whose activations are computed again in the backward pass instead of kept, to need less memory; "

@@ -23,7 +23,7 @@ from singlelife.pretraining.run_folder import RunFolder
 
 
 def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
-    """Put every core of the machine to work where it has no GPU, and settle on a number format.
+    """Put every core of the machine to work where it has no GPU, and settle on a number format and attention.
 
     All processes take the main one's choice; a run that goes on keeps its own.
 
@@ -40,15 +40,20 @@ def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSta
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
-    if train.mixed_precision != "auto":
-        return Precision(train.mixed_precision, "as asked for")
-    if state.step:
-        train.mixed_precision = state.sequence["mixed_precision"]
-        return Precision(train.mixed_precision, "as before")
+    if state.step:  # both are part of what the losses depend on
+        before = {name: state.sequence[name] for name in ("mixed_precision", "attention") if name in state.sequence}
+        if train.mixed_precision == "auto":
+            train.mixed_precision = before.get("mixed_precision", "auto")
+        if train.attention == "auto":
+            train.attention = before.get("attention", "auto")
+        if "auto" not in (train.mixed_precision, train.attention):
+            return Precision(train.mixed_precision, train.attention, "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
-    choice = [choose_precision(config, max(1, share), process.device) if process.is_main_process else None]
-    (precision,) = broadcast_object_list(choice)
-    train.mixed_precision = precision.name
+    choice = None
+    if process.is_main_process:
+        choice = choose_precision(config, max(1, share), process.device, train.mixed_precision, train.attention)
+    (precision,) = broadcast_object_list([choice])
+    train.mixed_precision, train.attention = precision.name, precision.attention
     return precision
 
 

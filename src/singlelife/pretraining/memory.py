@@ -40,7 +40,7 @@ class Memory:
 
 
 def activations_per_pair(
-    config: CroCoConfig, *, mixed: bool, recomputed: tuple[Sequence[bool], Sequence[bool]]
+    config: CroCoConfig, *, mixed: bool, recomputed: tuple[Sequence[bool], Sequence[bool]], eager: bool = False
 ) -> int:
     """Bytes that the forward pass of one pair keeps for the backward pass.
 
@@ -54,21 +54,23 @@ def activations_per_pair(
         around them    r·2·N·P + c·n·P + (r + c)·n·d + (r + 2·c)·N·e + r·2·(N − V)·P
                        the views, their patches, the last norms, the source's memory, predictions and wanted pixels
 
-    Without rotary positions, queries and keys are kept once: 6·d and 12·e instead of 8·d and 15·e.
+    Without rotary positions, queries and keys are kept once: 6·d and 12·e instead of 8·d and 15·e. Eager attention
+    also keeps its weights, in float32 and as they enter a product: with h heads of the encoder and H of the decoder,
+    r + c bytes (4 in fp32) for each of h·(V² + N²) in an encoder block and H·2·N² in a decoder block.
 
     Args:
         config: of the model.
         mixed: products are of numbers of 16 bits.
         recomputed: for each block of the encoder, and of the decoder, whether its activations are.
+        eager: attention is not fused.
     """
     num_patches, patch_values = config.num_patches, config.patch_size**2 * config.num_channels
     num_masked = round(config.mask_ratio * num_patches)
     tokens = 2 * num_patches - num_masked
     width, decoder_width = config.hidden_size, config.decoder_hidden_size
     r, c = _EXACT, 2 if mixed else _EXACT
-    turned = config.position_embedding_type == "rope"
 
-    encoder, decoder = _blocks(config, tokens, num_patches, r, c, turned)
+    encoder, decoder = _blocks(config, mixed, eager)
     kept = sum(tokens * r * width if again else encoder for again in recomputed[0])
     kept += sum(num_patches * r * decoder_width if again else decoder for again in recomputed[1])
     kept += r * 2 * num_patches * patch_values + c * tokens * patch_values
@@ -76,13 +78,21 @@ def activations_per_pair(
     return kept + r * 2 * num_masked * patch_values
 
 
-def _blocks(config: CroCoConfig, tokens: int, num_patches: int, r: int, c: int, turned: bool) -> tuple[int, int]:
+def _blocks(config: CroCoConfig, mixed: bool, eager: bool) -> tuple[int, int]:
     """Bytes of a block of the encoder and of one of the decoder."""
-    width, decoder_width = config.hidden_size, config.decoder_hidden_size
-    encoder = r * 2 * width + c * ((8 if turned else 6) * width + 2 * config.intermediate_size)
-    decoder = r * 3 * decoder_width
-    decoder += c * ((15 if turned else 12) * decoder_width + 2 * config.decoder_intermediate_size)
-    return tokens * encoder, num_patches * decoder
+    width, decoder_width, num_patches = config.hidden_size, config.decoder_hidden_size, config.num_patches
+    num_visible = num_patches - round(config.mask_ratio * num_patches)
+    r, c, turned = _EXACT, 2 if mixed else _EXACT, config.position_embedding_type == "rope"
+    per_token = r * 2 * width + c * ((8 if turned else 6) * width + 2 * config.intermediate_size)
+    encoder = (num_visible + num_patches) * per_token
+    per_token = r * 3 * decoder_width
+    per_token += c * ((15 if turned else 12) * decoder_width + 2 * config.decoder_intermediate_size)
+    decoder = num_patches * per_token
+    if eager:
+        weight = r + c if mixed else r
+        encoder += weight * config.num_attention_heads * (num_visible**2 + num_patches**2)
+        decoder += weight * config.decoder_num_attention_heads * 2 * num_patches**2
+    return encoder, decoder
 
 
 def training_memory(
@@ -117,10 +127,10 @@ def training_memory(
     gradients = _EXACT * sum(parameter.numel() for parameter in model.parameters()) // share
     copies = 2 * sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1) if mixed else 0
     exchanged = gradients if num_processes > 1 and not sharded else 0
-    num_patches, lower = config.num_patches, 2 if mixed else _EXACT
-    tokens = 2 * num_patches - round(config.mask_ratio * num_patches)
-    work = max(_blocks(config, tokens, num_patches, _EXACT, lower, config.position_embedding_type == "rope"))
-    activations = batch_size * (activations_per_pair(config, mixed=mixed, recomputed=(encoder, decoder)) + work)
+    eager = config._attn_implementation == "eager"
+    work = max(_blocks(config, mixed, eager))
+    kept = activations_per_pair(config, mixed=mixed, recomputed=(encoder, decoder), eager=eager)
+    activations = batch_size * (kept + work)
     return Memory(
         states=4 * gradients + exchanged + copies,
         activations=activations,

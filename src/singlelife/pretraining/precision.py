@@ -1,59 +1,106 @@
-"""The number format of a run's matrix products, where the user leaves the choice open."""
+"""The number format of a run's matrix products and its attention, where the user leaves the choice open."""
 
 import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 
 import torch
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
+from singlelife.croco.flops import training_flops_per_pair
 
-_WORTH_IT = 1.1  # bf16 has to be this much faster than fp32: less is noise, and fp32 is exact
+_WORTH_IT = 1.1  # another choice has to be this much faster than fp32 and fused attention: less is noise
 _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed
-_MOST_PAIRS = 16  # in a timed batch
+_MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
 
 
 @dataclass(frozen=True)
 class Precision:
-    """A choice, as Accelerate names it (`"no"`, `"bf16"` or `"fp16"`), and why, for people."""
+    """A choice, and why.
+
+    Attributes:
+        name: the number format as Accelerate names it: `"no"`, `"bf16"` or `"fp16"`.
+        attention: as transformers names it: `"sdpa"` (fused) or `"eager"`.
+        reason: for people.
+    """
 
     name: str
+    attention: str
     reason: str
 
+    def __str__(self) -> str:
+        attention = "" if self.attention == "sdpa" else f", {self.attention} attention"
+        return f"{_format(self.name)}{attention} ({self.reason})"
 
-def choose_precision(config: CroCoConfig, batch_size: int, device: torch.device) -> Precision:
-    """What to train in where nothing was asked for.
 
-    What `accelerate launch` was told to use; else bf16 on a GPU that has it; on a CPU whichever of fp32 and bf16 makes
-    the faster steps of this very model, timed here and now. Nothing less is safe: bf16 is several times faster on some
-    CPUs and eighty times slower on others, and a CPU's name or flags do not tell what it does for a given model.
+def choose_precision(
+    config: CroCoConfig,
+    batch_size: int,
+    device: torch.device,
+    mixed_precision: str = "auto",
+    attention: str = "auto",
+) -> Precision:
+    """What to train in where it was not asked for.
+
+    The number format is what `accelerate launch` was told to use; else bf16 on a GPU that has it. Attention is fused
+    on a GPU. On a CPU, whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe:
+    bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of a step
+    in bf16 where it is not made for the CPU, and a CPU's name or flags do not tell what it does for a given model.
 
     Args:
         config: of the model.
         batch_size: pairs per process and step.
         device: of this process.
+        mixed_precision: `"auto"`, or what was asked for.
+        attention: `"auto"`, or what was asked for.
     """
-    told = os.environ.get(
-        "ACCELERATE_MIXED_PRECISION", "no"
-    )  # `accelerate launch` says "no" where it was told nothing
-    if told != "no":
-        return Precision(told, "as Accelerate was told")
-    if device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
-        return Precision("bf16", "this GPU has it")
-    if device.type != "cpu":
-        return Precision("no", "this device has no bf16 of its own")
-    product = {dtype: _seconds(_product(dtype), 5) for dtype in (torch.float32, torch.bfloat16)}
-    if product[torch.bfloat16] > _HOPELESS * product[torch.float32]:
-        slower = product[torch.bfloat16] / product[torch.float32]
-        return Precision("no", f"a product in bf16 takes this CPU {slower:.0f} times as long")
+    reason = "as asked for"
+    if mixed_precision == "auto":
+        told = os.environ.get(
+            "ACCELERATE_MIXED_PRECISION", "no"
+        )  # `accelerate launch` says "no" where it was told nothing
+        if told != "no":
+            mixed_precision, reason = told, "as Accelerate was told"
+        elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            mixed_precision, reason = "bf16", "this GPU has it"
+        elif device.type != "cpu":
+            mixed_precision, reason = "no", "this device has no bf16 of its own"
+    if attention == "auto" and (device.type != "cpu" or mixed_precision == "fp16"):
+        attention = "sdpa"
+    if mixed_precision == "auto" and (slower := _slowness_of_bf16()) > _HOPELESS:
+        mixed_precision, reason = "no", f"a product in bf16 takes this CPU {slower:.0f} times as long"
+    formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
+    attentions = ["sdpa", "eager"] if attention == "auto" else [attention]
+    usual = Precision(formats[0], attentions[0], reason)
+    if len(formats) * len(attentions) == 1:
+        return usual
+    return _fastest(config, batch_size, [replace(usual, name=f, attention=a) for f, a in product(formats, attentions)])
+
+
+def _fastest(config: CroCoConfig, batch_size: int, choices: list[Precision]) -> Precision:
+    """The choice whose steps are fastest; the first, if no other is clearly faster."""
+    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        step = _training_step(config, min(batch_size, _MOST_PAIRS))
-        exact, lower = _seconds(partial(step, False), 2), _seconds(partial(step, True), 2)
-    said = f"two steps took {exact:.2g} s each in fp32, {lower:.2g} s in bf16"
-    return Precision("bf16" if exact > _WORTH_IT * lower else "no", said)
+        step = _training_step(config, pairs)
+        taken = {choice: _seconds(partial(step, choice), 2) for choice in choices}
+    best = min(choices, key=lambda choice: taken[choice])
+    chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
+    said = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
+    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(said)}")
+
+
+def _format(name: str) -> str:
+    return "fp32" if name == "no" else name
+
+
+def _slowness_of_bf16() -> float:
+    """How many times as long a plain product takes in bf16 as in fp32, on this CPU."""
+    taken = {dtype: _seconds(_product(dtype), 5) for dtype in (torch.float32, torch.bfloat16)}
+    return taken[torch.bfloat16] / taken[torch.float32]
 
 
 def _product(dtype: torch.dtype) -> Callable[[], object]:
@@ -61,15 +108,16 @@ def _product(dtype: torch.dtype) -> Callable[[], object]:
     return lambda: matrix @ matrix
 
 
-def _training_step(config: CroCoConfig, batch_size: int) -> Callable[[bool], None]:
-    """A function that makes the forward and backward pass of a step, in bf16 if told so."""
+def _training_step(config: CroCoConfig, batch_size: int) -> Callable[[Precision], None]:
+    """A function that makes the forward and backward pass of a step, in a given way."""
     model = CroCoForPreTraining(config).train()
     rows, columns = config.grid_size
     shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
     target, source = torch.randn(2, *shape)
 
-    def step(lower: bool) -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=lower):
+    def step(precision: Precision) -> None:
+        model.set_attn_implementation(precision.attention)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision.name == "bf16"):
             loss = model(target, source).loss
         loss.backward()
 

@@ -112,6 +112,7 @@ def pretrain(arguments: RunArguments) -> int:
 
     set_seed(train.seed)
     model = load_weights(checkpoint, config) if checkpoint else starting_model(arguments.model, config)
+    model.set_attn_implementation(train.attention)
     recompute(model, train.gradient_checkpointing)
     resources = Resources.of(model, train, accelerator, sampler.local_batch_size)
     if train.torch_compile:

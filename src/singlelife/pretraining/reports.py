@@ -47,7 +47,7 @@ def start_report(
         "model": f"{arguments.model.model}, {parameters / 1e6:.2f} M parameters, {config.image_size} px, "
         f"patches of {config.patch_size} px, {config.mask_ratio:.0%} masked",
         "device": f"{processes}{device}{threads}",
-        "precision": f"{'fp32' if precision.name == 'no' else precision.name} ({precision.reason})",
+        "precision": str(precision),
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "learning rate": learning_rate_report(train),
         **resources,
