@@ -3,7 +3,7 @@
     python benchmarks/processes.py
     python benchmarks/processes.py --processes 4 --model small --batch-size 32 --json processes.json
 
-Both are whole runs of `accelerate launch train.py`, of the same pairs in steps of the same size: one process with N
+Both are whole runs of `train.py`, started by torchrun, of the same pairs in steps of the same size: one process with N
 threads, and N processes with one thread each, which exchange their gradients over gloo. The runs take turns, and the
 medians of their pairs per second are compared, each without its first lines of metrics.
 """
@@ -65,6 +65,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=positive, default=32, help="pairs per step, over all processes")
     parser.add_argument("--steps", type=positive, default=150, help="of each run")
     parser.add_argument("--mixed-precision", default="no", choices=["no", "bf16"], help="of all runs")
+    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"], help="of all runs")
     parser.add_argument("--rounds", type=positive, default=5, help="turns to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     return parser.parse_args()
@@ -75,17 +76,17 @@ def pairs_per_second(processes: int, folder: Path, arguments: argparse.Namespace
     threads = arguments.processes // processes
     logging_steps = max(1, arguments.steps // 10)
     command = [
-        *("accelerate", "launch", "--cpu", "--num_machines", "1", "--num_processes", str(processes)),
-        *("--mixed_precision", "no", "--dynamo_backend", "no", str(_TRAIN)),
+        *(sys.executable, "-m", "torch.distributed.run", f"--nproc_per_node={processes}", str(_TRAIN)),
         *("--life", arguments.life, "--model", arguments.model, "--output-dir", str(folder)),
         *("--train-batch-size", str(arguments.batch_size), "--max-steps", str(arguments.steps)),
-        *("--mixed-precision", arguments.mixed_precision, "--cpu-threads", str(threads)),
-        *("--dataloader-num-workers", "1", "--logging-steps", str(logging_steps)),
+        *("--mixed-precision", arguments.mixed_precision, "--attention", arguments.attention),
+        *("--cpu-threads", str(threads), "--dataloader-num-workers", "1", "--logging-steps", str(logging_steps)),
         *("--eval-steps", str(arguments.steps), "--save-steps", str(arguments.steps)),
     ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        sys.exit(f"A run failed:\n{done.stderr}")
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode or (processes > 1 and f"{processes} processes on cpu" not in done.stdout):
+        sys.exit(f"A run failed, or was not one of {processes} processes:\n{done.stdout}{done.stderr}")
     rates = [line["pairs_per_second"] for line in read_metrics(folder / "metrics.jsonl") if "pairs_per_second" in line]
     return statistics.median(rates[_LINES_LEFT_OUT:])
 
