@@ -194,8 +194,8 @@ def test_a_model_agrees_with_itself_and_is_left_as_it_was(tmp_path: Path, comman
     folder = tmp_path / "run"
     assert run(command(folder, max_steps=2)) == 0
     reference = load_model(str(folder))
-    model = load_weights(folder, reference._model.config).train()
-    curve = AlignmentCurve(reference, _pairs(short_sim_test, cache), reference._processor, reference.grid, "cpu")
+    model = load_weights(folder, reference.model.config).train()
+    curve = AlignmentCurve(reference, _pairs(short_sim_test, cache), reference.processor, reference.grid, "cpu")
     state = torch.get_rng_state()
     values = curve(model)
     assert values["cas"] == values["cas_position_free"] == values["cas_high"] == 1.0
