@@ -269,6 +269,16 @@ def test_align_finds_the_models_of_lives(pairs, tmp_path, capsys):
     assert "  ann/singlelife-wt3: " in shown and "  ann/singlelife-hdepic1: " in shown
 
 
+def test_cas_reads_maps_by_the_method_that_is_asked_for(models, pairs, capsys):
+    settings = ["--pairs", pairs, "--num-pairs", "8", "--k", "2", "--json", "-"]
+    assert main(["cas", *models, *settings]) == 0
+    crossing = json.loads(capsys.readouterr().out)
+    assert main(["cas", *models, *settings, "--method", "feature-correlation"]) == 0
+    features = json.loads(capsys.readouterr().out)
+    assert crossing["methods"] == ["cross-attention"] * 2 and features["methods"] == ["feature correlation"] * 2
+    assert crossing["raw"] != features["raw"]
+
+
 def test_three_lines_of_python(models, pairs):
     script = f"""
 import singlelife, sys

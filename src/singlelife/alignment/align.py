@@ -9,7 +9,7 @@ from pathlib import Path, PurePath
 import numpy as np
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.attention import UNTRAINED, AttentionMapProvider
 from singlelife.alignment.compare import coarser
 from singlelife.alignment.contrast import contrast as contrast_of
 from singlelife.alignment.contrast import pooled_features
@@ -229,7 +229,7 @@ class _OneLayer:
 def group_of(name: str) -> str:
     """The data set of the life that a model's name tells of, as `ORG/singlelife-wt3`, `runs/sim_1` and
     `runs/sim_1_seed1/checkpoint-200` do; where there is none, the model is a group of its own."""
-    if name.startswith("untrained:"):
+    if name.startswith(UNTRAINED):
         return "untrained"
     for word in reversed(PurePath(name.partition("@")[0]).parts):
         if word.removeprefix("singlelife-").startswith(SHUFFLED):

@@ -65,7 +65,8 @@ def cas(
         SingleLifeError: there is no such model or life, or they cannot be compared.
     """
     models = [
-        load_model(str(each), device, layers=layers) if isinstance(each, str | Path) else each for each in (a, b)
+        load_model(str(each), device, method=method, layers=layers) if isinstance(each, str | Path) else each
+        for each in (a, b)
     ]
     if not isinstance(pairs, PairSet):
         pairs = resolve_pair_set(

@@ -28,7 +28,7 @@ METHODS = {
     for method in (CrossAttention.method, FeatureCorrelation.method, DecoderCorrelation.method)
 }
 
-_UNTRAINED = "untrained:"
+UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
 _NO_ARCHITECTURE = (
     "transformers_version",
     "_name_or_path",
@@ -118,7 +118,7 @@ def load_model(
         if method not in METHODS:
             raise CheckpointError(f"There are the methods {', '.join(METHODS)}, not {method!r}.")
         method = METHODS[method]
-    if spec.startswith(_UNTRAINED):
+    if spec.startswith(UNTRAINED):
         return _untrained(spec, device, method, layers)
     checkpoint = find_checkpoint(spec)
     config = vision_config(checkpoint.config())
@@ -128,7 +128,7 @@ def load_model(
 
 
 def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int] | None) -> AttentionMapProvider:
-    where, _, seed = spec.removeprefix(_UNTRAINED).rpartition("@")
+    where, _, seed = spec.removeprefix(UNTRAINED).rpartition("@")
     if not where:
         where, seed = seed, "0"
     elif not seed.isdigit():

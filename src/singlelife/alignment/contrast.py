@@ -20,9 +20,9 @@ from scipy.stats import rankdata
 
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.extraction_cache import Weights
-from singlelife.alignment.files import written_aside
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
+from singlelife.files import written_aside
 
 MEASURES = ("cka", "mutual_knn", "rsa")
 NEIGHBOURS = 10

@@ -13,8 +13,8 @@ from typing import Protocol
 
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.extraction import EXTRACTION_FORMAT, Extraction, extract
-from singlelife.alignment.files import written_aside
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.files import written_aside
 from singlelife.lives.prepare import default_cache_dir
 
 

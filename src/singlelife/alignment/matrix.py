@@ -24,8 +24,8 @@ from singlelife.alignment.extraction import (
     position_agreement,
     truth,
 )
-from singlelife.alignment.files import written_aside
 from singlelife.alignment.statistics import Permutation, permutation_test
+from singlelife.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -114,14 +114,19 @@ def _groups(result: Alignment) -> str:
     for of_raw, of_free in zip(raw.blocks, free.blocks, strict=True):
         a, b = of_raw.groups
         rows.append(
-            [a if a == b else f"{a}, {b}", str(of_raw.num_cells), *_score(of_raw.score), *_score(of_free.score)]
+            [
+                a if a == b else f"{a}, {b}",
+                str(of_raw.num_cells),
+                *score_columns(of_raw.score),
+                *score_columns(of_free.score),
+            ]
         )
     cells = {"within groups": True, "across groups": False}
     for name, inside in cells.items():
         count = sum(block.num_cells for block in raw.blocks if (block.groups[0] == block.groups[1]) == inside)
         scores = [matrix.within if inside else matrix.across for matrix in (raw, free)]
         if scores[0] and scores[1]:
-            rows.append([name, str(count), *_score(scores[0]), *_score(scores[1])])
+            rows.append([name, str(count), *score_columns(scores[0]), *score_columns(scores[1])])
     if raw.difference and free.difference:
         row = ["within less across", ""]
         for each in (raw.difference, free.difference):
@@ -160,7 +165,8 @@ def _means(matrix: Matrix) -> dict[str, Score]:
     return {name: each for name, each in named.items() if each}
 
 
-def _score(score: Score) -> list[str]:
+def score_columns(score: Score) -> list[str]:
+    """A score, its interval, and what it is adjusted for chance."""
     return [_number(score.cas), f"{score.low:.3f} to {score.high:.3f}", _number(score.adjusted)]
 
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from singlelife import __version__
 from singlelife.alignment.cas import Score
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.files import written_aside
 from singlelife.alignment.matrix import Alignment, Failure, ModelReading, plain
 from singlelife.errors import CheckpointError
+from singlelife.files import written_aside
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -1,6 +1,7 @@
 """The result of `singlelife align --checkpoints` as text for the terminal."""
 
-from singlelife.alignment.cas import Score, Truth
+from singlelife.alignment.cas import Truth
+from singlelife.alignment.matrix_text import score_columns
 from singlelife.alignment.trajectory import UNITS, Against, Trajectory
 from singlelife.units import aligned
 
@@ -32,8 +33,8 @@ def text(result: Trajectory) -> str:
 def _columns(model: Against) -> list[str]:
     truth = model.reading.position_free_truth
     return [
-        *_score(model.raw),
-        *_score(model.position_free),
+        *score_columns(model.raw),
+        *score_columns(model.position_free),
         f"{model.reading.position.cas:.3f}",
         _large_shifts(truth),
     ]
@@ -41,8 +42,3 @@ def _columns(model: Against) -> list[str]:
 
 def _large_shifts(truth: Truth | None) -> str:
     return "" if truth is None or truth.large_shifts is None else f"{truth.large_shifts:.3f}"
-
-
-def _score(score: Score) -> list[str]:
-    adjusted = "" if score.adjusted is None else f"{score.adjusted:.3f}"
-    return [f"{score.cas:.3f}", f"{score.low:.3f} to {score.high:.3f}", adjusted]

@@ -10,9 +10,10 @@ from singlelife.commands.options import (
     Commands,
     add_cache_dir,
     add_map_options,
-    check_device,
     check_folder,
-    check_output,
+    check_json,
+    report,
+    settle_libraries,
 )
 from singlelife.errors import SingleLifeError
 from singlelife.lives.registry import registered_life
@@ -92,18 +93,12 @@ def run(arguments: argparse.Namespace) -> int:
     models = [*arguments.models, *_models_of_lives(arguments.lives, arguments.org)]
     _check(arguments, models)
     groups = _groups(arguments.groups)
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
     from singlelife.alignment.api import align, follow
-    from singlelife.alignment.files import written_aside
     from singlelife.alignment.matrix import Alignment
     from singlelife.alignment.trajectory import Trajectory
 
-    disable_progress_bar()
-    set_verbosity_error()
-    check_device(arguments.device)
-    if arguments.json not in (None, "-"):
-        check_output("--json", Path(arguments.json))
+    settle_libraries(arguments.device)
+    check_json(arguments.json)
     if arguments.save:
         check_folder("--save", arguments.save)
     settings = {name: getattr(arguments, name) for name in _SETTINGS}
@@ -115,14 +110,7 @@ def run(arguments: argparse.Namespace) -> int:
         result = align(models, **own, **settings)
     if arguments.save:
         result.save(arguments.save)
-    fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-    if arguments.json == "-":
-        print(fields)
-    else:
-        print(result)
-        if arguments.json:
-            with written_aside(Path(arguments.json)) as aside:
-                aside.write_text(fields + "\n", encoding="utf-8")
+    report(json.dumps(result.to_dict(), indent=2, allow_nan=False), arguments.json, result)
     return SOME_FAILED if result.failed else 0
 
 

@@ -9,9 +9,10 @@ from singlelife.commands.options import (
     Commands,
     add_cache_dir,
     add_map_options,
-    check_device,
     check_folder,
-    check_output,
+    check_json,
+    report,
+    settle_libraries,
 )
 
 
@@ -43,16 +44,10 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
     from singlelife.alignment.api import cas
-    from singlelife.alignment.files import written_aside
 
-    disable_progress_bar()
-    set_verbosity_error()
-    check_device(arguments.device)
-    if arguments.json not in (None, "-"):
-        check_output("--json", Path(arguments.json))
+    settle_libraries(arguments.device)
+    check_json(arguments.json)
     if arguments.save:
         check_folder("--save", arguments.save)
     comparison = cas(
@@ -75,12 +70,5 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if arguments.save:
         comparison.save(arguments.save)
-    fields = json.dumps(comparison.to_dict(), indent=2)
-    if arguments.json == "-":
-        print(fields)
-        return 0
-    print(comparison)
-    if arguments.json:
-        with written_aside(Path(arguments.json)) as aside:
-            aside.write_text(fields + "\n", encoding="utf-8")
+    report(json.dumps(comparison.to_dict(), indent=2), arguments.json, comparison)
     return 0

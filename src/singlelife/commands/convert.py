@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from singlelife.commands.options import Commands
+from singlelife.commands.options import Commands, quiet_transformers
 
 _DESCRIPTION = """\
 Convert CroCo.pth, the CroCo v2 family, and models fine-tuned from them, without their heads. Of DUSt3R and MASt3R
@@ -41,12 +41,9 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
     from singlelife.conversion import convert_checkpoint
 
-    disable_progress_bar()
-    set_verbosity_error()
+    quiet_transformers()
     made = convert_checkpoint(arguments.checkpoint, arguments.out, progress=True)
     rows, columns = made.config.grid_size
     print(

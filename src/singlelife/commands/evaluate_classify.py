@@ -1,17 +1,11 @@
 """`singlelife evaluate classify`: what a frozen encoder knows of things."""
 
 import argparse
+import json
 from typing import TYPE_CHECKING
 
-from singlelife.commands.evaluate_depth import (
-    add_probe_options,
-    check_outputs,
-    data_lines,
-    report,
-    settle_libraries,
-    tell_errors,
-)
-from singlelife.commands.options import Commands
+from singlelife.commands.evaluate_depth import add_probe_options, data_lines, tell_errors
+from singlelife.commands.options import MODEL_HELP, Commands, check_json, report, settle_libraries
 from singlelife.cpu import settle_cpu
 from singlelife.units import aligned, in_bytes
 
@@ -35,8 +29,7 @@ def add_command(commands: Commands) -> None:
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("models", nargs="+", metavar="MODEL", help="run folder, local checkpoint, Hub id, or "
-                         "untrained:PRESET[@SEED]; any vision transformer")  # fmt: skip
+    command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     command.add_argument("--data", required=True, metavar="DATA", help="a folder that datasets opens, or ORG/NAME on "
                          "the Hub, with images and one column of classes")  # fmt: skip
     command.add_argument("--train-split", metavar="SPLIT", help="to train on (default: train)")
@@ -49,7 +42,7 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_outputs(arguments)
+    check_json(arguments.json)
     settle_cpu()
 
     from singlelife.evaluation.classification import evaluate_classification, open_labelled
@@ -73,7 +66,7 @@ def run(arguments: argparse.Namespace) -> int:
         batch_size=arguments.batch_size,
         cache_dir=arguments.cache_dir,
     )
-    report(evaluation.to_dict(), arguments.json, table(evaluation))
+    report(json.dumps(evaluation.to_dict(), indent=2), arguments.json, table(evaluation))
     return tell_errors(evaluation.rows)
 
 

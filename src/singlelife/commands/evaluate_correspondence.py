@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING
 from singlelife.commands.options import (
     METHODS,
     MODEL_HELP,
+    VIEWS,
     Commands,
+    above_zero,
     add_cache_dir,
     aligned,
-    check_device,
+    check_json,
     check_output,
     positive,
+    report,
+    settle_libraries,
 )
 from singlelife.errors import CheckpointError, SingleLifeError
 
@@ -62,7 +66,7 @@ def add_command(tasks: Commands) -> None:
                          "(default: 1; 1/256 for PNGs of 16 bits)")  # fmt: skip
     command.add_argument("--split", default="viewpoint", choices=("viewpoint", "illumination"),
                          help="which of HPatches' sequences (default: %(default)s)")  # fmt: skip
-    command.add_argument("--views", default="plain", choices=("plain", "zoomed", "shifted"),
+    command.add_argument("--views", default="plain", choices=VIEWS,
                          help="how pairs are cut from a life, see singlelife cas (default: %(default)s)")  # fmt: skip
     command.add_argument("--num-pairs", type=positive, default=384, metavar="N", help="pairs to draw from a "
                          "life (default: %(default)s)")  # fmt: skip
@@ -73,7 +77,7 @@ def add_command(tasks: Commands) -> None:
     command.add_argument("--no-reciprocal", action="store_true", help="read one direction only, not the mean of both")
     command.add_argument("--sinks", choices=("first", "keep"), help="first: no patch matches the other view's first "
                          "patch, a sink (default for cross-attention); keep: any may")  # fmt: skip
-    command.add_argument("--temperature", type=_over_zero, default=1e-4, metavar="T", help="of the soft-argmax "
+    command.add_argument("--temperature", type=above_zero, default=1e-4, metavar="T", help="of the soft-argmax "
                          "(default: %(default)s)")  # fmt: skip
     command.add_argument("--no-baselines", action="store_true", help="leave out the untrained models and the identity")
     command.add_argument("--seed", type=int, default=0, help="of drawn pairs and the bootstrap (default: %(default)s)")
@@ -92,17 +96,12 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.cpu import settle_cpu
 
     settle_cpu()
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    from singlelife.alignment.files import written_aside
     from singlelife.evaluation.correspondence import evaluate_correspondence
     from singlelife.evaluation.correspondence_sheet import draw_correspondence
+    from singlelife.files import written_aside
 
-    disable_progress_bar()
-    set_verbosity_error()
-    check_device(arguments.device)
-    if arguments.json not in (None, "-"):
-        check_output("--json", Path(arguments.json))
+    settle_libraries(arguments.device)
+    check_json(arguments.json)
     if arguments.sheet:
         check_output("--sheet", arguments.sheet)
     _check_data(arguments)
@@ -133,16 +132,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.sheet and drawn:
         with written_aside(arguments.sheet) as aside:
             draw_correspondence(aside, [model for model, _ in drawn], data, [matching for _, matching in drawn])
-    fields = json.dumps(_fields(data, results, failed), indent=2)
-    if arguments.json == "-":
-        print(fields)
-    else:
-        print(_heading(data, results))
-        print(_table(data, results))
-        print(_cost(results[0]))
-        if arguments.json:
-            with written_aside(Path(arguments.json)) as aside:
-                aside.write_text(fields + "\n", encoding="utf-8")
+    text = f"{_heading(data, results)}\n{_table(data, results)}\n{_cost(results[0])}"
+    report(json.dumps(_fields(data, results, failed), indent=2), arguments.json, text)
     failures = results[0].failures
     if failures:
         print(f"singlelife: {len(failures)} of {len(data)} pairs could not be measured:", file=sys.stderr)
@@ -292,10 +283,3 @@ def _cost(result: "ModelResult") -> str:
 
     memory = "" if result.peak_memory is None else f", {in_bytes(result.peak_memory)} of memory at the peak"
     return f"\n{result.model}: {result.images_per_second:.1f} images/s, reading and measuring included{memory}"
-
-
-def _over_zero(word: str) -> float:
-    number = float(word)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"should be over 0, not {word}")
-    return number

@@ -8,7 +8,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singlelife.commands.options import Commands, add_cache_dir, check_output, positive
+from singlelife.commands.options import (
+    MODEL_HELP,
+    Commands,
+    above_zero,
+    add_cache_dir,
+    check_json,
+    check_output,
+    positive,
+    report,
+    settle_libraries,
+)
 from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError
 from singlelife.units import aligned, in_bytes
@@ -42,8 +52,7 @@ def add_command(commands: Commands) -> None:
         epilog=_DATA,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command.add_argument("models", nargs="+", metavar="MODEL", help="run folder, local checkpoint, Hub id, or "
-                         "untrained:PRESET[@SEED]; any vision transformer")  # fmt: skip
+    command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     data = command.add_argument_group("data")
     data.add_argument("--train", nargs="+", required=True, metavar="DATA", help="frames to train the probe on")
     data.add_argument("--test", nargs="+", required=True, metavar="DATA", help="frames to test it on")
@@ -52,14 +61,12 @@ def add_command(commands: Commands) -> None:
                           f"the scenes (default: {role})")  # fmt: skip
         data.add_argument(f"--num-{role}", type=positive, metavar="N", help="take this many frames, evenly spread "
                           "(default: all)")  # fmt: skip
-    data.add_argument("--depth-scale", type=_above_zero, metavar="M", help="metres of one unit of the stored depth, "
+    data.add_argument("--depth-scale", type=above_zero, metavar="M", help="metres of one unit of the stored depth, "
                       "where the data do not tell")  # fmt: skip
     data.add_argument("--depth-column", metavar="NAME", help="of a data set (default: raw_depth, depth or depth_map)")
     data.add_argument("--protocol", choices=("nyu", "scannet", "metric", "simulated"), help="which pixels count: nyu "
                       "has the Eigen crop; range and crop are printed (default: by the data)")  # fmt: skip
-    data.add_argument(
-        "--max-depth", type=_above_zero, metavar="M", help="the cap in metres, instead of the protocol's"
-    )
+    data.add_argument("--max-depth", type=above_zero, metavar="M", help="the cap in metres, instead of the protocol's")
     add_probe_options(command)
     command.add_argument(
         "--no-baselines", action="store_true", help="leave out the untrained model and the mean depth"
@@ -87,7 +94,7 @@ def add_probe_options(command: argparse.ArgumentParser) -> None:
     )
     probe.add_argument("--seeds", type=positive, default=3, metavar="N", help="probes to train (default: %(default)s)")
     probe.add_argument("--epochs", type=positive, default=20, metavar="N", help="(default: %(default)s)")
-    probe.add_argument("--learning-rate", type=_above_zero, default=1e-3, metavar="X", help="(default: %(default)s)")
+    probe.add_argument("--learning-rate", type=above_zero, default=1e-3, metavar="X", help="(default: %(default)s)")
     probe.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per step, and at once for "
                        "the encoder (default: %(default)s)")  # fmt: skip
     command.add_argument("--device", default="cpu", help="where the models run (default: %(default)s)")
@@ -96,7 +103,9 @@ def add_probe_options(command: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    check_outputs(arguments)
+    check_json(arguments.json)
+    if arguments.sheet:
+        check_output("--sheet", arguments.sheet)
     settle_cpu()
     if arguments.save:
         check_output("--save", arguments.save)
@@ -161,33 +170,9 @@ def run(arguments: argparse.Namespace) -> int:
     )
     if maps:
         draw_sheet(arguments.sheet, test, shown, maps)
-    report(evaluation.to_dict(), arguments.json, table(evaluation, {"train": train.note, "test": test.note}))
+    text = table(evaluation, {"train": train.note, "test": test.note})
+    report(json.dumps(evaluation.to_dict(), indent=2), arguments.json, text)
     return tell_errors(evaluation.rows)
-
-
-def check_outputs(arguments: argparse.Namespace) -> None:
-    """Make sure, before any work, that what is asked for can be written."""
-    if arguments.json not in (None, "-"):
-        check_output("--json", Path(arguments.json))
-    if getattr(arguments, "sheet", None):
-        check_output("--sheet", arguments.sheet)
-
-
-def settle_libraries(device: str) -> None:
-    """Keep transformers quiet, and make sure that the device is there.
-
-    Raises:
-        SingleLifeError: it is not.
-    """
-    import torch
-    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-    disable_progress_bar()
-    set_verbosity_error()
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        raise SingleLifeError(f"--device {device} cannot be used here: {error}".splitlines()[0]) from error
 
 
 def tell_errors(rows: Sequence[Any]) -> int:
@@ -196,19 +181,6 @@ def tell_errors(rows: Sequence[Any]) -> int:
     for row in wrong:
         print(f"singlelife: {row.model}: {row.error}", file=sys.stderr)
     return SingleLifeError.exit_code if wrong else 0
-
-
-def report(fields: dict, json_file: str | None, text: str) -> None:
-    """Print the table, or the fields, and write them where they are asked for."""
-    content = json.dumps(fields, indent=2)
-    if json_file == "-":
-        print(content)
-        return
-    print(text)
-    if json_file:
-        aside = Path(f"{json_file}.tmp")
-        aside.write_text(content + "\n", encoding="utf-8")
-        aside.replace(json_file)
 
 
 def table(evaluation: "DepthEvaluation", notes: dict[str, str]) -> str:
@@ -258,10 +230,3 @@ def _cells(row: "DepthRow") -> list[str]:
     cells.append("" if row.feature_images_per_second is None else f"{row.feature_images_per_second:.0f}")
     cells.append(in_bytes(row.peak_memory_bytes) if row.peak_memory_bytes else "")
     return cells
-
-
-def _above_zero(word: str) -> float:
-    number = float(word)
-    if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"should be above 0, not {word}")
-    return number

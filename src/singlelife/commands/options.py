@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from singlelife.errors import SingleLifeError
+from singlelife.files import written_aside
 from singlelife.units import aligned as aligned  # commands take it from here
 
 MODEL_HELP = (
@@ -12,7 +13,9 @@ MODEL_HELP = (
     "vision transformers in docs/alignment.md"
 )
 
-METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")  # attention.py's; it imports torch
+# Those of alignment/attention.py and alignment/pair_sets, which import torch.
+METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")
+VIEWS = ("plain", "zoomed", "shifted")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -22,6 +25,14 @@ def positive(word: str) -> int:
     number = int(word)
     if number < 1:
         raise argparse.ArgumentTypeError(f"should be at least 1, not {number}")
+    return number
+
+
+def above_zero(word: str) -> float:
+    """A finite number above 0, for argparse."""
+    number = float(word)
+    if not 0 < number < float("inf"):
+        raise argparse.ArgumentTypeError(f"should be above 0, not {word}")
     return number
 
 
@@ -47,7 +58,7 @@ def add_map_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--views",
         default="plain",
-        choices=("plain", "zoomed", "shifted"),
+        choices=VIEWS,
         help="plain: two frames a moment apart; zoomed: the same, each cut out at a random place; "
         "shifted: two cuts of one frame (default: %(default)s)",
     )
@@ -99,18 +110,48 @@ def add_map_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--json", metavar="FILE", help="write all fields as JSON; - prints them instead of the table")
 
 
-def check_device(device: str) -> None:
-    """Make sure that torch can use what `--device` says.
+def quiet_transformers() -> None:
+    """Without its progress bars and warnings; the commands have their own."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    disable_progress_bar()
+    set_verbosity_error()
+
+
+def settle_libraries(device: str) -> None:
+    """Keep transformers quiet, and make sure that torch can use what `--device` says.
 
     Raises:
         SingleLifeError: it cannot.
     """
     import torch
 
+    quiet_transformers()
     try:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SingleLifeError(f"--device {device} cannot be used here: {error}".splitlines()[0]) from error
+
+
+def check_json(file: str | None) -> None:
+    """Make sure, before any work, that `--json` can be written.
+
+    Raises:
+        SingleLifeError: its folder is not there.
+    """
+    if file is not None and file != "-":
+        check_output("--json", Path(file))
+
+
+def report(fields: str, json_file: str | None, text: object) -> None:
+    """Print the text and write the fields where `--json` says; or print the fields instead."""
+    if json_file == "-":
+        print(fields)
+        return
+    print(text)
+    if json_file:
+        with written_aside(Path(json_file)) as aside:
+            aside.write_text(fields + "\n", encoding="utf-8")
 
 
 def check_folder(flag: str, path: Path) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from singlelife.commands.options import Commands, add_cache_dir, check_output, positive
+from singlelife.commands.options import VIEWS, Commands, add_cache_dir, check_output, positive
 from singlelife.errors import PairSetError
 
 
@@ -41,7 +41,7 @@ def _add_make(actions: Commands) -> None:
     make.add_argument(
         "--views",
         default="plain",
-        choices=("plain", "zoomed", "shifted"),
+        choices=VIEWS,
         help="plain: of each frame the middle square; zoomed: a square at a random place; shifted: two cuts of one "
         "frame (default: %(default)s)",
     )

@@ -11,17 +11,14 @@ import torch
 from torch import nn
 
 from singlelife import __version__
-from singlelife.alignment.attention import load_model
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
-from singlelife.errors import EvaluationError, SingleLifeError
-from singlelife.evaluation.features import Encoder, FeatureSet, Item, ItemError, extract, peak_memory
+from singlelife.errors import EvaluationError
+from singlelife.evaluation.features import Encoder, FeatureSet, Item, ItemError, peak_memory
 from singlelife.evaluation.image_sets import data_identity, load_split, rgb
-from singlelife.evaluation.probing import Measure, ProbeSettings, check_apart, train_probe
+from singlelife.evaluation.probing import Measure, ProbeSettings, probe_each, train_probe
 
 PROTOCOL = {"name": "top-1 of a probe on a frozen encoder", "version": 1}
 TEST_SHARE = 0.2  # held out where the data set has one split
-
-_UNTRAINED = "untrained:"
 
 
 class LabelledImages:
@@ -180,28 +177,27 @@ def evaluate_classification(
     """
     rows: list[ClassificationRow] = []
     about: dict[str, Any] = {}
-    queue, untrained = list(models), set()
-    while queue:
-        spec = queue.pop(0)
-        try:
-            encoder = load_model(spec, device)
-            train_set, test_set = (
-                extract(encoder, images, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
-                for images in (train, test)
-            )
-            in_both = check_apart(train_set, test_set, train.name, test.name)
-            about = about or _about(train, test, train_set, test_set, in_both)
-            rows.append(_row(encoder, train_set, test_set, train.classes, settings, seeds, device, progress))
-        except EvaluationError:
-            raise
-        except SingleLifeError as error:
-            rows.append(ClassificationRow(spec, "", error=str(error)))
-            continue
-        if baselines and not spec.startswith(_UNTRAINED):
-            twin = load_model(f"{_UNTRAINED}{spec}@0").revision
-            if twin not in untrained:
-                untrained.add(twin)
-                queue.append(f"{_UNTRAINED}{spec}@0")
+
+    def probe(encoder: Any, train_set: FeatureSet, test_set: FeatureSet, in_both: int) -> ClassificationRow:
+        about.update(about or _about(train, test, train_set, test_set, in_both))
+        return _row(encoder, train_set, test_set, train.classes, settings, seeds, device, progress)
+
+    def failed(model: str, error: str) -> None:
+        rows.append(ClassificationRow(model, "", error=error))
+
+    for row in probe_each(
+        models,
+        train,
+        test,
+        probe,
+        failed,
+        baselines=baselines,
+        device=device,
+        batch_size=batch_size,
+        cache_dir=cache_dir,
+        progress=progress,
+    ):
+        rows.append(row)  # those that failed come in between
     usual = {"train": {"name": train.name}, "test": {"name": test.name}}
     settings_used = settings.to_dict() | {"loss": "cross-entropy"}
     return ClassificationEvaluation(

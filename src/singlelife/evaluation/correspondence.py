@@ -8,7 +8,6 @@ to 240x240.
 """
 
 import hashlib
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -23,6 +22,7 @@ from singlelife.alignment.statistics import bootstrap
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, usual_matching
 from singlelife.evaluation.image_pairs import ImagePair, PairData, PairEntry, Truth
+from singlelife.process import peak_resident
 
 PROTOCOL = {"name": "zero-shot-correspondence", "version": 1}
 RESOLUTIONS: dict[str, int | None] = {"original": None, "240": 240}  # side in pixels
@@ -182,7 +182,7 @@ def evaluate_correspondence(
         pairs=tuple(results),
         failures=failures,
         images_per_second=2 * len(results) / seconds,
-        peak_memory=torch.cuda.max_memory_allocated(device) if on_cuda else _peak_memory(),
+        peak_memory=torch.cuda.max_memory_allocated(device) if on_cuda else peak_resident(),
     )
 
 
@@ -289,12 +289,3 @@ def _summary(results: Sequence[PairResult], resolution: str, levels: Sequence[st
         high=high,
         pck=tuple(np.mean([each.pck for _, each in errors], axis=0).tolist()),
     )
-
-
-def _peak_memory() -> int | None:
-    if sys.platform == "win32":
-        return None
-    import resource  # which Windows lacks
-
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

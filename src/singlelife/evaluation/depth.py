@@ -13,26 +13,23 @@ from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
 from singlelife import __version__
-from singlelife.alignment.attention import load_model
 from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights
-from singlelife.errors import CheckpointError, EvaluationError, SingleLifeError
+from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
 from singlelife.evaluation.features import (
     Encoder,
     FeatureSet,
-    extract,
     patch_size,
     peak_memory,
     view_size,
 )
-from singlelife.evaluation.probing import Measure, ProbeSettings, check_apart, train_probe
+from singlelife.evaluation.probing import Measure, ProbeSettings, probe_each, train_probe
 
 LOSS = f"scale-invariant log, lambda {SCALE_INVARIANCE}, at the model's resolution"
 
-_UNTRAINED = "untrained:"
 _SAMPLED = 512  # training frames that the first bias is taken from
 
 
@@ -155,37 +152,36 @@ def evaluate_depth(
         seeds=list(seeds),
         rows=[],
     )
-    means: list[DepthRow] = []
-    rows, queue, untrained = evaluation.rows, list(models), set()
-    while queue:
-        spec = queue.pop(0)
-        try:
-            encoder: Any = load_model(spec, device)
-            train_set, test_set = (
-                extract(encoder, frames, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
-                for frames in (train, test)
-            )
-            in_both = check_apart(train_set, test_set, train.name, test.name)
-            if "data_hash" not in evaluation.train:
-                evaluation.train.update(train_set.summary())
-                evaluation.test.update(test_set.summary() | {"also_trained_on": in_both})
-            probes = _train(encoder, train_set, settings, seeds, device, progress)
-            probed = ProbedModel(encoder, probes, train_set, test_set)
-            rows.append(_measured(probed, test, device, progress))
-        except EvaluationError:
-            raise
-        except SingleLifeError as error:
-            rows.append(DepthRow(spec, "", error=str(error)))
-            continue
+    rows, means = evaluation.rows, list[DepthRow]()
+
+    def probe(encoder: Any, train_set: FeatureSet, test_set: FeatureSet, in_both: int) -> ProbedModel:
+        if "data_hash" not in evaluation.train:
+            evaluation.train.update(train_set.summary())
+            evaluation.test.update(test_set.summary() | {"also_trained_on": in_both})
+        probes = _train(encoder, train_set, settings, seeds, device, progress)
+        probed = ProbedModel(encoder, probes, train_set, test_set)
+        rows.append(_measured(probed, test, device, progress))
+        return probed
+
+    def failed(model: str, error: str) -> None:
+        rows.append(DepthRow(model, "", error=error))
+
+    for probed in probe_each(
+        models,
+        train,
+        test,
+        probe,
+        failed,
+        baselines=baselines,
+        device=device,
+        batch_size=batch_size,
+        cache_dir=cache_dir,
+        progress=progress,
+    ):
         if on_model:
             on_model(probed)
         if baselines and not means:
             means = mean_rows(probed, test, progress)
-        if baselines and not spec.startswith(_UNTRAINED):
-            twin = load_model(f"{_UNTRAINED}{spec}@0").revision
-            if twin not in untrained:
-                untrained.add(twin)
-                queue.append(f"{_UNTRAINED}{spec}@0")
     rows += means
     return evaluation
 

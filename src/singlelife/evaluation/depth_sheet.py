@@ -14,6 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from singlelife.evaluation.depth import ProbedModel, at_size
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
+from singlelife.files import written_aside
 
 _INK, _UNKNOWN, _CELL = "#222222", "#d0d0d0", 1.9  # inches per image
 _COLORS = "magma_r"  # near is bright
@@ -85,9 +86,8 @@ def draw_sheet(path: Path, frames: DepthFrames, rows: Sequence[int], models: Seq
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.minorticks_off()
     figure.suptitle(f"Depth on {frames.name}", fontsize=11, color=_INK)
-    partial = path.with_name(f"{path.name}.partial")
-    figure.savefig(partial, dpi=130, format="png")
-    partial.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=130, format="png")
 
 
 def _short(name: str) -> str:

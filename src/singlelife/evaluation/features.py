@@ -28,6 +28,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.lives.disk import check_room
 from singlelife.lives.prepare import default_cache_dir
+from singlelife.process import peak_resident
 
 FORMAT_VERSION = 1
 FEATURES, TARGETS, ROWS, METADATA = "features.f16", "targets.bin", "rows.jsonl", "metadata.json"
@@ -348,11 +349,6 @@ def _batches(
 
 def peak_memory() -> int:
     """The most memory that this process has had so far, in bytes; of the GPU if it has used one; 0 where not known."""
-    if sys.platform == "win32":
-        return 0  # which does not tell
-    import resource
-
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else most * 1024
+    return peak_resident() or 0

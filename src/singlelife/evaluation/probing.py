@@ -1,22 +1,26 @@
-"""Training a probe on features that are at hand."""
+"""Probing models one after the other: their features, and the training of a probe on them."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from singlelife.errors import EvaluationError, RunError
-from singlelife.evaluation.features import FeatureSet
+from singlelife.alignment.attention import UNTRAINED, load_model
+from singlelife.alignment.statistics import bootstrap
+from singlelife.errors import EvaluationError, RunError, SingleLifeError
+from singlelife.evaluation.features import Examples, FeatureSet, extract
 from singlelife.pretraining.optimization import learning_rate, parameter_groups
+
+Result = TypeVar("Result")
 
 PROBES = ("attentive", "linear")
 
-_BOOTSTRAP_RESAMPLES = 2_000
 _MOST_IN_BOTH = 0.05  # of the test items
 
 
@@ -119,13 +123,60 @@ class Measure:
     def of(cls, per_image: np.ndarray, seed: int = 0) -> "Measure":
         """From its values, float (seeds, images)."""
         values = per_image.mean(axis=0)
-        counts = np.random.default_rng(seed).multinomial(
-            len(values), np.full(len(values), 1 / len(values)), size=_BOOTSTRAP_RESAMPLES
-        )
-        low, high = np.quantile(counts @ values / len(values), [0.025, 0.975])
+        low, high = bootstrap(values[:, None], seed)[:, 0]
         per_seed = per_image.mean(axis=1)
         std = per_seed.std(ddof=1) if len(per_seed) > 1 else 0.0
         return cls(float(values.mean()), float(std), tuple(per_seed.tolist()), float(low), float(high))
+
+
+def probe_each(
+    models: Sequence[str],
+    train: Examples,
+    test: Examples,
+    probe: Callable[[Any, FeatureSet, FeatureSet, int], Result],
+    failed: Callable[[str, str], None],
+    *,
+    baselines: bool,
+    device: str,
+    batch_size: int,
+    cache_dir: str | Path | None,
+    progress: bool,
+) -> Iterator[Result]:
+    """What `probe` makes of each model; of each architecture also of an untrained one, after all others.
+
+    Args:
+        models: as `load_model` takes them.
+        train, test: what their features are computed of.
+        probe: of an encoder, its training and test features, and how many test items are also trained on.
+        failed: is told of a model that cannot be used, and why; the next one is tried.
+        baselines: whether the untrained ones are wanted.
+        device, batch_size, cache_dir, progress: of the encoder, see `load_model` and `extract`.
+
+    Raises:
+        EvaluationError: the data cannot be used, or test items are among the training ones.
+    """
+    queue, untrained = list(models), set()
+    while queue:
+        spec = queue.pop(0)
+        try:
+            encoder = load_model(spec, device)
+            train_set, test_set = (
+                extract(encoder, examples, cache_dir=cache_dir, batch_size=batch_size, progress=progress)
+                for examples in (train, test)
+            )
+            in_both = check_apart(train_set, test_set, train.name, test.name)
+            result = probe(encoder, train_set, test_set, in_both)
+        except EvaluationError:
+            raise
+        except SingleLifeError as error:
+            failed(spec, str(error))
+            continue
+        yield result
+        if baselines and not spec.startswith(UNTRAINED):
+            twin = load_model(f"{UNTRAINED}{spec}@0").revision
+            if twin not in untrained:
+                untrained.add(twin)
+                queue.append(f"{UNTRAINED}{spec}@0")
 
 
 def check_apart(train: FeatureSet, test: FeatureSet, train_name: str, test_name: str) -> int:

@@ -21,6 +21,7 @@ from singlelife.alignment.cas import (
     top_k,
     truth_agreement,
 )
+from singlelife.alignment.compare import coarser
 from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.plots.style import (
@@ -69,7 +70,7 @@ class AlignmentCurve:
     ):
         self.name, self.pairs = f"{_short(reference.name)} on {pairs.name}", pairs
         self._processor, self._device = processor, device
-        self._grid = min(reference.grid, grid, key=lambda each: each[0] * each[1])
+        self._grid = coarser([reference.grid, grid])
         self._reference = self._watch(reference)
         self._position = top_k(position_map(self._grid, self._grid), _K)
         self._true_match = pairs.true_match(self._grid)

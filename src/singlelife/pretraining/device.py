@@ -22,6 +22,11 @@ from singlelife.pretraining.precision import Precision, choose_precision
 from singlelife.pretraining.run_folder import RunFolder
 
 
+def this_process() -> PartialState:
+    """This process among those of the run, as the `Accelerator` will find it."""
+    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
+
+
 def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
     """Put every core of the machine to work where it has no GPU, and settle on a number format and attention.
 
@@ -30,7 +35,7 @@ def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingSta
     Raises:
         RunError: processes were launched together, but do not know of each other.
     """
-    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does it
+    process = this_process()
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(

@@ -1,8 +1,6 @@
 """The memory that a training step needs, computed before the first one, and what to do where there is not enough."""
 
 import os
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +11,7 @@ from accelerate import Accelerator
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
 from singlelife.pretraining.arguments import TrainArguments
+from singlelife.process import peak_resident
 from singlelife.units import in_bytes
 
 _EXACT = 4  # bytes of a float32
@@ -169,8 +168,7 @@ def peak_memory(device: torch.device) -> int:
     """The most bytes that this process has had so far: on a GPU in tensors, else all that it holds."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return most if sys.platform == "darwin" else 1024 * most
+    return peak_resident() or 0
 
 
 def memory_warning(needed: Memory, train: TrainArguments, batch_size: int, available: int | None) -> str | None:

@@ -12,12 +12,11 @@ import re
 import struct
 import sys
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import SafetensorsParsingError
 from huggingface_hub.hf_api import RepoFile
@@ -33,6 +32,7 @@ from transformers import (
 
 from singlelife.errors import CheckpointError, LifeError
 from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.hub.repositories import hub_api
 from singlelife.lives.disk import check_room
 from singlelife.units import in_bytes
 
@@ -181,7 +181,7 @@ class Checkpoint:
         """The shape of every tensor, from the headers of the weights' files alone."""
         if self.repo_id is None:
             return {name: shape for file in self.weights for name, shape in _header(self.folder / file).items()}
-        api = _api()
+        api = hub_api()
         with told_plainly(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
             headers = [
                 _header(self.folder / file)
@@ -227,7 +227,7 @@ def find_checkpoint(spec: str) -> Checkpoint:
 def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
     try:
         with told_plainly(repo_id, f"Looking up {repo_id}", kind="model"):
-            info = _api().model_info(repo_id, revision=revision)
+            info = hub_api().model_info(repo_id, revision=revision)
     except HubUnreachable as error:
         kept = try_to_load_from_cache(repo_id, _CONFIG, revision=revision)
         if not isinstance(kept, str):
@@ -240,7 +240,7 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
         raise CheckpointError(f"The repository {spec} holds no model: it has no {_CONFIG}. {_CONVERT}")
     with told_plainly(repo_id, f"Downloading {repo_id}", kind="model"):
         # By its name, so that the cache knows which commit that is when there is no network.
-        folder = Path(_api().hf_hub_download(repo_id, _CONFIG, revision=revision)).parent
+        folder = Path(hub_api().hf_hub_download(repo_id, _CONFIG, revision=revision)).parent
     if small := tuple(name for name in (*_PROCESSORS, _INDEX) if name in names):
         _fetch(repo_id, folder.name, small)
     return Checkpoint(spec, folder, _weights(names), repo_id, folder.name)
@@ -248,7 +248,7 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
 
 def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
     """Download files of a model, unless they are in the cache."""
-    api = _api()
+    api = hub_api()
     with told_plainly(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
         try:
             needed = sum(
@@ -267,11 +267,7 @@ def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
 def _files(checkpoint: Checkpoint) -> list[str]:
     assert checkpoint.repo_id is not None
     with told_plainly(checkpoint.repo_id, f"Looking up {checkpoint.repo_id}", kind="model"):
-        return _api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
-
-
-def _api() -> HfApi:
-    return HfApi(library_name="singlelife", library_version=version("singlelife"))
+        return hub_api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
 
 
 def _weights(names: list[str]) -> tuple[str, ...]:

@@ -9,13 +9,34 @@ from singlelife.alignment.models.backbones import Backbone, checked_finite, chos
 from singlelife.croco import CroCoModel
 
 
-class CrossAttention:
-    """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views.
-
-    See [`singlelife.alignment.attention.AttentionMapProvider`].
+class CroCoMaps:
+    """What the maps of a CroCo have in common, whichever way they are made: its encoder's features, and its pixels.
 
     Attributes:
         model, processor: what it was made of.
+    """
+
+    def __init__(
+        self, name: str, revision: str, model: CroCoModel, processor: Any, device: str, layers: Sequence[int]
+    ):
+        self.name, self.revision = name, revision
+        self._encoder = Backbone(name, model, processor, device)
+        self.grid, self.image_size = self._encoder.grid, self._encoder.image_size
+        self.layers = chosen_layers(name, layers, model.config.decoder_num_hidden_layers)
+        self.model, self.processor, self._device = model, processor, torch.device(device)
+
+    def features(self, images: torch.Tensor) -> torch.Tensor:
+        last = self._encoder.depth - 1
+        return checked_finite(self.name, "features", self._encoder.tokens(images, [last])[0].cpu())
+
+    def _pixels(self, views: torch.Tensor) -> torch.Tensor:
+        return self.processor(list(views), return_tensors="pt").pixel_values.to(self._device)
+
+
+class CrossAttention(CroCoMaps):
+    """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views.
+
+    See [`singlelife.alignment.attention.AttentionMapProvider`].
     """
 
     method = "cross-attention"
@@ -29,13 +50,9 @@ class CrossAttention:
         device: str = "cpu",
         layers: Sequence[int] | None = None,
     ):
-        self.name, self.revision = name, revision
-        self._encoder = Backbone(name, model, processor, device)
-        self.grid, self.image_size = self._encoder.grid, self._encoder.image_size
         depth = model.config.decoder_num_hidden_layers
-        self.layers = chosen_layers(name, range(depth) if layers is None else layers, depth)
+        super().__init__(name, revision, model, processor, device, range(depth) if layers is None else layers)
         self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
-        self.model, self.processor, self._device = model, processor, torch.device(device)
 
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -51,16 +68,9 @@ class CrossAttention:
         maps = torch.cat([block.cpu() for block in self._blocks(target, source)], dim=1)
         return checked_finite(self.name, "attention logits", maps)
 
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        last = self._encoder.depth - 1
-        return checked_finite(self.name, "features", self._encoder.tokens(images, [last])[0].cpu())
-
     def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
         """The maps of the chosen blocks, float32 (B, heads, N, N) each."""
         blocks = self.model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
         for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
             if layer in self.layers:
                 yield block
-
-    def _pixels(self, views: torch.Tensor) -> torch.Tensor:
-        return self.processor(list(views), return_tensors="pt").pixel_values.to(self._device)

@@ -1,18 +1,17 @@
 """Pair sets on the Hub: a stored set's folder as it is, as a data set repository."""
 
 import sys
-from importlib.metadata import version
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi, try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
 from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import CARD, DESCRIPTION, ROWS, load_pair_set, read_description
 from singlelife.errors import HubError, LifeError, PairSetError
 from singlelife.hub.errors import HubUnreachable, told_plainly
+from singlelife.hub.repositories import hub_api, open_repository
 from singlelife.lives.disk import check_room
 from singlelife.lives.hub.download import sizes_of
 from singlelife.lives.hub.push import check_push
@@ -47,7 +46,7 @@ def push_pair_set(
     """
     check_push(repo_id, token)
     pairs, described = load_pair_set(path), read_description(path)
-    api = HfApi(token=token, library_name="singlelife", library_version=version("singlelife"))
+    api = hub_api(token)
     with told_plainly(repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."):
         _make_room_for(api, pairs, repo_id, private)
         if revision is not None:
@@ -73,22 +72,9 @@ def push_pair_set(
 
 def _make_room_for(api: HfApi, pairs: PairSet, repo_id: str, private: bool) -> None:
     """Create the repository, or make sure that the one of that name holds pairs and is as private as it should be."""
-    try:
-        there = api.dataset_info(repo_id)
-    except RepositoryNotFoundError:
-        try:
-            api.create_repo(repo_id, repo_type="dataset", private=private)
-        except HfHubHTTPError as error:
-            if error.response.status_code == 409:
-                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
-            raise
+    there = open_repository(api, repo_id, "dataset", private)
+    if there is None:
         return
-    if bool(there.private) != private:
-        state, wish = ("private", "public") if there.private else ("public", "private")
-        raise HubError(
-            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in its settings, "
-            f"{api.endpoint}/datasets/{repo_id}/settings, or push to another name."
-        )
     names = {sibling.rfilename for sibling in there.siblings or []}
     if names - {".gitattributes", CARD} and DESCRIPTION not in names:
         raise HubError(f"The name {repo_id} is taken: it holds files that are no pair set. Choose another name.")
@@ -103,7 +89,7 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
         HubError: the data set is not there or not for you, or the connection breaks.
         PairSetError: what is there is damaged, or too large for the disk.
     """
-    api = HfApi(library_name="singlelife", library_version=version("singlelife"))
+    api = hub_api()
     try:
         with told_plainly(repo_id, f"Looking up {repo_id}"):
             info = api.dataset_info(repo_id, revision=revision, files_metadata=True)

@@ -7,6 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from singlelife.alignment.pair_sets.pair_set import PairSet
+from singlelife.files import written_aside
 
 _SIDE, _CAPTION, _GAP, _IN_A_LINE = 160, 16, 10, 3  # in pixels; pairs
 _GRID = (6, 6)  # of the points whose true matches are marked
@@ -60,9 +61,8 @@ def draw_pairs(pairs: PairSet, path: Path, num_pairs: int = 12) -> int:
             if match >= 0:
                 for number, where in enumerate((patch, match)):
                     _dot(draw, left + number * (_SIDE + 2), top + _CAPTION, where, patch)
-    aside = path.with_name(f"{path.name}.tmp")
-    sheet.save(aside, "PNG")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        sheet.save(aside, "PNG")
     return count
 
 

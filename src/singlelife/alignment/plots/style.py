@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from singlelife.alignment.cas import Score
-from singlelife.alignment.files import written_aside
+from singlelife.files import written_aside
 
 INK, FAINT = "#222222", "#8a8a8a"
 RAW, FREE = "#9a9a9a", "#3fa7ff"  # the two scores, wherever they stand side by side

@@ -9,7 +9,6 @@ import json
 import re
 import shutil
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,6 +27,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
 from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.hub.repositories import hub_api
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.disk import check_room
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
@@ -76,7 +76,7 @@ def download_life(
     if revision and _COMMIT.fullmatch(revision) and (repository / revision).is_dir():
         return _opened(repository / revision, repo_id)
     ref = repository / "refs" / quote(revision or "main", safe="")
-    api = HfApi(library_name="singlelife", library_version=version("singlelife"))
+    api = hub_api()
     try:
         with told_plainly(repo_id, f"Looking up {repo_id}"):
             info = api.dataset_info(repo_id, revision=revision, files_metadata=True)

@@ -11,12 +11,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import HfApi, HfFileSystem, hf_hub_download
+from huggingface_hub import HfFileSystem, hf_hub_download
 from huggingface_hub.hf_api import DatasetInfo
 from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
+from singlelife.files import written_aside
 from singlelife.hub.errors import told_plainly
+from singlelife.hub.repositories import hub_api
 from singlelife.lives.hub.download import FRAMES_FILE, check_format, columns_of, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
 from singlelife.units import in_bytes
@@ -35,7 +37,7 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
         HubError: the data set is not there or not for you, cannot be read, or the connection breaks.
     """
     with told_plainly(repo_id, f"Looking at {repo_id}"):
-        info = HfApi().dataset_info(repo_id, revision=revision, files_metadata=True)
+        info = hub_api().dataset_info(repo_id, revision=revision, files_metadata=True)
         sizes = sizes_of(info)
         files = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
         if METADATA in sizes and files:
@@ -44,9 +46,8 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
         else:
             about, features, rows = {}, columns_of(repo_id, info.sha or ""), []
     if rows:
-        aside = output.with_name(f"{output.name}.tmp")
-        _contact_sheet(rows).save(aside, "PNG")
-        aside.replace(output)
+        with written_aside(output) as aside:
+            _contact_sheet(rows).save(aside, "PNG")
     card: Any = info.card_data or {}
     lines = {
         "life": about.get("name", "none that `singlelife push-life` wrote"),

@@ -10,6 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from singlelife.files import written_aside
 from singlelife.lives.pairs.overlap import overlaps_of
 from singlelife.lives.pairs.pairing import PAIRINGS, Pairing
 from singlelife.lives.prepared import PreparedLife
@@ -143,9 +144,8 @@ def draw_sheet(
     apart = [sample for sample in sampled if sample.name != "augmented"] or sampled  # its one bar dwarfs all
     _gap_histogram(place(_MARGIN + 0.6, top + 0.25, half, _HISTOGRAM), apart)
     _overlap_histogram(place(_MARGIN + 1.4 + half, top + 0.25, half, _HISTOGRAM), apart)
-    aside = path.with_name(f"{path.name}.tmp")
-    figure.savefig(aside, dpi=150, format="png")
-    aside.replace(path)
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=150, format="png")
 
 
 def _about(pairing: Pairing) -> str:

@@ -6,17 +6,18 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from singlelife.errors import HubError
+from singlelife.files import written_aside
 from singlelife.hub.errors import HubUnreachable, told_plainly
 from singlelife.hub.repositories import hub_api, patiently
 from singlelife.lives.disk import check_room
 from singlelife.lives.registry import Life
 from singlelife.pretraining.arguments import RunArguments
+from singlelife.pretraining.device import this_process
 from singlelife.pretraining.hub.push import STATE_BRANCH, repository_of
 from singlelife.pretraining.run_folder import RunFolder
 
@@ -52,7 +53,7 @@ def checkpoint_from_hub(arguments: RunArguments, folder: RunFolder) -> Path | No
         HubError: the Hub does not answer, and there is no checkpoint here; or the repository is not for this user.
         LifeError: the disk lacks the room.
     """
-    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as Accelerator does it
+    process = this_process()
     latest, here = next(reversed(folder.checkpoints().items()), (-1, None))
     choice = [_newer_on_hub(arguments, latest) if process.is_main_process else None]
     (found,) = broadcast_object_list(choice)
@@ -72,8 +73,8 @@ def adopt(folder: RunFolder, checkpoint: Path | None) -> None:
     copy.rename(ours)
     metrics = aside / folder.metrics.name
     if metrics.exists():
-        shutil.copyfile(metrics, f"{folder.metrics}.tmp")
-        Path(f"{folder.metrics}.tmp").replace(folder.metrics)
+        with written_aside(folder.metrics) as copied:
+            shutil.copyfile(metrics, copied)
 
 
 def forget(folder: RunFolder) -> None:
