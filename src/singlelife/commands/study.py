@@ -44,7 +44,11 @@ def add_command(commands: Commands) -> None:
     what.add_argument("--dry-run", action="store_true", help="say what it would do and how long that takes")
     what.add_argument("--report", action="store_true", help="only write the report, on what there is")
     command.add_argument(
-        "--question", action="append", default=[], metavar="NAME", help="only what this question needs; may be repeated"
+        "--question",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="only what this question needs; may be repeated",
     )
     command.add_argument(
         "--only", action="append", default=[], metavar="STEP", help="only this step, as --dry-run names it, once what "

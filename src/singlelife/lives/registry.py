@@ -116,8 +116,8 @@ class Life:
         names = self.joins.split()
         if (self.kind == "joined") != (len(names) > 1) or len(set(names)) < len(names) or self.name in names:
             raise LifeError(
-                f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, and "
-                "only then."
+                f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, "
+                "and only then."
             )
         if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
             raise LifeError(
@@ -253,7 +253,9 @@ def _joined(life: Life) -> Life:
 
 def _beginning(life: Life, part: Life) -> Life:
     if part.simulation is None:
-        raise LifeError(f"The life {life.name!r} has frames_of_each, and {part.name}, which it joins, is not simulated.")
+        raise LifeError(
+            f"The life {life.name!r} has frames_of_each, and {part.name}, which it joins, is not simulated."
+        )
     num_frames = min(life.frames_of_each, part.simulation.num_frames)
     return dataclasses.replace(part, simulation=dataclasses.replace(part.simulation, num_frames=num_frames))
 

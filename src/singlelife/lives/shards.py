@@ -180,8 +180,9 @@ class Shard:
 
 def without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
     """What an error says of a video, without where the video lies: it may be published with the life."""
-    simulated = isinstance(source, SimulatedSource | ScreenSource)
-    return str(error) if simulated else str(error).removeprefix(f"{source.path}: ")
+    if isinstance(source, SimulatedSource | ScreenSource):
+        return str(error)
+    return str(error).removeprefix(f"{source.path}: ")
 
 
 _counter: Any = None  # frames written by all workers of a pool

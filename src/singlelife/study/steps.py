@@ -92,7 +92,9 @@ def plan_study(study: Study, folder: Path, cache_dir: Path | None = None) -> Pla
     questions = {}
     for name, question in study.questions.items():
         asked = [study.measures[measure] for measure in question.measures.values()]
-        questions[name] = tuple(step for measure in asked for step in planner.measure(measure, question.steps_of(measure)))
+        questions[name] = tuple(
+            step for measure in asked for step in planner.measure(measure, question.steps_of(measure))
+        )
     measures = {name: planner.measure(measure, measure.models) for name, measure in study.measures.items()}
     models = {name: planner.model(model) for name, model in study.models.items()}
     return Plan(planner.steps, models, questions, measures)

@@ -1,15 +1,15 @@
 """What a study file says: which models to train, what to measure of them, and which questions that answers.
 
-    title: Does one life agree with another?
-    train: {max_steps: 5000}                    # flags of `singlelife train`, for all models
-    models:                                     # by the name of a set; lists are crossed
-      lives: {life: [sim_1, sim_2], seed: [0, 1, 2]}
-    measures:                                   # by name; settings are flags of the command
-      agreement: {command: align, models: [{from: lives, seed: 0}, "untrained:tiny@1"], pairs: sim_test}
-      depth: {command: evaluate depth, models: [lives], each: true, train: [sim_1], test: [sim_test]}
-    questions:                                  # in the order in which they are worked on
-      emergence: {ask: ..., finding: ..., analysis: curve, of: [agreement], ...}
-    run: {side_by_side: 1, threads: 1}          # how this machine does it; changes no result
+title: Does one life agree with another?
+train: {max_steps: 5000}                    # flags of `singlelife train`, for all models
+models:                                     # by the name of a set; lists are crossed
+  lives: {life: [sim_1, sim_2], seed: [0, 1, 2]}
+measures:                                   # by name; settings are flags of the command
+  agreement: {command: align, models: [{from: lives, seed: 0}, "untrained:tiny@1"], pairs: sim_test}
+  depth: {command: evaluate depth, models: [lives], each: true, train: [sim_1], test: [sim_test]}
+questions:                                  # in the order in which they are worked on
+  emergence: {ask: ..., finding: ..., analysis: curve, of: [agreement], ...}
+run: {side_by_side: 1, threads: 1}          # how this machine does it; changes no result
 """
 
 import difflib
@@ -198,7 +198,7 @@ def _selected(where: str, words: Any, sets: Mapping[str, list[Model]]) -> tuple[
             found.append(word)
             continue
         wanted = {"from": word} if isinstance(word, str) else _mapping(where, word)
-        name, filters = wanted.get("from"), {key: value for key, value in wanted.items() if key != "from"}
+        name, filters = str(wanted.get("from")), {key: value for key, value in wanted.items() if key != "from"}
         if name not in sets:
             near = difflib.get_close_matches(str(name), list(sets), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(sets)}."
@@ -230,7 +230,9 @@ def _measure(where: str, name: str, settings: Any, sets: Mapping[str, list[Model
     each = bool(settings.get("each", False))
     against = _selected(f"{where}, against", settings["against"], sets) if "against" in settings else ()
     if command == "align" and each != (len(against) == 1):
-        raise StudyError(f"{where}: align with `each` takes one model `against` which each is compared, and only then.")
+        raise StudyError(
+            f"{where}: align with `each` takes one model `against` which each is compared, and only then."
+        )
     if set(against) & set(models):
         raise StudyError(f"{where}: {against[0]} is both compared and what is compared with.")
     flags = {key: value for key, value in settings.items() if key not in _OF_A_MEASURE}
@@ -280,7 +282,9 @@ def _run(where: str, settings: Any) -> Run:
         raise StudyError(f"{where}: side_by_side and threads should be 1 or more, gpus 0 or more.")
     if settings.get("executor", "local") not in EXECUTORS:
         raise StudyError(f"{where}: executor should be one of {', '.join(EXECUTORS)}, not {settings['executor']!r}.")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()}
+    values: dict[str, Any] = {
+        name: tuple(value) if isinstance(value, list) else value for name, value in settings.items()
+    }
     return Run(**values)
 
 

@@ -18,7 +18,7 @@ _SIDE = 240  # px: drawn at this size, and scaled to that of the frames
 _INK = (34, 34, 40)
 _PAPERS = ((250, 250, 248), (236, 242, 250), (28, 34, 52), (252, 244, 228), (226, 240, 230))
 _ACCENTS = ((196, 60, 60), (40, 100, 180), (40, 150, 90), (210, 140, 30), (120, 70, 160))
-_SYLLABLES = "ba co du el fi gra ho in ju ka lor mi nu o pra qui ro sta ti um ver wa xe yo zi".split()
+_SYLLABLES = "ba co du el fi gra ho in ju ka lor mi nu o pra qui ro sta ti um ver wa xe yo zi"
 _FONTS = {size: ImageFont.load_default(size) for size in (9, 11, 13, 18)}
 
 
@@ -60,7 +60,7 @@ def draw_screen(source: ScreenSource, frame_size: int) -> Iterator[np.ndarray]:
 
 
 def _words(generator: np.random.Generator, count: int) -> str:
-    return " ".join("".join(generator.choice(_SYLLABLES, generator.integers(1, 4))) for _ in range(count))
+    return " ".join("".join(generator.choice(_SYLLABLES.split(), generator.integers(1, 4))) for _ in range(count))
 
 
 def _slides(source: ScreenSource, generator: np.random.Generator) -> Iterator[Image.Image]:
@@ -87,7 +87,7 @@ def _slide(generator: np.random.Generator) -> Image.Image:
     top = 56 + 18 * lines
     if generator.random() < 0.5:  # a chart of columns
         for column in range(int(generator.integers(4, 8))):
-            height = generator.integers(10, _SIDE - top - 20)
+            height = int(generator.integers(10, _SIDE - top - 20))
             left = 20 + 28 * column
             fill = _ACCENTS[column % len(_ACCENTS)]
             draw.rectangle((left, _SIDE - 14 - height, left + 18, _SIDE - 14), fill=fill)
