@@ -117,7 +117,8 @@ def _blocks(
         _Text(_paragraph(analyses.__doc__ or "")),
         _Text(
             "Scores are adjusted: 0 is what chance gives, 1 full agreement. *Raw* is the paper's score; "
-            "*position-free* is without each model's habit of looking at the same place. ± is the standard deviation over models."
+            "*position-free* is without each model's habit of looking at the same place. ± is the standard deviation "
+            "over models."
         ),
     ]
     for name, question in study.questions.items():

@@ -25,6 +25,8 @@ RECORD = "step.json"
 _OF_THE_MODEL = ("model", "image_size", "mask_ratio")  # of what a resumed run may change, what its result depends on
 _LIFE_SETTINGS = {"align": ("pairs",), "evaluate correspondence": ("data",), "evaluate depth": ("train", "test")}
 _DEFAULT_PAIRS = "sim_test"
+_NOT_HERE = "not here: "
+_HELD_OUT = "/held-out"
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ class _Planner:
         return name
 
     def life(self, words: str) -> str:
-        words = words.removesuffix("/held-out")
+        words = words.removesuffix(_HELD_OUT)
         fingerprint = _fingerprint(words)
         return self.add("prepare", words, ["prepare", words, *self._cache_words], [], {"life": fingerprint})
 
@@ -138,7 +140,7 @@ class _Planner:
         off = [f"--{name.replace('_', '-')}=False" for name, value in model.settings.items() if value is False]
         flags = [*_flags(model.settings), *off]
         try:
-            arguments = parse_arguments(flags)
+            arguments = parse_arguments(flags, here=False)
         except LifeError:
             raise
         except SingleLifeError as error:
@@ -206,7 +208,9 @@ def _listed(value: Any) -> list[str]:
 
 
 def _is_a_life(words: str) -> bool:
-    return words.removesuffix("/held-out").removeprefix(SHUFFLED) in life_names()
+    """Whether it is the name of one, or the folder of a prepared one."""
+    words = words.removesuffix(_HELD_OUT)
+    return words.removeprefix(SHUFFLED) in life_names() or (Path(words) / "metadata.json").is_file()
 
 
 @cache
@@ -222,7 +226,12 @@ def _fingerprint(words: str) -> str:
     except LifeError:
         if not _is_a_life(words):
             raise
-        return f"not here: {words}"
+        return f"{_NOT_HERE}{words}"
+
+
+def is_here(life: str) -> bool:
+    """Whether a life's frames are here, or can be made or fetched."""
+    return not _fingerprint(life).startswith(_NOT_HERE)
 
 
 @cache

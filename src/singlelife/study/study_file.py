@@ -21,6 +21,7 @@ from typing import Any
 
 from singlelife.configs import read_yaml
 from singlelife.errors import StudyError
+from singlelife.lives.resolve import life_reference
 
 COMMANDS = ("align", "evaluate correspondence", "evaluate depth")
 EXECUTORS = ("local", "slurm", "hf-jobs")
@@ -182,7 +183,7 @@ def _crossed(where: str, settings: dict[str, Any]) -> list[Model]:
 def _name(settings: Mapping[str, Any]) -> str:
     """A model's name: its life, what sets it apart from others of it, and its seed. Settings that only say how long or
     how it is trained stay out; the key of its step tells those apart."""
-    parts = [str(settings["life"]).replace("/", "-")]
+    parts = [life_reference(str(settings["life"]), settings.get("video")).name]
     parts += [str(settings["pairing"])] if settings.get("pairing", "temporal") != "temporal" else []
     parts += [f"{settings['hours']:g}h"] if settings.get("hours") else []
     parts += [Path(str(settings["model"])).stem] if settings.get("model", "tiny") not in ("tiny", "base") else []
