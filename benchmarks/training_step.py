@@ -38,7 +38,7 @@ from singlelife.commands.options import positive
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.croco.flops import training_flops_per_pair
-from singlelife.pretraining.optimization import parameter_groups
+from singlelife.optimization import parameter_groups
 
 _PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 _WARM_UP_ROUNDS = 2
