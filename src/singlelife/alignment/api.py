@@ -1,10 +1,10 @@
 """Alignment by name: what the command line and three lines of Python ask for.
 
-    from singlelife import align, cas, follow
+from singlelife import align, cas, follow
 
-    cas("runs/sim_1", "runs/sim_2", pairs="sim_test")
-    align(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
-    follow("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
+cas("runs/sim_1", "runs/sim_2", pairs="sim_test")
+align(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
+follow("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
 """
 
 from collections.abc import Mapping, Sequence
