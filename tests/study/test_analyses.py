@@ -11,7 +11,9 @@ from singlelife.study.analyses import Comparison, _spearman, verdict, welch
 from singlelife.study.study_file import Question
 
 QUESTION = Question("q", "Is it?", "It is.", "curve", {}, {})
-HOLDS, OPEN, AGAINST = (Comparison("x", d, low, high) for d, low, high in ((1, 0.5, 1.5), (0.1, -1, 1), (-1, -2, -0.5)))
+HOLDS, OPEN, AGAINST = (
+    Comparison("x", d, low, high) for d, low, high in ((1, 0.5, 1.5), (0.1, -1, 1), (-1, -2, -0.5))
+)
 
 
 @pytest.mark.parametrize(
