@@ -23,7 +23,7 @@ HOLDS, OPEN, AGAINST = (
         ([HOLDS, OPEN], "partly"),
         ([HOLDS, AGAINST], "partly"),
         ([HOLDS, AGAINST, AGAINST], "not reproduced"),
-        ([OPEN, OPEN], "not reproduced"),
+        ([OPEN, OPEN], "undecided"),
         ([AGAINST], "not reproduced"),
         ([], "not measured yet"),
     ],

@@ -1,18 +1,23 @@
 """A miniature study from its file to its report: made once, stopped and gone on with, with a step that fails."""
 
 import json
+import os
 import re
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from singlelife.cli import main
 from singlelife.errors import StudyError
-from singlelife.study.steps import plan_study
+from singlelife.study.steps import _fingerprint, plan_study
 from singlelife.study.study_file import read_study
+
+from ..pretraining.conftest import write_clip
 
 
 def study(*words: str, **kwargs) -> subprocess.CompletedProcess:
@@ -34,6 +39,7 @@ def trainings(folder: Path) -> dict[str, float]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_everything_once_and_a_report_of_it(content, write, tmp_path):
     path, folder = write(content), tmp_path / "out"
     made = study(str(path), "--output", str(folder))
@@ -44,7 +50,7 @@ def test_everything_once_and_a_report_of_it(content, write, tmp_path):
     for said in ("# A miniature", "How much life?", "Do walks agree?", "Does it transfer?", "CPU time", "the world."):
         assert said in report
     verdicts = {name: each["verdict"] for name, each in _fields(folder).items()}
-    assert set(verdicts.values()) <= {"reproduced", "partly", "not reproduced"}
+    assert set(verdicts.values()) <= {"reproduced", "partly", "not reproduced", "undecided"}
     for picture in re.findall(r"\]\((images/\S+\.png)\)", report):
         assert (folder / "report" / picture).read_bytes().startswith(b"\x89PNG")
     page = (folder / "report" / "results.html").read_text()
@@ -88,6 +94,26 @@ def test_a_killed_study_goes_on_from_the_checkpoint(content, write, tmp_path):
     assert record["command"].startswith("OMP_NUM_THREADS=1 singlelife train --model") and record["cpu_seconds"] > 0
     assert not list((folder / "train").glob("*still*"))  # no question that was asked needs it
     assert _fields(folder)["emergence"]["rows"]
+
+
+def test_an_interrupted_study_ends_its_steps_even_a_paused_one(content, write, tmp_path):
+    content = only(content, "emergence")
+    content["models"]["walks"] |= {"seed": 0, "hours": None, "max_steps": 100_000, "save_steps": 100_000}
+    content["measures"]["agreement"]["models"] = ["walks"]
+    content["questions"]["emergence"]["controls"] = {"untrained": ["untrained:tiny@1"]}
+    path, folder = write(content), tmp_path / "out"
+    walk = Path(plan_study(read_study(path), folder).models["sim_test_micro_s0"]).name
+    partial = folder / "train" / f".{walk}.partial"
+    words = [sys.executable, "-m", "singlelife.cli", "study", str(path), "--output", str(folder)]
+    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    _wait_for(lambda: (partial / "metrics.jsonl").is_file())
+    (training,) = (child.pid for child in psutil.Process(process.pid).children() if str(partial) in child.cmdline())
+    os.kill(training, signal.SIGSTOP)
+    process.terminate()
+    assert process.wait(timeout=100) == 130
+    assert "a training saves a checkpoint first" in process.stderr.read()
+    assert not psutil.pid_exists(training) and any(partial.glob("checkpoint-*"))
+    assert json.loads((partial / "spent.json").read_text())["cpu_seconds"] > 0
 
 
 def test_a_failed_step_fails_those_that_need_it_and_no_others(content, write, tmp_path):
@@ -135,9 +161,34 @@ def test_steps_are_kept_by_all_that_their_output_depends_on(content, write, tmp_
 
 def test_two_sets_with_the_same_settings_are_one_model(content, write, tmp_path):
     content["models"]["again"] = dict(content["models"]["other"])
-    content["models"]["walks"]["seed"] = [0, 1, 5]
+    content["models"]["once_more"] = {"life": content["models"]["walks"]["life"], "seed": [1, 2]}
     plan = plan_study(read_study(write(content)), tmp_path)
     assert sum(step.kind == "train" for step in plan.steps.values()) == 8
+
+
+def test_models_of_other_settings_are_told_apart(content, write, tmp_path):
+    content["models"]["longer"] = content["models"]["walks"] | {"hours": None, "seed": 0, "max_steps": 6}
+    plan = plan_study(read_study(write(content)), tmp_path)
+    assert plan.models["sim_test_micro_s0"] != plan.models["sim_test_micro_s0_longer"]
+    assert sum(step.kind == "train" for step in plan.steps.values()) == 8
+
+
+def test_a_recording_of_ones_own_counts_by_its_contents(content, write, tmp_path):
+    video = write_clip(tmp_path / "day.mp4", seconds=4)
+    content["models"]["mine"] = {"life": "my_day", "video": [str(video)]}
+
+    def steps() -> set[str]:
+        _fingerprint.cache_clear()
+        plan = plan_study(read_study(write(content)), tmp_path)
+        training = plan.steps[plan.models["my_day_micro_s0"]]
+        (life,) = training.inputs
+        assert plan.steps[life].words == ("prepare", "my_day", "--video", str(video))
+        return {training.key, plan.steps[life].key}
+
+    first = steps()
+    assert steps() == first
+    write_clip(video, seconds=5)
+    assert not steps() & first
 
 
 def change(content: dict, path: str, value) -> None:
@@ -181,7 +232,7 @@ def test_a_wrong_flag_of_a_training_is_named_with_its_model(content, write, tmp_
     content["models"]["walks"]["warmup_stops"] = 1
     assert main(["study", str(write(content)), "--output", str(tmp_path / "out")]) == 2
     said = capsys.readouterr().err
-    assert "the model sim_test_micro_0.004h_s0" in said and "--warmup-steps" in said
+    assert "the model sim_test_0.004h_micro_s0" in said and "--warmup-steps" in said
 
 
 def test_unknown_questions_and_steps_are_refused(content, write, tmp_path, capsys):

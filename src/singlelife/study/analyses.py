@@ -2,15 +2,16 @@
 
 **The rule.** A finding of the paper is taken apart into comparisons, each a difference that it says is above 0. A
 comparison *holds* where the 95% interval of the difference lies above 0, is *contradicted* where it lies below, and is
-*open* otherwise. The finding is `reproduced` where all of its comparisons hold, `not reproduced` where none does or
-more are contradicted than hold, and `partly` otherwise; it has no verdict (`not measured yet`) while any of its models
-is missing. Unless it is said otherwise, intervals are Welch's t intervals of the difference of two means over models
-(seeds and lives), which three seeds leave wide.
+*open* otherwise. The finding is `reproduced` where all of its comparisons hold, `not reproduced` where more are
+contradicted than hold, `undecided` where all are open, and `partly` otherwise; it has no verdict (`not measured yet`)
+while any of its models is missing. Unless it is said otherwise, intervals are Welch's t intervals of the difference of
+two means over models (seeds and lives), which three seeds leave wide.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -20,18 +21,23 @@ from singlelife.alignment.plots.style import FAINT, FREE, INK, RAW, bare, new_fi
 from singlelife.study.results import Agreement, Results
 from singlelife.study.study_file import Question
 
-REPRODUCED, PARTLY, NOT, OPEN, NO_FINDING = (
+REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
     "reproduced",
     "partly",
     "not reproduced",
+    "undecided",
     "not measured yet",
     "no finding of the paper",
 )
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _NEAR_ZERO = 0.25  # of the lives' agreement: under this share a control counts as near zero
 _SIGNIFICANT = 0.05
+_AS_WELL = 0.1  # of what many have: worse by less than that is as well
 _RESAMPLES = 2000
-_TRANSFER = {"depth δ1": ("depth", "delta1", 1), "AEPE": ("correspondence", "aepe", -1)}  # and which way is better
+_TRANSFER = {  # the measure, its reader, and which way is better
+    "depth δ1": ("depth", "delta1", 1),
+    "AEPE": ("correspondence", "aepe", -1),
+}
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,7 @@ class Answer:
         comparisons: that the verdict follows from.
         header, rows: a table.
         figure: a picture of it; None where nothing is there to draw.
+        pictures: more, that steps have drawn, by what is to be seen.
     """
 
     sentence: str = ""
@@ -68,6 +75,7 @@ class Answer:
     header: tuple[str, ...] = ()
     rows: list[tuple[str, ...]] = field(default_factory=list)
     figure: Figure | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,9 @@ def verdict(question: Question, comparisons: Sequence[Comparison], complete: boo
     holding, contradicted = outcomes.count("holds"), outcomes.count("contradicted")
     if holding == len(outcomes):
         return REPRODUCED
-    return NOT if holding == 0 or contradicted > holding else PARTLY
+    if contradicted > holding:
+        return NOT
+    return PARTLY if holding else UNDECIDED
 
 
 def welch(what: str, more: Sequence[float], less: Sequence[float]) -> Comparison:
@@ -172,6 +182,7 @@ def _groups(question: Question, results: Results) -> Answer:
         found = results.output(results.plan.measures[measure][0])
         if found is None:
             continue
+        answer.pictures[f"matrix, {role}"] = results.folder / results.plan.measures[measure][0] / "matrix.png"
         at_k = found["at_k"][str(found["k"])]
         for variant, name in (("raw", "raw"), ("position_free", "position-free")):
             matrix = at_k[variant]
@@ -234,12 +245,20 @@ def _equal(question: Question, results: Results) -> Answer:
     told = []
     for name, (_, better) in _MEASURED.items():
         each = _better(f"{name}: one over many", found[name]["one"], found[name]["many"], better)
-        # "As well" holds unless one life is worse: what is open between them counts for it.
-        as_well = Comparison(f"{name}: one is not worse than many", each.difference, each.high, each.high)
-        answer.comparisons.append(as_well)
+        margin = _AS_WELL * abs(_mean(found[name]["many"]))
+        answer.comparisons.append(
+            Comparison(
+                f"{name}: one over many less {_AS_WELL:.0%}",
+                each.difference + margin,
+                each.low + margin,
+                each.high + margin,
+            )
+        )
         if math.isfinite(each.difference):
             told.append(str(each))
-    answer.sentence = f"{'; '.join(told)}. What is open counts as equal." if told else ""
+    answer.sentence = (
+        f"{'; '.join(told)}. As well is: not worse by more than {_AS_WELL:.0%} of what many have." if told else ""
+    )
     answer.figure = _draw_panels(found) if told else None
     return answer
 

@@ -142,6 +142,9 @@ def _section(name: str, question: Question, results: Results, answer: Answer, ve
         drawn = io.BytesIO()
         answer.figure.savefig(drawn, format="png", dpi=_DPI)
         blocks.append(_Picture(f"study_{name}.png", question.ask, drawn.getvalue()))
+    for number, (what, path) in enumerate(answer.pictures.items(), 1):
+        if path.is_file():
+            blocks.append(_Picture(f"study_{name}_{number}.png", what, path.read_bytes()))
     if answer.rows:
         blocks.append(_Table(answer.header, answer.rows))
     judged = [str(comparison) for comparison in answer.comparisons if "nan" not in f"{comparison.difference}"]

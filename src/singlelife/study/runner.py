@@ -241,9 +241,10 @@ class Runner:
             return
         print(f"{_now()} Ending {len(self._running)} step(s); a training saves a checkpoint first.", file=self._say,
               flush=True)  # fmt: skip
-        for pid in self._running:
+        for pid in self._running:  # they are not waited for yet, so that no other process can have these numbers
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGTERM)
+                os.kill(pid, signal.SIGCONT)  # one that somebody has paused could not end
         for pid, (step, started) in list(self._running.items()):
             _, _, used = os.wait4(pid, 0)
             self._add_time(step, time.time() - started, used.ru_utime + used.ru_stime)

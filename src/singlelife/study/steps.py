@@ -106,6 +106,7 @@ class _Planner:
     def __init__(self, study: Study, folder: Path, cache_dir: Path | None):
         self.study, self.folder, self.cache_dir = study, folder, cache_dir
         self.steps: dict[str, Step] = {}
+        self._by_key: dict[str, str] = {}
         self._by_model: dict[str, str] = {}
         self._cache_words = ["--cache-dir", str(cache_dir)] if cache_dir else []
 
@@ -122,17 +123,21 @@ class _Planner:
         keys = sorted(self.steps[name].key for name in inputs)
         described = {"kind": kind, "code": CODE[kind], "version": __version__, "said": said, "inputs": keys}
         key = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-        where = kind.replace("evaluate ", "")
-        name = f"{where.replace(' ', '-')}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}-{key[:8]}"
-        self.steps.setdefault(
-            name, Step(name, kind, label, key, tuple(words), tuple(dict.fromkeys(inputs)), settings or {})
-        )
+        if key in self._by_key:
+            return self._by_key[key]
+        where = kind.replace("evaluate ", "").replace(" ", "-")
+        name = f"{where}/{re.sub(r'[^A-Za-z0-9_.-]+', '-', label)}-{key[:8]}"
+        self.steps[name] = Step(name, kind, label, key, tuple(words), tuple(dict.fromkeys(inputs)), settings or {})
+        self._by_key[key] = name
         return name
 
-    def life(self, words: str) -> str:
+    def life(self, words: str, videos: Sequence[str] = ()) -> str:
         words = words.removesuffix(_HELD_OUT)
-        fingerprint = _fingerprint(words)
-        return self.add("prepare", words, ["prepare", words, *self._cache_words], [], {"life": fingerprint})
+        fingerprint = _fingerprint(words, tuple(videos))
+        recording = ["--video", *videos] if videos else []
+        return self.add(
+            "prepare", words, ["prepare", words, *recording, *self._cache_words], [], {"life": fingerprint}
+        )
 
     def model(self, model: Model) -> str:
         if model.name in self._by_model:
@@ -157,7 +162,7 @@ class _Planner:
         life = arguments.life.life
         assert life
         said = settings | {"model": _model_config(str(settings["model"]))}
-        inputs = [] if arguments.life.video else [self.life(life)]
+        inputs = [self.life(life, arguments.life.video or ())]
         name = self.add("train", model.name, [*words, *self._cache_words], inputs, said, settings)
         self._by_model[model.name] = name
         return name
@@ -214,8 +219,10 @@ def _is_a_life(words: str) -> bool:
 
 
 @cache
-def _fingerprint(words: str) -> str:
+def _fingerprint(words: str, videos: tuple[str, ...] = ()) -> str:
     """Of a life; of one that is not here, its name: it will be another step once it is."""
+    if videos:
+        return life_fingerprint(get_life(words, videos))
     reference = life_reference(words)
     if reference.kind == "hub":
         return f"{reference.where}@{reference.revision}"

@@ -14,8 +14,8 @@ run: {side_by_side: 1, threads: 1}          # how this machine does it; changes 
 
 import difflib
 import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -142,10 +142,11 @@ def read_study(path: Path) -> Study:
     _known(str(path), content, ("title", "about", "limits", "train", "models", "measures", "questions", "run"))
     common = _mapping(f"{path}, train", content.get("train", {}))
     sets: dict[str, list[Model]] = {}
+    models: dict[str, Model] = {}
     for name, settings in _mapping(f"{path}, models", content.get("models")).items():
         where = f"{path}, models, {name}"
-        sets[name] = _crossed(where, common | _mapping(where, settings))
-    models = {model.name: model for group in sets.values() for model in group}
+        sets[name] = _apart(name, _crossed(where, common | _mapping(where, settings)), models)
+        models |= {model.name: model for model in sets[name]}
     measures = {}
     for name, settings in _mapping(f"{path}, measures", content.get("measures", {})).items():
         measures[name] = _measure(f"{path}, measures, {name}", name, settings, sets)
@@ -178,6 +179,23 @@ def _crossed(where: str, settings: dict[str, Any]) -> list[Model]:
         one = settings | dict(zip(lists, values, strict=True))
         models.append(Model(_name(one), one))
     return models
+
+
+def _apart(name: str, group: Sequence[Model], known: Mapping[str, Model]) -> list[Model]:
+    """The models of a set; one that has the name of another of other settings gets its set's name too."""
+    return [
+        replace(model, name=f"{model.name}_{name}") if _differ(model, known.get(model.name, model)) else model
+        for model in group
+    ]
+
+
+def _differ(one: Model, other: Model) -> bool:
+    usual = {"seed": 0, "pairing": "temporal"}
+    told = [
+        {key: value for key, value in (usual | dict(model.settings)).items() if value is not None}
+        for model in (one, other)
+    ]
+    return told[0] != told[1]
 
 
 def _name(settings: Mapping[str, Any]) -> str:
