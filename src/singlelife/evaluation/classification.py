@@ -208,13 +208,17 @@ def evaluate_classification(
 def _about(
     train: LabelledImages, test: LabelledImages, train_set: FeatureSet, test_set: FeatureSet, in_both: int
 ) -> dict[str, Any]:
-    seen, wanted = _labels(train_set), _labels(test_set)
-    frequent = int(np.bincount(seen, minlength=len(train.classes)).argmax())
     return {
         "train": {"name": train.name} | train_set.summary(),
         "test": {"name": test.name} | test_set.summary() | {"also_trained_on": in_both},
-        "chance": float((wanted == frequent).mean()),
+        "chance": float(most_frequent(train_set, test_set, len(train.classes)).mean()),
     }
+
+
+def most_frequent(train_set: FeatureSet, test_set: FeatureSet, num_classes: int) -> np.ndarray:
+    """Which test images are of the class that is the most frequent in training, bool (n,)."""
+    frequent = int(np.bincount(_labels(train_set), minlength=num_classes).argmax())
+    return _labels(test_set) == frequent
 
 
 def _labels(data: FeatureSet) -> np.ndarray:
