@@ -61,6 +61,8 @@ def add_command(tasks: Commands) -> None:
                          "in the seed alone: runs/sim_1 and runs/sim_1_seed1, untrained:tiny@0 and @1")  # fmt: skip
     command.add_argument("--untrained-seeds", type=positive, default=1, metavar="N", help="untrained models beside "
                          "those of an architecture, where you name none (default: %(default)s)")  # fmt: skip
+    command.add_argument("--probe-seeds", type=positive, metavar="N", help="probes for each model, instead of the "
+                         "suite's number; of models of several seeds, one each is enough")  # fmt: skip
     command.add_argument("--no-baselines", action="store_true", help="leave out the untrained models, the identity "
                          "flow and the mean depth")  # fmt: skip
     command.add_argument("--batch-size", type=positive, default=8, metavar="N", help="pairs at once (default: "
@@ -90,6 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.models:
         suite = read_suite(arguments.suite, folders)
         suite = suite.only(arguments.tasks) if arguments.tasks else suite
+        suite = suite.with_probe_seeds(arguments.probe_seeds) if arguments.probe_seeds else suite
         tasks, left_out, title = (
             list(suite.tasks),
             suite.left_out,

@@ -22,6 +22,7 @@ from singlelife import __version__
 from singlelife.alignment.attention import UNTRAINED
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.probing import Measure
+from singlelife.evaluation.suite.metrics import FIRST, METRICS_OF
 from singlelife.files import written_aside
 
 KIND, FORMAT_VERSION = "singlelife-evaluation", 1
@@ -94,6 +95,11 @@ class ModelResults:
     def put(self, task: str, about: Mapping[str, Any], done: Done) -> None:
         """Take in the result of a task, and write the files."""
         fields = {name: value for name, value in asdict(done).items() if name != "pictures"}
+        known = METRICS_OF[about["task"]]
+        for name, measure in fields["metrics"].items():
+            if name in known:  # so that a reader, such as the one for model cards, need not know
+                measure |= {"title": known[name].title, "higher_is_better": known[name].higher_is_better}
+        fields["first_metrics"] = FIRST[about["task"]]
         self.tasks[task] = _plain(dict(about) | fields | {"version": __version__})
         self._put_pictures(task, done.pictures)
         self._write()

@@ -182,6 +182,14 @@ class Suite:
                 )
         return replace(self, tasks={name: self.tasks[name] for name in names}, left_out={})
 
+    def with_probe_seeds(self, seeds: int) -> "Suite":
+        """The suite with another number of probes for each model."""
+        tasks = {
+            name: task if isinstance(task, CorrespondenceTask) else replace(task, seeds=seeds)
+            for name, task in self.tasks.items()
+        }
+        return replace(self, tasks=tasks)
+
 
 def read_suite(word: str, folders: Mapping[str, str] | None = None) -> Suite:
     """A suite.
@@ -252,16 +260,16 @@ def _task(where: str, content: Any) -> Task:
 
 def _places(content: Any) -> list[str]:
     """The names of the folders in a task, each once."""
-    texts = [text for value in content.values() for text in (value if isinstance(value, list) else [value])] if (
-        isinstance(content, dict)
-    ) else []  # fmt: skip
-    return list(dict.fromkeys(place for text in texts if isinstance(text, str) for place in _PLACE.findall(text)))
+    if isinstance(content, dict | list):
+        inside = content.values() if isinstance(content, dict) else content
+        return list(dict.fromkeys(place for each in inside for place in _places(each)))
+    return _PLACE.findall(content) if isinstance(content, str) else []
 
 
-def _filled(content: dict[str, Any], folders: Mapping[str, str]) -> dict[str, Any]:
-    def fill(value: Any) -> Any:
-        if isinstance(value, list):
-            return [fill(each) for each in value]
-        return _PLACE.sub(lambda match: folders[match[1]], value) if isinstance(value, str) else value
-
-    return {name: fill(value) for name, value in content.items()}
+def _filled(content: Any, folders: Mapping[str, str]) -> Any:
+    """A task with the folders in their places."""
+    if isinstance(content, dict):
+        return {name: _filled(value, folders) for name, value in content.items()}
+    if isinstance(content, list):
+        return [_filled(each, folders) for each in content]
+    return _PLACE.sub(lambda match: folders[match[1]], content) if isinstance(content, str) else content
