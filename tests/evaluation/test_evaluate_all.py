@@ -169,6 +169,7 @@ def test_what_fails_is_in_the_table_and_all_else_is_kept(place, twins, tmp_path,
     assert "## What failed" in table and f"{broken} in matches: " in table
     assert re.search(r"\| broken \|.*\| – \|$", table, flags=re.MULTILINE)
     assert place(twins[0], template=template.replace("no/such/folder", "other/folder")) == 1
+    assert not result(place.folder, "identity-flow")["tasks"].keys() & {"gone"}
     assert set(result(place.folder, "walk")["tasks"]) == {"depth", "matches"}
 
 
@@ -177,7 +178,7 @@ def test_an_item_that_cannot_be_read_is_named_and_the_others_count(place, twins,
     assert place(twins[0], "--no-baselines", template=MATCHES) == 0
     task = result(place.folder, "walk")["tasks"]["matches"]
     assert task["data"]["num_items"] == 9 and "4.ppm: no such file" in task["failures"]["v_two 1-4"]
-    assert "1 items could not be used: v_two 1-4" in capsys.readouterr().out
+    assert "1 item could not be used: v_two 1-4" in capsys.readouterr().out
 
 
 def test_nothing_to_compare_is_an_error(place, tmp_path, capsys):

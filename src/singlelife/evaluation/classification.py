@@ -109,7 +109,7 @@ def _label_column(words: str, data: Any, asked: str | None) -> str:
     if asked is None and len(with_classes) != 1:
         raise EvaluationError(
             f"{words} should have one column of the type ClassLabel; it has {with_classes or 'none'}. "
-            + ("Choose one with --label-column." if with_classes else "")
+            + ("Choose one with --label-column." if with_classes else "A folder for each class makes one.")
         )
     return asked or with_classes[0]
 

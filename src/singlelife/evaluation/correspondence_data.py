@@ -43,6 +43,17 @@ def open_pairs(
     where = Path(words[0]).expanduser()
     if where.is_dir() and ((where / "H_1_2").is_file() or any(where.glob("[vi]_*/"))):
         return hpatches(where, split)
+    if where.is_file():
+        raise EvaluationError(
+            f"{words[0]} is a file. --data takes two images, with --homography FILE or --disparity FILE, or a folder "
+            "or a life."
+        )
+    is_path = len(where.parts) > 2 or words[0].startswith(("/", ".", "~"))
+    if is_path and not where.exists() and where.name != "held-out":  # which ends the words for a part of a life
+        raise EvaluationError(
+            f"There is nothing to evaluate correspondence on at {words[0]}: no such folder. --data takes the folder "
+            "of HPatches' sequences, a prepared life, a stored pair set, or two images."
+        )
     drawn = resolve_pair_set(
         words[0], views=views, num_pairs=num_pairs, seed=seed, image_size=None, cache_dir=cache_dir
     )

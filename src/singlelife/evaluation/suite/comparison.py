@@ -219,7 +219,8 @@ def _told(task: str, results: Sequence[ModelResults]) -> TaskTold:
     if left_out:
         some = "; ".join(f"{name}: {why}" for name, why in list(left_out.items())[:3])
         more = f"; and {len(left_out) - 3} more" if len(left_out) > 3 else ""
-        warnings.append(f"{len(left_out)} items could not be used: {some}{more}.")
+        count = f"{len(left_out)} items" if len(left_out) > 1 else "1 item"
+        warnings.append(f"{count} could not be used: {some}{more}.")
     if both := data.get("also_trained_on"):
         warnings.append(f"{both} of the {data['num_items']} test items are among the training data too.")
     return TaskTold(task, one["task"], tuple(lines), tuple(warnings))

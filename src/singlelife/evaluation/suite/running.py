@@ -172,7 +172,7 @@ class _Work:
         for model, there in self.results.items():
             self._one(name, there, task.about | {"revision": there.revision}, partial(task.measure, model))
             bar.update()
-        if self.baselines:
+        if self.baselines and any(name in there.tasks for there in self.results.values()):
             models = list(self.results)
             for baseline, measure in task.baselines().items():
                 there = results_of(self.folder, baseline)
