@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
 from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import UNTRAINED, load_model
@@ -168,7 +169,6 @@ class _Work:
 
     def _task(self, name: str, task: OpenTask, bar: Any) -> None:
         """A task on every model, then its own baselines, then its sheet."""
-        measured = self.outcome.num_measured
         for model, there in self.results.items():
             self._one(name, there, task.about | {"revision": there.revision}, partial(task.measure, model))
             bar.update()
@@ -178,18 +178,22 @@ class _Work:
                 there = results_of(self.folder, baseline)
                 about = task.about | {"revision": None}
                 self._one(name, there, about, partial(measure, models))
-        sheet = self.folder / SHEETS / f"{name}.png"
-        if self.outcome.num_measured > measured or not sheet.is_file():
-            self._sheet(name, task, sheet)
+        self._sheet(name, task)
 
-    def _sheet(self, name: str, task: OpenTask, path: Path) -> None:
-        """One model of each life, as far as there is room; those that differ in their seed alone look alike."""
-        shown = {seedless(model): model for model in reversed(self.results)}
-        chosen = [model for model in self.results if model in shown.values()]
-        pictures = [(model, found) for model in chosen if (found := self.results[model].pictures(name))]
-        if pictures:
+    def _sheet(self, name: str, task: OpenTask) -> None:
+        """Of all models in the folder one of each life, these first, as far as there is room; those that differ in
+        their seed alone look alike."""
+        others = [there for there in all_results(self.folder) if there.model not in self.results]
+        chosen: dict[str, tuple[str, dict[str, torch.Tensor]]] = {}
+        for there in (*self.results.values(), *others):
+            life, about = seedless(there.model), task.about | {"revision": there.revision}
+            room = len(chosen) < _MOST_SHOWN and life not in chosen
+            if room and there.kept(name, about) and (pictures := there.pictures(name)):
+                chosen[life] = there.model, pictures
+        if chosen:
+            path = self.folder / SHEETS / f"{name}.png"
             path.parent.mkdir(exist_ok=True)
-            task.draw(path, pictures[:_MOST_SHOWN])
+            task.draw(path, list(chosen.values()))
 
     def _one(self, task: str, there: ModelResults, about: dict[str, Any], measure: Callable[[], Done]) -> None:
         if there.kept(task, about):
