@@ -159,7 +159,8 @@ def test_what_fails_is_in_the_table_and_all_else_is_kept(place, twins, tmp_path,
             weights[name].fill_(1e38)  # finite, but what it computes is not
     save_file(weights, broken / "model.safetensors", {"format": "pt"})
     template = BOTH + "  gone: {{task: correspondence, data: no/such/folder}}\n"
-    assert place(twins[0], broken, tmp_path / "nowhere", "--no-baselines", template=template) == 1
+    groups = "--groups", f"lives={twins[0]},{tmp_path / 'nowhere'}"  # one of which will have no results
+    assert place(twins[0], broken, tmp_path / "nowhere", "--no-baselines", *groups, template=template) == 1
     said = capsys.readouterr()
     assert f"{tmp_path / 'nowhere'}: " in said.err and "no such folder" in said.err
     assert f"{broken} in matches: " in said.err and "all models in gone: " in said.err
@@ -204,7 +205,7 @@ def test_without_models_the_folder_is_compared_anew(place, twins, capsys):
     ("words", "message"),
     [
         (["--groups", "lives"], "--groups takes NAME=MODEL,MODEL"),
-        (["--groups", "lives=absent"], "there are no results of absent; there are"),
+        (["--groups", "lives=absent"], "--groups lives: absent is none of the models"),
         (["--data", "nyu"], "--data takes NAME=FOLDER"),
         (["--data", "nyu=/data"], "has no folder nyu: it takes none"),
         (["--tasks", "depth"], "has no task 'depth'; it has matches"),

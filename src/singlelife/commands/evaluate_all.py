@@ -82,12 +82,13 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.evaluation.suite.comparison import as_text, compare
     from singlelife.evaluation.suite.page import write_comparison
     from singlelife.evaluation.suite.results import all_results
-    from singlelife.evaluation.suite.running import Outcome, evaluate_suite
+    from singlelife.evaluation.suite.running import Outcome, check_groups, evaluate_suite
     from singlelife.evaluation.suite.settings import read_suite
     from singlelife.evaluation.suite.tasks import Machine
 
     settle_libraries(arguments.device)
     folder, outcome = arguments.output, Outcome([])
+    check_groups(groups, arguments.models, folder)
     tasks, left_out, title = list[str](), dict[str, str](), f"Models in {folder.absolute().name}"
     if arguments.models:
         suite = read_suite(arguments.suite, folders)

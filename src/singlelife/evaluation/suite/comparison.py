@@ -3,7 +3,7 @@
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -112,7 +112,8 @@ def compare(
         results: of models and baselines.
         title: of the page.
         tasks: their order; those that are not named come after.
-        first: the models in the order in which their rows come; others come after them.
+        first: the models in the order in which their rows come; others come after them. Those without results have
+            failed.
         groups: models (or rows) by group; others are grouped by the data set of the life that their name tells.
         fold_seeds: whether models whose names differ in their seed alone make one row: `runs/sim_1` and
             `runs/sim_1_seed1`, `untrained:tiny@0` and `untrained:tiny@1`.
@@ -128,7 +129,7 @@ def compare(
         rows.setdefault(seedless(name) if fold_seeds else name, []).append(there[name])
     found = list(dict.fromkeys([*tasks, *(task for each in there.values() for task in each.tasks)]))
     found = [task for task in found if any(task in each.tasks for each in there.values())]
-    group = _groups(rows, groups or {})
+    group = _groups(rows, groups or {}, set(first) - set(there))
     in_order = [*(groups or {}), *group.values()]
     names = sorted(rows, key=lambda name: (group[name] == BASELINES, in_order.index(group[name])))
     made = tuple(_row(name, group[name], rows[name], found) for name in names)
@@ -151,7 +152,9 @@ def seedless(model: str) -> str:
     return _SEED.sub("", where.rstrip("/")) + at + revision
 
 
-def _groups(rows: Mapping[str, Sequence[ModelResults]], asked: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _groups(
+    rows: Mapping[str, Sequence[ModelResults]], asked: Mapping[str, Sequence[str]], failed: Collection[str]
+) -> dict[str, str]:
     """The group of each row."""
     found: dict[str, str] = {}
     for group, members in asked.items():
@@ -159,6 +162,8 @@ def _groups(rows: Mapping[str, Sequence[ModelResults]], asked: Mapping[str, Sequ
             row = next(
                 (row for row, models in rows.items() if member in (row, *(each.model for each in models))), None
             )
+            if row is None and member in failed:
+                continue
             if row is None:
                 raise EvaluationError(
                     f"--groups {group}: there are no results of {member}; there are {', '.join(rows)}."

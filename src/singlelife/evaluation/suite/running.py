@@ -4,7 +4,7 @@ import logging
 import re
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -90,6 +90,22 @@ def evaluate_suite(
     if results:
         work.run(suite, machine)
     return outcome
+
+
+def check_groups(groups: Mapping[str, Sequence[str]], models: Sequence[str], folder: Path) -> None:
+    """Make sure, before any work, that groups are of models that will be there.
+
+    Raises:
+        EvaluationError: one is not.
+    """
+    there = [each.model for each in all_results(folder)] if folder.is_dir() else []
+    known = {*expand(models), *there}
+    known |= set(map(seedless, known))
+    for group, members in groups.items():
+        for member in members:
+            if member not in known and not member.startswith(UNTRAINED):  # such may stand beside the others
+                names = ", ".join(sorted(known)) or "none"
+                raise EvaluationError(f"--groups {group}: {member} is none of the models, which are {names}.")
 
 
 def expand(models: Sequence[str]) -> list[str]:
