@@ -59,6 +59,7 @@ class Limits:
         video_bytes, video_seconds: of a video that is uploaded.
         video_pixels: of a frame of it, width times height.
         video_pairs: of pairs that are drawn from it.
+        video_work_seconds: for which it may be decoded.
         request_seconds: for one request, from its start.
         memory: bytes that this process may hold in RAM while it works for visitors.
     """
@@ -75,6 +76,7 @@ class Limits:
     video_seconds: float = 120.0
     video_pixels: int = 3840 * 2160
     video_pairs: int = 32
+    video_work_seconds: float = 120.0
     request_seconds: float = 900.0
     memory: int = 12_000_000_000
 

@@ -19,6 +19,7 @@ from models import embedded_models, open_model, search_models
 from safetensors.torch import load_file, save
 
 from singlelife.alignment.attention import load_model
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError, SingleLifeError
 
 from ..alignment.test_backbones import MODELS, saved
@@ -60,6 +61,16 @@ def vit(tmp_path_factory) -> Path:
 def dino(tmp_path_factory) -> Path:
     config, processor, _ = MODELS["dinov2"]
     return saved(tmp_path_factory.mktemp("models") / "dinov2", config, processor)
+
+
+@pytest.fixture(scope="module")
+def croco(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("croco")
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
+    decoder = {f"decoder_{name}": size for name, size in sizes.items()}
+    CroCoForPreTraining(CroCoConfig(image_size=32, patch_size=8, **sizes, **decoder)).save_pretrained(folder)
+    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture
@@ -173,7 +184,7 @@ class Bad:
         options: of the repository.
         limits: of the Space.
         weights: how many requests for weights there may be.
-        of: which good model.
+        of: which good model they are changed from.
     """
 
     message: str
@@ -217,6 +228,10 @@ def largest(files: dict) -> object:
 
 def crops(data: bytes) -> bytes:
     return json.dumps(json.loads(data) | {"crop_size": {"height": 10**5, "width": 10**5}}).encode()
+
+
+def enlarges(data: bytes) -> bytes:
+    return json.dumps(json.loads(data) | {"size": {"height": 10**5, "width": 10**5}}).encode()
 
 
 def pickled(files: Files) -> Files:
@@ -290,6 +305,9 @@ BAD = {
         file("preprocessor_config.json", crops),
         of="dino",
     ),
+    "views that are resized to gigabytes": Bad(
+        "makes views of over 4096 px", file("preprocessor_config.json", enlarges), of="croco"
+    ),
     "too many registers": Bad(
         "says num_register_tokens 1e\\+05",
         config(model_type="dinov2_with_registers", num_register_tokens=10**5),
@@ -304,9 +322,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(case, hub, ask, vit, dino, tmp_path):
+def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(case, hub, ask, vit, dino, croco, tmp_path):
     bad = BAD[case]
-    files = bad.files(content({"vit": vit, "dino": dino}[bad.of]))
+    files = bad.files(content({"vit": vit, "dino": dino, "croco": croco}[bad.of]))
     repository = hub.create("lives/vit", "model", **bad.options)
     hub.put(repository, files)
     repository.told_sizes = bad.told(files)
