@@ -170,6 +170,14 @@ def test_a_model_in_parts_is_put_together(hub, ask, vit, tmp_path):
     assert refused[0] == "VisitorError" and "names weights that it does not have" in refused[1]
 
 
+@pytest.mark.parametrize("kind", MODELS)
+def test_every_architecture_that_is_supported_passes(kind, tmp_path):
+    config, processor, _ = MODELS[kind]
+    folder = str(saved(tmp_path / kind, config, processor))
+    ours, theirs = open_model(folder, limits=Limits(), local=True), load_model(folder)
+    assert (ours.revision, ours.method, ours.grid) == (theirs.revision, theirs.method, theirs.grid)
+
+
 # Models that are none, or do harm.
 
 
