@@ -108,7 +108,7 @@ def open_model(
     except VisitorError:
         raise
     except SingleLifeError as error:
-        raise VisitorError(visitor_message(error)) from error
+        raise VisitorError(str(error) if local else visitor_message(error)) from error  # the owner knows the paths
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, RecursionError) as error:
         # From deep in the code of an architecture, whose config says what it should not.
         log.info("A model could not be opened", exc_info=error)

@@ -522,7 +522,7 @@ def test_a_folder_is_opened_for_its_owner_alone_and_with_the_same_checks(vit, tm
     (tmp_path / "vit" / WEIGHTS).write_bytes(content(vit)[WEIGHTS][:-1])
     with pytest.raises(VisitorError, match="cut off or damaged"):
         open_model(str(tmp_path / "vit"), limits=Limits(), local=True)
-    with pytest.raises(VisitorError, match="holds no model"):
+    with pytest.raises(VisitorError, match=f"The folder {tmp_path} holds no model"):
         open_model(str(tmp_path), limits=Limits(), local=True)
 
 
@@ -629,7 +629,8 @@ def test_a_model_that_would_not_fit_into_the_memory_is_refused_before_it_is_load
 def test_messages_lose_what_is_not_for_visitors(message, shown, monkeypatch):
     monkeypatch.setenv("MY_SECRET", "swordfish1")
     assert visitor_message(CheckpointError(message)) == shown
-    assert visitor_message(VisitorError(message)) == shown
+    ours = visitor_message(VisitorError(message))  # with what the visitor typed, be it a path
+    assert ours == shown or ("a file here" in shown and ours == message)
 
 
 def test_folders_of_this_machine_are_not_told(tmp_path, monkeypatch):
