@@ -2,8 +2,8 @@
 
     python spaces/cas/app.py
 
-starts it on this machine, without a network or an account: it brings three small trained models and pairs of views. The
-files beside this one: `scoring.py` is what is computed, `reading.py` how it is told, `pictures.py` what is drawn,
+starts it on this machine, without a network or an account: it brings three small trained models and pairs of views.
+The files beside this one: `scoring.py` is what is computed, `reading.py` how it is told, `pictures.py` what is drawn,
 `page/` what the browser draws it with, `matrix.py` the second tab; `models.py`, `media.py` and `limits.py` take what
 strangers send.
 """
@@ -52,6 +52,7 @@ COLUMNS = {
 }
 AT_ONCE = 2  # comparisons; as many as the cores of a free Space
 PAIRS_OF_VIDEO = 8
+_CANCELLED = "Cancelled. Nothing was kept."
 
 
 def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
@@ -61,7 +62,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         local: whether folders of this machine can be named as models; only where none but its owner can open the page.
         limits: what a visitor may ask for.
     """
-    bench = Bench(limits or Limits(), local=local)
+    bench = Bench(limits or Limits.from_environment(), local=local)
     jobs = _Jobs()
     known = [*embedded_models(), *scoring.UNTRAINED]
     where = "a model of this page, ORG/NAME on the Hub" + (", or a folder" if local else "")
@@ -147,8 +148,8 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 )
                 grid = _element("matrix", value=matrix.cells("position_free"), elem_id="matrix")
                 gr.Markdown(
-                    "Two lives that never shared a frame agree; a still camera and untrained models agree with neither. "
-                    "Made by `singlelife align`, on the same pairs as in the first tab."
+                    "Two lives that never shared a frame agree; a still camera and untrained models agree with "
+                    "neither. Made by `singlelife align`, on the same pairs as in the first tab."
                 )
             with gr.Tab("What is CAS?", id="about"):
                 gr.HTML(pictures.page_file("cas.svg"), elem_classes="about")
@@ -158,9 +159,10 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         choice = [model_a, model_b, revision_a, revision_b, pairs, k]
 
         def shown(
-            name: str, result: Result, pair: int = 0, patch: int | None = None, note: str = ""
+            name: str, result: Result, pair: int | None = None, patch: int | None = None, note: str = ""
         ) -> dict[Any, Any]:
             """What the page shows of a result."""
+            pair = pictures.telling_pair(result) if pair is None else pair
             return {
                 status: reading.note_html(note) if note else "",
                 score: reading.score_html(result, pictures.card(result, pair)),
@@ -198,14 +200,15 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                     if film:
                         report("Drawing pairs from the video", None)
                         try:
-                            own = pairs_of_video(
+                            frames = pairs_of_video(
                                 film, gap_seconds=gap, count=PAIRS_OF_VIDEO, limits=bench.limits, cancelled=stop.is_set
                             )
+                            own = [(scoring.as_view(each), scoring.as_view(other)) for each, other in frames]
                         finally:
                             delete_upload(film)
                     elif drawn is None:
                         raise scoring.VisitorError("Choose a video first. It is deleted once pairs are drawn from it.")
-                    views = own or drawn
+                    views = drawn if own is None else own
                 else:
                     views = scoring.built_in_pairs(of)
                 result = bench.compare(*models, views, k=int(k), report=report, cancelled=stop.is_set)
@@ -220,8 +223,11 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                     else:
                         yield {status: reading.stage_html(*what)}
             except Cancelled:
-                yield end() | {status: reading.note_html("Cancelled. Nothing was kept.")}
+                yield end() | {status: reading.note_html(_CANCELLED)}
             except Exception as error:
+                if stop.is_set():  # whatever the work said on its way out
+                    yield end() | {status: reading.note_html(_CANCELLED)}
+                    return
                 message = visitor_message(error)
                 gr.Warning(message, title="Not compared")
                 yield end() | {status: reading.note_html(message, alert=True)}
@@ -240,7 +246,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
 
         def stop_running(request: gr.Request) -> dict[Any, Any]:
             jobs.stop(request.session_hash)
-            return end() | {status: reading.note_html("Cancelled. Nothing was kept.")}
+            return end() | {status: reading.note_html(_CANCELLED)}
 
         cancel.click(
             stop_running, None, [status, compare, cancel], cancels=[asked], queue=False, show_progress="hidden",
@@ -307,8 +313,12 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
             lambda of: (gr.update(visible=of == "pictures"), gr.update(visible=of == "video")),
             pairs, [picture_inputs, video_inputs], queue=False, show_progress="hidden", api_visibility="private",
         )  # fmt: skip
+
+        def take(path: str | None) -> Any:
+            return _taken(path, bench.limits)
+
         for image, view in ((target, target_view), (source, source_view)):
-            image.change(_taken, image, view, show_progress="hidden", api_visibility="private")
+            image.change(take, image, view, show_progress="hidden", api_visibility="private")
         video.upload(lambda path: path, video, clip, show_progress="hidden", api_visibility="private")
 
         _add_api(bench)
@@ -351,8 +361,8 @@ def _add_api(bench: Bench) -> None:
             raise gr.Error(visitor_message(error)) from None
 
     def compare_on_pictures(model_a: str, model_b: str, target: str, source: str) -> dict:
-        """Say how far two vision models agree about one pair of pictures of the same place (the Correspondence Alignment
-        Score, CAS), with the position-free score on built-in pairs, and a reading in plain words.
+        """Say how far two vision models agree about one pair of pictures of the same place (the Correspondence
+        Alignment Score, CAS), with the position-free score on built-in pairs, and a reading in plain words.
 
         Args:
             model_a: A model of this page, or ORG/NAME on the Hugging Face Hub.
@@ -366,8 +376,8 @@ def _add_api(bench: Bench) -> None:
         try:
             if not target or not source:
                 raise scoring.VisitorError("Give two pictures: a target view and a source view.")
-            views = [(scoring.as_view(read_picture(target)), scoring.as_view(read_picture(source)))]
-            return bench.compare(Named(model_a.strip()), Named(model_b.strip()), views).to_dict()
+            first, second = (scoring.as_view(read_picture(file, bench.limits)) for file in (target, source))
+            return bench.compare(Named(model_a.strip()), Named(model_b.strip()), [(first, second)]).to_dict()
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
         finally:
@@ -409,7 +419,7 @@ class _Jobs:
 
 
 def _stages(work: Callable[[scoring.Report], Any]) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, and at last what it returns. Raises what it raises."""
+    """Do some work in a thread of its own: yields what it reports, then what it returns; raises what it raises."""
     told: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def run() -> None:
@@ -459,7 +469,7 @@ def _restored(
     if not bench.is_example(a, b):
         return chosen | {status: reading.note_html("The link's choice is filled in. Press Compare to run it.")}
     name, result = bench.example(a.name, b.name, of, count)
-    pair = _number(query, "pair", 1, result.num_looks) - 1
+    pair = _number(query, "pair", 1, result.num_looks) - 1 if "pair" in query else None
     patches = result.comparison.grid[0] * result.comparison.grid[1]
     patch = _number(query, "patch", 1, patches) - 1 if "patch" in query else None
     return chosen | shown(name, result, pair, patch)
@@ -484,12 +494,12 @@ def _searched(event: gr.KeyUpData) -> Any:
     return gr.update(choices=[*known, *(name for name in found if name not in known)])
 
 
-def _taken(path: str | None) -> Any:
+def _taken(path: str | None, limits: Limits) -> Any:
     """A picture as the bench takes it. The file that was uploaded is deleted."""
     if not path:
         return None
     try:
-        return scoring.as_view(read_picture(path))
+        return scoring.as_view(read_picture(path, limits))
     except Exception as error:
         gr.Warning(visitor_message(error), title="This picture cannot be used")
         return None
@@ -521,6 +531,15 @@ def launch(page: gr.Blocks, **settings: Any) -> Any:
     """Start the page with its looks, its queue and its MCP server (where `gradio[mcp]` is installed)."""
     theme = gr.themes.Default(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    ).set(  # text that can be read on its ground: 4.5 to 1 at least
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        button_primary_background_fill="*primary_700",
+        button_primary_background_fill_hover="*primary_800",
+        button_primary_background_fill_dark="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_600",
     )
     page.queue(max_size=64, default_concurrency_limit=8)
     return page.launch(

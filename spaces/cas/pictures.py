@@ -39,7 +39,6 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
         chosen = unpack(sets, rows * columns)
         top = np.nonzero(chosen)[2].reshape(2, rows * columns, result.comparison.k).astype("<u2")
         maps[name] = {"heat": [_base64(each) for each in heat], "top": [_base64(each) for each in top]}
-    truth, _ = result.truth_of_pair(pair)
     return {
         "pair": pair,
         "names": [str(model) for model in result.models],
@@ -48,27 +47,41 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
         "k": result.comparison.k,
         "views": [_uri(result.pairs.target[pair]), _uri(result.pairs.source[pair])],
         "maps": maps,
-        "truth": truth.tolist(),
-        "patch": telling_patch(result, pair) if patch is None else patch,
+        "truth": result.true_match[pair].tolist(),
+        "patch": telling_patch(result, pair)[0] if patch is None else patch,
         "query": query,
         "colours": [A_COLOUR, B_COLOUR, BOTH_COLOUR],
     }
 
 
-def telling_patch(result: Result, pair: int) -> int:
-    """A patch of the target that shows much: both models agree about it, are right where that is known, and its match
-    is far from the same place."""
+def telling_pair(result: Result) -> int:
+    """A pair that shows much: its most telling patch is, and there is something to see in it."""
+    views = result.pairs.target[: result.num_looks].float()
+    contrast = views.std(dim=(1, 2, 3)).numpy()
+    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 10 for pair in range(len(views))]))
+
+
+def telling_patch(result: Result, pair: int) -> tuple[int, float]:
+    """A patch of the target that shows much, and how much: both models agree about it, are right where that is known,
+    and its match is far from the same place."""
     rows, columns = result.comparison.grid
     sets = np.stack([run.extraction.raw[pair] for run in result.runs])
     common = common_per_patch(sets[0], sets[1])
-    truth, _ = result.truth_of_pair(pair)
-    index = np.arange(rows * columns)
-    known = truth >= 0
+    truth, index = result.true_match[pair], np.arange(rows * columns)
     chosen = unpack(sets, rows * columns)
-    right = known & chosen[0, index, truth] & chosen[1, index, truth]
+    right = (truth >= 0) & chosen[0, index, truth] & chosen[1, index, truth]
     shift = np.hypot(truth // columns - index // columns, truth % columns - index % columns)
     at_edge = (index // columns % max(rows - 1, 1) == 0) | (index % columns % max(columns - 1, 1) == 0)
-    return int(np.argmax(common + np.where(right, 2 * shift, 0) - 0.5 * at_edge))
+    shows = common + np.where(right, 2 * np.minimum(shift, 4), 0) - 2 * at_edge + _contrast(result, pair) / 10
+    return int(np.argmax(shows)), float(shows.max())
+
+
+def _contrast(result: Result, pair: int) -> np.ndarray:
+    """The standard deviation of each patch of the target, in levels, (N,)."""
+    rows, columns = result.comparison.grid
+    grey = result.pairs.target[pair].float().mean(dim=0)
+    blocks = [block for band in grey.tensor_split(rows) for block in band.tensor_split(columns, dim=1)]
+    return np.array([float(block.std(correction=0)) if block.numel() else 0.0 for block in blocks])
 
 
 def strip(result: Result, chosen: int) -> dict[str, Any]:
@@ -126,7 +139,7 @@ def _draw_matches(image: Image.Image, result: Result, pair: int) -> None:
     """The target with a patch marked, and the source with what A, B and both see there."""
     draw = ImageDraw.Draw(image)
     rows, columns = result.comparison.grid
-    patch = telling_patch(result, pair)
+    patch, _ = telling_patch(result, pair)
     sets = unpack(np.stack([run.extraction.raw[pair] for run in result.runs]), rows * columns)[:, patch]
     left, tops = _CARD_SIZE[0] - 60 - _VIEW_ON_CARD, (40, 318)
     for view, top in zip((result.pairs.target[pair], result.pairs.source[pair]), tops, strict=True):

@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from scoring import Result
 
 METHODS = {
-    "cross-attention": "where its decoder's cross-attention looks",
-    "feature correlation": "which patches' features are most alike",
-    "decoder correlation": "which patches' decoder features are most alike",
+    "cross-attention": "by cross-attention of its decoder",
+    "feature correlation": "by the likeness of its patch features",
+    "decoder correlation": "by the likeness of its decoder's patch features",
 }
 _CLEAR, _STRONG = 0.1, 0.4  # adjusted, position-free
 
@@ -90,8 +90,8 @@ def score_html(result: "Result", card: bytes) -> str:
         _bar("Position-free", f"without habits of place{free_on}", reference.position_free, "free", interval=True),
     ]
     facts = [
-        f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(str(named))}</b> by {method}: "
-        f"{METHODS[method]} (blocks {', '.join(map(str, layers))})</dd>"
+        f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(str(named))}</b> "
+        f"{METHODS[method]} (block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))})</dd>"
         for letter, named, method, layers in zip(
             "ab", result.models, comparison.methods, comparison.layers, strict=True
         )
@@ -138,9 +138,8 @@ def _download(text: str, file: str, kind: str, content: bytes) -> str:
 def stage_html(what: str, share: float | None) -> str:
     """What is being done, with a bar."""
     value = "" if share is None else f" value='{share:.3f}'"
-    return (
-        f"<div class='stage' role='status'><span>{html.escape(what)}…</span><progress max='1'{value}></progress></div>"
-    )
+    said = f"<span>{html.escape(what)}…</span><progress max='1'{value} aria-label='Progress'></progress>"
+    return f"<div class='stage' role='status'>{said}</div>"
 
 
 def note_html(what: str, *, alert: bool = False) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from limits import Limits, VisitorError
+from limits import Limits, VisitorError, deadline, memory_guard
 from models import embedded_models, open_model
 from PIL import Image
 from reading import reading
@@ -43,6 +43,7 @@ _KEPT_RESULTS = 64
 _KEPT_FOR = 30 * 60.0  # seconds
 
 Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is
+Check = Callable[[], None]  # raises what should stop the work
 View = tuple[torch.Tensor, torch.Tensor]  # target and source, uint8 (3, H, W)
 
 
@@ -136,22 +137,27 @@ class Result:
             return logits, np.stack([run.extraction.position_free[pair] for run in self.runs])
         return logits, select_top_k(logits, [self.comparison.k])[self.comparison.k]
 
-    def truth_of_pair(self, pair: int) -> tuple[np.ndarray, tuple[float, float] | None]:
-        """The true match of each patch, int64 (N,), -1 where not known; and how often A and B have it, if any is."""
-        match = self.pairs.true_match(self.comparison.grid)[pair].numpy()
+    @cached_property
+    def true_match(self) -> np.ndarray:
+        """The source patch that shows what each target patch shows, int64 (P, N); -1 where not known."""
+        return self.pairs.true_match(self.comparison.grid).numpy()
+
+    def truth_of_pair(self, pair: int) -> tuple[float, float] | None:
+        """How often A and B have the true match in one pair; None where none is known."""
+        match = self.true_match[pair]
         (known,) = np.nonzero(match >= 0)
         if not len(known):
-            return match, None
+            return None
         shares = [
             holds(run.extraction.raw, np.full_like(known, pair), known, match[known]).mean() for run in self.runs
         ]
-        return match, (float(shares[0]), float(shares[1]))
+        return float(shares[0]), float(shares[1])
 
     def table(self) -> list[dict[str, Any]]:
         """A row for each pair."""
         rows = []
         for pair, cas in enumerate(self.per_pair):
-            truth = self.truth_of_pair(pair)[1]
+            truth = self.truth_of_pair(pair)
             row = {"pair": pair + 1, "cas": float(cas)}
             if self.per_pair_position_free is not None:
                 row["position_free"] = float(self.per_pair_position_free[pair])
@@ -233,7 +239,27 @@ class Bench:
             Cancelled: it said so.
             VisitorError, SingleLifeError: a model or the pairs cannot be used.
         """
-        models = [self._open(each, report, cancelled) for each in (a, b)]
+        with deadline(self.limits.request_seconds) as clock, memory_guard(self.limits) as memory:
+
+            def check() -> None:
+                if cancelled():
+                    raise Cancelled
+                clock.check()
+                memory.check()
+
+            return self._compare(a, b, pairs, k, report, check, cancelled)
+
+    def _compare(
+        self,
+        a: Named,
+        b: Named,
+        pairs: PairSet | Sequence[View],
+        k: int,
+        report: Report,
+        check: Check,
+        cancelled: Callable[[], bool],
+    ) -> Result:
+        models = [self._open(each, report, check, cancelled) for each in (a, b)]
         grid = coarser([model.grid for model in models])
         count = grid[0] * grid[1]
         if count > _MOST_PATCHES:
@@ -250,7 +276,7 @@ class Bench:
 
         def compared(on: PairSet) -> tuple[Comparison, tuple[Run, Run]]:
             first, second = (
-                self._run(model, str(named), on, k, grid, report, cancelled)
+                self._run(model, str(named), on, k, grid, report, check)
                 for model, named in zip(models, (a, b), strict=True)
             )
             comparison = compare_extractions({k: first.extraction}, {k: second.extraction}, on, ks=[k])
@@ -286,8 +312,8 @@ class Bench:
             while len(self._results) > _KEPT_RESULTS:
                 self._results.popitem(last=False)
 
-    def _open(self, named: Named, report: Report, cancelled: Callable[[], bool]) -> AttentionMapProvider:
-        _check(cancelled)
+    def _open(self, named: Named, report: Report, check: Check, cancelled: Callable[[], bool]) -> AttentionMapProvider:
+        check()
         if self.is_example(named):
             return _shipped(named.name)
         report(f"Opening {named}", None)
@@ -308,7 +334,7 @@ class Bench:
         k: int,
         grid: tuple[int, int],
         report: Report,
-        cancelled: Callable[[], bool],
+        check: Check,
     ) -> Run:
         key = (model.revision, model.method, model.layers, pairs.hash, k, grid)
         with self._lock:
@@ -316,7 +342,7 @@ class Bench:
             if found:
                 self._runs.move_to_end(key)
         if found is None:
-            watched = _Watched(model, grid, len(pairs), lambda share: report(f"Running {name}", share), cancelled)
+            watched = _Watched(model, grid, len(pairs), lambda share: report(f"Running {name}", share), check)
             batch = 64 if model.image_size <= 64 else 8
             extraction = extract(watched, pairs, [k], grid=grid, batch_size=batch, progress=False)[k]
             found = Run(extraction, watched.kept())
@@ -348,11 +374,6 @@ def _shipped(name: str) -> AttentionMapProvider:
     return load_model(name if name in UNTRAINED else str(embedded_models()[name]))
 
 
-def _check(cancelled: Callable[[], bool]) -> None:
-    if cancelled():
-        raise Cancelled
-
-
 class _Watched:
     """A model that tells how far it is, stops when it should, and keeps the first of its logits."""
 
@@ -362,9 +383,9 @@ class _Watched:
         grid: tuple[int, int],
         num_pairs: int,
         report: Callable[[float], None],
-        cancelled: Callable[[], bool],
+        check: Check,
     ):
-        self._model, self._num_pairs, self._report, self._cancelled = model, num_pairs, report, cancelled
+        self._model, self._num_pairs, self._report, self._check = model, num_pairs, report, check
         self._grid, self._done, self._kept = grid, 0, []
         self._room = max(1, _KEPT_LOGITS // ((grid[0] * grid[1]) ** 2 * 4))  # pairs
 
@@ -372,7 +393,7 @@ class _Watched:
         return getattr(self._model, name)
 
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        _check(self._cancelled)
+        self._check()
         self._report(self._done / self._num_pairs)
         logits = self._model.logits(target, source)
         if self._done < self._room:
@@ -385,7 +406,8 @@ class _Watched:
         return np.concatenate(self._kept)
 
 
-def as_view(image: Image.Image) -> torch.Tensor:
-    """A picture as a view, uint8 (3, H, W), no longer than models look at."""
+def as_view(picture: np.ndarray) -> torch.Tensor:
+    """A picture, uint8 (H, W, 3), as a view, uint8 (3, H, W), no longer than models look at."""
+    image = Image.fromarray(picture)
     image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BICUBIC)
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)

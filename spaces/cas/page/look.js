@@ -89,7 +89,7 @@ function diamond(context, index) {
 // A grid of values from 0 to 1 as light of one colour over a dimmed view.
 function glow(context, view, values, colour, smooth) {
   context.save();
-  context.filter = 'grayscale(65%) brightness(55%)';
+  context.filter = 'grayscale(65%) brightness(65%)';
   context.drawImage(view, 0, 0, SIDE, SIDE);
   context.restore();
   const small = document.createElement('canvas');
@@ -119,7 +119,7 @@ function draw() {
     const context = canvas(model).getContext('2d');
     const start = patch * value.rows * value.columns;
     const heat = Array.from(chosenMaps().heat[model].subarray(start, start + value.rows * value.columns));
-    glow(context, views[1], heat.map((each) => (each / 255) ** 2.5), value.colours[model], true);
+    glow(context, views[1], heat.map((each) => (each / 255) ** 3.5), value.colours[model], true);
     for (const index of topOf(model, patch)) {
       if (shared.has(index)) {
         outline(context, index, value.colours[2], 4);

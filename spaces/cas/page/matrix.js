@@ -13,7 +13,7 @@ function load() {
   const value = props.value;
   table.replaceChildren();
   if (!value) return;
-  make('caption', value.caption, table);
+  element.querySelector('p').textContent = value.caption;
   const head = make('tr', '', make('thead', '', table));
   make('td', '', head);
   value.models.forEach((name) => { make('th', name, head).scope = 'col'; });
