@@ -35,7 +35,7 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
     for name, position_free in (("raw", False), ("free", True)):
         logits, sets = result.look(pair, position_free)
         least, most = logits.min(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True)
-        heat = (255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
+        heat = np.rint(255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
         chosen = unpack(sets, rows * columns)
         top = np.nonzero(chosen)[2].reshape(2, rows * columns, result.comparison.k).astype("<u2")
         maps[name] = {"heat": [_base64(each) for each in heat], "top": [_base64(each) for each in top]}
