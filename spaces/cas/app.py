@@ -90,6 +90,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                             label=f"Model {letter}",
                             info=where,
                             allow_custom_value=True,
+                            min_width=280,
                             elem_id=f"model-{letter.lower()}",
                         )
                         for letter, value in zip("AB", EXAMPLES["Two lives"], strict=True)
@@ -520,11 +521,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument("--open", action="store_true", help="open it in the browser")
     arguments = parser.parse_args(argv)
-    on_a_space = "SPACE_ID" in os.environ
-    host = arguments.host or ("0.0.0.0" if on_a_space else "127.0.0.1")
-    page = build(local=not on_a_space and host in ("127.0.0.1", "localhost", "::1"))
+    host = arguments.host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
+    page = build(local=opens_folders(host))
     launch(page, server_name=host, server_port=arguments.port, inbrowser=arguments.open)
     return 0
+
+
+def opens_folders(host: str) -> bool:
+    """Whether folders of this machine can be named as models: only where none but its owner can open the page."""
+    return "SPACE_ID" not in os.environ and host in ("127.0.0.1", "localhost", "::1")
 
 
 def launch(page: gr.Blocks, **settings: Any) -> Any:
