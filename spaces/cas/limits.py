@@ -37,6 +37,10 @@ class VisitorError(SingleLifeError):
     path of this machine, no trace and no token in it."""
 
 
+class Cancelled(VisitorError):
+    """The visitor has given up."""
+
+
 @dataclass(frozen=True)
 class Limits:
     """How much of this machine a visitor may take.
@@ -116,8 +120,8 @@ class Deadline:
         """
         if time.monotonic() >= self._end:
             raise VisitorError(
-                f"This takes longer than the {duration(self.seconds)} that a request may take here. Try fewer pairs or "
-                "a smaller model, or run it on your own machine with `singlelife demo`."
+                f"This takes longer than the {duration(self.seconds)} that a request may take here. Try fewer pairs "
+                "or a smaller model, or run it on your own machine with `singlelife demo`."
             )
 
 
@@ -131,8 +135,8 @@ def deadline(seconds: float) -> Iterator[Deadline]:
                 memory.check()
                 ...
 
-    Work runs in a thread, which Python cannot stop from outside: what bounds it are the calls of `check`, here and from
-    the callbacks `progress` and `cancelled` of `open_model`. A request so ends within one batch, one chunk of a
+    Work runs in a thread, which Python cannot stop from outside: what bounds it are the calls of `check`, here and
+    from the callbacks `progress` and `cancelled` of `open_model`. A request so ends within one batch, one chunk of a
     download or one loading of weights after its time. Nothing is kept outside the object that is yielded, so that it
     works across the steps of a generator, which gradio runs in different threads.
     """
