@@ -25,10 +25,10 @@ import matrix
 import pictures
 import reading
 import scoring
-from limits import Limits, visitor_message
+from limits import Cancelled, Limits, visitor_message
 from media import delete_upload, pairs_of_video, read_picture
 from models import embedded_models, search_models
-from scoring import Bench, Cancelled, Named, Result
+from scoring import Bench, Named, Result
 
 PAIRS = {
     "simulated": "64 simulated pairs",
@@ -537,6 +537,7 @@ def launch(page: gr.Blocks, **settings: Any) -> Any:
     theme = gr.themes.Default(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     ).set(  # text that can be read on its ground: 4.5 to 1 at least
+        color_accent="*primary_700",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",

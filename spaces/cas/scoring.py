@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from limits import Limits, VisitorError, deadline, memory_guard
+from limits import Cancelled, Limits, VisitorError, deadline, memory_guard
 from models import embedded_models, open_model
 from PIL import Image
 from reading import reading
@@ -45,10 +45,6 @@ _KEPT_FOR = 30 * 60.0  # seconds
 Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is
 Check = Callable[[], None]  # raises what should stop the work
 View = tuple[torch.Tensor, torch.Tensor]  # target and source, uint8 (3, H, W)
-
-
-class Cancelled(Exception):
-    """The visitor wants no result any more."""
 
 
 @dataclass(frozen=True)
@@ -239,11 +235,13 @@ class Bench:
             Cancelled: it said so.
             VisitorError, SingleLifeError: a model or the pairs cannot be used.
         """
+        if not (a.name and b.name):
+            raise VisitorError("Which two models? Name one of this page, or ORG/NAME on the Hub, for A and for B.")
         with deadline(self.limits.request_seconds) as clock, memory_guard(self.limits) as memory:
 
             def check() -> None:
                 if cancelled():
-                    raise Cancelled
+                    raise Cancelled("Cancelled.")
                 clock.check()
                 memory.check()
 

@@ -15,7 +15,7 @@ import pytest
 import reading
 import scoring
 import torch
-from limits import Limits, VisitorError
+from limits import Cancelled, Limits, VisitorError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
@@ -150,7 +150,7 @@ def test_the_verdict(bench, a: str, b: str, says: str):
 def test_cancel_stops_between_steps_and_keeps_nothing():
     bench = scoring.Bench(Limits())
     said = []
-    with pytest.raises(scoring.Cancelled):
+    with pytest.raises(Cancelled):
         bench.compare(
             scoring.Named("sim_1"),
             scoring.Named("sim_2"),
