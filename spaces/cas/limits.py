@@ -66,16 +66,16 @@ class Limits:
     parameters: int = 1_000_000_000
     weight_bytes: int = 4_200_000_000
     patches: int = 2_500
-    download_seconds: float = 600
-    stall_seconds: float = 15
+    download_seconds: float = 600.0
+    stall_seconds: float = 15.0
     cache_bytes: int = 20_000_000_000
     picture_bytes: int = 25_000_000
     picture_pixels: int = 50_000_000
-    video_bytes: int = 150_000_000
-    video_seconds: float = 120
+    video_bytes: int = 64_000_000
+    video_seconds: float = 120.0
     video_pixels: int = 3840 * 2160
     video_pairs: int = 32
-    request_seconds: float = 900
+    request_seconds: float = 900.0
     memory: int = 12_000_000_000
 
     @classmethod

@@ -55,14 +55,14 @@ def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
                     f"The picture has {width} x {height} px; here it may have {limits.picture_pixels / 1e6:.0f} "
                     "million pixels. Make it smaller and upload it again."
                 )
+            picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
             picture.load()
             upright = _rgb(ImageOps.exif_transpose(picture))
     except VisitorError:
         raise
     except UnidentifiedImageError as error:
         raise VisitorError("This is no picture that can be read: upload a JPEG, PNG or WebP file.") from error
-    except (OSError, ValueError, SyntaxError, TypeError, OverflowError, Image.DecompressionBombError) as error:
-        # Of many kinds, by what is wrong in a file.
+    except Exception as error:  # of many kinds, by what is wrong in a file
         raise VisitorError("The picture is damaged or cut off. Save it anew and upload it again.") from error
     scale = _SHORTER_SIDE / min(upright.size)
     if scale < 1:

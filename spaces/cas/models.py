@@ -116,7 +116,7 @@ def open_model(
 
 
 def search_models(text: str, limit: int = 10) -> list[str]:
-    """Hub ids of models that can be compared, for what has been typed so far: those of lives first, and only those for no text.
+    """Hub ids of models that can be compared, for what has been typed so far: lives first. For no text, lives alone.
 
     Empty where nothing is found, or the Hub does not answer within a few seconds; it is then left alone for a minute.
     Takes those seconds at most; the same words are looked up once a minute.
@@ -142,7 +142,7 @@ def _open(
         if revision:
             raise VisitorError(f"{name} comes with this page and has no revisions. Leave the revision empty.")
         return _load(Checkpoint(name, embedded[name], weights_among(_names(embedded[name]))), request, layers, method)
-    if local and Path(name).expanduser().is_dir():
+    if local and name and Path(name).expanduser().is_dir():
         return _load(find_checkpoint(name), request, layers, method)
     _check_name(name, revision, embedded, local)
 
@@ -239,7 +239,8 @@ def _check_files(remote: Remote, limits: Limits) -> tuple[str, ...]:
     if total > limits.weight_bytes or len(weights) > _MOST_PARTS:
         raise VisitorError(
             f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here they may be "
-            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. Take a smaller model, or run `singlelife cas` on your own machine."
+            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. Take a smaller model, or run "
+            "`singlelife cas` on your own machine."
         )
     said = remote.info.safetensors
     if said is not None and said.total > limits.parameters:

@@ -88,7 +88,7 @@ class Checkpoint:
             fields = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
             model_type, unsafe = fields.get("model_type"), next(_unsafe(fields), None)
         except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"{self.folder / CONFIG} cannot be read: {error}.") from error
+            raise CheckpointError(f"The {CONFIG} of {self.name} cannot be read: {error}.") from error
         if model_type is None:
             raise CheckpointError(f"The {CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
         if unsafe is not None:
