@@ -13,6 +13,8 @@ import os
 import queue
 import sys
 import threading
+import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -52,6 +54,7 @@ COLUMNS = {
 }
 AT_ONCE = 2  # comparisons; as many as the cores of a free Space
 PAIRS_OF_VIDEO = 8
+_MOMENT = 0.25  # seconds between two letters that are typed
 _CANCELLED = "Cancelled. Nothing was kept."
 
 
@@ -304,9 +307,17 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
 
         # What a visitor fills in.
 
+        typing = _Latest()
+
+        def searched(event: gr.KeyUpData, request: gr.Request) -> Any:
+            typed = (event.input_value or "").strip()
+            if len(typed) < 2 or typed in known or not typing.is_last(f"{request.session_hash} {event.target}"):
+                return gr.skip()
+            return gr.update(choices=list(dict.fromkeys([*known, *search_models(typed)])))
+
         for model in (model_a, model_b):
             model.key_up(
-                _searched, None, model, queue=False, show_progress="hidden", trigger_mode="always_last",
+                searched, None, model, queue=False, show_progress="hidden", trigger_mode="multiple",
                 api_visibility="private",
             )  # fmt: skip
 
@@ -419,6 +430,23 @@ class _Jobs:
         self.stop(request.session_hash)
 
 
+class _Latest:
+    """Who of those that come quickly one after the other is the last: so that the Hub is asked once for a word, and not
+    for each of its letters."""
+
+    def __init__(self) -> None:
+        self._count: OrderedDict[str, int] = OrderedDict()
+
+    def is_last(self, key: str) -> bool:
+        """Wait a moment, and say whether nobody else came under this key."""
+        mine = self._count[key] = self._count.get(key, 0) + 1
+        self._count.move_to_end(key)
+        while len(self._count) > 1000:
+            self._count.popitem(last=False)
+        time.sleep(_MOMENT)
+        return self._count.get(key) == mine
+
+
 def _stages(work: Callable[[scoring.Report], Any]) -> Iterator[Any]:
     """Do some work in a thread of its own: yields what it reports, then what it returns; raises what it raises."""
     told: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -488,13 +516,6 @@ def _rows(result: Result) -> list[list[Any]]:
     ]
 
 
-def _searched(event: gr.KeyUpData) -> Any:
-    typed = (event.input_value or "").strip()
-    known = [*embedded_models(), *scoring.UNTRAINED]
-    found = search_models(typed) if len(typed) >= 2 and typed not in known else []
-    return gr.update(choices=[*known, *(name for name in found if name not in known)])
-
-
 def _taken(path: str | None, limits: Limits) -> Any:
     """A picture as the bench takes it. The file that was uploaded is deleted."""
     if not path:
@@ -537,7 +558,6 @@ def launch(page: gr.Blocks, **settings: Any) -> Any:
     theme = gr.themes.Default(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
     ).set(  # text that can be read on its ground: 4.5 to 1 at least
-        color_accent="*primary_700",
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_info_text_color="*neutral_600",

@@ -39,6 +39,7 @@ class Browser:
     def open(self, query: str = "") -> None:
         """Open the page, and wait for its result."""
         self.driver.get("about:blank")
+        self.severe()  # that the page before was left while it was waiting for something
         self.driver.get(f"{self.url}/{query}")
         self.until(lambda: self.shown(".look-said") and self.one(".look-said").text, "the first result")
 
@@ -114,6 +115,5 @@ class Browser:
         return [self.picture(view) for view in ("0", "1")]
 
     def severe(self) -> list[str]:
-        """What the page complained of, but that it was left while it was waiting for something."""
-        entries = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        return [entry for entry in entries if "AbortError" not in entry]
+        """What the page complained of since it was opened."""
+        return [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]

@@ -33,7 +33,8 @@ class RunningSpace:
     pid: int
 
     def uploaded(self) -> list[Path]:
-        return [path for path in self.uploads.rglob("*") if path.is_file()]
+        """What visitors have sent that is still there. Gradio leaves empty files of uploads."""
+        return [path for path in self.uploads.rglob("*") if path.is_file() and path.stat().st_size]
 
 
 @pytest.fixture(scope="session")

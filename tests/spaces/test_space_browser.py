@@ -35,7 +35,6 @@ def window(space, tmp_path_factory) -> Iterator[Browser]:
 @pytest.fixture
 def browser(window: Browser) -> Iterator[Browser]:
     window.screen(1280, 1600)
-    window.severe()
     yield window
     assert window.severe() == []
 
@@ -99,6 +98,7 @@ def test_what_is_wrong_is_said(browser, models):
     browser.open()
     browser.type_model("b", "lives/nothing-here")
     browser.compare()
+    browser.until(lambda: browser.shown("#status [role=alert]"), "message")
     assert "lives/nothing-here" in browser.one("#status [role=alert]").text
     browser.until(lambda: browser.one("#compare").is_enabled(), "button to try again")
 
