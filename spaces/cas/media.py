@@ -24,12 +24,13 @@ _SHORTER_SIDE = 1024  # pixels of a picture that is kept; no model here takes mo
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
 _FRAME_SIDE = 512  # pixels, the shorter, of a frame that is kept
-_TICKS = 4.0  # Hz at which frames are looked at, at least
+_TICKS = 10.0  # Hz at which frames are looked at, at least
 _MOST_TICKS = 30.0
 _MOST_FRAMES_A_SECOND = 240
 _NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4, mov, webm, mkv or avi file."
 
 log = logging.getLogger("singlelife.space")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
 
 
 def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
@@ -47,13 +48,12 @@ def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
     limits = limits or Limits()
     _check_size(path, limits.picture_bytes, "picture")
     try:
-        with warnings.catch_warnings(), Image.open(path, formats=_PICTURES) as picture:
-            warnings.simplefilter("ignore")  # the pixels are counted here
+        with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height > limits.picture_pixels:
                 raise VisitorError(
-                    f"The picture has {width} x {height} px; here it may have {limits.picture_pixels / 1e6:.0f} "
-                    "million pixels. Make it smaller and upload it again."
+                    f"The picture has {width} x {height} px, more than the {limits.picture_pixels / 1e6:.0f} "
+                    "million pixels that it may have here. Make it smaller and upload it again."
                 )
             picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
             picture.load()
@@ -62,6 +62,11 @@ def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
         raise
     except UnidentifiedImageError as error:
         raise VisitorError("This is no picture that can be read: upload a JPEG, PNG or WebP file.") from error
+    except Image.DecompressionBombError as error:
+        raise VisitorError(
+            f"The picture has more than the {limits.picture_pixels / 1e6:.0f} million pixels that it may have here. "
+            "Make it smaller and upload it again."
+        ) from error
     except Exception as error:  # of many kinds, by what is wrong in a file
         raise VisitorError("The picture is damaged or cut off. Save it anew and upload it again.") from error
     scale = _SHORTER_SIDE / min(upright.size)

@@ -116,6 +116,9 @@ class VideoReader:
             self._container.close()
             raise LifeError(f"{self.path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise LifeError(f"{self.path}: its frames are coded in a way that is not known here, or it is damaged.")
         if codecs is not None and (codec := self._stream.codec_context.name) not in codecs:
             self._container.close()
             raise LifeError(f"{self.path}: its frames are coded as {codec}, not as {', '.join(codecs)}.")
