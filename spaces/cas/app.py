@@ -313,7 +313,8 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
             typed = (event.input_value or "").strip()
             if len(typed) < 2 or typed in known or not typing.is_last(f"{request.session_hash} {event.target}"):
                 return gr.skip()
-            return gr.update(choices=list(dict.fromkeys([*known, *search_models(typed)])))
+            found = [name for name in search_models(typed) if name not in known]
+            return gr.update(choices=[*known, *found]) if found else gr.skip()
 
         for model in (model_a, model_b):
             model.key_up(

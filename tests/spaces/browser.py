@@ -98,12 +98,13 @@ class Browser:
     def compare(self) -> None:
         """Press Compare, and wait until it is done."""
         self.run(
-            "window.told = 0; new MutationObserver(() => { window.told += 1; })"
-            ".observe(document.querySelector('#status'), {subtree: true, childList: true, characterData: true})"
+            "window.began = false; const status = document.querySelector('#status');"
+            "new MutationObserver(() => { window.began ||= Boolean(status.querySelector('.stage')); })"
+            ".observe(status, {subtree: true, childList: true, characterData: true})"
         )
         self.click("#compare")
         self.until(
-            lambda: self.run("return window.told") and not self.shown(".stage") and self.one("#compare").is_enabled(),
+            lambda: self.run("return window.began") and not self.shown(".stage") and self.one("#compare").is_enabled(),
             "end of the comparison",
         )
 
