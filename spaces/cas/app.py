@@ -18,11 +18,14 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
-import gradio as gr
+from singlelife.cpu import settle_cpu
 
+settle_cpu()
 sys.path.insert(0, str(Path(__file__).parent))  # so that the page also starts as a file that is imported
 
+import gradio as gr
 import matrix
 import pictures
 import reading
@@ -82,6 +85,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         target_view, source_view = (gr.State(time_to_live=1800) for _ in range(2))
         clip = gr.State(time_to_live=1800, delete_callback=_delete)  # the path of a video that was not read yet
         clip_pairs = gr.State(time_to_live=1800)
+        ticket = gr.State()  # of the comparison that runs
 
         with gr.Tabs() as tabs:
             with gr.Tab("Compare", id="compare"):
@@ -178,19 +182,23 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
 
         # The comparison that a visitor asks for.
 
-        def begin() -> dict[Any, Any]:
-            return {compare: gr.update(interactive=False), cancel: gr.update(visible=True)}
+        def begin(request: gr.Request) -> dict[Any, Any]:
+            return {
+                ticket: jobs.start(request.session_hash),
+                compare: gr.update(interactive=False),
+                cancel: gr.update(visible=True),
+                status: reading.stage_html("Waiting for a free place", None),
+            }
 
         def end() -> dict[Any, Any]:
             return {compare: gr.update(interactive=True), cancel: gr.update(visible=False)}
 
         def run(
-            a: str, b: str, ra: str, rb: str, of: str, k: float, first: Any, second: Any, film: Any, drawn: Any,
-            gap: float, request: gr.Request,
+            ticket: str, a: str, b: str, ra: str, rb: str, of: str, k: float, first: Any, second: Any, film: Any,
+            drawn: Any, gap: float,
         ) -> Iterator[dict[Any, Any]]:  # fmt: skip
-            stop = jobs.start(request.session_hash)
+            stop = jobs.stop_of(ticket)
             models = Named((a or "").strip(), (ra or "").strip()), Named((b or "").strip(), (rb or "").strip())
-            yield begin() | {status: reading.stage_html("Starting", None)}
 
             def work(report: scoring.Report) -> tuple[str, Result, Any]:
                 if of in scoring.BUILT_IN_PAIRS and bench.is_example(*models):
@@ -219,44 +227,49 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 return bench.keep(result), result, own
 
             try:
-                for what in _stages(work):
+                for what in _stages(work, stop):
                     if isinstance(what, tuple) and isinstance(what[1], Result):
                         name, result, own = what
                         new = {clip: None, clip_pairs: own, video: None} if own else {}
                         yield shown(name, result) | new | end()
                     else:
                         yield {status: reading.stage_html(*what)}
-            except Cancelled:
-                yield end() | {status: reading.note_html(_CANCELLED)}
+            except Cancelled:  # which Cancel has told already; the next comparison may be on its way
+                yield {status: gr.skip()}
             except Exception as error:
-                if stop.is_set():  # whatever the work said on its way out
-                    yield end() | {status: reading.note_html(_CANCELLED)}
-                    return
                 message = visitor_message(error)
                 gr.Warning(message, title="Not compared")
                 yield end() | {status: reading.note_html(message, alert=True)}
             finally:
                 stop.set()
 
-        asked = compare.click(
+        compare.click(
+            begin, None, [ticket, compare, cancel, status], queue=False, show_progress="hidden",
+            api_visibility="private",
+        ).then(
             run,
-            [*choice, target_view, source_view, clip, clip_pairs, gap],
+            [ticket, *choice, target_view, source_view, clip, clip_pairs, gap],
             [*result_parts, compare, cancel, clip, clip_pairs, video],
             concurrency_limit=AT_ONCE,
             concurrency_id="compare",
+            trigger_mode="multiple",  # one that was cancelled while it waited may still be waiting
             show_progress="hidden",
             api_visibility="private",
-        )
+        )  # fmt: skip
 
         def stop_running(request: gr.Request) -> dict[Any, Any]:
             jobs.stop(request.session_hash)
             return end() | {status: reading.note_html(_CANCELLED)}
 
         cancel.click(
-            stop_running, None, [status, compare, cancel], cancels=[asked], queue=False, show_progress="hidden",
+            stop_running, None, [status, compare, cancel], queue=False, show_progress="hidden",
             api_visibility="private",
         )  # fmt: skip
-        page.unload(jobs.stop_of_request)
+
+        def leave(request: gr.Request) -> None:
+            jobs.stop(request.session_hash)
+
+        page.unload(leave)
 
         # What is there at once: examples, links and cells of the matrix.
 
@@ -335,7 +348,14 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         video.upload(lambda path: path, video, clip, show_progress="hidden", api_visibility="private")
 
         _add_api(bench)
+    threading.Thread(target=_prepare, args=(bench,), daemon=True).start()
     return page
+
+
+def _prepare(bench: Bench) -> None:
+    """Compute the examples while nobody is here yet, so that they are there at once."""
+    for a, b in EXAMPLES.values():
+        bench.example(a, b)
 
 
 def _add_api(bench: Bench) -> None:
@@ -408,32 +428,40 @@ def _add_api(bench: Bench) -> None:
 
 
 class _Jobs:
-    """What each visitor's page is running: one comparison, which its Cancel stops."""
+    """What each visitor's page is running or waiting for: one comparison, which its Cancel stops."""
 
     def __init__(self) -> None:
-        self._stops: dict[str, threading.Event] = {}
+        self._of_session: dict[str, threading.Event] = {}
+        self._of_ticket: dict[str, threading.Event] = {}  # until it runs
         self._lock = threading.Lock()
 
-    def start(self, session: str | None) -> threading.Event:
+    def start(self, session: str | None) -> str:
+        """A ticket for a comparison. One that the session has already is stopped."""
         self.stop(session)
-        stop = threading.Event()
+        ticket, stop = uuid4().hex, threading.Event()
         with self._lock:
-            self._stops[session or ""] = stop
-        return stop
+            self._of_session[session or ""] = self._of_ticket[ticket] = stop
+        return ticket
 
     def stop(self, session: str | None) -> None:
         with self._lock:
-            stop = self._stops.pop(session or "", None)
+            stop = self._of_session.pop(session or "", None)
         if stop:
             stop.set()
 
-    def stop_of_request(self, request: gr.Request) -> None:
-        self.stop(request.session_hash)
+    def stop_of(self, ticket: str) -> threading.Event:
+        """What tells the comparison of a ticket to stop. It is handed out once."""
+        with self._lock:
+            found = self._of_ticket.pop(ticket, None)
+        if found is None:
+            found = threading.Event()
+            found.set()
+        return found
 
 
 class _Latest:
-    """Who of those that come quickly one after the other is the last: so that the Hub is asked once for a word, and not
-    for each of its letters."""
+    """Who of those that come quickly one after the other is the last: so that the Hub is asked once for a word, and
+    not for each of its letters."""
 
     def __init__(self) -> None:
         self._count: OrderedDict[str, int] = OrderedDict()
@@ -448,8 +476,15 @@ class _Latest:
         return self._count.get(key) == mine
 
 
-def _stages(work: Callable[[scoring.Report], Any]) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, then what it returns; raises what it raises."""
+def _stages(work: Callable[[scoring.Report], Any], stop: threading.Event) -> Iterator[Any]:
+    """Do some work in a thread of its own: yields what it reports, then what it returns; raises what it raises.
+
+    Once it is to stop it is not waited for: it ends by itself at its next step, or when the Hub has been silent for
+    too long.
+
+    Raises:
+        Cancelled: it is to stop.
+    """
     told: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def run() -> None:
@@ -458,14 +493,19 @@ def _stages(work: Callable[[scoring.Report], Any]) -> Iterator[Any]:
         except BaseException as error:
             told.put(("failed", error))
 
-    threading.Thread(target=run, daemon=True).start()
-    while True:
-        kind, value = told.get()
+    if not stop.is_set():
+        threading.Thread(target=run, daemon=True).start()
+    while not stop.is_set():
+        try:
+            kind, value = told.get(timeout=0.1)
+        except queue.Empty:
+            continue
         if kind == "failed":
             raise value
         yield value
         if kind == "done":
             return
+    raise Cancelled(_CANCELLED)
 
 
 def _element(name: str, **settings: Any) -> gr.HTML:

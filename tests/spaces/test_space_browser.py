@@ -13,6 +13,7 @@ from PIL import Image
 
 from singlelife.cli import main
 
+from ..hub_server import Break
 from .browser import CHROMIUM, DRIVER, Browser
 
 SPACE = Path(__file__).parents[2] / "spaces" / "cas"
@@ -101,6 +102,21 @@ def test_what_is_wrong_is_said(browser, models):
     browser.until(lambda: browser.shown("#status [role=alert]"), "message")
     assert "lives/nothing-here" in browser.one("#status [role=alert]").text
     browser.until(lambda: browser.one("#compare").is_enabled(), "button to try again")
+
+
+def test_cancel(browser, hub, models):
+    browser.open()
+    hub.breaks.append(Break("GET", ".safetensors", after=1_000_000, silent=20, times=50))  # the Hub falls silent
+    browser.type_model("a", models[0])
+    browser.type_model("b", models[1])
+    browser.click("#compare")
+    browser.until(lambda: "Downloading" in browser.one("#status").text, "download")
+    browser.click("#cancel")
+    browser.until(lambda: "Cancelled" in browser.one("#status").text, "word that it is cancelled", seconds=5)
+    assert not browser.shown("#cancel")
+    hub.breaks.clear()
+    browser.compare()  # the next comparison is as good as any
+    browser.until(lambda: models[0] in browser.one("#score dl").text, "result")
 
 
 def test_a_patch_shows_where_both_look(browser):
