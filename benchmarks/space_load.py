@@ -108,6 +108,7 @@ def start(folder: Path, cores: int) -> tuple[subprocess.Popen, str, float]:
 def wait_for_examples(url: str) -> None:
     """The app computes its examples when it has started; visitors come after that."""
     browser = Visitor(url)
+    browser.open()
     for step in range(len(browser.events)):
         browser.see(step)
 
@@ -118,6 +119,10 @@ class Visitor:
     def __init__(self, url: str):
         self.http = httpx.Client(base_url=url, timeout=300)
         self.session = uuid4().hex[:10]
+        self.events: list[int] = []
+
+    def open(self) -> None:
+        """Load the page."""
         self.http.get("/").raise_for_status()
         config = self.http.get("/config").json()
         buttons = {
@@ -155,10 +160,10 @@ def visit(url: str, count: int, folder: Path) -> tuple[dict[str, list[float]], l
     def one(number: int) -> None:
         try:
             pictures = [picture(folder / f"{number}-{view}.png", 2 * number + view) for view in range(2)]
-            client = Client(url, verbose=False)
+            client, browser = Client(url, verbose=False), Visitor(url)
             together.wait()
             begun = time.monotonic()
-            browser = Visitor(url)
+            browser.open()
             browser.see(0)
             waits[_STEPS[0]].append(time.monotonic() - begun)
             begun = time.monotonic()

@@ -16,6 +16,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -166,19 +167,22 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         result_parts = [status, score, look, strip, table, token]
         choice = [model_a, model_b, revision_a, revision_b, pairs, k]
 
-        def shown(
-            name: str, result: Result, pair: int | None = None, patch: int | None = None, note: str = ""
-        ) -> dict[Any, Any]:
-            """What the page shows of a result."""
+        def told(name: str, result: Result, pair: int | None, patch: int | None) -> dict[Any, Any]:
             pair = pictures.telling_pair(result) if pair is None else pair
             return {
-                status: reading.note_html(note) if note else "",
+                status: "",
                 score: reading.score_html(result, pictures.card(result, pair)),
                 look: pictures.look(result, pair, _query(result), patch),
                 strip: pictures.strip(result, pair),
                 table: _rows(result),
                 token: name,
             }
+
+        told_of_examples = lru_cache(maxsize=32)(told)
+
+        def shown(name: str, result: Result, pair: int | None = None, patch: int | None = None) -> dict[Any, Any]:
+            """What the page shows of a result. Of examples, which many visitors see, it is kept."""
+            return (told_of_examples if bench.is_of_all(name) else told)(name, result, pair, patch)
 
         # The comparison that a visitor asks for.
 
@@ -348,14 +352,13 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         video.upload(lambda path: path, video, clip, show_progress="hidden", api_visibility="private")
 
         _add_api(bench)
-    threading.Thread(target=_prepare, args=(bench,), daemon=True).start()
+
+        def prepare() -> None:
+            for a, b in EXAMPLES.values():
+                shown(*bench.example(a, b))
+
+    threading.Thread(target=prepare, daemon=True).start()  # while nobody is here yet, so that they are there at once
     return page
-
-
-def _prepare(bench: Bench) -> None:
-    """Compute the examples while nobody is here yet, so that they are there at once."""
-    for a, b in EXAMPLES.values():
-        bench.example(a, b)
 
 
 def _add_api(bench: Bench) -> None:

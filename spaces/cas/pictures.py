@@ -131,7 +131,7 @@ def card(result: Result, pair: int = 0) -> bytes:
     )  # fmt: skip
     _draw_matches(image, result, pair)
     content = io.BytesIO()
-    image.save(content, "PNG", optimize=True)
+    image.quantize(128).save(content, "PNG")
     return content.getvalue()
 
 

@@ -296,13 +296,18 @@ class Bench:
         """The result of a name, if it is still here."""
         with self._lock:
             since, found = self._results.get(token or "", (0.0, None))
-            return found if time.monotonic() - since < _KEPT_FOR or "|" in (token or "") else None
+            return found if self.is_of_all(token) or time.monotonic() - since < _KEPT_FOR else None
 
     def forget(self, token: str | None) -> None:
         """Drop a result of a visitor's own pairs."""
         with self._lock:
-            if token and "|" not in token:
+            if token and not self.is_of_all(token):
                 self._results.pop(token, None)
+
+    @staticmethod
+    def is_of_all(token: str | None) -> bool:
+        """Whether a result is an example, which shows nothing of any visitor."""
+        return "|" in (token or "")
 
     def _keep(self, token: str, result: Result) -> None:
         with self._lock:
