@@ -28,8 +28,8 @@ from tqdm import tqdm
 from singlelife.commands.options import positive
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.optimization import parameter_groups
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
-from singlelife.pretraining.optimization import parameter_groups
 from singlelife.pretraining.run_folder import RunFolder
 
 _WISH = 0.02  # of the time, at most

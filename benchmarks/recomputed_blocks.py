@@ -26,7 +26,8 @@ from tqdm import tqdm
 from singlelife.commands.options import positive
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
-from singlelife.pretraining.optimization import parameter_groups, recompute
+from singlelife.optimization import parameter_groups
+from singlelife.pretraining.optimizer import recompute
 from singlelife.units import in_bytes
 
 _CHOICES = ("none", "encoder", "decoder", "all")

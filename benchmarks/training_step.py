@@ -9,8 +9,8 @@ training does with a batch on the device: forward, backward, clipping of the gra
 those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
 two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
 
-The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, in float32 or under the same
-autocast.
+The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, under the same autocast, and
+in float32 beside it: that is what one gets who neither chooses a number format nor an implementation.
 
 Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and the medians are
 compared. There is a row for each batch size and number of threads.
@@ -38,7 +38,7 @@ from singlelife.commands.options import positive
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.croco.flops import training_flops_per_pair
-from singlelife.pretraining.optimization import parameter_groups
+from singlelife.optimization import parameter_groups
 
 _PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 _WARM_UP_ROUNDS = 2
@@ -77,9 +77,13 @@ def measure(config: CroCoConfig, batch_size: int, threads: int, arguments: argpa
     functions = {
         "step": training_step(config, batch_size, dtype, device),
         "plain": plain_step(config, batch_size, dtype, device),
+        "plain_float32": plain_step(config, batch_size, torch.float32, device),
         "product": matrix_product(side, dtype, device),
     }
+    if dtype is torch.float32:
+        del functions["plain_float32"]  # the same
     taken = interleave(functions, arguments.rounds, device)
+    plain_float32 = taken.get("plain_float32", taken["plain"])
     achieved = training_flops_per_pair(config) * batch_size / taken["step"]
     peak = 2 * side**3 / taken["product"]
     return {
@@ -88,6 +92,8 @@ def measure(config: CroCoConfig, batch_size: int, threads: int, arguments: argpa
         "step_seconds": taken["step"],
         "plain_step_seconds": taken["plain"],
         "times_plain": taken["plain"] / taken["step"],
+        "plain_float32_step_seconds": plain_float32,
+        "times_plain_float32": plain_float32 / taken["step"],
         "pairs_per_second": batch_size / taken["step"],
         "model_flops_per_second": achieved,
         "peak_flops_per_second": peak,
@@ -205,6 +211,7 @@ def table(results: dict[str, Any]) -> str:
         "GFLOP/s": lambda row: f"{row['model_flops_per_second'] / 1e9:.1f}",
         "of the peak": lambda row: f"{row['model_flops_utilization']:.2f}",
         "times plain": lambda row: f"{row['times_plain']:.2f}",
+        "plain fp32": lambda row: f"{row['times_plain_float32']:.2f}",
     }
     lines = [title, "".join(f"{name:>13}" for name in columns)]
     lines += ["".join(f"{column(row):>13}" for column in columns.values()) for row in results["rows"]]

@@ -59,6 +59,7 @@ class Limits:
         video_bytes, video_seconds: of a video that is uploaded.
         video_pixels: of a frame of it, width times height.
         video_pairs: of pairs that are drawn from it.
+        video_work_seconds: for which it may be decoded.
         request_seconds: for one request, from its start.
         memory: bytes that this process may hold in RAM while it works for visitors.
     """
@@ -75,6 +76,7 @@ class Limits:
     video_seconds: float = 120.0
     video_pixels: int = 3840 * 2160
     video_pairs: int = 32
+    video_work_seconds: float = 120.0
     request_seconds: float = 900.0
     memory: int = 12_000_000_000
 
@@ -199,11 +201,12 @@ def memory_guard(limits: Limits) -> Iterator[MemoryGuard]:
 def visitor_message(error: BaseException) -> str:
     """What to tell a visitor of any error.
 
-    Errors that a user can act on are told, without paths, folders of this machine and tokens. Of any other, which is a
-    defect of ours, there is a reference number, under which the log has its traceback.
+    A VisitorError is told as it is, with what the visitor typed in it. Other errors that a user can act on are told
+    without paths and folders of this machine. No message has a token. Of any other error, which is a defect of ours,
+    there is a reference number, under which the log has its traceback.
     """
     if isinstance(error, VisitorError):
-        return _without_secrets(str(error))
+        return _in_a_line(_without_tokens(str(error)))
     if isinstance(error, SingleLifeError):
         log.info("Told a visitor: %s", _without_tokens(str(error)))
         return _without_secrets(str(error))
@@ -225,7 +228,10 @@ def _without_secrets(message: str) -> str:
     here.add(Path(tempfile.gettempdir()))
     for folder in sorted((str(each) for each in here if len(each.parts) > 1), key=len, reverse=True):
         message = re.sub(re.escape(folder) + r"(?:/[^\s'\",;:)\]]*)?", "a file here", message)
-    message = _PATH.sub("a file here", message)
+    return _in_a_line(_PATH.sub("a file here", message))
+
+
+def _in_a_line(message: str) -> str:
     message = " ".join(message.split())
     return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
 

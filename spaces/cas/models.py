@@ -52,11 +52,14 @@ _LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a bil
 _MOST_PARTS = 50  # files of weights
 _MOST_LAYERS = 256
 _MOST_OTHER_TOKENS = 64  # registers
+_LONGEST_SIDE = 4096  # pixels that an image processor may resize to
 _LARGEST_FIELD = 10**6  # of any number in a config: what is above makes no layer
+_SIZES = ("size", "crop_size", "pad_size")  # of an image processor
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
+_TOLD_EVERY = 0.2  # seconds, of a download
 _SEARCH_SECONDS = 3.0
 _SEARCH_KEPT = 60.0  # seconds for which the Hub is not asked the same again, or anything if it did not answer
 
@@ -105,7 +108,7 @@ def open_model(
     except VisitorError:
         raise
     except SingleLifeError as error:
-        raise VisitorError(visitor_message(error)) from error
+        raise VisitorError(str(error) if local else visitor_message(error)) from error  # the owner knows the paths
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, RecursionError) as error:
         # From deep in the code of an architecture, whose config says what it should not.
         log.info("A model could not be opened", exc_info=error)
@@ -167,9 +170,14 @@ def _open(
             remote.download(file, folder / file, partial(told, total, before))
             before += remote.sizes[file]
 
+    last_told = -math.inf
+
     def told(total: int, before: int, got: int) -> None:
-        got += before
-        request.tell(f"Downloading {shown}: {in_bytes(got)} of {in_bytes(total)}", got / max(1, total))
+        nonlocal last_told
+        got, now = got + before, time.monotonic()
+        if got == total or now - last_told > _TOLD_EVERY:
+            last_told = now
+            request.tell(f"Downloading {shown}: {in_bytes(got)} of {in_bytes(total)}", got / total)
 
     def wait() -> None:
         request.tell(f"Waiting for {shown}, which another visitor is opening")
@@ -269,6 +277,11 @@ def _inspect(checkpoint: Checkpoint, request: Request, method: str | None) -> in
     if grid[0] * grid[1] > limits.patches:
         raise VisitorError(
             f"{checkpoint.name} cuts a view into {grid[0]} x {grid[1]} patches; here it may be {limits.patches}."
+        )
+    sides = [each for name in _SIZES for each in dict(getattr(plan.processor, name, None) or {}).values()]
+    if any(isinstance(side, int | float) and side > _LONGEST_SIDE for side in sides):
+        raise VisitorError(
+            f"The image processor of {checkpoint.name} makes views of over {_LONGEST_SIDE} px. Take another model."
         )
     with _one_at_a_time(request), torch.device("meta"):
         model = AutoModel.from_config(config)

@@ -57,6 +57,25 @@ def test_independent_features_score_chance_even_where_they_are_wider_than_there_
     assert found[0].mutual_knn_chance == 10 / 39
 
 
+def test_intervals_hold_the_value_of_many_more_images():
+    """About 95 times in 100; the truth is taken from 4,000 images."""
+    weights, noise = rotation(7), 0.7
+
+    def pair(seed, images):
+        x = features(seed, images)
+        return [x, x @ weights + noise * features(seed + 1, images)]
+
+    truth = cka(*pair(0, 4000))
+    held = 0
+    for seed in range(100, 140):
+        found = contrast(pair(seed, 100))
+        held += abs(found.cka[0, 1] - truth) <= found.spread["cka"][0, 1]
+        assert found.spread["cka"][0, 0] == pytest.approx(0, abs=1e-9)
+        assert 0 < found.spread["mutual_knn"][0, 1] < 0.2 and 0 < found.spread["rsa"][0, 1] < 0.2
+    assert held >= 34
+    assert np.isnan(contrast(pair(0, 79)).spread["rsa"]).all()
+
+
 def test_cka_is_the_unbiased_estimate_written_out():
     """Against the formula of Song et al. (2012), term by term."""
     x, y = features(0, 9, 3), features(1, 9, 4)

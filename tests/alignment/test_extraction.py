@@ -1,5 +1,7 @@
 """One pass over a model: the sets are those of the definition, whatever the batches, the memory and the precision."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,11 +15,13 @@ from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
     agreement,
+    attention_shares,
     chance,
     extract,
     extract_heads,
     find_sinks,
     position_agreement,
+    salience,
     truth,
     truth_counts,
 )
@@ -161,6 +165,30 @@ def test_true_matches_are_found_in_every_direction():
         summary = truth(found, true_match.numpy(), "raw")
         assert summary.matches == pytest.approx(counts[:, 1].sum() / counts[:, 0].sum())
     assert truth(found, np.full((20, 9), -1), "raw") is None
+
+
+@given(seeds, st.sampled_from(VARIANTS), st.integers(1, 4))
+def test_salience_is_the_score_when_the_target_patches_of_a_model_are_exchanged(seed, variant, k):
+    """The mean over all rotations of the rows is that over all exchanges: each row meets each other one as often."""
+    grid, pairs = (2, 3), numbered_pairs(5)
+    a, b = (extract(Given("g", random_logits(5, grid, seed + each), grid), pairs, [k], **quiet)[k] for each in (0, 1))
+    by_rotation = [
+        agreement(a, replace(b, **{variant: np.roll(getattr(b, variant), shift, axis=1)}), variant)
+        for shift in range(6)
+    ]
+    found = salience(attention_shares(a, variant), attention_shares(b, variant), k)
+    np.testing.assert_allclose(found, np.mean(by_rotation, axis=0))
+
+
+def test_models_that_look_at_the_same_patches_from_everywhere_agree_by_salience_alone():
+    """And those that match, each patch with another one, agree for no such reason."""
+    grid, pairs, count = (3, 4), numbered_pairs(8), 12
+    bright = torch.rand(8, 1, count, generator=torch.Generator().manual_seed(0)).expand(8, count, count)
+    matched = torch.stack([torch.eye(count)[torch.randperm(count)] for _ in range(8)])
+    for logits, expected in ((bright, 1.0), (matched, 1 / count)):
+        found = compare(Given("a", logits, grid), Given("b", 2 * logits, grid), pairs, k=1, **quiet)
+        assert found.raw.cas == 1
+        assert found.raw_salience.cas == pytest.approx(expected)
 
 
 def with_sinks(logits: torch.Tensor, columns: list[int]) -> torch.Tensor:

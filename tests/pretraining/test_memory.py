@@ -17,7 +17,7 @@ from singlelife.pretraining.memory import (
     run_memory,
     training_memory,
 )
-from singlelife.pretraining.optimization import recompute
+from singlelife.pretraining.optimizer import recompute
 
 
 def preset(name: str, **changes: object) -> CroCoForPreTraining:

@@ -16,7 +16,7 @@ from transformers import AutoModel, AutoModelForPreTraining
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
 from singlelife.pretraining.arguments import parse_arguments
-from singlelife.pretraining.optimization import recompute
+from singlelife.pretraining.optimizer import recompute
 from singlelife.pretraining.pretrain import pretrain
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
@@ -231,7 +231,7 @@ def test_a_run_that_does_not_validate_has_no_best(tmp_path: Path, command, capsy
 
 
 def test_adamw_is_one_kernel_here(one_process: Path, command):
-    from singlelife.pretraining.optimization import create_optimizer
+    from singlelife.pretraining.optimizer import create_optimizer
 
     train = parse_arguments(command(one_process)).train
     with warnings.catch_warnings():

@@ -2,8 +2,11 @@
 
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -158,3 +161,25 @@ def test_the_wheel_has_the_space_where_it_is_looked_for():
     included = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert included["spaces/cas"] == "singlelife/spaces/cas"
     assert space_folder() == SPACE
+
+
+@pytest.mark.skipif(not (SPACE / "app.py").is_file(), reason="the page itself is not here")
+def test_the_demo_serves_the_page_until_it_is_interrupted(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "singlelife.cli", "demo", "--no-browser", "--port", str(port)]
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "SINGLELIFE_CACHE": str(tmp_path)}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert page.status == 200
+        second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2 and "The page cannot be started" in second.stderr
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) in (0, 130)
+    finally:
+        process.kill()

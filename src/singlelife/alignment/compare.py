@@ -17,11 +17,13 @@ from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
     agreement,
+    attention_shares,
     chance,
     check_ks,
     extract,
     extract_heads,
     position_agreement,
+    salience,
     truth,
 )
 from singlelife.alignment.pair_sets import PairSet
@@ -95,6 +97,7 @@ class Comparison:
         direction: one of `extraction.DIRECTIONS`.
         sinks: `"keep"` or `"mask"`.
         raw, position_free: the scores.
+        raw_salience, position_free_salience: what they would be by salient patches alone, see `extraction.salience`.
         raw_readings, position_free_readings: one for each model.
         model_sinks: one for each model, whether they were masked or not.
         curve: the scores at every k that was asked for, ascending.
@@ -116,6 +119,8 @@ class Comparison:
     sinks: str
     raw: Score
     position_free: Score
+    raw_salience: Score
+    position_free_salience: Score
     raw_readings: tuple[ModelReading, ModelReading]
     position_free_readings: tuple[ModelReading, ModelReading]
     model_sinks: tuple[Sinks, Sinks]
@@ -206,7 +211,8 @@ class Comparison:
         sentence = (
             f"A and B agree on {self.raw.cas:.0%} of matches; {self.raw.chance:.0%} would be chance, and the less "
             f"place-bound of them agrees with mere position on {position:.0%}. Without each model's habits of place "
-            f"they agree on {self.position_free.cas:.0%}."
+            f"they agree on {self.position_free.cas:.0%}; looking at the same salient patches, from wherever, "
+            f"would give {self.position_free_salience.cas:.0%}."
         )
         truths = [reading.truth for reading in self.position_free_readings]
         large_shifts = [truth.large_shifts for truth in truths if truth and truth.large_shifts is not None]
@@ -221,6 +227,7 @@ class Comparison:
             ("CAS of A and B", self.raw.cas, self.position_free.cas),
             ("  95% interval", _interval(self.raw), _interval(self.position_free)),
             ("  adjusted for chance", self.raw.adjusted, self.position_free.adjusted),
+            ("  by salient patches alone", self.raw_salience.cas, self.position_free_salience.cas),
         ]
         for letter, reading in zip("AB", self.raw_readings, strict=True):
             rows.append((f"{letter} against the position map", reading.position and reading.position.cas, None))
@@ -358,6 +365,14 @@ def compare_extractions(
 
         return reading(first), reading(second)
 
+    by_salience = [
+        score(
+            salience(attention_shares(found[0], variant), attention_shares(found[1], variant), ks[0]),
+            main.raw.chance,
+            seed,
+        )
+        for variant in VARIANTS
+    ]
     return Comparison(
         models=(first.model, second.model),
         revisions=(first.revision, second.revision),
@@ -372,6 +387,8 @@ def compare_extractions(
         sinks="mask" if first.masked else "keep",
         raw=main.raw,
         position_free=main.position_free,
+        raw_salience=by_salience[0],
+        position_free_salience=by_salience[1],
         raw_readings=readings("raw"),
         position_free_readings=readings("position_free"),
         model_sinks=(_sinks(first), _sinks(second)),

@@ -27,6 +27,8 @@ from singlelife.files import written_aside
 MEASURES = ("cka", "mutual_knn", "rsa")
 NEIGHBOURS = 10
 _FEWEST_IMAGES = 4  # debiased CKA takes so many
+_BLOCKS = 20  # of the jackknife
+_T_OF_BLOCKS = 2.093  # 97.5% quantile of Student's t of 19 degrees of freedom
 _SAME = 1e-6  # of the largest value: the rounding of float32, after a few sums
 _FORMAT = 1  # raised whenever the same model would give other vectors
 
@@ -40,6 +42,9 @@ class Contrast:
         neighbours: k of the nearest neighbours.
         mutual_knn_chance: what independent features would score; that of the other two is 0.
         cka, mutual_knn, rsa: see the functions of these names. NaN with a model whose vectors are all the same.
+        spread: half the width of the 95% interval of each measure, by its name. It is a delete-a-group jackknife's, of
+            20 groups of images that follow each other, since neighbours are alike; a bootstrap would draw an image
+            twice, which is then its own nearest neighbour. NaN with fewer than 80 images.
     """
 
     num_images: int
@@ -48,6 +53,7 @@ class Contrast:
     cka: np.ndarray
     mutual_knn: np.ndarray
     rsa: np.ndarray
+    spread: dict[str, np.ndarray]
 
 
 def contrast(features: Sequence[np.ndarray]) -> Contrast:
@@ -60,18 +66,38 @@ def contrast(features: Sequence[np.ndarray]) -> Contrast:
     if num_images < _FEWEST_IMAGES:
         raise PairSetError(f"CKA and its kin take {_FEWEST_IMAGES} pairs of views at least, not {num_images}.")
     neighbours = min(NEIGHBOURS, num_images - 2)
-    similar = [_unit(each.astype(np.float64)) for each in features]
-    grams = [_debiased(each) for each in features]
-    nearest = [_nearest(each, neighbours) for each in similar]
-    ranks = [_ranks(each) for each in features]
+    found = _measures(features, neighbours)
     return Contrast(
         num_images=num_images,
         neighbours=neighbours,
         mutual_knn_chance=neighbours / (num_images - 1),
-        cka=_square(grams, _cosine),
-        mutual_knn=_square(nearest, lambda a, b: float((a & b).sum() / (neighbours * num_images))),
-        rsa=_square(ranks, _cosine),
+        **found,
+        spread=_spread(features, neighbours),
     )
+
+
+def _measures(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.ndarray]:
+    """All three, (n, n) each, by name."""
+    similar = [_unit(each.astype(np.float64)) for each in features]
+    grams = [_debiased(each) for each in features]
+    nearest = [_nearest(each, neighbours) for each in similar]
+    ranks = [_ranks(each) for each in features]
+    return {
+        "cka": _square(grams, _cosine),
+        "mutual_knn": _square(nearest, lambda a, b: float((a & b).sum() / (neighbours * len(a)))),
+        "rsa": _square(ranks, _cosine),
+    }
+
+
+def _spread(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.ndarray]:
+    num_images, num_models = len(features[0]), len(features)
+    if num_images < _FEWEST_IMAGES * _BLOCKS:
+        return {name: np.full((num_models, num_models), np.nan) for name in MEASURES}
+    without = []
+    for left_out in np.array_split(np.arange(num_images), _BLOCKS):
+        without.append(_measures([np.delete(each, left_out, axis=0) for each in features], neighbours))
+    values = {name: np.stack([each[name] for each in without]) for name in MEASURES}
+    return {name: _T_OF_BLOCKS * np.sqrt((_BLOCKS - 1) * each.var(axis=0)) for name, each in values.items()}
 
 
 def cka(a: np.ndarray, b: np.ndarray) -> float:

@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.cas import Truth, position_map, resample
-from singlelife.alignment.packed import common_per_pair, holds, pack, select_top_k
+from singlelife.alignment.packed import common_per_pair, holds, pack, rows_per_column, select_top_k
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import CheckpointError, PairSetError
 from singlelife.lives.disk import check_room
@@ -225,6 +225,26 @@ def position_agreement(extraction: Extraction, variant: str = "raw") -> np.ndarr
     sets = getattr(extraction, variant)
     common = common_per_pair(sets, position_sets(extraction.grid, extraction.k))
     return common / (extraction.k * sets.shape[1])
+
+
+def attention_shares(extraction: Extraction, variant: str) -> np.ndarray:
+    """How often each source patch of a pair is among the matches, whichever target patch looks: float64 (P, N), the
+    mean over target patches, 0 to 1."""
+    sets = getattr(extraction, variant)
+    return rows_per_column(sets, sets.shape[1]) / sets.shape[1]
+
+
+def salience(shares_a: np.ndarray, shares_b: np.ndarray, k: int) -> np.ndarray:
+    """What two models would agree on if the target patches of one were exchanged at random within each pair, so that
+    all they have in common is which source patches of it they look at: the salient ones.
+
+    It is the mean over all such exchanges, exactly, for each pair, float64 (P,), 0 to 1; k / N where each looks at all
+    source patches alike.
+
+    Args:
+        shares_a, shares_b: `attention_shares`, of k matches each.
+    """
+    return np.einsum("pn,pn->p", shares_a, shares_b) / k
 
 
 def truth_counts(extraction: Extraction, true_match: np.ndarray, variant: str) -> np.ndarray:

@@ -20,8 +20,10 @@ from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
     agreement,
+    attention_shares,
     chance,
     position_agreement,
+    salience,
     truth,
 )
 from singlelife.alignment.statistics import Permutation, permutation_test
@@ -89,6 +91,7 @@ class Matrix:
         chance: what independent maps would score.
         adjusted: 0 by chance, 1 in full agreement; NaN where chance is 1.
         low, high: 95% bootstrap intervals of `cas` over pairs.
+        salience: what `cas` would be by salient patches alone, see `extraction.salience`; a model with itself too.
         mean: of all cells off the diagonal; None for one model.
         within, across: of those of two models of one group, and of two; None where there are none.
         difference: of these two.
@@ -101,6 +104,7 @@ class Matrix:
     adjusted: np.ndarray
     low: np.ndarray
     high: np.ndarray
+    salience: np.ndarray
     mean: Score | None
     within: Score | None
     across: Score | None
@@ -192,21 +196,21 @@ class Alignment:
         return plain(self)
 
     def to_table(self) -> pa.Table:
-        """A row for each k, variant and two models: cas, chance, adjusted, low, high, and what they are of; and, if
-        that was asked for, the measures of `contrast`, which do not depend on k and variant."""
+        """A row for each k, variant and two models: cas, chance, adjusted, low, high, salience, and what they are
+        of; and, if that was asked for, the measures of `contrast`, which do not depend on k and variant."""
         rows = []
         first, second = np.triu_indices(len(self.models), 1)
         for k, found in self.at_k.items():
             for variant in VARIANTS:
                 matrix: Matrix = getattr(found, variant)
                 for a, b in zip(first.tolist(), second.tolist(), strict=True):
-                    names = ("cas", "chance", "adjusted", "low", "high")
+                    names = ("cas", "chance", "adjusted", "low", "high", "salience")
                     values = {name: float(getattr(matrix, name)[a, b]) for name in names}
                     rows.append(
                         {"model_a": self.models[a], "model_b": self.models[b], "group_a": self.groups[a]}
                         | {"group_b": self.groups[b], "k": k, "variant": variant}
                         | {name: None if np.isnan(value) else value for name, value in values.items()}
-                        | {name: self._contrast(name, a, b) for name in MEASURES}
+                        | {name: self._contrast(name, a, b) for name in _CONTRAST_COLUMNS}
                         | {"revision_a": self.revisions[a], "revision_b": self.revisions[b]}
                     )
         settings = {
@@ -219,9 +223,12 @@ class Alignment:
         }
         return pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata(settings))
 
-    def _contrast(self, measure: str, a: int, b: int) -> float | None:
-        value = np.nan if self.contrast is None else float(getattr(self.contrast, measure)[a, b])
-        return None if np.isnan(value) else value
+    def _contrast(self, column: str, a: int, b: int) -> float | None:
+        if self.contrast is None:
+            return None
+        name = column.removesuffix("_spread")
+        values = self.contrast.spread[name] if name != column else getattr(self.contrast, name)
+        return None if np.isnan(values[a, b]) else float(values[a, b])
 
     def plot(self) -> "Figure":
         """The matrix, raw and position-free, by groups; `save` writes this and further pictures. Takes two models."""
@@ -256,10 +263,11 @@ class Alignment:
         return text(self)
 
 
+_CONTRAST_COLUMNS = tuple(f"{name}{of}" for name in MEASURES for of in ("", "_spread"))
 _SCHEMA = pa.schema(
     [(name, pa.string()) for name in ("model_a", "model_b", "group_a", "group_b")]
     + [("k", pa.int64()), ("variant", pa.string())]
-    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high", *MEASURES)]
+    + [(name, pa.float64()) for name in ("cas", "chance", "adjusted", "low", "high", "salience", *_CONTRAST_COLUMNS)]
     + [("revision_a", pa.string()), ("revision_b", pa.string())]
 )
 
@@ -284,7 +292,10 @@ def at_k(
     chances = cell_chances(extractions)
     alone = np.array([chance(each, each) for each in extractions])
     per_pair = {variant: per_pair_scores(extractions, variant) for variant in VARIANTS}
-    raw, free = (_matrix(per_pair[variant], chances, alone, groups, seed) for variant in VARIANTS)
+    raw, free = (
+        _matrix(per_pair[variant], chances, alone, _saliences(extractions, variant), groups, seed)
+        for variant in VARIANTS
+    )
     return AtK(
         k=extractions[0].k,
         readings=tuple(_readings(extractions, true_match, seed)),
@@ -334,7 +345,20 @@ def cell_chances(extractions: Sequence[Extraction]) -> np.ndarray:
     return np.array([chance(a, b) for a, b in combinations(extractions, 2)])
 
 
-def _matrix(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: Sequence[str], seed: int) -> Matrix:
+def _saliences(extractions: Sequence[Extraction], variant: str) -> np.ndarray:
+    """`extraction.salience`, the mean over pairs, of each two models, float64 (n, n)."""
+    shares = [attention_shares(each, variant) for each in extractions]
+    return np.array([[salience(a, b, extractions[0].k).mean() for b in shares] for a in shares])
+
+
+def _matrix(
+    values: np.ndarray,
+    chances: np.ndarray,
+    alone: np.ndarray,
+    saliences: np.ndarray,
+    groups: Sequence[str],
+    seed: int,
+) -> Matrix:
     n = len(groups)
     of_cell = [tuple(sorted(pair)) for pair in combinations(groups, 2)]
     blocks = {pair: np.array([each == pair for each in of_cell]) for pair in sorted(set(of_cell))}
@@ -364,6 +388,7 @@ def _matrix(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: 
         adjusted=square("adjusted", np.where(alone < 1, full, np.nan)),
         low=square("low", full),
         high=square("high", full),
+        salience=saliences,
         mean=of_kinds.get("mean"),
         within=of_kinds.get("within"),
         across=of_kinds.get("across"),

@@ -73,14 +73,23 @@ def _contrast(result: Alignment, contrast: Contrast) -> str:
     first, second = np.triu_indices(len(result.models), 1)
     if len(result.models) <= _FEW_MODELS:
         for a, b in zip(first.tolist(), second.tolist(), strict=True):
-            rows.append([f"  {a + 1} and {b + 1}", *(_number(values[a, b]) for values in columns)])
-    same = np.array([result.groups[a] == result.groups[b] for a, b in zip(first, second, strict=True)])
+            shown = [_number(values[a, b]) for values in columns[:2]]
+            for name, values in zip(MEASURES, columns[2:], strict=True):
+                half = contrast.spread[name][a, b]
+                shown.append(_number(values[a, b]) + ("" if np.isnan(half) else f" ± {half:.3f}"))
+            rows.append([f"  {a + 1} and {b + 1}", *shown])
+    same = _of_one_group(result, first, second)
     for name, cells in (("within groups", same), ("across groups", ~same)):
         if cells.any():
             rows.append([name, *(_number(values[first, second][cells].mean()) for values in columns)])
     by_chance = [result.main.raw.chance[first, second].mean()] * 2 + [0.0, contrast.mutual_knn_chance, 0.0]
     rows.append(["by chance", *map(_number, by_chance)])
-    return f"for contrast, of one vector for each of {contrast.num_images} views\n{aligned(rows)}"
+    note = f"for contrast, of one vector for each of {contrast.num_images} views; ± is half a 95% interval"
+    return f"{note}\n{aligned(rows)}"
+
+
+def _of_one_group(result: Alignment, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    return np.array([result.groups[a] == result.groups[b] for a, b in zip(first, second, strict=True)])
 
 
 def _square(title: str, matrix: Matrix) -> str:
@@ -121,12 +130,16 @@ def _groups(result: Alignment) -> str:
                 *score_columns(of_free.score),
             ]
         )
+    first, second = np.triu_indices(len(result.models), 1)
+    same = _of_one_group(result, first, second)
     cells = {"within groups": True, "across groups": False}
     for name, inside in cells.items():
         count = sum(block.num_cells for block in raw.blocks if (block.groups[0] == block.groups[1]) == inside)
         scores = [matrix.within if inside else matrix.across for matrix in (raw, free)]
         if scores[0] and scores[1]:
             rows.append([name, str(count), *score_columns(scores[0]), *score_columns(scores[1])])
+            alone = [_number(matrix.salience[first, second][same == inside].mean()) for matrix in (raw, free)]
+            rows.append(["  by salient patches alone", "", alone[0], "", "", alone[1], "", ""])
     if raw.difference and free.difference:
         row = ["within less across", ""]
         for each in (raw.difference, free.difference):

@@ -81,6 +81,15 @@ def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return counts
 
 
+def rows_per_column(bits: np.ndarray, num_columns: int) -> np.ndarray:
+    """How many rows of each pair have a column in their set, int64 (P, M) of uint64 (P, N, W)."""
+    counts = np.empty((len(bits), num_columns), dtype=np.int64)
+    for start in range(0, len(bits), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        counts[part] = unpack(bits[part], num_columns).sum(axis=1)
+    return counts
+
+
 def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
     """Whether a column is in a row's set, bool (...), of sets uint64 (P, N, W) and indices (...)."""
     words = bits[pair, row, column // 64]

@@ -36,10 +36,10 @@ def add_command(commands: Commands) -> None:
         "deploy-space",
         help="put the page of `singlelife demo` on the Hub",
         description="Upload spaces/cas as a Gradio Space, which the Hub builds and starts: a page on which anybody "
-        "who sees it compares two models. The package goes along as it is here, beside the page; what else it "
-        "needs, the Space installs. It is private unless you say --public. Run it again after an update. What a visitor may ask "
-        "of it is limited by the variables SINGLELIFE_SPACE_... in the Space's settings. Needs `hf auth login`, or "
-        "HF_TOKEN.",
+        "who sees it compares two models. The package goes along as it is here, beside the page; what else it needs, "
+        "the Space installs. It is private unless you say --public. Run it again after an update. What a visitor may "
+        "ask of it is limited by the variables SINGLELIFE_SPACE_... in the Space's settings (docs/space.md). Needs "
+        "`hf auth login`, or HF_TOKEN.",
         epilog="example: singlelife hub deploy-space my-lab/cas --public",
     )
     deploying.add_argument("repo", metavar="ORG/NAME", help="the Space, made if it is not there")

@@ -15,7 +15,7 @@ from singlelife.alignment.attention import UNTRAINED, load_model
 from singlelife.alignment.statistics import bootstrap
 from singlelife.errors import EvaluationError, RunError, SingleLifeError
 from singlelife.evaluation.features import Examples, FeatureSet, extract
-from singlelife.pretraining.optimization import learning_rate, parameter_groups
+from singlelife.optimization import learning_rate, parameter_groups
 
 Result = TypeVar("Result")
 

@@ -29,7 +29,7 @@ from singlelife.pretraining.dry_run import dry_run, preparation_notice
 from singlelife.pretraining.hub.publisher import start_publisher
 from singlelife.pretraining.hub.resume import adopt, checkpoint_from_hub, forget, resumes_from_hub
 from singlelife.pretraining.hub.run import life_facts
-from singlelife.pretraining.optimization import create_optimizer, recompute
+from singlelife.pretraining.optimizer import create_optimizer, recompute
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
 from singlelife.pretraining.reports import end_report, learning_rate_report, start_report

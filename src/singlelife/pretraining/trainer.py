@@ -15,10 +15,10 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
+from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
-from singlelife.pretraining.optimization import learning_rate
 from singlelife.pretraining.progress import Progress, Stopwatch
 from singlelife.pretraining.run_folder import RunFolder
 from singlelife.pretraining.trackers import track

@@ -28,6 +28,10 @@ def draw_contrast(result: Alignment, contrast: Contrast) -> Figure:
         values = getattr(contrast, measure)[first, second]
         for kind, chosen in (("across", ~same), ("within", same)):
             if chosen.any():
+                half = contrast.spread[measure][first, second][chosen]
+                if np.isfinite(half).all():
+                    axes.errorbar(values[chosen], score.cas[first, second][chosen], xerr=half, fmt="none",
+                                  color=KIND_COLOURS[kind], alpha=0.35, lw=1)  # fmt: skip
                 axes.scatter(values[chosen], score.cas[first, second][chosen], s=34, color=KIND_COLOURS[kind],
                              alpha=0.8, lw=0, label=f"two models {kind} groups")  # fmt: skip
         axes.axvline(chances[measure], color=INK, ls=":", lw=1)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
-from singlelife.pretraining.optimization import learning_rate, parameter_groups
+from singlelife.optimization import learning_rate, parameter_groups
 
 
 @pytest.mark.parametrize(
