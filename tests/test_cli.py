@@ -34,6 +34,7 @@ COMMANDS = (
     "evaluate",
     "study",
     "convert",
+    "demo",
     "push",
     "hub",
 )
