@@ -411,7 +411,10 @@ def _draw_curves(
             if values:
                 axes.axhspan(min(values), max(values), color=colour, alpha=0.2, lw=0)
                 axes.axhline(_mean(values), color=colour, ls="--", lw=1, label=label)
+        ticks = sorted({hours for points in curves.values() for hours in points})
         axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{hours:.2g}" for hours in ticks], rotation=45)
+        axes.minorticks_off()
         axes.set_xlabel("hours of life", fontsize=9)
         axes.set_title(title + (", adjusted" if name != "truth" else ""), fontsize=10, color=INK)
         _finish(axes)
