@@ -40,12 +40,14 @@ class ListingEndpoints:
     writer: str
 
     def models(self, body: bytes) -> None:
-        author, tags = self.query.get("author", [""])[0], set(self.query.get("filter", []))
+        author, words = (self.query.get(name, [""])[0] for name in ("author", "search"))
+        tags = set(self.query.get("filter", []))
         page, size = int(self.query.get("page", ["0"])[0]), 2
         found = []
         for (kind, name), repository in sorted(self.hub.repositories.items()):
             seen = not repository.private or self._member(name.split("/")[0])
-            if kind == "model" and name.split("/")[0] == author and seen:
+            asked = author in ("", name.split("/")[0]) and words.lower() in name.lower()
+            if kind == "model" and asked and seen:
                 card = self.card_of(repository)
                 if tags <= set(card.get("tags", [])):
                     found.append(

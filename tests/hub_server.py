@@ -1,6 +1,6 @@
 """A Hub on the loopback interface: what `huggingface_hub` and `datasets` ask of the real one, answered from a folder.
 
-It keeps model and dataset repositories with their whole history, lists models and keeps collections
+It keeps model, dataset and Space repositories with their whole history, lists models and keeps collections
 (`hub_listing.py`), knows three tokens, tells a private or gated repository from an absent one as the Hub does, and on
 demand breaks connections, answers that it is busy or out of order, or is dead. Large files go by LFS's basic
 transfer; clients should set HF_HUB_DISABLE_XET=1.
@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -42,10 +43,11 @@ class Blob:
 class Repository:
     """Commits (a mapping of paths to blobs each) and the branches that point at them."""
 
-    kind: str  # "model" or "dataset"
+    kind: str  # "model", "dataset" or "space"
     name: str
     private: bool
     gated: bool = False
+    told_sizes: dict[str, int] = field(default_factory=dict)  # of files, by path, where it tells another than the real
     commits: dict[str, dict[str, Blob]] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
 
@@ -63,12 +65,13 @@ class Repository:
 @dataclass
 class Break:
     """Closes connections of requests of `method` whose path has `part` in it, once `after` bytes of the body went over
-    (0: before any answer); `times` times."""
+    (0: before any answer), having said nothing for some seconds; `times` times."""
 
     method: str
     part: str
     after: int
     times: int = 1
+    silent: float = 0.0
 
 
 @dataclass
@@ -228,6 +231,8 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
         if self.break_ is not None:
             self.break_.times -= 1
         self.wfile.flush()
+        if self.break_ is not None and self.break_.silent:
+            time.sleep(self.break_.silent)
         self.connection.shutdown(2)
         raise ConnectionAbortedError
 
@@ -295,7 +300,9 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
             raise _Refused(
                 403, message=f"You don't have the rights to create a {kind} under the namespace {namespace}"
             )
-        url = f"{self.hub.url}/{'datasets/' if kind == 'dataset' else ''}{name}"
+        url = f"{self.hub.url}/{'' if kind == 'model' else kind + 's/'}{name}"
+        if kind == "space" and asked.get("sdk") not in ("gradio", "docker", "static"):
+            raise _Refused(400, message="A Space needs an sdk")
         if (kind, name) in self.hub.repositories:
             self._json({"error": f"You already created this {kind} repo", "url": url}, 409)
             return
@@ -332,7 +339,7 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
         self._json({"files": answers})
 
     def lfs_batch(self, body: bytes, prefix: str, name: str) -> None:
-        self._repository("dataset" if prefix else "model", name, write=True)
+        self._repository(prefix[:-2] or "model", name, write=True)
         objects = []
         for asked in json.loads(body)["objects"]:
             upload = (
@@ -370,9 +377,10 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
         if "blobs" in self.query:
             for sibling in siblings:
                 blob = repository.commits[sha][sibling["rfilename"]]
-                sibling |= {"size": blob.size, "blobId": blob.git_oid}
+                size = repository.told_sizes.get(sibling["rfilename"], blob.size)
+                sibling |= {"size": size, "blobId": blob.git_oid}
                 if blob.large:
-                    sibling["lfs"] = {"size": blob.size, "sha256": blob.sha256, "pointerSize": 130}
+                    sibling["lfs"] = {"size": size, "sha256": blob.sha256, "pointerSize": 130}
         self._json(
             {"id": name, "sha": sha, "private": repository.private, "gated": "auto" if repository.gated else False,
              "lastModified": "2026-01-01T00:00:00.000Z", "tags": [], "siblings": siblings}
@@ -405,7 +413,7 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
         self._json(found + [{"type": "directory", "path": path, "oid": "0" * 40} for path in folders])
 
     def resolve(self, body: bytes, prefix: str, name: str, revision: str, file: str) -> None:
-        repository = self._repository("dataset" if prefix else "model", name, content=True)
+        repository = self._repository(prefix[:-2] or "model", name, content=True)
         sha = self._commit(repository, revision)
         blob = repository.commits[sha].get(file)
         if blob is None:
@@ -447,8 +455,8 @@ def _file_entry(path: str, blob: Blob) -> dict[str, Any]:
     return entry
 
 
-_API = r"/api/(?P<kind>model|dataset)s/(?P<name>[^/]+/[^/]+)"
-_GIT = r"/(?P<prefix>datasets/)?(?P<name>[^/]+/[^/]+)"
+_API = r"/api/(?P<kind>model|dataset|space)s/(?P<name>[^/]+/[^/]+)"
+_GIT = r"/(?P<prefix>datasets/|spaces/)?(?P<name>[^/]+/[^/]+)"
 _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", r"/api/whoami-v2", _Handler.whoami),
     ("POST", r"/api/validate-yaml", _Handler.validate_yaml),

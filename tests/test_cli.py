@@ -33,6 +33,7 @@ COMMANDS = (
     "align",
     "evaluate",
     "convert",
+    "demo",
     "push",
     "hub",
 )

@@ -9,6 +9,7 @@ from singlelife.commands import (
     align,
     cas,
     convert,
+    demo,
     evaluate,
     hub,
     lives,
@@ -33,6 +34,7 @@ from one person's video to two aligned models:
                                                       how far two models agree about geometry
   singlelife evaluate correspondence runs/sim_1 --data sim_test
                                                       how well it matches two views
+  singlelife demo                                     the same in the browser
   singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
@@ -84,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     align.add_command(commands)
     evaluate.add_command(commands)
     convert.add_command(commands)
+    demo.add_command(commands)
     push.add_command(commands)
     hub.add_command(commands)
     return parser

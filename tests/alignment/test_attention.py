@@ -120,7 +120,7 @@ def unfinish(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (break_config, "config.json cannot be read"),
+        (break_config, r"The config.json of \S+ cannot be read"),
         (drop_config, "holds no model: it has no config.json"),
         (drop_processor, "no image processor"),
         (truncate_weights, "cannot be loaded as safetensors"),

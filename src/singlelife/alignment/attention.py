@@ -3,7 +3,8 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from transformers import AutoModel, PretrainedConfig, PreTrainedModel
@@ -15,7 +16,7 @@ from singlelife.alignment.models.backbones import (
     supported,
     vision_config,
 )
-from singlelife.alignment.models.checkpoints import find_checkpoint
+from singlelife.alignment.models.checkpoints import Checkpoint, find_checkpoint
 from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.alignment.models.decoder_correlation import DecoderCorrelation
 from singlelife.configs import config_names, hub_configs, read_yaml
@@ -114,17 +115,56 @@ def load_model(
             its weights cannot be used. No weights but safetensors are read, and no code from elsewhere is run.
         HubError: it is on the Hub, but not for you, or the Hub cannot be asked.
     """
-    if method is not None:
-        if method not in METHODS:
-            raise CheckpointError(f"There are the methods {', '.join(METHODS)}, not {method!r}.")
-        method = METHODS[method]
     if spec.startswith(UNTRAINED):
-        return _untrained(spec, device, method, layers)
-    checkpoint = find_checkpoint(spec)
+        return _untrained(spec, device, _by_name(method), layers)
+    return load_checkpoint(find_checkpoint(spec), device, method=method, layers=layers)
+
+
+def load_checkpoint(
+    checkpoint: Checkpoint, device: str = "cpu", *, method: str | None = None, layers: Sequence[int] | None = None
+) -> AttentionMapProvider:
+    """A model to compare, of a checkpoint that has been found. See [`load_model`]."""
+    plan = plan_of(checkpoint, method)
+    model = checkpoint.load(plan.config, device)
+    return _provider(checkpoint.name, model, plan.processor, device, plan.method, layers, checkpoint.revision)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How a checkpoint is to be compared, by its small files alone.
+
+    Attributes:
+        config: of the part that is loaded.
+        processor: its image or video processor.
+        method: how its maps come about.
+    """
+
+    config: PretrainedConfig
+    processor: Any
+    method: str
+
+
+def plan_of(checkpoint: Checkpoint, method: str | None = None) -> Plan:
+    """Look at a checkpoint without its weights.
+
+    Args:
+        method: see [`load_model`].
+
+    Raises:
+        CheckpointError: it is not one that can be compared.
+    """
+    chosen = _by_name(method)
     config = vision_config(checkpoint.config())
-    chosen = _method(spec, config, method)
-    processor = checkpoint.processor(video=_is_video(config))
-    return _provider(spec, checkpoint.load(config, device), processor, device, chosen, layers, checkpoint.revision)
+    chosen = _method(checkpoint.name, config, chosen)
+    return Plan(config, checkpoint.processor(video=_is_video(config)), chosen)
+
+
+def _by_name(method: str | None) -> str | None:
+    if method is None:
+        return None
+    if method not in METHODS:
+        raise CheckpointError(f"There are the methods {', '.join(METHODS)}, not {method!r}.")
+    return METHODS[method]
 
 
 def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int] | None) -> AttentionMapProvider:
@@ -141,8 +181,7 @@ def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int]
     else:
         checkpoint = find_checkpoint(where)
         config = vision_config(checkpoint.config())
-        chosen = _method(spec, config, method)
-        processor = checkpoint.processor(video=_is_video(config))
+        chosen, processor = _method(spec, config, method), checkpoint.processor(video=_is_video(config))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
         model = AutoModel.from_config(config, dtype=torch.float32)

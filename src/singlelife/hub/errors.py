@@ -21,6 +21,7 @@ from huggingface_hub.utils import validate_repo_id
 from singlelife.errors import HubError, SingleLifeError
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
+_FOLDERS = {"data set": "datasets/", "model": "", "Space": "spaces/"}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -50,7 +51,7 @@ def told_plainly(
     repo_id: str,
     doing: str,
     kept: str = "Try again when the network is back.",
-    kind: Literal["data set", "model"] = "data set",
+    kind: Literal["data set", "model", "Space"] = "data set",
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
@@ -73,7 +74,7 @@ def told_plainly(
 
 def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: str) -> HubError | None:
     """The error, or the first in the chain of its causes that is known, as a HubError; None if none is."""
-    where = f"{constants.ENDPOINT}/{'datasets/' if kind == 'data set' else ''}{repo_id}"
+    where = f"{constants.ENDPOINT}/{_FOLDERS[kind]}{repo_id}"
     while error is not None:
         match error:
             case OfflineModeIsEnabled():

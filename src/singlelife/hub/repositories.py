@@ -7,7 +7,7 @@ from typing import Literal, TypeVar
 
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
-from huggingface_hub.hf_api import DatasetInfo, ModelInfo
+from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 
 from singlelife.errors import HubError
 from singlelife.hub.errors import HubUnreachable
@@ -36,8 +36,8 @@ def check_token(token: str | None = None) -> None:
 
 
 def open_repository(
-    api: HfApi, repo_id: str, kind: Literal["dataset", "model"], private: bool
-) -> DatasetInfo | ModelInfo | None:
+    api: HfApi, repo_id: str, kind: Literal["dataset", "model", "space"], private: bool
+) -> DatasetInfo | ModelInfo | SpaceInfo | None:
     """Create a repository, or make sure that the one of that name is as private as it should be.
 
     Returns:
@@ -52,7 +52,8 @@ def open_repository(
         there = api.repo_info(repo_id, repo_type=kind, files_metadata=True)
     except RepositoryNotFoundError:
         try:
-            api.create_repo(repo_id, repo_type=kind, private=private)
+            sdk = "gradio" if kind == "space" else None
+            api.create_repo(repo_id, repo_type=kind, private=private, space_sdk=sdk)
         except HfHubHTTPError as error:
             if error.response.status_code == 409:
                 raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
@@ -65,7 +66,7 @@ def open_repository(
     assert not isinstance(there, str) and hasattr(there, "private")
     if bool(there.private) != private:
         state, wish = ("private", "public") if there.private else ("public", "private")
-        where = f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
+        where = f"{api.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
         raise HubError(
             f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in its settings, "
             f"{where}/settings, or push to another name."

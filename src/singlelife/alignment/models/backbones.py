@@ -100,6 +100,31 @@ def vision_config(config: PretrainedConfig) -> PretrainedConfig:
     return tower
 
 
+def geometry(name: str, config: PretrainedConfig, processor: Any) -> tuple[Grid, Grid, Grid]:
+    """Of the views that a model takes, before it is made: height and width, those of the part that patches cover, in
+    pixels, and rows and columns of patches.
+
+    Raises:
+        CheckpointError: its config and image processor give none, or no patch fits in.
+    """
+    architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
+    patch_height, patch_width = _pair(_first_of(config, "patch_size"), name, "patch_size")
+    size = _input_size(name, config, processor, architecture)
+    if min(patch_height, patch_width) < 1 or min(size) < 1:
+        raise CheckpointError(
+            f"The config of {name} gives patches of {patch_height} x {patch_width} px and images of {size[0]} x "
+            f"{size[1]} px."
+        )
+    grid = (size[0] // patch_height, size[1] // patch_width)
+    if not min(grid):
+        raise CheckpointError(
+            f"{name} takes images of {size[0]} x {size[1]} px, smaller than a patch of {patch_height} x {patch_width} "
+            "px."
+        )
+    covered = (grid[0] * patch_height, grid[1] * patch_width)
+    return covered if architecture.any_size else size, covered, grid
+
+
 class Backbone:
     """Views to patch tokens.
 
@@ -125,17 +150,7 @@ class Backbone:
         channels = _first_of(self._config, "num_channels", "in_chans", default=3)
         if channels != 3:
             raise CheckpointError(f"{name} takes images of {channels} channels; only those of three can be compared.")
-        patch_height, patch_width = _pair(_first_of(self._config, "patch_size"), name, "patch_size")
-        self._size = _input_size(name, self._config, processor, self._architecture)
-        self.grid = (self._size[0] // patch_height, self._size[1] // patch_width)
-        if not min(self.grid):
-            raise CheckpointError(
-                f"{name} takes images of {self._size[0]} x {self._size[1]} px, smaller than a patch of "
-                f"{patch_height} x {patch_width} px."
-            )
-        self._covered = (self.grid[0] * patch_height, self.grid[1] * patch_width)  # by patches, of that size
-        if self._architecture.any_size:
-            self._size = self._covered
+        self._size, self._covered, self.grid = geometry(name, self._config, processor)
         self.image_size = max(self._size)
         self.depth = int(_first_of(self._config, "num_hidden_layers"))
         self._device = torch.device(device)

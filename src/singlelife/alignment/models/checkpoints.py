@@ -11,6 +11,7 @@ import os
 import re
 import struct
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,11 +37,13 @@ from singlelife.hub.repositories import hub_api
 from singlelife.lives.disk import check_room
 from singlelife.units import in_bytes
 
-_CONFIG = "config.json"
-_PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+CONFIG = "config.json"
+PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
-_INDEX = "model.safetensors.index.json"
-_PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
+_WHOLE = "model.safetensors"  # else they are in parts
+INDEX = "model.safetensors.index.json"
+_OTHER_WEIGHTS = ("quantization_config", "transformers_weights")  # fields of a config
+PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _CONVERT = "A reference CroCo has to be converted first: singlelife convert croco CKPT.pth OUT."
 _UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
 _LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
@@ -69,7 +72,7 @@ class Checkpoint:
         if self.commit is not None:
             return self.commit
         digest = hashlib.sha256()
-        for file in (_CONFIG, *_PROCESSORS, *self.weights):
+        for file in (CONFIG, *PROCESSORS, *self.weights):
             if (self.folder / file).is_file():
                 with (self.folder / file).open("rb") as content:
                     digest.update(f"{file} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
@@ -82,12 +85,17 @@ class Checkpoint:
             CheckpointError: it cannot be read, or says nothing of an architecture.
         """
         try:
-            fields = json.loads((self.folder / _CONFIG).read_text(encoding="utf-8"))
-            model_type = fields.get("model_type")
-        except (OSError, ValueError, AttributeError) as error:
-            raise CheckpointError(f"{self.folder / _CONFIG} cannot be read: {error}.") from error
+            fields = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
+            model_type, unsafe = fields.get("model_type"), next(_unsafe(fields), None)
+        except (OSError, ValueError, AttributeError, RecursionError) as error:
+            raise CheckpointError(f"The {CONFIG} of {self.name} cannot be read: {error}.") from error
         if model_type is None:
-            raise CheckpointError(f"The {_CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
+            raise CheckpointError(f"The {CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
+        if unsafe is not None:
+            raise CheckpointError(
+                f"The {CONFIG} of {self.name} has the field {unsafe}, which makes more be read or run than this "
+                "folder's safetensors. Take it out, or another model."
+            )
         try:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         except Exception as error:  # of many kinds, by what is wrong with a field
@@ -106,7 +114,7 @@ class Checkpoint:
             return kind.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{self.name} has no image processor ({_PROCESSORS[-1] if video else _PROCESSORS[0]}) that can be "
+                f"{self.name} has no image processor ({PROCESSORS[-1] if video else PROCESSORS[0]}) that can be "
                 "read, which says how its pixels are normalised."
             ) from error
 
@@ -126,6 +134,7 @@ class Checkpoint:
         self._check_memory(device)
         if self.repo_id is not None:
             _fetch(self.repo_id, self.commit, self.weights)
+        self._check_index()
         try:
             model, info = AutoModel.from_pretrained(
                 self.folder,
@@ -142,7 +151,7 @@ class Checkpoint:
         missing += sorted(str(key[0] if isinstance(key, tuple) else key) for key in info["mismatched_keys"])
         if missing:
             raise CheckpointError(
-                f"The weights of {self.name} do not fit its {_CONFIG}: {len(missing)} missing or of another shape, "
+                f"The weights of {self.name} do not fit its {CONFIG}: {len(missing)} missing or of another shape, "
                 f"such as {missing[0]}."
             )
         broken = [name for name, weight in model.state_dict().items() if not torch.isfinite(weight).all()]
@@ -154,12 +163,25 @@ class Checkpoint:
 
     def _refuse_other_weights(self) -> None:
         names = sorted(path.name for path in self.folder.iterdir()) if self.repo_id is None else _files(self)
-        if pickled := [name for name in names if name.endswith(_PICKLED)]:
+        if pickled := [name for name in names if name.endswith(PICKLED)]:
             raise CheckpointError(
                 f"The weights of {self.name} cannot be loaded: it has only pickled weights ({pickled[0]}), which can "
                 f"run code when they are opened. Ask its owner for safetensors. {_CONVERT}"
             )
         raise CheckpointError(f"{self.name} has no weights: there is no model.safetensors.")
+
+    def _check_index(self) -> None:
+        """The index says which file has a tensor: that has to be one of the weights, and of this folder."""
+        if self.weights == (_WHOLE,) or not (self.folder / INDEX).is_file():
+            return
+        try:
+            files = set(json.loads((self.folder / INDEX).read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"The {INDEX} of {self.name} cannot be read.") from error
+        if others := files - set(self.weights):
+            raise CheckpointError(
+                f"The {INDEX} of {self.name} names weights that it does not have: {sorted(map(str, others))[0]}."
+            )
 
     def _check_memory(self, device: str) -> None:
         try:
@@ -207,16 +229,16 @@ def find_checkpoint(spec: str) -> Checkpoint:
     """
     path = Path(spec).expanduser()
     if path.is_dir():
-        if not (path / _CONFIG).is_file():
-            checkpoints = sorted(path.glob(f"checkpoint-*/{_CONFIG}"))
+        if not (path / CONFIG).is_file():
+            checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
             hint = f" It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else ""
-            if not hint and any(file.suffix in _PICKLED for file in path.iterdir()):
+            if not hint and any(file.suffix in PICKLED for file in path.iterdir()):
                 hint = f" {_CONVERT}"
-            raise CheckpointError(f"The folder {spec} holds no model: it has no {_CONFIG}.{hint}")
-        return Checkpoint(spec, path, _weights([file.name for file in path.iterdir()]))
+            raise CheckpointError(f"The folder {spec} holds no model: it has no {CONFIG}.{hint}")
+        return Checkpoint(spec, path, weights_among([file.name for file in path.iterdir()]))
     if path.is_file():
         raise CheckpointError(
-            f"{spec} is a file; a model is a folder with a {_CONFIG} and safetensors, or a Hub id. {_CONVERT}"
+            f"{spec} is a file; a model is a folder with a {CONFIG} and safetensors, or a Hub id. {_CONVERT}"
         )
     repo_id, _, revision = spec.partition("@")
     if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
@@ -229,21 +251,21 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
         with told_plainly(repo_id, f"Looking up {repo_id}", kind="model"):
             info = hub_api().model_info(repo_id, revision=revision)
     except HubUnreachable as error:
-        kept = try_to_load_from_cache(repo_id, _CONFIG, revision=revision)
+        kept = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
         if not isinstance(kept, str):
             raise CheckpointError(f"The model {spec} cannot be found: there is no such folder, and {error}") from error
         folder = Path(kept).parent
         print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
-        return Checkpoint(spec, folder, _weights([file.name for file in folder.iterdir()]), commit=folder.name)
+        return Checkpoint(spec, folder, weights_among([file.name for file in folder.iterdir()]), commit=folder.name)
     names = [sibling.rfilename for sibling in info.siblings or []]
-    if _CONFIG not in names:
-        raise CheckpointError(f"The repository {spec} holds no model: it has no {_CONFIG}. {_CONVERT}")
+    if CONFIG not in names:
+        raise CheckpointError(f"The repository {spec} holds no model: it has no {CONFIG}. {_CONVERT}")
     with told_plainly(repo_id, f"Downloading {repo_id}", kind="model"):
         # By its name, so that the cache knows which commit that is when there is no network.
-        folder = Path(hub_api().hf_hub_download(repo_id, _CONFIG, revision=revision)).parent
-    if small := tuple(name for name in (*_PROCESSORS, _INDEX) if name in names):
+        folder = Path(hub_api().hf_hub_download(repo_id, CONFIG, revision=revision)).parent
+    if small := tuple(name for name in (*PROCESSORS, INDEX) if name in names):
         _fetch(repo_id, folder.name, small)
-    return Checkpoint(spec, folder, _weights(names), repo_id, folder.name)
+    return Checkpoint(spec, folder, weights_among(names), repo_id, folder.name)
 
 
 def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
@@ -270,10 +292,24 @@ def _files(checkpoint: Checkpoint) -> list[str]:
         return hub_api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
 
 
-def _weights(names: list[str]) -> tuple[str, ...]:
+def weights_among(names: list[str]) -> tuple[str, ...]:
     """The weights among a checkpoint's files: one file, or else the parts of one."""
     found = sorted(name for name in names if _WEIGHTS.fullmatch(name))
-    return ("model.safetensors",) if "model.safetensors" in found else tuple(found)
+    return (_WHOLE,) if _WHOLE in found else tuple(found)
+
+
+def _unsafe(fields: Any) -> Iterator[str]:
+    """The fields of a config, at any depth, that transformers would take for an order to read other files, or to fetch
+    code from the Hub."""
+    if isinstance(fields, list):
+        for each in fields:
+            yield from _unsafe(each)
+    elif isinstance(fields, dict):
+        for name, value in fields.items():
+            code = name.endswith(("attn_implementation", "experts_implementation")) and "/" in json.dumps(value)
+            if code or (name in _OTHER_WEIGHTS and value):
+                yield name
+            yield from _unsafe(value)
 
 
 def _header(file: Path) -> dict[str, list[int]]:

@@ -8,7 +8,7 @@ import contextlib
 import io
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -63,6 +63,9 @@ class VideoReader:
         frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
             ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
         num_threads: of the decoder, up to `MAX_THREADS`.
+        formats, codecs: of containers and video streams, by FFmpeg's names, that are opened and no others; all by
+            default.
+        max_pixels: width times height of a frame, above which it is not decoded.
 
     Attributes:
         damaged_packets: how many packets of the stream could not be decoded so far.
@@ -76,7 +79,17 @@ class VideoReader:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
     """
 
-    def __init__(self, video: Path | VideoSource, frame_rate: float, frame_size: int, num_threads: int = 1):
+    def __init__(
+        self,
+        video: Path | VideoSource,
+        frame_rate: float,
+        frame_size: int,
+        num_threads: int = 1,
+        *,
+        formats: Sequence[str] | None = None,
+        codecs: Sequence[str] | None = None,
+        max_pixels: int | None = None,
+    ):
         source = VideoFile(video) if isinstance(video, Path) else video
         self.path, self.frame_rate, self.frame_size = source.path, frame_rate, frame_size
         self.damaged_packets = 0
@@ -86,6 +99,11 @@ class VideoReader:
         # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
         is_file = isinstance(source, VideoFile)
         options = {"protocol_whitelist": "file" if is_file else "none"}
+        for option, names in (("format_whitelist", formats), ("codec_whitelist", codecs)):
+            if names is not None:
+                options[option] = ",".join(names)
+        if max_pixels is not None:
+            options["max_pixels"] = str(max_pixels)
         try:
             self._container = av.open(
                 str(source.path) if is_file else source.open(), "r", metadata_errors="ignore", options=options
@@ -98,6 +116,14 @@ class VideoReader:
             self._container.close()
             raise LifeError(f"{self.path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
         self._stream = streams[0]
+        if self._stream.codec_context is None:
+            self._container.close()
+            raise LifeError(f"{self.path}: its frames are coded in a way that is not known here, or it is damaged.")
+        if codecs is not None and (codec := self._stream.codec_context.name) not in codecs:
+            self._container.close()
+            raise LifeError(f"{self.path}: its frames are coded as {codec}, not as {', '.join(codecs)}.")
+        if max_pixels is not None:
+            self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
         self._stream.thread_type = "AUTO"
         self._stream.thread_count = min(num_threads, MAX_THREADS)
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
@@ -159,6 +185,17 @@ class VideoReader:
         if self._end < 0:
             return f"nothing can be read of its end, after the {self._announced:.1f} s that its header announces"
         return self.damage
+
+    def packet_times(self) -> Iterator[float]:
+        """When the frame of each packet of the file is shown, in seconds of the stream's clock, without decoding any.
+
+        In the order of the file, up to where it is damaged. The reader is of no use afterwards.
+        """
+        frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
+        with contextlib.suppress(av.FFmpegError):
+            for index, packet in enumerate(self._container.demux(self._stream)):
+                if packet.size:  # the last one is empty, to flush a decoder
+                    yield float((packet.pts if packet.pts is not None else round(index * frame_ticks)) * self._clock)
 
     def __enter__(self) -> "VideoReader":
         return self

@@ -1,0 +1,237 @@
+"""Pictures and videos that visitors upload: of the few formats that are meant, within limits, and gone afterwards."""
+
+import contextlib
+import logging
+import math
+import os
+import tempfile
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePath
+
+import numpy as np
+import pyarrow as pa
+from limits import Cancelled, Limits, VisitorError
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from singlelife.errors import LifeError
+from singlelife.lives.video.reader import VideoReader
+from singlelife.lives.video.sources import EmbeddedVideo
+from singlelife.units import duration, in_bytes
+
+_PICTURES = ("JPEG", "PNG", "WEBP")
+_SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
+_SHORTER_SIDE = 1024  # pixels of a picture that is kept; no model here takes more
+_CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
+_CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
+_FRAME_SIDE = 512  # pixels, the shorter, of a frame that is kept
+_TICKS = 10.0  # Hz at which frames are looked at, at least
+_MOST_TICKS = 30.0
+_MOST_FRAMES_A_SECOND = 240
+_NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4, mov, webm, mkv or avi file."
+
+log = logging.getLogger("singlelife.space")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
+
+
+def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
+    """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
+
+    One whose shorter side has over 1,024 px is made smaller; of an animation it is the first frame.
+
+    Args:
+        path: of a JPEG, PNG or WebP file, by its content, whatever its name.
+        limits: the defaults if left out.
+
+    Raises:
+        VisitorError: it is none of these, too large, or damaged.
+    """
+    limits = limits or Limits()
+    _check_size(path, limits.picture_bytes, "picture")
+    try:
+        with Image.open(path, formats=_PICTURES) as picture:
+            width, height = picture.size
+            if width * height > limits.picture_pixels:
+                raise VisitorError(
+                    f"The picture has {width} x {height} px, more than the {limits.picture_pixels / 1e6:.0f} "
+                    "million pixels that it may have here. Make it smaller and upload it again."
+                )
+            picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
+            picture.load()
+            pixels = _small(picture) if picture.mode in _SCALED else _small(_rgb(picture))
+            return np.array(_rgb(ImageOps.exif_transpose(pixels)))
+    except VisitorError:
+        raise
+    except UnidentifiedImageError as error:
+        raise VisitorError("This is no picture that can be read: upload a JPEG, PNG or WebP file.") from error
+    except Image.DecompressionBombError as error:
+        raise VisitorError(
+            f"The picture has more than the {limits.picture_pixels / 1e6:.0f} million pixels that it may have here. "
+            "Make it smaller and upload it again."
+        ) from error
+    except Exception as error:  # of many kinds, by what is wrong in a file
+        raise VisitorError("The picture is damaged or cut off. Save it anew and upload it again.") from error
+
+
+def pairs_of_video(
+    path: str | Path,
+    *,
+    gap_seconds: float,
+    count: int,
+    limits: Limits,
+    cancelled: Callable[[], bool] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Pairs of frames of a video, evenly spread over it, uint8 (H, W, 3) each, RGB, upright, in the order of time.
+
+    The shorter side of a frame has 512 px at most. Of a file that is damaged in the middle, the pairs are of what can
+    be read. It is decoded once, in order, and never opened by a path, so that nothing else can be.
+
+    Args:
+        path: of an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
+        gap_seconds: from the first frame of a pair to the second.
+        count: of pairs; fewer where the video is too short for so many different ones, or over the limit.
+        cancelled: whether the visitor has given up; asked a few times for each second of video.
+
+    Raises:
+        Cancelled: the visitor has given up.
+        VisitorError: it is none of these, over a limit, too short for the gap, damaged all over, or takes too long.
+    """
+    if not 0 < gap_seconds < math.inf or count < 1:
+        raise VisitorError("Choose a gap of more than 0 seconds, and at least one pair.")
+    _check_size(path, limits.video_bytes, "video")
+    end = time.monotonic() + limits.video_work_seconds
+
+    def check() -> None:
+        if time.monotonic() >= end:
+            raise VisitorError("Reading the video takes too long here. Upload a shorter or smaller one.")
+        if cancelled is not None and cancelled():
+            raise Cancelled("Cancelled.")
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            source = EmbeddedVideo(PurePath("the video"), file.read_buffer())
+            seconds = _seconds(source, limits, check)
+            if seconds <= gap_seconds:
+                raise VisitorError(
+                    f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart. Choose a "
+                    "smaller gap, or upload a longer video."
+                )
+            return _pairs(source, seconds, gap_seconds, min(count, limits.video_pairs), limits, check)
+    except (LifeError, OSError) as error:
+        log.info("A video could not be read: %s", error)
+        raise VisitorError(_NO_VIDEO) from error
+
+
+def delete_upload(path: str | Path | None) -> None:
+    """Delete an uploaded file, and nothing that is not in the folder of uploads. What is gone already is no error.
+
+    Gradio names the folder of an upload by its content: of two visitors who upload the same file at the same time, the
+    second may be told to upload it again.
+    """
+    if path is None:
+        return
+    folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
+    file = Path(path)
+    inside = file.parent.resolve() / file.name  # a link is deleted itself, not what it leads to
+    if folder not in inside.parents or not (inside.is_file() or inside.is_symlink()):
+        return
+    with contextlib.suppress(OSError):
+        inside.unlink(missing_ok=True)
+        if inside.parent != folder:
+            inside.parent.rmdir()  # if nothing else is in it
+
+
+def _check_size(path: str | Path, most: int, what: str) -> None:
+    try:
+        size = Path(path).stat().st_size
+        is_file = Path(path).is_file()
+    except (OSError, ValueError) as error:
+        raise VisitorError(f"The {what} is not here any more. Upload it again.") from error
+    if not is_file or not size:
+        raise VisitorError(f"The {what} is empty. Upload another.")
+    if size > most:
+        raise VisitorError(
+            f"The {what} has {in_bytes(size)}; here it may have {in_bytes(most)}. Upload a smaller one."
+        )
+
+
+def _small(picture: Image.Image) -> Image.Image:
+    """With a shorter side of at most `_SHORTER_SIDE`, before anything else makes copies of it."""
+    scale = _SHORTER_SIDE / min(picture.size)
+    if scale >= 1:
+        return picture
+    size = [max(1, round(side * scale)) for side in picture.size]
+    return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
+
+
+def _rgb(picture: Image.Image) -> Image.Image:
+    """Of any mode that the three formats have."""
+    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
+        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    if picture.has_transparency_data:
+        whole = picture.convert("RGBA")
+        ground = Image.new("RGBA", whole.size, "white")
+        return Image.alpha_composite(ground, whole).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _reader(source: EmbeddedVideo, limits: Limits, frame_rate: float = 1.0) -> VideoReader:
+    return VideoReader(
+        source,
+        frame_rate,
+        _FRAME_SIDE,
+        num_threads=2,
+        formats=_CONTAINERS,
+        codecs=_CODECS,
+        max_pixels=limits.video_pixels,
+    )
+
+
+def _seconds(source: EmbeddedVideo, limits: Limits, check: Callable[[], None]) -> float:
+    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header."""
+    with _reader(source, limits) as reader:
+        width, height = reader.stored_size
+        if width * height > limits.video_pixels:
+            raise VisitorError(
+                f"The video has {width} x {height} px; here a frame may have {limits.video_pixels / 1e6:.1f} million "
+                "pixels. Upload a smaller one."
+            )
+        first, last = math.inf, -math.inf
+        for index, shown in enumerate(reader.packet_times()):
+            if index % 500 == 0:
+                check()
+            first, last = min(first, shown), max(last, shown)
+            if last - first > limits.video_seconds or index > limits.video_seconds * _MOST_FRAMES_A_SECOND:
+                raise VisitorError(
+                    f"The video is longer than {duration(limits.video_seconds)}. Cut it, and upload a part."
+                )
+    return max(0.0, last - first)
+
+
+def _pairs(
+    source: EmbeddedVideo, seconds: float, gap: float, count: int, limits: Limits, check: Callable[[], None]
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The pairs start at ticks that are spread evenly, of a clock of which the gap is a whole number of ticks."""
+    rate = min(_MOST_TICKS, max(_TICKS, count / (seconds - gap)))
+    step = math.ceil(gap * rate)
+    rate = step / gap
+    last = math.floor(seconds * rate + 1e-6) - step
+    starts = sorted({round(start) for start in np.linspace(0, max(0, last), count)})
+    wanted = {*starts, *(start + step for start in starts)}
+    frames: dict[int, np.ndarray] = {}
+    with _reader(source, limits, rate) as reader:
+        for frame in reader:
+            check()
+            tick = round(frame.timestamp * rate)
+            if tick in wanted:
+                frames.setdefault(tick, frame.image)
+            if tick >= max(wanted):
+                break
+        damage = reader.damaged_packets
+    pairs = [(frames[start], frames[start + step]) for start in starts if {start, start + step} <= frames.keys()]
+    if not pairs and damage:
+        raise VisitorError("The video is damaged: too few of its frames can be read. Upload another.")
+    if not pairs:
+        raise VisitorError(f"The video has no two frames that are {gap:g} s apart. Choose another gap.")
+    return pairs

@@ -1,0 +1,104 @@
+"""The Space of `spaces/cas`: where it is, and how it gets to the Hub together with this package.
+
+A Space installs its `requirements.txt` before its files are there, and from nowhere but package indexes and addresses
+that need no token. So the package goes along as a folder beside `app.py`, which Python finds first, and the
+requirements are those of the package. What runs there is exactly what runs here, published or not.
+"""
+
+import re
+from collections.abc import Iterator
+from importlib.metadata import requires, version
+from pathlib import Path
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from singlelife.configs import hub_configs
+from singlelife.errors import HubError, SingleLifeError
+from singlelife.hub.errors import is_repo_id, told_plainly
+from singlelife.hub.repositories import check_token, hub_api, open_repository
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_REQUIREMENTS = "requirements.txt"
+_WITHOUT_CUDA = "--extra-index-url https://download.pytorch.org/whl/cpu"
+
+
+def space_folder() -> Path:
+    """Folder of the Space: inside the installed package, or at the top of a checkout."""
+    for folder in (_PACKAGE / "spaces" / "cas", _PACKAGE.parents[1] / "spaces" / "cas"):
+        if (folder / _REQUIREMENTS).is_file():
+            return folder
+    raise SingleLifeError(f"spaces/cas is missing beside {_PACKAGE}: the installation is incomplete; reinstall it.")
+
+
+def space_files() -> dict[str, Path | bytes]:
+    """What the Space's repository is to hold: by its path there, a file of this machine or the content itself."""
+    folder = space_folder()
+    files: dict[str, Path | bytes] = dict(_files(folder))
+    files[_REQUIREMENTS] = _requirements((folder / _REQUIREMENTS).read_text(encoding="utf-8")).encode()
+    files |= {f"singlelife/{name}": path for name, path in _files(_PACKAGE)}
+    files |= {f"singlelife/hub_configs/{name}": path for name, path in _files(hub_configs())}
+    release = version("singlelife")
+    described = f"Metadata-Version: 2.1\nName: singlelife\nVersion: {release}\n"
+    files[f"singlelife-{release}.dist-info/METADATA"] = described.encode()
+    return dict(sorted(files.items()))
+
+
+def deploy_space(repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+    """Upload the Space in one commit, which the Hub then builds and starts.
+
+    What an earlier version of the package had and this one has not is deleted there; what others added stays. Where
+    nothing has changed, nothing is sent.
+
+    Args:
+        repo_id: ORG/NAME; it is made if it is not there.
+        private: only its owner sees it.
+        token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
+
+    Returns:
+        Its URL.
+
+    Raises:
+        HubError: there is no such place, the token may not write there, or the Hub cannot be reached.
+    """
+    if not is_repo_id(repo_id):
+        raise HubError(f"{repo_id!r} is no name of a Space; write ORG/NAME.")
+    check_token(token)
+    api, files = hub_api(token), space_files()
+    with told_plainly(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="Space"):
+        open_repository(api, repo_id, "space", private)
+        there = api.list_repo_files(repo_id, repo_type="space")
+        ours = re.compile(r"singlelife(-[^/]+\.dist-info)?/")
+        api.create_commit(
+            repo_id,
+            [
+                *(
+                    CommitOperationAdd(name, file if isinstance(file, bytes) else str(file))
+                    for name, file in files.items()
+                ),
+                *(CommitOperationDelete(name) for name in there if ours.match(name) and name not in files),
+            ],
+            commit_message=f"singlelife {version('singlelife')}",
+            repo_type="space",
+        )
+    return f"{api.endpoint}/spaces/{repo_id}"
+
+
+def _requirements(of_the_space: str) -> str:
+    """The Space's own requirements, with the package's dependencies in place of the package."""
+    lines = [line.split("#")[0].strip() for line in of_the_space.splitlines()]
+    own = {canonicalize_name(Requirement(line).name): line for line in lines if line}
+    ours = [Requirement(line) for line in requires("singlelife") or []]
+    needed = {canonicalize_name(each.name): str(each) for each in ours if "extra ==" not in str(each.marker)}
+    wanted = {name: line for name, line in (needed | own).items() if name != "singlelife"}
+    return "\n".join([_WITHOUT_CUDA, *(line for _, line in sorted(wanted.items()))]) + "\n"
+
+
+def _files(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The files of a folder, by their path in it, without what Python or an editor leaves there."""
+    for path in sorted(folder.rglob("*")):
+        parts = path.relative_to(folder).parts
+        hidden = any(part.startswith(".") or part == "__pycache__" for part in parts)
+        if path.is_file() and not hidden and not (folder == _PACKAGE and parts[0] in ("spaces", "hub_configs")):
+            yield "/".join(parts), path

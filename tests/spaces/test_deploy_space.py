@@ -1,0 +1,185 @@
+"""The Space on the Hub: one commit of all it takes to run there; and on this machine, what it needs is told."""
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+import singlelife
+from singlelife.cli import main
+from singlelife.hub.spaces import space_files, space_folder
+
+from ..hub_server import READER, STRANGER, WRITER, Break, Hub, Repository
+
+SPACE = Path(__file__).parents[2] / "spaces" / "cas"
+COMMAND = """
+from singlelife.cli import main
+result = main(words)
+"""
+
+
+def deploy(client, *words: str, token: str | None = WRITER):
+    return client.ask(COMMAND, token, words=["hub", "deploy-space", "lives/cas", *words])
+
+
+def names(repository: Repository) -> set[str]:
+    return set(repository.commits[repository.branches["main"]]) - {".gitattributes"}
+
+
+def downloaded(hub: Hub, repository: Repository, folder: Path) -> Path:
+    for name in names(repository):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(hub.read(repository, name))
+    return folder
+
+
+def test_all_that_runs_there_is_one_commit_and_private_unless_said(hub, hub_client):
+    answer = deploy(hub_client)
+    assert answer.result == 0, answer.said
+    assert f"{hub.url}/spaces/lives/cas" in answer.said
+    repository = hub.repositories["space", "lives/cas"]
+    assert repository.private and len(repository.commits) == 2
+    there = names(repository)
+    assert {path.name for path in SPACE.glob("*.py")} <= there
+    assert {"singlelife/cli.py", "singlelife/hub_configs/models/tiny.yaml", "requirements.txt"} <= there
+    assert not any("__pycache__" in name or name.startswith(("singlelife/spaces", ".")) for name in there)
+    for name in ("models.py", "requirements.txt"):
+        local = space_files()[name]
+        assert hub.read(repository, name) == (local if isinstance(local, bytes) else local.read_bytes())
+
+    assert deploy(hub_client, "--public").result == 2  # it is private
+    del hub.repositories["space", "lives/cas"]
+    assert deploy(hub_client, "--public").result == 0
+    assert not hub.repositories["space", "lives/cas"].private
+
+
+def test_what_is_uploaded_runs_by_itself(hub, hub_client, tmp_path):
+    assert deploy(hub_client).result == 0
+    folder = downloaded(hub, hub.repositories["space", "lives/cas"], tmp_path / "app")
+    code = (
+        "import sys; sys.path.insert(0, '')\n"
+        "import singlelife, limits, media, models\n"
+        "from importlib.metadata import distribution\n"
+        "model = models.open_model('untrained:tiny@1', limits=limits.Limits())\n"
+        "print(singlelife.__file__, distribution('singlelife')._path, model.method)"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=folder, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    package, described, method = done.stdout.strip().split(maxsplit=2)
+    assert Path(package).is_relative_to(folder) or package.startswith("singlelife/")
+    assert f"singlelife-{singlelife.__version__}.dist-info" in described
+    assert method == "cross-attention"
+
+
+def test_its_requirements_are_those_of_the_package_and_of_the_page():
+    content = space_files()["requirements.txt"]
+    assert isinstance(content, bytes)
+    lines = content.decode().splitlines()
+    found = {re.split(r"[\[<>=~! ]", line)[0] for line in lines if not line.startswith("-")}
+    assert {"gradio", "torch", "transformers", "huggingface-hub", "av", "pillow", "safetensors"} <= found
+    assert not {"singlelife", "pytest", "ruff", "wandb"} & found
+    assert len(found) == len([line for line in lines if not line.startswith("-")])
+
+
+def test_an_update_deletes_what_is_gone_and_leaves_what_others_added(hub, hub_client):
+    assert deploy(hub_client).result == 0
+    repository = hub.repositories["space", "lives/cas"]
+    before = names(repository)
+    hub.put(repository, {"singlelife/old.py": b"x", "singlelife-0.0.1.dist-info/METADATA": b"x", "mine.txt": b"x"})
+    assert deploy(hub_client).result == 0
+    assert names(repository) == before | {"mine.txt"}
+    commits = len(repository.commits)
+    assert deploy(hub_client).result == 0
+    assert len(repository.commits) == commits  # nothing to say
+
+
+@pytest.mark.parametrize(
+    ("token", "message"),
+    [
+        (None, "takes a token with write access: log in with `hf auth login` or set HF_TOKEN"),
+        (READER, "your token may not do that"),
+        (STRANGER, "your token may not do that"),
+        ("hf_wrong_token", "does not accept your token|none that you may see"),
+    ],
+)
+def test_who_may_not_write_is_told(token, message, hub, hub_client):
+    answer = deploy(hub_client, token=token)
+    assert answer.result == 2 and re.search(message, answer.said), answer.said
+    assert not hub.repositories
+    assert token is None or token not in answer.said
+    hub.create("lives/cas", "space", private=True)
+    assert deploy(hub_client, token=token).result == 2
+    assert names(hub.repositories["space", "lives/cas"]) == set()
+
+
+def test_a_connection_that_breaks_is_told_and_the_same_command_goes_on(hub, hub_client):
+    hub.dead = True
+    answer = deploy(hub_client)
+    assert answer.result == 2 and "the connection to the Hub broke" in answer.said
+    assert "The same command goes on" in answer.said
+    hub.dead = False
+    hub.breaks.append(Break("POST", "/commit/", after=0))
+    assert deploy(hub_client).result == 2
+    assert names(hub.repositories["space", "lives/cas"]) == set()
+    assert deploy(hub_client).result == 0
+
+
+def test_what_would_be_uploaded_is_listed_without_a_token_or_a_network(capsys):
+    assert main(["hub", "deploy-space", "lives/cas", "--dry-run"]) == 0
+    listed = capsys.readouterr().out
+    assert {line.split("  ")[0] for line in listed.splitlines()} >= set(space_files())
+    assert re.search(r"\d+ files, \S+ MB, would be in the Space lives/cas\.$", listed.strip())
+
+
+@pytest.mark.parametrize("name", ["cas", "lives/cas/x", "../cas", "https://huggingface.co/spaces/lives/cas"])
+def test_what_is_no_name_of_a_space_is_refused(name, capsys):
+    assert main(["hub", "deploy-space", name]) == 2
+    assert "is no name of a Space; write ORG/NAME" in capsys.readouterr().err
+
+
+def test_the_demo_says_what_it_lacks(monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gradio", None)
+    assert main(["demo"]) == 2
+    assert "pip install 'singlelife[spaces]'" in capsys.readouterr().err
+    assert main(["demo", "--port", "99999"]) == 2
+    assert "--port should be a number from 1 to 65535" in capsys.readouterr().err
+
+
+def test_the_wheel_has_the_space_where_it_is_looked_for():
+    import tomllib
+
+    settings = tomllib.loads((SPACE.parents[1] / "pyproject.toml").read_text())
+    included = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert included["spaces/cas"] == "singlelife/spaces/cas"
+    assert space_folder() == SPACE
+
+
+@pytest.mark.skipif(not (SPACE / "app.py").is_file(), reason="the page itself is not here")
+def test_the_demo_serves_the_page_until_it_is_interrupted(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    words = [sys.executable, "-m", "singlelife.cli", "demo", "--no-browser", "--port", str(port)]
+    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "SINGLELIFE_CACHE": str(tmp_path)}
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        assert process.stdout is not None
+        assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
+            assert page.status == 200
+        second = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=120)
+        assert second.returncode == 2 and "The page cannot be started" in second.stderr
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        assert process.wait(60) in (0, 130)
+    finally:
+        process.kill()

@@ -1,0 +1,438 @@
+"""Pictures and videos of visitors: what is meant is read as it should look, and all else costs little and opens
+nothing."""
+
+import io
+import struct
+import wave
+import zlib
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from limits import Cancelled, Limits, VisitorError
+from media import delete_upload, pairs_of_video, read_picture
+from PIL import Image
+
+from ..hub_server import Hub
+from ..lives.conftest import write_clip
+
+LIMITS = Limits()
+HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
+RED, GREEN = (255, 0, 0), (0, 255, 0)
+
+
+def halves(mode: str = "RGB") -> Image.Image:
+    """40 x 20 px: red on the left, green on the right."""
+    picture = Image.new("RGB", (40, 20), RED)
+    picture.paste(GREEN, (20, 0, 40, 20))
+    return picture.convert(mode)
+
+
+def stored(picture: Image.Image, kind: str, **options) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, kind, **options)
+    return file.getvalue()
+
+
+def png(width: int, height: int, data: bytes) -> bytes:
+    """A PNG of grey pixels, whatever its data."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", data) + chunk(b"IEND", b"")
+
+
+# Pictures.
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.mp4", "a"])
+def test_a_picture_is_read_by_its_content(kind, name, tmp_path):
+    (tmp_path / name).write_bytes(stored(halves(), kind, quality=95))
+    pixels = read_picture(tmp_path / name)
+    assert pixels.shape == (20, 40, 3) and pixels.dtype == np.uint8
+    np.testing.assert_allclose(pixels[10, [5, 35]], [RED, GREEN], atol=8)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_picture_is_upright_as_its_exif_says(orientation, kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2, 4, 3), dtype=np.uint8))
+    picture = picture.resize((64, 32), Image.Resampling.NEAREST)
+    (tmp_path / "a").write_bytes(stored(picture, kind, exif=exif, quality=95))
+    pixels = np.asarray(picture)
+    upright = {
+        1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
+        6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels),
+    }[orientation]  # fmt: skip
+    found = read_picture(tmp_path / "a")
+    assert found.shape == upright.shape
+    assert np.abs(found.astype(int) - upright).mean() < 12
+
+
+def test_every_mode_looks_as_it_should(tmp_path):
+    def read(picture: Image.Image, kind: str = "PNG", **options) -> np.ndarray:
+        (tmp_path / "a").write_bytes(stored(picture, kind, **options))
+        return read_picture(tmp_path / "a")
+
+    np.testing.assert_array_equal(read(halves("P"))[10, [5, 35]], [RED, GREEN])
+    np.testing.assert_allclose(read(halves("CMYK"), "JPEG")[10, [5, 35]], [RED, GREEN], atol=8)
+    np.testing.assert_array_equal(read(Image.new("L", (8, 8), 77))[0, 0], [77] * 3)
+    np.testing.assert_array_equal(read(Image.new("1", (8, 8), 1))[0, 0], [255] * 3)
+    wide = Image.fromarray(np.array([[0, 257 * 5, 65535]], dtype=np.uint16))
+    np.testing.assert_array_equal(read(wide)[0, :, 1], [0, 5, 255])
+
+    half = Image.new("RGBA", (8, 8), (255, 0, 0, 128))
+    half.putpixel((0, 0), (0, 0, 0, 0))
+    for kind in ("PNG", "WEBP"):
+        pixels = read(half, kind, lossless=True)
+        np.testing.assert_array_equal(pixels[0, 0], [255] * 3)  # nothing, on white
+        np.testing.assert_allclose(pixels[4, 4], [255, 127, 127], atol=1)
+    np.testing.assert_array_equal(read(Image.new("LA", (8, 8), (0, 0)))[0, 0], [255] * 3)
+    palette = halves("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    np.testing.assert_array_equal(read(palette)[10, [5, 35]], [[255] * 3, GREEN])
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_large_picture_is_made_smaller(kind, tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    (tmp_path / "a").write_bytes(stored(halves().resize((4400, 2200)), kind, exif=exif))
+    pixels = read_picture(tmp_path / "a")
+    assert pixels.shape == (2048, 1024, 3)
+    np.testing.assert_allclose(pixels[[200, 1800], 500], [RED, GREEN], atol=8)
+
+
+def test_of_an_animation_it_is_the_first_frame(tmp_path):
+    for kind in ("PNG", "WEBP"):
+        file = stored(halves(), kind, save_all=True, append_images=[Image.new("RGB", (40, 20))] * 3, lossless=True)
+        (tmp_path / "a").write_bytes(file)
+        np.testing.assert_array_equal(read_picture(tmp_path / "a")[10, [5, 35]], [RED, GREEN])
+
+
+BAD_PICTURES: dict[str, tuple[bytes, str]] = {
+    "nothing": (b"", "The picture is empty"),
+    "text": (b"hello", "no picture that can be read: upload a JPEG, PNG or WebP"),
+    "a page": (b"<html><script>alert(1)</script></html>", "no picture that can be read"),
+    "a drawing": (b'<svg xmlns="http://www.w3.org/2000/svg"><image href="file:///etc/passwd"/></svg>', "no picture"),
+    "GIF": (stored(halves(), "GIF"), "no picture that can be read"),
+    "TIFF": (stored(halves(), "TIFF"), "no picture that can be read"),
+    "BMP": (stored(halves(), "BMP"), "no picture that can be read"),
+    "EPS": (stored(halves(), "EPS"), "no picture that can be read"),
+    "PPM": (stored(halves(), "PPM"), "no picture that can be read"),
+    "a bomb by its header": (
+        png(100_000, 100_000, zlib.compress(b"\0")),
+        "more than the 50 million pixels that it may",
+    ),
+    "a bomb that unpacks": (png(12_000, 12_000, zlib.compress(bytes(12_001 * 12_000), 9)), "12000 x 12000 px"),
+    "no end": (png(100, 100, zlib.compress(bytes(500))), "damaged or cut off"),
+    "no pixels": (png(0, 10, b""), "no picture that can be read|damaged"),
+    "too many bytes": (b"x" * (LIMITS.picture_bytes + 1), "has 25.0 MB; here it may have 25.0 MB"),
+    **{
+        f"half a {kind}": (stored(halves().resize((400, 200)), kind)[:-200], "damaged or cut off|no picture that can")
+        for kind in ("JPEG", "PNG", "WEBP")
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("case", BAD_PICTURES)
+def test_what_is_no_picture_or_too_large_is_refused(case, tmp_path):
+    content, message = BAD_PICTURES[case]
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(VisitorError, match=message) as told:
+        read_picture(tmp_path / "a.png")
+    assert str(tmp_path) not in str(told.value)
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+def test_a_bomb_takes_no_memory(tmp_path):
+    from singlelife.process import peak_resident
+
+    before = peak_resident()
+    (tmp_path / "a.png").write_bytes(png(20_000, 20_000, zlib.compress(bytes(20_001 * 2000), 9)))
+    with pytest.raises(VisitorError):
+        read_picture(tmp_path / "a.png")
+    assert peak_resident() - before < 150e6  # of the 1.2 GB that it would be
+
+
+@settings(max_examples=60)
+@given(
+    kind=st.sampled_from(["JPEG", "PNG", "WEBP"]), changes=st.dictionaries(st.integers(0, 700), st.integers(0, 255))
+)
+def test_damage_of_any_kind_ends_in_a_picture_or_an_error_for_visitors(tmp_path_factory, kind, changes):
+    content = bytearray(stored(halves(), kind))
+    for place, value in changes.items():
+        content[place % len(content)] = value
+    file = tmp_path_factory.getbasetemp() / "damaged"
+    file.write_bytes(content)
+    try:
+        pixels = read_picture(file)
+    except VisitorError:
+        return
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+
+
+@pytest.mark.parametrize(
+    "read", [read_picture, lambda path: pairs_of_video(path, gap_seconds=1, count=1, limits=LIMITS)]
+)
+def test_what_is_not_there_is_told(read, tmp_path):
+    for path in (tmp_path / "none", "\0"):
+        with pytest.raises(VisitorError, match="is not here any more"):
+            read(path)
+    with pytest.raises(VisitorError, match="is empty"):
+        read(tmp_path)
+
+
+# Videos.
+
+
+def numbered(index: int, height: int, width: int) -> np.ndarray:
+    """Grey that tells the frame's number, up to 107."""
+    return np.full((height, width, 3), 20 + 2 * min(index, 107), dtype=np.uint8)
+
+
+def numbers(pairs: list) -> list[tuple[float, float]]:
+    return [tuple((float(view.mean()) - 20) / 2 for view in pair) for pair in pairs]
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory) -> Callable[[str], Path]:
+    """Four seconds at 20 Hz, of a kind of file, each made once."""
+    folder = tmp_path_factory.mktemp("videos")
+    codecs = {"mp4": "libx264", "mov": "libx264", "webm": "libvpx-vp9", "mkv": "libx265", "avi": "mpeg4"}
+
+    def video(kind: str) -> Path:
+        path = folder / f"a.{kind}"
+        return path if path.is_file() else write_clip(path, codec=codecs[kind], picture=numbered)
+
+    return video
+
+
+@pytest.mark.parametrize("kind", ["mp4", "mov", "webm", "mkv", "avi"])
+def test_pairs_keep_the_gap_and_are_spread_over_the_video(kind, video, tmp_path):
+    nameless = tmp_path / "upload"
+    nameless.write_bytes(video(kind).read_bytes())
+    found = numbers(pairs_of_video(nameless, gap_seconds=0.5, count=6, limits=LIMITS))
+    assert len(found) == 6
+    for first, second in found:
+        assert second - first == pytest.approx(10, abs=1.5)
+    firsts = [first for first, _ in found]
+    assert firsts[0] == pytest.approx(0, abs=1.5) and firsts[-1] > 62
+    assert np.diff(firsts) == pytest.approx(np.full(5, 13.6), abs=4)
+
+
+def test_short_videos_give_as_many_different_pairs_as_they_have(video):
+    found = pairs_of_video(video("mp4"), gap_seconds=3.5, count=8, limits=LIMITS)
+    assert 5 <= len(found) <= 8
+    assert len({first for first, _ in numbers(found)}) == len(found)
+    assert len(pairs_of_video(video("mp4"), gap_seconds=0.1, count=99, limits=replace(LIMITS, video_pairs=4))) == 4
+    for gap in (4.0, 1e9):
+        with pytest.raises(VisitorError, match=r"is 4.0 s long, too short for frames|is 3.9\d? s long, too short"):
+            pairs_of_video(video("mp4"), gap_seconds=gap, count=4, limits=LIMITS)
+    with pytest.raises(VisitorError, match=r"no two frames that are 0\.01 s apart"):
+        pairs_of_video(video("mp4"), gap_seconds=0.01, count=4, limits=LIMITS)
+    for gap, count in ((0, 1), (-1, 1), (float("nan"), 1), (1, 0)):
+        with pytest.raises(VisitorError, match="Choose a gap of more than 0 seconds"):
+            pairs_of_video(video("mp4"), gap_seconds=gap, count=count, limits=LIMITS)
+
+
+def test_a_recording_of_a_browser_which_tells_no_length_is_read(tmp_path):
+    with av.open(str(tmp_path / "live.webm"), "w", options={"live": "1"}) as container:
+        stream = container.add_stream("libvpx", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(60):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index, 48, 64), format="rgb24")))
+        container.mux(stream.encode())
+    with av.open(str(tmp_path / "live.webm")) as container:
+        assert not container.duration
+    found = numbers(pairs_of_video(tmp_path / "live.webm", gap_seconds=1, count=3, limits=LIMITS))
+    assert [second - first for first, second in found] == pytest.approx([20] * 3, abs=2)
+
+
+def test_a_phone_held_upright_gives_upright_frames(tmp_path):
+    path = write_clip(tmp_path / "a.mp4", seconds=1, height=48, width=64, picture=numbered)
+    content = bytearray(path.read_bytes())
+    start = content.index(struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000), content.index(b"tkhd"))
+    content[start : start + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
+    path.write_bytes(content)
+    [(first, _)] = pairs_of_video(path, gap_seconds=0.5, count=1, limits=LIMITS)
+    assert first.shape == (64, 48, 3)
+
+
+def test_damage_in_the_middle_loses_only_itself(tmp_path):
+    content = bytearray(HIGHWAY.read_bytes())
+    middle = len(content) // 3
+    content[middle : middle + 1000] = bytes(1000)
+    (tmp_path / "a.mp4").write_bytes(content)
+    whole = pairs_of_video(HIGHWAY, gap_seconds=0.4, count=5, limits=LIMITS)
+    found = pairs_of_video(tmp_path / "a.mp4", gap_seconds=0.4, count=5, limits=LIMITS)
+    assert 3 <= len(found) <= len(whole) == 5
+    assert whole[0][0].shape[0] == 270
+
+
+def test_what_is_cut_off_gives_its_beginning(video, tmp_path):
+    content = video("mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(content[: len(content) * 2 // 3])
+    found = numbers(pairs_of_video(tmp_path / "a.mkv", gap_seconds=0.5, count=4, limits=LIMITS))
+    assert found and found[-1][1] < 70
+
+
+def test_videos_over_a_limit_are_refused(video):
+    def refused(**limits) -> str:
+        with pytest.raises(VisitorError) as told:
+            pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, limits=replace(LIMITS, **limits))
+        return str(told.value)
+
+    assert "longer than 3 s. Cut it" in refused(video_seconds=3.0)
+    assert "64 x 48 px; here a frame may have" in refused(video_pixels=1000)
+    assert "here it may have 1.0 kB. Upload a smaller one" in refused(video_bytes=1000)
+    assert "takes too long here" in refused(video_work_seconds=1e-6)
+    with pytest.raises(Cancelled):
+        pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, limits=LIMITS, cancelled=lambda: True)
+
+
+def test_the_length_is_that_of_the_frames_and_not_what_the_header_says(tmp_path):
+    path = write_clip(tmp_path / "a.avi", seconds=10, rate=20, picture=numbered, codec="mpeg4")
+    content = bytearray(path.read_bytes())
+    frames = content.index(b"avih") + 8 + 16
+    content[frames : frames + 4] = struct.pack("<I", 20)
+    length = content.index(b"strh") + 8 + 32
+    content[length : length + 4] = struct.pack("<I", 20)
+    path.write_bytes(content)
+    with pytest.raises(VisitorError, match="longer than 5 s"):
+        pairs_of_video(path, gap_seconds=0.5, count=2, limits=replace(LIMITS, video_seconds=5.0))
+
+
+def test_frames_that_grow_over_the_limit_on_the_way_are_not_decoded(tmp_path):
+    """The header tells of the first frames alone."""
+    path = tmp_path / "a.avi"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for index in range(40):
+            size = (64, 48) if index < 20 else (640, 480)
+            packet = av.Packet(stored(Image.new("RGB", size, (index, 99, 99)), "JPEG"))
+            packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 20)
+            packet.is_keyframe = True
+            container.mux(packet)
+    found = pairs_of_video(path, gap_seconds=0.2, count=8, limits=replace(LIMITS, video_pixels=100 * 100))
+    assert found and all(view.shape == (48, 64, 3) for pair in found for view in pair)
+
+
+def test_a_playlist_in_disguise_opens_no_file_and_no_address(hub: Hub, video, tmp_path):
+    beside = tmp_path / "beside.ts"
+    with av.open(str(beside), "w", format="mpegts") as container:
+        stream = container.add_stream("mpeg2video", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(40):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index, 48, 64), format="rgb24")))
+        container.mux(stream.encode())
+    part = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{}\n#EXT-X-ENDLIST\n"
+    dash = (
+        '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
+        'mediaPresentationDuration="PT2S"><Period><AdaptationSet mimeType="video/mp4">'
+        '<Representation id="1" bandwidth="1"><BaseURL>'
+        f"{hub.url}/a.mp4</BaseURL></Representation></AdaptationSet></Period></MPD>"
+    )
+    texts = [
+        *(
+            part.format(each)
+            for each in (f"{hub.url}/a.ts", beside, f"file://{beside}", "beside.ts", "file:///etc/hosts")
+        ),
+        *(f"ffconcat version 1.0\nfile {each}\n" for each in (beside, "beside.ts", f"{hub.url}/a.mp4")),
+        "v=0\no=- 0 0 IN IP4 127.0.0.1\nc=IN IP4 127.0.0.1\nm=video 9 RTP/AVP 96\n",
+        dash,
+        f"[playlist]\nFile1={hub.url}/a.mp4\n",
+        f"<smil><body><video src='{hub.url}/a.mp4'/></body></smil>",
+    ]
+    for text in texts:
+        for name in ("a.mp4", "a.m3u8", "a.avi"):
+            (tmp_path / name).write_text(text)
+            with pytest.raises(VisitorError, match="no video that can be read, or it is damaged"):
+                pairs_of_video(tmp_path / name, gap_seconds=0.5, count=2, limits=LIMITS)
+    assert hub.requests == []
+
+
+def sound(path: Path) -> None:
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(8000)
+        file.writeframes(bytes(16000))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"hello " * 100, bytes(1000), stored(halves(), "GIF", save_all=True, append_images=[halves()] * 3),
+        stored(halves(), "PNG"), stored(halves(), "JPEG"), HIGHWAY.read_bytes()[:2000], b"\x1aE\xdf\xa3" + bytes(500),
+        b"RIFF\xff\xff\xff\xffAVI LIST" + bytes(500), b"\0\0\0\x18ftypmp42" + b"\xff" * 500,
+    ],
+)  # fmt: skip
+def test_what_is_no_video_is_refused(content, tmp_path):
+    (tmp_path / "a.mp4").write_bytes(content)
+    with pytest.raises(VisitorError, match="no video that can be read, or it is damaged") as told:
+        pairs_of_video(tmp_path / "a.mp4", gap_seconds=0.5, count=2, limits=LIMITS)
+    assert str(tmp_path) not in str(told.value)
+
+
+def test_sound_and_rare_codecs_are_refused(tmp_path):
+    sound(tmp_path / "a.wav")
+    write_clip(tmp_path / "b.avi", codec="ffv1", picture=numbered)
+    for name in ("a.wav", "b.avi"):
+        with pytest.raises(VisitorError, match="no video that can be read"):
+            pairs_of_video(tmp_path / name, gap_seconds=0.5, count=2, limits=LIMITS)
+
+
+@settings(max_examples=25)
+@given(changes=st.dictionaries(st.integers(0, 10**6), st.integers(0, 255), max_size=40), cut=st.floats(0.1, 1))
+def test_damage_of_any_kind_ends_in_pairs_or_an_error_for_visitors(tmp_path_factory, changes, cut):
+    content = bytearray(HIGHWAY.read_bytes())[: int(cut * HIGHWAY.stat().st_size)]
+    for place, value in changes.items():
+        content[place % len(content)] = value
+    file = tmp_path_factory.getbasetemp() / "damaged.mp4"
+    file.write_bytes(content)
+    try:
+        found = pairs_of_video(file, gap_seconds=0.3, count=2, limits=replace(LIMITS, video_seconds=10.0))
+    except VisitorError:
+        return
+    assert found and all(view.dtype == np.uint8 and view.shape[2] == 3 for pair in found for view in pair)
+
+
+# Uploads.
+
+
+def test_uploads_are_deleted_and_nothing_else(tmp_path, monkeypatch):
+    folder, other = tmp_path / "gradio", tmp_path / "keep.txt"
+    monkeypatch.setenv("GRADIO_TEMP_DIR", str(folder))
+    (folder / "abc").mkdir(parents=True)
+    upload = folder / "abc" / "a.png"
+    for file in (upload, other, folder / "abc" / "b.png"):
+        file.write_text("x")
+
+    delete_upload(upload)
+    delete_upload(upload)  # is gone already
+    assert [file.name for file in (folder / "abc").iterdir()] == ["b.png"]
+    delete_upload(folder / "abc" / "b.png")
+    assert list(folder.iterdir()) == []
+
+    (folder / "abc").mkdir()
+    (folder / "abc" / "link").symlink_to(other)
+    (folder / "out").symlink_to(tmp_path)
+    for path in (other, folder / ".." / "keep.txt", folder / "out" / "keep.txt", folder, folder / "abc", "", None):
+        delete_upload(path)
+    assert other.read_text() == "x" and (folder / "abc").is_dir()
+    delete_upload(folder / "abc" / "link")
+    assert other.read_text() == "x" and not (folder / "abc").exists()
