@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -326,48 +326,75 @@ def compare(
         "progress": progress,
     }
     by_k = [extract(model, pairs, sorted(set(ks)), **settings) for model in models]
-    curve = tuple(ScoresAtK(each, *_scores(by_k[0][each], by_k[1][each], seed)) for each in sorted(set(ks)))
+    return compare_extractions(
+        by_k[0],
+        by_k[1],
+        pairs,
+        ks=ks,
+        heads=_heads(models, pairs, ks[0], settings) if heads == "each" else None,
+        seed=seed,
+    )
+
+
+def compare_extractions(
+    a: Mapping[int, Extraction],
+    b: Mapping[int, Extraction],
+    pairs: PairSet,
+    *,
+    ks: Sequence[int],
+    heads: HeadScores | None = None,
+    seed: int = 0,
+) -> Comparison:
+    """`compare` of two models that were run on the pairs before.
+
+    Args:
+        a, b: by k, of one grid and one setting.
+        ks: of these, the first is the one that all is said of.
+        heads: of the two models, if they were scored.
+        seed: of the bootstrap.
+    """
+    curve = tuple(ScoresAtK(each, *_scores(a[each], b[each], seed)) for each in sorted(set(ks)))
     (main,) = (each for each in curve if each.k == ks[0])
-    found = [extractions[ks[0]] for extractions in by_k]
-    true_match = pairs.true_match(grid).numpy()
+    first, second = a[ks[0]], b[ks[0]]
+    true_match = pairs.true_match(first.grid).numpy()
 
     def readings(variant: str) -> tuple[ModelReading, ModelReading]:
         def reading(extraction: Extraction) -> ModelReading:
             position = score(position_agreement(extraction), chance(extraction), seed) if variant == "raw" else None
             return ModelReading(position, truth(extraction, true_match, variant))
 
-        return reading(found[0]), reading(found[1])
+        return reading(first), reading(second)
 
     by_salience = [
         score(
-            salience(attention_shares(found[0], variant), attention_shares(found[1], variant), ks[0]),
+            salience(attention_shares(first, variant), attention_shares(second, variant), ks[0]),
             main.raw.chance,
             seed,
         )
         for variant in VARIANTS
     ]
     return Comparison(
-        models=(model_a.name, model_b.name),
-        revisions=(model_a.revision, model_b.revision),
-        methods=(model_a.method, model_b.method),
-        layers=(model_a.layers, model_b.layers),
+        models=(first.model, second.model),
+        revisions=(first.revision, second.revision),
+        methods=(first.method, second.method),
+        layers=(first.layers, second.layers),
         pairs=pairs.name,
-        pairs_hash=found[0].pairs_hash,
+        pairs_hash=first.pairs_hash,
         num_pairs=len(pairs),
         k=ks[0],
-        grid=grid,
-        direction=direction,
-        sinks=sinks,
+        grid=first.grid,
+        direction=first.direction,
+        sinks="mask" if first.masked else "keep",
         raw=main.raw,
         position_free=main.position_free,
         raw_salience=by_salience[0],
         position_free_salience=by_salience[1],
         raw_readings=readings("raw"),
         position_free_readings=readings("position_free"),
-        model_sinks=(_sinks(found[0]), _sinks(found[1])),
+        model_sinks=(_sinks(first), _sinks(second)),
         curve=curve,
-        heads=_heads(models, pairs, ks[0], settings) if heads == "each" else None,
-        mean_maps=(found[0].mean_map, found[1].mean_map),
+        heads=heads,
+        mean_maps=(first.mean_map, second.mean_map),
     )
 
 

@@ -10,7 +10,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -307,16 +307,35 @@ def load_image_pairs(path: Path, image_size: int) -> PairSet:
     Raises:
         PairSetError: there are none, one lacks its partner, or one cannot be read; it is named.
     """
-    pairs = _pairs_of_files(path)
-    views = torch.empty((2, len(pairs), 3, image_size, image_size), dtype=torch.uint8)
-    boxes = np.zeros((len(pairs), 2, 4), dtype=np.int64)
-    for index, files in enumerate(pairs):
-        for number, file in enumerate(files):
-            image = _read_image(file)
+    files = _pairs_of_files(path)
+    names = [[str(file.relative_to(path)) for file in pair] for pair in files]
+    images = ((_read_image(target), _read_image(source)) for target, source in files)
+    return pair_set_of_images(path.name, images, len(files), image_size, {"folder": path.name, "files": names})
+
+
+def pair_set_of_images(
+    name: str,
+    images: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    count: int,
+    image_size: int,
+    provenance: dict[str, Any] | None = None,
+) -> PairSet:
+    """Pairs of images, of each its middle square.
+
+    Args:
+        name: for people.
+        images: target and source of each pair, uint8 (3, H, W) of any sizes; taken one by one.
+        count: how many pairs that is.
+        image_size: side of the views in pixels, to which the squares are resized.
+        provenance: where they are from.
+    """
+    views = torch.empty((2, count, 3, image_size, image_size), dtype=torch.uint8)
+    boxes = np.zeros((count, 2, 4), dtype=np.int64)
+    for index, pair in enumerate(images):
+        for number, image in enumerate(pair):
             boxes[index, number] = box = center_crop_box(*image.shape[-2:])
             views[number, index] = crop_and_resize(image, box, image_size)
-    names = [[str(file.relative_to(path)) for file in files] for files in pairs]
-    return PairSet(path.name, views[0], views[1], {"folder": path.name, "files": names}, boxes)
+    return PairSet(name, views[0], views[1], provenance or {}, boxes)
 
 
 def _images(folder: Path) -> list[Path]:

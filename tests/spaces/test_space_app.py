@@ -1,0 +1,115 @@
+"""The Space as programs and assistants call it."""
+
+import asyncio
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+from PIL import Image
+
+from singlelife.cli import main
+
+SPACE = Path(__file__).parents[2] / "spaces" / "cas"
+
+
+@pytest.fixture(scope="module")
+def client(space) -> Client:
+    return Client(space.url, verbose=False)
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    """A target and a source view, as `singlelife cas --pairs FOLDER` takes them."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (2, 9, 12, 3), dtype=np.uint8)
+    files = [folder / f"a_{view}.png" for view in ("target", "source")]
+    for file, pixels in zip(files, noise, strict=True):
+        Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).save(file)
+    return files
+
+
+def command_line(tmp_path: Path, pairs: Path) -> dict:
+    file, models = tmp_path / "cas.json", SPACE / "models"
+    assert main(["cas", str(models / "sim_1"), str(models / "sim_2"), "--pairs", str(pairs), "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
+def same(ours: dict, theirs: dict) -> None:
+    for name in ("cas", "chance", "adjusted", "low", "high"):
+        assert ours[name] == pytest.approx(theirs[name], abs=1e-6)
+
+
+def test_a_program_gets_the_command_lines_scores(client, tmp_path):
+    found = client.predict("sim_1", "sim_2", api_name="/compare")
+    theirs = command_line(tmp_path, SPACE / "pairs" / "simulated")
+    same(found["raw"], theirs["raw"])
+    same(found["position_free"], theirs["position_free"])
+    assert found["reading"].startswith("These models agree on 47% of matches; 8% would be chance.")
+    assert len(found["per_pair"]) == 64
+
+
+def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, tmp_path):
+    found = client.predict("sim_1", "sim_2", *map(handle_file, pictures), api_name="/compare_on_pictures")
+    same(found["raw"], command_line(tmp_path, pictures[0].parent)["raw"])
+    assert found["position_free_reference"]["num_pairs"] == 64
+    assert space.uploaded() == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        ({"model_a": "sim_1", "model_b": "sim_2", "pairs": "/etc"}, "There are the pairs"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": 1000}, "k should be"),
+        ({"model_a": "sim_1", "model_b": "file:///etc/passwd"}, "is no name of a model"),
+        ({"model_a": "", "model_b": "sim_2"}, "Which two models"),
+    ],
+)
+def test_what_is_refused_is_said_without_traces(client, asked: dict, says: str):
+    with pytest.raises(AppError, match=says) as refused:
+        client.predict(**asked, api_name="/compare")
+    assert not re.search(r"Traceback|File \"|site-packages|/root|/home|/tmp", str(refused.value))
+
+
+def test_only_what_is_meant_can_be_called(client):
+    endpoints = client.view_api(return_format="dict")
+    assert set(endpoints["named_endpoints"]) == {"/compare", "/compare_on_pictures"}
+    assert not endpoints["unnamed_endpoints"]
+
+
+def test_an_assistant_calls_it_as_a_tool(space):
+    pytest.importorskip("mcp")
+    from mcp import ClientSession
+    from mcp.client.streamable_http import streamable_http_client
+
+    async def ask():
+        async with (
+            streamable_http_client(f"{space.url}/gradio_api/mcp/") as (read, write, _),
+            ClientSession(read, write) as session,
+        ):
+            await session.initialize()
+            tools = (await session.list_tools()).tools
+            (compare,) = [tool for tool in tools if tool.name == "compare_models"]
+            answer = await session.call_tool(compare.name, {"model_a": "sim_1", "model_b": "sim_2"})
+            return tools, compare, answer
+
+    tools, compare, answer = asyncio.run(ask())
+    assert len(tools) == 2
+    assert "Correspondence Alignment Score" in compare.description
+    assert {"model_a", "model_b", "pairs", "k"} <= set(compare.inputSchema["properties"])
+    assert not answer.isError
+    assert "These models agree on 47% of matches" in answer.content[0].text
+
+
+def test_folders_are_opened_for_the_owner_alone(monkeypatch):
+    import app
+
+    monkeypatch.delenv("SPACE_ID", raising=False)
+    assert app.opens_folders("127.0.0.1")
+    assert not app.opens_folders("0.0.0.0")
+    monkeypatch.setenv("SPACE_ID", "org/cas")
+    assert not app.opens_folders("127.0.0.1")

@@ -1,0 +1,297 @@
+"""The Space as visitors use it, in a real browser against the running app."""
+
+import contextlib
+import json
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from singlelife.cli import main
+
+from ..hub_server import Break
+from .browser import CHROMIUM, DRIVER, Browser
+
+SPACE = Path(__file__).parents[2] / "spaces" / "cas"
+VIDEO = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
+
+if not (CHROMIUM.exists() and DRIVER.exists()):
+    warnings.warn(
+        "NO CHROMIUM: THE SPACE IS NOT TESTED IN A BROWSER (apt install chromium chromium-driver)", stacklevel=1
+    )
+    pytest.skip("NO CHROMIUM: the Space is not tested in a browser", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def window(space, tmp_path_factory) -> Iterator[Browser]:
+    browser = Browser(tmp_path_factory.mktemp("chromium"), space.url)
+    yield browser
+    browser.driver.quit()
+
+
+@pytest.fixture
+def browser(window: Browser) -> Iterator[Browser]:
+    window.screen(1280, 1600)
+    yield window
+    assert window.severe() == []
+
+
+@pytest.fixture
+def models(hub) -> tuple[str, str]:
+    """Two models on the loopback Hub."""
+    names = "lives/singlelife-one", "lives/singlelife-two"
+    for name, folder in zip(names, ("sim_1", "sim_still"), strict=True):
+        repository = hub.create(name, "model")
+        hub.put(repository, {path.name: path.read_bytes() for path in (SPACE / "models" / folder).iterdir()})
+    return names
+
+
+@pytest.fixture
+def pictures(tmp_path) -> list[Path]:
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (2, 9, 12, 3), dtype=np.uint8)
+    files = [folder / f"a_{view}.png" for view in ("target", "source")]
+    for file, pixels in zip(files, noise, strict=True):
+        Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).save(file)
+    return files
+
+
+def command_line(tmp_path: Path, b: str, pairs: Path) -> dict:
+    file = tmp_path / "cas.json"
+    a, b = (str(SPACE / "models" / name) for name in ("sim_1", b))
+    assert main(["cas", a, b, "--pairs", str(pairs), "--json", str(file)]) == 0
+    return json.loads(file.read_text())
+
+
+def test_a_score_is_there_at_once(browser, tmp_path):
+    browser.open()
+    theirs = command_line(tmp_path, "sim_2", SPACE / "pairs" / "simulated")
+    assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
+    assert browser.score("free") == pytest.approx(theirs["position_free"]["cas"], abs=1e-6)
+    assert "They agree clearly about where things are." in browser.one("#score h2").text
+    offered = browser.one("#score a[download='cas.json']").get_attribute("href")
+    assert browser.run("return fetch(arguments[0]).then((answer) => answer.json())", offered)["num_pairs"] == 64
+    assert browser.one("#score a[download='cas.png']").get_attribute("href").startswith("data:image/png")
+
+
+def test_two_models_of_the_hub(browser, models, tmp_path):
+    browser.open()
+    browser.type_model("a", "singlelife-o")
+    offered = browser.until(
+        lambda: [each for each in browser.all("#model-a ul li") if models[0] in each.text], "search result"
+    )
+    offered[0].click()
+    browser.type_model("b", models[1])
+    browser.compare()
+    theirs = command_line(tmp_path, "sim_still", SPACE / "pairs" / "simulated")
+    assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
+    assert browser.score("free") == pytest.approx(theirs["position_free"]["cas"], abs=1e-6)
+    assert all(name in browser.one("#score dl").text for name in models)
+    assert "by cross-attention" in browser.one("#score dl").text
+
+
+def test_what_is_wrong_is_said(browser, models):
+    browser.open()
+    browser.type_model("b", "lives/nothing-here")
+    browser.compare()
+    browser.until(lambda: browser.shown("#status [role=alert]"), "message")
+    assert "lives/nothing-here" in browser.one("#status [role=alert]").text
+    browser.until(lambda: browser.one("#compare").is_enabled(), "button to try again")
+
+
+def test_cancel(browser, hub, models):
+    browser.open()
+    hub.breaks.append(Break("GET", ".safetensors", after=1_000_000, silent=20, times=50))  # the Hub falls silent
+    browser.type_model("a", models[0])
+    browser.type_model("b", models[1])
+    browser.click("#compare")
+    browser.until(lambda: "Downloading" in browser.one("#status").text, "download")
+    browser.click("#cancel")
+    browser.until(lambda: "Cancelled" in browser.one("#status").text, "word that it is cancelled", seconds=5)
+    assert not browser.shown("#cancel")
+    hub.breaks.clear()
+    browser.compare()  # the next comparison is as good as any
+    browser.until(lambda: models[0] in browser.one("#score dl").text, "result")
+
+
+def test_a_patch_shows_where_both_look(browser):
+    browser.open("?pair=8&patch=1")
+    before, said = browser.pictures(), browser.one(".look-said").text
+    browser.click_in("canvas[data-view='target']", 0.55, 0.55)
+    after = browser.pictures()
+    assert before[0] != after[0]
+    assert before[1] != after[1]
+    assert browser.one(".look-said").text != said
+    assert browser.one("[data-input='row']").get_attribute("value") == "5"
+    assert browser.one("[data-input='column']").get_attribute("value") == "5"
+    assert "patch=37" in browser.driver.current_url
+    browser.click("[data-input='free']")
+    assert browser.pictures() != after
+    # Another pair, by its small picture.
+    target = browser.picture("target")
+    browser.click("[data-pair='2']")
+    browser.until(lambda: browser.picture("target") != target, "other pair")
+    assert "Pair 3" in browser.one(".look-ask").text
+
+
+def test_two_pictures(browser, space, pictures, tmp_path):
+    browser.open()
+    browser.click("#pairs label:nth-of-type(3)")
+    for name, file in zip(("target", "source"), pictures, strict=True):
+        browser.until(lambda name=name: browser.all(f"#{name}-view input[type=file]"), "upload")[0].send_keys(
+            str(file)
+        )
+        browser.until(lambda name=name: browser.shown(f"#{name}-view img"), "picture")
+    browser.until(lambda: not space.uploaded(), "deletion of the uploads")
+    browser.compare()
+    theirs = command_line(tmp_path, "sim_2", pictures[0].parent)
+    assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
+    assert "on the 64 built-in pairs" in browser.one("[data-score='free']").text
+    assert not browser.shown(".look-link")
+    browser.compare()  # the same pictures, though their files are gone
+    assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
+
+
+def test_a_video(browser, space):
+    browser.open()
+    browser.click("#pairs label:nth-of-type(4)")
+    browser.until(lambda: browser.all("#video input[type=file]"), "upload")[0].send_keys(str(VIDEO))
+    browser.until(lambda: "highway" in browser.one("#video").text, "video")
+    browser.compare()
+    browser.until(lambda: len(browser.all(".strip button")) == 8, "8 pairs")
+    assert "8 pairs of your pairs" in browser.one("#score dl").text
+    assert space.uploaded() == []
+    browser.compare()  # its pairs are still there
+    assert "8 pairs of your pairs" in browser.one("#score dl").text
+
+
+def test_a_link_restores_the_choice(browser):
+    browser.open("?a=sim_1&b=sim_still&pairs=motorway&k=3&pair=4&patch=20")
+    assert browser.one("#model-b input").get_attribute("value") == "sim_still"
+    assert "8 pairs of motorway/plain, top 3 of 64" in browser.one("#score dl").text
+    assert "Pair 4" in browser.one(".look-ask").text
+    assert browser.one(".look-said").text.startswith("Row 3, column 4")
+    link, score = browser.one("[data-link]").get_attribute("value"), browser.score()
+    browser.open(link.partition("/?")[2].join(["?", ""]))
+    assert browser.score() == score
+    assert browser.one(".look-said").text.startswith("Row 3, column 4")
+
+
+def test_a_cell_of_the_matrix_opens_its_models(browser):
+    browser.open()
+    browser.click("button[role=tab]:nth-of-type(2)")
+    browser.until(lambda: browser.shown(".matrix button"), "matrix")
+    browser.click(".matrix button[data-cell='[0,2]']")
+    browser.until(lambda: browser.one("#model-b input").get_attribute("value") == "sim_still", "models of the cell")
+    browser.until(lambda: browser.shown("#score") and browser.score() < 0.078, "their score")
+
+
+def test_a_phone(browser):
+    browser.screen(390, 844, mobile=True)
+    browser.open()
+    assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
+    assert browser.run("return document.querySelector('#compare').getBoundingClientRect().height") >= 40  # a finger's
+    for tab in ("Many models", "What is CAS?"):
+        browser.run(
+            "[...document.querySelectorAll('button[role=tab], .overflow-dropdown button')]"
+            ".find((tab) => tab.textContent.trim() === arguments[0]).click()",
+            tab,
+        )
+        browser.until(lambda: browser.shown(".matrix") or browser.shown(".about svg"), tab)
+        assert browser.run("return document.documentElement.scrollWidth <= innerWidth"), tab
+
+
+def test_the_keyboard_is_enough(browser):
+    from selenium.webdriver.common.action_chains import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    browser.open()
+    order = []
+    for _ in range(60):
+        ActionChains(browser.driver).send_keys(Keys.TAB).perform()
+        order.append(browser.run("const at = document.activeElement; return at.closest('[id]').id + ' ' + at.tagName"))
+        if browser.run("return document.activeElement.dataset.view === 'target'"):
+            break
+    assert browser.run("return document.activeElement.dataset.view === 'target'"), order
+    assert [each for each in order if each.startswith(("model-a", "model-b"))]
+    assert any(each.startswith("compare") for each in order)
+    before, row = browser.pictures(), browser.one("[data-input='row']").get_attribute("value")
+    ActionChains(browser.driver).send_keys(Keys.ARROW_UP).perform()
+    assert browser.pictures() != before
+    assert browser.one("[data-input='row']").get_attribute("value") == str(int(row) - 1)
+    outline = "return getComputedStyle(document.activeElement).outlineStyle"
+    assert browser.run(outline) != "none"  # where the keyboard is can be seen
+
+
+def test_a_screen_reader_has_a_name_for_everything(browser):
+    browser.open()
+    for selector in ("#pairs label:nth-of-type(3)", "#pairs label:nth-of-type(4)", "#pairs label:nth-of-type(1)"):
+        browser.click(selector)
+    nodes = browser.driver.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    roles = {"button", "textbox", "combobox", "spinbutton", "slider", "radio", "checkbox", "link", "tab"}
+    roles |= {"application", "image", "progressbar"}
+    unnamed, found = [], set()
+    for node in nodes:
+        role = node.get("role", {}).get("value")
+        if role in roles and not node.get("ignored"):
+            found.add(role)
+            if not node.get("name", {}).get("value") and not _is_icon(browser, node):
+                unnamed.append((role, node.get("properties")))
+    assert {"button", "combobox", "spinbutton", "radio", "checkbox", "application", "tab"} <= found
+    assert unnamed == []
+
+
+def _is_icon(browser: Browser, node: dict) -> bool:
+    """Whether a node is one of Gradio's own drawings, which stand beside the text that they repeat."""
+    described = browser.driver.execute_cdp_cmd("DOM.describeNode", {"backendNodeId": node["backendDOMNodeId"]})
+    return described["node"]["nodeName"].lower() == "svg"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_text_can_be_read(browser, theme):
+    """Contrasts of at least 4.5 to 1, as WCAG 2 asks of text (AA)."""
+    browser.open(f"?__theme={theme}")
+    assert browser.run("return document.body.classList.contains('dark')") == (theme == "dark")
+    browser.until(lambda: len(browser.run(_CONTRASTS)) > 20, "text")
+    found: list[Any] = []
+
+    def all_can_be_read() -> bool:
+        found[:] = [each for each in browser.run(_CONTRASTS) if each[0] < 4.5]
+        return not found
+
+    with contextlib.suppress(AssertionError):  # colours may be on their way from one to another
+        browser.until(all_can_be_read, "contrast", seconds=5)
+    assert found == []
+
+
+_CONTRASTS = """
+const numbers = (colour) => (colour.match(/[\\d.]+/g) || []).map(Number);
+const light = (colour) => {
+  const [red, green, blue] = colour.slice(0, 3).map((level) => {
+    level /= 255;
+    return level <= 0.04045 ? level / 12.92 : ((level + 0.055) / 1.055) ** 2.4;
+  });
+  return 0.2126 * red + 0.7152 * green + 0.0722 * blue;
+};
+const ground = (element) => {
+  for (let at = element; at; at = at.parentElement) {
+    const colour = numbers(getComputedStyle(at).backgroundColor);
+    if (colour.length === 3 || colour[3] === 1) return colour;
+  }
+  return [255, 255, 255];
+};
+const texts = 'h1, h2, p, label, span, b, button, dd, dt, a, li, input, .score-said, .score-value';
+return [...document.querySelectorAll(texts)]
+  .filter((element) => element.checkVisibility() && element.getBoundingClientRect().width > 0
+    && [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()))
+  .map((element) => {
+    const ink = light(numbers(getComputedStyle(element).color)), paper = light(ground(element));
+    const contrast = (Math.max(ink, paper) + 0.05) / (Math.min(ink, paper) + 0.05);
+    return [Math.round(contrast * 10) / 10, element.tagName, element.textContent.trim().slice(0, 40)];
+  });
+"""
