@@ -367,7 +367,7 @@ def compare_extractions(
 
     by_salience = [
         score(
-            salience(attention_shares(found[0], variant), attention_shares(found[1], variant), ks[0]),
+            salience(attention_shares(first, variant), attention_shares(second, variant), ks[0]),
             main.raw.chance,
             seed,
         )
