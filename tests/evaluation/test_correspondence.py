@@ -12,7 +12,7 @@ from singlelife.alignment.attention import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.correspondence import evaluate_correspondence, match
-from singlelife.evaluation.correspondence_sheet import draw_correspondence
+from singlelife.evaluation.correspondence_sheet import draw_correspondence, matches_of, sheet_pairs
 from singlelife.evaluation.flow import Matching, cost_volume, patch_centres
 from singlelife.evaluation.image_pairs import PairData, homography_pair, hpatches, pairs_of_set
 
@@ -221,14 +221,17 @@ def test_the_sheet_shows_pairs_that_can_be_read(checkpoint, sequences, tmp_path)
     (sequences / "v_one/2.ppm").unlink()
     models = [load_model(str(checkpoint)), PixelMatcher()]
     path = tmp_path / "sheet.png"
-    assert draw_correspondence(path, models, hpatches(sequences), [None, KEEP]) == 4
+    pairs = sheet_pairs(hpatches(sequences))
+    assert len(pairs) == 4
+    drawn = [matches_of(model, pairs, matching) for model, matching in zip(models, [None, KEEP], strict=True)]
+    draw_correspondence(path, "two sequences", pairs, drawn)
     with Image.open(path) as picture:
         assert picture.format == "PNG" and picture.width > 1000
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
 
 
-def test_a_sheet_of_nothing_is_an_error(sequences, tmp_path):
+def test_a_sheet_of_nothing_is_an_error(sequences):
     for number in range(1, 7):
         (sequences / f"v_one/{number}.ppm").unlink()
     with pytest.raises(EvaluationError, match="No pair of"):
-        draw_correspondence(tmp_path / "sheet.png", [PixelMatcher()], hpatches(sequences / "v_one"), [KEEP])
+        sheet_pairs(hpatches(sequences / "v_one"))

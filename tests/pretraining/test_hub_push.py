@@ -259,6 +259,63 @@ def test_scores_stand_in_the_card_of_every_push_after(hub, hub_client, whole_run
     assert not list(whole_run.rglob("*.json"))  # the scores are not those of the run that comes after
 
 
+def transfer(path: Path, of: str, **changes: object) -> Path:
+    """What `singlelife evaluate all` writes of a model: a depth task and one of correspondence."""
+
+    def measure(title: str, mean: float, seeds: int = 1) -> dict:
+        each = {"mean": mean, "std": 0.0125, "low": mean - 0.05, "high": mean + 0.05}
+        return each | {"per_seed": [mean] * seeds, "title": title, "higher_is_better": title != "AEPE px"}
+
+    data = {"name": f"{path.parent}/nyu (test)", "hash": "d" * 64, "num_items": 654}
+    depth = {
+        "task": "depth", "protocol": {"name": "nyu", "version": 1}, "data": data, "first_metrics": ["delta1"],
+        "metrics": {"delta1": measure("δ1", 0.512, seeds=3), "rmse": measure("RMSE m", 1.5, seeds=3)},
+    }  # fmt: skip
+    matches = {
+        "task": "correspondence", "protocol": {"name": "zero-shot-correspondence", "version": 1},
+        "data": {"name": "sim_test/plain", "hash": "e" * 64, "num_items": 384}, "first_metrics": ["aepe_original"],
+        "metrics": {"aepe_original": measure("AEPE px", 18.25)},
+    }  # fmt: skip
+    said = {"kind": "singlelife-evaluation", "format_version": 1, "model": of, "revision": "f" * 64,
+            "tasks": {"depth": depth, "matches": matches}}  # fmt: skip
+    path.write_text(json.dumps({name: value for name, value in (said | changes).items() if value is not ...}))
+    return path
+
+
+def test_what_it_does_in_other_tasks_stands_in_the_card_beside_its_scores(hub, hub_client, whole_run, tmp_path):
+    given = [transfer(tmp_path / "pan.json", str(whole_run)), results(tmp_path / "cas.json", "runs/sim_1", "my_pan")]
+    repository, _ = pushed(hub_client, hub, whole_run, results=[str(file) for file in given])
+    header, body = card(hub, repository)
+    found = {each["task"]["type"]: each for each in header["model-index"][0]["results"] if each["dataset"].get(
+        "revision") in ("d" * 64, "e" * 64)}  # fmt: skip
+    (depth,) = found["depth-estimation"]["metrics"]
+    assert (depth["type"], depth["value"], depth["name"]) == ("delta1", 0.512, "δ1 (depth, protocol nyu 1)")
+    assert depth["args"] == {"std": 0.0125, "low": 0.462, "high": 0.562}
+    assert found["depth-estimation"]["dataset"]["name"] == "654 of nyu (test)"
+    (matches,) = found["image-feature-extraction"]["metrics"]
+    assert matches["type"] == "aepe_original" and matches["value"] == 18.25 and "std" not in matches["args"]
+    assert "| depth | δ1 0.512 ± 0.013 on 654 of nyu (test) (protocol nyu 1) |" in body
+    assert "| matches | AEPE px 18.250 on 384 of sim_test/plain" in body and "| sim_1 | 384 of sim_test |" in body
+    assert "validation " in body and header["singlelife"]["cas"] == 0.24
+    assert str(tmp_path) not in hub.read(repository, "README.md").decode()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "runs/sim_1"}, "is about runs/sim_1, which is neither"),
+        ({"tasks": ...}, "is not what `singlelife evaluate all` writes"),
+        ({"tasks": {"depth": {"task": "cooking"}}}, "there is no task cooking"),
+        ({"tasks": {"depth": []}}, "is not what `singlelife evaluate all` writes"),
+    ],
+)
+def test_what_another_model_does_is_refused(hub, hub_client, whole_run, tmp_path, changes, message):
+    file = transfer(tmp_path / "pan.json", str(whole_run), **changes)
+    answer = push(hub_client, whole_run, results=[str(file)])
+    assert answer.error[0] == "RunError" and message in answer.error[1]
+    assert not hub.repositories
+
+
 def test_how_far_it_came_to_agree_as_it_learnt_stands_in_the_card(hub, hub_client, whole_run, tmp_path):
     scores = {"cas_reference": f"{tmp_path}/sim_2", "cas": 0.41, "cas_position_free": 0.2, "cas_chance": 0.3125}
     with (whole_run / "metrics.jsonl").open("a") as file:

@@ -12,6 +12,8 @@ from singlelife.commands.options import (
     add_map_options,
     check_folder,
     check_json,
+    comma_separated,
+    named_groups,
     report,
     settle_libraries,
 )
@@ -39,7 +41,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("models", nargs="*", metavar="MODEL", help=f"each a {MODEL_HELP}")
     command.add_argument(
         "--lives",
-        type=_names,
+        type=comma_separated,
         default=[],
         metavar="A,B,...",
         help="add the models of these lives that --org has on the Hub, such as ORG/singlelife-wt3 for wt_3",
@@ -63,7 +65,7 @@ def add_command(commands: Commands) -> None:
     command.add_argument("--reference", metavar="MODEL", help="with --checkpoints: what they are compared with")
     command.add_argument(
         "--controls",
-        type=_names,
+        type=comma_separated,
         default=[],
         metavar="M1,M2",
         help="with --checkpoints: models that should not align with the reference, such as an untrained one; it is "
@@ -92,7 +94,7 @@ def add_command(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     models = [*arguments.models, *_models_of_lives(arguments.lives, arguments.org)]
     _check(arguments, models)
-    groups = _groups(arguments.groups)
+    groups = named_groups(arguments.groups)
     from singlelife.alignment.api import align, follow
     from singlelife.alignment.matrix import Alignment
     from singlelife.alignment.trajectory import Trajectory
@@ -136,21 +138,7 @@ def _check(arguments: argparse.Namespace, models: Sequence[str]) -> None:
         raise SingleLifeError(f"--checkpoints goes without {' and '.join(extra)}; leave out one or the other.")
 
 
-def _names(words: str) -> list[str]:
-    return [word for word in words.split(",") if word]
-
-
 def _models_of_lives(lives: Sequence[str], org: str | None) -> list[str]:
     if lives and not org:
         raise SingleLifeError("Whose models of these lives? Give --org, the user or organisation on the Hub.")
     return [f"{org}/{registered_life(life).repository_name}" for life in lives]
-
-
-def _groups(words: Sequence[str]) -> dict[str, list[str]]:
-    groups = {}
-    for word in words:
-        name, equals, members = word.partition("=")
-        if not (name and equals and _names(members)):
-            raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
-        groups[name] = _names(members)
-    return groups

@@ -1,6 +1,6 @@
 """`singlelife evaluate`: what a model's features are worth elsewhere. A file for each task."""
 
-from singlelife.commands import evaluate_classify, evaluate_correspondence, evaluate_depth
+from singlelife.commands import evaluate_all, evaluate_classify, evaluate_correspondence, evaluate_depth
 from singlelife.commands.options import Commands
 
 
@@ -15,3 +15,4 @@ def add_command(commands: Commands) -> None:
     evaluate_correspondence.add_command(tasks)
     evaluate_depth.add_command(tasks)
     evaluate_classify.add_command(tasks)
+    evaluate_all.add_command(tasks)

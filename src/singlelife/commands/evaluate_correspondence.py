@@ -21,7 +21,7 @@ from singlelife.commands.options import (
     report,
     settle_libraries,
 )
-from singlelife.errors import CheckpointError, SingleLifeError
+from singlelife.errors import CheckpointError
 
 if TYPE_CHECKING:
     from singlelife.alignment.attention import AttentionMapProvider
@@ -97,17 +97,28 @@ def run(arguments: argparse.Namespace) -> int:
 
     settle_cpu()
     from singlelife.evaluation.correspondence import evaluate_correspondence
-    from singlelife.evaluation.correspondence_sheet import draw_correspondence
-    from singlelife.files import written_aside
+    from singlelife.evaluation.correspondence_data import open_pairs
+    from singlelife.evaluation.correspondence_sheet import Matches, draw_correspondence, matches_of, sheet_pairs
 
     settle_libraries(arguments.device)
     check_json(arguments.json)
     if arguments.sheet:
         check_output("--sheet", arguments.sheet)
-    _check_data(arguments)
     models = _models(arguments)
-    data = _data(arguments)
-    results, failed, drawn = [], {}, []
+    data = open_pairs(
+        arguments.data,
+        homography=arguments.homography,
+        disparity=arguments.disparity,
+        disparity_scale=arguments.disparity_scale,
+        split=arguments.split,
+        views=arguments.views,
+        num_pairs=arguments.num_pairs,
+        seed=arguments.seed,
+        cache_dir=arguments.cache_dir,
+    )
+    results, failed = [], {}
+    shown = sheet_pairs(data) if arguments.sheet else []
+    drawn: list[Matches] = []
     for number, model in enumerate(models):
         matching = None if model is None else _matching(model, arguments)
         try:
@@ -127,11 +138,10 @@ def run(arguments: argparse.Namespace) -> int:
             failed[model.name] = str(error)
             continue
         results.append(result)
-        if model is not None and number < len(arguments.models):  # the baselines after them are not drawn
-            drawn.append((model, matching))
+        if model is not None and shown and number < len(arguments.models):  # the baselines after them are not drawn
+            drawn.append(matches_of(model, shown, matching))
     if arguments.sheet and drawn:
-        with written_aside(arguments.sheet) as aside:
-            draw_correspondence(aside, [model for model, _ in drawn], data, [matching for _, matching in drawn])
+        draw_correspondence(arguments.sheet, data.name, shown, drawn)
     text = f"{_heading(data, results)}\n{_table(data, results)}\n{_cost(results[0])}"
     report(json.dumps(_fields(data, results, failed), indent=2), arguments.json, text)
     failures = results[0].failures
@@ -144,48 +154,6 @@ def run(arguments: argparse.Namespace) -> int:
     for why in failed.values():
         print(f"singlelife: not measured: {why}", file=sys.stderr)
     return 1 if failures or failed else 0
-
-
-def _check_data(arguments: argparse.Namespace) -> None:
-    truths = [flag for flag in ("homography", "disparity") if getattr(arguments, flag)]
-    if len(arguments.data) == 2 and len(truths) != 1:
-        raise SingleLifeError(
-            "--data of two images takes their ground truth: --homography FILE, or for a rectified stereo pair "
-            "--disparity FILE."
-        )
-    if len(arguments.data) != 2 and truths:
-        raise SingleLifeError(f"--{truths[0]} is the ground truth of two images: --data takes both.")
-    if len(arguments.data) > 2:
-        raise SingleLifeError(
-            f"--data takes one folder or life, or two images; not {len(arguments.data)} words. Evaluate data sets one "
-            "by one."
-        )
-    if arguments.disparity_scale is not None and (not arguments.disparity or not arguments.disparity_scale > 0):
-        raise SingleLifeError("--disparity-scale says how many pixels, over 0, a level of --disparity is.")
-
-
-def _data(arguments: argparse.Namespace) -> "PairData":
-    from singlelife.alignment.pair_sets import resolve_pair_set
-    from singlelife.evaluation.image_pairs import homography_pair, hpatches, pairs_of_set, stereo_pair
-
-    if len(arguments.data) == 2:
-        first, second = map(Path, arguments.data)
-        if arguments.homography:
-            return homography_pair(first, second, arguments.homography)
-        return stereo_pair(first, second, arguments.disparity, arguments.disparity_scale)
-    where = Path(arguments.data[0]).expanduser()
-    if where.is_dir() and ((where / "H_1_2").is_file() or any(where.glob("[vi]_*/"))):
-        return hpatches(where, arguments.split)
-    return pairs_of_set(
-        resolve_pair_set(
-            arguments.data[0],
-            views=arguments.views,
-            num_pairs=arguments.num_pairs,
-            seed=arguments.seed,
-            image_size=None,
-            cache_dir=arguments.cache_dir,
-        )
-    )
 
 
 def _models(arguments: argparse.Namespace) -> "list[AttentionMapProvider | None]":

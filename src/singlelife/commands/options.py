@@ -1,6 +1,7 @@
 """Options that several commands have."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
 
@@ -173,3 +174,23 @@ def add_cache_dir(command: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)",
     )
+
+
+def comma_separated(words: str) -> list[str]:
+    """The words between commas, for argparse."""
+    return [word for word in words.split(",") if word]
+
+
+def named_groups(words: Sequence[str]) -> dict[str, list[str]]:
+    """What `--groups NAME=MODEL,MODEL ...` says.
+
+    Raises:
+        SingleLifeError: it is not like that.
+    """
+    groups = {}
+    for word in words:
+        name, equals, members = word.partition("=")
+        if not (name and equals and comma_separated(members)):
+            raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
+        groups[name] = comma_separated(members)
+    return groups

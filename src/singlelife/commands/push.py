@@ -36,8 +36,8 @@ def add_command(commands: Commands) -> None:
         nargs="+",
         default=[],
         metavar="FILE",
-        help="what `singlelife cas --json FILE` wrote of this model, for the card; kept in RUN/results, whose files "
-        "every push has in its card",
+        help="what `singlelife cas --json FILE` or `singlelife evaluate all` wrote of this model, for the card; kept "
+        "in RUN/results, whose files every push has in its card",
     )
     command.add_argument(
         "--training-state",

@@ -109,7 +109,7 @@ def _label_column(words: str, data: Any, asked: str | None) -> str:
     if asked is None and len(with_classes) != 1:
         raise EvaluationError(
             f"{words} should have one column of the type ClassLabel; it has {with_classes or 'none'}. "
-            + ("Choose one with --label-column." if with_classes else "")
+            + ("Choose one with --label-column." if with_classes else "A folder for each class makes one.")
         )
     return asked or with_classes[0]
 
@@ -208,13 +208,17 @@ def evaluate_classification(
 def _about(
     train: LabelledImages, test: LabelledImages, train_set: FeatureSet, test_set: FeatureSet, in_both: int
 ) -> dict[str, Any]:
-    seen, wanted = _labels(train_set), _labels(test_set)
-    frequent = int(np.bincount(seen, minlength=len(train.classes)).argmax())
     return {
         "train": {"name": train.name} | train_set.summary(),
         "test": {"name": test.name} | test_set.summary() | {"also_trained_on": in_both},
-        "chance": float((wanted == frequent).mean()),
+        "chance": float(most_frequent(train_set, test_set, len(train.classes)).mean()),
     }
+
+
+def most_frequent(train_set: FeatureSet, test_set: FeatureSet, num_classes: int) -> np.ndarray:
+    """Which test images are of the class that is the most frequent in training, bool (n,)."""
+    frequent = int(np.bincount(_labels(train_set), minlength=num_classes).argmax())
+    return _labels(test_set) == frequent
 
 
 def _labels(data: FeatureSet) -> np.ndarray:

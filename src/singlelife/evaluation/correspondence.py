@@ -151,7 +151,7 @@ def evaluate_correspondence(
     failures: dict[str, str] = {}
     digest = hashlib.sha256()
     start = time.perf_counter()
-    with tqdm(total=len(data), desc=name, unit=" pairs", disable=not progress) as bar:
+    with tqdm(total=len(data), desc=name, unit=" pairs", disable=None if progress else True) as bar:
         for first in range(0, len(data), batch_size):
             entries = data.pairs[first : first + batch_size]
             batch = list(_readable(entries, failures, model))

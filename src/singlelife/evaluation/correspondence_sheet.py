@@ -1,6 +1,7 @@
 """A sheet of pictures: where models find points of the target, and the source as their flow carries it there."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -16,72 +17,39 @@ from singlelife.errors import EvaluationError
 from singlelife.evaluation.correspondence import match
 from singlelife.evaluation.flow import Matching, flow_at
 from singlelife.evaluation.image_pairs import ImagePair, PairData, Truth
+from singlelife.files import written_aside
 
 _INK, _FAINT, _CELL = "#222222", "#8a8a8a", 2.1  # of the text; inches per image
 _POINTS = (4, 4)  # rows and columns of the points whose matches are marked
 _SHOWN = 640  # px: the longer side of an image in the sheet
 
 
-def draw_correspondence(
-    path: Path,
-    models: Sequence[AttentionMapProvider],
-    data: PairData,
-    matchings: Sequence[Matching | None],
-    num_rows: int = 4,
-) -> int:
-    """Draw pairs from all over the data as a PNG: target with points, source with their true places, and for each
-    model where it finds them and the source warped to the target by its flow.
+@dataclass(frozen=True)
+class Matches:
+    """What one model makes of the sheet's pairs: its name, and its flow of each, see `flow.flow_of`."""
 
-    Pairs that cannot be read are left out.
+    name: str
+    flows: Sequence[torch.Tensor]
 
-    Returns:
-        How many were drawn.
+
+def matches_of(
+    model: AttentionMapProvider, pairs: Sequence[tuple[str, ImagePair]], matching: Matching | None
+) -> Matches:
+    """The model's flows of the pairs of a sheet."""
+    return Matches(model.name, [match(model, pair, matching) for _, pair in pairs])
+
+
+def sheet_pairs(data: PairData, num_rows: int = 4) -> list[tuple[str, ImagePair]]:
+    """Up to `num_rows` pairs from all over the data, with their names. Pairs that cannot be read are left out.
 
     Raises:
-        EvaluationError: none could be read.
+        EvaluationError: none can be read.
     """
-    pairs = _some_pairs(data, num_rows)
-    columns = 3 + 2 * len(models)
-    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.02, hspace=0.02)
-    tallest = max(image.shape[1] / image.shape[2] for _, pair in pairs for image in (pair.target, pair.source))
-    figure = Figure(figsize=(columns * _CELL + 0.3, len(pairs) * _CELL * tallest + 0.8), layout=layout)
-    FigureCanvasAgg(figure)
-    figure.suptitle(f"{data.name}: matches, and the source as they carry it to the target", fontsize=11, color=_INK)
-    axes = figure.subplots(len(pairs), columns, squeeze=False)
-    titles = ["target", "source: true places", "source warped by the truth"]
-    for model in models:
-        titles += [f"matches of {_short(model.name)}", "source warped by it"]
-    for axis, title in zip(axes[0], titles, strict=True):
-        axis.set_title(title, fontsize=8, color=_INK, pad=4)
-    for row, (name, pair) in zip(axes, pairs, strict=True):
-        row[0].set_ylabel(name, fontsize=7, color=_INK)
-        marked = _marked_points(pair.truth)
-        found, known = pair.truth(marked)
-        known &= ((found >= 0) & (found <= 1)).all(axis=1)
-        colors = _colors(marked)
-        _show(row[0], pair.target, marked, colors, known)
-        _show(row[1], pair.source, found, colors, known)
-        _show(row[2], _warp(pair, pair.truth))
-        for number, (model, matching) in enumerate(zip(models, matchings, strict=True)):
-            flow = match(model, pair, matching)
-            there = marked + flow_at(flow, torch.from_numpy(marked)).numpy()
-            axis = row[3 + 2 * number]
-            _show(axis, pair.source, there, colors, known)
-            height, width = _picture(pair.source).shape[:2]
-            for start, end, color in zip(found[known], there[known], colors[known], strict=True):
-                axis.plot(*(np.array([start, end]) * [width, height] - 0.5).T, color=color, linewidth=0.8)
-            _show(row[4 + 2 * number], _warp(pair, _as_truth(flow)))
-    figure.savefig(path, dpi=150, format="png")
-    return len(pairs)
-
-
-def _some_pairs(data: PairData, count: int) -> list[tuple[str, ImagePair]]:
-    """Up to `count` pairs that can be read, from all over the data."""
     found: list[tuple[str, ImagePair]] = []
-    order = [index * len(data) // count for index in range(count)] + list(range(len(data)))
+    order = [index * len(data) // num_rows for index in range(num_rows)] + list(range(len(data)))
     problem = ""
     for index in dict.fromkeys(order):
-        if len(found) == count:
+        if len(found) == num_rows:
             break
         entry = data.pairs[index]
         try:
@@ -91,6 +59,52 @@ def _some_pairs(data: PairData, count: int) -> list[tuple[str, ImagePair]]:
     if not found:
         raise EvaluationError(f"No pair of {data.name} can be drawn. {problem}")
     return found
+
+
+def draw_correspondence(
+    path: Path, title: str, pairs: Sequence[tuple[str, ImagePair]], models: Sequence[Matches]
+) -> None:
+    """Draw pairs as a PNG: target with points, source with their true places, and for each model where it finds them
+    and the source warped to the target by its flow.
+
+    Args:
+        path: where to.
+        title: what the pairs are of.
+        pairs: those of `sheet_pairs`, a line of the picture each.
+        models: two columns each.
+    """
+    columns = 3 + 2 * len(models)
+    layout = ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.04, wspace=0.02, hspace=0.02)
+    tallest = max(image.shape[1] / image.shape[2] for _, pair in pairs for image in (pair.target, pair.source))
+    figure = Figure(figsize=(columns * _CELL + 0.3, len(pairs) * _CELL * tallest + 0.8), layout=layout)
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{title}: matches, and the source as they carry it to the target", fontsize=11, color=_INK)
+    axes = figure.subplots(len(pairs), columns, squeeze=False)
+    titles = ["target", "source: true places", "source warped by the truth"]
+    for model in models:
+        titles += [f"matches of {_short(model.name)}", "source warped by it"]
+    for axis, words in zip(axes[0], titles, strict=True):
+        axis.set_title(words, fontsize=8, color=_INK, pad=4)
+    for number, (row, (name, pair)) in enumerate(zip(axes, pairs, strict=True)):
+        row[0].set_ylabel(name, fontsize=7, color=_INK)
+        marked = _marked_points(pair.truth)
+        found, known = pair.truth(marked)
+        known &= ((found >= 0) & (found <= 1)).all(axis=1)
+        colors = _colors(marked)
+        _show(row[0], pair.target, marked, colors, known)
+        _show(row[1], pair.source, found, colors, known)
+        _show(row[2], _warp(pair, pair.truth))
+        height, width = _picture(pair.source).shape[:2]
+        for column, model in enumerate(models):
+            flow = model.flows[number]
+            there = marked + flow_at(flow, torch.from_numpy(marked)).numpy()
+            axis = row[3 + 2 * column]
+            _show(axis, pair.source, there, colors, known)
+            for start, end, color in zip(found[known], there[known], colors[known], strict=True):
+                axis.plot(*(np.array([start, end]) * [width, height] - 0.5).T, color=color, linewidth=0.8)
+            _show(row[4 + 2 * column], _warp(pair, _as_truth(flow)))
+    with written_aside(path) as aside:
+        figure.savefig(aside, dpi=150, format="png")
 
 
 def _marked_points(truth: Truth) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from textwrap import dedent
@@ -14,7 +15,7 @@ from safetensors import safe_open
 from singlelife.hub.licenses import license_fields, stated
 from singlelife.hub.models import TAG
 from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE
-from singlelife.pretraining.hub.results import Alignment, header_scores, name_of
+from singlelife.pretraining.hub.results import Alignment, Transfer, TransferTask, header_scores, name_of
 from singlelife.pretraining.hub.run import Run
 from singlelife.units import duration
 
@@ -27,15 +28,17 @@ _PICTURES = {
 _TRACES = "\n- It may hold traces of what was seen. Do not use it to find out about the person or about bystanders."
 
 
-def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Alignment]) -> str:
+def model_card(run: Run, repo_id: str, license: str | None, found: Sequence[Alignment | Transfer] = ()) -> str:
     """The text of README.md.
 
     Args:
         run: what is pushed.
         repo_id: where to.
         license: of the weights; by default that of the frames that they were made of.
-        alignments: scores against other models.
+        found: scores against other models, and what it does in other tasks.
     """
+    alignments = [each for each in found if isinstance(each, Alignment)]
+    tasks = [task for each in found if isinstance(each, Transfer) for task in each.tasks]
     life, facts, settings = run.life, run.facts, run.settings
     of_frames = stated(facts.get("license") or life.license)
     config = SimpleNamespace(**json.loads((run.model / "config.json").read_text(encoding="utf-8")))
@@ -136,7 +139,7 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
         if life.kind != "video" or facts.get("hub")
         else f"With the recording, the same again: `accelerate launch train.py --life {life.name} --video PATH "
         "--config config.yaml`.",
-        results=_results(run, alignments),
+        results=_results(run, alignments, tasks),
         traces="" if life.kind == "simulated" else _TRACES,
         licensed=_licensed(license, of_frames),
     )  # fmt: skip
@@ -146,7 +149,7 @@ def model_card(run: Run, repo_id: str, license: str | None, alignments: list[Ali
         tags=[TAG, "croco", "egocentric", "self-supervised", *(["simulated"] if life.kind == "simulated" else [])],
         datasets=[facts["hub"]["repo_id"]] if facts.get("hub") else None,
         model_name=repo_id.split("/")[1],
-        eval_results=_eval_results(run, alignments) or None,
+        eval_results=_eval_results(run, alignments, tasks) or None,
         **license_fields(license if license is not None else of_frames),
         singlelife={
             "life": life.name,
@@ -219,7 +222,7 @@ def _parameters(folder: Path) -> int:
     return count
 
 
-def _results(run: Run, alignments: list[Alignment]) -> str:
+def _results(run: Run, alignments: list[Alignment], tasks: list[TransferTask]) -> str:
     last = _last_values(run)
     losses = [
         f"{name} {last[key]:.4f}" for name, key in (("training", "loss"), ("validation", "val_loss")) if key in last
@@ -230,8 +233,18 @@ def _results(run: Run, alignments: list[Alignment]) -> str:
             f"\n\nAs it learnt, its CAS with {name_of(str(last['cas_reference']))} came to {last['cas']:.3f}, "
             f"position-free {last['cas_position_free']:.3f} (chance {last['cas_chance']:.3f})."
         )
-    if not alignments:
-        return said.strip() or "None yet."
+    parts = [said.strip(), *([_agreement(alignments)] if alignments else []), *([_transfer(tasks)] if tasks else [])]
+    return "\n\n".join(part for part in parts if part) or "None yet."
+
+
+def _transfer(tasks: list[TransferTask]) -> str:
+    rows = {task.name: f"{', '.join(map(str, task.numbers))} on {task.num_items:,} of {task.data} (protocol "
+            f"{task.protocol})" for task in tasks}  # fmt: skip
+    title = "Frozen, in tasks that it was not trained for; ± is over the seeds of a probe (`singlelife evaluate all`):"
+    return f"{title}\n\n{_table(rows)}"
+
+
+def _agreement(alignments: list[Alignment]) -> str:
     rows = [
         f"| {each.other} | {each.num_pairs} of {each.pairs} | {_score(each.raw)} | {_score(each.position_free)} | "
         f"{each.raw['chance']:.3f} (top {each.k} of {each.patches}) |"
@@ -242,11 +255,12 @@ def _results(run: Run, alignments: list[Alignment]) -> str:
         "over pairs:"
     )
     header = "| with | pairs | CAS | position-free CAS | chance |\n|---|---|---|---|---|"
-    return "\n".join([*([said, ""] if said else []), title, "", header, *rows])
+    return "\n".join([title, "", header, *rows])
 
 
-def _eval_results(run: Run, alignments: list[Alignment]) -> list[EvalResult]:
-    results = [result for alignment in alignments for result in alignment.eval_results()]
+def _eval_results(run: Run, alignments: list[Alignment], tasks: list[TransferTask]) -> list[EvalResult]:
+    results = [result for each in alignments for result in each.eval_results()]
+    results += [result for task in tasks for result in task.eval_results()]
     last = _last_values(run)
     if "val_loss" in last:
         results.append(

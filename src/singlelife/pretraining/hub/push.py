@@ -91,8 +91,8 @@ def push_run(
         private: only its owner sees it.
         token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
         license: of the weights; that of the frames by default.
-        results: files of `singlelife cas --json` for the card; they are kept in the run folder's `results`, whose
-            files every push has in its card.
+        results: files of `singlelife cas --json` and `singlelife evaluate all` for the card; they are kept in the run
+            folder's `results`, whose files every push has in its card.
         training_state: push also what it takes to go on with the run (`--resume hub`).
         dry_run: change nothing, here or there.
         progress: show progress bars, and say why it waits.
@@ -130,7 +130,7 @@ def _push(
 ) -> Pushed:
     notes = []
     scores = {each.name: Path(each) for each in [*own_results(home), *map(Path, results)]}
-    alignments = [read_results(file, home, repo_id) for file in scores.values()]
+    found = [read_results(file, home, repo_id) for file in scores.values()]
     there = _there(api, repo_id) if dry_run else _opened(api, repo_id, private)
     card = None
     if there is not None:
@@ -138,7 +138,7 @@ def _push(
         _check_is_of(card, there, run.life.name)
     files: dict[str, Path | bytes] = run.files()
     if card is None or WRITTEN in card:
-        files[_CARD] = model_card(run, repo_id, license, alignments).encode()
+        files[_CARD] = model_card(run, repo_id, license, found).encode()
     else:
         notes.append(f"The card of {repo_id} is no longer that of a push, and stays as it is.")
     ours = (*MODEL_FILES, "*.png")

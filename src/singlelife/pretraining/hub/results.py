@@ -1,4 +1,4 @@
-"""Scores of a model, as `singlelife cas --json` writes them, for its card."""
+"""Scores of a model for its card, as `singlelife cas --json` and `singlelife evaluate all` write them."""
 
 import json
 from dataclasses import dataclass
@@ -54,20 +54,144 @@ class Alignment:
         ]
 
 
-def read_results(path: Path, run: Path, repo_id: str) -> Alignment:
-    """A file of `singlelife cas A B --json FILE`, where A or B is the run.
+@dataclass(frozen=True)
+class Number:
+    """One number of a task: its name, title for people and value; its spread over the seeds of the probe, if there are
+    several; its 95% interval over test items."""
+
+    name: str
+    title: str
+    mean: float
+    std: float | None
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        spread = "" if self.std is None else f" ± {self.std:.3f}"
+        return f"{self.title} {self.mean:.3f}{spread}"
+
+
+@dataclass(frozen=True)
+class TransferTask:
+    """What the frozen model does in one task of a suite.
+
+    Attributes:
+        name: of the task in its suite.
+        kind: `"depth"`, `"correspondence"` or `"classification"`.
+        protocol: name and version.
+        data, data_hash, num_items: what it was measured on.
+        numbers: those that come first.
+    """
+
+    name: str
+    kind: str
+    protocol: str
+    data: str
+    data_hash: str
+    num_items: int
+    numbers: tuple[Number, ...]
+
+    def eval_results(self) -> list[EvalResult]:
+        """As the header of a model card has them."""
+        task_type, task_name = _TASKS[self.kind]
+        return [
+            EvalResult(
+                task_type=task_type,
+                task_name=task_name,
+                dataset_type=self.data.split(" ")[0],
+                dataset_name=f"{self.num_items} of {self.data}",
+                dataset_revision=self.data_hash,
+                metric_type=number.name,
+                metric_name=f"{number.title} ({self.name}, protocol {self.protocol})",
+                metric_value=round(number.mean, 4),
+                metric_args={
+                    key: round(value, 4)
+                    for key in ("std", "low", "high")
+                    if (value := getattr(number, key)) is not None
+                },
+            )
+            for number in self.numbers
+        ]
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What the frozen model is worth for tasks that it was not trained for."""
+
+    tasks: tuple[TransferTask, ...]
+
+
+# By the kind of a task: the Hub's name of the task, and one for people.
+_TASKS = {
+    "depth": ("depth-estimation", "Depth by a probe on the frozen encoder"),
+    "correspondence": ("image-feature-extraction", "Zero-shot correspondence"),
+    "classification": ("image-classification", "Classification by a probe on the frozen encoder"),
+}
+
+
+def read_results(path: Path, run: Path, repo_id: str) -> Alignment | Transfer:
+    """A file of `singlelife cas A B --json FILE`, where A or B is the run, or of `singlelife evaluate all` about it.
 
     Raises:
         RunError: it cannot be read, is something else, or is about other models.
     """
     try:
         said = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RunError(f"The results {path} cannot be read: {error.strerror}.") from error
+    except ValueError as error:
+        raise RunError(f"{path} is not what `singlelife cas A B --json FILE` writes ({error!r}).") from error
+    if isinstance(said, dict) and said.get("kind") == "singlelife-evaluation":
+        return _transfer(path, said, run, repo_id)
+    return _alignment(path, said, run, repo_id)
+
+
+def _transfer(path: Path, said: dict[str, Any], run: Path, repo_id: str) -> Transfer:
+    try:
+        model = str(said["model"])
+        tasks = tuple(_task(name, task) for name, task in said["tasks"].items())
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise RunError(f"{path} is not what `singlelife evaluate all` writes ({error!r}).") from error
+    if not _is_of(model, run, repo_id):
+        raise RunError(f"{path} is about {model}, which is neither {run} nor {repo_id}.")
+    return Transfer(tasks)
+
+
+def _task(name: str, said: dict[str, Any]) -> TransferTask:
+    if said["task"] not in _TASKS:
+        raise ValueError(f"there is no task {said['task']}")
+    protocol, data = said["protocol"], said["data"]
+    numbers = []
+    for metric in said["first_metrics"]:
+        measure = said["metrics"][metric]
+        mean, std, low, high = (float(measure[key]) for key in ("mean", "std", "low", "high"))
+        spread = std if len(measure["per_seed"]) > 1 else None
+        numbers.append(Number(str(metric), str(measure["title"]), mean, spread, low, high))
+    return TransferTask(
+        name=str(name),
+        kind=said["task"],
+        protocol=f"{protocol['name']} {protocol['version']}",
+        data=_without_folders(str(data["name"])),
+        data_hash=str(data["hash"]),
+        num_items=int(data["num_items"]),
+        numbers=tuple(numbers),
+    )
+
+
+def _without_folders(words: str) -> str:
+    """The name of data as others may know it: of the paths in it, the last parts."""
+    return " ".join(
+        PurePath(word).name if word.startswith(("/", ".", "~")) or ("/" in word and Path(word).exists()) else word
+        for word in words.split(" ")
+    )
+
+
+def _alignment(path: Path, said: Any, run: Path, repo_id: str) -> Alignment:
+    try:
         models = [str(model) for model in said["models"]]
         rows, columns = said["grid"]
         scores = [{key: float(said[kind][key]) for key in _SCORE} for kind in ("raw", "position_free")]
         about = str(said["pairs"]), str(said["pairs_hash"]), int(said["num_pairs"]), int(said["k"])
-    except OSError as error:
-        raise RunError(f"The results {path} cannot be read: {error.strerror}.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise RunError(f"{path} is not what `singlelife cas A B --json FILE` writes ({error!r}).") from error
     ours = [_is_of(model, run, repo_id) for model in models]
