@@ -63,7 +63,7 @@ def telling_pair(result: Result) -> int:
     """A pair that shows much: its most telling patch is, and there is something to see in it."""
     views = result.pairs.target[: result.num_looks].float()
     contrast = views.std(dim=(1, 2, 3)).numpy()
-    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 10 for pair in range(len(views))]))
+    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 20 for pair in range(len(views))]))
 
 
 def telling_patch(result: Result, pair: int) -> tuple[int, float]:
@@ -79,7 +79,7 @@ def telling_patch(result: Result, pair: int) -> tuple[int, float]:
     at_edge = (index // columns % max(rows - 1, 1) == 0) | (index % columns % max(columns - 1, 1) == 0)
     heat = _heat(result.look(pair, False)[0]).astype(np.float32) / 255
     sharp = 1 - (heat**2).mean(axis=(0, 2))  # few places are looked at
-    shows = common + np.where(right, 2 * np.minimum(shift, 4), 0) + 15 * sharp - 2 * at_edge
+    shows = common + np.where(right, 2 * np.minimum(shift, 6), 0) + 15 * sharp - 2 * at_edge
     shows += _contrast(result, pair) / 10
     return int(np.argmax(shows)), float(shows.max())
 
