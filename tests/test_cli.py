@@ -32,6 +32,7 @@ COMMANDS = (
     "cas",
     "align",
     "evaluate",
+    "study",
     "convert",
     "demo",
     "push",

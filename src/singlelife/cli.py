@@ -20,6 +20,7 @@ from singlelife.commands import (
     prepare,
     push,
     push_life,
+    study,
     train_all,
 )
 from singlelife.errors import SingleLifeError
@@ -85,6 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     cas.add_command(commands)
     align.add_command(commands)
     evaluate.add_command(commands)
+    study.add_command(commands)
     convert.add_command(commands)
     demo.add_command(commands)
     push.add_command(commands)

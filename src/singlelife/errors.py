@@ -33,3 +33,7 @@ class EvaluationError(SingleLifeError):
 
 class HubError(SingleLifeError):
     """The Hub, or what is on it, does not give or take what was asked."""
+
+
+class StudyError(SingleLifeError):
+    """A study file does not fit together, or a study cannot go on."""

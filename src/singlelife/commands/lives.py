@@ -77,12 +77,17 @@ def _presence(life: "Life", cache_dir: Path | None) -> _Presence:
     from singlelife.lives.registry import VIDEO_LIST, registered_life
 
     prepared = prepared_folders(life, cache_dir)
-    if life.kind == "simulated":
+    if life.kind == "simulated" or (life.kind == "joined" and _source_of_frames(life).kind == "simulated"):
         return _Presence("prepared" if prepared else "rendered when needed", prepared, [])
     if life.kind == "shuffled":
         base = _presence(registered_life(life.shuffle_of), cache_dir)
         ready = "made when needed" if base.state != "not here" else f"needs {life.shuffle_of}"
         return _Presence("prepared" if prepared else ready, prepared, [])
+    if life.kind == "joined":
+        states = [_presence(registered_life(name), cache_dir).state for name in life.joins.split()]
+        missing = [name for name, state in zip(life.joins.split(), states, strict=True) if state == "not here"]
+        return _Presence("prepared" if prepared else f"needs {' '.join(missing)}" if missing else "made when needed",
+                         prepared, [])  # fmt: skip
     try:
         videos = life.local_videos()
     except LifeError:  # `get_life` says more
@@ -112,6 +117,7 @@ def _fields(life: "Life", presence: _Presence) -> dict[str, Any]:
         "num_videos": life.num_videos or None,
         "pairs_within_video": life.pairs_within_video,
         "shuffle_of": life.shuffle_of or None,
+        "joins": life.joins.split() or None,
         "folder": str(folder) if (folder := _video_folder(life)) else None,
         "frame_rate": life.frame_rate,
         "frame_size": life.frame_size,
@@ -139,7 +145,7 @@ def _explained(life: "Life", presence: _Presence) -> str:
         "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
         "where to put it": f"{folder} (or name the files with --video)" if folder else "",
         "will be made": made + (f": about {frames:,}, {in_bytes(size)}" if frames else ""),
-        "pairs": "within a video only" if life.pairs_within_video else "",
+        "pairs": "within a video only" if life.pairs_within_video or life.joins else "",
         "poses": life.poses or "none",
         "recipe": f"hub_configs/train/{life.train}.yaml",
         "repository": f"ORGANISATION/{life.repository_name}",
@@ -152,15 +158,16 @@ def _explained(life: "Life", presence: _Presence) -> str:
 
 
 def _video_folder(life: "Life") -> Path | None:
-    """Where the videos go, if there are any; those of a shuffled life are its base's."""
+    """Where the videos go, if there are any; those of a shuffled life are its base's, of a joined one its parts'."""
     source = _source_of_frames(life)
-    return None if source.kind == "simulated" else source.folder
+    return None if source.kind == "simulated" or life.joins else source.folder
 
 
 def _source_of_frames(life: "Life") -> "Life":
     from singlelife.lives.registry import registered_life
 
-    return _source_of_frames(registered_life(life.shuffle_of)) if life.shuffle_of else life
+    first = life.shuffle_of or life.joins.partition(" ")[0]
+    return _source_of_frames(registered_life(first)) if first else life
 
 
 def _to_be_made(life: "Life") -> tuple[int, int]:

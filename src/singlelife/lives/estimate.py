@@ -9,6 +9,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.shards import Shard, without_path
+from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
 from singlelife.lives.video.reader import VideoReader
 
@@ -93,7 +94,7 @@ def cost_of(shards: Sequence[Shard], outlooks: Sequence[Outlook], num_workers: i
 
 
 def _look_at(shard: Shard, closely: bool) -> Outlook:
-    if isinstance(shard.source, SimulatedSource):
+    if isinstance(shard.source, SimulatedSource | ScreenSource):
         num_frames = shard.source.num_frames
         return Outlook(shard.video, num_frames / shard.frame_rate, num_frames)
     try:
@@ -109,5 +110,5 @@ def _look_at(shard: Shard, closely: bool) -> Outlook:
 
 
 def _cautious_bytes(shard: Shard, outlook: Outlook) -> int:
-    pixels = shard.frame_size**2 * (1 if isinstance(shard.source, SimulatedSource) else 16 / 9)
+    pixels = shard.frame_size**2 * (1 if isinstance(shard.source, SimulatedSource | ScreenSource) else 16 / 9)
     return round(outlook.num_frames * pixels * _BYTES_PER_PIXEL)

@@ -33,7 +33,8 @@ from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
 from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
 from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
-from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION
+from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
+from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
 from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
@@ -216,11 +217,15 @@ def life_fingerprint(life: Life) -> str:
     Raises:
         LifeError: a video cannot be opened.
     """
-    if life.simulation is not None:
-        contents: Any = dataclasses.asdict(life.simulation) | {
+    if isinstance(life.simulation, ScreenSource):
+        contents: Any = dataclasses.asdict(life.simulation) | {"drawer": SCREEN_VERSION, "pillow": version("pillow")}
+    elif life.simulation is not None:
+        contents = dataclasses.asdict(life.simulation) | {
             "renderer": RENDERER_VERSION,
             "vizdoom": version("vizdoom"),
         }
+    elif life.parts:
+        contents = {"joined": [life_fingerprint(part) for part in life.parts]}
     elif life.base is not None:
         contents = {"shuffled": life_fingerprint(life.base), "seed": SHUFFLE_SEED}
     else:
@@ -279,6 +284,7 @@ def _prepare(
     left_out = [report for report in reports if "error" in report]
     if not good:
         raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
+    depth = _depth(life)
     metadata = {
         "format_version": FORMAT_VERSION,
         "name": life.name,
@@ -289,9 +295,9 @@ def _prepare(
         "frame_rate": life.frame_rate,
         "frame_size": life.frame_size,
         "pairs_within_video": life.pairs_within_video,
-        "simulation": dataclasses.asdict(life.simulation) if life.simulation else None,
-        "depth_scale": DEPTH_SCALE if life.simulation else None,
-        "depth_error": DEPTH_ERROR[life.simulation.depth] if life.simulation else None,
+        "simulation": _simulations(life),
+        "depth_scale": DEPTH_SCALE if depth else None,
+        "depth_error": DEPTH_ERROR[depth] if depth else None,
         "num_frames": sum(report["num_frames"] for report in good),
         "videos": good,
         "left_out": left_out,
@@ -305,7 +311,11 @@ def _prepare(
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
     """One for each video of a life, in order."""
-    videos = _named_videos(life) if life.simulation is None else [(life.name, life.simulation)]
+    videos: list[tuple[str, VideoSource | SimulatedSource | ScreenSource]] = []
+    for part in life.parts or (life,):
+        named = _named_videos(part) if part.simulation is None else [(part.name, part.simulation)]
+        videos += [(f"{part.name}/{video}" if life.parts and part.simulation is None else video, source)
+                   for video, source in named]  # fmt: skip
     schema = life_features(life).arrow_schema
     return [
         Shard(
@@ -405,11 +415,24 @@ def _refuse(name: str, losses: list[str]) -> None:
         raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
 
 
+def _depth(life: Life) -> str:
+    """That of a walk that is simulated, or of several that are joined; empty for anything else."""
+    source = (life.parts or (life,))[0].simulation
+    return source.depth if isinstance(source, SimulatedSource) else ""
+
+
+def _simulations(life: Life) -> dict[str, Any] | None:
+    """What was rendered: of a joined life, by the names of its parts. None of recordings."""
+    if life.parts and life.parts[0].simulation:
+        return {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
+    return dataclasses.asdict(life.simulation) if life.simulation else None
+
+
 def life_features(life: Life) -> Features:
     """The columns of a life's dataset of frames."""
     known: tuple[str, ...] = ()
-    if life.simulation is not None:
-        known = ("pose", "intrinsics") if life.simulation.depth == "none" else tuple(OPTIONAL_COLUMNS)
+    if depth := _depth(life):
+        known = ("pose", "intrinsics") if depth == "none" else tuple(OPTIONAL_COLUMNS)
     return Features(COLUMNS | {name: OPTIONAL_COLUMNS[name] for name in known})
 
 

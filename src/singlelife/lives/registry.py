@@ -16,13 +16,14 @@ from typing import Any
 
 from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import LifeError
+from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
 from singlelife.lives.video.sources import EmbeddedVideo
 
 VIDEO_SUFFIXES = frozenset(
     {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
 )
-KINDS = ("video", "simulated", "shuffled")
+KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
@@ -36,8 +37,8 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"` (files of a recording), `"simulated"` (rendered on demand) or `"shuffled"` (the frames of
-            another life in random order).
+        kind: `"video"` (files of a recording), `"simulated"` (rendered on demand), `"shuffled"` (the frames of
+            another life in random order) or `"joined"` (the videos of several lives, one after another).
         dataset: the data set that it belongs to.
         description: one line for people.
         license: of its frames.
@@ -54,6 +55,8 @@ class Life:
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
         shuffle_of: the name of the life whose frames it has in random order.
+        joins: names of the lives that it has the videos of, in this order, with spaces between them.
+        frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
@@ -62,6 +65,7 @@ class Life:
         videos: the recording, in order: paths of files, or videos within a data set.
         simulation: what to render.
         base: the life of the name `shuffle_of`.
+        parts: the lives of the names in `joins`.
     """
 
     name: str
@@ -82,13 +86,16 @@ class Life:
     video_pattern: str = ""
     num_videos: int = 0
     shuffle_of: str = ""
+    joins: str = ""
+    frames_of_each: int = 0
     frame_rate: float = 10.0
     frame_size: int = 256
     train: str = "tiny"
     pairs_within_video: bool = False
     videos: tuple[str | EmbeddedVideo, ...] = ()
-    simulation: SimulatedSource | None = None
+    simulation: SimulatedSource | ScreenSource | None = None
     base: "Life | None" = None
+    parts: tuple["Life", ...] = ()
 
     def __post_init__(self) -> None:
         if not LIFE_NAME.fullmatch(self.name):
@@ -105,6 +112,12 @@ class Life:
             raise LifeError(
                 f"The life {self.name!r} should have shuffle_of, the name of another life, if it is shuffled, and "
                 "only then."
+            )
+        names = self.joins.split()
+        if (self.kind == "joined") != (len(names) > 1) or len(set(names)) < len(names) or self.name in names:
+            raise LifeError(
+                f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, "
+                "and only then."
             )
         if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
             raise LifeError(
@@ -175,6 +188,10 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
         base = get_life(known.shuffle_of, videos)
         same = {field: getattr(base, field) for field in ("frame_rate", "frame_size", "license", "pairs_within_video")}
         return dataclasses.replace(known, base=base, **same)
+    if known is not None and known.joins:
+        if videos:
+            raise LifeError(f"The life {name!r} has the videos of {known.joins}; give your recording another name.")
+        return _joined(known)
     life = known or Life(name=name, kind="video", description="A recording of your own.")
     if life.kind == "simulated":
         if videos:
@@ -214,6 +231,33 @@ def _shuffled(name: str) -> Life:
         train=base.train,
         shuffle_of=shuffled,
     )
+
+
+def _joined(life: Life) -> Life:
+    """A joined life with its parts. They are of different people and places, so no pair may be of two of them."""
+    parts = [get_life(name) for name in life.joins.split()]
+    if life.frames_of_each:
+        parts = [_beginning(life, part) for part in parts]
+    sizes = {(part.frame_rate, part.frame_size) for part in parts}
+    columns = {part.simulation.depth if isinstance(part.simulation, SimulatedSource) else "" for part in parts}
+    if any(part.kind not in ("video", "simulated") for part in parts) or len(sizes) > 1 or len(columns) > 1:
+        raise LifeError(
+            f"The life {life.name!r} joins {life.joins}, which should all be videos, or all simulated with the same "
+            "depth, of one frame_rate and frame_size."
+        )
+    ((rate, size),) = sizes
+    return dataclasses.replace(
+        life, parts=tuple(parts), frame_rate=rate, frame_size=size, license=parts[0].license, pairs_within_video=True
+    )
+
+
+def _beginning(life: Life, part: Life) -> Life:
+    if part.simulation is None:
+        raise LifeError(
+            f"The life {life.name!r} has frames_of_each, and {part.name}, which it joins, is not simulated."
+        )
+    num_frames = min(life.frames_of_each, part.simulation.num_frames)
+    return dataclasses.replace(part, simulation=dataclasses.replace(part.simulation, num_frames=num_frames))
 
 
 def _unknown(name: str) -> LifeError:
@@ -311,7 +355,8 @@ def _parse(where: str, name: str, defaults: dict[str, Any], values: Any) -> Life
     arguments = _checked(Life, values, where, besides=("name",))
     try:
         if simulation is not None:
-            arguments["simulation"] = SimulatedSource(**_checked(SimulatedSource, simulation, f"{where}, simulation"))
+            source = ScreenSource if isinstance(simulation, dict) and "screen" in simulation else SimulatedSource
+            arguments["simulation"] = source(**_checked(source, simulation, f"{where}, simulation"))
         return Life(name=name, **arguments)
     except (LifeError, TypeError) as error:  # TypeError: something is missing
         raise LifeError(f"{where}: {error}") from error

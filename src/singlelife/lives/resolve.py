@@ -107,14 +107,19 @@ def resolve_life(
     )
 
 
-def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> str:
+def training_recipe(words: str, videos: Sequence[str | Path] | None = None, *, here: bool = True) -> str:
     """The config in `hub_configs/train` that training on a life starts from: for a folder and a data set, that of the
     registered life of their name, if there is one.
 
+    Args:
+        here: a registered life's videos should be here, or made here; otherwise it may be that they come later.
+
     Raises:
-        LifeError: there is no such life.
+        LifeError: there is no such life, or it is not here and should be.
     """
     reference = life_reference(words, videos)
+    if reference.kind == "named" and not here and not videos and words in life_names():
+        return registered_life(words).train
     if reference.kind == "named":
         return get_life(words, videos).train
     return (

@@ -22,6 +22,7 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.simulation.screen import ScreenSource, draw_screen
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedSource, render
 from singlelife.lives.video.reader import VideoReader, jpeg
 from singlelife.lives.video.sources import VideoSource
@@ -49,7 +50,7 @@ class Shard:
         num_threads: of the video decoder.
     """
 
-    source: VideoSource | SimulatedSource
+    source: VideoSource | SimulatedSource | ScreenSource
     video: str
     frame_rate: float
     frame_size: int
@@ -75,7 +76,7 @@ class Shard:
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
         damage = None
         try:
-            if isinstance(self.source, SimulatedSource):
+            if isinstance(self.source, SimulatedSource | ScreenSource):
                 num_frames, seconds = self._write_rows(aside, self._simulated_rows(self.source), counted)
             else:
                 with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
@@ -109,7 +110,7 @@ class Shard:
             LifeError: nothing can be used of the video.
         """
         with contextlib.ExitStack() as opened:
-            if isinstance(self.source, SimulatedSource):
+            if isinstance(self.source, SimulatedSource | ScreenSource):
                 rows = self._simulated_rows(self.source)
             else:
                 reader = VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads)
@@ -146,7 +147,19 @@ class Shard:
                 "frame_index": frame.frame_index,
             }
 
-    def _simulated_rows(self, source: SimulatedSource) -> Generator[dict[str, Any]]:
+    def _simulated_rows(self, source: SimulatedSource | ScreenSource) -> Generator[dict[str, Any]]:
+        return self._rendered_rows(source) if isinstance(source, SimulatedSource) else self._screen_rows(source)
+
+    def _screen_rows(self, source: ScreenSource) -> Generator[dict[str, Any]]:
+        for index, image in enumerate(draw_screen(source, self.frame_size)):
+            yield {
+                "image": {"bytes": jpeg(image), "path": None},
+                "timestamp": index / source.frames_per_second,
+                "video": self.video,
+                "frame_index": index,
+            }
+
+    def _rendered_rows(self, source: SimulatedSource) -> Generator[dict[str, Any]]:
         for frame in render(source, self.frame_size):
             row = {
                 "image": {"bytes": jpeg(frame.image), "path": None},
@@ -165,9 +178,11 @@ class Shard:
             yield row
 
 
-def without_path(error: LifeError, source: VideoSource | SimulatedSource) -> str:
+def without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
     """What an error says of a video, without where the video lies: it may be published with the life."""
-    return str(error) if isinstance(source, SimulatedSource) else str(error).removeprefix(f"{source.path}: ")
+    if isinstance(source, SimulatedSource | ScreenSource):
+        return str(error)
+    return str(error).removeprefix(f"{source.path}: ")
 
 
 _counter: Any = None  # frames written by all workers of a pool

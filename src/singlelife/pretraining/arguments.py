@@ -340,8 +340,11 @@ class RunArguments:
         return Path(self.train.output_dir or f"runs/{self.life_name}")
 
 
-def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
+def parse_arguments(argv: Sequence[str] | None = None, *, here: bool = True) -> RunArguments:
     """Settings of a run from the command line (`sys.argv` by default) and the configs that it leads to.
+
+    Args:
+        here: a registered life's videos should be here; not so for a run that is only planned.
 
     Raises:
         RunError: an unknown flag or key (with the nearest names), a value of the wrong type or out of its range.
@@ -358,7 +361,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> RunArguments:
             "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
             f"names: {', '.join(life_names())}."
         )
-    words = parser.words_of_config(training_recipe(named.life, named.video)) + words
+    words = parser.words_of_config(training_recipe(named.life, named.video, here=here)) + words
     *groups, _ = parser.parse_args_into_dataclasses(words, look_for_args_file=False)
     arguments = RunArguments(*groups)
     _settle_rate(arguments.train, words)

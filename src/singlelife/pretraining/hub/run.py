@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 
 from singlelife.configs import read_yaml
 from singlelife.errors import RunError
+from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.registry import Life, life_names, registered_life
 from singlelife.lives.resolve import life_reference
 from singlelife.pretraining.run_folder import MODEL_FILES, RunFolder, read_metrics
@@ -117,7 +117,7 @@ def read_run(path: Path) -> Run:
 
 def life_facts(life: "PreparedLife") -> dict[str, Any]:
     """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
-    seconds = sum(float(np.ptp(life.timestamps[life.video_index == video])) for video in np.unique(life.video_index))
+    seconds = float(recording_time(life.timestamps, life.video_index)[-1])
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
     return {
         "name": life.name,

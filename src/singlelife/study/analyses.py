@@ -1,0 +1,506 @@
+"""From the outputs of a study to an answer for each question: numbers, a figure, and a verdict by one rule.
+
+**The rule.** A finding of the paper is taken apart into comparisons, each a difference that it says is above 0. A
+comparison *holds* where the 95% interval of the difference lies above 0, is *contradicted* where it lies below, and is
+*open* otherwise. The finding is `reproduced` where all of its comparisons hold, `not reproduced` where more are
+contradicted than hold, `undecided` where all are open, and `partly` otherwise; it has no verdict (`not measured yet`)
+while any of its models is missing. Unless it is said otherwise, intervals are Welch's t intervals of the difference of
+two means over models (seeds and lives), which three seeds leave wide.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from matplotlib.figure import Figure
+from scipy import stats
+
+from singlelife.alignment.plots.style import FAINT, FREE, INK, RAW, bare, new_figure
+from singlelife.study.results import Agreement, Results
+from singlelife.study.study_file import Question
+
+REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
+    "reproduced",
+    "partly",
+    "not reproduced",
+    "undecided",
+    "not measured yet",
+    "no finding of the paper",
+)
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
+_NEAR_ZERO = 0.25  # of the lives' agreement: under this share a control counts as near zero
+_SIGNIFICANT = 0.05
+_AS_WELL = 0.1  # of what many have: worse by less than that is as well
+_RESAMPLES = 2000
+_TRANSFER = {  # the measure, its reader, and which way is better
+    "depth δ1": ("depth", "delta1", 1),
+    "AEPE": ("correspondence", "aepe", -1),
+}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A difference that a finding says is above 0, with its 95% interval; NaN where too few models tell."""
+
+    what: str
+    difference: float
+    low: float
+    high: float
+
+    @property
+    def outcome(self) -> str:
+        return "holds" if self.low > 0 else "contradicted" if self.high < 0 else "open"
+
+    def __str__(self) -> str:
+        interval = f"[{self.low:.3f}, {self.high:.3f}]" if math.isfinite(self.low) else "no interval"
+        return f"{self.what}: {self.difference:+.3f} {interval}, {self.outcome}"
+
+
+@dataclass
+class Answer:
+    """What is known of a question.
+
+    Attributes:
+        sentence: of result.
+        comparisons: that the verdict follows from.
+        header, rows: a table.
+        figure: a picture of it; None where nothing is there to draw.
+        pictures: more, that steps have drawn, by what is to be seen.
+    """
+
+    sentence: str = ""
+    comparisons: list[Comparison] = field(default_factory=list)
+    header: tuple[str, ...] = ()
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+    figure: Figure | None = None
+    pictures: dict[str, Path] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """A way to answer a question.
+
+    Attributes:
+        measures: the roles of the measures that it needs; any others may come along.
+        models: the settings that name sets of models.
+        answer: what it does.
+    """
+
+    measures: tuple[str, ...]
+    models: tuple[str, ...]
+    answer: Callable[[Question, Results], Answer]
+
+
+def verdict(question: Question, comparisons: Sequence[Comparison], complete: bool) -> str:
+    """The verdict on a question's finding, by the rule above."""
+    if not question.finding:
+        return NO_FINDING
+    if not complete or not comparisons:
+        return OPEN
+    outcomes = [comparison.outcome for comparison in comparisons]
+    holding, contradicted = outcomes.count("holds"), outcomes.count("contradicted")
+    if holding == len(outcomes):
+        return REPRODUCED
+    if contradicted > holding:
+        return NOT
+    return PARTLY if holding else UNDECIDED
+
+
+def welch(what: str, more: Sequence[float], less: Sequence[float]) -> Comparison:
+    """The difference of two means; its interval takes two models or more on either side."""
+    if not more or not less:
+        return Comparison(what, math.nan, math.nan, math.nan)
+    difference = float(np.mean(more) - np.mean(less))
+    if min(len(more), len(less)) < 2 or np.var(more) + np.var(less) == 0:
+        return Comparison(what, difference, math.nan, math.nan)
+    interval = stats.ttest_ind(more, less, equal_var=False).confidence_interval(0.95)
+    return Comparison(what, difference, float(interval.low), float(interval.high))
+
+
+def _curve(question: Question, results: Results) -> Answer:
+    controls = _agreements(question.models["controls"], question, results)
+    curves = {label: _by_hours(models, question, results) for label, models in question.models["models"].items()}
+    answer = Answer(header=("model", "hours", "models", "raw", "position-free", "true match, large shifts"))
+    emerging = []
+    for label, points in curves.items():
+        for hours, found in points.items():
+            answer.rows.append((label, f"{hours:.3g}", *_cells(found)))
+        ends = [_free(points[hours]) for hours in (max(points), min(points))] if len(points) > 1 else []
+        if not ends or min(map(len, ends)) < 2:
+            continue  # a single seed is drawn, and not judged
+        answer.comparisons.append(welch(f"{label}: all of it over the least", *ends))
+        answer.comparisons += [
+            welch(f"{label}: all of it over {control}", ends[0], _free(found)) for control, found in controls.items()
+        ]
+        emerging.append(_emergence(label, points, controls))
+    answer.rows += [(label, "", *_cells(found)) for label, found in controls.items()]
+    answer.sentence = " ".join(emerging)
+    answer.figure = _draw_curves(curves, controls) if any(curves.values()) else None
+    return answer
+
+
+def _emergence(label: str, points: Mapping[float, list[Agreement]], controls: Mapping[str, list[Agreement]]) -> str:
+    clear = None
+    for hours in sorted(points, reverse=True):
+        over = [welch("", _free(points[hours]), _free(found)) for found in controls.values()]
+        if any(comparison.outcome != "holds" for comparison in over):
+            break
+        clear = hours
+    if clear is None:
+        return f"{label} does not leave the controls at its full length, position-free."
+    return f"{label} leaves all controls from {clear:.3g} hours ({60 * clear:.2g} min) on, position-free."
+
+
+def _controls(question: Question, results: Results) -> Answer:
+    lives = _agreements(question.models["lives"], question, results)["lives"]
+    controls = _agreements(question.models["controls"], question, results)
+    baseline = _agreements(question.models["baseline"], question, results)["baseline"]
+    answer = Answer(header=("model", "models", "raw", "position-free", "true match, large shifts"))
+    groups = {"lives": lives, **controls, "untrained": baseline}
+    answer.rows = [(label, *_cells(found)) for label, found in groups.items()]
+    told = []
+    for label, found in controls.items():
+        answer.comparisons.append(welch(f"lives over {label}", _free(lives), _free(found)))
+        share = [_NEAR_ZERO * each for each in _free(lives)]
+        answer.comparisons.append(welch(f"a quarter of the lives over {label}", share, _free(found)))
+        if lives and found:
+            told.append(f"{label} {np.mean(_free(found)):.3f}")
+    if told:
+        answer.sentence = (
+            f"Position-free, lives agree with the reference by {np.mean(_free(lives)):.3f}; {', '.join(told)}."
+        )
+    answer.figure = _draw_bars(groups) if any(groups.values()) else None
+    return answer
+
+
+def _groups(question: Question, results: Results) -> Answer:
+    answer = Answer(header=("models", "score", "within", "across", "difference", "95% interval over pairs", "p"))
+    drawn: dict[str, dict[str, float]] = {}
+    for role, measure in question.measures.items():
+        found = results.output(results.plan.measures[measure][0])
+        if found is None:
+            continue
+        answer.pictures[f"matrix, {role}"] = results.folder / results.plan.measures[measure][0] / "matrix.png"
+        at_k = found["at_k"][str(found["k"])]
+        for variant, name in (("raw", "raw"), ("position_free", "position-free")):
+            matrix = at_k[variant]
+            difference, test = matrix["difference"], matrix["permutation"]
+            answer.rows.append(
+                (role, name, f"{matrix['within']['cas']:.3f}", f"{matrix['across']['cas']:.3f}",
+                 f"{difference['difference']:+.3f}", f"[{difference['low']:.3f}, {difference['high']:.3f}]",
+                 f"{test['p_value']:.3f}" if test else "-")
+            )  # fmt: skip
+            drawn.setdefault(f"{role}, {name}", {"within": matrix["within"]["cas"], "across": matrix["across"]["cas"]})
+            low = difference["low"]
+            if test is None or test["p_value"] > _SIGNIFICANT:  # it may be these models, and not their groups
+                low = min(low, 0.0)
+            answer.comparisons.append(
+                Comparison(f"{role}, {name}: within over across", difference["difference"], low, difference["high"])
+            )
+    holding = sum(comparison.outcome == "holds" for comparison in answer.comparisons)
+    if answer.rows:
+        answer.sentence = (
+            f"Within is above across, with p at most {_SIGNIFICANT:g} by permutation of models, in {holding} of "
+            f"{len(answer.comparisons)} comparisons."
+        )
+        answer.figure = _draw_pairs(drawn)
+    return answer
+
+
+def _order(question: Question, results: Results) -> Answer:
+    found = {
+        name: {
+            label: _values(name, models, question, results) for label, models in question.models["expected"].items()
+        }
+        for name in _MEASURED
+    }
+    labels = list(question.models["expected"])
+    answer = Answer(header=("pairs", *(f"{name}, mean ± sd (models)" for name in _MEASURED)))
+    answer.rows = [(label, *(_spread(found[name][label]) for name in _MEASURED)) for label in labels]
+    for name, (_, better) in _MEASURED.items():
+        for higher, label in enumerate(labels[:-1]):
+            for lower in labels[higher + 1 :]:
+                more, less = found[name][label], found[name][lower]
+                answer.comparisons.append(_better(f"{name}: {label} over {lower}", more, less, better))
+    orders = []
+    for name, (_, better) in _MEASURED.items():
+        measured = [label for label in labels if found[name][label]]
+        best = sorted(measured, key=lambda label: float(np.mean(found[name][label])), reverse=better > 0)
+        if best:
+            orders.append(f"by {name} {' > '.join(best)}")
+    answer.sentence = f"Order of the means: {'; '.join(orders)}." if orders else ""
+    answer.figure = _draw_panels(found) if orders else None
+    return answer
+
+
+def _equal(question: Question, results: Results) -> Answer:
+    sides = {side: question.models[side][side] for side in ("one", "many")}
+    found = {
+        name: {side: _values(name, models, question, results) for side, models in sides.items()} for name in _MEASURED
+    }
+    answer = Answer(header=("models", *(f"{name}, mean ± sd (models)" for name in _MEASURED)))
+    answer.rows = [(side, *(_spread(found[name][side]) for name in _MEASURED)) for side in sides]
+    told = []
+    for name, (_, better) in _MEASURED.items():
+        each = _better(f"{name}: one over many", found[name]["one"], found[name]["many"], better)
+        margin = _AS_WELL * abs(_mean(found[name]["many"]))
+        answer.comparisons.append(
+            Comparison(
+                f"{name}: one over many less {_AS_WELL:.0%}",
+                each.difference + margin,
+                each.low + margin,
+                each.high + margin,
+            )
+        )
+        if math.isfinite(each.difference):
+            told.append(str(each))
+    answer.sentence = (
+        f"{'; '.join(told)}. As well is: not worse by more than {_AS_WELL:.0%} of what many have." if told else ""
+    )
+    answer.figure = _draw_panels(found) if told else None
+    return answer
+
+
+def _correlation(question: Question, results: Results) -> Answer:
+    models = question.models["models"]["models"]
+    answer = Answer(header=("CAS", "with", "models", "Spearman's ρ", "95% interval over models"))
+    points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    for score in ("raw", "position_free"):
+        for name, (role, reader, better) in _TRANSFER.items():
+            values = []
+            for model in models:
+                agreement = results.agreement(question.measures["agreement"], model)
+                other = getattr(results, reader)(question.measures[role], model)
+                if agreement is not None and other is not None:
+                    values.append((getattr(agreement, score), other))
+            if len(values) < 4:
+                continue
+            x, y = np.array(values).T
+            rho, low, high = _spearman(x, y)
+            title = "raw" if score == "raw" else "position-free"
+            answer.rows.append((title, name, f"{len(x)}", f"{rho:+.2f}", f"[{low:.2f}, {high:.2f}]"))
+            points[f"{title} CAS and {name}"] = (x, y)
+            ends = sorted((better * low, better * high))
+            answer.comparisons.append(Comparison(f"{title} CAS foretells {name}", better * rho, *ends))
+    answer.sentence = "; ".join(f"{row[0]} CAS with {row[1]}: ρ = {row[3]} {row[4]}" for row in answer.rows)
+    answer.figure = _draw_scatter(points) if points else None
+    return answer
+
+
+def _position(question: Question, results: Results) -> Answer:
+    answer = Answer(header=("measured as", "models", "k", "raw", "against position", "position-free", "true match at "
+                            "large shifts, raw", "position-free"))  # fmt: skip
+    curves: dict[str, dict[int, tuple[float, float]]] = {}
+    for role, measure in question.measures.items():
+        found = results.output(results.plan.measures[measure][0])
+        if found is None:
+            continue
+        for label, models in question.models["models"].items():
+            places = [results.index(measure, model) for model in models]
+            for k in sorted(map(int, found["at_k"])):
+                cells = [results.cell(found, k, a, b) for a in places for b in places if a != b]
+                mean = {name: _mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
+                shown = ("raw", "position", "position_free", "truth", "position_free_truth")
+                if k == found["k"] or role == next(iter(question.measures)):
+                    answer.rows.append((role, label, f"{k}", *(_number(mean[name]) for name in shown)))
+                curves.setdefault(f"{role}, {label}", {})[k] = (mean["raw"], mean["position_free"])
+    first = next(iter(question.measures))
+    told = [row for row in answer.rows if row[0] == first and row[2] == _first_k(question, results)]
+    answer.sentence = "; ".join(
+        f"{row[1]}: raw {row[3]}, of which agreement with mere position is {row[4]}; position-free {row[5]}; true "
+        f"matches {row[6]} raw and {row[7]} position-free"
+        for row in told
+    )
+    answer.figure = (
+        _draw_ks({name: curve for name, curve in curves.items() if name.startswith(first)}) if curves else None
+    )
+    return answer
+
+
+def _first_k(question: Question, results: Results) -> str:
+    """The k that is told of."""
+    found = results.output(results.plan.measures[next(iter(question.measures.values()))][0])
+    return "" if found is None else str(found["k"])
+
+
+def _agreements(sets: Mapping[str, Sequence[str]], question: Question, results: Results) -> dict[str, list[Agreement]]:
+    measure = question.measures["agreement"]
+    return {
+        label: [found for model in models if (found := results.agreement(measure, model)) is not None]
+        for label, models in sets.items()
+    }
+
+
+def _by_hours(models: Sequence[str], question: Question, results: Results) -> dict[float, list[Agreement]]:
+    points: dict[float, list[Agreement]] = {}
+    for model in models:
+        found, hours = results.agreement(question.measures["agreement"], model), results.hours(model)
+        if found is not None and hours is not None:
+            points.setdefault(hours, []).append(found)
+    return dict(sorted(points.items()))
+
+
+_MEASURED: dict[str, tuple[str, int]] = {"position-free CAS": ("agreement", 1), "depth δ1": ("depth", 1),
+                                         "AEPE": ("correspondence", -1)}  # fmt: skip
+
+
+def _values(name: str, models: Sequence[str], question: Question, results: Results) -> list[float]:
+    measure = question.measures[_MEASURED[name][0]]
+    if name == "position-free CAS":
+        found = [results.agreement(measure, model) for model in models]
+        return [each.position_free for each in found if each is not None]
+    read = results.delta1 if name == "depth δ1" else results.aepe
+    return [value for model in models if (value := read(measure, model)) is not None]
+
+
+def _better(what: str, more: Sequence[float], less: Sequence[float], better: int) -> Comparison:
+    """Above 0 where `more` is better, whichever way that is."""
+    return welch(what, more, less) if better > 0 else welch(what, less, more)
+
+
+def _spearman(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """Rank correlation, and its 95% interval over resampled models."""
+    generator = np.random.default_rng(0)
+    drawn = generator.integers(0, len(x), (_RESAMPLES, len(x)))
+    with np.errstate(invalid="ignore"):
+        several = [
+            float(np.corrcoef(stats.rankdata(x[rows]), stats.rankdata(y[rows]))[0, 1])
+            for rows in drawn
+            if len(np.unique(rows)) > 2
+        ]
+    low, high = np.nanquantile(several, (0.025, 0.975))
+    return float(stats.spearmanr(x, y).statistic), float(low), float(high)
+
+
+def _free(found: Sequence[Agreement]) -> list[float]:
+    return [each.position_free for each in found]
+
+
+def _mean(values: Sequence[float | None]) -> float:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan
+
+
+def _number(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else "-"
+
+
+def _spread(values: Sequence[float]) -> str:
+    if not values:
+        return "-"
+    sd = f" ± {np.std(values, ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{np.mean(values):.3f}{sd} ({len(values)})"
+
+
+def _cells(found: Sequence[Agreement]) -> tuple[str, ...]:
+    truth = [each.truth for each in found if each.truth is not None]
+    shown = [[each.raw for each in found], _free(found), truth]
+    return (f"{len(found)}", *(_spread(values).rpartition(" (")[0] or "-" for values in shown))
+
+
+def _draw_curves(
+    curves: Mapping[str, Mapping[float, list[Agreement]]], controls: Mapping[str, list[Agreement]]
+) -> Figure:
+    figure = new_figure(11, 4.4)
+    panels = {"raw": "raw CAS", "position_free": "position-free CAS", "truth": "true match at large shifts"}
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
+            hours = [each for each, found in points.items() for _ in found]
+            values = [getattr(one, name) for found in points.values() for one in found]
+            axes.plot(hours, values, ".", color=colour, alpha=0.5, ms=5)
+            means = [_mean([getattr(one, name) for one in found]) for found in points.values()]
+            axes.plot(list(points), means, "-", color=colour, lw=1.8, label=label)
+        for colour, (label, found) in zip(_COLOURS[::-1], controls.items(), strict=False):
+            values = [getattr(one, name) for one in found if getattr(one, name) is not None]
+            if values:
+                axes.axhspan(min(values), max(values), color=colour, alpha=0.2, lw=0)
+                axes.axhline(_mean(values), color=colour, ls="--", lw=1, label=label)
+        axes.set_xscale("log")
+        axes.set_xlabel("hours of life", fontsize=9)
+        axes.set_title(title + (", adjusted" if name != "truth" else ""), fontsize=10, color=INK)
+        _finish(axes)
+    return figure
+
+
+def _draw_bars(groups: Mapping[str, list[Agreement]]) -> Figure:
+    figure = new_figure(9, 4)
+    axes = figure.subplots()
+    for offset, name, colour in ((-0.2, "raw", RAW), (0.2, "position_free", FREE)):
+        for place, found in enumerate(groups.values()):
+            values = [getattr(each, name) for each in found]
+            label = name.replace("_", "-") if place == 0 else None
+            axes.bar(place + offset, _mean(values) if values else 0, 0.38, color=colour, label=label)
+            axes.plot([place + offset] * len(values), values, ".", color=INK, ms=4)
+    axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+    axes.set_ylabel("agreement with the reference, adjusted", fontsize=9)
+    _finish(axes)
+    return figure
+
+
+def _draw_pairs(drawn: Mapping[str, Mapping[str, float]]) -> Figure:
+    figure = new_figure(8, 3.6)
+    axes = figure.subplots()
+    for place, values in enumerate(drawn.values()):
+        for offset, (label, colour) in zip((-0.2, 0.2), (("within", "#d1495b"), ("across", "#2e6f95")), strict=True):
+            axes.bar(place + offset, values[label], 0.38, color=colour, label=label if place == 0 else None)
+    axes.set_xticks(range(len(drawn)), [name.replace(", ", "\n") for name in drawn], fontsize=8)
+    axes.set_ylabel("CAS", fontsize=9)
+    _finish(axes)
+    return figure
+
+
+def _draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
+    figure = new_figure(11, 3.8)
+    for axes, (name, sides) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        for place, (colour, values) in enumerate(zip(_COLOURS, sides.values(), strict=False)):
+            axes.plot([place] * len(values), values, "o", color=colour, ms=5, alpha=0.6)
+            if values:
+                axes.plot([place - 0.25, place + 0.25], [_mean(values)] * 2, color=colour, lw=2)
+        axes.set_xticks(range(len(sides)), list(sides), fontsize=8, rotation=25)
+        axes.set_title(name + (" (lower is better)" if name == "AEPE" else ""), fontsize=10, color=INK)
+        _finish(axes, legend=False)
+    return figure
+
+
+def _draw_scatter(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    figure = new_figure(9, 7)
+    for axes, (title, (x, y)) in zip(np.ravel(figure.subplots(2, 2)), points.items(), strict=False):
+        axes.plot(x, y, ".", color=FREE if title.startswith("position") else RAW, ms=7)
+        axes.set_title(title, fontsize=9.5, color=INK)
+        axes.set_xlabel("agreement with the reference, adjusted", fontsize=8)
+        _finish(axes, legend=False)
+    return figure
+
+
+def _draw_ks(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
+    figure = new_figure(9, 4)
+    for place, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("raw", "position-free"), strict=True)):
+        for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
+            label = name.partition(", ")[2]
+            axes.plot(
+                list(curve), [values[place] for values in curve.values()], "o-", ms=3.5, color=colour, label=label
+            )
+        axes.set_xlabel("k", fontsize=9)
+        axes.set_title(f"{title}, adjusted", fontsize=10, color=INK)
+        _finish(axes)
+    return figure
+
+
+def _finish(axes, legend: bool = True) -> None:
+    bare(axes)
+    axes.grid(axis="y", color=FAINT, alpha=0.2, lw=0.6)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
+
+
+ANALYSES = {
+    "curve": Analysis(("agreement",), ("models", "controls"), _curve),
+    "controls": Analysis(("agreement",), ("lives", "controls", "baseline"), _controls),
+    "groups": Analysis((), (), _groups),
+    "order": Analysis(("agreement", "depth", "correspondence"), ("expected",), _order),
+    "equal": Analysis(("agreement", "depth", "correspondence"), ("one", "many"), _equal),
+    "correlation": Analysis(("agreement", "depth", "correspondence"), ("models",), _correlation),
+    "position": Analysis((), ("models",), _position),
+}
