@@ -36,6 +36,8 @@ from media import delete_upload, pairs_of_video, read_picture
 from models import embedded_models, search_models
 from scoring import Bench, Named, Result
 
+from singlelife.alignment.pair_sets import PairSet
+
 PAIRS = {
     "simulated": "64 simulated pairs",
     "motorway": "8 real pairs (motorway)",
@@ -207,7 +209,8 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
             def work(report: scoring.Report) -> tuple[str, Result, Any]:
                 if of in scoring.BUILT_IN_PAIRS and bench.is_example(*models):
                     return (*bench.example(models[0].name, models[1].name, of, int(k)), None)
-                own = None
+                own: list[scoring.View] | None = None
+                views: PairSet | list[scoring.View]
                 if of == "pictures":
                     if first is None or second is None:
                         raise scoring.VisitorError("Choose two pictures first: a target view and a source view.")
@@ -534,7 +537,8 @@ def _restored(
     model_a, model_b, revision_a, revision_b, pairs, k = choice
     first = EXAMPLES["Two lives"]
     a, b = (Named(query.get(name, "")[:200], query.get(f"r{name}", "")[:200]) for name in "ab")
-    of = query.get("pairs") if query.get("pairs") in scoring.BUILT_IN_PAIRS else "simulated"
+    of = query.get("pairs", "")
+    of = of if of in scoring.BUILT_IN_PAIRS else "simulated"
     count = _number(query, "k", scoring.K, 20)
     if not (a.name and b.name):
         a, b = Named(first[0]), Named(first[1])

@@ -34,8 +34,7 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
     maps = {}
     for name, position_free in (("raw", False), ("free", True)):
         logits, sets = result.look(pair, position_free)
-        least, most = logits.min(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True)
-        heat = np.rint(255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
+        heat = _heat(logits)
         chosen = unpack(sets, rows * columns)
         top = np.nonzero(chosen)[2].reshape(2, rows * columns, result.comparison.k).astype("<u2")
         maps[name] = {"heat": [_base64(each) for each in heat], "top": [_base64(each) for each in top]}
@@ -54,11 +53,17 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
     }
 
 
+def _heat(logits: np.ndarray) -> np.ndarray:
+    """Logits (..., N) as levels, uint8: 0 for the least of each row, 255 for the largest."""
+    least, most = logits.min(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True)
+    return np.rint(255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
+
+
 def telling_pair(result: Result) -> int:
     """A pair that shows much: its most telling patch is, and there is something to see in it."""
     views = result.pairs.target[: result.num_looks].float()
     contrast = views.std(dim=(1, 2, 3)).numpy()
-    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 10 for pair in range(len(views))]))
+    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 20 for pair in range(len(views))]))
 
 
 def telling_patch(result: Result, pair: int) -> tuple[int, float]:
@@ -72,7 +77,10 @@ def telling_patch(result: Result, pair: int) -> tuple[int, float]:
     right = (truth >= 0) & chosen[0, index, truth] & chosen[1, index, truth]
     shift = np.hypot(truth // columns - index // columns, truth % columns - index % columns)
     at_edge = (index // columns % max(rows - 1, 1) == 0) | (index % columns % max(columns - 1, 1) == 0)
-    shows = common + np.where(right, 2 * np.minimum(shift, 4), 0) - 2 * at_edge + _contrast(result, pair) / 10
+    heat = _heat(result.look(pair, False)[0]).astype(np.float32) / 255
+    sharp = 1 - (heat**2).mean(axis=(0, 2))  # few places are looked at
+    shows = common + np.where(right, 2 * np.minimum(shift, 6), 0) + 15 * sharp - 2 * at_edge
+    shows += _contrast(result, pair) / 10
     return int(np.argmax(shows)), float(shows.max())
 
 

@@ -25,12 +25,15 @@ def verdict(result: "Result") -> str:
     Of few pairs the position-free score is not known; then it is that of the built-in ones.
     """
     raw, free = result.comparison.raw, result.reference.position_free
-    if _surely_above(free):
+    by_salience = result.reference.position_free_salience
+    if _surely_above(free) and free.low > by_salience.high:
         strength = free.adjusted or 0.0
         how = "strongly" if strength >= _STRONG else "clearly" if strength >= _CLEAR else "a little"
         if _finds_matches(result.reference):
             return f"They agree {how} about where things are."
         return f"They agree {how}, but not about where things are: true matches are not found."
+    if _surely_above(free):
+        return "They agree only in looking at what stands out, from wherever."
     if _surely_above(raw):
         return "They agree only in looking at the same place, whatever is there."
     if raw.high < raw.chance:
@@ -49,7 +52,10 @@ def reading(result: "Result") -> str:
             "same place."
         )
     where = "" if reference is comparison else f", measured on the {reference.num_pairs} built-in pairs"
-    sentences.append(f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)}).")
+    sentences.append(
+        f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)}); looking at "
+        f"what stands out, from wherever, would give {reference.position_free_salience.cas:.0%}."
+    )
     if len(result.pairs) == 1:
         sentences.append("One pair says little: another may score quite differently.")
     truths = [each.truth for each in comparison.raw_readings]

@@ -389,7 +389,8 @@ class _Watched:
         check: Check,
     ):
         self._model, self._num_pairs, self._report, self._check = model, num_pairs, report, check
-        self._grid, self._done, self._kept = grid, 0, []
+        self._grid, self._done = grid, 0
+        self._kept: list[np.ndarray] = []
         self._room = max(1, _KEPT_LOGITS // ((grid[0] * grid[1]) ** 2 * 4))  # pairs
 
     def __getattr__(self, name: str) -> Any:

@@ -4,6 +4,7 @@ import io
 import json
 import re
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -231,9 +232,30 @@ def bad_config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(config | {"num_attention_heads": "many"}))
 
 
+def with_field(name: str, value: object, inside: str | None = None) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        config = json.loads((folder / "config.json").read_text())
+        config |= {inside: {name: value}} if inside else {name: value}
+        (folder / "config.json").write_text(json.dumps(config))
+
+    return damage
+
+
+def weights_elsewhere(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
+    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "../other/model.safetensors")}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
+        (with_field("attn_implementation", "someone/kernels"), "has the field attn_implementation, which makes more"),
+        (with_field("_attn_implementation", {"": "a/b"}, "vision_config"), "has the field _attn_implementation"),
+        (with_field("quantization_config", {"quant_method": "gptq"}), "has the field quantization_config"),
+        (with_field("transformers_weights", "../x.safetensors"), "has the field transformers_weights"),
+        (weights_elsewhere, r"names weights that it does not have: ../other/model.safetensors"),
         (no_header, "cannot be loaded as safetensors: their header is damaged"),
         (other_file, "cannot be loaded as safetensors: their header is damaged"),
         (no_weights, "has no weights: there is no model.safetensors"),

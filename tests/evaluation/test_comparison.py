@@ -6,9 +6,10 @@ import pytest
 
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.probing import Measure
-from singlelife.evaluation.suite.comparison import as_markdown, as_text, compare, seedless
+from singlelife.evaluation.suite.comparison import compare, seedless
 from singlelife.evaluation.suite.results import Done, ModelResults, results_of
 from singlelife.evaluation.suite.running import expand
+from singlelife.evaluation.suite.tables import as_markdown, as_text
 
 ABOUT = {"task": "depth", "protocol": {"name": "metric", "version": 1}, "settings": {"probe": "linear"},
          "data_key": "k"}  # fmt: skip

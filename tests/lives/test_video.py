@@ -285,6 +285,11 @@ def write_cut_off(path: Path) -> None:
     path.write_bytes(content[: len(content) // 2])  # an MP4's index is at its end
 
 
+def write_unknown_codec(path: Path) -> None:
+    content = write_clip(path, codec="libx264").read_bytes()
+    path.write_bytes(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+
+
 def write_picture(path: Path) -> None:
     Image.new("RGB", (64, 48)).save(path)
 
@@ -297,6 +302,7 @@ BAD_FILES = {
     "picture.png": (write_picture, "holds no video, only text or a picture"),
     "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nhttp://localhost/a.ts\n"), "not a video that can be read"),
     "sound.wav": (write_audio, "holds no video, only audio"),
+    "unknown_codec.mp4": (write_unknown_codec, "coded in a way that is not known here"),
     "cut_off.mp4": (write_cut_off, "not a video that can be read, or cut off"),
 }
 

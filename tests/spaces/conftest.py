@@ -1,4 +1,4 @@
-"""The Space's files are found as the Space finds them, beside each other, and the app runs as a process of its own."""
+"""The Space, running as a process of its own."""
 
 import os
 import socket
@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 SPACE = Path(__file__).parents[2] / "spaces" / "cas"
-sys.path.insert(0, str(SPACE))
 
 
 @dataclass(frozen=True)

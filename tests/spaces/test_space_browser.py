@@ -43,11 +43,14 @@ def browser(window: Browser) -> Iterator[Browser]:
 @pytest.fixture
 def models(hub) -> tuple[str, str]:
     """Two models on the loopback Hub."""
-    names = "lives/singlelife-one", "lives/singlelife-two"
-    for name, folder in zip(names, ("sim_1", "sim_still"), strict=True):
-        repository = hub.create(name, "model")
-        hub.put(repository, {path.name: path.read_bytes() for path in (SPACE / "models" / folder).iterdir()})
-    return names
+    return publish(hub, "lives/singlelife-one", "sim_1"), publish(hub, "lives/singlelife-two", "sim_still")
+
+
+def publish(hub, name: str, model: str) -> str:
+    """Put a model of the page on the loopback Hub."""
+    files = {path.name: path.read_bytes() for path in (SPACE / "models" / model).iterdir()}
+    hub.put(hub.create(name, "model"), files)
+    return name
 
 
 @pytest.fixture
@@ -104,11 +107,11 @@ def test_what_is_wrong_is_said(browser, models):
     browser.until(lambda: browser.one("#compare").is_enabled(), "button to try again")
 
 
-def test_cancel(browser, hub, models):
+def test_cancel(browser, hub):
+    slow = publish(hub, "lives/singlelife-slow", "sim_2")  # which no other test has the app download
     browser.open()
     hub.breaks.append(Break("GET", ".safetensors", after=1_000_000, silent=20, times=50))  # the Hub falls silent
-    browser.type_model("a", models[0])
-    browser.type_model("b", models[1])
+    browser.type_model("a", slow)
     browser.click("#compare")
     browser.until(lambda: "Downloading" in browser.one("#status").text, "download")
     browser.click("#cancel")
@@ -116,7 +119,7 @@ def test_cancel(browser, hub, models):
     assert not browser.shown("#cancel")
     hub.breaks.clear()
     browser.compare()  # the next comparison is as good as any
-    browser.until(lambda: models[0] in browser.one("#score dl").text, "result")
+    browser.until(lambda: slow in browser.one("#score dl").text, "result")
 
 
 def test_a_patch_shows_where_both_look(browser):

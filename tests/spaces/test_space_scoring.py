@@ -140,7 +140,7 @@ def test_names_are_text_on_the_page(lives: scoring.Result):
         ("sim_1", "sim_1", "strongly about where things are"),
         ("sim_1", "sim_2", "clearly about where things are"),
         ("sim_1", "sim_still", "less than by chance"),
-        ("untrained:tiny@1", "untrained:tiny@2", "not about where things are"),
+        ("untrained:tiny@1", "untrained:tiny@2", "looking at what stands out"),
     ],
 )
 def test_the_verdict(bench, a: str, b: str, says: str):

@@ -79,11 +79,12 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.cpu import settle_cpu
 
     settle_cpu()
-    from singlelife.evaluation.suite.comparison import as_text, compare
+    from singlelife.evaluation.suite.comparison import compare
     from singlelife.evaluation.suite.page import write_comparison
     from singlelife.evaluation.suite.results import all_results
     from singlelife.evaluation.suite.running import Outcome, check_groups, evaluate_suite
     from singlelife.evaluation.suite.settings import read_suite
+    from singlelife.evaluation.suite.tables import as_text
     from singlelife.evaluation.suite.tasks import Machine
 
     settle_libraries(arguments.device)

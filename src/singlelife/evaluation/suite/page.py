@@ -9,9 +9,9 @@ from pathlib import Path
 from singlelife import __version__
 from singlelife.alignment.plots.style import write
 from singlelife.evaluation.suite.charts import draw_bars
-from singlelife.evaluation.suite.comparison import (
+from singlelife.evaluation.suite.comparison import Comparison
+from singlelife.evaluation.suite.tables import (
     WHAT_SPREAD_IS,
-    Comparison,
     Table,
     as_csv,
     as_markdown,

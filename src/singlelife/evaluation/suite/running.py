@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from tqdm.auto import tqdm
@@ -22,6 +22,8 @@ from singlelife.evaluation.suite.results import Done, ModelResults, all_results,
 from singlelife.evaluation.suite.settings import Suite
 from singlelife.evaluation.suite.tasks import Machine, OpenTask, open_task
 from singlelife.units import duration
+
+Result = TypeVar("Result")
 
 _LOG = logging.getLogger(__name__)
 _SEEDS = re.compile(r"(?P<model>.+)@(?P<first>\d+)\.\.(?P<last>\d+)")
@@ -175,13 +177,11 @@ class _Work:
         total = len(suite.tasks) * len(self.results)
         with tqdm(total=total, desc="Evaluating", unit=" results", disable=None if self.progress else True) as bar:
             for name, task in suite.tasks.items():
-                try:
-                    opened = open_task(task, machine)
-                except SingleLifeError as error:
-                    self._note(Problem("", name, str(error)))
+                opened = self._tried("", name, partial(open_task, task, machine))
+                if opened is None:
                     bar.update(len(self.results))
-                    continue
-                self._task(name, opened, bar)
+                else:
+                    self._task(name, opened, bar)
 
     def _task(self, name: str, task: OpenTask, bar: Any) -> None:
         """A task on every model, then its own baselines, then its sheet."""
@@ -194,7 +194,7 @@ class _Work:
                 there = results_of(self.folder, baseline)
                 about = task.about | {"revision": None}
                 self._one(name, there, about, partial(measure, models))
-        self._sheet(name, task)
+        self._tried("", name, partial(self._sheet, name, task))
 
     def _sheet(self, name: str, task: OpenTask) -> None:
         """Of all models in the folder one of each life, these first, as far as there is room; those that differ in
@@ -217,14 +217,8 @@ class _Work:
             self._say(f"{task}  {there.model}: kept, it was computed before")
             return
         start = time.perf_counter()
-        try:
-            done = measure()
-        except SingleLifeError as error:
-            self._note(Problem(there.model, task, str(error)))
-            return
-        except Exception as error:  # whatever one model does, the others' results are kept
-            _LOG.exception("The task %s failed with the model %s.", task, there.model)
-            self._note(Problem(there.model, task, f"{type(error).__name__}: {error}"))
+        done = self._tried(there.model, task, measure)
+        if done is None:
             return
         there.put(task, about, done)
         self.outcome.num_measured += 1
@@ -234,9 +228,18 @@ class _Work:
         ]
         self._say(f"{task}  {there.model}: {', '.join(said)} ({duration(time.perf_counter() - start)})")
 
-    def _note(self, problem: Problem) -> None:
-        self.outcome.problems.append(problem)
-        self._say(f"{problem.task}  {problem.model or 'all models'}: failed: {problem.why}")
+    def _tried(self, model: str, task: str, work: Callable[[], Result]) -> Result | None:
+        """What `work` gives. Whatever goes wrong in one place is noted, and the other results are kept."""
+        try:
+            return work()
+        except SingleLifeError as error:
+            why = str(error)
+        except Exception as error:
+            _LOG.exception("The task %s failed with %s.", task, model or "all models")
+            why = f"{type(error).__name__}: {error}"
+        self.outcome.problems.append(Problem(model, task, why))
+        self._say(f"{task}  {model or 'all models'}: failed: {why}")
+        return None
 
     def _say(self, words: str) -> None:
         if self.progress:
