@@ -276,7 +276,7 @@ class ModelCache:
         with _held(FileLock(self._folder / ".locks" / "room"), check):
             kept = sorted(
                 (path for path in self._folder.iterdir() if path.is_dir() and path.name != ".locks" and path != aside),
-                key=_last_use,
+                key=lambda path: (not path.name.endswith(".part"), _last_use(path)),  # first what was left half done
             )
             sizes = {path: _size(path) for path in kept}
             for path in kept:

@@ -1,6 +1,7 @@
 """`singlelife demo`: the Space on this machine."""
 
 import argparse
+import socket
 import sys
 from importlib import import_module
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ def run(arguments: argparse.Namespace) -> int:
     folder = space_folder()
     if find_spec("gradio") is None:
         raise SingleLifeError("The page takes gradio, which is not installed: pip install 'singlelife[spaces]'")
+    if arguments.port:
+        _check_free(arguments.host or "127.0.0.1", arguments.port)
     settle_cpu()
     sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
     words = [] if arguments.no_browser else ["--open"]
@@ -44,7 +47,17 @@ def run(arguments: argparse.Namespace) -> int:
         words += ["--host", arguments.host]
     if arguments.port:
         words += ["--port", str(arguments.port)]
+    return import_module("app").main(words)
+
+
+def _check_free(host: str, port: int) -> None:
+    """Before the seconds that it takes to make the page."""
     try:
-        return import_module("app").main(words)
-    except OSError as error:  # of the address or the port
-        raise SingleLifeError(f"The page cannot be started: {error}") from error
+        with socket.create_server((host, port)):
+            pass
+    except OSError as error:
+        why = (error.strerror or str(error)).split(" (")[0]
+        raise SingleLifeError(
+            f"The page cannot listen on {host}:{port}: {why}. Choose another --port or --host, or "
+            "leave out --port for the first free one."
+        ) from error
