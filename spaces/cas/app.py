@@ -9,6 +9,7 @@ strangers send.
 """
 
 import argparse
+import contextlib
 import os
 import queue
 import sys
@@ -361,11 +362,12 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         _add_api(bench)
 
         def prepare() -> None:
-            _restored({}, bench, choice, shown, status)
-            for a, b in EXAMPLES.values():
-                shown(*bench.example(a, b))
+            with contextlib.suppress(Cancelled):  # the app ended
+                _restored({}, bench, choice, shown, status)
+                for a, b in EXAMPLES.values():
+                    shown(*bench.example(a, b))
 
-    threading.Thread(target=prepare, daemon=True).start()  # while nobody is here yet, so that they are there at once
+    threading.Thread(target=prepare).start()  # while nobody is here yet, so that they are there at once
     return page
 
 
@@ -505,7 +507,7 @@ def _stages(work: Callable[[scoring.Report], Any], stop: threading.Event) -> Ite
             told.put(("failed", error))
 
     if not stop.is_set():
-        threading.Thread(target=run, daemon=True).start()
+        threading.Thread(target=run).start()  # no daemon: torch must not run on while Python ends
     while not stop.is_set():
         try:
             kind, value = told.get(timeout=0.1)
@@ -595,7 +597,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     host = arguments.host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
     page = build(local=opens_folders(host))
-    launch(page, server_name=host, server_port=arguments.port, inbrowser=arguments.open)
+    try:
+        launch(page, server_name=host, server_port=arguments.port, inbrowser=arguments.open)
+    finally:
+        scoring.closing.set()
     return 0
 
 

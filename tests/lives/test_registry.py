@@ -11,14 +11,17 @@ from singlelife.configs import config_names
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives import registry
 from singlelife.lives.registry import VIDEO_LIST, Life, find_videos, get_life, life_names, registered_life
+from singlelife.lives.simulation.screen import ScreenSource
+from singlelife.lives.simulation.simulated import SimulatedSource
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 
 
 def test_simulated_lives_are_registered_each_with_its_own_map():
     lives = [registered_life(name) for name in life_names()]
-    walks = [life for life in lives if life.kind == "simulated" and not life.simulation.still]
-    assert {f"sim_{number}" for number in range(1, 9)} | {"sim_test", "sim_still"} <= set(life_names())
+    rendered = [life for life in lives if isinstance(life.simulation, SimulatedSource)]
+    walks = [life for life in rendered if not life.simulation.still]
+    assert {f"sim_{number}" for number in range(1, 17)} | {"sim_test", "sim_still"} <= set(life_names())
     assert len({(life.simulation.wad, life.simulation.map) for life in walks}) == len(walks)
     assert {life.simulation.wad for life in walks} == {"freedoom1", "freedoom2"}
     assert get_life("sim_still").simulation.still
@@ -33,8 +36,15 @@ def test_what_a_registered_life_says_of_itself_is_true():
         assert life.kind != "video" or life.script
         assert not life.shuffle_of or registered_life(life.shuffle_of).hours == life.hours
         assert life.train in config_names("train")
-        if life.simulation is not None:
+        if isinstance(life.simulation, SimulatedSource):
             assert life.frame_rate * life.simulation.tics_per_frame == 35  # the game's clock, in Hz
+        if isinstance(life.simulation, ScreenSource):
+            assert life.frame_rate == life.simulation.frames_per_second
+        if life.joins:
+            parts = [registered_life(name) for name in life.joins.split()]
+            share = life.frames_of_each / parts[0].simulation.num_frames if life.frames_of_each else 1
+            assert life.hours == pytest.approx(share * sum(part.hours for part in parts), rel=0.1)
+        if life.simulation is not None:
             assert life.hours == pytest.approx(life.simulation.num_frames / life.frame_rate / 3600, rel=0.1)
 
 
@@ -235,6 +245,10 @@ DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
         (f"lives: {{a: {{{DOOM}, sead: 1}}}}}}", r"life 'a', simulation: unknown key 'sead'; did you mean 'seed'"),
         (f"lives: {{a: {{{DOOM}, num_frames: many}}}}}}", r"life 'a', simulation: num_frames should be of type int"),
         ("lives: {a: {kind: simulated, simulation: {wad: freedoom1}}}", r"life 'a': .*map"),
+        ("lives: {a: {kind: joined}}", r"life 'a': .*joins, the names of two or more other lives"),
+        ("lives: {a: {kind: joined, joins: b a}}", r"life 'a': .*joins, the names of two or more other lives"),
+        ("lives: {a: {kind: video, joins: b}}", r"life 'a': .*if it is joined, and only then"),
+        ("lives: {a: {kind: simulated, simulation: {screen: film}}}", r"life 'a': .*slides or desktop"),
         ("lives: {a: {kind: shuffled}}", r"life 'a': .*shuffle_of, the name of another life"),
         ("lives: {a: {kind: shuffled, shuffle_of: a}}", r"life 'a': .*shuffle_of, the name of another life"),
         ("lives: {a: {kind: video, shuffle_of: b}}", r"life 'a': .*if it is shuffled, and only then"),

@@ -214,7 +214,7 @@ def test_the_card_says_what_a_visitor_must_know(hub, hub_client, whole_run):
     assert header["library_name"] == "transformers" and header["pipeline_tag"] == "image-feature-extraction"
     assert {"singlelife", "croco", "egocentric"} <= set(header["tags"])
     assert (header["license"], header["license_name"]) == ("other", "not-stated")
-    assert header["singlelife"] == {"life": "my_pan", "hours": 0.0055, "steps": 12, "finished": True}
+    assert header["singlelife"] == {"life": "my_pan", "hours": 0.0056, "steps": 12, "finished": True}
     assert body.startswith("\n<!-- Written by singlelife") and "\n## Results\n" in body
     (loss,) = header["model-index"][0]["results"][0]["metrics"]
     last = [json.loads(line) for line in (whole_run / "metrics.jsonl").read_text().splitlines() if "val_loss" in line]

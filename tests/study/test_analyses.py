@@ -1,7 +1,5 @@
 """The rule by which a study gives its verdicts."""
 
-import math
-
 import numpy as np
 import pytest
 from hypothesis import given
@@ -54,4 +52,15 @@ def test_the_rank_correlation_and_its_interval():
     assert _spearman(x, x**3) == pytest.approx((1, 1, 1))
     assert _spearman(x, -x)[0] == pytest.approx(-1)
     rho, low, high = _spearman(x, np.random.default_rng(0).permutation(30).astype(float))
-    assert low < rho < high and low < 0 < high and math.isfinite(low)
+    assert low < rho < high and low < 0 < high
+    _, low, high = _spearman(np.arange(4.0), np.array([0.0, 2.0, 1.0, 3.0]))  # 0.8, of four models
+    assert low < 0 < 0.8 < high
+
+
+def test_intervals_of_rank_correlations_hold_the_truth_as_often_as_they_say():
+    generator = np.random.default_rng(0)
+    covered = []
+    for _ in range(400):
+        low, high = _spearman(*generator.normal(size=(2, 12)))[1:]
+        covered.append(low < 0 < high)
+    assert 0.92 < np.mean(covered) < 0.98

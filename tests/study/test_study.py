@@ -54,7 +54,7 @@ def test_everything_once_and_a_report_of_it(content, write, tmp_path):
     for picture in re.findall(r"\]\((images/\S+\.png)\)", report):
         assert (folder / "report" / picture).read_bytes().startswith(b"\x89PNG")
     page = (folder / "report" / "results.html").read_text()
-    assert page.count("data:image/png;base64,") == report.count("](images/") == 3
+    assert page.count("data:image/png;base64,") == report.count("](images/") == 4
     assert 'src="http' not in page and "<link" not in page
 
     again = study(str(path), "--output", str(folder))

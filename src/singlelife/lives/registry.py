@@ -114,7 +114,12 @@ class Life:
                 "only then."
             )
         names = self.joins.split()
-        if (self.kind == "joined") != (len(names) > 1) or len(set(names)) < len(names) or self.name in names:
+        if (
+            (self.kind == "joined") != bool(names)
+            or len(names) == 1
+            or len(set(names)) < len(names)
+            or self.name in names
+        ):
             raise LifeError(
                 f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, "
                 "and only then."
