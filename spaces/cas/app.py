@@ -9,6 +9,7 @@ strangers send.
 """
 
 import argparse
+import contextlib
 import os
 import queue
 import sys
@@ -44,6 +45,7 @@ PAIRS = {
     "pictures": "Two pictures of mine",
     "video": "A video of mine",
 }
+FIRST = {"a": "sim_1", "b": "sim_2", "pair": "28", "patch": "29"}  # what is shown without a link
 EXAMPLES = {
     "Two lives": ("sim_1", "sim_2"),
     "A life and a still camera": ("sim_1", "sim_still"),
@@ -160,7 +162,8 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 grid = _element("matrix", value=matrix.cells("position_free"), elem_id="matrix")
                 gr.Markdown(
                     "Two lives that never shared a frame agree; a still camera and untrained models agree with "
-                    "neither. Made by `singlelife align`, on the same pairs as in the first tab."
+                    "neither; what two untrained ones have in common is which patches stand out. "
+                    "Made by `singlelife align`, on the same pairs as in the first tab."
                 )
             with gr.Tab("What is CAS?", id="about"):
                 gr.HTML(pictures.page_file("cas.svg"), elem_classes="about")
@@ -169,12 +172,12 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         result_parts = [status, score, look, strip, table, token]
         choice = [model_a, model_b, revision_a, revision_b, pairs, k]
 
-        def told(name: str, result: Result, pair: int | None, patch: int | None) -> dict[Any, Any]:
+        def told(name: str, result: Result, pair: int | None, patch: int | None, free: bool) -> dict[Any, Any]:
             pair = pictures.telling_pair(result) if pair is None else pair
             return {
                 status: "",
                 score: reading.score_html(result, pictures.card(result, pair)),
-                look: pictures.look(result, pair, _query(result), patch),
+                look: pictures.look(result, pair, _query(result), patch, free),
                 strip: pictures.strip(result, pair),
                 table: _rows(result),
                 token: name,
@@ -182,9 +185,11 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
 
         told_of_examples = lru_cache(maxsize=32)(told)
 
-        def shown(name: str, result: Result, pair: int | None = None, patch: int | None = None) -> dict[Any, Any]:
+        def shown(
+            name: str, result: Result, pair: int | None = None, patch: int | None = None, free: bool = False
+        ) -> dict[Any, Any]:
             """What the page shows of a result. Of examples, which many visitors see, it is kept."""
-            return (told_of_examples if bench.is_of_all(name) else told)(name, result, pair, patch)
+            return (told_of_examples if bench.is_of_all(name) else told)(name, result, pair, patch, free)
 
         # The comparison that a visitor asks for.
 
@@ -357,10 +362,12 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         _add_api(bench)
 
         def prepare() -> None:
-            for a, b in EXAMPLES.values():
-                shown(*bench.example(a, b))
+            with contextlib.suppress(Cancelled):  # the app ended
+                _restored({}, bench, choice, shown, status)
+                for a, b in EXAMPLES.values():
+                    shown(*bench.example(a, b))
 
-    threading.Thread(target=prepare, daemon=True).start()  # while nobody is here yet, so that they are there at once
+    threading.Thread(target=prepare).start()  # while nobody is here yet, so that they are there at once
     return page
 
 
@@ -500,7 +507,7 @@ def _stages(work: Callable[[scoring.Report], Any], stop: threading.Event) -> Ite
             told.put(("failed", error))
 
     if not stop.is_set():
-        threading.Thread(target=run, daemon=True).start()
+        threading.Thread(target=run).start()  # no daemon: torch must not run on while Python ends
     while not stop.is_set():
         try:
             kind, value = told.get(timeout=0.1)
@@ -535,13 +542,11 @@ def _restored(
 ) -> dict[Any, Any]:
     """The choice that a link holds, and its result where it is there at once; the first example without a link."""
     model_a, model_b, revision_a, revision_b, pairs, k = choice
-    first = EXAMPLES["Two lives"]
+    query = query if query.get("a") and query.get("b") else FIRST
     a, b = (Named(query.get(name, "")[:200], query.get(f"r{name}", "")[:200]) for name in "ab")
     of = query.get("pairs", "")
     of = of if of in scoring.BUILT_IN_PAIRS else "simulated"
     count = _number(query, "k", scoring.K, 20)
-    if not (a.name and b.name):
-        a, b = Named(first[0]), Named(first[1])
     chosen = {model_a: a.name, model_b: b.name, revision_a: a.revision, revision_b: b.revision, pairs: of, k: count}
     if not bench.is_example(a, b):
         return chosen | {status: reading.note_html("The link's choice is filled in. Press Compare to run it.")}
@@ -549,7 +554,7 @@ def _restored(
     pair = _number(query, "pair", 1, result.num_looks) - 1 if "pair" in query else None
     patches = result.comparison.grid[0] * result.comparison.grid[1]
     patch = _number(query, "patch", 1, patches) - 1 if "patch" in query else None
-    return chosen | shown(name, result, pair, patch)
+    return chosen | shown(name, result, pair, patch, query.get("free") == "1")
 
 
 def _number(query: dict[str, str], name: str, default: int, most: int) -> int:
@@ -592,7 +597,10 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     host = arguments.host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
     page = build(local=opens_folders(host))
-    launch(page, server_name=host, server_port=arguments.port, inbrowser=arguments.open)
+    try:
+        launch(page, server_name=host, server_port=arguments.port, inbrowser=arguments.open)
+    finally:
+        scoring.closing.set()
     return 0
 
 

@@ -22,18 +22,21 @@ _CARD_SIZE = (1200, 630)
 _VIEW_ON_CARD = 250
 
 
-def look(result: Result, pair: int, query: str, patch: int | None = None) -> dict[str, Any]:
+def look(
+    result: Result, pair: int, query: str, patch: int | None = None, position_free: bool = False
+) -> dict[str, Any]:
     """Where both models look in one pair, for the element `look`.
 
     Args:
         pair: from 0.
         query: that of a link to this result, empty where there can be none.
         patch: of the target, to begin with; one that shows much by default.
+        position_free: begin without the models' habits of place.
     """
     rows, columns = result.comparison.grid
     maps = {}
-    for name, position_free in (("raw", False), ("free", True)):
-        logits, sets = result.look(pair, position_free)
+    for name, free in (("raw", False), ("free", True)):
+        logits, sets = result.look(pair, free)
         heat = _heat(logits)
         chosen = unpack(sets, rows * columns)
         top = np.nonzero(chosen)[2].reshape(2, rows * columns, result.comparison.k).astype("<u2")
@@ -48,6 +51,7 @@ def look(result: Result, pair: int, query: str, patch: int | None = None) -> dic
         "maps": maps,
         "truth": result.true_match[pair].tolist(),
         "patch": telling_patch(result, pair)[0] if patch is None else patch,
+        "free": position_free,
         "query": query,
         "colours": [A_COLOUR, B_COLOUR, BOTH_COLOUR],
     }
@@ -63,7 +67,7 @@ def telling_pair(result: Result) -> int:
     """A pair that shows much: its most telling patch is, and there is something to see in it."""
     views = result.pairs.target[: result.num_looks].float()
     contrast = views.std(dim=(1, 2, 3)).numpy()
-    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 20 for pair in range(len(views))]))
+    return int(np.argmax([telling_patch(result, pair)[1] + contrast[pair] / 10 for pair in range(len(views))]))
 
 
 def telling_patch(result: Result, pair: int) -> tuple[int, float]:
@@ -79,7 +83,7 @@ def telling_patch(result: Result, pair: int) -> tuple[int, float]:
     at_edge = (index // columns % max(rows - 1, 1) == 0) | (index % columns % max(columns - 1, 1) == 0)
     heat = _heat(result.look(pair, False)[0]).astype(np.float32) / 255
     sharp = 1 - (heat**2).mean(axis=(0, 2))  # few places are looked at
-    shows = common + np.where(right, 2 * np.minimum(shift, 6), 0) + 15 * sharp - 2 * at_edge
+    shows = common + np.where(right, 2 * np.minimum(shift, 4), 0) + 15 * sharp - 2 * at_edge
     shows += _contrast(result, pair) / 10
     return int(np.argmax(shows)), float(shows.max())
 

@@ -42,6 +42,8 @@ _KEPT_RUNS = 512 << 20  # bytes
 _KEPT_RESULTS = 64
 _KEPT_FOR = 30 * 60.0  # seconds
 
+closing = threading.Event()  # the app ends: comparisons stop at their next step
+
 Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is
 Check = Callable[[], None]  # raises what should stop the work
 View = tuple[torch.Tensor, torch.Tensor]  # target and source, uint8 (3, H, W)
@@ -240,7 +242,7 @@ class Bench:
         with deadline(self.limits.request_seconds) as clock, memory_guard(self.limits) as memory:
 
             def check() -> None:
-                if cancelled():
+                if cancelled() or closing.is_set():
                     raise Cancelled("Cancelled.")
                 clock.check()
                 memory.check()

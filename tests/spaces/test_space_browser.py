@@ -179,9 +179,12 @@ def test_a_link_restores_the_choice(browser):
     assert "8 pairs of motorway/plain, top 3 of 64" in browser.one("#score dl").text
     assert "Pair 4" in browser.one(".look-ask").text
     assert browser.one(".look-said").text.startswith("Row 3, column 4")
+    browser.click("[data-input='free']")
     link, score = browser.one("[data-link]").get_attribute("value"), browser.score()
+    pictures = browser.pictures()
     browser.open(link.partition("/?")[2].join(["?", ""]))
     assert browser.score() == score
+    assert browser.pictures() == pictures
     assert browser.one(".look-said").text.startswith("Row 3, column 4")
 
 

@@ -34,6 +34,7 @@ async function load() {
   input('column').max = value.columns;
   part('.look-key-truth').hidden = !value.truth.some((match) => match >= 0);
   part('.look-link').hidden = !value.query;
+  if (value.free) input('free').checked = true;  // else it stays as the visitor has it
   choose(Math.min(value.patch, value.rows * value.columns - 1), false);
 }
 
