@@ -111,7 +111,7 @@ def test_lives_one_after_another_and_what_fails_is_said(tmp_path: Path, lives, m
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["sim_9"], "no life 'sim_9'. Did you mean"),
+        (["sim_99"], "no life 'sim_99'. Did you mean"),
         (["nothing_*"], "No registered life matches 'nothing_*'"),
         (["wt_3"], "has no video here"),
         (["sim_1", "--executor=hf-jobs", "--", "--seeed=1"], "Did you mean --seed"),

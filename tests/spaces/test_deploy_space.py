@@ -178,14 +178,7 @@ def test_the_demo_serves_the_page_until_it_is_interrupted(tmp_path):
         port = free.getsockname()[1]
     words = [sys.executable, "-m", "singlelife.cli", "demo", "--no-browser", "--port", str(port)]
     environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "SINGLELIFE_CACHE": str(tmp_path)}
-    process = subprocess.Popen(
-        words,
-        env=environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # which a shell's background job ignores
-    )
+    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         assert process.stdout is not None
         assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)

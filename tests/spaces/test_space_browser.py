@@ -228,7 +228,7 @@ def test_the_keyboard_is_enough(browser):
     assert any(each.startswith("compare") for each in order)
     before, row = browser.pictures(), browser.one("[data-input='row']").get_attribute("value")
     ActionChains(browser.driver).send_keys(Keys.ARROW_UP).perform()
-    assert browser.pictures() != before
+    browser.until(lambda: browser.pictures() != before, "other picture")
     assert browser.one("[data-input='row']").get_attribute("value") == str(int(row) - 1)
     outline = "return getComputedStyle(document.activeElement).outlineStyle"
     assert browser.run(outline) != "none"  # where the keyboard is can be seen
