@@ -10,7 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 SPACE = Path(__file__).parents[2] / "spaces" / "cas"
 
@@ -60,6 +62,18 @@ def space(hub_environment: dict[str, str], tmp_path_factory: pytest.TempPathFact
     finally:
         process.terminate()
         process.wait(20)
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> list[Path]:
+    """A target and a source view, as `singlelife cas --pairs FOLDER` takes them."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    noise = np.random.default_rng(0).integers(0, 255, (2, 9, 12, 3), dtype=np.uint8)
+    files = [folder / f"a_{view}.png" for view in ("target", "source")]
+    for file, pixels in zip(files, noise, strict=True):
+        Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).save(file)
+    return files
 
 
 def _wait(space: RunningSpace, process: subprocess.Popen) -> None:

@@ -5,11 +5,9 @@ import json
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
-from PIL import Image
 
 from singlelife.cli import main
 
@@ -19,18 +17,6 @@ SPACE = Path(__file__).parents[2] / "spaces" / "cas"
 @pytest.fixture(scope="module")
 def client(space) -> Client:
     return Client(space.url, verbose=False)
-
-
-@pytest.fixture
-def pictures(tmp_path) -> list[Path]:
-    """A target and a source view, as `singlelife cas --pairs FOLDER` takes them."""
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (2, 9, 12, 3), dtype=np.uint8)
-    files = [folder / f"a_{view}.png" for view in ("target", "source")]
-    for file, pixels in zip(files, noise, strict=True):
-        Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).save(file)
-    return files
 
 
 def command_line(tmp_path: Path, pairs: Path) -> dict:

@@ -7,9 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from singlelife.cli import main
 
@@ -51,17 +49,6 @@ def publish(hub, name: str, model: str) -> str:
     files = {path.name: path.read_bytes() for path in (SPACE / "models" / model).iterdir()}
     hub.put(hub.create(name, "model"), files)
     return name
-
-
-@pytest.fixture
-def pictures(tmp_path) -> list[Path]:
-    folder = tmp_path / "mine"
-    folder.mkdir()
-    noise = np.random.default_rng(0).integers(0, 255, (2, 9, 12, 3), dtype=np.uint8)
-    files = [folder / f"a_{view}.png" for view in ("target", "source")]
-    for file, pixels in zip(files, noise, strict=True):
-        Image.fromarray(pixels).resize((200, 150), Image.Resampling.BICUBIC).save(file)
-    return files
 
 
 def command_line(tmp_path: Path, b: str, pairs: Path) -> dict:

@@ -333,9 +333,14 @@ def means(values: np.ndarray, chances: np.ndarray, groups: Sequence[str], seed: 
     return dict(zip(chosen, scores(columns, [chances[cells].mean() for cells in chosen.values()], seed), strict=True))
 
 
+def of_one_group(groups: Sequence[str]) -> np.ndarray:
+    """Which cells, in the order of `np.triu_indices(n, 1)`, are of two models of one group, bool (cells,)."""
+    return np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
+
+
 def _kinds(groups: Sequence[str]) -> dict[str, np.ndarray]:
     """Which cells `means` are of, bool (cells,)."""
-    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
+    same = of_one_group(groups)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
     return {name: cells for name, cells in kinds.items() if cells.any()}
 

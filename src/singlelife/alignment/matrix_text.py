@@ -7,7 +7,7 @@ import numpy as np
 
 from singlelife.alignment.cas import Score
 from singlelife.alignment.contrast import MEASURES, Contrast
-from singlelife.alignment.matrix import Alignment, Matrix, Part
+from singlelife.alignment.matrix import Alignment, Matrix, Part, of_one_group
 from singlelife.units import aligned
 
 _FEW_MODELS = 6  # their cells are listed one by one too, with all intervals
@@ -78,7 +78,7 @@ def _contrast(result: Alignment, contrast: Contrast) -> str:
                 half = contrast.spread[name][a, b]
                 shown.append(_number(values[a, b]) + ("" if np.isnan(half) else f" ± {half:.3f}"))
             rows.append([f"  {a + 1} and {b + 1}", *shown])
-    same = _of_one_group(result, first, second)
+    same = of_one_group(result.groups)
     for name, cells in (("within groups", same), ("across groups", ~same)):
         if cells.any():
             rows.append([name, *(_number(values[first, second][cells].mean()) for values in columns)])
@@ -86,10 +86,6 @@ def _contrast(result: Alignment, contrast: Contrast) -> str:
     rows.append(["by chance", *map(_number, by_chance)])
     note = f"for contrast, of one vector for each of {contrast.num_images} views; ± is half a 95% interval"
     return f"{note}\n{aligned(rows)}"
-
-
-def _of_one_group(result: Alignment, first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    return np.array([result.groups[a] == result.groups[b] for a, b in zip(first, second, strict=True)])
 
 
 def _square(title: str, matrix: Matrix) -> str:
@@ -131,7 +127,7 @@ def _groups(result: Alignment) -> str:
             ]
         )
     first, second = np.triu_indices(len(result.models), 1)
-    same = _of_one_group(result, first, second)
+    same = of_one_group(result.groups)
     cells = {"within groups": True, "across groups": False}
     for name, inside in cells.items():
         count = sum(block.num_cells for block in raw.blocks if (block.groups[0] == block.groups[1]) == inside)

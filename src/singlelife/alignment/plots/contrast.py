@@ -4,7 +4,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from singlelife.alignment.contrast import MEASURES, Contrast
-from singlelife.alignment.matrix import Alignment
+from singlelife.alignment.matrix import Alignment, of_one_group
 from singlelife.alignment.plots.style import FAINT, INK, KIND_COLOURS, bare, new_figure
 
 _NAMES = {"cka": "linear CKA", "mutual_knn": "mutual nearest neighbours", "rsa": "RSA"}
@@ -14,7 +14,7 @@ def draw_contrast(result: Alignment, contrast: Contrast) -> Figure:
     """A panel for each measure: what it says of two models, against their position-free CAS. Where points stand far
     right and low, models find the same images alike and still look at other patches."""
     first, second = np.triu_indices(len(result.models), 1)
-    same = np.array([result.groups[a] == result.groups[b] for a, b in zip(first, second, strict=True)])
+    same = of_one_group(result.groups)
     score = result.main.position_free
     chances = {"cka": 0.0, "mutual_knn": contrast.mutual_knn_chance, "rsa": 0.0}
     figure = new_figure(10.5, 4)

@@ -22,7 +22,7 @@ from singlelife.evaluation.depth import LOSS, ProbedModel, evaluate_depth, mean_
 from singlelife.evaluation.depth_data import open_depth
 from singlelife.evaluation.depth_frames import DepthOptions
 from singlelife.evaluation.depth_sheet import Maps, draw_sheet, maps_of, sheet_rows
-from singlelife.evaluation.features import extract
+from singlelife.evaluation.features import FeatureSet, extract
 from singlelife.evaluation.flow import usual_matching
 from singlelife.evaluation.probing import Measure, ProbeSettings
 from singlelife.evaluation.suite.metrics import of_pairs
@@ -165,7 +165,51 @@ class _Correspondence:
         )
 
 
-class _Depth:
+class _Probe:
+    """What probes of depth and of classes share."""
+
+    _task: DepthTask | ClassificationTask
+    _machine: Machine
+    _train: Any
+    _test: Any
+    _probes: ProbeSettings
+
+    def _evaluated(self, evaluate: Callable[..., Any], model: str, **more: Any) -> tuple[Any, Any]:
+        """The evaluation of one model, and its row."""
+        evaluation = evaluate(
+            [model],
+            self._train,
+            self._test,
+            self._probes,
+            range(self._task.seeds),
+            baselines=False,
+            device=self._machine.device,
+            batch_size=self._task.batch_size,
+            cache_dir=self._machine.cache_dir,
+            progress=self._machine.progress,
+            **more,
+        )
+        (row,) = evaluation.rows
+        if row.error:
+            raise EvaluationError(row.error)
+        return evaluation, row
+
+    def _features(self, model: str) -> tuple[Any, FeatureSet, FeatureSet]:
+        """An encoder, and its features of the data, which are there already as a rule."""
+        machine = self._machine
+        encoder = load_model(model, machine.device)
+        train, test = (
+            extract(encoder, examples, cache_dir=machine.cache_dir, batch_size=32, progress=machine.progress)
+            for examples in (self._train, self._test)
+        )
+        return encoder, train, test
+
+    def _baseline(self, metrics: dict[str, Measure], train: FeatureSet, test: FeatureSet) -> Done:
+        about = {"name": self._train.name} | train.summary(), {"name": self._test.name} | test.summary()
+        return Done(metrics=metrics, data=_probe_data(*about), seeds=[], failures=_left_out(*about))
+
+
+class _Depth(_Probe):
     def __init__(self, task: DepthTask, machine: Machine):
         self._task, self._machine = task, machine
         options = DepthOptions(
@@ -200,22 +244,7 @@ class _Depth:
                 pictures[f"{number}.row"] = torch.tensor(int(row))
                 pictures[f"{number}.delta1"] = torch.tensor(maps.delta1[number])
 
-        evaluation = evaluate_depth(
-            [model],
-            self._train,
-            self._test,
-            self._probes,
-            range(self._task.seeds),
-            baselines=False,
-            device=self._machine.device,
-            batch_size=self._task.batch_size,
-            cache_dir=self._machine.cache_dir,
-            progress=self._machine.progress,
-            on_model=keep,
-        )
-        (row,) = evaluation.rows
-        if row.error:
-            raise EvaluationError(row.error)
+        evaluation, row = self._evaluated(evaluate_depth, model, on_model=keep)
         return Done(
             metrics=row.measures,
             data=_probe_data(evaluation.train, evaluation.test),
@@ -231,16 +260,10 @@ class _Depth:
         return {name: partial(self._mean, number) for number, name in enumerate(names)}
 
     def _mean(self, number: int, models: Sequence[str]) -> Done:
-        """Of views of the first model's size; its features are there already, as a rule."""
-        machine = self._machine
-        encoder = load_model(models[0], machine.device)
-        train, test = (
-            extract(encoder, frames, cache_dir=machine.cache_dir, batch_size=32, progress=machine.progress)
-            for frames in (self._train, self._test)
-        )
-        row = mean_rows(ProbedModel(encoder, [], train, test), self._test, machine.progress)[number]
-        about = {"name": self._train.name} | train.summary(), {"name": self._test.name} | test.summary()
-        return Done(metrics=row.measures, data=_probe_data(*about), seeds=[], failures=_left_out(*about))
+        """Of views of the first model's size."""
+        encoder, train, test = self._features(models[0])
+        row = mean_rows(ProbedModel(encoder, [], train, test), self._test, self._machine.progress)[number]
+        return self._baseline(row.measures, train, test)
 
     def draw(self, path: Path, pictures: Sequence[tuple[str, dict[str, torch.Tensor]]]) -> None:
         count = sum(name.isdecimal() for name in pictures[0][1])
@@ -256,7 +279,7 @@ class _Depth:
         draw_sheet(path, self._test, rows, maps)
 
 
-class _Classification:
+class _Classification(_Probe):
     def __init__(self, task: ClassificationTask, machine: Machine):
         self._task, self._machine = task, machine
         self._train, self._test = open_labelled(
@@ -271,21 +294,9 @@ class _Classification:
         }
 
     def measure(self, model: str) -> Done:
-        evaluation = evaluate_classification(
-            [model],
-            self._train,
-            self._test,
-            self._probes,
-            range(self._task.seeds),
-            baselines=False,
-            device=self._machine.device,
-            batch_size=self._task.batch_size,
-            cache_dir=self._machine.cache_dir,
-            progress=self._machine.progress,
-        )
-        (row,) = evaluation.rows
-        if row.error or row.top1 is None:
-            raise EvaluationError(row.error or "nothing was measured")
+        evaluation, row = self._evaluated(evaluate_classification, model)
+        if row.top1 is None:
+            raise EvaluationError("nothing was measured")
         return Done(
             metrics={"top1": row.top1},
             data=_probe_data(evaluation.train, evaluation.test),
@@ -299,16 +310,9 @@ class _Classification:
         return {"most frequent class": self._chance}
 
     def _chance(self, models: Sequence[str]) -> Done:
-        machine = self._machine
-        encoder = load_model(models[0], machine.device)
-        train, test = (
-            extract(encoder, images, cache_dir=machine.cache_dir, batch_size=32, progress=machine.progress)
-            for images in (self._train, self._test)
-        )
+        _, train, test = self._features(models[0])
         right = most_frequent(train, test, len(self._train.classes)).astype(np.float64)
-        about = {"name": self._train.name} | train.summary(), {"name": self._test.name} | test.summary()
-        measure = Measure.of(right[None])
-        return Done(metrics={"top1": measure}, data=_probe_data(*about), seeds=[], failures=_left_out(*about))
+        return self._baseline({"top1": Measure.of(right[None])}, train, test)
 
     def draw(self, path: Path, pictures: Sequence[tuple[str, dict[str, torch.Tensor]]]) -> None:
         """There are no pictures of classes."""
