@@ -8,6 +8,7 @@ while any of its models is missing. Unless it is said otherwise, intervals are W
 two means over models (seeds and lives), which three seeds leave wide.
 """
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,8 +18,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from scipy import stats
 
-from singlelife.alignment.plots.style import FAINT, FREE, INK, RAW, bare, new_figure
-from singlelife.study.results import Agreement, Results
+from singlelife.study import figures
+from singlelife.study.results import Agreement, Results, mean
 from singlelife.study.study_file import Question
 
 REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
@@ -29,14 +30,29 @@ REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
     "not measured yet",
     "no finding of the paper",
 )
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _NEAR_ZERO = 0.25  # of the lives' agreement: under this share a control counts as near zero
 _SIGNIFICANT = 0.05
 _AS_WELL = 0.1  # of what many have: worse by less than that is as well
 _ALMOST_ONE = 1 - 1e-9  # a correlation of 1 has no z
-_TRANSFER = {  # the measure, its reader, and which way is better
-    "depth δ1": ("depth", "delta1", 1),
-    "AEPE": ("correspondence", "aepe", -1),
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """A number of a model: the role of its measure, how to read it, which way is better, and whether the paper has it,
+    so that verdicts follow from it."""
+
+    role: str
+    read: Callable[[Results, str, str], float | None]
+    better: int = 1
+    judged: bool = True
+
+
+_AGREEMENT = "position-free CAS"
+_MEASURED = {
+    _AGREEMENT: _Measured("agreement", Results.position_free),
+    "true match, large shifts": _Measured("agreement", Results.truth, judged=False),
+    "depth δ1": _Measured("depth", Results.delta1),
+    "AEPE": _Measured("correspondence", Results.aepe, better=-1),
 }
 
 
@@ -137,7 +153,7 @@ def _curve(question: Question, results: Results) -> Answer:
         emerging.append(_emergence(label, points, controls))
     answer.rows += [(label, "", *_cells(found)) for label, found in controls.items()]
     answer.sentence = " ".join(emerging)
-    answer.figure = _draw_curves(curves, controls) if any(curves.values()) else None
+    answer.figure = figures.draw_curves(curves, controls) if any(curves.values()) else None
     return answer
 
 
@@ -171,12 +187,15 @@ def _controls(question: Question, results: Results) -> Answer:
         answer.sentence = (
             f"Position-free, lives agree with the reference by {np.mean(_free(lives)):.3f}; {', '.join(told)}."
         )
-    answer.figure = _draw_bars(groups) if any(groups.values()) else None
+    answer.figure = figures.draw_bars(groups) if any(groups.values()) else None
     return answer
 
 
 def _groups(question: Question, results: Results) -> Answer:
-    answer = Answer(header=("models", "score", "within", "across", "difference", "95% interval over pairs", "p"))
+    measures = [results.study.measures[measure] for measure in question.measures.values()]
+    groups = list(dict.fromkeys(group for measure in measures for group in measure.groups))
+    answer = Answer(header=("models", "score", "within", "across", "difference", "95% interval over pairs", "p",
+                            *(f"true match, large shifts: {group}" for group in groups)))  # fmt: skip
     drawn: dict[str, dict[str, float]] = {}
     for role, measure in question.measures.items():
         found = results.output(results.plan.measures[measure][0])
@@ -184,13 +203,19 @@ def _groups(question: Question, results: Results) -> Answer:
             continue
         answer.pictures[f"matrix, {role}"] = results.folder / results.plan.measures[measure][0] / "matrix.png"
         at_k = found["at_k"][str(found["k"])]
-        for variant, name in (("raw", "raw"), ("position_free", "position-free")):
-            matrix = at_k[variant]
+        members = results.study.measures[measure].groups
+        for variant, prefix in (("raw", ""), ("position_free", "position_free_")):
+            matrix, name = at_k[variant], variant.replace("_", "-")
+            readings = {
+                group: [at_k["readings"][results.index(measure, model)][f"{prefix}truth"] for model in models]
+                for group, models in members.items()
+            }
             difference, test = matrix["difference"], matrix["permutation"]
             answer.rows.append(
                 (role, name, f"{matrix['within']['cas']:.3f}", f"{matrix['across']['cas']:.3f}",
                  f"{difference['difference']:+.3f}", f"[{difference['low']:.3f}, {difference['high']:.3f}]",
-                 f"{test['p_value']:.3f}" if test else "-")
+                 f"{test['p_value']:.3f}" if test else "-",
+                 *(_spread([each["large_shifts"] for each in readings.get(group, []) if each]) for group in groups))
             )  # fmt: skip
             drawn.setdefault(f"{role}, {name}", {"within": matrix["within"]["cas"], "across": matrix["across"]["cas"]})
             low = difference["low"]
@@ -205,7 +230,7 @@ def _groups(question: Question, results: Results) -> Answer:
             f"Within is above across, with p at most {_SIGNIFICANT:g} by permutation of models, in {holding} of "
             f"{len(answer.comparisons)} comparisons."
         )
-        answer.figure = _draw_pairs(drawn)
+        answer.figure = figures.draw_pairs(drawn)
     return answer
 
 
@@ -217,21 +242,19 @@ def _order(question: Question, results: Results) -> Answer:
         for name in _MEASURED
     }
     labels = list(question.models["expected"])
-    answer = Answer(header=("pairs", *(f"{name}, mean ± sd (models)" for name in _MEASURED)))
+    answer = Answer(header=("pairs", *_MEASURED))
     answer.rows = [(label, *(_spread(found[name][label]) for name in _MEASURED)) for label in labels]
-    for name, (_, better) in _MEASURED.items():
-        for higher, label in enumerate(labels[:-1]):
-            for lower in labels[higher + 1 :]:
-                more, less = found[name][label], found[name][lower]
-                answer.comparisons.append(_better(f"{name}: {label} over {lower}", more, less, better))
     orders = []
-    for name, (_, better) in _MEASURED.items():
-        measured = [label for label in labels if found[name][label]]
-        best = sorted(measured, key=lambda label: float(np.mean(found[name][label])), reverse=better > 0)
+    for name, measured in _MEASURED.items():
+        for label, lower in itertools.combinations(labels, 2) if measured.judged else ():
+            more, less = found[name][label], found[name][lower]
+            answer.comparisons.append(_better(f"{name}: {label} over {lower}", more, less, measured.better))
+        there = [label for label in labels if found[name][label]]
+        best = sorted(there, key=lambda label: mean(found[name][label]), reverse=measured.better > 0)
         if best:
             orders.append(f"by {name} {' > '.join(best)}")
     answer.sentence = f"Order of the means: {'; '.join(orders)}." if orders else ""
-    answer.figure = _draw_panels(found) if orders else None
+    answer.figure = figures.draw_panels(found) if orders else None
     return answer
 
 
@@ -240,26 +263,21 @@ def _equal(question: Question, results: Results) -> Answer:
     found = {
         name: {side: _values(name, models, question, results) for side, models in sides.items()} for name in _MEASURED
     }
-    answer = Answer(header=("models", *(f"{name}, mean ± sd (models)" for name in _MEASURED)))
+    answer = Answer(header=("models", *_MEASURED))
     answer.rows = [(side, *(_spread(found[name][side]) for name in _MEASURED)) for side in sides]
     told = []
-    for name, (_, better) in _MEASURED.items():
-        each = _better(f"{name}: one over many", found[name]["one"], found[name]["many"], better)
-        margin = _AS_WELL * abs(_mean(found[name]["many"]))
-        answer.comparisons.append(
-            Comparison(
-                f"{name}: one over many less {_AS_WELL:.0%}",
-                each.difference + margin,
-                each.low + margin,
-                each.high + margin,
-            )
-        )
+    for name, measured in _MEASURED.items():
+        each = _better(f"{name}: one over many", found[name]["one"], found[name]["many"], measured.better)
         if math.isfinite(each.difference):
             told.append(str(each))
+        margin = _AS_WELL * abs(mean(found[name]["many"]))
+        if measured.judged:
+            within = (each.difference + margin, each.low + margin, each.high + margin)
+            answer.comparisons.append(Comparison(f"{name}: one over many less {_AS_WELL:.0%}", *within))
     answer.sentence = (
         f"{'; '.join(told)}. As well is: not worse by more than {_AS_WELL:.0%} of what many have." if told else ""
     )
-    answer.figure = _draw_panels(found) if told else None
+    answer.figure = figures.draw_panels(found) if told else None
     return answer
 
 
@@ -268,11 +286,13 @@ def _correlation(question: Question, results: Results) -> Answer:
     answer = Answer(header=("CAS", "with", "models", "Spearman's ρ", "95% interval"))
     points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for score in ("raw", "position_free"):
-        for name, (role, reader, better) in _TRANSFER.items():
+        for name, measured in _MEASURED.items():
+            if name == _AGREEMENT:
+                continue
             values = []
             for model in models:
                 agreement = results.agreement(question.measures["agreement"], model)
-                other = getattr(results, reader)(question.measures[role], model)
+                other = measured.read(results, question.measures[measured.role], model)
                 if agreement is not None and other is not None:
                     values.append((getattr(agreement, score), other))
             if len(values) < 4:
@@ -282,10 +302,11 @@ def _correlation(question: Question, results: Results) -> Answer:
             title = "raw" if score == "raw" else "position-free"
             answer.rows.append((title, name, f"{len(x)}", f"{rho:+.2f}", f"[{low:.2f}, {high:.2f}]"))
             points[f"{title} CAS and {name}"] = (x, y)
-            ends = sorted((better * low, better * high))
-            answer.comparisons.append(Comparison(f"{title} CAS foretells {name}", better * rho, *ends))
+            ends = sorted((measured.better * low, measured.better * high))
+            if measured.judged:
+                answer.comparisons.append(Comparison(f"{title} CAS foretells {name}", measured.better * rho, *ends))
     answer.sentence = "; ".join(f"{row[0]} CAS with {row[1]}: ρ = {row[3]} {row[4]}" for row in answer.rows)
-    answer.figure = _draw_scatter(points) if points else None
+    answer.figure = figures.draw_scatter(points) if points else None
     return answer
 
 
@@ -301,20 +322,20 @@ def _position(question: Question, results: Results) -> Answer:
             places = [results.index(measure, model) for model in models]
             for k in sorted(map(int, found["at_k"])):
                 cells = [results.cell(found, k, a, b) for a in places for b in places if a != b]
-                mean = {name: _mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
+                means = {name: mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
                 shown = ("raw", "position", "position_free", "truth", "position_free_truth")
                 if k == found["k"] or role == next(iter(question.measures)):
-                    answer.rows.append((role, label, f"{k}", *(_number(mean[name]) for name in shown)))
-                curves.setdefault(f"{role}, {label}", {})[k] = (mean["raw"], mean["position_free"])
+                    answer.rows.append((role, label, f"{k}", *(_number(means[name]) for name in shown)))
+                curves.setdefault(f"{role}, {label}", {})[k] = (means["raw"], means["position_free"])
     first = next(iter(question.measures))
     told = [row for row in answer.rows if row[0] == first and row[2] == _first_k(question, results)]
     answer.sentence = "; ".join(
-        f"{row[1]}: raw {row[3]}, of which agreement with mere position is {row[4]}; position-free {row[5]}; true "
+        f"{row[1]}: raw {row[3]}, their agreement with mere position {row[4]}; position-free {row[5]}; true "
         f"matches {row[6]} raw and {row[7]} position-free"
         for row in told
     )
     answer.figure = (
-        _draw_ks({name: curve for name, curve in curves.items() if name.startswith(first)}) if curves else None
+        figures.draw_ks({name: curve for name, curve in curves.items() if name.startswith(first)}) if curves else None
     )
     return answer
 
@@ -342,17 +363,10 @@ def _by_hours(models: Sequence[str], question: Question, results: Results) -> di
     return dict(sorted(points.items()))
 
 
-_MEASURED: dict[str, tuple[str, int]] = {"position-free CAS": ("agreement", 1), "depth δ1": ("depth", 1),
-                                         "AEPE": ("correspondence", -1)}  # fmt: skip
-
-
 def _values(name: str, models: Sequence[str], question: Question, results: Results) -> list[float]:
-    measure = question.measures[_MEASURED[name][0]]
-    if name == "position-free CAS":
-        found = [results.agreement(measure, model) for model in models]
-        return [each.position_free for each in found if each is not None]
-    read = results.delta1 if name == "depth δ1" else results.aepe
-    return [value for model in models if (value := read(measure, model)) is not None]
+    measured = _MEASURED[name]
+    found = [measured.read(results, question.measures[measured.role], model) for model in models]
+    return [value for value in found if value is not None]
 
 
 def _better(what: str, more: Sequence[float], less: Sequence[float], better: int) -> Comparison:
@@ -372,11 +386,6 @@ def _free(found: Sequence[Agreement]) -> list[float]:
     return [each.position_free for each in found]
 
 
-def _mean(values: Sequence[float | None]) -> float:
-    known = [value for value in values if value is not None]
-    return float(np.mean(known)) if known else math.nan
-
-
 def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "-"
 
@@ -392,104 +401,6 @@ def _cells(found: Sequence[Agreement]) -> tuple[str, ...]:
     truth = [each.truth for each in found if each.truth is not None]
     shown = [[each.raw for each in found], _free(found), truth]
     return (f"{len(found)}", *(_spread(values).rpartition(" (")[0] or "-" for values in shown))
-
-
-def _draw_curves(
-    curves: Mapping[str, Mapping[float, list[Agreement]]], controls: Mapping[str, list[Agreement]]
-) -> Figure:
-    figure = new_figure(11, 4.4)
-    panels = {"raw": "raw CAS", "position_free": "position-free CAS", "truth": "true match at large shifts"}
-    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
-            hours = [each for each, found in points.items() for _ in found]
-            values = [getattr(one, name) for found in points.values() for one in found]
-            axes.plot(hours, values, ".", color=colour, alpha=0.5, ms=5)
-            means = [_mean([getattr(one, name) for one in found]) for found in points.values()]
-            axes.plot(list(points), means, "-", color=colour, lw=1.8, label=label)
-        for colour, (label, found) in zip(_COLOURS[::-1], controls.items(), strict=False):
-            values = [getattr(one, name) for one in found if getattr(one, name) is not None]
-            if values:
-                axes.axhspan(min(values), max(values), color=colour, alpha=0.2, lw=0)
-                axes.axhline(_mean(values), color=colour, ls="--", lw=1, label=label)
-        ticks = sorted({hours for points in curves.values() for hours in points})
-        axes.set_xscale("log")
-        axes.set_xticks(ticks, [f"{hours:.2g}" for hours in ticks], rotation=45)
-        axes.minorticks_off()
-        axes.set_xlabel("hours of life", fontsize=9)
-        axes.set_title(title + (", adjusted" if name != "truth" else ""), fontsize=10, color=INK)
-        _finish(axes)
-    return figure
-
-
-def _draw_bars(groups: Mapping[str, list[Agreement]]) -> Figure:
-    figure = new_figure(9, 4)
-    axes = figure.subplots()
-    for offset, name, colour in ((-0.2, "raw", RAW), (0.2, "position_free", FREE)):
-        for place, found in enumerate(groups.values()):
-            values = [getattr(each, name) for each in found]
-            label = name.replace("_", "-") if place == 0 else None
-            axes.bar(place + offset, _mean(values) if values else 0, 0.38, color=colour, label=label)
-            axes.plot([place + offset] * len(values), values, ".", color=INK, ms=4)
-    axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
-    axes.set_ylabel("agreement with the reference, adjusted", fontsize=9)
-    _finish(axes)
-    return figure
-
-
-def _draw_pairs(drawn: Mapping[str, Mapping[str, float]]) -> Figure:
-    figure = new_figure(8, 3.6)
-    axes = figure.subplots()
-    for place, values in enumerate(drawn.values()):
-        for offset, (label, colour) in zip((-0.2, 0.2), (("within", "#d1495b"), ("across", "#2e6f95")), strict=True):
-            axes.bar(place + offset, values[label], 0.38, color=colour, label=label if place == 0 else None)
-    axes.set_xticks(range(len(drawn)), [name.replace(", ", "\n") for name in drawn], fontsize=8)
-    axes.set_ylabel("CAS", fontsize=9)
-    _finish(axes)
-    return figure
-
-
-def _draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
-    figure = new_figure(11, 3.8)
-    for axes, (name, sides) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
-        for place, (colour, values) in enumerate(zip(_COLOURS, sides.values(), strict=False)):
-            axes.plot([place] * len(values), values, "o", color=colour, ms=5, alpha=0.6)
-            if values:
-                axes.plot([place - 0.25, place + 0.25], [_mean(values)] * 2, color=colour, lw=2)
-        axes.set_xticks(range(len(sides)), list(sides), fontsize=8, rotation=25)
-        axes.set_title(name + (" (lower is better)" if name == "AEPE" else ""), fontsize=10, color=INK)
-        _finish(axes, legend=False)
-    return figure
-
-
-def _draw_scatter(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    figure = new_figure(9, 7)
-    for axes, (title, (x, y)) in zip(np.ravel(figure.subplots(2, 2)), points.items(), strict=False):
-        axes.plot(x, y, ".", color=FREE if title.startswith("position") else RAW, ms=7)
-        axes.set_title(title, fontsize=9.5, color=INK)
-        axes.set_xlabel("agreement with the reference, adjusted", fontsize=8)
-        _finish(axes, legend=False)
-    return figure
-
-
-def _draw_ks(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
-    figure = new_figure(9, 4)
-    for place, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("raw", "position-free"), strict=True)):
-        for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
-            label = name.partition(", ")[2]
-            axes.plot(
-                list(curve), [values[place] for values in curve.values()], "o-", ms=3.5, color=colour, label=label
-            )
-        axes.set_xlabel("k", fontsize=9)
-        axes.set_title(f"{title}, adjusted", fontsize=10, color=INK)
-        _finish(axes)
-    return figure
-
-
-def _finish(axes, legend: bool = True) -> None:
-    bare(axes)
-    axes.grid(axis="y", color=FAINT, alpha=0.2, lw=0.6)
-    if legend:
-        axes.legend(frameon=False, fontsize=8)
 
 
 ANALYSES = {

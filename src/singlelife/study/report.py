@@ -118,7 +118,7 @@ def _blocks(
         _Text(
             "Scores are adjusted: 0 is what chance gives, 1 full agreement. *Raw* is the paper's score; "
             "*position-free* is without each model's habit of looking at the same place. ± is the standard deviation "
-            "over models."
+            "over models; in brackets, how many they are."
         ),
     ]
     for name, question in study.questions.items():

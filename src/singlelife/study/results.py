@@ -1,11 +1,14 @@
 """What the steps of a study have found so far, as the analyses read it."""
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from singlelife.study.runner import record_of, step_folder
 from singlelife.study.steps import Plan
@@ -66,6 +69,14 @@ class Results:
             *truths,
         )
 
+    def position_free(self, measure: str, model: str) -> float | None:
+        found = self.agreement(measure, model)
+        return None if found is None else found.position_free
+
+    def truth(self, measure: str, model: str) -> float | None:
+        found = self.agreement(measure, model)
+        return None if found is None else found.truth
+
     def delta1(self, measure: str, model: str) -> float | None:
         found = self.of(measure, model)
         return None if found is None else found["rows"][0]["measures"]["delta1"]["mean"]
@@ -95,3 +106,9 @@ class Results:
     def missing(self, steps: Sequence[str]) -> list[str]:
         """Steps that are not done."""
         return [step for step in dict.fromkeys(steps) if step not in self.records]
+
+
+def mean(values: Sequence[float | None]) -> float:
+    """Of those that are known; NaN where none is."""
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else math.nan

@@ -1,0 +1,116 @@
+"""The figures of a study's answers."""
+
+from collections.abc import Mapping
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from singlelife.alignment.plots.style import FAINT, FREE, INK, RAW, bare, new_figure
+from singlelife.study.results import Agreement, mean
+
+_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
+
+
+def draw_curves(
+    curves: Mapping[str, Mapping[float, list[Agreement]]], controls: Mapping[str, list[Agreement]]
+) -> Figure:
+    """Agreement and true matches against hours of life, with the range of each control."""
+    figure = new_figure(11, 4.4)
+    panels = {"raw": "raw CAS", "position_free": "position-free CAS", "truth": "true match at large shifts"}
+    for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
+        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
+            hours = [each for each, found in points.items() for _ in found]
+            values = [getattr(one, name) for found in points.values() for one in found]
+            axes.plot(hours, values, ".", color=colour, alpha=0.5, ms=5)
+            means = [mean([getattr(one, name) for one in found]) for found in points.values()]
+            axes.plot(list(points), means, "-", color=colour, lw=1.8, label=label)
+        for colour, (label, found) in zip(_COLOURS[::-1], controls.items(), strict=False):
+            values = [getattr(one, name) for one in found if getattr(one, name) is not None]
+            if values:
+                axes.axhspan(min(values), max(values), color=colour, alpha=0.2, lw=0)
+                axes.axhline(mean(values), color=colour, ls="--", lw=1, label=label)
+        ticks = sorted({hours for points in curves.values() for hours in points})
+        axes.set_xscale("log")
+        axes.set_xticks(ticks, [f"{hours:.2g}" for hours in ticks], rotation=45)
+        axes.minorticks_off()
+        axes.set_xlabel("hours of life", fontsize=9)
+        axes.set_title(title + (", adjusted" if name != "truth" else ""), fontsize=10, color=INK)
+        _finish(axes)
+    return figure
+
+
+def draw_bars(groups: Mapping[str, list[Agreement]]) -> Figure:
+    """The agreement of groups of models with a reference."""
+    figure = new_figure(9, 4)
+    axes = figure.subplots()
+    for offset, name, colour in ((-0.2, "raw", RAW), (0.2, "position_free", FREE)):
+        for place, found in enumerate(groups.values()):
+            values = [getattr(each, name) for each in found]
+            label = name.replace("_", "-") if place == 0 else None
+            axes.bar(place + offset, mean(values) if values else 0, 0.38, color=colour, label=label)
+            axes.plot([place + offset] * len(values), values, ".", color=INK, ms=4)
+    axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
+    axes.set_ylabel("agreement with the reference, adjusted", fontsize=9)
+    _finish(axes)
+    return figure
+
+
+def draw_pairs(drawn: Mapping[str, Mapping[str, float]]) -> Figure:
+    """Scores within and across groups."""
+    figure = new_figure(8, 3.6)
+    axes = figure.subplots()
+    for place, values in enumerate(drawn.values()):
+        for offset, (label, colour) in zip((-0.2, 0.2), (("within", "#d1495b"), ("across", "#2e6f95")), strict=True):
+            axes.bar(place + offset, values[label], 0.38, color=colour, label=label if place == 0 else None)
+    axes.set_xticks(range(len(drawn)), [name.replace(", ", "\n") for name in drawn], fontsize=8)
+    axes.set_ylabel("CAS", fontsize=9)
+    _finish(axes)
+    return figure
+
+
+def draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
+    """A panel for each measure, with the models of each set."""
+    figure = new_figure(3.4 * len(found), 3.8)
+    for axes, (name, sides) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
+        for place, (colour, values) in enumerate(zip(_COLOURS, sides.values(), strict=False)):
+            axes.plot([place] * len(values), values, "o", color=colour, ms=5, alpha=0.6)
+            if values:
+                axes.plot([place - 0.25, place + 0.25], [mean(values)] * 2, color=colour, lw=2)
+        axes.set_xticks(range(len(sides)), list(sides), fontsize=8, rotation=25)
+        axes.set_title(name + (" (lower is better)" if name == "AEPE" else ""), fontsize=10, color=INK)
+        _finish(axes, legend=False)
+    return figure
+
+
+def draw_scatter(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
+    """A panel for each two measures, with a dot for each model."""
+    columns = -(-len(points) // 2)
+    figure = new_figure(4 * columns, 7)
+    for axes, (title, (x, y)) in zip(np.ravel(figure.subplots(2, columns)), points.items(), strict=False):
+        axes.plot(x, y, ".", color=FREE if title.startswith("position") else RAW, ms=7)
+        axes.set_title(title, fontsize=9.5, color=INK)
+        axes.set_xlabel("agreement with the reference, adjusted", fontsize=8)
+        _finish(axes, legend=False)
+    return figure
+
+
+def draw_ks(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
+    """Scores against k."""
+    figure = new_figure(9, 4)
+    for place, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("raw", "position-free"), strict=True)):
+        for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
+            label = name.partition(", ")[2]
+            axes.plot(
+                list(curve), [values[place] for values in curve.values()], "o-", ms=3.5, color=colour, label=label
+            )
+        axes.set_xlabel("k", fontsize=9)
+        axes.set_title(f"{title}, adjusted", fontsize=10, color=INK)
+        _finish(axes)
+    return figure
+
+
+def _finish(axes, legend: bool = True) -> None:
+    bare(axes)
+    axes.grid(axis="y", color=FAINT, alpha=0.2, lw=0.6)
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
