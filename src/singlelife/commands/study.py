@@ -78,6 +78,10 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan = plan_study(study, folder, arguments.cache_dir)
     wanted = _wanted(study, plan, arguments)
+    for name, lives in plan.left_out.items():
+        if name not in arguments.question:
+            print(f"The question {name} is left out: {', '.join(lives)} not here. `singlelife lives show NAME` says "
+                  "how to get it.")  # fmt: skip
     if arguments.dry_run:
         from singlelife.study.outlook import outlook
 
@@ -103,7 +107,7 @@ def _wanted(study: "Study", plan: "Plan", arguments: argparse.Namespace) -> list
         return arguments.only
     if arguments.question:
         return [step for name in arguments.question for step in plan.questions[name]]
-    return list(plan.steps)
+    return plan.wanted
 
 
 def _run_here(study: "Study", plan: "Plan", folder: Path, wanted: list[str], *, report: bool) -> int:

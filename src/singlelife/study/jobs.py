@@ -37,7 +37,7 @@ def write_jobs(study: Study, plan: Plan, folder: Path, wanted: Sequence[str], ca
     if not steps:
         return "All steps are done: there is nothing to write jobs for."
     if study.run.executor == "slurm":
-        absent = [step.label for step in steps if step.kind == "prepare" and not is_here(step.label)]
+        absent = [step.label for step in steps if step.kind == "prepare" and not is_here(step)]
         if absent:
             raise StudyError(
                 f"These lives are not here: {', '.join(absent)}. Steps are kept by what their lives hold, so write "

@@ -27,10 +27,10 @@ def outlook(study: Study, plan: Plan, folder: Path, wanted: Sequence[str]) -> st
         if record:
             rows.append((name, "done", duration(record["seconds"])))
             continue
-        seconds = estimates.seconds(step)
+        begun = _part_done(folder, step)
+        seconds = estimates.seconds(step) * (1 - begun)
         left[step.kind] = left.get(step.kind, 0.0) + seconds
-        begun = step.kind == "train" and any(partial_folder(folder, step).glob("checkpoint-*"))
-        rows.append((name, "begun" if begun else "to do", f"about {duration(seconds)}"))
+        rows.append((name, f"begun, {begun:.0%}" if begun else "to do", f"about {duration(seconds)}"))
         commands.append(shown_command(folder, step, study.run))
     done = len(names) - len(commands)
     total = sum(left.values())
@@ -90,6 +90,15 @@ class _Estimates:
                 self._rate, where = _measured_rate(self._run)
                 self.notes.append(f"No training was made here yet: their time is that of their operations at {where}.")
         return self._rate
+
+
+def _part_done(folder: Path, step: Step) -> float:
+    """How much of a training is kept in its last checkpoint, 0 to 1; of other steps, 0: they begin anew."""
+    if step.kind != "train":
+        return 0.0
+    checkpoints = partial_folder(folder, step).glob("checkpoint-*")
+    steps = [int(path.name.rpartition("-")[2]) for path in checkpoints if path.name.rpartition("-")[2].isdecimal()]
+    return min(1.0, max(steps, default=0) / step.settings["max_steps"])
 
 
 def _speed_so_far(run_folder: Path) -> float:

@@ -97,7 +97,8 @@ def write_report(study: Study, plan: Plan, folder: Path) -> Path:
 def _blocks(
     study: Study, plan: Plan, results: Results, answers: dict[str, Answer], verdicts: dict[str, str]
 ) -> list[_Block]:
-    done, total = len(results.records), len(plan.steps)
+    total = len(plan.wanted)
+    done = total - len(results.missing(plan.wanted))
     file = study.path.as_posix()
     blocks: list[_Block] = [_Heading(study.title, 1), _Text(study.about)]
     blocks.append(_Code(f"singlelife study {file}"))
@@ -135,7 +136,9 @@ def _section(name: str, question: Question, results: Results, answer: Answer, ve
     if answer.sentence:
         blocks.append(_Text(answer.sentence))
     missing = results.missing(results.plan.questions[name])
-    if missing:
+    if name in results.plan.left_out:
+        blocks.append(_Text(f"*It was left out: {', '.join(results.plan.left_out[name])} was not there.*"))
+    elif missing:
         blocks.append(_Text(f"*{len(missing)} of {len(results.plan.questions[name])} measures of this are not there "
                             "yet.*"))  # fmt: skip
     if answer.figure is not None:

@@ -196,7 +196,7 @@ class Runner:
                 outcome.done.append(step.name)
                 finished = len(outcome.done)
                 print(f"{_now()} {step.name}: done in {duration(seconds)} ({duration(cpu_seconds)} of CPU time); "
-                      f"{finished} of {len(self.plan.steps)} steps are", file=self._say, flush=True)  # fmt: skip
+                      f"{finished} of {len(self.plan.wanted)} steps are", file=self._say, flush=True)  # fmt: skip
             else:
                 self._add_time(step, seconds, cpu_seconds)
                 outcome.failed[step.name] = self._why(step, code)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -61,12 +61,24 @@ class Plan:
         models: the training step of each model, by the model's name.
         questions: the last steps of each question, by its name.
         measures: the steps of each measure, by its name; of one that is made for each model, in the models' order.
+        left_out: optional questions that are left out, with the lives that they need and that are not here.
     """
 
     steps: Mapping[str, Step]
     models: Mapping[str, str]
     questions: Mapping[str, tuple[str, ...]]
     measures: Mapping[str, tuple[str, ...]]
+    left_out: Mapping[str, tuple[str, ...]]
+
+    @property
+    def wanted(self) -> list[str]:
+        """All steps, but those that cannot be made for want of what a left out question needs."""
+        absent = {life for lives in self.left_out.values() for life in lives}
+        barred: set[str] = set()
+        for name, step in self.steps.items():  # in order, so that what a step needs comes before it
+            if (step.kind == "prepare" and step.label in absent) or barred & set(step.inputs):
+                barred.add(name)
+        return [name for name in self.steps if name not in barred]
 
     def needed_by(self, names: Sequence[str]) -> list[str]:
         """These steps and all that they need, in order."""
@@ -99,7 +111,13 @@ def plan_study(study: Study, folder: Path, cache_dir: Path | None = None) -> Pla
         )
     measures = {name: planner.measure(measure, measure.models) for name, measure in study.measures.items()}
     models = {name: planner.model(model) for name, model in study.models.items()}
-    return Plan(planner.steps, models, questions, measures)
+    plan = Plan(planner.steps, models, questions, measures, {})
+    absent = {
+        name: tuple(step.label for step in map(plan.steps.__getitem__, plan.needed_by(questions[name]))
+                    if step.kind == "prepare" and not is_here(step))
+        for name, question in study.questions.items() if question.optional
+    }  # fmt: skip
+    return replace(plan, left_out={name: lives for name, lives in absent.items() if lives})
 
 
 class _Planner:
@@ -236,9 +254,9 @@ def _fingerprint(words: str, videos: tuple[str, ...] = ()) -> str:
         return f"{_NOT_HERE}{words}"
 
 
-def is_here(life: str) -> bool:
+def is_here(preparation: Step) -> bool:
     """Whether a life's frames are here, or can be made or fetched."""
-    return not _fingerprint(life).startswith(_NOT_HERE)
+    return "--video" in preparation.words or not _fingerprint(preparation.label).startswith(_NOT_HERE)
 
 
 @cache

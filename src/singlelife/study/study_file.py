@@ -26,6 +26,7 @@ from singlelife.lives.resolve import life_reference
 COMMANDS = ("align", "evaluate correspondence", "evaluate depth")
 EXECUTORS = ("local", "slurm", "hf-jobs")
 _OF_A_MEASURE = ("command", "models", "groups", "each", "against")
+_OF_A_QUESTION = ("ask", "finding", "analysis", "measures", "optional")
 _OF_THE_STUDY = ("output_dir", "resume", "overwrite_output_dir", "dry_run", "cache_dir", "push_to_hub", "hub_org")
 
 
@@ -67,6 +68,7 @@ class Question:
         analysis: one of `analyses.ANALYSES`.
         measures: by the role that each has in the analysis.
         models: sets of models by the setting of the analysis, and in it by label.
+        optional: leave it out where a recording that it needs is not here, instead of failing for want of it.
     """
 
     name: str
@@ -75,6 +77,7 @@ class Question:
     analysis: str
     measures: Mapping[str, str]
     models: Mapping[str, Mapping[str, tuple[str, ...]]]
+    optional: bool = False
 
     def steps_of(self, measure: Measure) -> tuple[str, ...]:
         """The models of a measure that this question is about: all, but where each is measured by itself."""
@@ -277,7 +280,7 @@ def _question(
     if missing := [role for role in needed.measures if role not in roles]:
         raise StudyError(f"{where}: the analysis {analysis} needs the measures {', '.join(needed.measures)}; "
                          f"{missing[0]} is missing.")  # fmt: skip
-    own = {key: value for key, value in settings.items() if key not in ("ask", "finding", "analysis", "measures")}
+    own = {key: value for key, value in settings.items() if key not in _OF_A_QUESTION}
     _known(where, own, needed.models)
     if missing := [key for key in needed.models if key not in own]:
         raise StudyError(f"{where}: the analysis {analysis} needs {missing[0]}.")
@@ -285,7 +288,15 @@ def _question(
     for key, value in own.items():
         labelled = value if isinstance(value, dict) and "from" not in value else {key: value}
         models[key] = {str(label): _selected(f"{where}, {key}", words, sets) for label, words in labelled.items()}
-    return Question(name, str(settings.get("ask", name)), str(settings.get("finding", "")), analysis, roles, models)
+    return Question(
+        name,
+        str(settings.get("ask", name)),
+        str(settings.get("finding", "")),
+        analysis,
+        roles,
+        models,
+        bool(settings.get("optional", False)),
+    )
 
 
 def _run(where: str, settings: Any) -> Run:
