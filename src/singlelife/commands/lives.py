@@ -51,7 +51,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     columns = ("NAME", "DATA SET", "KIND", "HOURS", "PLACE", "POSES", "ACCESS", "HERE")
     rows = [
-        (life.name, life.dataset, life.kind, f"{life.hours:.3g}" if life.hours else "?", life.place or "?",
+        (life.name, life.dataset, life.kind, _hours(life.hours), life.place or "?",
          life.poses or "-", life.access, presence.state)
         for life, presence in lives
     ]  # fmt: skip
@@ -69,6 +69,10 @@ class _Presence:
     prepared: list[Path]
     videos: list[Path]
     num_bytes: int = 0
+
+
+def _hours(hours: float) -> str:
+    return "?" if not hours else f"{hours:.3g}" if hours >= 0.01 else "<0.01"
 
 
 def _presence(life: "Life", cache_dir: Path | None) -> _Presence:
