@@ -79,12 +79,15 @@ def test_help_teaches_and_takes_no_torch(tmp_path):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_has_help(command, capsys):
+def test_every_command_has_help(command, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     with pytest.raises(SystemExit) as stop:
         main([command, "--help"])
     assert stop.value.code == 0
     name = "train.py" if command == "train" else f"singlelife {command}"
-    assert name in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert name in told
+    assert not [line for line in told.splitlines() if len(line) > 100 and not line.startswith(" ")]
 
 
 def test_version(capsys):

@@ -23,6 +23,7 @@ from singlelife.commands import (
     study,
     train_all,
 )
+from singlelife.commands.options import HelpFormatter
 from singlelife.errors import SingleLifeError
 
 _EXAMPLES = """\
@@ -69,7 +70,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="singlelife",
         description="Pretrain one CroCo model per life, and measure whether models that never shared a frame agree.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     parser.add_argument("--version", action="version", version=f"singlelife {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)

@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from singlelife.commands.options import Commands, quiet_transformers
+from singlelife.commands.options import Commands, HelpFormatter, quiet_transformers
 
 _DESCRIPTION = """\
 Convert CroCo.pth, the CroCo v2 family, and models fine-tuned from them, without their heads. Of DUSt3R and MASt3R
@@ -31,7 +31,7 @@ def add_command(commands: Commands) -> None:
         help="CroCo v1 and v2, and models fine-tuned from them",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     croco.add_argument(
         "checkpoint", type=Path, metavar="CKPT", help=".pth as released, or .safetensors with config.json"

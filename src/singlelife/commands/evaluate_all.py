@@ -7,6 +7,7 @@ from pathlib import Path
 from singlelife.commands.options import (
     MODEL_HELP,
     Commands,
+    HelpFormatter,
     add_cache_dir,
     check_folder,
     named_groups,
@@ -47,7 +48,7 @@ def add_command(tasks: Commands) -> None:
         help="a suite of these tasks on many models, kept and compared",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("models", nargs="*", metavar="MODEL", help=f"{MODEL_HELP}; untrained:MODEL@0..2 is three")
     command.add_argument("--output", type=Path, required=True, metavar="DIR", help="folder of results and comparison")

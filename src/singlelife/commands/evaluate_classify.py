@@ -5,7 +5,7 @@ import json
 from typing import TYPE_CHECKING
 
 from singlelife.commands.evaluate_depth import add_probe_options, data_lines, tell_errors
-from singlelife.commands.options import MODEL_HELP, Commands, check_json, report, settle_libraries
+from singlelife.commands.options import MODEL_HELP, Commands, HelpFormatter, check_json, report, settle_libraries
 from singlelife.cpu import settle_cpu
 from singlelife.units import aligned, in_bytes
 
@@ -27,7 +27,7 @@ def add_command(commands: Commands) -> None:
         "a small probe learns the classes of a data set from them. Beside the models stands an untrained one of\n"
         "the same architecture.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     command.add_argument("--data", required=True, metavar="DATA", help="a folder that datasets opens, or ORG/NAME on "

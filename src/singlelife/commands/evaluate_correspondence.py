@@ -12,6 +12,7 @@ from singlelife.commands.options import (
     MODEL_HELP,
     VIEWS,
     Commands,
+    HelpFormatter,
     above_zero,
     add_cache_dir,
     aligned,
@@ -50,7 +51,7 @@ def add_command(tasks: Commands) -> None:
         help="zero-shot matches between two views: average end-point error and PCK",
         description=_DESCRIPTION,
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     command.add_argument(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from singlelife.commands.options import (
     MODEL_HELP,
     Commands,
+    HelpFormatter,
     above_zero,
     add_cache_dir,
     check_json,
@@ -50,7 +51,7 @@ def add_command(commands: Commands) -> None:
         "probe learns to read metric depth from them; then it is tested on frames of other places. Beside the\n"
         "models stand an untrained one of the same architecture, and the mean depth.",
         epilog=_DATA,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("models", nargs="+", metavar="MODEL", help=MODEL_HELP)
     data = command.add_argument_group("data")

@@ -1,6 +1,8 @@
 """Options that several commands have."""
 
 import argparse
+import itertools
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +21,14 @@ METHODS = ("cross-attention", "feature-correlation", "decoder-correlation")
 VIEWS = ("plain", "zoomed", "shifted")
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Wraps the paragraphs of a description to the screen, and leaves indented lines, such as examples, alone."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        parts = itertools.groupby(text.splitlines(), key=lambda line: line[:1] in ("", " "))
+        return "\n".join("\n".join(lines) if kept else textwrap.fill(" ".join(lines), width) for kept, lines in parts)
 
 
 def positive(word: str) -> int:

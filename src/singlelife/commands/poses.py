@@ -4,7 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from singlelife.commands.options import Commands, add_cache_dir
+from singlelife.commands.options import Commands, HelpFormatter, add_cache_dir
 
 _EPILOG = """\
 examples:
@@ -26,7 +26,7 @@ def add_command(commands: Commands) -> None:
         description="Find where each frame of a life was taken from and which points of the world it sees, and keep "
         "that beside the life. Spatial pairs are drawn from it.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("life", help="a name that `singlelife lives` lists, or a new one with --video")
     command.add_argument("--video", nargs="+", metavar="PATH", help="files, folders or globs of your recording")

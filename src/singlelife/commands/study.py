@@ -5,7 +5,7 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from singlelife.commands.options import Commands, add_cache_dir
+from singlelife.commands.options import Commands, HelpFormatter, add_cache_dir
 from singlelife.errors import StudyError
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def add_command(commands: Commands) -> None:
         "step is a command of this package, shown as it starts. Its output is kept by all that it depends on: the "
         "same command again goes on where it was, and does only what is missing.",
         epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("file", type=Path, metavar="FILE.yaml", help="the study; docs/study.md says how to write one")
     command.add_argument(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from singlelife.commands.options import Commands
+from singlelife.commands.options import Commands, HelpFormatter
 from singlelife.errors import HubError, SingleLifeError
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def add_command(commands: Commands) -> None:
         "Jobs (a job each) or one shell (one after another), or submit it. Each job goes on where it was when it is "
         "started again. Flags after -- go to every training.",
         epilog=_EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        formatter_class=HelpFormatter,
     )
     command.add_argument("flags", nargs="*", metavar="-- FLAGS", help="of `singlelife train`, for every life")
     command.add_argument(

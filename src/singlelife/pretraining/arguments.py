@@ -449,6 +449,8 @@ class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
             return "the opposite"
         if isinstance(action.default, bool):
             return f"{action.help} (the default)" if action.default else action.help
+        if isinstance(action.default, float):
+            return f"{action.help} (default: {action.default:.4g})"
         return super()._get_help_string(action) if action.default is not None else action.help
 
 
