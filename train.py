@@ -10,12 +10,13 @@ Exits with 0 at the end of the run, 2 on what the user can put right, 128 + the 
 import sys
 
 from singlelife.cpu import settle_cpu
-from singlelife.errors import SingleLifeError
+from singlelife.errors import SingleLifeError, show_warnings_plainly
 from singlelife.pretraining.arguments import parse_arguments
 
 
 def main() -> int:
     """Read the command line, run, and return the exit code."""
+    show_warnings_plainly()
     try:
         arguments = parse_arguments()
         settle_cpu()

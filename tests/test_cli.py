@@ -90,6 +90,17 @@ def test_every_command_has_help(command, capsys, monkeypatch):
     assert not [line for line in told.splitlines() if len(line) > 100 and not line.startswith(" ")]
 
 
+def test_a_warning_is_a_line_for_people(tmp_path):
+    shutil.copy(Path(__file__).parent / "data" / "highway_2s.mp4", tmp_path)
+    (tmp_path / "empty.mp4").touch()
+    made = singlelife("prepare", "drive", "--video", ".", "--cache-dir", "cache", cwd=tmp_path)
+    assert made.returncode == 0
+    assert made.stderr.splitlines()[-1].startswith(
+        "warning: The life drive is not whole: empty.mp4: the file is empty"
+    )
+    assert "prepare.py" not in made.stderr and "stacklevel" not in made.stderr
+
+
 def test_version(capsys):
     with pytest.raises(SystemExit):
         main(["--version"])

@@ -24,7 +24,7 @@ from singlelife.commands import (
     train_all,
 )
 from singlelife.commands.options import HelpFormatter
-from singlelife.errors import SingleLifeError
+from singlelife.errors import SingleLifeError, show_warnings_plainly
 
 _EXAMPLES = """\
 from one person's video to two aligned models:
@@ -48,6 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0; 2 for an error that the user can act on, told on stderr; 130 if interrupted.
     """
+    show_warnings_plainly()
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         if words[:1] == ["train"]:  # has its own parser: every field of its configs is a flag

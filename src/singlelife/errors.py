@@ -1,8 +1,11 @@
-"""Errors that a user can act on.
+"""Errors that a user can act on, and warnings.
 
 Every message says what is wrong, where, and what to do next. The command line prints such an error without a
 traceback and exits with its `exit_code`; anything else is a defect and keeps its traceback.
 """
+
+import warnings
+from typing import Any
 
 
 class SingleLifeError(Exception):
@@ -37,3 +40,22 @@ class HubError(SingleLifeError):
 
 class StudyError(SingleLifeError):
     """A study file does not fit together, or a study cannot go on."""
+
+
+class SingleLifeWarning(UserWarning):
+    """Something was not right; the work went on without it."""
+
+
+_usual_format = warnings.formatwarning
+
+
+def show_warnings_plainly() -> None:
+    """Show our own warnings as a line for people, without the place in the code that Python names. For programs: a
+    library leaves this to its user."""
+    warnings.formatwarning = _formatted
+
+
+def _formatted(message: Any, category: type[Warning], *where: Any, **more: Any) -> str:
+    if issubclass(category, SingleLifeWarning):
+        return f"warning: {message}\n"
+    return _usual_format(message, category, *where, **more)

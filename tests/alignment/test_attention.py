@@ -144,7 +144,7 @@ def test_a_damaged_checkpoint_is_named_and_what_is_wrong(checkpoint, damage, mes
         ("runs/none", "cannot be found"),
         ("./none", "no such folder, and not a Hub id"),
         ("none", "no such folder, and not a Hub id"),
-        ("untrained:none", "no such folder"),
+        ("untrained:none", "there is no folder none, and no such preset; there are base"),
         ("untrained:tiny@x", "the seed after '@' should be a whole number, not 'x'"),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -179,6 +180,9 @@ def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int]
         size = {"height": rows * config.patch_size, "width": columns * config.patch_size}
         chosen, processor = _method(spec, config, method), CroCoImageProcessor(size=size)
     else:
+        if "/" not in where and not Path(where).exists():
+            presets = ", ".join(config_names("models"))
+            raise CheckpointError(f"{spec}: there is no folder {where}, and no such preset; there are {presets}.")
         checkpoint = find_checkpoint(where)
         config = vision_config(checkpoint.config())
         chosen, processor = _method(spec, config, method), checkpoint.processor(video=_is_video(config))

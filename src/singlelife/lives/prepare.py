@@ -25,7 +25,7 @@ from datasets import DatasetInfo, Features
 from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
-from singlelife.errors import LifeError
+from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.disk import check_room, free_bytes
 from singlelife.lives.estimate import Outlook, cost_of, look_at
@@ -139,7 +139,7 @@ def prepare_life(
     if strict:
         _refuse(life.name, losses)
     for loss in losses:
-        warnings.warn(f"The life {life.name} is not whole: {loss}", stacklevel=2)
+        warnings.warn(f"The life {life.name} is not whole: {loss}", SingleLifeWarning, stacklevel=2)
     return prepared
 
 

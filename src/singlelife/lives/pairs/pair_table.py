@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
-from singlelife.errors import LifeError
+from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.lives.pairs.overlap import PairTable, find_overlaps
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
@@ -140,7 +140,7 @@ def _read_or_warn(path: Path, key: str, settings: PairSettings) -> PairTable | N
     try:
         return _read(path, key, settings)
     except LifeError as error:
-        warnings.warn(f"{error} It is made again.", stacklevel=3)
+        warnings.warn(f"{error} It is made again.", SingleLifeWarning, stacklevel=3)
         return None
 
 
