@@ -13,7 +13,10 @@ import psutil
 import pytest
 
 from singlelife.cli import main
+from singlelife.configs import config_names
 from singlelife.errors import StudyError
+from singlelife.pretraining.arguments import config_path
+from singlelife.study.report import write_report
 from singlelife.study.steps import _fingerprint, plan_study
 from singlelife.study.study_file import read_study
 
@@ -138,6 +141,21 @@ def test_a_dry_run_says_what_is_to_come_and_makes_nothing(content, write, tmp_pa
     assert "24 steps: 0 done, 24 to do." in said
     assert "OMP_NUM_THREADS=1 singlelife prepare" in said and "timed here" in said and "2 side by side" in said
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("name", config_names("studies"))
+def test_the_shipped_studies_can_be_planned_by_name(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "recordings"))
+    monkeypatch.chdir(tmp_path)
+    assert main(["study", name, "--dry-run"]) == 0
+    assert ": 0 done" in capsys.readouterr().out
+    report = write_report(study := read_study(config_path("studies", name)), plan_study(study, tmp_path), tmp_path)
+    text = (report / "results.md").read_text()
+    assert (
+        f"singlelife study {name}\n" in text
+        and "not measured yet" in text
+        and str(config_path("studies", name)) not in text
+    )
 
 
 def test_steps_are_kept_by_all_that_their_output_depends_on(content, write, tmp_path):

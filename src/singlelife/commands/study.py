@@ -16,11 +16,12 @@ SOME_FAILED = 1  # exit code
 
 _EPILOG = """\
 examples:
-  singlelife study hub_configs/studies/shared_world.yaml --dry-run     what it will do, and how long that takes
-  singlelife study hub_configs/studies/shared_world.yaml               do it; the same again goes on where it was
-  singlelife study shared_world.yaml --question emergence              only what one question needs
-  singlelife study shared_world.yaml --report                          the report on what is there so far
-  singlelife study paper.yaml --executor slurm                         write jobs for a cluster
+  singlelife study shared_world --dry-run               what it will do, and how long that takes
+  singlelife study shared_world                         do it; the same again goes on where it was
+  singlelife study shared_world --question emergence    only what one question needs
+  singlelife study shared_world --report                the report on what is there so far
+  singlelife study paper --executor slurm               write jobs for a cluster
+  singlelife study two_kitchens.yaml                    one of your own
 
 exit code: 0; 1 if a step failed (the others went on); 2 for a mistake in the file; 130 if interrupted"""
 
@@ -36,9 +37,12 @@ def add_command(commands: Commands) -> None:
         epilog=_EPILOG,
         formatter_class=HelpFormatter,
     )
-    command.add_argument("file", type=Path, metavar="FILE.yaml", help="the study; docs/study.md says how to write one")
     command.add_argument(
-        "--output", type=Path, metavar="DIR", help="folder of its steps and its report (default: studies/FILE)"
+        "study", metavar="STUDY", help="the name of one that is shipped (shared_world, paper), or a YAML file; "
+        "docs/study.md says how to write one"
+    )  # fmt: skip
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="folder of its steps and its report (default: studies/STUDY)"
     )
     what = command.add_mutually_exclusive_group()
     what.add_argument("--dry-run", action="store_true", help="say what it would do and how long that takes")
@@ -65,15 +69,16 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from singlelife.pretraining.arguments import config_path
     from singlelife.study.study_file import read_study
 
-    study = read_study(arguments.file)
+    study = read_study(config_path("studies", arguments.study))
     given = ("side_by_side", "threads", "executor")
     chosen = {name: value for name in given if (value := getattr(arguments, name)) is not None}
     if wrong := [name for name in ("side_by_side", "threads") if chosen.get(name, 1) < 1]:
         raise StudyError(f"--{wrong[0].replace('_', '-')} should be 1 or more.")
     study = dataclasses.replace(study, run=dataclasses.replace(study.run, **chosen))
-    folder = arguments.output or Path("studies") / arguments.file.stem
+    folder = arguments.output or Path("studies") / study.path.stem
     from singlelife.study.steps import plan_study
 
     plan = plan_study(study, folder, arguments.cache_dir)

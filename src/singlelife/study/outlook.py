@@ -11,7 +11,7 @@ from singlelife.study.study_file import Run, Study
 from singlelife.units import aligned, duration
 
 _UTILIZATION = 0.4  # of the peak: what trainings reach on a GPU, and is assumed where nothing was measured
-_NOT_MEASURED = {"prepare": 120.0, "align": 20.0, "evaluate correspondence": 30.0, "evaluate depth": 120.0}  # seconds
+_NOT_MEASURED = {"prepare": 60.0, "align": 15.0, "evaluate correspondence": 20.0, "evaluate depth": 45.0}  # seconds
 
 
 def outlook(study: Study, plan: Plan, folder: Path, wanted: Sequence[str]) -> str:

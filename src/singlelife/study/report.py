@@ -99,9 +99,8 @@ def _blocks(
 ) -> list[_Block]:
     total = len(plan.wanted)
     done = total - len(results.missing(plan.wanted))
-    file = study.path.as_posix()
     blocks: list[_Block] = [_Heading(study.title, 1), _Text(study.about)]
-    blocks.append(_Code(f"singlelife study {file}"))
+    blocks.append(_Code(f"singlelife study {study.spoken}"))
     if done < total:
         blocks.append(
             _Text(f"**This is not all of it yet: {done} of {total} steps are done.** What stands here is of those.")

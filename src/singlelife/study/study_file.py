@@ -19,7 +19,7 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from singlelife.configs import read_yaml
+from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import StudyError
 from singlelife.lives.resolve import life_reference
 
@@ -133,6 +133,12 @@ class Study:
     measures: Mapping[str, Measure]
     questions: Mapping[str, Question]
     run: Run = field(default_factory=Run)
+
+    @property
+    def spoken(self) -> str:
+        """What a user calls it: the name of one that is shipped, wherever the package is installed, or its path."""
+        shipped = self.path.is_absolute() and self.path.parent == hub_configs() / "studies"
+        return self.path.stem if shipped else self.path.as_posix()
 
 
 def read_study(path: Path) -> Study:
