@@ -313,7 +313,8 @@ def _correlation(question: Question, results: Results) -> Answer:
 def _position(question: Question, results: Results) -> Answer:
     answer = Answer(header=("measured as", "models", "k", "raw", "against position", "position-free", "true match at "
                             "large shifts, raw", "position-free"))  # fmt: skip
-    curves: dict[str, dict[int, tuple[float, float]]] = {}
+    curves: dict[str, dict[int, dict[str, float]]] = {}  # of the first measure, by label and k
+    first = next(iter(question.measures))
     for role, measure in question.measures.items():
         found = results.output(results.plan.measures[measure][0])
         if found is None:
@@ -324,19 +325,17 @@ def _position(question: Question, results: Results) -> Answer:
                 cells = [results.cell(found, k, a, b) for a in places for b in places if a != b]
                 means = {name: mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
                 shown = ("raw", "position", "position_free", "truth", "position_free_truth")
-                if k == found["k"] or role == next(iter(question.measures)):
+                if role == first:
+                    curves.setdefault(label, {})[k] = means
+                if k == found["k"] or role == first:
                     answer.rows.append((role, label, f"{k}", *(_number(means[name]) for name in shown)))
-                curves.setdefault(f"{role}, {label}", {})[k] = (means["raw"], means["position_free"])
-    first = next(iter(question.measures))
     told = [row for row in answer.rows if row[0] == first and row[2] == _first_k(question, results)]
     answer.sentence = "; ".join(
         f"{row[1]}: raw {row[3]}, their agreement with mere position {row[4]}; position-free {row[5]}; true "
         f"matches {row[6]} raw and {row[7]} position-free"
         for row in told
     )
-    answer.figure = (
-        figures.draw_ks({name: curve for name, curve in curves.items() if name.startswith(first)}) if curves else None
-    )
+    answer.figure = figures.draw_ks(curves) if curves else None
     return answer
 
 

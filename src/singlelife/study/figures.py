@@ -94,17 +94,21 @@ def draw_scatter(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
     return figure
 
 
-def draw_ks(curves: Mapping[str, Mapping[int, tuple[float, float]]]) -> Figure:
-    """Scores against k."""
-    figure = new_figure(9, 4)
-    for place, (axes, title) in enumerate(zip(figure.subplots(1, 2), ("raw", "position-free"), strict=True)):
-        for colour, (name, curve) in zip(_COLOURS, curves.items(), strict=False):
-            label = name.partition(", ")[2]
-            axes.plot(
-                list(curve), [values[place] for values in curve.values()], "o-", ms=3.5, color=colour, label=label
-            )
+def draw_ks(curves: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
+    """Scores and true matches against k; position-free ones dashed."""
+    figure = new_figure(10, 4)
+    panels = {"agreement, adjusted": ("raw", "position_free"),
+              "true match in the top k, at large shifts": ("truth", "position_free_truth")}  # fmt: skip
+    for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
+        for colour, (label, curve) in zip(_COLOURS, curves.items(), strict=False):
+            for name, style in zip(names, ("-", "--"), strict=True):
+                values = [means[name] for means in curve.values()]
+                axes.plot(
+                    list(curve), values, f"o{style}", ms=3.5, color=colour, label=label if style == "-" else None
+                )
+        axes.plot([], [], "--", color=INK, label="position-free")
         axes.set_xlabel("k", fontsize=9)
-        axes.set_title(f"{title}, adjusted", fontsize=10, color=INK)
+        axes.set_title(title, fontsize=10, color=INK)
         _finish(axes)
     return figure
 
