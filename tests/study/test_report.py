@@ -116,10 +116,10 @@ def test_findings_that_hold_are_reproduced(every_analysis, write, tmp_path):
         "curve": "reproduced", "controls": "reproduced", "groups": "reproduced", "order": "reproduced",
         "equal": "reproduced", "correlation": "reproduced", "position": "no finding of the paper",
     }  # fmt: skip
-    assert found["curve"]["sentence"] == "walk leaves all controls from 0.004 hours (0.24 min) on, position-free."
+    assert found["curve"]["sentence"] == "walk leaves all controls from 0.004 hours (14 s) on, position-free."
     assert "lives agree with the reference by 0.410; still 0.020." in found["controls"]["sentence"]
     assert "by position-free CAS union > temporal > random" in found["order"]["sentence"]
-    assert "by AEPE union > temporal > random" in found["order"]["sentence"]  # the lowest error is the best
+    assert "by AEPE, px of 240 union > temporal > random" in found["order"]["sentence"]  # the lowest error is the best
     assert found["correlation"]["rows"][0][1:3] == ["true match, large shifts", "18"]
     # What the paper could not measure stands beside, and decides nothing.
     told = [each for name in ("order", "equal", "correlation") for each in found[name]["comparisons"]]

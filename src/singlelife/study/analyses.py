@@ -21,6 +21,7 @@ from scipy import stats
 from singlelife.study import figures
 from singlelife.study.results import Agreement, Results, mean
 from singlelife.study.study_file import Question
+from singlelife.units import duration
 
 REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
     "reproduced",
@@ -52,7 +53,7 @@ _MEASURED = {
     _AGREEMENT: _Measured("agreement", Results.position_free),
     "true match, large shifts": _Measured("agreement", Results.truth, judged=False),
     "depth δ1": _Measured("depth", Results.delta1),
-    "AEPE": _Measured("correspondence", Results.aepe, better=-1),
+    "AEPE, px of 240": _Measured("correspondence", Results.aepe, better=-1),
 }
 
 
@@ -166,7 +167,7 @@ def _emergence(label: str, points: Mapping[float, list[Agreement]], controls: Ma
         clear = hours
     if clear is None:
         return f"{label} does not leave the controls at its full length, position-free."
-    return f"{label} leaves all controls from {clear:.3g} hours ({60 * clear:.2g} min) on, position-free."
+    return f"{label} leaves all controls from {clear:.3g} hours ({duration(3600 * clear)}) on, position-free."
 
 
 def _controls(question: Question, results: Results) -> Answer:
