@@ -77,6 +77,7 @@ def draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
             if values:
                 axes.plot([place - 0.25, place + 0.25], [mean(values)] * 2, color=colour, lw=2)
         axes.set_xticks(range(len(sides)), list(sides), fontsize=8, rotation=25)
+        axes.set_xlim(-0.6, len(sides) - 0.4)
         axes.set_title(name + (" (lower is better)" if name.startswith("AEPE") else ""), fontsize=10, color=INK)
         _finish(axes, legend=False)
     return figure
