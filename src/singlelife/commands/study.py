@@ -83,8 +83,8 @@ def run(arguments: argparse.Namespace) -> int:
 
     plan = plan_study(study, folder, arguments.cache_dir)
     wanted = _wanted(study, plan, arguments)
-    for name, lives in plan.left_out.items():
-        if name not in arguments.question:
+    if not (arguments.question or arguments.only):
+        for name, lives in plan.left_out.items():
             print(f"The question {name} is left out: {', '.join(lives)} not here. `singlelife lives show NAME` says "
                   "how to get it.")  # fmt: skip
     if arguments.dry_run:

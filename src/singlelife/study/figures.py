@@ -1,14 +1,25 @@
 """The figures of a study's answers."""
 
+import itertools
 from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from singlelife.alignment.plots.style import FAINT, FREE, INK, RAW, bare, new_figure
+from singlelife.alignment.plots.style import (
+    COLOURS,
+    FAINT,
+    FREE,
+    INK,
+    KIND_COLOURS,
+    RAW,
+    VARIANT_COLOURS,
+    VARIANT_NAMES,
+    bare,
+    group_colours,
+    new_figure,
+)
 from singlelife.study.results import Agreement, mean
-
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 
 
 def draw_curves(
@@ -18,13 +29,13 @@ def draw_curves(
     figure = new_figure(11, 4.4)
     panels = {"raw": "raw CAS", "position_free": "position-free CAS", "truth": "true match at large shifts"}
     for axes, (name, title) in zip(figure.subplots(1, 3), panels.items(), strict=True):
-        for colour, (label, points) in zip(_COLOURS, curves.items(), strict=False):
+        for (label, points), colour in zip(curves.items(), group_colours(list(curves)).values(), strict=True):
             hours = [each for each, found in points.items() for _ in found]
             values = [getattr(one, name) for found in points.values() for one in found]
             axes.plot(hours, values, ".", color=colour, alpha=0.5, ms=5)
             means = [mean([getattr(one, name) for one in found]) for found in points.values()]
             axes.plot(list(points), means, "-", color=colour, lw=1.8, label=label)
-        for colour, (label, found) in zip(_COLOURS[::-1], controls.items(), strict=False):
+        for (label, found), colour in zip(controls.items(), itertools.cycle(COLOURS[::-1]), strict=False):
             values = [getattr(one, name) for one in found if getattr(one, name) is not None]
             if values:
                 axes.axhspan(min(values), max(values), color=colour, alpha=0.2, lw=0)
@@ -43,10 +54,10 @@ def draw_bars(groups: Mapping[str, list[Agreement]]) -> Figure:
     """The agreement of groups of models with a reference."""
     figure = new_figure(9, 4)
     axes = figure.subplots()
-    for offset, name, colour in ((-0.2, "raw", RAW), (0.2, "position_free", FREE)):
+    for offset, (name, colour) in zip((-0.2, 0.2), VARIANT_COLOURS.items(), strict=True):
         for place, found in enumerate(groups.values()):
             values = [getattr(each, name) for each in found]
-            label = name.replace("_", "-") if place == 0 else None
+            label = VARIANT_NAMES[name] if place == 0 else None
             axes.bar(place + offset, mean(values) if values else 0, 0.38, color=colour, label=label)
             axes.plot([place + offset] * len(values), values, ".", color=INK, ms=4)
     axes.set_xticks(range(len(groups)), list(groups), fontsize=8)
@@ -60,8 +71,9 @@ def draw_pairs(drawn: Mapping[str, Mapping[str, float]]) -> Figure:
     figure = new_figure(8, 3.6)
     axes = figure.subplots()
     for place, values in enumerate(drawn.values()):
-        for offset, (label, colour) in zip((-0.2, 0.2), (("within", "#d1495b"), ("across", "#2e6f95")), strict=True):
-            axes.bar(place + offset, values[label], 0.38, color=colour, label=label if place == 0 else None)
+        for offset, kind in ((-0.2, "within"), (0.2, "across")):
+            label = kind if place == 0 else None
+            axes.bar(place + offset, values[kind], 0.38, color=KIND_COLOURS[kind], label=label)
     axes.set_xticks(range(len(drawn)), [name.replace(", ", "\n") for name in drawn], fontsize=8)
     axes.set_ylabel("CAS", fontsize=9)
     _finish(axes)
@@ -72,7 +84,9 @@ def draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
     """A panel for each measure, with the models of each set."""
     figure = new_figure(3.4 * len(found), 3.8)
     for axes, (name, sides) in zip(figure.subplots(1, len(found)), found.items(), strict=True):
-        for place, (colour, values) in enumerate(zip(_COLOURS, sides.values(), strict=False)):
+        for place, (values, colour) in enumerate(
+            zip(sides.values(), group_colours(list(sides)).values(), strict=True)
+        ):
             axes.plot([place] * len(values), values, "o", color=colour, ms=5, alpha=0.6)
             if values:
                 axes.plot([place - 0.25, place + 0.25], [mean(values)] * 2, color=colour, lw=2)
@@ -101,7 +115,7 @@ def draw_ks(curves: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
     panels = {"agreement, adjusted": ("raw", "position_free"),
               "true match in the top k, at large shifts": ("truth", "position_free_truth")}  # fmt: skip
     for axes, (title, names) in zip(figure.subplots(1, 2), panels.items(), strict=True):
-        for colour, (label, curve) in zip(_COLOURS, curves.items(), strict=False):
+        for (label, curve), colour in zip(curves.items(), group_colours(list(curves)).values(), strict=True):
             for name, style in zip(names, ("-", "--"), strict=True):
                 values = [means[name] for means in curve.values()]
                 axes.plot(

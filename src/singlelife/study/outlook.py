@@ -4,7 +4,7 @@ import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
-from singlelife.pretraining.run_folder import read_metrics
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
 from singlelife.study.runner import partial_folder, record_of, shown_command
 from singlelife.study.steps import Plan, Step
 from singlelife.study.study_file import Run, Study
@@ -96,9 +96,7 @@ def _part_done(folder: Path, step: Step) -> float:
     """How much of a training is kept in its last checkpoint, 0 to 1; of other steps, 0: they begin anew."""
     if step.kind != "train":
         return 0.0
-    checkpoints = partial_folder(folder, step).glob("checkpoint-*")
-    steps = [int(path.name.rpartition("-")[2]) for path in checkpoints if path.name.rpartition("-")[2].isdecimal()]
-    return min(1.0, max(steps, default=0) / step.settings["max_steps"])
+    return max(RunFolder(partial_folder(folder, step)).checkpoints(), default=0) / step.settings["max_steps"]
 
 
 def _speed_so_far(run_folder: Path) -> float:

@@ -18,7 +18,7 @@ VARIANT_COLOURS = {"raw": RAW, "position_free": FREE}
 KIND_COLOURS = {"within": "#d1495b", "across": "#2e6f95", "mean": "#555555"}
 
 # Told apart by people who see few colours; a group that finds none left shares one, and is told by its name.
-_GROUPS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _DPI = 150
 _LONGEST = 28  # letters of a name
 
@@ -54,7 +54,7 @@ def draw_curve(axes: Axes, at: Sequence[float], scores: Sequence[Score], *, colo
 
 def group_colours(groups: Sequence[str]) -> dict[str, str]:
     """A colour of each group, in the order in which they come."""
-    return {group: _GROUPS[index % len(_GROUPS)] for index, group in enumerate(dict.fromkeys(groups))}
+    return {group: COLOURS[index % len(COLOURS)] for index, group in enumerate(dict.fromkeys(groups))}
 
 
 def by_group(groups: Sequence[str]) -> list[int]:
