@@ -147,6 +147,14 @@ def saved(content: object):
     return make
 
 
+def written(content: bytes):
+    def make(folder: Path) -> Path:
+        (folder / "c.pth").write_bytes(content)
+        return folder / "c.pth"
+
+    return make
+
+
 def changed(weights: dict[str, torch.Tensor] | None = None, **changes: object):
     return lambda: {"model": golden()[1] | (weights or {}), "croco_kwargs": golden()[2]} | changes
 
@@ -164,6 +172,8 @@ def zipped(folder: Path) -> Path:
         (old_poisoned, "holds more than tensors and plain values"),
         (cut_off, "is not a checkpoint that can be read"),
         (zipped, "is not a checkpoint that can be read"),
+        (written(b"# A note"), "this begins with b'# '"),
+        (written(b""), "this is empty"),
         (lambda folder: folder / "none.pth", "There is no file"),
         (lambda folder: folder, "It is a folder"),
         (saved({"state_dict": {}}), "it has state_dict"),

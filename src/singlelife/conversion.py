@@ -98,6 +98,13 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"There is no file {path}." + (" It is a folder." if path.is_dir() else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
+    with path.open("rb") as file:
+        start = file.read(2)
+    if start != b"PK" and start[:1] != b"\x80":
+        raise CheckpointError(
+            f"{path} is not a checkpoint: torch.save writes a zip archive or a pickle, and this "
+            + (f"begins with {start!r}." if start else "is empty.")
+        )
     try:
         # Its training's settings are a plain namespace, which runs nothing; all other classes are refused.
         with torch.serialization.safe_globals([argparse.Namespace]):

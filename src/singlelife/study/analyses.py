@@ -5,7 +5,8 @@ comparison *holds* where the 95% interval of the difference lies above 0, is *co
 *open* otherwise. The finding is `reproduced` where all of its comparisons hold, `not reproduced` where more are
 contradicted than hold, `undecided` where all are open, and `partly` otherwise; it has no verdict (`not measured yet`)
 while any of its models is missing. Unless it is said otherwise, intervals are Welch's t intervals of the difference of
-two means over models (seeds and lives), which three seeds leave wide.
+two means over models (seeds and lives), which three seeds leave wide. They are not corrected for how many there are:
+of twenty, one may miss by chance. *Near zero* is under a quarter of what lives have; *as well* is not a tenth worse.
 """
 
 import itertools
@@ -283,31 +284,32 @@ def _equal(question: Question, results: Results) -> Answer:
 
 
 def _correlation(question: Question, results: Results) -> Answer:
-    models = question.models["models"]["models"]
+    kinds: dict[str, str] = {}
+    for label, models in question.models["models"].items():
+        kinds |= {model: label for model in models if model not in kinds}
     answer = Answer(header=("CAS", "with", "models", "Spearman's ρ", "95% interval"))
-    points: dict[str, tuple[np.ndarray, np.ndarray]] = {}
-    for score in ("raw", "position_free"):
+    panels: list[figures.Scatter] = []
+    for score, title in (("raw", "raw CAS"), ("position_free", "position-free CAS")):
         for name, measured in _MEASURED.items():
             if name == _AGREEMENT:
                 continue
-            values = []
-            for model in models:
+            points = []
+            for model, kind in kinds.items():
                 agreement = results.agreement(question.measures["agreement"], model)
                 other = measured.read(results, question.measures[measured.role], model)
                 if agreement is not None and other is not None:
-                    values.append((getattr(agreement, score), other))
-            if len(values) < 4:
+                    points.append((kind, getattr(agreement, score), other))
+            if len(points) < 4:
                 continue
-            x, y = np.array(values).T
-            rho, low, high = _spearman(x, y)
-            title = "raw" if score == "raw" else "position-free"
-            answer.rows.append((title, name, f"{len(x)}", f"{rho:+.2f}", f"[{low:.2f}, {high:.2f}]"))
-            points[f"{title} CAS and {name}"] = (x, y)
+            _, *values = zip(*points, strict=True)
+            rho, low, high = _spearman(*map(np.array, values))
+            answer.rows.append((title, name, f"{len(points)}", f"{rho:+.2f}", f"[{low:.2f}, {high:.2f}]"))
+            panels.append(figures.Scatter(f"ρ = {rho:+.2f} [{low:.2f}, {high:.2f}]", title, name, points))
             ends = sorted((measured.better * low, measured.better * high))
             if measured.judged:
-                answer.comparisons.append(Comparison(f"{title} CAS foretells {name}", measured.better * rho, *ends))
-    answer.sentence = "; ".join(f"{row[0]} CAS with {row[1]}: ρ = {row[3]} {row[4]}" for row in answer.rows)
-    answer.figure = figures.draw_scatter(points) if points else None
+                answer.comparisons.append(Comparison(f"{title} foretells {name}", measured.better * rho, *ends))
+    answer.sentence = "; ".join(f"{row[0]} with {row[1]}: ρ = {row[3]} {row[4]}" for row in answer.rows)
+    answer.figure = figures.draw_scatter(panels, list(question.models["models"])) if panels else None
     return answer
 
 

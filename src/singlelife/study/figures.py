@@ -1,18 +1,16 @@
 """The figures of a study's answers."""
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import numpy as np
 from matplotlib.figure import Figure
 
 from singlelife.alignment.plots.style import (
     COLOURS,
     FAINT,
-    FREE,
     INK,
     KIND_COLOURS,
-    RAW,
     VARIANT_COLOURS,
     VARIANT_NAMES,
     bare,
@@ -97,15 +95,31 @@ def draw_panels(found: Mapping[str, Mapping[str, list[float]]]) -> Figure:
     return figure
 
 
-def draw_scatter(points: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Figure:
-    """A panel for each two measures, with a dot for each model."""
-    columns = -(-len(points) // 2)
-    figure = new_figure(4 * columns, 7)
-    for axes, (title, (x, y)) in zip(np.ravel(figure.subplots(2, columns)), points.items(), strict=False):
-        axes.plot(x, y, ".", color=FREE if title.startswith("position") else RAW, ms=7)
-        axes.set_title(title, fontsize=9.5, color=INK)
-        axes.set_xlabel("agreement with the reference, adjusted", fontsize=8)
-        _finish(axes, legend=False)
+@dataclass(frozen=True)
+class Scatter:
+    """A panel of dots, one for each model: the label of its set, and its two values."""
+
+    title: str
+    x: str
+    y: str
+    points: Sequence[tuple[str, float, float]]
+
+
+def draw_scatter(panels: Sequence[Scatter], labels: Sequence[str]) -> Figure:
+    """A row of panels for each x, with a dot for each model in the colour of its set."""
+    rows = [[panel for panel in panels if panel.x == x] for x in dict.fromkeys(panel.x for panel in panels)]
+    figure = new_figure(4 * max(map(len, rows)), 3.5 * len(rows))
+    grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
+    for place, panel in [(axes, panel) for line, row in zip(grid, rows, strict=True)
+                         for axes, panel in zip(line, row, strict=False)]:  # fmt: skip
+        for label, colour in group_colours(labels).items():
+            dots = [(x, y) for kind, x, y in panel.points if kind == label]
+            if dots:
+                place.plot(*zip(*dots, strict=True), "o", color=colour, ms=4.5, alpha=0.75, label=label)
+        place.set_title(panel.title, fontsize=9.5, color=INK)
+        place.set_xlabel(f"{panel.x}, with the reference", fontsize=9)
+        place.set_ylabel(panel.y, fontsize=9)
+        _finish(place, legend=len(labels) > 1 and place is grid[0, 0])
     return figure
 
 

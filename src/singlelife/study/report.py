@@ -169,9 +169,9 @@ def _cost(plan: Plan, results: Results) -> list[_Block]:
     return [
         _Heading("What it took", 2),
         _Text(
-            f"CPU time of the steps on a machine of {os.cpu_count()} cores ({platform.machine()}), stopped attempts "
-            f"included; made with singlelife {', '.join(used) or __version__}. Each step's folder has the command "
-            "that made it in `step.json`."
+            f"CPU time of the steps, stopped attempts included; made with singlelife {', '.join(used) or __version__} "
+            f"and reported on a machine of {os.cpu_count()} cores ({platform.machine()}). Each step's folder has the "
+            "command that made it in `step.json`."
         ),
         _Table(("steps", "done", "CPU time"), rows),
     ]
@@ -230,7 +230,9 @@ def _html(title: str, blocks: Sequence[_Block]) -> str:
                 body = "".join("<tr>" + "".join(f"<td>{_inline(cell)}</td>" for cell in row) + "</tr>" for row in rows)
                 parts.append(f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>")
     return (
-        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8"><title>{html.escape(title)}</title>\n'
+        f'<!doctype html>\n<html lang="en">\n<head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title>\n"
         f"<style>\n{_STYLE}\n</style></head>\n<body>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
     )
 
