@@ -52,7 +52,7 @@ def every_analysis(content, sim_test, sim_still) -> dict:
             "random": [{"from": "pairings", "pairing": "random"}]}},
         "equal": {"analysis": "equal", "finding": "As well.", "measures": three, "one": ["walk"], "many": ["many"]},
         "correlation": {"analysis": "correlation", "finding": "It foretells.", "measures": three,
-                        "models": ["walk", "short", "pairings", "many", "still"]},
+                        "models": {"lives": ["walk", "many"], "others": ["walk", "short", "pairings", "still"]}},
         "position": {"analysis": "position", "measures": {"target to source": "matrix"},
                      "models": {"walk": ["walk"], "still": ["still"]}},
     }  # fmt: skip
@@ -76,10 +76,10 @@ def align_result(models: list[str]) -> dict:
               "within": {"cas": 0.5}, "across": {"cas": 0.2}, "adjusted": adjusted}  # fmt: skip
     readings = [
         {"truth": {"large_shifts": value / 2}, "position_free_truth": {"large_shifts": value / 3},
-         "position": {"adjusted": 0.05}} for value in values
+         "position": {"adjusted": 0.05}, "sinks": [7] if value < 0.1 else []} for value in values
     ]  # fmt: skip
     at_k = {"readings": readings, "raw": judged, "position_free": judged}
-    return {"k": 5, "at_k": {"5": at_k, "1": at_k}}
+    return {"k": 5, "grid": [8, 8], "at_k": {"5": at_k, "1": at_k}}
 
 
 def result_of(measure: Measure, model: str) -> dict:
@@ -120,6 +120,7 @@ def test_findings_that_hold_are_reproduced(every_analysis, write, tmp_path):
     assert "lives agree with the reference by 0.410; still 0.020." in found["controls"]["sentence"]
     assert "by position-free CAS union > temporal > random" in found["order"]["sentence"]
     assert "by AEPE, px of 240 union > temporal > random" in found["order"]["sentence"]  # the lowest error is the best
+    assert "models have sinks." in found["position"]["sentence"]
     assert found["correlation"]["rows"][0][1:3] == ["true match, large shifts", "18"]
     # What the paper could not measure stands beside, and decides nothing.
     told = [each for name in ("order", "equal", "correlation") for each in found[name]["comparisons"]]

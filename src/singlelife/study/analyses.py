@@ -317,35 +317,36 @@ def _position(question: Question, results: Results) -> Answer:
     answer = Answer(header=("measured as", "models", "k", "raw", "against position", "position-free", "true match at "
                             "large shifts, raw", "position-free"))  # fmt: skip
     curves: dict[str, dict[int, dict[str, float]]] = {}  # of the first measure, by label and k
-    first = next(iter(question.measures))
+    chance: dict[int, float] = {}
+    told: list[str] = []
     for role, measure in question.measures.items():
         found = results.output(results.plan.measures[measure][0])
         if found is None:
             continue
+        first = role == next(iter(question.measures))
         for label, models in question.models["models"].items():
             places = [results.index(measure, model) for model in models]
             for k in sorted(map(int, found["at_k"])):
                 cells = [results.cell(found, k, a, b) for a in places for b in places if a != b]
                 means = {name: mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
-                shown = ("raw", "position", "position_free", "truth", "position_free_truth")
-                if role == first:
+                shown = [
+                    _number(means[name])
+                    for name in ("raw", "position", "position_free", "truth", "position_free_truth")
+                ]
+                if k == found["k"] or first:
+                    answer.rows.append((role, label, f"{k}", *shown))
+                if k == found["k"] and first:
+                    told.append("{}: raw {}, their agreement with mere position {}; position-free {}; true matches {} "
+                                "raw and {} position-free.".format(label, *shown))  # fmt: skip
+                if first:
                     curves.setdefault(label, {})[k] = means
-                if k == found["k"] or role == first:
-                    answer.rows.append((role, label, f"{k}", *(_number(means[name]) for name in shown)))
-    told = [row for row in answer.rows if row[0] == first and row[2] == _first_k(question, results)]
-    answer.sentence = "; ".join(
-        f"{row[1]}: raw {row[3]}, their agreement with mere position {row[4]}; position-free {row[5]}; true "
-        f"matches {row[6]} raw and {row[7]} position-free"
-        for row in told
-    )
-    answer.figure = figures.draw_ks(curves) if curves else None
+                    chance[k] = k / math.prod(found["grid"])
+        if first:
+            readings = found["at_k"][str(found["k"])]["readings"]
+            told.append(f"{sum(bool(each['sinks']) for each in readings)} of {len(readings)} models have sinks.")
+    answer.sentence = " ".join(told)
+    answer.figure = figures.draw_ks(curves, chance) if curves else None
     return answer
-
-
-def _first_k(question: Question, results: Results) -> str:
-    """The k that is told of."""
-    found = results.output(results.plan.measures[next(iter(question.measures.values()))][0])
-    return "" if found is None else str(found["k"])
 
 
 def _agreements(sets: Mapping[str, Sequence[str]], question: Question, results: Results) -> dict[str, list[Agreement]]:

@@ -123,8 +123,8 @@ def draw_scatter(panels: Sequence[Scatter], labels: Sequence[str]) -> Figure:
     return figure
 
 
-def draw_ks(curves: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
-    """Scores and true matches against k; position-free ones dashed."""
+def draw_ks(curves: Mapping[str, Mapping[int, Mapping[str, float]]], chance: Mapping[int, float]) -> Figure:
+    """Scores and true matches against k; position-free ones dashed, and the true matches of chance dotted."""
     figure = new_figure(10, 4)
     panels = {"agreement, adjusted": ("raw", "position_free"),
               "true match in the top k, at large shifts": ("truth", "position_free_truth")}  # fmt: skip
@@ -136,6 +136,8 @@ def draw_ks(curves: Mapping[str, Mapping[int, Mapping[str, float]]]) -> Figure:
                     list(curve), values, f"o{style}", ms=3.5, color=colour, label=label if style == "-" else None
                 )
         axes.plot([], [], "--", color=INK, label="position-free")
+        if "truth" in names:
+            axes.plot(list(chance), list(chance.values()), ":", color=INK, lw=1, label="chance")
         axes.set_xlabel("k", fontsize=9)
         axes.set_title(title, fontsize=10, color=INK)
         _finish(axes)
