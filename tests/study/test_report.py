@@ -15,6 +15,7 @@ from ..pretraining.conftest import write_clip
 SEEDS = [0, 1, 2]
 UNTRAINED = ["untrained:tiny@0", "untrained:tiny@1"]
 ALL_OF_IT = {"union": 0.5, "": 0.4, "random": 0.3, "many": 0.41, "still": 0.01, "hours": 0.1}
+GROUPS = {"difference": {"difference": 0.3, "low": 0.2, "high": 0.4}, "permutation": {"p_value": 0.01}}
 
 
 @pytest.fixture
@@ -72,8 +73,7 @@ def agreement_of(model: str) -> float:
 def align_result(models: list[str]) -> dict:
     values = [agreement_of(model) for model in models]
     adjusted = [[min(a, b) if len(models) > 2 else values[1] for b in values] for a in values]
-    judged = {"difference": {"difference": 0.3, "low": 0.2, "high": 0.4}, "permutation": {"p_value": 0.01},
-              "within": {"cas": 0.5}, "across": {"cas": 0.2}, "adjusted": adjusted}  # fmt: skip
+    judged = GROUPS | {"within": {"cas": 0.5}, "across": {"cas": 0.2}, "adjusted": adjusted}
     readings = [
         {"truth": {"large_shifts": value / 2}, "position_free_truth": {"large_shifts": value / 3},
          "position": {"adjusted": 0.05}, "sinks": [7] if value < 0.1 else []} for value in values
@@ -116,12 +116,15 @@ def test_findings_that_hold_are_reproduced(every_analysis, write, tmp_path):
         "curve": "reproduced", "controls": "reproduced", "groups": "reproduced", "order": "reproduced",
         "equal": "reproduced", "correlation": "reproduced", "position": "no finding of the paper",
     }  # fmt: skip
-    assert found["curve"]["sentence"] == "walk leaves all controls from 0.004 hours (14 s) on, position-free."
+    assert "walk leaves all controls from 0.004 hours (14 s) on, position-free: " in found["curve"]["sentence"]
     assert "lives agree with the reference by 0.410; still 0.020." in found["controls"]["sentence"]
     assert "by position-free CAS union > temporal > random" in found["order"]["sentence"]
     assert "by AEPE, px of 240 union > temporal > random" in found["order"]["sentence"]  # the lowest error is the best
     assert "models have sinks." in found["position"]["sentence"]
     assert found["correlation"]["rows"][0][1:3] == ["true match, large shifts", "18"]
+    assert (
+        found["correlation"]["rows"][0][-1].endswith("(6)") and "Among lives alone" in found["correlation"]["sentence"]
+    )
     # What the paper could not measure stands beside, and decides nothing.
     told = [each for name in ("order", "equal", "correlation") for each in found[name]["comparisons"]]
     assert told and not [each for each in told if each.startswith("true match")]
@@ -140,6 +143,17 @@ def test_what_does_not_hold_is_said(every_analysis, write, tmp_path, monkeypatch
     assert verdicts["order"] == verdicts["equal"] == "not reproduced"
     assert verdicts["controls"] == "not reproduced" and verdicts["curve"] == "partly"
     assert any("contradicted" in each for each in found["order"]["comparisons"])
+
+
+@pytest.mark.parametrize(("p_value", "verdict"), [(0.5, "undecided"), (0.97, "not reproduced")])
+def test_groups_are_told_apart_by_models_and_not_by_pairs_alone(
+    p_value, verdict, every_analysis, write, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(GROUPS, "difference", {"difference": -0.005, "low": -0.007, "high": -0.003})
+    monkeypatch.setitem(GROUPS, "permutation", {"p_value": p_value})
+    found = report_of(every_analysis, write, tmp_path / "out")["groups"]
+    assert found["verdict"] == verdict
+    assert found["sentence"].startswith("Within less across is -0.005 raw and -0.005 position-free")
 
 
 def test_a_question_whose_recording_is_not_here_is_left_out_if_it_may_be(

@@ -166,9 +166,13 @@ def _emergence(label: str, points: Mapping[float, list[Agreement]], controls: Ma
         if any(comparison.outcome != "holds" for comparison in over):
             break
         clear = hours
-    if clear is None:
-        return f"{label} does not leave the controls at its full length, position-free."
-    return f"{label} leaves all controls from {clear:.3g} hours ({duration(3600 * clear)}) on, position-free."
+    found = ", ".join(f"{mean(_free(at)):.3f} with {duration(3600 * hours)}" for hours, at in sorted(points.items()))
+    left = (
+        "does not leave all controls"
+        if clear is None
+        else f"leaves all controls from {clear:.3g} hours ({duration(3600 * clear)}) on"
+    )
+    return f"{label} {left}, position-free: {found}."
 
 
 def _controls(question: Question, results: Results) -> Answer:
@@ -199,6 +203,7 @@ def _groups(question: Question, results: Results) -> Answer:
     answer = Answer(header=("models", "score", "within", "across", "difference", "95% interval over pairs", "p",
                             *(f"true match, large shifts: {group}" for group in groups)))  # fmt: skip
     drawn: dict[str, dict[str, float]] = {}
+    differences: dict[str, list[float]] = {}
     for role, measure in question.measures.items():
         found = results.output(results.plan.measures[measure][0])
         if found is None:
@@ -220,17 +225,19 @@ def _groups(question: Question, results: Results) -> Answer:
                  *(_spread([each["large_shifts"] for each in readings.get(group, []) if each]) for group in groups))
             )  # fmt: skip
             drawn.setdefault(f"{role}, {name}", {"within": matrix["within"]["cas"], "across": matrix["across"]["cas"]})
-            low = difference["low"]
-            if test is None or test["p_value"] > _SIGNIFICANT:  # it may be these models, and not their groups
-                low = min(low, 0.0)
+            differences.setdefault(name, []).append(difference["difference"])
+            low, high, p_value = difference["low"], difference["high"], test["p_value"] if test else 0.5
+            low = min(low, 0.0) if p_value > _SIGNIFICANT else low  # it may be these models, and not their groups
+            high = max(high, 0.0) if p_value < 1 - _SIGNIFICANT else high
             answer.comparisons.append(
-                Comparison(f"{role}, {name}: within over across", difference["difference"], low, difference["high"])
+                Comparison(f"{role}, {name}: within over across", difference["difference"], low, high)
             )
     holding = sum(comparison.outcome == "holds" for comparison in answer.comparisons)
     if answer.rows:
+        raw, free = (mean(differences[name]) for name in ("raw", "position-free"))
         answer.sentence = (
-            f"Within is above across, with p at most {_SIGNIFICANT:g} by permutation of models, in {holding} of "
-            f"{len(answer.comparisons)} comparisons."
+            f"Within less across is {raw:+.3f} raw and {free:+.3f} position-free; above 0 with p at most "
+            f"{_SIGNIFICANT:g} by permutation of models in {holding} of {len(answer.comparisons)} comparisons."
         )
         answer.figure = figures.draw_pairs(drawn)
     return answer
@@ -287,8 +294,10 @@ def _correlation(question: Question, results: Results) -> Answer:
     kinds: dict[str, str] = {}
     for label, models in question.models["models"].items():
         kinds |= {model: label for model in models if model not in kinds}
-    answer = Answer(header=("CAS", "with", "models", "Spearman's ρ", "95% interval"))
+    first = next(iter(question.models["models"]))  # of it alone too: what works and what does not may make all of ρ
+    answer = Answer(header=("CAS", "with", "models", "Spearman's ρ", "95% interval", f"among {first} alone"))
     panels: list[figures.Scatter] = []
+    apart: list[bool] = []  # from 0, of those among the first set alone
     for score, title in (("raw", "raw CAS"), ("position_free", "position-free CAS")):
         for name, measured in _MEASURED.items():
             if name == _AGREEMENT:
@@ -301,14 +310,21 @@ def _correlation(question: Question, results: Results) -> Answer:
                     points.append((kind, getattr(agreement, score), other))
             if len(points) < 4:
                 continue
-            _, *values = zip(*points, strict=True)
-            rho, low, high = _spearman(*map(np.array, values))
-            answer.rows.append((title, name, f"{len(points)}", f"{rho:+.2f}", f"[{low:.2f}, {high:.2f}]"))
-            panels.append(figures.Scatter(f"ρ = {rho:+.2f} [{low:.2f}, {high:.2f}]", title, name, points))
+            rho, low, high = _spearman(*np.array([(x, y) for _, x, y in points]).T)
+            interval, alone = f"[{low:.2f}, {high:.2f}]", [(x, y) for kind, x, y in points if kind == first]
+            told = "-"
+            if len(alone) > 3:
+                own = _spearman(*np.array(alone).T)
+                told = "{:+.2f} [{:.2f}, {:.2f}]".format(*own)
+                apart.append(not own[1] <= 0 <= own[2])
+            answer.rows.append((title, name, f"{len(points)}", f"{rho:+.2f}", interval, f"{told} ({len(alone)})"))
+            panels.append(figures.Scatter(f"ρ = {rho:+.2f} {interval}", title, name, points))
             ends = sorted((measured.better * low, measured.better * high))
             if measured.judged:
                 answer.comparisons.append(Comparison(f"{title} foretells {name}", measured.better * rho, *ends))
     answer.sentence = "; ".join(f"{row[0]} with {row[1]}: ρ = {row[3]} {row[4]}" for row in answer.rows)
+    if apart:
+        answer.sentence += f". Among {first} alone, {sum(apart)} of {len(apart)} are told apart from 0."
     answer.figure = figures.draw_scatter(panels, list(question.models["models"])) if panels else None
     return answer
 
