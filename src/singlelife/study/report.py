@@ -118,8 +118,8 @@ def _blocks(
         _Text(
             "Scores are adjusted: 0 is what chance gives, 1 full agreement; but not those within and across groups "
             "and in matrices. *Raw* is the paper's score; *position-free* is without each model's habit of looking at "
-            "the same place. *True match, large shifts* is how often the true match is in the top k where the view shifts "
-            "so far that looking at the same place never finds it. ± is the standard deviation "
+            "the same place. *True match, large shifts* is how often the true match is in the top k where the view "
+            "shifts so far that looking at the same place never finds it. ± is the standard deviation "
             "over models; in brackets, how many they are."
         ),
     ]
