@@ -5,6 +5,7 @@ torch's `fully_shard` runs over gloo as well. Here its state is told so; all tha
 model and optimiser included, is what runs on GPUs.
 """
 
+import os
 import sys
 from typing import Any
 
@@ -28,4 +29,7 @@ if __name__ == "__main__":
     sys.path.insert(0, ".")
     from train import main
 
-    sys.exit(main())
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)  # threads of gloo that outlive the shards can abort the interpreter as it ends

@@ -84,4 +84,4 @@ def test_the_study_of_the_paper_is_planned_without_its_lives(tmp_path, capsys):
 def test_the_shipped_studies_can_be_planned(tmp_path, capsys):
     for file in sorted((hub_configs() / "studies").glob("*.yaml")):
         assert main(["study", str(file), "--output", str(tmp_path), "--dry-run"]) == 0
-    assert "train/sim_pooled_s0" in capsys.readouterr().out
+    assert "train/sim_pooled_s3" in capsys.readouterr().out
