@@ -342,21 +342,21 @@ def _position(question: Question, results: Results) -> Answer:
         first = role == next(iter(question.measures))
         for label, models in question.models["models"].items():
             places = [results.index(measure, model) for model in models]
-            for k in sorted(map(int, found["at_k"])):
+            for k in sorted(map(int, found["at_k"])) if first else [found["k"]]:
                 cells = [results.cell(found, k, a, b) for a in places for b in places if a != b]
                 means = {name: mean([getattr(cell, name) for cell in cells]) for name in Agreement.__annotations__}
                 shown = [
                     _number(means[name])
                     for name in ("raw", "position", "position_free", "truth", "position_free_truth")
                 ]
-                if k == found["k"] or first:
-                    answer.rows.append((role, label, f"{k}", *shown))
-                if k == found["k"] and first:
+                answer.rows.append((role, label, f"{k}", *shown))
+                if not first:
+                    continue
+                curves.setdefault(label, {})[k] = means
+                chance[k] = k / math.prod(found["grid"])
+                if k == found["k"]:
                     told.append("{}: raw {}, their agreement with mere position {}; position-free {}; true matches {} "
                                 "raw and {} position-free.".format(label, *shown))  # fmt: skip
-                if first:
-                    curves.setdefault(label, {})[k] = means
-                    chance[k] = k / math.prod(found["grid"])
         if first:
             readings = found["at_k"][str(found["k"])]["readings"]
             told.append(f"{sum(bool(each['sinks']) for each in readings)} of {len(readings)} models have sinks.")

@@ -107,11 +107,11 @@ class Scatter:
 
 def draw_scatter(panels: Sequence[Scatter], labels: Sequence[str]) -> Figure:
     """A row of panels for each x, with a dot for each model in the colour of its set."""
-    rows = [[panel for panel in panels if panel.x == x] for x in dict.fromkeys(panel.x for panel in panels)]
-    figure = new_figure(4 * max(map(len, rows)), 3.5 * len(rows))
-    grid = figure.subplots(len(rows), max(map(len, rows)), squeeze=False)
-    for place, panel in [(axes, panel) for line, row in zip(grid, rows, strict=True)
-                         for axes, panel in zip(line, row, strict=False)]:  # fmt: skip
+    xs, ys = (list(dict.fromkeys(names)) for names in ([each.x for each in panels], [each.y for each in panels]))
+    figure = new_figure(4 * len(ys), 3.5 * len(xs))
+    grid = figure.subplots(len(xs), len(ys), squeeze=False)
+    for panel in panels:
+        place = grid[xs.index(panel.x), ys.index(panel.y)]
         for label, colour in group_colours(labels).items():
             dots = [(x, y) for kind, x, y in panel.points if kind == label]
             if dots:
