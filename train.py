@@ -9,8 +9,8 @@ Exits with 0 at the end of the run, 2 on what the user can put right, 128 + the 
 
 import sys
 
-from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError, show_warnings_plainly
+from singlelife.machine import configure_cpu
 from singlelife.pretraining.arguments import parse_arguments
 
 
@@ -19,7 +19,7 @@ def main() -> int:
     show_warnings_plainly()
     try:
         arguments = parse_arguments()
-        settle_cpu()
+        configure_cpu()
         from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
 
         return pretrain(arguments)

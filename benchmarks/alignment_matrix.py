@@ -24,9 +24,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()
+configure_cpu()
 
 import numpy as np
 import torch
@@ -38,8 +38,8 @@ from singlelife.alignment.cas import overlap, top_k
 from singlelife.alignment.packed import common_per_pair, common_per_patch, select_top_k
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.commands.options import positive
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
+from singlelife.files import config_names, hub_configs, read_yaml
 
 
 def main() -> None:

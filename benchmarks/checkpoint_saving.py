@@ -17,17 +17,17 @@ import time
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()  # as train.py does
+configure_cpu()  # as train.py does
 
 import torch
 from accelerate import Accelerator
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.optimization import parameter_groups
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.run_folder import RunFolder

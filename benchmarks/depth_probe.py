@@ -23,9 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()  # as the command does
+configure_cpu()  # as the command does
 
 import numpy as np
 import torch
@@ -33,14 +33,14 @@ from tqdm import tqdm
 
 from singlelife.alignment.attention import load_model
 from singlelife.commands.options import positive
-from singlelife.configs import config_names
 from singlelife.croco.depth_croco import depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import init_probe_weights
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import PROTOCOLS
 from singlelife.evaluation.features import Encoder, extract, patch_size, peak_memory, resized, view_size
 from singlelife.evaluation.probing import PROBES, ProbeSettings, train_probe
-from singlelife.units import in_bytes
+from singlelife.files import config_names
+from singlelife.text import in_bytes
 
 
 class Frames(DepthFrames):

@@ -29,9 +29,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()  # as train.py does
+configure_cpu()  # as train.py does
 
 import av
 import numpy as np
@@ -41,9 +41,9 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.croco.flops import training_flops_per_pair
+from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.decoded import use_decoded_frames
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.pairs.pairing import CROP_STREAM, TemporalPairing, pair_generators

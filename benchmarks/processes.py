@@ -21,7 +21,7 @@ from typing import Any
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.configs import config_names
+from singlelife.files import config_names
 from singlelife.pretraining.run_folder import read_metrics
 
 _TRAIN = Path(__file__).parents[1] / "train.py"

@@ -16,19 +16,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()  # as train.py does
+configure_cpu()  # as train.py does
 
 import torch
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
+from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.optimization import parameter_groups
 from singlelife.pretraining.optimizer import recompute
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _CHOICES = ("none", "encoder", "decoder", "all")
 

@@ -31,7 +31,7 @@ from gradio_client import Client, handle_file
 from PIL import Image
 
 from singlelife.commands.options import positive
-from singlelife.units import aligned, in_bytes
+from singlelife.text import aligned, in_bytes
 
 _APP = Path(__file__).parents[1] / "spaces" / "cas" / "app.py"
 _STEPS = ("first result", "another example", "own pictures")

@@ -26,18 +26,18 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()  # as train.py does
+configure_cpu()  # as train.py does
 
 import torch
 from plain_croco import PlainCroCo
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.croco.flops import training_flops_per_pair
+from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.optimization import parameter_groups
 
 _PEAK_SIDE = {"cpu": 2048, "cuda": 8192}

@@ -11,7 +11,7 @@ from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, shown
 from singlelife.lives.registry import VIDEO_LIST, Life, registered_life
 from singlelife.lives.sampling import Sample, draw_sample
 from singlelife.lives.video.header import VideoHeader, read_header
-from singlelife.units import duration
+from singlelife.text import duration
 
 SEED = 0
 

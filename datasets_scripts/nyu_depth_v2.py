@@ -12,7 +12,7 @@ import numpy as np
 from singlelife.errors import EvaluationError, LifeError
 from singlelife.evaluation.nyu import LABELED, SPLITS, open_labeled, read_splits
 from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 if TYPE_CHECKING:
     from datasets import Dataset

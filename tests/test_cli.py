@@ -299,7 +299,7 @@ def test_three_lines_of_python(models, pairs):
     script = f"""
 import singlelife, sys
 assert "torch" not in sys.modules
-from singlelife import align, cas
+from singlelife import cas, cas_matrix
 score = cas({models[0]!r}, {models[1]!r}, pairs={pairs!r}, num_pairs=8, k=[2, 1], progress=False)
 print(score)
 assert score._repr_html_().count("<tr>") > 5 and "95% interval" in score._repr_html_()

@@ -22,9 +22,9 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from singlelife.cpu import settle_cpu
+from singlelife.machine import configure_cpu
 
-settle_cpu()
+configure_cpu()
 sys.path.insert(0, str(Path(__file__).parent))  # so that the page also starts as a file that is imported
 
 import gradio as gr

@@ -29,8 +29,8 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from limits import Cancelled, Limits, VisitorError
 
 from singlelife import __version__
-from singlelife.lives.disk import free_bytes
-from singlelife.units import duration, in_bytes
+from singlelife.files import free_bytes
+from singlelife.text import duration, in_bytes
 
 Progress = Callable[[str, float | None], None]
 

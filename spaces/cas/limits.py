@@ -21,8 +21,8 @@ from huggingface_hub.constants import HF_HOME
 
 from singlelife.errors import SingleLifeError
 from singlelife.lives.prepare import default_cache_dir
-from singlelife.process import resident
-from singlelife.units import duration, in_bytes
+from singlelife.machine import resident
+from singlelife.text import duration, in_bytes
 
 _PREFIX = "SINGLELIFE_SPACE_"  # begins the environment variable of each limit
 _LONGEST_MESSAGE = 600  # characters

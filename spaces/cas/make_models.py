@@ -17,7 +17,7 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _HERE = Path(__file__).parent
 _LARGEST = 4_000_000  # bytes of weights, so that the Space stays a small repository

@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import VideoReader
 from singlelife.lives.video.sources import EmbeddedVideo
-from singlelife.units import duration, in_bytes
+from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
 _SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are

@@ -36,12 +36,12 @@ from singlelife.alignment.models.checkpoints import (
     find_checkpoint,
     weights_among,
 )
-from singlelife.configs import config_names
 from singlelife.errors import SingleLifeError
+from singlelife.files import config_names
 from singlelife.hub.errors import is_repo_id
 from singlelife.hub.models import TAG
 from singlelife.lives.prepare import default_cache_dir
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # an organisation has no dot: an address has
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)

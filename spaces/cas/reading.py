@@ -6,7 +6,7 @@ import json
 from typing import TYPE_CHECKING
 
 from singlelife.alignment.cas import Score
-from singlelife.alignment.compare import Comparison
+from singlelife.alignment.compare import CasResult
 
 if TYPE_CHECKING:
     from scoring import Result
@@ -68,7 +68,7 @@ def reading(result: "Result") -> str:
     return " ".join(sentences)
 
 
-def _finds_matches(comparison: Comparison) -> bool:
+def _finds_matches(comparison: CasResult) -> bool:
     """Whether both models find true matches that looking at the same place never does, more than by chance."""
     truths = [reading.truth for reading in comparison.raw_readings]
     return all(truth and (truth.large_shifts or 0.0) > comparison.raw.chance for truth in truths)

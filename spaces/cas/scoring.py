@@ -23,7 +23,7 @@ from reading import reading
 
 from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.alignment.cas import resample
-from singlelife.alignment.compare import Comparison, coarser, compare_extractions
+from singlelife.alignment.compare import CasResult, coarser, compare_extractions
 from singlelife.alignment.extraction import Extraction, agreement, extract, position_sets
 from singlelife.alignment.packed import common_per_pair, holds, select_top_k
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
@@ -94,8 +94,8 @@ class Result:
 
     models: tuple[Named, Named]
     pairs: PairSet
-    comparison: Comparison
-    reference: Comparison
+    comparison: CasResult
+    reference: CasResult
     runs: tuple[Run, Run]
     habits: tuple[np.ndarray, np.ndarray]
 
@@ -274,7 +274,7 @@ class Bench:
             size = max(model.image_size for model in models)
             pairs = pair_set_of_images("your pairs", pairs, len(pairs), size)
 
-        def compared(on: PairSet) -> tuple[Comparison, tuple[Run, Run]]:
+        def compared(on: PairSet) -> tuple[CasResult, tuple[Run, Run]]:
             first, second = (
                 self._run(model, str(named), on, k, grid, report, check)
                 for model, named in zip(models, (a, b), strict=True)

@@ -5,7 +5,7 @@
 transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
 ours registers it, whichever comes first.
 
-`singlelife.cas`, `singlelife.align` and `singlelife.follow` are imported when they are asked for.
+`singlelife.cas`, `singlelife.cas_matrix` and `singlelife.cas_curve` are imported when they are asked for.
 """
 
 from importlib import import_module
@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 from wrapt import when_imported
 
 if TYPE_CHECKING:
-    from singlelife.alignment.api import align as align
     from singlelife.alignment.api import cas as cas
-    from singlelife.alignment.api import follow as follow
+    from singlelife.alignment.api import cas_curve as cas_curve
+    from singlelife.alignment.api import cas_matrix as cas_matrix
 
 __version__ = version("singlelife")
 
@@ -68,6 +68,6 @@ for _auto in _OURS:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("align", "cas", "follow"):
+    if name in ("cas_matrix", "cas", "cas_curve"):
         return getattr(import_module("singlelife.alignment.api"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,42 +1,42 @@
-"""The command `singlelife`: which subcommands there are (`commands/` has a file for each), and how it ends."""
+"""The command `singlelife`: which commands there are (`commands/` has a file for each), and how they end."""
 
-import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
+from typing import Any
 
 from singlelife import __version__
-from singlelife.commands import (
-    align,
-    cas,
-    convert,
-    demo,
-    evaluate,
-    hub,
-    lives,
-    pair_set,
-    pairs,
-    peek,
-    poses,
-    prepare,
-    push,
-    push_life,
-    study,
-    train_all,
-)
-from singlelife.commands.options import HelpFormatter
 from singlelife.errors import SingleLifeError, show_warnings_plainly
 
-_EXAMPLES = """\
+COMMANDS = {
+    "lives": "list the lives known by name, or explain one",
+    "prepare": "turn a recording or a simulation into a dataset of frames",
+    "poses": "add camera poses to a prepared life",
+    "pairs": "look at the pairs that a model would learn from; make a pair set to score models on",
+    "train": "pretrain a model on one life (the same as train.py)",
+    "cas": "measure how far models agree about geometry",
+    "evaluate": "measure what a model's features are worth: correspondence, depth, classification",
+    "convert": "open a checkpoint of the reference CroCo as a model of this package",
+    "push": "publish a model, a prepared life or a pair set on the Hub",
+    "demo": "compare models in the browser, here or as a Space on the Hub",
+}
+
+_USAGE = """\
+usage: singlelife COMMAND ...
+
+Pretrain one CroCo model per life (one person's egocentric video), and measure whether models that never shared a
+frame agree about geometry.
+
+commands (singlelife COMMAND --help explains one):
+{commands}
+
 from one person's video to two aligned models:
   singlelife lives                                    the lives known by name
   singlelife train --life sim_1                       pretrain a model on one life
   singlelife train --life my_day --video day/*.mp4    the same on a recording of your own
-  singlelife pairs sim_1                              look at the pairs that it would learn from
-  singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test
-                                                      how far two models agree about geometry
-  singlelife evaluate correspondence runs/sim_1 --data sim_test
-                                                      how well it matches two views
-  singlelife demo                                     the same in the browser
+  singlelife pairs show sim_1                         look at the pairs that it learns from
+  singlelife cas runs/sim_1 runs/sim_2                how far two models agree about geometry
+  singlelife evaluate correspondence runs/sim_1       how well it matches two views
   singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME"""
@@ -46,15 +46,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 2 for an error that the user can act on, told on stderr; 130 if interrupted.
+        The exit code: 0; 2 for an error that the user can act on, printed on stderr; 130 if interrupted.
     """
     show_warnings_plainly()
     words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE.format(commands="\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())))
+        return 0 if words else 2
+    if words[0] == "--version":
+        print(f"singlelife {__version__}")
+        return 0
     try:
-        if words[:1] == ["train"]:  # has its own parser: every field of its configs is a flag
-            return _train(words[1:])
-        parsed = _parser().parse_args(words)
-        return parsed.run(parsed)
+        if legacy := _legacy(words):
+            return legacy()
+        if words[0] not in COMMANDS:
+            raise SingleLifeError(f"there is no command {words[0]!r}. The commands are: {', '.join(COMMANDS)}.")
+        return run_command(import_module(f"singlelife.commands.{words[0]}").COMMAND, words[0], words[1:])
     except SingleLifeError as error:
         print(f"singlelife: {error}", file=sys.stderr)
         return error.exit_code
@@ -66,45 +73,52 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="singlelife",
-        description="Pretrain one CroCo model per life, and measure whether models that never shared a frame agree.",
-        epilog=_EXAMPLES,
-        formatter_class=HelpFormatter,
-    )
-    parser.add_argument("--version", action="version", version=f"singlelife {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+def _legacy(words):  # commands that still have an argparse parser; goes with the last of them
+    import argparse
+    from functools import partial
 
-    lives.add_command(commands)
-    prepare.add_command(commands)
-    poses.add_command(commands)
-    pairs.add_command(commands)
-    push_life.add_command(commands)
-    peek.add_command(commands)
-    commands.add_parser("train", help="pretrain a model on one life; the same as train.py (see train --help)")
-    train_all.add_command(commands)
-    pair_set.add_command(commands)
-    cas.add_command(commands)
-    align.add_command(commands)
-    evaluate.add_command(commands)
-    study.add_command(commands)
-    convert.add_command(commands)
-    demo.add_command(commands)
-    push.add_command(commands)
-    hub.add_command(commands)
-    return parser
+    if words[0] == "train":
+        return partial(_train, words[1:])
+    try:
+        module = import_module(f"singlelife.commands.{words[0].replace('-', '_')}")
+    except ImportError:
+        return None
+    if hasattr(module, "COMMAND"):
+        return None
+    parser = argparse.ArgumentParser(prog="singlelife")
+    commands = parser.add_subparsers()
+    module.add_command(commands)
+    parsed = parser.parse_args(words)
+    return partial(parsed.run, parsed)
 
 
 def _train(words: list[str]) -> int:
-    from singlelife.cpu import settle_cpu
+    from singlelife.machine import configure_cpu
     from singlelife.pretraining.arguments import parse_arguments
 
     arguments = parse_arguments(words)
-    settle_cpu()
+    configure_cpu()
     from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
 
     return pretrain(arguments)
+
+
+def run_command(command: Any, name: str, words: Sequence[str]) -> int:
+    """Parse the words by a command's data class, and run it.
+
+    Args:
+        command: a data class with a method `run`, which returns the exit code, or a union of such classes, each of
+            which is then a subcommand. Its fields are the flags; nested data classes add theirs without a prefix.
+        name: of the command.
+        words: after it.
+
+    Raises:
+        SystemExit: --help (0), or the words are not what the command takes (2).
+    """
+    import tyro
+
+    plain = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
+    return tyro.cli(command, prog=f"singlelife {name}", args=list(words), config=plain).run()
 
 
 if __name__ == "__main__":

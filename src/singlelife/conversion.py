@@ -26,7 +26,7 @@ from singlelife.croco import (
     convert_croco_backbone,
 )
 from singlelife.errors import CheckpointError
-from singlelife.lives.disk import check_room
+from singlelife.files import check_room
 
 LICENSE = "cc-by-nc-sa-4.0"  # of the released weights of CroCo, DUSt3R and MASt3R
 CONVERSION = "conversion.json"

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from singlelife import align
+from singlelife import cas_matrix
 from singlelife.alignment.align import align_models, group_of
 from singlelife.alignment.compare import compare
 from singlelife.alignment.extraction import Extraction
@@ -220,7 +220,7 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(PairSetError, match="number of patches, 9; not 10"):
         run(Zoo(), tmp_path, ks=[10])
     with pytest.raises(CheckpointError, match="The groups name c, which is not among"):
-        align(["untrained:tiny"], groups={"g": ["c"]}, cache_dir=tmp_path)
+        cas_matrix(["untrained:tiny"], groups={"g": ["c"]}, cache_dir=tmp_path)
     assert not (tmp_path / "alignment").exists()
 
 
@@ -289,11 +289,11 @@ def views(sim_test) -> PairSet:
 
 def test_layers_are_scored_one_by_one(views, tmp_path):
     models = ["untrained:tiny", "untrained:tiny@1"]
-    whole = align(models, pairs=views, by_layer=True, cache_dir=tmp_path, progress=False)
+    whole = cas_matrix(models, pairs=views, by_layer=True, cache_dir=tmp_path, progress=False)
     assert [(part.of, part.low, part.high) for part in whole.by_layer] == [("layer", 0, 0), ("layer", 1, 1)]
     assert whole.num_run == 2 + 2 * 2
     for layer, part in enumerate(whole.by_layer):
-        alone = align(models, pairs=views, layers=[layer], cache_dir=tmp_path, progress=False)
+        alone = cas_matrix(models, pairs=views, layers=[layer], cache_dir=tmp_path, progress=False)
         assert alone.num_run == 0 and alone.layers == ((layer,), (layer,))
         assert part.raw["mean"].cas == pytest.approx(alone.main.raw.cas[0, 1])
     assert "CAS by layer" in str(whole)

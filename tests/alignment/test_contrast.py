@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife import align
+from singlelife import cas_matrix
 from singlelife.alignment.contrast import MEASURES, cka, contrast, mutual_knn, rsa
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import PairSetError
@@ -117,11 +117,11 @@ def test_too_few_images_are_refused():
 def test_align_adds_them_once_and_keeps_the_features(sim_test, tmp_path):
     views = make_pair_set(sim_test, num_pairs=12)
     models = ["untrained:tiny", "untrained:tiny@1"]
-    first = align(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
+    first = cas_matrix(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
     kept = sorted((tmp_path / "alignment").glob("pooled-*"))
     assert len(kept) == 2
     kept[0].write_bytes(b"")
-    again = align(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
+    again = cas_matrix(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
     for name in MEASURES:
         np.testing.assert_array_equal(getattr(again.contrast, name), getattr(first.contrast, name))
     (row, *_) = first.to_table().to_pylist()
@@ -129,5 +129,5 @@ def test_align_adds_them_once_and_keeps_the_features(sim_test, tmp_path):
     assert "mutual 10-NN" in str(first)
     first.save(tmp_path / "saved")
     assert (tmp_path / "saved" / "contrast.png").is_file()
-    without = align(models, pairs=views, cache_dir=tmp_path, progress=False)
+    without = cas_matrix(models, pairs=views, cache_dir=tmp_path, progress=False)
     assert without.contrast is None and without.to_table().to_pylist()[0]["cka"] is None

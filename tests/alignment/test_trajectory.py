@@ -8,7 +8,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from singlelife import align, follow
+from singlelife import cas_curve, cas_matrix
 from singlelife.alignment.cas import Score
 from singlelife.alignment.runs import models_of_runs
 from singlelife.alignment.trajectory import Against, Emerged, emerged, trajectory
@@ -137,9 +137,9 @@ def test_the_command_follows_a_run(tmp_path, make_run, sim_test: PreparedLife, c
     with Image.open(tmp_path / "saved" / "trajectory.png") as image:
         assert image.size[0] > 1000
     settings = {"pairs": str(sim_test.path), "num_pairs": 12, "cache_dir": tmp_path / "cache", "progress": False}
-    again = follow(folder, "untrained:tiny", controls=["untrained:tiny@1"], **settings)
+    again = cas_curve(folder, "untrained:tiny", controls=["untrained:tiny@1"], **settings)
     assert again.points[0].raw.cas == fields["points"][0]["raw"]["cas"]
-    two = align(["untrained:tiny", f"{folder}/checkpoint-3"], **settings)
+    two = cas_matrix(["untrained:tiny", f"{folder}/checkpoint-3"], **settings)
     assert two.main.raw.cas[0, 1] == pytest.approx(again.points[0].raw.cas)
     assert np.isfinite(again.points[0].position_free.cas)
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
+from singlelife.files import config_names, hub_configs, read_yaml
 
 WITHOUT_THE_PACKAGE = """
 import sys

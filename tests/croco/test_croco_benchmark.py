@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
+from singlelife.files import hub_configs, read_yaml
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "training_step.py"
 

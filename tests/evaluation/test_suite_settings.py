@@ -3,9 +3,9 @@
 import pytest
 import yaml
 
-from singlelife.configs import config_names
 from singlelife.errors import SingleLifeError
 from singlelife.evaluation.suite.settings import CorrespondenceTask, DepthTask, read_suite
+from singlelife.files import config_names
 
 FOLDERS = {"paper": {"hpatches": "/h", "nyu": "/n", "scannet": "/s"}, "photos": {"opencv": "/o"}}
 

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.configs import config_names
 from singlelife.errors import LifeError, SingleLifeError
+from singlelife.files import config_names
 from singlelife.lives import registry
 from singlelife.lives.registry import VIDEO_LIST, Life, find_videos, get_life, life_names, registered_life
 from singlelife.lives.simulation.screen import ScreenSource

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from singlelife.configs import config_names
 from singlelife.errors import LifeError, RunError, SingleLifeError
+from singlelife.files import config_names
 from singlelife.pretraining.arguments import RunArguments, TrainArguments, parse_arguments
 
 ROOT = Path(__file__).parents[2]

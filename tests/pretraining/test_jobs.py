@@ -14,7 +14,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.utils import DistributedType
 
 from singlelife.cli import main
-from singlelife.configs import config_names, hub_configs
+from singlelife.files import config_names, hub_configs
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
 from ..hub_jobs_server import TOKEN, USER, JobsHub

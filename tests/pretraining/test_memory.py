@@ -6,9 +6,9 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
+from singlelife.files import hub_configs, read_yaml
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.memory import (
     activations_per_pair,

@@ -158,7 +158,7 @@ def test_what_is_no_picture_or_too_large_is_refused(case, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_takes_no_memory(tmp_path):
-    from singlelife.process import peak_resident
+    from singlelife.machine import peak_resident
 
     before = peak_resident()
     (tmp_path / "a.png").write_bytes(png(20_000, 20_000, zlib.compress(bytes(20_001 * 2000), 9)))

@@ -605,7 +605,7 @@ def test_a_request_over_its_time_or_memory_ends_at_the_next_check():
 
 
 def test_a_model_that_would_not_fit_into_the_memory_is_refused_before_it_is_loaded(vit):
-    from singlelife.process import resident
+    from singlelife.machine import resident
 
     with pytest.raises(VisitorError, match="not enough memory"):
         open_model(str(vit), limits=Limits(memory=resident() // 2), local=True)

@@ -13,8 +13,8 @@ import psutil
 import pytest
 
 from singlelife.cli import main
-from singlelife.configs import config_names
 from singlelife.errors import StudyError
+from singlelife.files import config_names
 from singlelife.pretraining.arguments import config_path
 from singlelife.study.report import write_report
 from singlelife.study.steps import _fingerprint, plan_study

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from singlelife.cli import main
-from singlelife.configs import hub_configs
+from singlelife.files import hub_configs
 
 
 def environment(*folders: Path, **changes: str) -> dict[str, str]:

@@ -15,7 +15,7 @@ from singlelife.alignment.contrast import contrast as contrast_of
 from singlelife.alignment.contrast import pooled_features
 from singlelife.alignment.extraction import VARIANTS, check_ks
 from singlelife.alignment.extraction_cache import ExtractionCache
-from singlelife.alignment.matrix import Alignment, AtK, Failure, Part, at_k, cell_chances, means, per_pair_scores
+from singlelife.alignment.matrix import AtK, CasMatrix, Failure, Part, at_k, cell_chances, means, per_pair_scores
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import CheckpointError, SingleLifeError
 from singlelife.lives.registry import SHUFFLED, life_names, registered_life
@@ -58,7 +58,7 @@ def align_models(
     seed: int = 0,
     cache_dir: Path | None = None,
     progress: bool = True,
-) -> Alignment:
+) -> CasMatrix:
     """Score n models two by two.
 
     A model is in memory only while it is looked at: first for its grid, and then to be run, if it has not been before.
@@ -104,7 +104,7 @@ def align_models(
         found = [replace(cache.load(work.headers[name], k), model=name) for name in left]
         at[k] = at_k(found, [group[name] for name in left], true_match, bins, seed)
         mean_maps = tuple(each.mean_map for each in found)
-    return Alignment(
+    return CasMatrix(
         models=tuple(left),
         groups=tuple(group[name] for name in left),
         revisions=tuple(header.revision for header in work.headers.values()),

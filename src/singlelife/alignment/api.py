@@ -1,10 +1,10 @@
 """Alignment by name: what the command line and three lines of Python ask for.
 
-from singlelife import align, cas, follow
+from singlelife import cas, cas_curve, cas_matrix
 
 cas("runs/sim_1", "runs/sim_2", pairs="sim_test")
-align(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
-follow("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
+cas_matrix(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
+cas_curve("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +13,11 @@ from typing import Any
 
 from singlelife.alignment.align import align_models, group_of
 from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.compare import Comparison, compare
-from singlelife.alignment.matrix import Alignment
+from singlelife.alignment.compare import CasResult, compare
+from singlelife.alignment.matrix import CasMatrix
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.alignment.runs import models_of_runs
-from singlelife.alignment.trajectory import Trajectory, trajectory
+from singlelife.alignment.trajectory import CasCurve, trajectory
 from singlelife.errors import CheckpointError
 
 Model = str | Path | AttentionMapProvider
@@ -42,7 +42,7 @@ def cas(
     device: str = "cpu",
     cache_dir: Path | None = None,
     progress: bool = True,
-) -> Comparison:
+) -> CasResult:
     """The Correspondence Alignment Score of two models, raw and position-free, with what is needed to read it.
 
     Args:
@@ -91,7 +91,7 @@ def cas(
     )
 
 
-def align(
+def cas_matrix(
     models: Sequence[str | Path],
     *,
     groups: Mapping[str, Sequence[str]] | None = None,
@@ -111,7 +111,7 @@ def align(
     device: str = "cpu",
     cache_dir: Path | None = None,
     progress: bool = True,
-) -> Alignment:
+) -> CasMatrix:
     """The scores of n models, two by two, with their statistics. Each model is run once on a pair set, ever.
 
     Args:
@@ -125,7 +125,7 @@ def align(
 
     Raises:
         SingleLifeError: no model can be compared, a group holds what is not compared, or there is no such life. Models
-            that fail are in `Alignment.failed`, and the others are compared.
+            that fail are in `CasMatrix.failed`, and the others are compared.
     """
     names = [str(model) for model in models]
     grouped = {str(model): group for group, members in (groups or {}).items() for model in members}
@@ -158,13 +158,13 @@ def align(
     )
 
 
-def follow(
+def cas_curve(
     runs: str | Path | Sequence[str | Path],
     reference: str | Path,
     *,
     controls: Sequence[str | Path] = (),
     **settings: Any,
-) -> Trajectory:
+) -> CasCurve:
     """How alignment with a reference grows: over the checkpoints of one run, or over runs on more and more hours.
 
     Args:
@@ -173,12 +173,12 @@ def follow(
         reference: what they are compared with, such as a model of another life.
         controls: models that should not align, such as an untrained one and one of a still camera: what their scores
             reach is the level to clear.
-        settings: of `align`, but for groups, by_layer and contrast.
+        settings: of `cas_matrix`, but for groups, by_layer and contrast.
 
     Raises:
         SingleLifeError: a folder is no run, the runs do not differ in hours, or the reference cannot be compared.
     """
     by, models = models_of_runs([runs] if isinstance(runs, str | Path) else runs)
     return trajectory(
-        lambda names: align(names, **settings), by, models, str(reference), [str(control) for control in controls]
+        lambda names: cas_matrix(names, **settings), by, models, str(reference), [str(control) for control in controls]
     )

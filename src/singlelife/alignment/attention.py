@@ -20,9 +20,9 @@ from singlelife.alignment.models.backbones import (
 from singlelife.alignment.models.checkpoints import Checkpoint, find_checkpoint
 from singlelife.alignment.models.cross_attention import CrossAttention
 from singlelife.alignment.models.decoder_correlation import DecoderCorrelation
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.croco import CroCoConfig, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
+from singlelife.files import config_names, hub_configs, read_yaml
 
 # By the word for it on the command line.
 METHODS = {

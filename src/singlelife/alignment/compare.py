@@ -27,7 +27,7 @@ from singlelife.alignment.extraction import (
     truth,
 )
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -85,7 +85,7 @@ class HeadScores:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class CasResult:
     """The alignment of two models.
 
     Attributes:
@@ -141,9 +141,9 @@ class Comparison:
         folder.mkdir(parents=True, exist_ok=True)
         maps = dict(zip("ab", self.mean_maps, strict=True))
         about = {"pairs_hash": self.pairs_hash, "a": self.revisions[0], "b": self.revisions[1]}
-        with written_aside(folder / "mean_maps.safetensors") as aside:
+        with atomic_write(folder / "mean_maps.safetensors") as aside:
             aside.write_bytes(save(maps, metadata=about))
-        with written_aside(folder / "result.json") as aside:
+        with atomic_write(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2) + "\n", encoding="utf-8")
 
     def __str__(self) -> str:
@@ -298,7 +298,7 @@ def compare(
     batch_size: int = 64,
     seed: int = 0,
     progress: bool = True,
-) -> Comparison:
+) -> CasResult:
     """Score two models against each other, against the position map, and against the truth where it is known.
 
     Models of different grids are compared on the coarser one.
@@ -344,7 +344,7 @@ def compare_extractions(
     ks: Sequence[int],
     heads: HeadScores | None = None,
     seed: int = 0,
-) -> Comparison:
+) -> CasResult:
     """`compare` of two models that were run on the pairs before.
 
     Args:
@@ -373,7 +373,7 @@ def compare_extractions(
         )
         for variant in VARIANTS
     ]
-    return Comparison(
+    return CasResult(
         models=(first.model, second.model),
         revisions=(first.revision, second.revision),
         methods=(first.method, second.method),

@@ -22,7 +22,7 @@ from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.extraction_cache import Weights
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 MEASURES = ("cka", "mutual_knn", "rsa")
 NEIGHBOURS = 10
@@ -145,7 +145,7 @@ def pooled_features(
     model = load()
     pooled = np.concatenate([model.features(views).mean(dim=1).numpy() for views in pairs.target.split(batch_size)])
     folder.mkdir(parents=True, exist_ok=True)
-    with written_aside(_path(folder, model, pairs)) as aside:
+    with atomic_write(_path(folder, model, pairs)) as aside:
         aside.write_bytes(save({"pooled": pooled}))
     return pooled
 

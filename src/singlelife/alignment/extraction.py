@@ -22,7 +22,7 @@ from singlelife.alignment.cas import Truth, position_map, resample
 from singlelife.alignment.packed import common_per_pair, holds, pack, rows_per_column, select_top_k
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import CheckpointError, PairSetError
-from singlelife.lives.disk import check_room
+from singlelife.files import check_room
 
 DIRECTIONS = ("target-source", "source-target", "reciprocal")
 SINKS = ("keep", "mask")

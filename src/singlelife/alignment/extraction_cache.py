@@ -14,7 +14,7 @@ from typing import Protocol
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.extraction import EXTRACTION_FORMAT, Extraction, extract
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 from singlelife.lives.prepare import default_cache_dir
 
 
@@ -102,7 +102,7 @@ class ExtractionCache:
             folder=self.folder,
         )
         for k, extraction in found.items():
-            with written_aside(self.path(model, k)) as aside:
+            with atomic_write(self.path(model, k)) as aside:
                 extraction.save(aside)
 
     def load(self, model: Weights, k: int) -> Extraction:

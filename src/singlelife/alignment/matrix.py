@@ -27,7 +27,7 @@ from singlelife.alignment.extraction import (
     truth,
 )
 from singlelife.alignment.statistics import Permutation, permutation_test
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -146,7 +146,7 @@ class AtK:
 
 
 @dataclass(frozen=True, eq=False)
-class Alignment:
+class CasMatrix:
     """The alignment of n models.
 
     Attributes:
@@ -249,11 +249,11 @@ class Alignment:
         tensors = {f"mean_map/{name}": each for name, each in zip(self.models, self.mean_maps, strict=True)}
         for k, found in self.at_k.items():
             tensors |= {f"per_pair/{k}/{variant}": values for variant, values in found.per_pair.items()}
-        with written_aside(folder / "result.safetensors") as aside:
+        with atomic_write(folder / "result.safetensors") as aside:
             aside.write_bytes(save(tensors, metadata={"pairs_hash": self.pairs_hash}))
-        with written_aside(folder / "result.parquet") as aside:
+        with atomic_write(folder / "result.parquet") as aside:
             pq.write_table(self.to_table(), aside)
-        with written_aside(folder / "result.json") as aside:
+        with atomic_write(folder / "result.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         write_pictures(self, folder)
 

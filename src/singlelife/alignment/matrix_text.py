@@ -7,13 +7,13 @@ import numpy as np
 
 from singlelife.alignment.cas import Score
 from singlelife.alignment.contrast import MEASURES, Contrast
-from singlelife.alignment.matrix import Alignment, Matrix, Part, of_one_group
-from singlelife.units import aligned
+from singlelife.alignment.matrix import CasMatrix, Matrix, Part, of_one_group
+from singlelife.text import aligned
 
 _FEW_MODELS = 6  # their cells are listed one by one too, with all intervals
 
 
-def text(result: Alignment) -> str:
+def text(result: CasMatrix) -> str:
     """All of it, in tables."""
     n, patches = len(result.models), result.grid[0] * result.grid[1]
     settings = f", {result.direction}" if result.direction != "target-source" else ""
@@ -50,7 +50,7 @@ def text(result: Alignment) -> str:
     return "\n\n".join(parts)
 
 
-def _models(result: Alignment) -> str:
+def _models(result: CasMatrix) -> str:
     rows = [["", "model", "group", "position map", "sinks", "on sinks", "truth", "truth (free)", "far", "far (free)"]]
     for number, (name, group, reading) in enumerate(
         zip(result.models, result.groups, result.main.readings, strict=True), start=1
@@ -66,7 +66,7 @@ def _models(result: Alignment) -> str:
     return aligned(rows)
 
 
-def _contrast(result: Alignment, contrast: Contrast) -> str:
+def _contrast(result: CasMatrix, contrast: Contrast) -> str:
     """The other measures beside the score: of each two models where they are few, and the means within and across."""
     columns = [result.main.raw.cas, result.main.position_free.cas, *(getattr(contrast, name) for name in MEASURES)]
     rows = [["", "CAS", "CAS (free)", "CKA", f"mutual {contrast.neighbours}-NN", "RSA"]]
@@ -102,7 +102,7 @@ def _square(title: str, matrix: Matrix) -> str:
     return f"{note}\n{aligned(rows)}"
 
 
-def _cells(result: Alignment) -> str:
+def _cells(result: CasMatrix) -> str:
     rows = [["", "raw", "95% interval", "adjusted", "position-free", "95% interval", "adjusted"]]
     for a, b in zip(*np.triu_indices(len(result.models), 1), strict=True):
         row = [f"{a + 1} and {b + 1}"]
@@ -113,7 +113,7 @@ def _cells(result: Alignment) -> str:
     return aligned(rows)
 
 
-def _groups(result: Alignment) -> str:
+def _groups(result: CasMatrix) -> str:
     raw, free = result.main.raw, result.main.position_free
     rows = [["", "cells", "raw", "95% interval", "adjusted", "position-free", "95% interval", "adjusted"]]
     for of_raw, of_free in zip(raw.blocks, free.blocks, strict=True):

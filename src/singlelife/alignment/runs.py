@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from singlelife.configs import read_yaml
 from singlelife.errors import RunError
+from singlelife.files import read_yaml
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 

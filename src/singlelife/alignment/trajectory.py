@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 from singlelife import __version__
 from singlelife.alignment.cas import Score
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import Alignment, Failure, ModelReading, plain
+from singlelife.alignment.matrix import CasMatrix, Failure, ModelReading, plain
 from singlelife.errors import CheckpointError
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ class Emerged:
 
 
 @dataclass(frozen=True)
-class Trajectory:
+class CasCurve:
     """How the alignment with a reference grows.
 
     Attributes:
@@ -61,7 +61,7 @@ class Trajectory:
         points: ascending.
         controls: models that should not align.
         emerged: for `"raw"` and `"position_free"`; None where it does not.
-        pairs, pairs_hash, num_pairs, k, grid, direction, sinks: see `Alignment`.
+        pairs, pairs_hash, num_pairs, k, grid, direction, sinks: see `CasMatrix`.
         failed: those that could not be compared.
     """
 
@@ -100,7 +100,7 @@ class Trajectory:
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        with written_aside(folder / "trajectory.json") as aside:
+        with atomic_write(folder / "trajectory.json") as aside:
             aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
         write(draw_trajectory(self), folder / "trajectory.png")
 
@@ -120,12 +120,12 @@ class Trajectory:
 
 
 def trajectory(
-    align: Callable[[Sequence[str]], Alignment],
+    align: Callable[[Sequence[str]], CasMatrix],
     by: str,
     models: Mapping[str, float],
     reference: str,
     controls: Sequence[str] = (),
-) -> Trajectory:
+) -> CasCurve:
     """Compare models with a reference.
 
     Args:
@@ -165,7 +165,7 @@ def trajectory(
         reasons = "\n".join(f"  {model}: {error}" for model, error in errors.items())
         raise CheckpointError(f"None of the models to follow can be compared:\n{reasons}")
     against_controls = tuple(against(model, None) for model in controls if model not in errors)
-    return Trajectory(
+    return CasCurve(
         by=by,
         reference=reference,
         reference_revision=found.revisions[found.models.index(reference)],

@@ -2,11 +2,11 @@
 
 from singlelife.alignment.cas import Truth
 from singlelife.alignment.matrix_text import score_columns
-from singlelife.alignment.trajectory import UNITS, Against, Trajectory
-from singlelife.units import aligned
+from singlelife.alignment.trajectory import UNITS, Against, CasCurve
+from singlelife.text import aligned
 
 
-def text(result: Trajectory) -> str:
+def text(result: CasCurve) -> str:
     """All of it, in a table and two sentences."""
     title = (
         f"against {result.reference} on {result.num_pairs} pairs of {result.pairs} ({result.pairs_hash[:12]}), "

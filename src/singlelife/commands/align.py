@@ -4,6 +4,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from singlelife.commands.options import (
     MODEL_HELP,
@@ -13,9 +14,9 @@ from singlelife.commands.options import (
     check_folder,
     check_json,
     comma_separated,
+    configure_libraries,
     named_groups,
     report,
-    settle_libraries,
 )
 from singlelife.errors import SingleLifeError
 from singlelife.lives.registry import registered_life
@@ -95,21 +96,19 @@ def run(arguments: argparse.Namespace) -> int:
     models = [*arguments.models, *_models_of_lives(arguments.lives, arguments.org)]
     _check(arguments, models)
     groups = named_groups(arguments.groups)
-    from singlelife.alignment.api import align, follow
-    from singlelife.alignment.matrix import Alignment
-    from singlelife.alignment.trajectory import Trajectory
+    from singlelife.alignment.api import cas_curve, cas_matrix
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     check_json(arguments.json)
     if arguments.save:
         check_folder("--save", arguments.save)
     settings = {name: getattr(arguments, name) for name in _SETTINGS}
-    result: Alignment | Trajectory
+    result: Any
     if arguments.checkpoints:
-        result = follow(arguments.checkpoints, arguments.reference, controls=arguments.controls, **settings)
+        result = cas_curve(arguments.checkpoints, arguments.reference, controls=arguments.controls, **settings)
     else:
         own = {"groups": groups, "by_layer": arguments.by_layer, "contrast": arguments.contrast}
-        result = align(models, **own, **settings)
+        result = cas_matrix(models, **own, **settings)
     if arguments.save:
         result.save(arguments.save)
     report(json.dumps(result.to_dict(), indent=2, allow_nan=False), arguments.json, result)

@@ -11,8 +11,8 @@ from singlelife.commands.options import (
     add_map_options,
     check_folder,
     check_json,
+    configure_libraries,
     report,
-    settle_libraries,
 )
 
 
@@ -46,7 +46,7 @@ def add_command(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     from singlelife.alignment.api import cas
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     check_json(arguments.json)
     if arguments.save:
         check_folder("--save", arguments.save)

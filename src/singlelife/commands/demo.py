@@ -30,8 +30,8 @@ def add_command(commands: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.cpu import settle_cpu
     from singlelife.hub.spaces import space_folder
+    from singlelife.machine import configure_cpu
 
     if arguments.port is not None and not 0 < arguments.port < 65536:
         raise SingleLifeError(f"--port should be a number from 1 to 65535, not {arguments.port}.")
@@ -40,7 +40,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise SingleLifeError("The page takes gradio, which is not installed: pip install 'singlelife[spaces]'")
     if arguments.port:
         _check_free(arguments.host or "127.0.0.1", arguments.port)
-    settle_cpu()
+    configure_cpu()
     sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
     words = [] if arguments.no_browser else ["--open"]
     if arguments.host:

@@ -10,9 +10,9 @@ from singlelife.commands.options import (
     HelpFormatter,
     add_cache_dir,
     check_folder,
+    configure_libraries,
     named_groups,
     positive,
-    settle_libraries,
 )
 from singlelife.errors import SingleLifeError
 
@@ -77,9 +77,9 @@ def add_command(tasks: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     groups, folders = named_groups(arguments.groups), _folders(arguments.data)
     check_folder("--output", arguments.output)
-    from singlelife.cpu import settle_cpu
+    from singlelife.machine import configure_cpu
 
-    settle_cpu()
+    configure_cpu()
     from singlelife.evaluation.suite.comparison import compare
     from singlelife.evaluation.suite.page import write_comparison
     from singlelife.evaluation.suite.results import all_results
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.evaluation.suite.tables import as_text
     from singlelife.evaluation.suite.tasks import Machine
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     folder, outcome = arguments.output, Outcome([])
     check_groups(groups, arguments.models, folder)
     tasks, left_out, title = list[str](), dict[str, str](), f"Models in {folder.absolute().name}"

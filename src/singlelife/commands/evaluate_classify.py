@@ -5,9 +5,9 @@ import json
 from typing import TYPE_CHECKING
 
 from singlelife.commands.evaluate_depth import add_probe_options, data_lines, tell_errors
-from singlelife.commands.options import MODEL_HELP, Commands, HelpFormatter, check_json, report, settle_libraries
-from singlelife.cpu import settle_cpu
-from singlelife.units import aligned, in_bytes
+from singlelife.commands.options import MODEL_HELP, Commands, HelpFormatter, check_json, configure_libraries, report
+from singlelife.machine import configure_cpu
+from singlelife.text import aligned, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.evaluation.classification import ClassificationEvaluation
@@ -43,12 +43,12 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
-    settle_cpu()
+    configure_cpu()
 
     from singlelife.evaluation.classification import evaluate_classification, open_labelled
     from singlelife.evaluation.probing import ProbeSettings
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     train, test = open_labelled(
         arguments.data,
         train_split=arguments.train_split,

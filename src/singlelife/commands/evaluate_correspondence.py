@@ -18,9 +18,9 @@ from singlelife.commands.options import (
     aligned,
     check_json,
     check_output,
+    configure_libraries,
     positive,
     report,
-    settle_libraries,
 )
 from singlelife.errors import CheckpointError
 
@@ -94,14 +94,14 @@ def add_command(tasks: Commands) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    from singlelife.cpu import settle_cpu
+    from singlelife.machine import configure_cpu
 
-    settle_cpu()
+    configure_cpu()
     from singlelife.evaluation.correspondence import evaluate_correspondence
     from singlelife.evaluation.correspondence_data import open_pairs
     from singlelife.evaluation.correspondence_sheet import Matches, draw_correspondence, matches_of, sheet_pairs
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     check_json(arguments.json)
     if arguments.sheet:
         check_output("--sheet", arguments.sheet)
@@ -248,7 +248,7 @@ def _table(data: "PairData", results: "list[ModelResult]") -> str:
 
 
 def _cost(result: "ModelResult") -> str:
-    from singlelife.units import in_bytes
+    from singlelife.text import in_bytes
 
     memory = "" if result.peak_memory is None else f", {in_bytes(result.peak_memory)} of memory at the peak"
     return f"\n{result.model}: {result.images_per_second:.1f} images/s, reading and measuring included{memory}"

@@ -16,13 +16,13 @@ from singlelife.commands.options import (
     add_cache_dir,
     check_json,
     check_output,
+    configure_libraries,
     positive,
     report,
-    settle_libraries,
 )
-from singlelife.cpu import settle_cpu
 from singlelife.errors import SingleLifeError
-from singlelife.units import aligned, in_bytes
+from singlelife.machine import configure_cpu
+from singlelife.text import aligned, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.evaluation.depth import DepthEvaluation, DepthRow
@@ -107,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     check_json(arguments.json)
     if arguments.sheet:
         check_output("--sheet", arguments.sheet)
-    settle_cpu()
+    configure_cpu()
     if arguments.save:
         check_output("--save", arguments.save)
         if arguments.save.exists():
@@ -123,7 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
     from singlelife.evaluation.depth_sheet import Maps, draw_sheet, maps_of, sheet_rows
     from singlelife.evaluation.probing import ProbeSettings
 
-    settle_libraries(arguments.device)
+    configure_libraries(arguments.device)
     options = DepthOptions(
         depth_scale=arguments.depth_scale,
         depth_column=arguments.depth_column,

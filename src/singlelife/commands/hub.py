@@ -50,7 +50,7 @@ def add_command(commands: Commands) -> None:
 
 def run_deploy(arguments: argparse.Namespace) -> int:
     from singlelife.hub.spaces import deploy_space, space_files
-    from singlelife.units import in_bytes
+    from singlelife.text import in_bytes
 
     if arguments.dry_run:
         sizes = {

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, aligned
 from singlelife.errors import LifeError, SingleLifeError
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 if TYPE_CHECKING:
     from singlelife.lives.registry import Life

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TypeAlias
 
 from singlelife.errors import SingleLifeError
-from singlelife.files import written_aside
-from singlelife.units import aligned as aligned  # commands take it from here
+from singlelife.files import atomic_write
+from singlelife.text import aligned as aligned  # commands take it from here
 
 MODEL_HELP = (
     "run folder, local checkpoint, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or one of the "
@@ -129,7 +129,7 @@ def quiet_transformers() -> None:
     set_verbosity_error()
 
 
-def settle_libraries(device: str) -> None:
+def configure_libraries(device: str) -> None:
     """Keep transformers quiet, and make sure that torch can use what `--device` says.
 
     Raises:
@@ -161,7 +161,7 @@ def report(fields: str, json_file: str | None, text: object) -> None:
         return
     print(text)
     if json_file:
-        with written_aside(Path(json_file)) as aside:
+        with atomic_write(Path(json_file)) as aside:
             aside.write_text(fields + "\n", encoding="utf-8")
 
 

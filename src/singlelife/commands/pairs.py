@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from singlelife.commands.options import Commands, add_cache_dir, aligned, check_output, positive
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import LifeError, SingleLifeError
+from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 
 if TYPE_CHECKING:

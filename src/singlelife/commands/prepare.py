@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from singlelife.commands.options import Commands, add_cache_dir, positive
 from singlelife.errors import LifeError
-from singlelife.units import duration, in_bytes
+from singlelife.text import duration, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.lives.prepare import Plan

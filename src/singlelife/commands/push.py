@@ -51,7 +51,7 @@ def add_command(commands: Commands) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     from singlelife.pretraining.hub.push import push_run
-    from singlelife.units import in_bytes
+    from singlelife.text import in_bytes
 
     done = push_run(
         Path(arguments.folder),

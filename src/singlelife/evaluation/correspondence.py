@@ -22,7 +22,7 @@ from singlelife.alignment.statistics import bootstrap
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, usual_matching
 from singlelife.evaluation.image_pairs import ImagePair, PairData, PairEntry, Truth
-from singlelife.process import peak_resident
+from singlelife.machine import peak_resident
 
 PROTOCOL = {"name": "zero-shot-correspondence", "version": 1}
 RESOLUTIONS: dict[str, int | None] = {"original": None, "240": 240}  # side in pixels

@@ -17,7 +17,7 @@ from singlelife.errors import EvaluationError
 from singlelife.evaluation.correspondence import match
 from singlelife.evaluation.flow import Matching, flow_at
 from singlelife.evaluation.image_pairs import ImagePair, PairData, Truth
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 _INK, _FAINT, _CELL = "#222222", "#8a8a8a", 2.1  # of the text; inches per image
 _POINTS = (4, 4)  # rows and columns of the points whose matches are marked
@@ -103,7 +103,7 @@ def draw_correspondence(
             for start, end, color in zip(found[known], there[known], colors[known], strict=True):
                 axis.plot(*(np.array([start, end]) * [width, height] - 0.5).T, color=color, linewidth=0.8)
             _show(row[4 + 2 * column], _warp(pair, _as_truth(flow)))
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 
 

@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from singlelife.evaluation.depth import ProbedModel, at_size
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 _INK, _UNKNOWN, _CELL = "#222222", "#d0d0d0", 1.9  # inches per image
 _COLORS = "magma_r"  # near is bright
@@ -86,7 +86,7 @@ def draw_sheet(path: Path, frames: DepthFrames, rows: Sequence[int], models: Seq
     bar.set_ticks(ticks, labels=[f"{tick:g}" for tick in ticks])
     bar.minorticks_off()
     figure.suptitle(f"Depth on {frames.name}", fontsize=11, color=_INK)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=130, format="png")
 
 

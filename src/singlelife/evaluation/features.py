@@ -26,9 +26,9 @@ from filelock import FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.lives.disk import check_room
+from singlelife.files import check_room
 from singlelife.lives.prepare import default_cache_dir
-from singlelife.process import peak_resident
+from singlelife.machine import peak_resident
 
 FORMAT_VERSION = 1
 FEATURES, TARGETS, ROWS, METADATA = "features.f16", "targets.bin", "rows.jsonl", "metadata.json"

@@ -47,7 +47,7 @@ def is_repo_id(words: str) -> bool:
 
 
 @contextmanager
-def told_plainly(
+def translate_hub_errors(
     repo_id: str,
     doing: str,
     kept: str = "Try again when the network is back.",

@@ -6,7 +6,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from huggingface_hub.hf_api import ModelInfo
 
-from singlelife.hub.errors import told_plainly
+from singlelife.hub.errors import translate_hub_errors
 from singlelife.hub.repositories import hub_api
 
 TAG = "singlelife"  # in the card of every model that is pushed, by which it is found
@@ -60,7 +60,7 @@ def models_of(org: str, token: str | None = None) -> list[PublishedModel]:
     Raises:
         HubError: the Hub cannot be reached, or does not accept the token.
     """
-    with told_plainly(org, f"Listing the models of {org}", kind="model"):
+    with translate_hub_errors(org, f"Listing the models of {org}", kind="model"):
         found = hub_api(token).list_models(
             author=org, filter=TAG, expand=["cardData", "lastModified", "private", "tags"]
         )
@@ -80,7 +80,9 @@ def collect(
         HubError: the token may not write there, or the Hub cannot be reached.
     """
     api = hub_api(token)
-    with told_plainly(f"{org}/{title}", f"Filling the collection {title}", "The same command goes on.", "model"):
+    with translate_hub_errors(
+        f"{org}/{title}", f"Filling the collection {title}", "The same command goes on.", "model"
+    ):
         slug = _collection(api, org, title, private)
         before = {item.item_id for item in api.get_collection(slug).items if item.item_type == "model"}
         added = [model for model in models if model.repo_id not in before]

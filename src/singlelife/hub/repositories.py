@@ -11,7 +11,7 @@ from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 
 from singlelife.errors import HubError
 from singlelife.hub.errors import HubUnreachable
-from singlelife.units import duration
+from singlelife.text import duration
 
 _LONGEST_WAIT = 300.0  # seconds between two tries, if the Hub does not ask for more
 
@@ -46,7 +46,7 @@ def open_repository(
     Raises:
         HubError: the name is taken by a repository that is not seen, its namespace is not there, or the repository is
             public and should be private (or the other way round).
-        HfHubHTTPError: for `told_plainly`.
+        HfHubHTTPError: for `translate_hub_errors`.
     """
     try:
         there = api.repo_info(repo_id, repo_type=kind, files_metadata=True)
@@ -74,7 +74,7 @@ def open_repository(
     return there  # type: ignore[return-value]
 
 
-def patiently(act: Callable[[], Result], tries: int | None, say: Callable[[str], None]) -> Result:
+def retry(act: Callable[[], Result], tries: int | None, say: Callable[[str], None]) -> Result:
     """What `act` returns, called again for as long as the Hub cannot be reached, is busy or has trouble.
 
     Waits two seconds, then four, up to five minutes, or for as long as the Hub asks for.

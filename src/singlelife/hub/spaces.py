@@ -14,9 +14,9 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from singlelife.configs import hub_configs
 from singlelife.errors import HubError, SingleLifeError
-from singlelife.hub.errors import is_repo_id, told_plainly
+from singlelife.files import hub_configs
+from singlelife.hub.errors import is_repo_id, translate_hub_errors
 from singlelife.hub.repositories import check_token, hub_api, open_repository
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -66,7 +66,7 @@ def deploy_space(repo_id: str, *, private: bool = True, token: str | None = None
         raise HubError(f"{repo_id!r} is no name of a Space; write ORG/NAME.")
     check_token(token)
     api, files = hub_api(token), space_files()
-    with told_plainly(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="Space"):
+    with translate_hub_errors(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="Space"):
         open_repository(api, repo_id, "space", private)
         there = api.list_repo_files(repo_id, repo_type="space")
         ours = re.compile(r"singlelife(-[^/]+\.dist-info)?/")

@@ -22,7 +22,7 @@ from filelock import FileLock
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.disk import check_room
+from singlelife.files import check_room
 from singlelife.lives.prepared import PreparedLife
 
 FOLDER = "decoded"

@@ -26,8 +26,8 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeWarning
+from singlelife.files import check_room, free_bytes
 from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.disk import check_room, free_bytes
 from singlelife.lives.estimate import Outlook, cost_of, look_at
 from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
 from singlelife.lives.registry import Life
@@ -38,7 +38,7 @@ from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION,
 from singlelife.lives.video.reader import DECODER_VERSION
 from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
-from singlelife.units import duration, in_bytes
+from singlelife.text import duration, in_bytes
 
 _LONG = 6_000  # frames; a preparation of more says beforehand what it will take
 

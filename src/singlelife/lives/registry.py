@@ -14,8 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import LifeError
+from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
 from singlelife.lives.video.sources import EmbeddedVideo

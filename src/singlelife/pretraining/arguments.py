@@ -15,8 +15,8 @@ from typing import Any, Literal, NoReturn
 
 from transformers.hf_argparser import HfArgumentParser
 
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import RunError
+from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
 from singlelife.lives.registry import life_names

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from singlelife.errors import RunError
-from singlelife.pretraining.run_folder import RunFolder, complete_or_absent
+from singlelife.pretraining.run_folder import RunFolder, atomic_dir
 from singlelife.pretraining.sharding import WHOLE, whole_model
 
 _STATE, _MOMENTS = "training_state.json", "training_state.safetensors"
@@ -61,7 +61,7 @@ def save_checkpoint(
     if accelerator.is_main_process:  # the only one with the whole state
         assert whole is not None
         state.grad_scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        with complete_or_absent(folder.checkpoint_path(state.step)) as aside:
+        with atomic_dir(folder.checkpoint_path(state.step)) as aside:
             whole.save_pretrained(aside)
             processor.save_pretrained(aside)
             moments = optimizer_state["state"].items()

@@ -27,7 +27,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def settle_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
+def configure_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
     """Put every core of the machine to work where it has no GPU, and settle on a number format and attention.
 
     All processes take the main one's choice; a run that goes on keeps its own.

@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from singlelife.errors import RunError
-from singlelife.lives.disk import free_bytes
+from singlelife.files import free_bytes
 from singlelife.lives.prepare import plan_preparation
 from singlelife.lives.registry import get_life
 from singlelife.lives.resolve import life_reference
@@ -17,7 +17,7 @@ from singlelife.pretraining.arguments import RunArguments
 from singlelife.pretraining.memory import peak_memory
 from singlelife.pretraining.progress import Stopwatch, table
 from singlelife.pretraining.trainer import Trainer
-from singlelife.units import duration, in_bytes
+from singlelife.text import duration, in_bytes
 
 _SECONDS, _MOST_STEPS = 10.0, 50  # of steps that are timed, after the first
 _PART_OF_A_STEP = 1 / 3  # a forward pass alone, as in validation, of a step's operations

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from singlelife.errors import RunError
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _SHARED_MEMORY = "/dev/shm"  # of Linux, where its size is a setting
 

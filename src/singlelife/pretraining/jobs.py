@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singlelife.configs import hub_configs
 from singlelife.errors import HubError, LifeError, RunError
+from singlelife.files import hub_configs
 from singlelife.lives.registry import life_names, registered_life
 from singlelife.lives.resolve import life_reference
 from singlelife.pretraining.arguments import parse_arguments

@@ -10,9 +10,9 @@ from accelerate import Accelerator
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
+from singlelife.machine import peak_resident
 from singlelife.pretraining.arguments import TrainArguments
-from singlelife.process import peak_resident
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _EXACT = 4  # bytes of a float32
 _TIGHT, _HOPELESS = 0.9, 1.2  # shares of the device's memory: from here on a run is warned, and refused

@@ -24,7 +24,7 @@ from singlelife.pretraining.alignment_curve import AlignmentCurve, draw_alignmen
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunArguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
-from singlelife.pretraining.device import settle_device, start_accelerator
+from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.dry_run import dry_run, preparation_notice
 from singlelife.pretraining.hub.publisher import start_publisher
 from singlelife.pretraining.hub.resume import adopt, checkpoint_from_hub, forget, resumes_from_hub
@@ -34,7 +34,7 @@ from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
 from singlelife.pretraining.reports import end_report, learning_rate_report, start_report
 from singlelife.pretraining.resources import Resources
-from singlelife.pretraining.run_folder import RunFolder, complete_or_absent, publish, read_metrics
+from singlelife.pretraining.run_folder import RunFolder, atomic_dir, publish, read_metrics
 from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trackers import start_trackers, track_pictures
@@ -61,7 +61,7 @@ def pretrain(arguments: RunArguments) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     config = starting_config(arguments.model)
     image_size = config.grid_size[0] * config.patch_size  # views are square
-    precision = settle_device(train, config, state)
+    precision = configure_device(train, config, state)
     accelerator = start_accelerator(train, folder)
     publisher = None
     if accelerator.is_main_process and not train.dry_run:
@@ -227,7 +227,7 @@ def _finish(
     curve: AlignmentCurve | None,
 ) -> dict[str, Path]:
     """Write the finished model and its pictures into the run folder, and return those by name."""
-    with complete_or_absent(folder.path / "final") as aside:
+    with atomic_dir(folder.path / "final") as aside:
         model.save_pretrained(aside)
         processor.save_pretrained(aside)
         pictures = draw_pictures(aside, model, to_model, pairs, title)

@@ -14,7 +14,7 @@ from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.precision import Precision
 from singlelife.pretraining.progress import table
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
-from singlelife.units import duration
+from singlelife.text import duration
 
 _PICTURES = ("reconstruction.png", "cross_attention.png", "alignment.png")
 _LOSSES = {"training": "loss", "validation": "val_loss"}  # as printed: as in the metrics

@@ -9,7 +9,7 @@ from singlelife.croco.flops import training_flops_per_pair
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.memory import Memory, device_memory, memory_warning, run_memory
 from singlelife.pretraining.utilization import Peak, device_peak, utilization
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 
 @dataclass(frozen=True)

@@ -161,7 +161,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def complete_or_absent(folder: Path) -> Iterator[Path]:
+def atomic_dir(folder: Path) -> Iterator[Path]:
     """Give a folder to write into, which becomes `folder` once all of it is on disk, or never.
 
     Raises:

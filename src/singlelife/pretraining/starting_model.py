@@ -7,9 +7,9 @@ from typing import Any
 
 from huggingface_hub.errors import StrictDataclassError
 
-from singlelife.configs import read_yaml
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import CheckpointError, RunError
+from singlelife.files import read_yaml
 from singlelife.pretraining.arguments import ModelArguments, config_path
 
 

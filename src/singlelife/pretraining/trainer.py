@@ -22,7 +22,7 @@ from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.progress import Progress, Stopwatch
 from singlelife.pretraining.run_folder import RunFolder
 from singlelife.pretraining.trackers import track
-from singlelife.units import duration
+from singlelife.text import duration
 
 _STEPS_BEFORE_ESTIMATE = 20
 _SPIKE = 2.0  # a loss this many times the usual one is worth a look at its pairs

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from singlelife.configs import hub_configs, read_yaml
+from singlelife.files import hub_configs, read_yaml
 
 _TABLE = "gpu_peaks.yaml"
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}

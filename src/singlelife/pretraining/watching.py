@@ -6,7 +6,7 @@ from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.pretraining.alignment_curve import AlignmentCurve
 from singlelife.pretraining.batches import ToModel
 from singlelife.pretraining.pictures import draw_pictures
-from singlelife.pretraining.run_folder import complete_or_absent
+from singlelife.pretraining.run_folder import atomic_dir
 from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.trackers import track_pictures
 from singlelife.pretraining.trainer import Periodic, Trainer
@@ -28,7 +28,7 @@ def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset,
         if accelerator.is_main_process:
             assert whole is not None, "the main process has it"
             where = folder.pictures_path(state.step)
-            with complete_or_absent(where) as aside:
+            with atomic_dir(where) as aside:
                 names = draw_pictures(aside, whole, to_model, pairs, title(life, state.step))
             track_pictures(accelerator, {name: where / path.name for name, path in names.items()}, state.step)
         accelerator.wait_for_everyone()

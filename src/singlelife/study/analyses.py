@@ -22,7 +22,7 @@ from scipy import stats
 from singlelife.study import figures
 from singlelife.study.results import Agreement, Results, mean
 from singlelife.study.study_file import Question
-from singlelife.units import duration
+from singlelife.text import duration
 
 REPRODUCED, PARTLY, NOT, UNDECIDED, OPEN, NO_FINDING = (
     "reproduced",

@@ -8,7 +8,7 @@ from singlelife.pretraining.run_folder import RunFolder, read_metrics
 from singlelife.study.runner import partial_folder, record_of, shown_command
 from singlelife.study.steps import Plan, Step
 from singlelife.study.study_file import Run, Study
-from singlelife.units import aligned, duration
+from singlelife.text import aligned, duration
 
 _UTILIZATION = 0.4  # of the peak: what trainings reach on a GPU, and is assumed where nothing was measured
 _NOT_MEASURED = {"prepare": 60.0, "align": 15.0, "evaluate correspondence": 20.0, "evaluate depth": 45.0}  # seconds
@@ -125,9 +125,9 @@ def training_operations(step: Step) -> float:
 
 
 def operations_per_pair(step: Step) -> float:
-    from singlelife.configs import read_yaml
     from singlelife.croco.configuration_croco import CroCoConfig
     from singlelife.croco.flops import training_flops_per_pair
+    from singlelife.files import read_yaml
     from singlelife.pretraining.arguments import config_path
 
     settings = step.settings

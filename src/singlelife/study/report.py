@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from singlelife import __version__
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 from singlelife.study import analyses
 from singlelife.study.analyses import ANALYSES, Answer, verdict
 from singlelife.study.results import Results
 from singlelife.study.steps import Plan
 from singlelife.study.study_file import Question, Study
-from singlelife.units import duration
+from singlelife.text import duration
 
 REPORT, IMAGES = "report", "images"  # folders: the report's within the study's, the pictures' within the report's
 _DPI = 130
@@ -76,7 +76,7 @@ def write_report(study: Study, plan: Plan, folder: Path) -> Path:
     (out / IMAGES).mkdir(parents=True, exist_ok=True)
     for block in blocks:
         if isinstance(block, _Picture):
-            with written_aside(out / IMAGES / block.name) as aside:
+            with atomic_write(out / IMAGES / block.name) as aside:
                 aside.write_bytes(block.png)
     fields = {
         name: {"ask": question.ask, "finding": question.finding, "verdict": verdicts[name],
@@ -89,7 +89,7 @@ def write_report(study: Study, plan: Plan, folder: Path) -> Path:
         ("results.html", _html(study.title, blocks)),
         ("results.json", json.dumps({"version": __version__, "questions": fields}, indent=2) + "\n"),
     ):
-        with written_aside(out / file) as aside:
+        with atomic_write(out / file) as aside:
             aside.write_text(text, encoding="utf-8")
     return out
 

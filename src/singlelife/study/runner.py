@@ -23,7 +23,7 @@ from singlelife import __version__
 from singlelife.errors import StudyError
 from singlelife.study.steps import OUT, RECORD, Plan, Step
 from singlelife.study.study_file import Run
-from singlelife.units import duration
+from singlelife.text import duration
 
 _POLL = 0.2  # seconds between looks at the running steps
 _LAST_LINES = 6  # of a failed step's log, to show

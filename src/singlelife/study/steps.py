@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from singlelife import __version__
-from singlelife.configs import read_yaml
 from singlelife.errors import LifeError, SingleLifeError, StudyError
+from singlelife.files import read_yaml
 from singlelife.lives.prepare import life_fingerprint
 from singlelife.lives.registry import SHUFFLED, get_life, life_names
 from singlelife.lives.resolve import life_reference

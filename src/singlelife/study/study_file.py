@@ -19,8 +19,8 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import StudyError
+from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.resolve import life_reference
 
 COMMANDS = ("align", "evaluate correspondence", "evaluate depth")

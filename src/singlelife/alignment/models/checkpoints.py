@@ -32,10 +32,10 @@ from transformers import (
 )
 
 from singlelife.errors import CheckpointError, LifeError
-from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.files import check_room
+from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
 from singlelife.hub.repositories import hub_api
-from singlelife.lives.disk import check_room
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
@@ -204,7 +204,7 @@ class Checkpoint:
         if self.repo_id is None:
             return {name: shape for file in self.weights for name, shape in _header(self.folder / file).items()}
         api = hub_api()
-        with told_plainly(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
+        with translate_hub_errors(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
             headers = [
                 _header(self.folder / file)
                 if (self.folder / file).is_file()
@@ -248,7 +248,7 @@ def find_checkpoint(spec: str) -> Checkpoint:
 
 def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
     try:
-        with told_plainly(repo_id, f"Looking up {repo_id}", kind="model"):
+        with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind="model"):
             info = hub_api().model_info(repo_id, revision=revision)
     except HubUnreachable as error:
         kept = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
@@ -260,7 +260,7 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
     names = [sibling.rfilename for sibling in info.siblings or []]
     if CONFIG not in names:
         raise CheckpointError(f"The repository {spec} holds no model: it has no {CONFIG}. {_CONVERT}")
-    with told_plainly(repo_id, f"Downloading {repo_id}", kind="model"):
+    with translate_hub_errors(repo_id, f"Downloading {repo_id}", kind="model"):
         # By its name, so that the cache knows which commit that is when there is no network.
         folder = Path(hub_api().hf_hub_download(repo_id, CONFIG, revision=revision)).parent
     if small := tuple(name for name in (*PROCESSORS, INDEX) if name in names):
@@ -271,7 +271,7 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
 def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
     """Download files of a model, unless they are in the cache."""
     api = hub_api()
-    with told_plainly(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
+    with translate_hub_errors(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
         try:
             needed = sum(
                 file.size
@@ -288,7 +288,7 @@ def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
 
 def _files(checkpoint: Checkpoint) -> list[str]:
     assert checkpoint.repo_id is not None
-    with told_plainly(checkpoint.repo_id, f"Looking up {checkpoint.repo_id}", kind="model"):
+    with translate_hub_errors(checkpoint.repo_id, f"Looking up {checkpoint.repo_id}", kind="model"):
         return hub_api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
 
 

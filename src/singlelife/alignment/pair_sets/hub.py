@@ -10,9 +10,9 @@ from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import CARD, DESCRIPTION, ROWS, load_pair_set, read_description
 from singlelife.errors import HubError, LifeError, PairSetError
-from singlelife.hub.errors import HubUnreachable, told_plainly
+from singlelife.files import check_room
+from singlelife.hub.errors import HubUnreachable, translate_hub_errors
 from singlelife.hub.repositories import hub_api, open_repository
-from singlelife.lives.disk import check_room
 from singlelife.lives.hub.download import sizes_of
 from singlelife.lives.hub.push import check_push
 
@@ -47,7 +47,9 @@ def push_pair_set(
     check_push(repo_id, token)
     pairs, described = load_pair_set(path), read_description(path)
     api = hub_api(token)
-    with told_plainly(repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."):
+    with translate_hub_errors(
+        repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."
+    ):
         _make_room_for(api, pairs, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)
@@ -91,7 +93,7 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
     """
     api = hub_api()
     try:
-        with told_plainly(repo_id, f"Looking up {repo_id}"):
+        with translate_hub_errors(repo_id, f"Looking up {repo_id}"):
             info = api.dataset_info(repo_id, revision=revision, files_metadata=True)
     except HubUnreachable as error:
         kept = try_to_load_from_cache(repo_id, DESCRIPTION, revision=revision, repo_type="dataset")
@@ -109,7 +111,7 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
         )
     except LifeError as error:
         raise PairSetError(str(error)) from error
-    with told_plainly(repo_id, f"Downloading {repo_id}"):
+    with translate_hub_errors(repo_id, f"Downloading {repo_id}"):
         # By its name, so that the cache knows which commit that is when there is no network.
         folder = Path(api.hf_hub_download(repo_id, DESCRIPTION, repo_type="dataset", revision=revision)).parent
         read_description(folder)

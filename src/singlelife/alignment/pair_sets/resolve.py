@@ -17,8 +17,8 @@ from singlelife.alignment.pair_sets.drawing import make_pair_set
 from singlelife.alignment.pair_sets.hub import hub_pair_set
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import DESCRIPTION, is_image_folder, load_image_pairs, load_pair_set
-from singlelife.configs import hub_configs, read_yaml
 from singlelife.errors import LifeError, PairSetError
+from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT, hold_out
 from singlelife.lives.prepared import METADATA, PreparedLife

@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 _SIDE, _CAPTION, _GAP, _IN_A_LINE = 160, 16, 10, 3  # in pixels; pairs
 _GRID = (6, 6)  # of the points whose true matches are marked
@@ -61,7 +61,7 @@ def draw_pairs(pairs: PairSet, path: Path, num_pairs: int = 12) -> int:
             if match >= 0:
                 for number, where in enumerate((patch, match)):
                     _dot(draw, left + number * (_SIDE + 2), top + _CAPTION, where, patch)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         sheet.save(aside, "PNG")
     return count
 

@@ -28,7 +28,7 @@ from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.errors import LifeError, PairSetError
-from singlelife.lives.disk import check_room
+from singlelife.files import check_room
 from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize
 from singlelife.lives.prepare import write_dataset_description
 

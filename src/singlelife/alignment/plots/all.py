@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from singlelife.alignment.matrix import Alignment
+from singlelife.alignment.matrix import CasMatrix
 from singlelife.alignment.plots.breakdown import draw_breakdown
 from singlelife.alignment.plots.contrast import draw_contrast
 from singlelife.alignment.plots.kinship import draw_kinship
@@ -11,7 +11,7 @@ from singlelife.alignment.plots.models import draw_models
 from singlelife.alignment.plots.style import write
 
 
-def write_pictures(result: Alignment, folder: Path) -> list[Path]:
+def write_pictures(result: CasMatrix, folder: Path) -> list[Path]:
     """Draw what there is to draw as PNG into a folder: `matrix.png` (two models and more), `kinship.png` (three and
     more), `models.png`, `breakdown.png` (where pairs, layers or k differ) and `contrast.png` (where that was asked
     for). A picture of an earlier result that this one does not have is deleted.

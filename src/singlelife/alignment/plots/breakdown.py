@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from singlelife.alignment.cas import Score
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import Alignment, Matrix, Part
+from singlelife.alignment.matrix import CasMatrix, Matrix, Part
 from singlelife.alignment.plots.style import (
     INK,
     KIND_COLOURS,
@@ -29,7 +29,7 @@ _AXES = {
 _Point = tuple[str, dict[str, Score]]
 
 
-def draw_breakdown(result: Alignment) -> Figure | None:
+def draw_breakdown(result: CasMatrix) -> Figure | None:
     """A column for each of k, layer, overlap and gap of which there is more than one value, with 95% intervals over
     pairs; raw above, position-free below. None if there is no such column."""
     columns = {of: {variant: _points(result, of, variant) for variant in VARIANTS} for of in _AXES}
@@ -61,7 +61,7 @@ def _same_height(panels: Sequence[Axes]) -> None:
         axes.set_ylim(0, highest)
 
 
-def _points(result: Alignment, of: str, variant: str) -> list[_Point]:
+def _points(result: CasMatrix, of: str, variant: str) -> list[_Point]:
     if of == "k":
         return [(str(k), _kinds(getattr(found, variant))) for k, found in result.at_k.items()]
     parts = result.by_layer if of == "layer" else [part for part in result.main.parts if part.of == of]

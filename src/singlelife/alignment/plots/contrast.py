@@ -4,13 +4,13 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from singlelife.alignment.contrast import MEASURES, Contrast
-from singlelife.alignment.matrix import Alignment, of_one_group
+from singlelife.alignment.matrix import CasMatrix, of_one_group
 from singlelife.alignment.plots.style import FAINT, INK, KIND_COLOURS, bare, new_figure
 
 _NAMES = {"cka": "linear CKA", "mutual_knn": "mutual nearest neighbours", "rsa": "RSA"}
 
 
-def draw_contrast(result: Alignment, contrast: Contrast) -> Figure:
+def draw_contrast(result: CasMatrix, contrast: Contrast) -> Figure:
     """A panel for each measure: what it says of two models, against their position-free CAS. Where points stand far
     right and low, models find the same images alike and still look at other patches."""
     first, second = np.triu_indices(len(result.models), 1)

@@ -7,7 +7,7 @@ from scipy.cluster.hierarchy import dendrogram, linkage
 from scipy.spatial.distance import squareform
 
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import Alignment, Matrix
+from singlelife.alignment.matrix import CasMatrix, Matrix
 from singlelife.alignment.plots.style import (
     FAINT,
     INK,
@@ -19,7 +19,7 @@ from singlelife.alignment.plots.style import (
 )
 
 
-def draw_kinship(result: Alignment) -> Figure:
+def draw_kinship(result: CasMatrix) -> Figure:
     """For raw and position-free scores, models joined by average linkage of the distance 1 - CAS, and placed in the
     plane by classical scaling of it. Takes three models at least."""
     n = len(result.models)

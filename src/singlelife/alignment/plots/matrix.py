@@ -5,7 +5,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import Alignment, Matrix
+from singlelife.alignment.matrix import CasMatrix, Matrix
 from singlelife.alignment.plots.style import (
     FAINT,
     INK,
@@ -20,7 +20,7 @@ _MOST_VALUES = 16  # models, up to which each cell bears its value
 _MOST_GROUPS = 10  # up to which each block does
 
 
-def draw_matrix(result: Alignment) -> Figure:
+def draw_matrix(result: CasMatrix) -> Figure:
     """Raw and position-free side by side, models ordered by group; where any group has two models, the block means
     below. Colours run from chance to the strongest agreement of two models."""
     n, order = len(result.models), by_group(result.groups)

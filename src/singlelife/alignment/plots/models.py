@@ -6,7 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from singlelife.alignment.cas import Truth
-from singlelife.alignment.matrix import Alignment
+from singlelife.alignment.matrix import CasMatrix
 from singlelife.alignment.plots.style import (
     FAINT,
     FREE,
@@ -20,7 +20,7 @@ from singlelife.alignment.plots.style import (
 )
 
 
-def draw_models(result: Alignment) -> Figure:
+def draw_models(result: CasMatrix) -> Figure:
     """Bars of each model: its agreement with the position map, its matches on sinks, and, where it is known, how often
     its top k holds the true match."""
     order = by_group(result.groups)

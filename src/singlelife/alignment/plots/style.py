@@ -9,7 +9,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from singlelife.alignment.cas import Score
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 INK, FAINT = "#222222", "#8a8a8a"
 RAW, FREE = "#9a9a9a", "#3fa7ff"  # the two scores, wherever they stand side by side
@@ -34,7 +34,7 @@ def write(figure: Figure, path: Path) -> Path:
     """Save it as a PNG, whole or not at all."""
     drawn = io.BytesIO()
     figure.savefig(drawn, format="png", dpi=_DPI)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         aside.write_bytes(drawn.getvalue())
     return path
 

@@ -15,13 +15,13 @@ from singlelife.alignment.plots.style import (
     new_figure,
     short_names,
 )
-from singlelife.alignment.trajectory import UNITS, Trajectory
+from singlelife.alignment.trajectory import UNITS, CasCurve
 
 _CONTROLS = ("#c0392b", "#b7791f", "#7a5195", "#5f5f5f")
 _WIDE = 8.0  # times the least duration: from here on, durations are drawn on a logarithmic axis
 
 
-def draw_trajectory(result: Trajectory) -> Figure:
+def draw_trajectory(result: CasCurve) -> Figure:
     """Raw and position-free side by side: the curve with its interval, chance, each control's score as a level with
     the band of its interval, and a mark at the first point that clears them."""
     figure = new_figure(11, 5)

@@ -20,7 +20,7 @@ from singlelife.evaluation.suite.tables import (
     overview,
     task_table,
 )
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 CHARTS, SHEETS = "charts", "sheets"  # folders of pictures, a file for each task
 
@@ -51,7 +51,7 @@ def write_comparison(comparison: Comparison, folder: Path) -> list[Path]:
     paths = []
     for suffix, text in texts.items():
         paths.append(folder / f"comparison.{suffix}")
-        with written_aside(paths[-1]) as aside:
+        with atomic_write(paths[-1]) as aside:
             aside.write_text(text, encoding="utf-8")
     return paths
 

@@ -23,7 +23,7 @@ from singlelife.alignment.attention import UNTRAINED
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.probing import Measure
 from singlelife.evaluation.suite.metrics import FIRST, METRICS_OF
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 
 KIND, FORMAT_VERSION = "singlelife-evaluation", 1
 
@@ -130,7 +130,7 @@ class ModelResults:
         others = {name: value for name, value in self._pictures().items() if not name.startswith(f"{task}/")}
         content = others | {f"{task}/{name}": value.contiguous() for name, value in pictures.items()}
         if content:
-            with written_aside(self.pictures_path) as aside:
+            with atomic_write(self.pictures_path) as aside:
                 aside.write_bytes(saved(content))
 
     def _write(self) -> None:
@@ -141,7 +141,7 @@ class ModelResults:
             "revision": self.revision,
             "tasks": self.tasks,
         }
-        with written_aside(self.path) as aside:
+        with atomic_write(self.path) as aside:
             aside.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 

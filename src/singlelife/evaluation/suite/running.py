@@ -21,7 +21,7 @@ from singlelife.evaluation.suite.page import SHEETS
 from singlelife.evaluation.suite.results import Done, ModelResults, all_results, results_of
 from singlelife.evaluation.suite.settings import Suite
 from singlelife.evaluation.suite.tasks import Machine, OpenTask, open_task
-from singlelife.units import duration
+from singlelife.text import duration
 
 Result = TypeVar("Result")
 

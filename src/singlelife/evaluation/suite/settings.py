@@ -11,8 +11,8 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
-from singlelife.configs import config_names, hub_configs, read_yaml
 from singlelife.errors import EvaluationError
+from singlelife.files import config_names, hub_configs, read_yaml
 
 TASK_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 

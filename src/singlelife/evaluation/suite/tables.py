@@ -9,7 +9,7 @@ import numpy as np
 from singlelife.alignment.plots.style import short_names
 from singlelife.evaluation.suite.comparison import BASELINES, Cell, Comparison, TaskTold
 from singlelife.evaluation.suite.metrics import FIRST, Metric
-from singlelife.units import aligned, in_bytes
+from singlelife.text import aligned, in_bytes
 
 Table = list[list[str]]
 

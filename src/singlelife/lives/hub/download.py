@@ -26,14 +26,14 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
-from singlelife.hub.errors import HubUnreachable, is_repo_id, told_plainly
+from singlelife.files import check_room
+from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
 from singlelife.hub.repositories import hub_api
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.disk import check_room
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 from singlelife.lives.registry import Life, get_life
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 FRAMES_FILE = re.compile(r"data/train-\d{5}-of-\d{5}\.parquet")
@@ -78,7 +78,7 @@ def download_life(
     ref = repository / "refs" / quote(revision or "main", safe="")
     api = hub_api()
     try:
-        with told_plainly(repo_id, f"Looking up {repo_id}"):
+        with translate_hub_errors(repo_id, f"Looking up {repo_id}"):
             info = api.dataset_info(repo_id, revision=revision, files_metadata=True)
     except HubUnreachable as error:
         kept = repository / ref.read_text() if ref.exists() else None
@@ -96,7 +96,7 @@ def download_life(
         if not folder.exists():
             with (
                 locked(Path(f"{folder}.lock"), repo_id),
-                told_plainly(
+                translate_hub_errors(
                     repo_id,
                     f"Downloading {repo_id}",
                     "The files that are complete are kept; the same command goes on with the others.",

@@ -16,12 +16,12 @@ from huggingface_hub.hf_api import DatasetInfo
 from PIL import Image, ImageDraw, ImageOps
 
 from singlelife.errors import HubError
-from singlelife.files import written_aside
-from singlelife.hub.errors import told_plainly
+from singlelife.files import atomic_write
+from singlelife.hub.errors import translate_hub_errors
 from singlelife.hub.repositories import hub_api
 from singlelife.lives.hub.download import FRAMES_FILE, check_format, columns_of, known_columns, sizes_of
 from singlelife.lives.prepared import METADATA
-from singlelife.units import in_bytes
+from singlelife.text import in_bytes
 
 _SIDE, _CAPTION, _COLUMNS = 160, 14, 6  # of a picture in the sheet, in pixels
 _PLACES = 6  # of the life, from each of which frames are shown
@@ -36,7 +36,7 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
     Raises:
         HubError: the data set is not there or not for you, cannot be read, or the connection breaks.
     """
-    with told_plainly(repo_id, f"Looking at {repo_id}"):
+    with translate_hub_errors(repo_id, f"Looking at {repo_id}"):
         info = hub_api().dataset_info(repo_id, revision=revision, files_metadata=True)
         sizes = sizes_of(info)
         files = sorted(file for file in sizes if FRAMES_FILE.fullmatch(file))
@@ -46,7 +46,7 @@ def peek(repo_id: str, output: Path, *, revision: str | None = None, num_frames:
         else:
             about, features, rows = {}, columns_of(repo_id, info.sha or ""), []
     if rows:
-        with written_aside(output) as aside:
+        with atomic_write(output) as aside:
             _contact_sheet(rows).save(aside, "PNG")
     card: Any = info.card_data or {}
     lines = {

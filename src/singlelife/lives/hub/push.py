@@ -19,10 +19,10 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError
-from singlelife.hub.errors import is_repo_id, told_plainly
+from singlelife.files import check_room
+from singlelife.hub.errors import is_repo_id, translate_hub_errors
 from singlelife.hub.licenses import stated
 from singlelife.hub.repositories import check_token, hub_api, open_repository
-from singlelife.lives.disk import check_room
 from singlelife.lives.hub.card import dataset_card
 from singlelife.lives.prepared import GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 
@@ -79,7 +79,9 @@ def push_life(
     )
     license = stated(life.metadata["license"] if license is None else license)
     api = hub_api(token)
-    with told_plainly(repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."):
+    with translate_hub_errors(
+        repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."
+    ):
         _make_room_for(api, life, repo_id, private)
         if revision is not None:
             api.create_branch(repo_id, branch=revision, repo_type="dataset", exist_ok=True)

@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from singlelife.files import written_aside
+from singlelife.files import atomic_write
 from singlelife.lives.pairs.overlap import overlaps_of
 from singlelife.lives.pairs.pairing import PAIRINGS, Pairing
 from singlelife.lives.prepared import PreparedLife
@@ -144,7 +144,7 @@ def draw_sheet(
     apart = [sample for sample in sampled if sample.name != "augmented"] or sampled  # its one bar dwarfs all
     _gap_histogram(place(_MARGIN + 0.6, top + 0.25, half, _HISTOGRAM), apart)
     _overlap_histogram(place(_MARGIN + 1.4 + half, top + 0.25, half, _HISTOGRAM), apart)
-    with written_aside(path) as aside:
+    with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 
 

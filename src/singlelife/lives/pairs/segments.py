@@ -3,7 +3,7 @@
 import numpy as np
 
 from singlelife.errors import LifeError
-from singlelife.units import duration
+from singlelife.text import duration
 
 HELD_OUT = 0.05  # the share of a life's frames that training holds out, unless it is told another
 

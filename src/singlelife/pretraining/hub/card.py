@@ -17,7 +17,7 @@ from singlelife.hub.models import TAG
 from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE
 from singlelife.pretraining.hub.results import Alignment, Transfer, TransferTask, header_scores, name_of
 from singlelife.pretraining.hub.run import Run
-from singlelife.units import duration
+from singlelife.text import duration
 
 WRITTEN = f"<!-- Written by {TAG}. Take this line out to keep a text of your own. -->"
 _PICTURES = {

@@ -22,8 +22,8 @@ from huggingface_hub.utils import logging as hub_logging
 from huggingface_hub.utils.sha import git_hash
 
 from singlelife.errors import HubError
-from singlelife.hub.errors import is_repo_id, told_plainly
-from singlelife.hub.repositories import check_token, hub_api, open_repository, patiently
+from singlelife.hub.errors import is_repo_id, translate_hub_errors
+from singlelife.hub.repositories import check_token, hub_api, open_repository, retry
 from singlelife.pretraining.hub.card import WRITTEN, model_card
 from singlelife.pretraining.hub.results import own_results, read_results
 from singlelife.pretraining.hub.run import Run, read_run
@@ -111,10 +111,10 @@ def push_run(
 
     def push() -> Pushed:
         name = repository_of(api, run.life.repository_name, repo_id, org, dry_run)
-        with told_plainly(name, f"Pushing to {name}", "" if snapshot else _KEPT, "model"), _bars(progress):
+        with translate_hub_errors(name, f"Pushing to {name}", "" if snapshot else _KEPT, "model"), _bars(progress):
             return _push(api, run, home, name, private, license, results, training_state, dry_run)
 
-    return patiently(push, tries, print if progress else lambda _: None)
+    return retry(push, tries, print if progress else lambda _: None)
 
 
 def _push(
@@ -177,7 +177,7 @@ def make_ready(api: HfApi, repo_id: str, life: str, private: bool, training_stat
     Raises:
         HubError: it cannot; HubUnreachable if it is not known.
     """
-    with told_plainly(repo_id, f"Preparing to push to {repo_id}", "", "model"):
+    with translate_hub_errors(repo_id, f"Preparing to push to {repo_id}", "", "model"):
         there = _opened(api, repo_id, private)
         if there is not None:
             _check_is_of(_card_there(api, there), there, life)
@@ -194,7 +194,7 @@ def make_ready(api: HfApi, repo_id: str, life: str, private: bool, training_stat
 def _user(api: HfApi, dry_run: bool) -> str:
     if dry_run and not (api.token or get_token()):
         return "YOUR-NAME"
-    with told_plainly("your name", "Asking the Hub whose token this is", "", "model"):
+    with translate_hub_errors("your name", "Asking the Hub whose token this is", "", "model"):
         return api.whoami()["name"]
 
 

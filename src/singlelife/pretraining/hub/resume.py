@@ -11,10 +11,9 @@ from filelock import FileLock
 from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
 
 from singlelife.errors import HubError
-from singlelife.files import written_aside
-from singlelife.hub.errors import HubUnreachable, told_plainly
-from singlelife.hub.repositories import hub_api, patiently
-from singlelife.lives.disk import check_room
+from singlelife.files import atomic_write, check_room
+from singlelife.hub.errors import HubUnreachable, translate_hub_errors
+from singlelife.hub.repositories import hub_api, retry
 from singlelife.lives.registry import Life
 from singlelife.pretraining.arguments import RunArguments
 from singlelife.pretraining.device import this_process
@@ -73,7 +72,7 @@ def adopt(folder: RunFolder, checkpoint: Path | None) -> None:
     copy.rename(ours)
     metrics = aside / folder.metrics.name
     if metrics.exists():
-        with written_aside(folder.metrics) as copied:
+        with atomic_write(folder.metrics) as copied:
             shutil.copyfile(metrics, copied)
 
 
@@ -92,7 +91,7 @@ def _newer_on_hub(arguments: RunArguments, latest: int) -> _Found | None:
     def look() -> _Found | None:
         default, hub = Life(arguments.life_name, "video").repository_name, arguments.hub
         repo_id = repository_of(api, default, named or hub.push_to_hub or None, hub.hub_org)
-        with told_plainly(repo_id, f"Looking for checkpoints in {repo_id}", kind="model"):
+        with translate_hub_errors(repo_id, f"Looking for checkpoints in {repo_id}", kind="model"):
             try:
                 info = api.model_info(repo_id, revision=STATE_BRANCH, files_metadata=True)
             except RevisionNotFoundError:
@@ -110,7 +109,7 @@ def _newer_on_hub(arguments: RunArguments, latest: int) -> _Found | None:
         return _Found(repo_id, info.sha, step, wanted) if step > latest else None
 
     try:
-        found = patiently(look, 3, print)
+        found = retry(look, 3, print)
     except HubUnreachable as error:
         if latest < 0:
             raise
@@ -133,10 +132,10 @@ def _downloaded(found: _Found, folder: RunFolder, progress: bool) -> Path:
     api = hub_api()
 
     def download() -> None:
-        with told_plainly(found.repo_id, f"Downloading the checkpoint of {found.repo_id}", kept, "model"):
+        with translate_hub_errors(found.repo_id, f"Downloading the checkpoint of {found.repo_id}", kept, "model"):
             for name in found.sizes:
                 api.hf_hub_download(found.repo_id, name, revision=found.commit, local_dir=aside)
 
     with FileLock(aside / "lock"):
-        patiently(download, 5, print if progress else lambda _: None)
+        retry(download, 5, print if progress else lambda _: None)
     return aside / f"checkpoint-{found.step}"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from singlelife.configs import read_yaml
 from singlelife.errors import RunError
+from singlelife.files import read_yaml
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.registry import Life, life_names, registered_life
 from singlelife.lives.resolve import life_reference

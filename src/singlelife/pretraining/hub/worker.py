@@ -16,7 +16,7 @@ from filelock import FileLock
 
 from singlelife.errors import SingleLifeError
 from singlelife.hub.errors import HubUnreachable
-from singlelife.hub.repositories import patiently
+from singlelife.hub.repositories import retry
 from singlelife.pretraining.hub.outbox import Outbox
 from singlelife.pretraining.hub.push import push_run
 
@@ -33,7 +33,7 @@ def main(run: Path) -> int:
 
     with FileLock(outbox.path / "lock"):
         try:
-            patiently(lambda: _push_all(outbox, parent), None, say)
+            retry(lambda: _push_all(outbox, parent), None, say)
         except SingleLifeError as error:
             outbox.note(replace(outbox.outcome, error=str(error), hopeless=True))
             return error.exit_code

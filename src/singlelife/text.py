@@ -1,4 +1,4 @@
-"""Numbers of bytes, lengths of time and tables, for people."""
+"""Text for people: numbers of bytes, lengths of time, tables."""
 
 from collections.abc import Sequence
 

@@ -1,0 +1,66 @@
+"""The machine: which device models run on, how a CPU is shared, what memory this process takes."""
+
+import ctypes
+import os
+import sys
+from pathlib import Path
+
+from singlelife.errors import SingleLifeError
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
+
+
+def configure_cpu() -> None:
+    """Make training steps of small models on a CPU cheaper; `benchmarks/training_step.py` shows by how much.
+
+    Threads wait for each other's part of an operation by spinning for some microseconds and then sleep. OpenMP's
+    default, to spin for long, makes every step several times slower as soon as anything else wants a core, the run's
+    own loader included; to sleep at once wakes threads thousands of times a step. `OMP_WAIT_POLICY` and
+    `GOMP_SPINCOUNT` of the environment win.
+
+    Freed memory is kept for the next step instead of given back to the system, which would clear every page anew.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(_M_MMAP_THRESHOLD, 32 << 20)  # the highest it takes; larger blocks do go back
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def choose_device(name: str = "auto") -> str:
+    """The device to run on.
+
+    Args:
+        name: `"auto"` for the first GPU (CUDA, then Apple's) where there is one, else the CPU; or a device of torch,
+            such as `"cuda:1"`.
+
+    Raises:
+        SingleLifeError: torch cannot use that device here.
+    """
+    import torch  # seconds to import; not every user of this module needs it
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise SingleLifeError(f"--device {name} cannot be used here: {error}".splitlines()[0]) from error
+    return name
+
+
+def peak_resident() -> int | None:
+    """The most memory that this process has held so far, in bytes; None where the system does not tell."""
+    if sys.platform == "win32":
+        return None
+    import resource  # which Windows lacks
+
+    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return most if sys.platform == "darwin" else 1024 * most
+
+
+def resident() -> int | None:
+    """The memory that this process holds now, in bytes; None where there is no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,126 @@
+"""One table for every score and evaluation: a row of `results.jsonl` for each number.
+
+pandas makes every comparison, CSV, Markdown and HTML from it:
+
+    frame = read_results("results.jsonl")
+    frame[frame.metric == "cas"].pivot_table("value", "model", "reference")
+"""
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from filelock import FileLock
+
+from singlelife.errors import SingleLifeError
+
+if TYPE_CHECKING:
+    import pandas
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultRow:
+    """One number.
+
+    Attributes:
+        model: as the user named it.
+        revision: what its weights are: a commit of the Hub or a hash of the files.
+        task: `"cas"`, `"correspondence"`, `"depth"` or `"classification"`.
+        protocol: the task's name and version, such as `"depth/1"`. Rows compare only within one protocol.
+        data: what it was measured on, as the user named it.
+        data_hash: of that data; rows compare only within one.
+        metric: such as `"position_free"`, `"aepe"`, `"delta1"`.
+        value: finite, or NaN where it is not defined.
+        low, high: of its 95% interval, where there is one.
+        seed: of what is random in the measurement, where anything is.
+        reference: the other model, of scores between two.
+        settings: whatever else the number depends on, such as k or the direction.
+        version: of singlelife.
+    """
+
+    model: str
+    revision: str
+    task: str
+    protocol: str
+    data: str
+    data_hash: str
+    metric: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+    seed: int | None = None
+    reference: str = ""
+    settings: dict[str, Any] = field(default_factory=dict)
+    version: str = ""
+
+
+COLUMNS = tuple(each.name for each in fields(ResultRow))
+# Two rows that agree in these are the same measurement; the later one counts.
+IDENTITY = tuple(name for name in COLUMNS if name not in ("value", "low", "high", "version"))
+
+
+def append_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
+    """Append rows to a `results.jsonl`, which is made if need be. Several processes may append to one file.
+
+    Raises:
+        SingleLifeError: the file cannot be written.
+    """
+    path = Path(path)
+    lines = [json.dumps({**asdict(row), "value": _as_json(row.value)}, sort_keys=False) + "\n" for row in rows]
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
+            file.seek(0, 2)
+            if file.tell():
+                file.seek(-1, 2)
+                if file.read(1) != b"\n":  # a process was killed while it wrote
+                    file.write(b"\n")
+            file.write("".join(lines).encode())
+    except OSError as error:
+        raise SingleLifeError(f"Cannot write the results {path}: {error.strerror}.") from error
+
+
+def read_results(*paths: str | Path) -> "pandas.DataFrame":
+    """The rows of one or several `results.jsonl` as a frame with the columns of `ResultRow`.
+
+    Of several measurements of the same thing the latest counts. A line that was cut short, by a process killed while
+    it wrote, is left out.
+
+    Raises:
+        SingleLifeError: a file is missing, or a line is not a result.
+    """
+    import pandas
+
+    rows: dict[str, dict[str, Any]] = {}
+    for path in map(Path, paths):
+        try:
+            lines = path.read_text(encoding="utf-8").split("\n")
+        except OSError as error:
+            raise SingleLifeError(f"Cannot read the results {path}: {error.strerror}.") from error
+        for number, line in enumerate(lines, start=1):
+            if not line:
+                continue
+            try:
+                row = ResultRow(**json.loads(line))
+            except (ValueError, TypeError) as error:
+                if isinstance(error, json.JSONDecodeError) and not line.endswith("}"):
+                    continue
+                raise SingleLifeError(f"Line {number} of {path} is not a result: {error}.") from error
+            values = asdict(row) | {"value": math.nan if row.value is None else row.value}
+            identity = json.dumps([values[name] for name in IDENTITY], sort_keys=True)
+            rows.pop(identity, None)
+            rows[identity] = values
+    return pandas.DataFrame(list(rows.values()), columns=list(COLUMNS))
+
+
+def to_frame(rows: Iterable[ResultRow]) -> "pandas.DataFrame":
+    """Rows as a frame with the columns of `ResultRow`."""
+    import pandas
+
+    return pandas.DataFrame([asdict(row) for row in rows], columns=list(COLUMNS))
+
+
+def _as_json(value: float) -> float | None:
+    return value if math.isfinite(value) else None
