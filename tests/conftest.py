@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import settings
 
 from .hub_client import Client
 from .hub_server import Hub
+from .micro import MICRO, save_micro_model, write_clip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; what tests start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -23,6 +25,33 @@ os.environ["HF_EVALUATE_OFFLINE"] = "1"
 
 settings.register_profile("no deadline", deadline=None)  # machines are slow at times; nothing here is timed
 settings.load_profile("no deadline")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is not marked integration, slow or gpu is a unit test."""
+    for item in items:
+        if not any(item.get_closest_marker(name) for name in ("integration", "slow", "gpu")):
+            item.add_marker("unit")
+
+
+@pytest.fixture(scope="session")
+def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A YAML file of the micro-model's config, for `--model`."""
+    path = tmp_path_factory.mktemp("models") / "micro.yaml"
+    path.write_text(yaml.safe_dump(MICRO))
+    return path
+
+
+@pytest.fixture(scope="session")
+def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder of the untrained micro-model."""
+    return save_micro_model(tmp_path_factory.mktemp("models") / "micro")
+
+
+@pytest.fixture(scope="session")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A video of twenty seconds: a camera that pans over a fixed texture."""
+    return write_clip(tmp_path_factory.mktemp("videos") / "pan.mp4")
 
 
 @pytest.fixture(scope="session")

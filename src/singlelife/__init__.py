@@ -9,18 +9,18 @@ ours registers it, whichever comes first.
 """
 
 from importlib import import_module
-from importlib.metadata import version
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from wrapt import when_imported
+
+from singlelife._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from singlelife.alignment.api import cas as cas
     from singlelife.alignment.api import cas_curve as cas_curve
     from singlelife.alignment.api import cas_matrix as cas_matrix
 
-__version__ = version("singlelife")
 
 _OURS = {
     "transformers.models.auto.configuration_auto": "singlelife.croco.configuration_croco",

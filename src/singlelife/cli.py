@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from typing import Any
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.errors import SingleLifeError, show_warnings_plainly
 
 COMMANDS = {

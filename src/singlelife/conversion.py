@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.croco import (
     CroCoConfig,
     CroCoForPreTraining,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from safetensors.numpy import save
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.alignment.cas import Score, Truth, score
 from singlelife.alignment.extraction import (

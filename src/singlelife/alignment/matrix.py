@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.cas import Score, Truth, scores
 from singlelife.alignment.contrast import MEASURES, Contrast
 from singlelife.alignment.extraction import (

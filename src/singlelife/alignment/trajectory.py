@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.cas import Score
 from singlelife.alignment.extraction import VARIANTS
 from singlelife.alignment.matrix import CasMatrix, Failure, ModelReading, plain

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.features import Encoder, FeatureSet, Item, ItemError, peak_memory

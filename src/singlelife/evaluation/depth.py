@@ -12,7 +12,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.files import atomic_write
 from singlelife.study import analyses
 from singlelife.study.analyses import ANALYSES, Answer, verdict

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.errors import StudyError
 from singlelife.study.steps import OUT, RECORD, Plan, Step
 from singlelife.study.study_file import Run

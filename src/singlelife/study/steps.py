@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.errors import LifeError, SingleLifeError, StudyError
 from singlelife.files import read_yaml
 from singlelife.lives.prepare import life_fingerprint

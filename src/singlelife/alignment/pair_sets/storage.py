@@ -23,7 +23,7 @@ from PIL import Image as PILImage
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.pair_set import PairSet

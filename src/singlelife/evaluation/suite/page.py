@@ -6,7 +6,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.plots.style import write
 from singlelife.evaluation.suite.charts import draw_bars
 from singlelife.evaluation.suite.comparison import Comparison

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as saved
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.alignment.attention import UNTRAINED
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.probing import Measure
