@@ -33,8 +33,7 @@ from tqdm import tqdm
 
 from singlelife.alignment.attention import load_model
 from singlelife.commands.options import positive
-from singlelife.croco.depth_croco import depth_probe, log_depth_map, scale_invariant_log_loss
-from singlelife.croco.probes_croco import init_probe_weights
+from singlelife.croco.depth_croco import depth_probe, init_probe_weights, log_depth_map, scale_invariant_log_loss
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import PROTOCOLS
 from singlelife.evaluation.features import Encoder, extract, patch_size, peak_memory, resized, view_size

@@ -41,8 +41,7 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.croco import CroCoConfig, CroCoImageProcessor
-from singlelife.croco.flops import training_flops_per_pair
+from singlelife.croco import CroCoConfig, CroCoImageProcessor, training_flops_per_pair
 from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.decoded import use_decoded_frames
 from singlelife.lives.pairs.pair_dataset import PairDataset

@@ -6,7 +6,7 @@
 
 The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
 training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
-those of `singlelife.croco.flops.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
+those of `singlelife.croco.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
 two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
 
 The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, under the same autocast, and
@@ -35,8 +35,7 @@ from plain_croco import PlainCroCo
 from tqdm import tqdm
 
 from singlelife.commands.options import positive
-from singlelife.croco import CroCoConfig, CroCoForPreTraining
-from singlelife.croco.flops import training_flops_per_pair
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.optimization import parameter_groups
 

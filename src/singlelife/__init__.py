@@ -1,11 +1,11 @@
 """Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
 
+    from singlelife import CroCoModel, cas, cas_matrix, load_life
+
 `import singlelife` makes transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
 `AutoModelForDepthEstimation`, `AutoImageProcessor`) know the CroCo architecture. It imports neither torch nor
 transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
-ours registers it, whichever comes first.
-
-`singlelife.cas`, `singlelife.cas_matrix` and `singlelife.cas_curve` are imported when they are asked for.
+ours registers it, whichever comes first. Every other public name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -20,6 +20,46 @@ if TYPE_CHECKING:
     from singlelife.alignment.api import cas as cas
     from singlelife.alignment.api import cas_curve as cas_curve
     from singlelife.alignment.api import cas_matrix as cas_matrix
+    from singlelife.alignment.pair_sets import PairSet as PairSet
+    from singlelife.croco import CroCoConfig as CroCoConfig
+    from singlelife.croco import CroCoForDepthEstimation as CroCoForDepthEstimation
+    from singlelife.croco import CroCoForPreTraining as CroCoForPreTraining
+    from singlelife.croco import CroCoImageProcessor as CroCoImageProcessor
+    from singlelife.croco import CroCoModel as CroCoModel
+    from singlelife.lives.resolve import resolve_life as load_life
+
+_PUBLIC = {  # name → where it is
+    "CroCoConfig": "croco.CroCoConfig",
+    "CroCoForDepthEstimation": "croco.CroCoForDepthEstimation",
+    "CroCoForPreTraining": "croco.CroCoForPreTraining",
+    "CroCoImageProcessor": "croco.CroCoImageProcessor",
+    "CroCoModel": "croco.CroCoModel",
+    "PairSet": "alignment.pair_sets.PairSet",
+    "cas": "alignment.api.cas",
+    "cas_curve": "alignment.api.cas_curve",
+    "cas_matrix": "alignment.api.cas_matrix",
+    "load_life": "lives.resolve.resolve_life",
+}
+
+__all__ = [
+    "CroCoConfig",
+    "CroCoForDepthEstimation",
+    "CroCoForPreTraining",
+    "CroCoImageProcessor",
+    "CroCoModel",
+    "PairSet",
+    "cas",
+    "cas_curve",
+    "cas_matrix",
+    "load_life",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module, _, attribute = _PUBLIC[name].rpartition(".")
+    return getattr(import_module(f"singlelife.{module}"), attribute)
 
 
 _OURS = {
@@ -30,18 +70,21 @@ _OURS = {
 
 
 @when_imported("singlelife.croco.configuration_croco")
-def _register_config(ours: ModuleType) -> None:
+def _register_configs(ours: ModuleType) -> None:
     from transformers.models.auto.configuration_auto import AutoConfig
 
-    AutoConfig.register(ours.CroCoConfig.model_type, ours.CroCoConfig, exist_ok=True)
+    for config in (ours.CroCoConfig, ours.CroCoDepthConfig):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
 
 
 @when_imported("singlelife.croco.modeling_croco")
 def _register_models(ours: ModuleType) -> None:
-    from transformers.models.auto.modeling_auto import AutoModel, AutoModelForPreTraining
+    from transformers.models.auto import modeling_auto
 
-    AutoModel.register(ours.CroCoConfig, ours.CroCoModel, exist_ok=True)
-    AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
+    configuration = import_module("singlelife.croco.configuration_croco")
+    for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):  # a depth model has a CroCo encoder
+        modeling_auto.MODEL_MAPPING.register(config, ours.CroCoModel, exist_ok=True)
+    modeling_auto.AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
     import_module("singlelife.croco.depth_croco")  # not before: it is made of what has been imported now
 
 
@@ -49,25 +92,23 @@ def _register_models(ours: ModuleType) -> None:
 def _register_depth_model(ours: ModuleType) -> None:
     from transformers.models.auto import modeling_auto
 
-    modeling_auto.AutoModelForDepthEstimation.register(ours.CroCoConfig, ours.CroCoForDepthEstimation, exist_ok=True)
-    # The pipeline warns of models whose names are not here, wherever else they are registered.
-    names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
-    names[ours.CroCoConfig.model_type] = ours.CroCoForDepthEstimation.__name__
+    # The encoder of a pretraining checkpoint takes a new probe, and depth checkpoints once had its model type.
+    for config in (ours.CroCoConfig, ours.CroCoDepthConfig):
+        modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING.register(config, ours.CroCoForDepthEstimation, exist_ok=True)
+        # The pipeline warns of models whose names are not here, wherever else they are registered.
+        names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
+        names[config.model_type] = ours.CroCoForDepthEstimation.__name__
 
 
 @when_imported("singlelife.croco.image_processing_croco")
 def _register_image_processor(ours: ModuleType) -> None:
     from transformers.models.auto.image_processing_auto import AutoImageProcessor
 
+    configuration = import_module("singlelife.croco.configuration_croco")
     by_backend = {"torchvision": ours.CroCoImageProcessor}
-    AutoImageProcessor.register(ours.CroCoConfig, image_processor_classes=by_backend, exist_ok=True)
+    for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):
+        AutoImageProcessor.register(config, image_processor_classes=by_backend, exist_ok=True)
 
 
 for _auto in _OURS:
     when_imported(_auto)(lambda module: import_module(_OURS[module.__name__]))
-
-
-def __getattr__(name: str) -> Any:
-    if name in ("cas_matrix", "cas", "cas_curve"):
-        return getattr(import_module("singlelife.alignment.api"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

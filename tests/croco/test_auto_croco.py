@@ -13,6 +13,8 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
 from singlelife.files import config_names, hub_configs, read_yaml
 
+from ..micro import save_micro_model
+
 WITHOUT_THE_PACKAGE = """
 import sys
 
@@ -45,23 +47,8 @@ print("loaded")
 
 @pytest.fixture
 def checkpoint(tmp_path):
-    torch.manual_seed(0)
-    config = CroCoConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=32,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        intermediate_size=64,
-        decoder_hidden_size=16,
-        decoder_num_hidden_layers=1,
-        decoder_num_attention_heads=2,
-        decoder_intermediate_size=32,
-        mask_ratio=0.5,
-    )
-    model = CroCoForPreTraining(config).eval()
-    model.save_pretrained(tmp_path)
-    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path)
+    save_micro_model(tmp_path)
+    model = CroCoForPreTraining.from_pretrained(tmp_path).eval()
     return tmp_path, model
 
 
@@ -73,6 +60,7 @@ def test_auto_classes_know_croco(checkpoint):
     assert type(AutoImageProcessor.from_pretrained(folder)) is CroCoImageProcessor
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("line", ["from transformers import AutoModel", "import singlelife.croco.modeling_croco"])
 def test_the_order_of_imports_does_not_matter(checkpoint, line):
     folder, _ = checkpoint
@@ -87,11 +75,19 @@ AutoImageProcessor.from_pretrained({str(folder)!r})
     assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
 
 
+@pytest.mark.integration
+def test_every_public_name_is_there():
+    code = "import singlelife; assert all(getattr(singlelife, name) for name in singlelife.__all__)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.integration
 def test_importing_the_package_imports_no_torch():
     code = "import singlelife, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.integration
 def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_path_factory):
     from safetensors.torch import save_file
 
@@ -109,6 +105,7 @@ def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_p
     assert done.stdout.strip() == "loaded", done.stderr
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
 def test_depth_models_are_registered_in_any_order_of_imports(first):
     code = f"""
@@ -152,6 +149,16 @@ def test_processor_normalises_and_keeps_the_aspect_ratio():
         16,
         48,
     )
+
+
+def test_a_pair_of_views_is_one_call():
+    processor = CroCoImageProcessor(size={"height": 32, "width": 32})
+    target, source = (np.random.default_rng(seed).integers(0, 256, (40, 50, 3), dtype=np.uint8) for seed in (0, 1))
+    both = processor(target, source, return_tensors="pt")
+    assert torch.equal(both.pixel_values, processor(target, return_tensors="pt").pixel_values)
+    assert torch.equal(both.source_pixel_values, processor(source, return_tensors="pt").pixel_values)
+    with pytest.raises(ValueError, match="1 target images but 2 source images"):
+        processor(target, [source, source], return_tensors="pt")
 
 
 @pytest.mark.parametrize(

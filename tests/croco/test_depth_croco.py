@@ -1,5 +1,6 @@
 """Depth from a frozen encoder: the loss by hand, checkpoints in and out, the pipeline, remote code."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,9 +12,23 @@ from huggingface_hub.errors import StrictDataclassError
 from PIL import Image
 from transformers import AutoModel, AutoModelForDepthEstimation, pipeline
 
-from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.croco.depth_croco import depth_probe, log_depth_map, scale_invariant_log_loss
-from singlelife.croco.probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
+from singlelife.croco import (
+    CroCoConfig,
+    CroCoDepthConfig,
+    CroCoForDepthEstimation,
+    CroCoForPreTraining,
+    CroCoImageProcessor,
+)
+from singlelife.croco.depth_croco import (
+    CroCoAttentiveProbe,
+    CroCoLinearProbe,
+    depth_probe,
+    init_probe_weights,
+    log_depth_map,
+    scale_invariant_log_loss,
+)
+
+from ..micro import MICRO, save_micro_model
 
 SIZE = {"height": 32, "width": 32}
 
@@ -42,11 +57,11 @@ print("loaded")
 """
 
 
-def config(**fields) -> CroCoConfig:
+def config(**fields) -> CroCoDepthConfig:
     usual = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     usual |= {"intermediate_size": 64, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
     usual |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 32, "mask_ratio": 0.5}
-    return CroCoConfig(**usual | fields)
+    return CroCoDepthConfig(**usual | fields)
 
 
 def model(**fields) -> CroCoForDepthEstimation:
@@ -91,6 +106,7 @@ def test_the_loss_is_that_of_the_paper_over_known_pixels():
         scale_invariant_log_loss(torch.zeros(1, 2, 2), torch.ones(1, 4, 4))
 
 
+@pytest.mark.integration
 def test_an_attentive_probe_can_move_what_it_reads_and_a_linear_one_cannot():
     """The depth of each patch is what the patch on its other side says, left for right."""
     torch.manual_seed(0)
@@ -128,7 +144,7 @@ def test_at_first_a_query_looks_at_its_own_patch():
 
 def test_weights_of_pretraining_become_the_encoder(tmp_path):
     torch.manual_seed(0)
-    whole = CroCoForPreTraining(config())
+    whole = CroCoForPreTraining(CroCoConfig(**MICRO))
     for name, trained in (("whole", whole), ("base", whole.croco)):
         trained.save_pretrained(tmp_path / name)
         loaded, info = AutoModelForDepthEstimation.from_pretrained(tmp_path / name, output_loading_info=True)
@@ -142,6 +158,23 @@ def test_weights_of_pretraining_become_the_encoder(tmp_path):
         assert all(weight.grad is not None for weight in loaded.probe.parameters())
 
 
+def test_the_probes_fields_are_those_of_depth_checkpoints_alone(tmp_path):
+    """Depth checkpoints of before had them in a CroCoConfig, and still open."""
+    save_micro_model(tmp_path / "pretraining")
+    assert not {"probe_type", "max_depth"} & set(json.loads((tmp_path / "pretraining/config.json").read_text()))
+    depth_model = model(probe_type="linear", max_depth=3.0)
+    depth_model.save_pretrained(tmp_path / "depth")
+    described = json.loads((tmp_path / "depth/config.json").read_text())
+    assert described["model_type"] == "croco_depth" and described["probe_type"] == "linear"
+    described["model_type"] = "croco"
+    del described["auto_map"]
+    (tmp_path / "depth/config.json").write_text(json.dumps(described))
+    for load in (AutoModelForDepthEstimation.from_pretrained, CroCoForDepthEstimation.from_pretrained):
+        old = load(tmp_path / "depth")
+        assert type(old) is CroCoForDepthEstimation and old.config.max_depth == 3
+        assert all(torch.equal(weight, old.state_dict()[name]) for name, weight in depth_model.state_dict().items())
+
+
 def test_a_model_without_decoder_takes_one_view():
     encoder = model().croco
     views = torch.zeros(1, 3, 32, 32)
@@ -152,6 +185,7 @@ def test_a_model_without_decoder_takes_one_view():
         encoder.cross_attention_logits(views, views)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("probe_type", ["attentive", "linear"])
 def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, caplog):
     depth_model = model(probe_type=probe_type)
@@ -174,6 +208,7 @@ def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, c
     assert AutoModel.from_pretrained(tmp_path).encoder.layers  # its encoder, for whoever wants features
 
 
+@pytest.mark.integration
 def test_it_loads_as_remote_code_without_the_package(tmp_path):
     from safetensors.torch import save_file
 

@@ -7,34 +7,33 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .configuration_croco import CroCoConfig
-    from .convert import convert_croco, convert_croco_backbone
+    from .configuration_croco import CroCoConfig, CroCoDepthConfig, training_flops_per_pair
     from .depth_croco import CroCoForDepthEstimation
     from .image_processing_croco import CroCoImageProcessor
     from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
 
 _MODULES = {
     "CroCoConfig": "configuration_croco",
+    "CroCoDepthConfig": "configuration_croco",
     "CroCoForDepthEstimation": "depth_croco",
     "CroCoForPreTraining": "modeling_croco",
     "CroCoForPreTrainingOutput": "modeling_croco",
     "CroCoImageProcessor": "image_processing_croco",
     "CroCoModel": "modeling_croco",
     "CroCoModelOutput": "modeling_croco",
-    "convert_croco": "convert",
-    "convert_croco_backbone": "convert",
+    "training_flops_per_pair": "configuration_croco",
 }
 
 __all__ = [
     "CroCoConfig",
+    "CroCoDepthConfig",
     "CroCoForDepthEstimation",
     "CroCoForPreTraining",
     "CroCoForPreTrainingOutput",
     "CroCoImageProcessor",
     "CroCoModel",
     "CroCoModelOutput",
-    "convert_croco",
-    "convert_croco_backbone",
+    "training_flops_per_pair",
 ]
 
 

@@ -1,4 +1,6 @@
-"""CroCo model configuration."""
+"""Configuration of CroCo, with and without a depth probe, and the operations that a training step takes."""
+
+from typing import Any
 
 from huggingface_hub.dataclasses import strict
 from transformers.configuration_utils import PreTrainedConfig
@@ -34,14 +36,6 @@ class CroCoConfig(PreTrainedConfig):
         rope_theta (`float`): Base of the rotary frequencies.
         mask_ratio (`float`): Share of the target's patches that are masked in pretraining, strictly between 0 and 1.
         norm_pix_loss (`bool`): Whether the targets of the loss are normalised within each patch.
-        probe_type (`str`): What [`CroCoForDepthEstimation`] puts on the encoder: `"attentive"` (learned queries and
-            one cross-attention block) or `"linear"` (one linear layer on each patch's token).
-        probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
-        probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
-            every 32 channels of its width.
-        min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
-            usually metres.
-
     Raises:
         huggingface_hub.errors.StrictDataclassError: a value is of the wrong type, or the values together do not make a
             model; the message names the fields and their values. As for every transformers config, values set later
@@ -78,11 +72,6 @@ class CroCoConfig(PreTrainedConfig):
     rope_theta: float | int = 100.0
     mask_ratio: float | int = 0.9
     norm_pix_loss: bool = True
-    probe_type: str = "attentive"
-    probe_hidden_size: int | None = None
-    probe_num_attention_heads: int | None = None
-    min_depth: float | int = 1e-3
-    max_depth: float | int = 10.0
 
     @property
     def grid_size(self) -> tuple[int, int]:
@@ -135,15 +124,6 @@ class CroCoConfig(PreTrainedConfig):
                     f"Sin-cos positions need a width divisible by 4 (two axes, in pairs), "
                     f"but {prefix}hidden_size is {width}."
                 )
-        if self.probe_type not in PROBE_TYPES:
-            raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
-        for name in ("probe_hidden_size", "probe_num_attention_heads"):
-            if getattr(self, name) is not None and getattr(self, name) < 1:
-                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
-        if not 0 < self.min_depth < self.max_depth:
-            raise ValueError(
-                f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order."
-            )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio should lie strictly between 0 and 1, not {self.mask_ratio}.")
         if not 0 < round(self.mask_ratio * self.num_patches) < self.num_patches:
@@ -153,6 +133,89 @@ class CroCoConfig(PreTrainedConfig):
             )
 
 
-CroCoConfig.register_for_auto_class()
+@strict
+class CroCoDepthConfig(CroCoConfig):
+    r"""Configuration of [`CroCoForDepthEstimation`]: that of its encoder, and of the probe on it.
 
-__all__ = ["CroCoConfig"]
+    Args:
+        probe_type (`str`): What [`CroCoForDepthEstimation`] puts on the encoder: `"attentive"` (learned queries and
+            one cross-attention block) or `"linear"` (one linear layer on each patch's token).
+        probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
+        probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
+            every 32 channels of its width.
+        min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
+            usually metres.
+
+    Raises:
+        huggingface_hub.errors.StrictDataclassError: as [`CroCoConfig`].
+    """
+
+    model_type = "croco_depth"
+
+    probe_type: str = "attentive"
+    probe_hidden_size: int | None = None
+    probe_num_attention_heads: int | None = None
+    min_depth: float | int = 1e-3
+    max_depth: float | int = 10.0
+
+    @classmethod
+    def of(cls, config: CroCoConfig, **probe: Any) -> "CroCoDepthConfig":
+        """The configuration of an encoder with a probe on it, whose fields are `probe`.
+
+        Depth checkpoints once had a [`CroCoConfig`] with the probe's fields; those are kept.
+        """
+        fields = config.to_dict() | probe
+        return cls(**{name: value for name, value in fields.items() if name not in ("auto_map", "model_type")})
+
+    def validate_architecture(self):
+        """As [`CroCoConfig`] does, for the probe as well."""
+        super().validate_architecture()
+        if self.probe_type not in PROBE_TYPES:
+            raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
+        for name in ("probe_hidden_size", "probe_num_attention_heads"):
+            if getattr(self, name) is not None and getattr(self, name) < 1:
+                raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
+        if not 0 < self.min_depth < self.max_depth:
+            raise ValueError(
+                f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order."
+            )
+
+
+def training_flops_per_pair(config: CroCoConfig) -> int:
+    """Operations that one pair of views needs in a training step: the matrix products forward and backward.
+
+    A product of an (m, k) and a (k, n) matrix is 2·m·k·n operations, and twice that in the backward pass, once for
+    each factor's gradient; the patch embedding needs no gradient of its input, the pixels. Norms, activations,
+    softmax and the optimiser are left out, and so is what an implementation computes beyond need. With N patches of
+    P values, V of them visible in the target, width d, MLP width f, L blocks, and e, g, K the decoder's:
+
+        embed   = 2·(V + N)·P·d
+        encode  = L·Σ_{n = V, N} (8·n·d² + 4·n·d·f + 4·n²·d)         self-attention, MLP, attention products
+        widths  = 2·(V + N)·d·e
+        decode  = K·(8·N·e² + 4·N²·e + 8·N·e² + 4·N²·e + 4·N·e·g)    self-attention, cross-attention, MLP
+        predict = 2·(N − V)·e·P                                      only the masked patches are in the loss
+        total   = 3·(encode + widths + decode + predict) + 2·embed
+    """
+    num_patches, patch_values = config.num_patches, config.patch_size**2 * config.num_channels
+    num_visible = num_patches - round(config.mask_ratio * num_patches)
+    width, decoder_width = config.hidden_size, config.decoder_hidden_size
+
+    embed = 2 * (num_visible + num_patches) * patch_values * width
+    encode = config.num_hidden_layers * sum(
+        8 * n * width**2 + 4 * n * width * config.intermediate_size + 4 * n**2 * width
+        for n in (num_visible, num_patches)
+    )
+    widths = 2 * (num_visible + num_patches) * width * decoder_width
+    decode = config.decoder_num_hidden_layers * (
+        16 * num_patches * decoder_width**2
+        + 8 * num_patches**2 * decoder_width
+        + 4 * num_patches * decoder_width * config.decoder_intermediate_size
+    )
+    predict = 2 * (num_patches - num_visible) * decoder_width * patch_values
+    return 3 * (encode + widths + decode + predict) + 2 * embed
+
+
+CroCoConfig.register_for_auto_class()
+CroCoDepthConfig.register_for_auto_class()
+
+__all__ = ["CroCoConfig", "CroCoDepthConfig"]

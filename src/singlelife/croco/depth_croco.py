@@ -1,28 +1,164 @@
-"""Depth from one view: a frozen CroCo encoder and a probe."""
+"""Probes that read a frozen encoder's tokens, and depth from one view: a frozen CroCo encoder with such a probe."""
 
+import math
 from typing import ClassVar
 
 import torch
 from torch import nn
+from transformers import initialization as init
 from transformers.modeling_outputs import DepthEstimatorOutput
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs
 from transformers.utils.generic import can_return_tuple
 
-from .configuration_croco import CroCoConfig
-from .modeling_croco import CroCoModel, CroCoPreTrainedModel
-from .probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
+from .configuration_croco import CroCoConfig, CroCoDepthConfig
+from .modeling_croco import CroCoModel, CroCoPreTrainedModel, patch_positions
 
 SCALE_INVARIANCE = 0.5  # the λ of the loss
+
+_CHANNELS_PER_HEAD = 32
+_MLP_RATIO = 2
+_TOKEN_STD = 0.02
+_POSITION_GAIN, _KEY_STD = 3.0, 0.02  # first values, with which a query looks mostly at its own patch
+_HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
+
+
+class CroCoAttentiveProbe(nn.Module):
+    """Learned queries that attend to the tokens once, an MLP, and a linear layer.
+
+    Every key carries the place of its patch, and so does every query where there is one for each patch: at first a
+    query looks at its own patch and those around it, and it can learn to look elsewhere. Without that, what takes a
+    few hundred steps would take many thousands, since the tokens of an encoder need not hold where they are.
+
+    Args:
+        hidden_size: width of the tokens.
+        grid_size: rows and columns of tokens.
+        out_features: numbers to predict from each query.
+        width: of the probe, divisible by 4; half of `hidden_size` by default, and at least 32.
+        num_heads: divides a quarter of the width; one for about every 32 channels by default.
+        dense: whether there is a query for every patch; otherwise there is one for the whole image.
+
+    Raises:
+        ValueError: the width does not go with positions or heads.
+    """
+
+    def __init__(
+        self,
+        hidden_size: int,
+        grid_size: tuple[int, int],
+        out_features: int,
+        width: int | None = None,
+        num_heads: int | None = None,
+        dense: bool = True,
+    ):
+        super().__init__()
+        width = width or max(32, hidden_size // 8 * 4)
+        self.num_heads = num_heads or math.gcd(width // 4, max(1, width // _CHANNELS_PER_HEAD))
+        if width % 4 or width // 4 % self.num_heads:
+            raise ValueError(
+                f"The width of an attentive probe, {width}, should be divisible by 4, and a quarter of it by its "
+                f"{self.num_heads} heads."
+            )
+        self.grid_size = grid_size
+        self.dense = dense
+        self.query_tokens = nn.Parameter(torch.empty(grid_size[0] * grid_size[1] if dense else 1, width))
+        self.position_gain = nn.Parameter(torch.empty(()))
+        self.norm_tokens = nn.LayerNorm(hidden_size)
+        self.q_proj = nn.Linear(width, width)
+        self.k_proj = nn.Linear(hidden_size, width)
+        self.v_proj = nn.Linear(hidden_size, width)
+        self.o_proj = nn.Linear(width, width)
+        self.norm = nn.LayerNorm(width)
+        self.fc1 = nn.Linear(width, _MLP_RATIO * width)
+        self.fc2 = nn.Linear(_MLP_RATIO * width, width)
+        self.norm_out = nn.LayerNorm(width)
+        self.head = nn.Linear(width, out_features)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Of tokens `(B, N, hidden_size)` in raster order: `(B, N, out_features)`, or `(B, 1, …)` if not dense."""
+        rows, columns = self.grid_size
+        positions = patch_positions(rows, columns, self.grid_size, tokens.device)
+        where = self.position_gain * _waves(positions, self.query_tokens.shape[1]).to(tokens.dtype)
+        normed = self.norm_tokens(tokens)
+        query = self.q_proj(self.query_tokens) + (where if self.dense else 0)
+        key, value = self.k_proj(normed) + where, self.v_proj(normed)
+        attended = nn.functional.scaled_dot_product_attention(
+            self._heads(query).expand(len(tokens), -1, -1, -1), self._heads(key), self._heads(value)
+        )
+        states = self.query_tokens + self.o_proj(attended.transpose(1, 2).flatten(2))
+        states = states + self.fc2(nn.functional.gelu(self.fc1(self.norm(states))))
+        return self.head(self.norm_out(states))
+
+    def _heads(self, states: torch.Tensor) -> torch.Tensor:
+        """`(..., N, width)` as `(..., heads, N, width / heads)`: every head has waves of all lengths and both axes."""
+        return states.unflatten(-1, (-1, self.num_heads)).movedim(-1, -3)
+
+
+def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Sines and cosines `(N, width)` of positions `(N, 2)` in patches, of lengths from 3 to 100 patches.
+
+    The product of two falls off within a few patches, where that of `sincos_embedding`, whose waves are of up to
+    60,000 patches, hardly does on a grid.
+    """
+    count = width // 4
+    frequencies = _HIGHEST * _LOWEST_SHARE ** (torch.arange(count, device=positions.device) / max(1, count - 1))
+    angles = positions.unsqueeze(-1) * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=-1).flatten(-2)
+
+
+class CroCoLinearProbe(nn.Module):
+    """A linear layer on each token, with a bias for each place, or on the mean of all. Tokens are layer-normed first.
+
+    Args:
+        hidden_size, grid_size, out_features, dense: as in [`CroCoAttentiveProbe`].
+    """
+
+    def __init__(self, hidden_size: int, grid_size: tuple[int, int], out_features: int, dense: bool = True):
+        super().__init__()
+        self.dense = dense
+        if dense:
+            self.position_bias = nn.Parameter(torch.empty(grid_size[0] * grid_size[1], out_features))
+        self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)  # the linear layer has the gains
+        self.head = nn.Linear(hidden_size, out_features)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """As [`CroCoAttentiveProbe`] does."""
+        normed = self.norm(tokens)
+        return self.head(normed) + self.position_bias if self.dense else self.head(normed.mean(dim=1, keepdim=True))
+
+
+@torch.no_grad()
+def init_probe_weights(module: nn.Module) -> None:
+    """First values of a module of a probe. Weights that were loaded are left alone, as everywhere in transformers."""
+    if isinstance(module, nn.Linear):
+        init.xavier_uniform_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
+        init.ones_(module.weight)
+        init.zeros_(module.bias)
+    elif isinstance(module, CroCoAttentiveProbe | CroCoLinearProbe):
+        init.zeros_(module.head.weight)  # whatever the tokens, it says the same at first: what its bias says
+        if isinstance(module, CroCoLinearProbe) and module.dense:
+            init.zeros_(module.position_bias)
+        if isinstance(module, CroCoAttentiveProbe):
+            init.normal_(module.query_tokens, std=_TOKEN_STD)
+            init.constant_(module.position_gain, _POSITION_GAIN)
+            init.normal_(module.k_proj.weight, std=_KEY_STD)
 
 
 class CroCoForDepthEstimation(CroCoPreTrainedModel):
     """The CroCo encoder, frozen, and a probe that gives every pixel of each patch a depth; only the probe learns."""
 
+    config: CroCoDepthConfig
+    config_class = CroCoDepthConfig
     _auto_classes: ClassVar[dict[str, str]] = {"AutoModelForDepthEstimation": "depth_croco.CroCoForDepthEstimation"}
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\.", r"decoder\."]
 
     def __init__(self, config: CroCoConfig):
+        if not isinstance(config, CroCoDepthConfig):  # of a pretraining checkpoint, or of an older depth checkpoint
+            attention = config._attn_implementation
+            config = CroCoDepthConfig.of(config)
+            config._attn_implementation = attention
         super().__init__(config)
         self.croco = CroCoModel(config, add_decoder=False)
         self.probe = depth_probe(
@@ -116,4 +252,4 @@ def scale_invariant_log_loss(log_depth: torch.Tensor, depth: torch.Tensor) -> to
 
 CroCoForDepthEstimation.register_for_auto_class("AutoModelForDepthEstimation")
 
-__all__ = ["CroCoForDepthEstimation"]
+__all__ = ["CroCoAttentiveProbe", "CroCoForDepthEstimation", "CroCoLinearProbe"]

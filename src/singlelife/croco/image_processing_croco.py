@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
 from transformers.processing_utils import ImagesKwargs
@@ -26,7 +27,8 @@ class CroCoImageProcessor(TorchvisionBackend):
     r"""Images to the `pixel_values` of [`CroCoModel`]: cut, resized (antialiased), rescaled to [0, 1] and normalised.
 
     Takes what every transformers image processor takes: PIL images, arrays or tensors, one or a list. Grey images and
-    images with transparency are made RGB. Each setting can be overridden in a call.
+    images with transparency are made RGB. A pair of views is `processor(target, source, return_tensors="pt")`. Each
+    setting can be overridden in a call.
 
     Args:
         size (`dict`): `{"height", "width"}` of `pixel_values`, in pixels; the model's `image_size`.
@@ -49,6 +51,31 @@ class CroCoImageProcessor(TorchvisionBackend):
     do_resize = True
     do_rescale = True
     do_normalize = True
+
+    def __call__(self, images: Any, source_images: Any = None, **kwargs: Any) -> BatchFeature:
+        """`pixel_values` of images; with source images, `source_pixel_values` too, as [`CroCoModel`] takes them.
+
+        Args:
+            images: one or a list; the target views of pairs.
+            source_images: one or as many: the source views of the same pairs.
+            kwargs: the settings above, and `return_tensors`.
+
+        Returns:
+            `pixel_values`, and with source images `source_pixel_values`, each `(B, 3, height, width)`, float32.
+
+        Raises:
+            ValueError: there are not as many source images as images, or see above.
+        """
+        features = super().__call__(images, **kwargs)
+        if source_images is None:
+            return features
+        source = super().__call__(source_images, **kwargs)["pixel_values"]
+        if len(source) != len(features["pixel_values"]):
+            raise ValueError(
+                f"There are {len(features['pixel_values'])} target images but {len(source)} source images."
+            )
+        features["source_pixel_values"] = source
+        return features
 
     def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         if isinstance(image, np.ndarray | torch.Tensor) and not {1, 3, 4} & {image.shape[0], image.shape[-1]}:

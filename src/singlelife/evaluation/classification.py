@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from singlelife._version import __version__
-from singlelife.croco.probes_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
+from singlelife.croco.depth_croco import CroCoAttentiveProbe, CroCoLinearProbe, init_probe_weights
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.features import Encoder, FeatureSet, Item, ItemError, peak_memory
 from singlelife.evaluation.image_sets import data_identity, load_split, rgb

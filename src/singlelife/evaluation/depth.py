@@ -13,9 +13,15 @@ from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
 from singlelife._version import __version__
-from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
-from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
-from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights
+from singlelife.croco import CroCoDepthConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
+from singlelife.croco.depth_croco import (
+    SCALE_INVARIANCE,
+    CroCoAttentiveProbe,
+    depth_probe,
+    init_probe_weights,
+    log_depth_map,
+    scale_invariant_log_loss,
+)
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.depth_frames import DepthFrames
 from singlelife.evaluation.depth_protocols import METRICS, depth_metrics
@@ -297,10 +303,13 @@ def save_depth_model(probed: ProbedModel, folder: Path, frames: DepthFrames, num
     if folder.exists():
         raise EvaluationError(f"{folder} is there already. Remove it, or choose another folder.")
     probe = probed.probes[number]
-    config = CroCoConfig(**{name: value for name, value in model.config.to_dict().items() if name != "auto_map"})
-    config.probe_type = "attentive" if isinstance(probe, CroCoAttentiveProbe) else "linear"
-    config.min_depth, config.max_depth = frames.protocol.min_depth, frames.protocol.max_depth
-    config.architectures = None
+    config = CroCoDepthConfig.of(
+        model.config,
+        probe_type="attentive" if isinstance(probe, CroCoAttentiveProbe) else "linear",
+        min_depth=frames.protocol.min_depth,
+        max_depth=frames.protocol.max_depth,
+        architectures=None,
+    )
     depth_model = CroCoForDepthEstimation(config)
     depth_model.croco.encoder.load_state_dict(model.encoder.state_dict())
     depth_model.probe.load_state_dict(probe.state_dict())

@@ -10,8 +10,7 @@ from itertools import product
 
 import torch
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining
-from singlelife.croco.flops import training_flops_per_pair
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 
 _WORTH_IT = 1.1  # another choice has to be this much faster than fp32 and fused attention: less is noise
 _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed

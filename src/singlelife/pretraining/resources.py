@@ -4,8 +4,7 @@ from dataclasses import dataclass
 
 from accelerate import Accelerator
 
-from singlelife.croco import CroCoForPreTraining
-from singlelife.croco.flops import training_flops_per_pair
+from singlelife.croco import CroCoForPreTraining, training_flops_per_pair
 from singlelife.pretraining.arguments import TrainArguments
 from singlelife.pretraining.memory import Memory, device_memory, memory_warning, run_memory
 from singlelife.pretraining.utilization import Peak, device_peak, utilization

@@ -1,6 +1,6 @@
 """How much of the hardware a run uses: model FLOP/s over the FLOP/s that its devices can make (MFU).
 
-The model's operations are those of `singlelife.croco.flops`, so what is computed beyond need (activations computed
+The model's operations are those of `singlelife.croco`, so what is computed beyond need (activations computed
 twice, say) does not count. MFU is theirs over the peak of all processes' devices, in the number format of the run.
 """
 

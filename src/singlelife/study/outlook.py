@@ -125,8 +125,7 @@ def training_operations(step: Step) -> float:
 
 
 def operations_per_pair(step: Step) -> float:
-    from singlelife.croco.configuration_croco import CroCoConfig
-    from singlelife.croco.flops import training_flops_per_pair
+    from singlelife.croco.configuration_croco import CroCoConfig, training_flops_per_pair
     from singlelife.files import read_yaml
     from singlelife.pretraining.arguments import config_path
 

@@ -14,10 +14,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
 from singlelife.alignment.attention import load_model
 from singlelife.cli import main
-from singlelife.conversion import convert_checkpoint
+from singlelife.croco.convert import convert_checkpoint
 from singlelife.errors import CheckpointError
 
-GOLDEN = Path(__file__).parent / "data" / "croco_reference"
+GOLDEN = Path(__file__).parents[1] / "data" / "croco_reference"
 
 
 def golden(name: str = "rope100") -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor], dict]:
@@ -49,7 +49,7 @@ def two_decoders(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def test_a_released_checkpoint_gives_the_references_numbers(name, tmp_path, capsys):
     tensors, state, kwargs = golden(name)
     torch.save({"model": state, "croco_kwargs": kwargs}, tmp_path / "CroCo.pth")
-    assert main(["convert", "croco", str(tmp_path / "CroCo.pth"), str(tmp_path / "out")]) == 0
+    assert main(["convert", str(tmp_path / "CroCo.pth"), str(tmp_path / "out")]) == 0
     assert "108,016 parameters, 4x4 patches of 8 px" in capsys.readouterr().out
     model = AutoModelForPreTraining.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
@@ -93,8 +93,8 @@ def test_of_two_decoders_the_encoder_is_exact_and_the_first_is_taken(form, tmp_p
     else:
         save_file({name: tensor.contiguous() for name, tensor in two_decoders(state).items()}, file)
         (tmp_path / "config.json").write_text(json.dumps(kwargs | {"head_type": "dpt", "freeze": "none"}))
-    assert main(["convert", "croco", str(file), str(tmp_path / "out")]) == 0
-    assert "its cross-attention is not the original's" in capsys.readouterr().err
+    assert main(["convert", str(file), str(tmp_path / "out")]) == 0
+    assert "cross-attention is not the original's" in capsys.readouterr().err
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         close(model(tensors["source"]).last_hidden_state, tensors["encoder_source"])
@@ -110,8 +110,8 @@ def test_a_fine_tuned_model_loses_its_head_alone(tmp_path, capsys):
     tensors, state, kwargs = golden()
     kept = {n: t for n, t in state.items() if not n.startswith("prediction_head") and n != "mask_token"}
     torch.save({"model": kept | {"head.weight": torch.zeros(2)}, "croco_kwargs": kwargs}, tmp_path / "flow.pth")
-    assert main(["convert", "croco", str(tmp_path / "flow.pth"), str(tmp_path / "out")]) == 0
-    assert "it has no pixel head" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "flow.pth"), str(tmp_path / "out")]) == 0
+    assert "no pixel head" in capsys.readouterr().err
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         close(model(tensors["target"], tensors["source"]).decoder_last_hidden_state, tensors["decoder_unmasked"])
@@ -196,7 +196,7 @@ def zipped(folder: Path) -> Path:
 def test_what_cannot_be_converted_is_said_and_nothing_is_made(make, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     file = make(tmp_path)
-    assert main(["convert", "croco", str(file), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(file), str(tmp_path / "out")]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not {path.name for path in tmp_path.iterdir()} - {"c.pth"}
@@ -204,9 +204,9 @@ def test_what_cannot_be_converted_is_said_and_nothing_is_made(make, message, tmp
 
 def test_nothing_is_overwritten(tmp_path, capsys):
     (tmp_path / "out").mkdir()
-    assert main(["convert", "croco", str(tmp_path / "c.pth"), str(tmp_path / "out")]) == 2
+    assert main(["convert", str(tmp_path / "c.pth"), str(tmp_path / "out")]) == 2
     assert "is there already" in capsys.readouterr().err
-    assert main(["convert", "croco", str(tmp_path / "c.pth"), str(tmp_path / "no/such/out")]) == 2
+    assert main(["convert", str(tmp_path / "c.pth"), str(tmp_path / "no/such/out")]) == 2
     assert "no such folder" in capsys.readouterr().err
 
 
