@@ -52,7 +52,9 @@ class CroCoImageProcessor(TorchvisionBackend):
     do_rescale = True
     do_normalize = True
 
-    def __call__(self, images: Any, source_images: Any = None, **kwargs: Any) -> BatchFeature:
+    def __call__(  # type: ignore[override]
+        self, images: Any, source_images: Any = None, **kwargs: Any
+    ) -> BatchFeature:
         """`pixel_values` of images; with source images, `source_pixel_values` too, as [`CroCoModel`] takes them.
 
         Args:
