@@ -57,6 +57,7 @@ class ResultRow:
     version: str = ""
 
 
+_START = '{"model": '  # of every line, which tells one that was cut short from what is no result
 COLUMNS = tuple(each.name for each in fields(ResultRow))
 # Two rows that agree in these are the same measurement; the later one counts.
 IDENTITY = tuple(name for name in COLUMNS if name not in ("value", "low", "high", "version"))
@@ -69,6 +70,8 @@ def append_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
         SingleLifeError: the file cannot be written.
     """
     path = Path(path)
+    if not path.absolute().parent.is_dir():
+        raise SingleLifeError(f"Cannot write the results {path}: there is no such folder.")
     lines = [json.dumps({**asdict(row), "value": _as_json(row.value)}, sort_keys=False) + "\n" for row in rows]
     try:
         with FileLock(path.with_name(f".{path.name}.lock")), path.open("a+b") as file:
@@ -105,7 +108,7 @@ def read_results(*paths: str | Path) -> "pandas.DataFrame":
             try:
                 row = ResultRow(**json.loads(line))
             except (ValueError, TypeError) as error:
-                if isinstance(error, json.JSONDecodeError) and not line.endswith("}"):
+                if isinstance(error, json.JSONDecodeError) and line.startswith(_START):
                     continue
                 raise SingleLifeError(f"Line {number} of {path} is not a result: {error}.") from error
             values = asdict(row) | {"value": math.nan if row.value is None else row.value}
