@@ -5,12 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as Pictures
 from scipy.io import savemat
-
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from tests.micro import save_micro_model
 
 SIZE = (64, 80)  # height and width of images 1
 SHIFT = np.array([[1.0, 0, 6], [0, 1, -4], [0, 0, 1]])
@@ -29,16 +27,8 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    torch.manual_seed(3)
-    config = CroCoConfig(
-        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=64, decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
-        decoder_intermediate_size=64,
-    )  # fmt: skip
-    CroCoForPreTraining(config).save_pretrained(folder)
-    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    """A micro-model with two decoder blocks, which layers are chosen of."""
+    return save_micro_model(tmp_path_factory.mktemp("checkpoint") / "model", seed=3, decoder_num_hidden_layers=2)
 
 
 @pytest.fixture

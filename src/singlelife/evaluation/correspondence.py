@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError
+from singlelife.evaluation.features import view_size
 from singlelife.evaluation.flow import THRESHOLDS, Errors, cost_volume, flow_of, measure
 from singlelife.evaluation.image_pairs import LEVELS, ImagePair, PairData, PairEntry, open_pairs
 from singlelife.evaluation.results import Evaluation, Measure, ModelResult, measure_models
@@ -50,7 +51,7 @@ class Matcher:
     def views(self, pair: ImagePair) -> tuple[torch.Tensor, torch.Tensor]:
         """The whole target and source, uint8 (3, H, W), stretched to what the model takes."""
         assert self.model is not None
-        size = [self.model.image_size * count // max(self.model.grid) for count in self.model.grid]
+        size = view_size(self.model)
         target, source = (
             torch.nn.functional.interpolate(image.unsqueeze(0), size, mode="bicubic", antialias=True)[0]
             for image in (pair.target, pair.source)

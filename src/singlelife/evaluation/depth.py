@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,6 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
+from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights
@@ -193,13 +193,13 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     height, width = view_size(encoder)
     partial = folder.with_name(f"{folder.name}.partial")
     depth_model.eval().save_pretrained(partial)
-    processor = CroCoImageProcessor.from_dict(encoder.processor.to_dict())
+    processor = CroCoImageProcessor.from_dict(encoder.processor.to_dict())  # type: ignore[attr-defined]
     processor.size, processor.crop_to_aspect = SizeDict(height=height, width=width), False
     processor.save_pretrained(partial)
     partial.rename(folder)
 
 
-def croco_of(encoder: Any) -> CroCoModel:
+def croco_of(encoder: AttentionMapProvider) -> CroCoModel:
     """The CroCo of an encoder that `load_model` gave.
 
     Raises:

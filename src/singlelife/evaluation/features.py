@@ -20,6 +20,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
+from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.files import check_room
 from singlelife.lives.prepare import default_cache_dir
@@ -28,19 +29,6 @@ FORMAT_VERSION = 1
 FEATURES, TARGETS, ROWS, METADATA = "features.f16", "targets.bin", "rows.jsonl", "metadata.json"
 
 _READERS = 2  # threads that read images while the encoder runs
-
-
-class Encoder(Protocol):
-    """What is asked of a model here; `singlelife.alignment.attention.load_model` gives such."""
-
-    name: str
-    revision: str
-    grid: tuple[int, int]
-    image_size: int
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N, D) of uint8 views (B, 3, H, W)."""
-        ...
 
 
 class Item(NamedTuple):
@@ -91,13 +79,13 @@ class Examples(Protocol):
         ...
 
 
-def view_size(encoder: Encoder) -> tuple[int, int]:
+def view_size(encoder: AttentionMapProvider) -> tuple[int, int]:
     """Height and width in pixels of what the encoder's patches cover."""
     patch = patch_size(encoder)
     return encoder.grid[0] * patch, encoder.grid[1] * patch
 
 
-def patch_size(encoder: Encoder) -> int:
+def patch_size(encoder: AttentionMapProvider) -> int:
     """Side of a patch in pixels."""
     return encoder.image_size // max(encoder.grid)
 
@@ -160,7 +148,7 @@ class FeatureSet:
 
 
 def extract(
-    encoder: Encoder,
+    encoder: AttentionMapProvider,
     examples: Examples,
     *,
     cache_dir: str | Path | None = None,
@@ -194,7 +182,12 @@ def extract(
 
 
 def _compute(
-    encoder: Encoder, examples: Examples, size: tuple[int, int], folder: Path, batch_size: int, progress: bool
+    encoder: AttentionMapProvider,
+    examples: Examples,
+    size: tuple[int, int],
+    folder: Path,
+    batch_size: int,
+    progress: bool,
 ) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError, RunError
 from singlelife.evaluation.features import Examples, FeatureSet, extract
 from singlelife.evaluation.results import Evaluation, ModelResult, measure_models
@@ -34,7 +34,7 @@ class FrozenFeatures:
         device: where probes are trained.
     """
 
-    encoder: Any
+    encoder: AttentionMapProvider
     train: FeatureSet
     test: FeatureSet
     config: ProbeConfig
@@ -82,29 +82,28 @@ def evaluate_by_probes(
     device = choose_device(config.device)
     first: list[FrozenFeatures] = []
     means: list[ModelResult] = []
+    all_notes = list(notes)
 
-    def measured(encoder: Any) -> ModelResult:
-        sets = (
+    def measured(encoder: AttentionMapProvider) -> ModelResult:
+        train_set, test_set = (
             extract(encoder, examples, cache_dir=config.cache_dir, batch_size=config.batch_size,
                     progress=config.progress)
             for examples in (train, test)
         )  # fmt: skip
-        features = FrozenFeatures(encoder, *sets, config, device)
+        features = FrozenFeatures(encoder, train_set, test_set, config, device)
         if not first:
-            in_both.append(count_in_both(features.train, features.test, train.name, test.name))
+            if both := count_in_both(train_set, test_set, train.name, test.name):
+                all_notes.append(f"{both:,} of the test items are among the training items too")
+            if train_set.left_out:
+                all_notes.append(f"{len(train_set.left_out):,} training items are left out; the first: "
+                                 f"{train_set.left_out[0][1]}")  # fmt: skip
             first.append(features)
             means.extend(baseline(features) if config.baselines else [])
         return measure(features)
 
-    in_both: list[int] = []
     results, failed = measure_models(models, partial(load_model, device=device), measured, baselines=config.baselines)
     data = first[0].test
     trained_on = {"train": train.name, "train_hash": first[0].train.metadata["data_hash"]}
-    if in_both[0]:
-        notes = [*notes, f"{in_both[0]:,} of the test items are among the training items too"]
-    if first[0].train.left_out:
-        why = first[0].train.left_out[0][1]
-        notes = [*notes, f"{len(first[0].train.left_out):,} training items were left out; the first: {why}"]
     return Evaluation(
         task=task,
         protocol=protocol,
@@ -116,7 +115,7 @@ def evaluate_by_probes(
         models=(*results, *means),
         failed=failed,
         left_out={str(row): why for row, why in data.left_out},
-        notes=tuple(notes),
+        notes=tuple(all_notes),
     )
 
 
