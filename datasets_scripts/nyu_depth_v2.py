@@ -37,7 +37,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def check(folder: Path | None) -> Findings:
-    """What there is to say of the folder of the two files."""
+    """Check the folder with the two files."""
     findings = Findings()
     if folder is None or not folder.is_dir():
         findings.missing.append("the folder of the data set" + (f" {folder}" if folder else ""))

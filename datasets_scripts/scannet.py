@@ -94,7 +94,7 @@ def _known_poses(scene: Path, findings: Findings) -> list[bool]:
             findings.wrong.append(str(error))
     if frames[0] in depth:
         try:
-            with Image.open(depth[frames[0]]) as picture:  # one frame tells how all of a scene were exported
+            with Image.open(depth[frames[0]]) as picture:  # all frames of a scene are exported alike
                 if picture.mode not in ("I;16", "I"):
                     findings.wrong.append(f"{depth[frames[0]]}: has mode {picture.mode}, where depth is 16-bit")
                 picture.load()

@@ -9,44 +9,25 @@ from singlelife.evaluation.homography import PlanarTruth, read_homography
 GRAF = np.array(  # a real one, of the pair graf1 and graf3
     [[0.76285898, -0.29922929, 225.67123], [0.33443473, 1.0143901, -76.999973], [3.4663091e-4, -1.4364524e-5, 1]]
 )
-WORDS = " ".join(f"{value:.10e}" for value in GRAF.ravel())
-
+LINES = "\n".join(" ".join(f"{value:.10e}" for value in row) for row in GRAF)
+COMMAS = ", ".join(LINES.split())
 XML = f"""<?xml version="1.0"?>
 <opencv_storage>
 <H13 type_id="opencv-matrix">
-  <rows>3</rows>
-  <cols>3</cols>
-  <dt>d</dt>
+  <rows>3</rows> <cols>3</cols> <dt>d</dt>
   <data>
-    {WORDS} </data></H13>
+    {LINES} </data></H13>
 </opencv_storage>
 """
-YAML = f"""%YAML:1.0
----
-H13: !!opencv-matrix
-   rows: 3
-   cols: 3
-   dt: d
-   data: [ {WORDS.replace(" ", ", ")} ]
-"""
-JSON = (
-    f'{{"H13": {{"type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d", "data": [{WORDS.replace(" ", ", ")}]}}}}'
-)
-LINES = "\n".join(" ".join(f"{value:.10e}" for value in row) for row in GRAF)
+YAML = f"%YAML:1.0\n---\nH13: !!opencv-matrix\n   rows: 3\n   cols: 3\n   dt: d\n   data: [ {COMMAS} ]\n"
+JSON = f'{{"H13": {{"type_id": "opencv-matrix", "rows": 3, "cols": 3, "dt": "d", "data": [{COMMAS}]}}}}'
 
 
 @pytest.mark.parametrize(
     ("name", "content"),
-    [
-        ("H_1_3", LINES),
-        ("H1to3p", f"\n  {LINES.replace(' ', '   ')}\n\n"),
-        ("h.txt", WORDS),
-        ("h.csv", LINES.replace(" ", ",")),
-        ("h.xml", XML),
-        ("h.yml", YAML),
-        ("h.json", JSON),
-    ],
-)
+    [("H_1_3", LINES), ("h.txt", LINES.replace("\n", " ")), ("h.csv", LINES.replace(" ", ",")), ("h.xml", XML),
+     ("h.yml", YAML), ("h.json", JSON)],
+)  # fmt: skip
 def test_the_common_forms_are_read(tmp_path, name, content):
     (tmp_path / name).write_text(content)
     matrix = read_homography(tmp_path / name)
@@ -57,10 +38,10 @@ def test_the_common_forms_are_read(tmp_path, name, content):
 def test_a_numpy_array_is_read_and_never_unpickled(tmp_path):
     np.save(tmp_path / "h.npy", GRAF)
     np.testing.assert_array_equal(read_homography(tmp_path / "h.npy"), GRAF)
-    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     np.save(tmp_path / "four.npy", np.eye(4))
     with pytest.raises(EvaluationError, match=r"\(4, 4\)"):
         read_homography(tmp_path / "four.npy")
+    np.save(tmp_path / "pickled.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
     with pytest.raises(EvaluationError, match=r"pickled\.npy: not a homography"):
         read_homography(tmp_path / "pickled.npy")
 
@@ -74,17 +55,11 @@ def test_a_numpy_array_is_read_and_never_unpickled(tmp_path):
         ("h.txt", b"\xff\xfe\x00", "not a homography"),
         ("h.txt", b"1 0 0\n0 nan 0\n0 0 1\n", "not finite"),
         ("h.txt", b"1 0 0\n0 1 0\n1 1 0\n", "singular"),
-        ("h.txt", b"0 0 0 0 0 0 0 0 0", "singular"),
         ("h.txt", b"100 200 3 50 100 7 0 0 1", "singular"),
         ("h.txt", b"1 " * 40_000, "too large"),
         ("h.xml", b"<opencv_storage></opencv_storage>", "not a homography"),
-        (
-            "h.xml",
-            XML.replace("</H13>", "</H13>" + XML[XML.index("<H13") : XML.index("</open")]).encode(),
-            "2 matrices",
-        ),
+        ("h.xml", 2 * XML.encode(), "2 matrices"),
         ("h.yml", b"H: !!python/object/apply:os.system ['true']", "not a homography"),
-        ("h.json", b"{", "not a homography"),
         ("h.npy", b"", "not a homography"),
         ("h.npy", b"\x93NUMPY", "not a homography"),
         ("h.txt", None, "no such file"),

@@ -35,14 +35,11 @@ def test_hpatches_pairs_are_image_k_in_image_1(sequences):
     for entry in data.pairs:
         assert_same_colours(entry.load())
     assert len(hpatches(sequences, "illumination")) == 5
+    with pytest.raises(EvaluationError, match="no viewpoint sequences"):
+        hpatches(sequences.parent)
     one = hpatches(sequences / "v_two")
     assert [entry.name for entry in one.pairs] == [f"v_two 1-{number}" for number in range(2, 7)]
     assert [entry.load().hash for entry in one.pairs] == [entry.load().hash for entry in data.pairs[5:]]
-
-
-def test_a_folder_without_sequences_is_no_hpatches(tmp_path):
-    with pytest.raises(EvaluationError, match="has no viewpoint sequences of HPatches"):
-        hpatches(tmp_path)
 
 
 def test_the_hash_tells_pixels_and_truth_apart(sequences):
@@ -77,11 +74,8 @@ def test_damaged_images_are_named(tmp_path, content):
     (tmp_path / "1.ppm").write_bytes(content)
     with pytest.raises(EvaluationError, match=r"1\.ppm: not an image"):
         read_image(tmp_path / "1.ppm")
-
-
-def test_an_image_of_16_bits_is_refused(tmp_path):
     save(tmp_path / "deep.png", np.zeros((4, 4), np.uint16))
-    with pytest.raises(EvaluationError, match="not an image of 8 bits"):
+    with pytest.raises(EvaluationError, match=r"deep\.png: .* 8 bits"):
         read_image(tmp_path / "deep.png")
 
 
@@ -120,19 +114,15 @@ def test_found_places_are_the_true_matches(sim_test):
 
 
 @pytest.mark.integration
-def test_pairs_without_known_matches_are_refused(sim_test):
-    pairs = make_pair_set(sim_test, views="plain", num_pairs=2, image_size=32)
-    with pytest.raises(EvaluationError, match="no true matches are known"):
-        pairs_of_set(replace(pairs, _geometry=None))
-
-
-@pytest.mark.integration
-def test_views_without_anything_in_common_are_left_out(sim_test):
+def test_pairs_without_known_matches_or_anything_in_common(sim_test):
+    plain = make_pair_set(sim_test, views="plain", num_pairs=2, image_size=32)
+    with pytest.raises(EvaluationError, match=r"true matches .* not known"):
+        pairs_of_set(replace(plain, _geometry=None))
     pairs = make_pair_set(sim_test, views="shifted", num_pairs=4, image_size=32)
     boxes = pairs._boxes.copy()
     boxes[1] = [[0, 0, 40, 40], [50, 50, 40, 40]]
     data = pairs_of_set(replace(pairs, _boxes=boxes))
     assert len(data) == 3 and data.left_out == (f"{pairs.name} 1",)
     boxes[:] = boxes[1]
-    with pytest.raises(EvaluationError, match="no two views have anything in common"):
+    with pytest.raises(EvaluationError, match="nothing in common"):
         pairs_of_set(replace(pairs, _boxes=boxes))

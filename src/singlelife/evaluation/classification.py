@@ -57,7 +57,7 @@ class LabelledImages:
 
 
 def open_labelled(config: ClassificationConfig) -> tuple[LabelledImages, LabelledImages]:
-    """The images to train on and to test on. A set with one split is divided: a fifth of its rows are tested on.
+    """The images to train on and to test on. A set with one split is divided: a fifth of its rows become the test.
 
     Raises:
         EvaluationError: the data set cannot be loaded, or has no images or classes.
@@ -84,27 +84,27 @@ def open_labelled(config: ClassificationConfig) -> tuple[LabelledImages, Labelle
     )
 
 
-def _label_column(words: str, data: Any, asked: str | None) -> str:
+def _label_column(words: str, data: Any, chosen: str | None) -> str:
     from datasets import ClassLabel
 
     if "image" not in data.column_names:
         raise EvaluationError(f"{words} has no column image; it has {', '.join(data.column_names)}.")
     with_classes = [name for name, feature in data.features.items() if isinstance(feature, ClassLabel)]
-    if asked is not None and asked not in with_classes:
-        raise EvaluationError(f"--label-column {asked}: the columns of {words} with classes are {with_classes}.")
-    if asked is None and len(with_classes) != 1:
+    if chosen is not None and chosen not in with_classes:
+        raise EvaluationError(f"--label-column {chosen}: the columns of {words} with classes are {with_classes}.")
+    if chosen is None and len(with_classes) != 1:
         raise EvaluationError(
             f"{words} should have one column of the type ClassLabel; it has {with_classes or 'none'}. "
             + ("Choose one with --label-column." if with_classes else "A folder for each class makes one.")
         )
-    return asked or with_classes[0]
+    return chosen or with_classes[0]
 
 
 def evaluate_classification(models: Sequence[str], config: ClassificationConfig) -> Evaluation:
     """Probe models one after the other for the classes of images.
 
     The metric is top-1, the share of test images whose class is found; `details` has it for each class, averaged over
-    seeds. Beside the models stand an untrained one of each architecture, and the most frequent class of the training
+    seeds. The baselines are an untrained model of each architecture, and the most frequent class of the training
     images.
 
     Args:

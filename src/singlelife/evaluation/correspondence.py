@@ -82,8 +82,8 @@ def evaluate_correspondence(
 
     The metrics are AEPE (`aepe`, average end-point error in pixels) and PCK (`pck1`, `pck3`, `pck5`, the share of
     pixels that are off by at most so many pixels); with `_240` both images count as resized to 240x240. HPatches has
-    the AEPE of each level too (`aepe_I` to `aepe_V`). `details` has each pair. Beside the models stand an untrained
-    one of each architecture and the identity flow.
+    the AEPE of each level too (`aepe_I` to `aepe_V`). `details` has each pair. The baselines are an untrained model of
+    each architecture and the identity flow.
 
     Args:
         models: as `load_model` takes them.

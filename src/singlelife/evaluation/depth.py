@@ -53,7 +53,7 @@ def evaluate_depth(
 ) -> Evaluation:
     """Probe models one after the other for depth.
 
-    Beside them stand an untrained model of each architecture, the (geometric) mean depth of the training frames, and
+    The baselines are an untrained model of each architecture, the (geometric) mean depth of the training frames, and
     the same at each place of the image. The metrics are δ1, δ2, δ3, AbsRel, RMSE and log10, see `depth_metrics`.
 
     Args:

@@ -116,7 +116,7 @@ def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> Err
         side: of the square that both images are taken to be resized to, in pixels; None for their own sizes.
 
     Raises:
-        EvaluationError: of no pixel of the target the true place is known and lies in the source.
+        EvaluationError: no pixel of the target has a known place in the source.
     """
     target, source = (
         (image.shape[1], image.shape[2]) if side is None else (side, side) for image in (pair.target, pair.source)
@@ -130,8 +130,8 @@ def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> Err
         count += len(error)
     if not count:
         raise EvaluationError(
-            "the images have no overlap: of no pixel of the target the true place is known and lies in the source. "
-            "Is the ground truth of these images, and in this direction?"
+            "the images have no overlap: no pixel of the target has a known place in the source. Does the ground truth "
+            "belong to these images, and in this direction?"
         )
     return Errors(total / count, tuple((correct / count).tolist()), count)
 

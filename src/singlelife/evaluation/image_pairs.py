@@ -1,8 +1,8 @@
-"""Pairs of images of which it is known where the pixels of one are in the other.
+"""Pairs of images whose true correspondences are known.
 
-HPatches' sequences, one pair with a homography, and pairs drawn from a life with depth and poses. Everywhere the
-*target* is the image whose pixels are looked for, and the *source* the one that they are looked for in. In HPatches,
-as is usual for dense matching, the target is image k and the source image 1.
+HPatches' sequences, one pair with a homography, and pairs drawn from a life with depth and poses. The
+*target* is the image whose pixels are looked for in the *source*. In HPatches, as is usual for dense matching, the
+target is image k and the source image 1.
 """
 
 import hashlib
@@ -171,8 +171,8 @@ def pairs_of_set(pairs: PairSet) -> PairData:
     """
     if not pairs.matches_known:
         raise EvaluationError(
-            f"Of the pairs {pairs.name} no true matches are known: their life has no depth. Take a life that has, "
-            "such as sim_test, or --views shifted."
+            f"The true matches of the pairs {pairs.name} are not known: their life has no depth. Take a life that has "
+            "it, such as sim_test, or --views shifted."
         )
     key = pairs.hash.encode()
     seen = (pairs.true_match(_LOOK) >= 0).any(dim=1).tolist()
@@ -182,7 +182,7 @@ def pairs_of_set(pairs: PairSet) -> PairData:
     left_out = tuple(entry.name for entry, common in zip(entries, seen, strict=True) if not common)
     entries = [entry for entry, common in zip(entries, seen, strict=True) if common]
     if not entries:
-        raise EvaluationError(f"Of the {len(pairs)} pairs {pairs.name}, no two views have anything in common.")
+        raise EvaluationError(f"The two views of each of the {len(pairs)} pairs {pairs.name} have nothing in common.")
     return PairData(pairs.name, entries, left_out)
 
 

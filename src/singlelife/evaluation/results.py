@@ -122,7 +122,11 @@ class Evaluation:
 
     def __str__(self) -> str:
         """Tables for people."""
-        settings = (f"{name} {value}" for name, value in self.settings.items())
+        settings = (
+            f"{name} {value[:12] if name.endswith('hash') else value}"
+            for name, value in self.settings.items()
+            if value is not None
+        )
         lines = [
             f"{self.task} on {self.data}: {self.num_items:,} items ({self.data_hash[:12]}), protocol {self.protocol}",
             ", ".join(settings),

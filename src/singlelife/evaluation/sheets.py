@@ -99,7 +99,7 @@ class Matches:
 
     Attributes:
         name: of the model.
-        data: what the pairs are of.
+        data: name of the data that the pairs come from.
         pairs: with their names.
         flows: of each pair, see `flow.flow_of`.
     """
