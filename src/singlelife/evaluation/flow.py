@@ -130,8 +130,8 @@ def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> Err
         count += len(error)
     if not count:
         raise EvaluationError(
-            "the images have no overlap: no pixel of the target has a known place in the source. Does the ground truth "
-            "belong to these images, and in this direction?"
+            "the images have no overlap: no pixel of the target has a known place in the source. Does the ground "
+            "truth belong to these images, and in this direction?"
         )
     return Errors(total / count, tuple((correct / count).tolist()), count)
 
