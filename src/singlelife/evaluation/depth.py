@@ -13,7 +13,7 @@ from transformers.image_utils import SizeDict
 from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.croco import CroCoConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import SCALE_INVARIANCE, depth_probe, log_depth_map, scale_invariant_log_loss
-from singlelife.croco.probes_croco import CroCoAttentiveProbe, init_probe_weights
+from singlelife.croco.probes_croco import init_probe_weights
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.depth_data import open_depth
 from singlelife.evaluation.depth_frames import METRICS, DepthFrames, depth_metrics
@@ -182,14 +182,14 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     model = croco_of(encoder)
     if folder.exists():
         raise EvaluationError(f"{folder} is there already. Remove it, or choose another folder.")
-    probe = probed.probes[0]
     config = CroCoConfig(**{name: value for name, value in model.config.to_dict().items() if name != "auto_map"})
-    config.probe_type = "attentive" if isinstance(probe, CroCoAttentiveProbe) else "linear"
-    config.min_depth, config.max_depth = probed.frames.protocol.min_depth, probed.frames.protocol.max_depth
+    protocol = probed.frames.protocol
+    config.probe_type = probed.features.config.probe
+    config.min_depth, config.max_depth = protocol.min_depth, protocol.max_depth
     config.architectures = None
     depth_model = CroCoForDepthEstimation(config)
     depth_model.croco.encoder.load_state_dict(model.encoder.state_dict())
-    depth_model.probe.load_state_dict(probe.state_dict())
+    depth_model.probe.load_state_dict(probed.probes[0].state_dict())
     height, width = view_size(encoder)
     partial = folder.with_name(f"{folder.name}.partial")
     depth_model.eval().save_pretrained(partial)
