@@ -208,6 +208,7 @@ def test_hpatches_is_a_table_files_and_a_sheet(checkpoint, sequences, tmp_path, 
     assert not list(tmp_path.glob("*.tmp"))
 
 
+@pytest.mark.integration
 def test_a_model_that_diverged_is_named_and_the_others_are_kept(checkpoint, sequences, tmp_path, capsys):
     broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
     weights = load_file(broken / "model.safetensors")

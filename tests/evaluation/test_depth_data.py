@@ -120,22 +120,8 @@ def test_an_image_and_a_depth_map_of_different_frames_are_refused(scannet):
         frames.item(2, (64, 64))
 
 
-def no_split(folder):
-    (folder / "splits.mat").unlink()
-
-
 def cut_off(folder):
-    path = folder / "nyu_depth_v2_labeled.mat"
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def no_depth(folder):
-    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
-        del content["rawDepths"]
-
-
-def out_of_range(folder):
-    savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
+    (folder / "nyu_depth_v2_labeled.mat").write_bytes(b"\x89HDF\r\n")
 
 
 def in_millimetres(folder):
@@ -143,13 +129,26 @@ def in_millimetres(folder):
         content["rawDepths"][...] *= 1000
 
 
+def without_depth(folder):
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
+        del content["rawDepths"]
+
+
+def with_split(test, train):
+    return lambda folder: savemat(
+        folder / "splits.mat", {"testNdxs": np.array([test]), "trainNdxs": np.array([train])}
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_split, "splits.mat is missing"),
+        (lambda folder: (folder / "splits.mat").unlink(), "splits.mat is missing"),
+        (lambda folder: (folder / "splits.mat").write_bytes(b"MATLAB"), "splits.mat cannot be read"),
         (cut_off, "is not an HDF5"),
-        (no_depth, "rawDepths"),
-        (out_of_range, "1 to 4, each once"),
+        (without_depth, "rawDepths"),
+        (with_split([9], [2]), "1 to 4, each once"),
+        (with_split([1, 2], [2, 3]), "1 to 4, each once"),
         (in_millimetres, "--depth-scale"),
     ],
 )

@@ -257,8 +257,10 @@ class _DatasetDepth(DepthFrames):
             )
         self._images, self._depth = data.select_columns("image"), data.select_columns(column).with_format("numpy")
         self._column = column
+        # NYU's frames as earlier versions prepared them have this column, which other sets do not.
+        protocol = PROTOCOLS["nyu" if "raw_depth" in data.column_names else "metric"]
         identity = f"{word} {split_name} {column} {data_identity(data)}"
-        super().__init__(f"{word} ({split_name})", identity, PROTOCOLS["metric"], len(data), config.depth_scale)
+        super().__init__(f"{word} ({split_name})", identity, protocol, len(data), config.depth_scale)
 
     def image(self, row: int) -> torch.Tensor:
         return rgb(self._images[row]["image"])

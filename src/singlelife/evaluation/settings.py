@@ -128,7 +128,7 @@ class CorrespondenceConfig(EvaluationConfig):
         EvaluationError: a number is not above 0, or `data` and `homography` do not belong together.
     """
 
-    data: tuple[str, ...]
+    data: tuple[str, ...] = ("sim_test",)
     """the folder of HPatches' sequences; or a life or stored pair set with known matches, such as sim_test; or two
     images, REFERENCE OTHER, with --homography"""
     homography: Path | None = None
