@@ -26,8 +26,7 @@ SOME_FAILED = 1  # exit code
 @dataclass(frozen=True, kw_only=True)
 class _Evaluate:
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")] = ()
-    """run folders, checkpoints, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]; a CroCo, or a vision
-    transformer that docs/alignment.md lists"""
+    """run folders, checkpoints, ORG/NAME[@REVISION] on the Hub (docs/alignment.md lists models), or untrained:MODEL"""
     results: Path | None = None
     """append a row for each number to this results.jsonl"""
     json: str | None = None
@@ -115,8 +114,7 @@ class Depth(_Evaluate):
     sheet: Path | None = None
     """draw the depth maps of some test frames into this PNG"""
     save: Path | None = None
-    """save the model (one CroCo) with its first probe in this new folder, for
-    pipeline("depth-estimation", model=FOLDER, trust_remote_code=False)"""
+    """save the model (one CroCo) with its first probe in this new folder, for pipeline("depth-estimation")"""
 
     def run(self) -> int:
         self._check_folder("--sheet", self.sheet)

@@ -20,7 +20,7 @@ class EvaluationConfig:
     device: str = "auto"
     """where the models run: auto, cpu, cuda, cuda:1, mps"""
     cache_dir: Path | None = None
-    """where prepared lives and features are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
+    """where prepared lives and features are kept, instead of $SINGLELIFE_CACHE or ~/.cache/singlelife"""
     progress: bool = True
     """show progress bars"""
 
@@ -83,19 +83,19 @@ class DepthConfig(ProbeConfig):
     test: tuple[str, ...]
     """frames of other places to test the probe on"""
     train_split: str | None = None
-    """split to train on; for ScanNet a file that lists scenes (default: train)"""
+    """split to train on, usually train; for ScanNet a file that lists scenes"""
     test_split: str | None = None
-    """split to test on; for ScanNet a file that lists scenes (default: test)"""
+    """split to test on, usually test; for ScanNet a file that lists scenes"""
     num_train: int | None = None
-    """train on this many frames, evenly spread (default: all)"""
+    """train on this many frames, evenly spread, instead of all"""
     num_test: int | None = None
-    """test on this many frames, evenly spread (default: all)"""
+    """test on this many frames, evenly spread, instead of all"""
     depth_scale: float | None = None
     """metres of one unit of the stored depth, where the data do not say"""
     depth_column: str | None = None
-    """column of a data set (default: raw_depth, depth or depth_map)"""
+    """column of a data set, usually raw_depth, depth or depth_map"""
     protocol: Literal["nyu", "scannet", "metric", "simulated"] | None = None
-    """which pixels count; nyu has the Eigen crop (default: by the data)"""
+    """which pixels count, instead of what is usual for the data; nyu has the Eigen crop"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -113,9 +113,9 @@ class ClassificationConfig(ProbeConfig):
     data: str
     """a folder that `datasets` opens, or ORG/NAME on the Hub, with images and a column of classes"""
     train_split: str | None = None
-    """split to train on (default: train)"""
+    """split to train on, usually train"""
     test_split: str | None = None
-    """split to test on (default: test or validation, else a fifth of the only split)"""
+    """split to test on, usually test or validation, else a fifth of the only split"""
     label_column: str | None = None
     """column of the classes, where there are several"""
 
@@ -129,8 +129,7 @@ class CorrespondenceConfig(EvaluationConfig):
     """
 
     data: tuple[str, ...] = ("sim_test",)
-    """the folder of HPatches' sequences; or a life or stored pair set with known matches, such as sim_test; or two
-    images, REFERENCE OTHER, with --homography"""
+    """HPatches' folder; a life or pair set with known matches; or two images, REFERENCE OTHER, with --homography"""
     homography: Path | None = None
     """maps pixels of REFERENCE to those of OTHER: nine numbers as text, an OpenCV file, or .npy"""
     split: Literal["viewpoint", "illumination"] = "viewpoint"
@@ -140,17 +139,17 @@ class CorrespondenceConfig(EvaluationConfig):
     num_pairs: int = 384
     """pairs to draw from a life"""
     method: Method | None = None
-    """what matches are read from (default: the cross-attention of a CroCo, the features of any other model)"""
+    """what matches are read from, usually the cross-attention of a CroCo and the features of any other model"""
     layers: tuple[int, ...] | None = None
-    """blocks, from 0, or from -1 backwards (default: all for cross-attention, else the last)"""
+    """blocks, from 0, or from -1 backwards; usually all for cross-attention, else the last"""
     reciprocal: bool = True
     """average the map of both directions, so that a match has to hold in both"""
     sinks: Literal["mask", "keep"] | None = None
-    """mask: no patch matches the other view's first patch, a sink (default for cross-attention); keep: any may"""
+    """mask: no patch matches the other view's first patch, a sink (usual for cross-attention); keep: any may"""
     temperature: float = 1e-4
-    """of the soft-argmax"""
+    """temperature of the soft-argmax"""
     seed: int = 0
-    """of drawn pairs and of the bootstrap"""
+    """seed of drawn pairs and of the bootstrap"""
     batch_size: int = 8
     """pairs at once; memory holds no more"""
 
