@@ -40,7 +40,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def check(folder: Path | None) -> Findings:
-    """What there is to say of the folder of the sequences."""
+    """Check the folder of the sequences."""
     findings = Findings()
     if folder is None or not folder.is_dir():
         findings.missing.append("the folder of the sequences" + (f" {folder}" if folder else ""))

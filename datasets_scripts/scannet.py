@@ -1,24 +1,20 @@
-"""ScanNet, for depth: whether the exported frames are here and whole, and an index of them."""
+"""ScanNet, for depth: whether the exported frames are here and whole."""
 
 import argparse
-import csv
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
+from singlelife.lives.dataset_cli import Findings, run_script, script_parser, shown
 
 NAME = "scannet"
 SCENE = re.compile(r"scene\d{4}_\d{2}")
-COLUMNS = ("scene", "frame", "color", "depth", "pose", "intrinsic", "pose_known")
-Row: TypeAlias = tuple[str | int, ...]  # of the index
 INTRINSIC = "intrinsic/intrinsic_depth.txt"
 HOW_TO_GET = (
     "ScanNet is for those who sign its terms of use: http://www.scan-net.org says how, and sends the owners' download "
@@ -29,12 +25,11 @@ DESCRIPTION = (
     "ScanNet: frames of rooms with depth. This reads the folders that the owners' SensReader exports, "
     "scene0000_00/{color/0.jpg, depth/0.png, pose/0.txt, intrinsic/intrinsic_depth.txt}: depth is 16-bit, in "
     "millimetres, 0 where unknown; a pose is camera to world, 4x4, in metres, infinite where unknown. "
-    "--index writes FOLDER/index.csv, a line for each frame, which the evaluation reads: "
-    f"{', '.join(COLUMNS)}; paths are from FOLDER on, pose_known is 0 or 1."
+    "Nothing is converted: the folder is what `singlelife evaluate depth` reads."
 )
 EXAMPLES = """\
   python datasets_scripts/scannet.py /data/scannet/scans                          what is here
-  python datasets_scripts/scannet.py /data/scannet/scans --scenes test.txt --index"""
+  python datasets_scripts/scannet.py /data/scannet/scans --scenes test.txt        those of a split"""
 
 
 def main(words: Sequence[str] | None = None) -> int:
@@ -43,32 +38,20 @@ def main(words: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the scenes' folders")
     parser.add_argument("--scenes", type=Path, metavar="FILE", help="the scenes that count, a name a line, such as "
                         "the owners' list of a split (default: all that are here)")  # fmt: skip
-    parser.add_argument("--index", action="store_true", help="write FOLDER/index.csv, if all is here")
     return run_script(NAME, lambda: _run(parser.parse_args(words)))
 
 
 def _run(arguments: argparse.Namespace) -> int:
     folder, findings = arguments.folder, Findings()
-    rows: list[Row] = []
     if folder is None or not folder.is_dir():
         findings.missing.append("the folder of the scenes" + (f" {folder}" if folder else ""))
     else:
-        rows = check(folder, _names(arguments.scenes) if arguments.scenes else None, findings)
-    code = findings.report(f"ScanNet in {folder}" if folder else "ScanNet", HOW_TO_GET)
-    if code == COMPLETE and arguments.index:
-        index = folder / "index.csv"
-        aside = index.with_suffix(".tmp")
-        with aside.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(rows)
-        aside.replace(index)
-        print(f"  {index}: {shown(len(rows), 'frame')}")
-    return code
+        check(folder, _names(arguments.scenes) if arguments.scenes else None, findings)
+    return findings.report(f"ScanNet in {folder}" if folder else "ScanNet", HOW_TO_GET)
 
 
-def check(folder: Path, names: list[str] | None, findings: Findings) -> list[Row]:
-    """Check the scenes of a folder, and give the rows of its index.
+def check(folder: Path, names: list[str] | None, findings: Findings) -> None:
+    """Check the scenes of a folder.
 
     Args:
         folder: with a folder for each scene.
@@ -80,46 +63,44 @@ def check(folder: Path, names: list[str] | None, findings: Findings) -> list[Row
     findings.missing += [f"the scene {name}" for name in names or () if name not in here]
     if not scenes:
         findings.missing.append(f"there is no scene in {folder}")
-    rows: list[Row] = []
+    known: list[bool] = []
     for scene in tqdm(scenes, desc="Checking", unit=" scenes", disable=None, leave=False):
-        rows += _rows(folder, scene, findings)
-    unknown = sum(not row[-1] for row in rows)
-    findings.facts.append(f"{shown(len(scenes), 'scene')}, {shown(len(rows), 'frame')}, {unknown:,} of unknown pose")
-    return rows
+        known += _known_poses(folder / scene, findings)
+    unknown = len(known) - sum(known)
+    findings.facts.append(f"{shown(len(scenes), 'scene')}, {shown(len(known), 'frame')}, {unknown:,} of unknown pose")
 
 
-def _rows(folder: Path, scene: str, findings: Findings) -> list[Row]:
-    color, depth, pose = ({path.stem: path for path in (folder / scene / kind).glob("*")
-                           if path.is_file() and path.stat().st_size}
-                          for kind in ("color", "depth", "pose"))  # fmt: skip
+def _known_poses(scene: Path, findings: Findings) -> list[bool]:
+    """Of each whole frame of a scene, whether its pose is known."""
+    color, depth, pose = (
+        {path.stem: path for path in (scene / kind).glob("*") if path.is_file() and path.stat().st_size}
+        for kind in ("color", "depth", "pose")
+    )
     frames = sorted((name for name in {*color, *depth, *pose} if name.isdecimal()), key=int)
-    if not (folder / scene / INTRINSIC).is_file():
-        findings.missing.append(f"{scene}/{INTRINSIC}")
+    if not (scene / INTRINSIC).is_file():
+        findings.missing.append(f"{scene.name}/{INTRINSIC}")
     if not frames:
-        findings.missing.append(f"the frames of {scene}")
+        findings.missing.append(f"the frames of {scene.name}")
         return []
-    rows: list[Row] = []
+    known = []
     for name in frames:
         lacking = [kind for kind, files in (("color", color), ("depth", depth), ("pose", pose)) if name not in files]
         if lacking:
-            findings.missing.append(f"{scene}: {' and '.join(lacking)} of frame {name}")
+            findings.missing.append(f"{scene.name}: {' and '.join(lacking)} of frame {name}")
             continue
         try:
-            known = read_pose(pose[name]) is not None
+            known.append(read_pose(pose[name]) is not None)
         except LifeError as error:
             findings.wrong.append(str(error))
-            continue
-        paths = (files[name].relative_to(folder).as_posix() for files in (color, depth, pose))
-        rows.append((scene, int(name), *paths, f"{scene}/{INTRINSIC}", int(known)))
-    try:
-        with Image.open(depth[frames[0]]) as picture:  # one frame tells how all of a scene were exported
-            if picture.mode not in ("I;16", "I"):
-                findings.wrong.append(f"{depth[frames[0]]}: has mode {picture.mode}, where depth is 16-bit")
-            picture.load()
-    except (KeyError, OSError) as error:
-        if frames[0] in depth:
+    if frames[0] in depth:
+        try:
+            with Image.open(depth[frames[0]]) as picture:  # all frames of a scene are exported alike
+                if picture.mode not in ("I;16", "I"):
+                    findings.wrong.append(f"{depth[frames[0]]}: has mode {picture.mode}, where depth is 16-bit")
+                picture.load()
+        except OSError as error:
             findings.wrong.append(f"{depth[frames[0]]}: cannot be read ({error})")
-    return rows
+    return known
 
 
 def read_pose(path: Path) -> np.ndarray | None:

@@ -5,12 +5,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-import torch
 from datasets import Dataset, Features, Image
 from PIL import Image as Pictures
 from scipy.io import savemat
-
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from tests.micro import save_micro_model
 
 SIZE = (64, 80)  # height and width of images 1
 SHIFT = np.array([[1.0, 0, 6], [0, 1, -4], [0, 0, 1]])
@@ -29,16 +27,8 @@ def save(path: Path, pixels: np.ndarray) -> Path:
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("checkpoint") / "model"
-    torch.manual_seed(3)
-    config = CroCoConfig(
-        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=64, decoder_hidden_size=32, decoder_num_hidden_layers=2, decoder_num_attention_heads=2,
-        decoder_intermediate_size=64,
-    )  # fmt: skip
-    CroCoForPreTraining(config).save_pretrained(folder)
-    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
+    """A micro-model with two decoder blocks, which layers are chosen of."""
+    return save_micro_model(tmp_path_factory.mktemp("checkpoint") / "model", seed=3, decoder_num_hidden_layers=2)
 
 
 @pytest.fixture
@@ -87,14 +77,16 @@ def scannet(tmp_path) -> Path:
     random = np.random.default_rng(0)
     folder = tmp_path / "scans"
     for number, scene in enumerate(("scene0000_00", "scene0707_01")):
-        for kind in ("color", "depth"):
+        for kind in ("color", "depth", "pose", "intrinsic"):
             (folder / scene / kind).mkdir(parents=True)
+        np.savetxt(folder / scene / "intrinsic" / "intrinsic_depth.txt", np.eye(4), fmt="%f")
         for frame in (0, 2, 10):
             image = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
             Pictures.fromarray(image).save(folder / scene / "color" / f"{frame}.jpg")
             depth = np.full((12, 16), 1000 * (number + 1) + frame, np.uint16)
             depth[0] = 0
             Pictures.fromarray(depth).save(folder / scene / "depth" / f"{frame}.png")
+            np.savetxt(folder / scene / "pose" / f"{frame}.txt", np.eye(4), fmt="%f")
     return folder
 
 

@@ -1,24 +1,35 @@
-"""The evaluation as a whole: what is measured, what is kept when a pair is bad, and what the result holds."""
+"""Matches as they are measured: in Python, and as a user types it."""
 
 import json
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from singlelife.alignment.attention import load_model
-from singlelife.alignment.pair_sets import make_pair_set
+from singlelife.cli import main
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.evaluation.correspondence import evaluate_correspondence, match
-from singlelife.evaluation.correspondence_sheet import draw_correspondence, matches_of, sheet_pairs
-from singlelife.evaluation.flow import Matching, cost_volume, patch_centres
-from singlelife.evaluation.image_pairs import PairData, homography_pair, hpatches, pairs_of_set
+from singlelife.evaluation.correspondence import Matcher, evaluate_correspondence, measure_matches
+from singlelife.evaluation.flow import cost_volume, patch_centres
+from singlelife.evaluation.image_pairs import PairData, hpatches
+from singlelife.evaluation.settings import CorrespondenceConfig
+from singlelife.results import read_results
 
 from .conftest import SHIFT, SIZE, save, texture
 
-KEEP = Matching(sinks="keep")
+
+def config(*data, **settings) -> CorrespondenceConfig:
+    return CorrespondenceConfig(data=tuple(map(str, data)), device="cpu", progress=False, **settings)
+
+
+def identity_of(folder, **settings):
+    """The identity flow's result, the hash of the data, and the pairs that could not be measured."""
+    return measure_matches(Matcher(None, config(folder, **settings)), hpatches(folder))
 
 
 @dataclass
@@ -36,22 +47,18 @@ class PixelMatcher:
         return -torch.cdist(target, source)
 
 
-def evaluate(model, data, **options):
-    return evaluate_correspondence(model, data, progress=False, **options)
-
-
 def test_the_identity_flow_is_off_by_the_true_displacement(sequences):
-    result = evaluate(None, hpatches(sequences))
+    measures = identity_of(sequences)[0].measures
     length = np.hypot(*SHIFT[:2, 2])
-    assert list(result.summary["original"].levels.values()) == pytest.approx([length * times for times in range(1, 6)])
-    assert result.summary["original"].aepe == pytest.approx(3 * length)
+    by_level = [measures[f"aepe_{level}"].mean for level in ("I", "II", "III", "IV", "V")]
+    assert by_level == pytest.approx([length * times for times in range(1, 6)])
+    assert measures["aepe"].mean == pytest.approx(3 * length)
     side_240 = np.hypot(SHIFT[0, 2] * 240 / SIZE[1], SHIFT[1, 2] * 240 / SIZE[0])
-    assert result.summary["240"].aepe == pytest.approx(3 * side_240)
-    assert result.summary["original"].pck == (0, 0, 0)
-    first = result.pairs[0]
-    assert first.errors["original"].pixels == (SIZE[0] - 4) * (SIZE[1] - 6)
-    still = evaluate(None, hpatches(sequences, "illumination"))
-    assert still.summary["240"].aepe < 1e-6 and still.summary["240"].pck == (1, 1, 1)
+    assert measures["aepe_240"].mean == pytest.approx(3 * side_240)
+    assert measures["pck5"].mean == 0
+    assert identity_of(sequences)[0].details["v_one 1-2"]["pixels"] == (SIZE[0] - 4) * (SIZE[1] - 6)
+    still = evaluate_correspondence(["untrained:tiny"], config(sequences, split="illumination")).models[-1]
+    assert still.measures["aepe_240"].mean < 1e-6 and still.measures["pck1"].mean == 1
 
 
 def test_matching_by_pixels_finds_the_way(sequences):
@@ -63,25 +70,30 @@ def test_matching_by_pixels_finds_the_way(sequences):
         save(folder / f"{number}.ppm", wide[top : top + SIZE[0], left : left + SIZE[1]])
         np.savetxt(folder / f"H_1_{number}", [[1, 0, 4 * (number - 1)], [0, 1, -4 * (number - 1)], [0, 0, 1]])
     save(folder / "1.ppm", wide[64 : 64 + SIZE[0], 56 : 56 + SIZE[1]])
-    data = hpatches(folder)
-    found, identity = evaluate(PixelMatcher(), data), evaluate(None, data)
-    assert found.summary["original"].aepe < 0.15 * identity.summary["original"].aepe
-    assert found.summary["original"].pck[0] > 0.8
-    assert found.summary["240"].aepe < 0.15 * identity.summary["240"].aepe
+    found = measure_matches(Matcher(PixelMatcher(), config(folder)), hpatches(folder))[0].measures
+    identity = identity_of(folder)[0].measures
+    assert found["aepe"].mean < 0.15 * identity["aepe"].mean and found["pck1"].mean > 0.8
+    assert found["aepe_240"].mean < 0.15 * identity["aepe_240"].mean
 
 
 @pytest.mark.parametrize("method", ["cross-attention", "feature-correlation", "decoder-correlation"])
-def test_batches_change_nothing(checkpoint, sequences, method):
-    model, data = load_model(str(checkpoint), method=method), hpatches(sequences)
-    one, many = (evaluate(model, data, batch_size=size) for size in (1, 7))
-    assert one.data_hash == many.data_hash
-    for a, b in zip(one.pairs, many.pairs, strict=True):
-        assert a.pair == b.pair and a.errors["240"].aepe == pytest.approx(b.errors["240"].aepe, rel=1e-3)
-    assert one.summary["original"].low <= one.summary["original"].aepe <= one.summary["original"].high
-    assert json.loads(json.dumps(one.to_dict()))["pairs"][0]["errors"]["240"]["pixels"] > 0
+@pytest.mark.integration
+def test_batches_change_nothing_and_only_cross_attention_has_sinks_by_default(checkpoint, sequences, method):
+    one, many = (
+        evaluate_correspondence([str(checkpoint)], config(sequences, method=method, batch_size=size))
+        for size in (1, 7)
+    )
+    assert one.data_hash == many.data_hash and one.settings == many.settings
+    for a, b in zip(one.models, many.models, strict=True):
+        assert a.measures["aepe_240"].mean == pytest.approx(b.measures["aepe_240"].mean, rel=1e-3)
+        assert set(a.details) == set(b.details) and len(a.details) == 10
+    usual, other = ("mask", "keep") if method == "cross-attention" else ("keep", "mask")
+    assert one.models[0].settings["sinks"] == usual
+    changed = evaluate_correspondence([str(checkpoint)], config(sequences, method=method, sinks=other))
+    assert changed.models[0].measures["aepe"].mean != one.models[0].measures["aepe"].mean
 
 
-def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint, sequences):
+def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
     model = load_model(str(checkpoint), method="decoder-correlation")
     views = torch.randint(256, (2, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     forward, backward = model.logits(views[:1], views[1:]), model.logits(views[1:], views[:1])
@@ -102,136 +114,151 @@ def test_views_are_the_whole_images_stretched(sequences):
     """A model of another aspect ratio sees all of an image too: nothing is cropped."""
     pair = hpatches(sequences).pairs[0].load()
     model = PixelMatcher(grid=(8, 4), image_size=32)
-    flow = match(model, pair, KEEP)
+    (flow,) = Matcher(model, config(sequences)).flows([pair])
     assert flow.shape == (8, 4, 2)
     resized = [
         torch.nn.functional.interpolate(image[None], (32, 16), mode="bicubic", antialias=True)
         for image in (pair.target, pair.source)
     ]
-    best = cost_volume(model, *resized, KEEP)[0].argmax(dim=1)
+    best = cost_volume(model, *resized, reciprocal=True, mask_sinks=False)[0].argmax(dim=1)
     torch.testing.assert_close(
         flow.flatten(0, 1), patch_centres((8, 4))[best] - patch_centres((8, 4)), atol=1e-3, rtol=0
     )
 
 
-# Bad input: a clear error for the pair, and the others are kept.
-
-
-def singular(folder):
-    (folder / "v_one/H_1_3").write_text("1 0 0\n0 1 0\n1 1 0\n")
-
-
-def malformed(folder):
-    (folder / "v_one/H_1_3").write_text("1 0 0\n0 1\n")
-
-
-def missing_truth(folder):
-    (folder / "v_one/H_1_3").unlink()
-
-
-def missing_image(folder):
-    (folder / "v_one/3.ppm").unlink()
-
-
-def damaged_image(folder):
-    (folder / "v_one/3.ppm").write_bytes((folder / "v_one/3.ppm").read_bytes()[:500])
-
-
-def no_overlap(folder):
-    np.savetxt(folder / "v_one/H_1_3", [[1, 0, 500], [0, 1, 0], [0, 0, 1]])
-
-
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("file", "content", "message"),
     [
-        (singular, "it is singular"),
-        (malformed, "it has 5 numbers instead of nine"),
-        (missing_truth, "H_1_3: no such file"),
-        (missing_image, "3.ppm: no such file"),
-        (damaged_image, "3.ppm: not an image that can be read"),
-        (no_overlap, "the images have no overlap"),
+        ("H_1_3", b"1 0 0\n0 1 0\n1 1 0\n", "singular"),
+        ("H_1_3", b"1 0 0\n0 1\n", "H_1_3: not a homography"),
+        ("H_1_3", None, "H_1_3: no such file"),
+        ("3.ppm", None, "3.ppm: no such file"),
+        ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not an image"),
+        ("H_1_3", b"1 0 500\n0 1 0\n0 0 1\n", "no overlap"),
     ],
 )
-def test_a_bad_pair_is_named_and_the_rest_is_kept(checkpoint, sequences, damage, message):
-    model = load_model(str(checkpoint))
-    whole = evaluate(model, hpatches(sequences), batch_size=4)
-    damage(sequences)
-    result = evaluate(model, hpatches(sequences), batch_size=4)
-    assert list(result.failures) == ["v_one 1-3"] and message in result.failures["v_one 1-3"]
-    kept = {pair.pair: pair.errors["240"].aepe for pair in whole.pairs if pair.pair != "v_one 1-3"}
-    assert {pair.pair: pytest.approx(pair.errors["240"].aepe, rel=1e-3) for pair in result.pairs} == kept
-    assert result.data_hash != whole.data_hash
+def test_a_bad_pair_is_named_and_the_rest_is_kept(sequences, file, content, message):
+    whole, whole_hash, _ = identity_of(sequences)
+    if content is None:
+        (sequences / "v_one" / file).unlink()
+    else:
+        (sequences / "v_one" / file).write_bytes(content)
+    result, data_hash, failures = identity_of(sequences)
+    assert list(failures) == ["v_one 1-3"] and message in failures["v_one 1-3"]
+    assert result.details == {pair: errors for pair, errors in whole.details.items() if pair != "v_one 1-3"}
+    assert data_hash != whole_hash
 
 
-def test_a_sequence_without_its_first_image_loses_all_its_pairs(sequences):
+def test_what_cannot_be_measured_at_all(sequences):
+    (sequences / "v_two/1.ppm").unlink()
+    assert len(identity_of(sequences)[0].details) == 5  # without its first image, a sequence loses all its pairs
+    (sequences / "v_one/6.ppm").unlink()
+    assert "aepe_V" not in identity_of(sequences)[0].measures
     (sequences / "v_one/1.ppm").unlink()
-    result = evaluate(None, hpatches(sequences))
-    assert list(result.failures) == [f"v_one 1-{number}" for number in range(2, 7)]
-    assert len(result.pairs) == 5
-
-
-def test_no_pair_at_all_is_an_error(sequences):
-    (sequences / "v_one/H_1_2").write_text("0 0 0 0 0 0 0 0 0")
-    data = homography_pair(sequences / "v_one/1.ppm", sequences / "v_one/2.ppm", sequences / "v_one/H_1_2")
-    with pytest.raises(EvaluationError, match=r"None of the 1 pairs .* could be measured. 1-2: .*singular"):
-        evaluate(None, data)
-
-
-def test_a_level_without_pairs_is_empty(sequences):
-    for name in ("v_one", "v_two"):
-        (sequences / name / "6.ppm").unlink()
-    levels = evaluate(None, hpatches(sequences)).summary["240"].levels
-    assert levels["V"] is None and levels["IV"] > levels["I"]
-
-
-def test_simulated_pairs_are_measured(sim_test, checkpoint):
-    pairs = make_pair_set(sim_test, views="shifted", num_pairs=8, seed=0, image_size=64)
-    data = pairs_of_set(pairs)
-    result = evaluate(load_model(str(checkpoint)), data)
-    assert len(result.pairs) == len(data) and not result.failures
-    again = evaluate(None, pairs_of_set(make_pair_set(sim_test, views="shifted", num_pairs=8, seed=0, image_size=64)))
-    assert again.data_hash == result.data_hash
-    other = evaluate(None, pairs_of_set(make_pair_set(sim_test, views="shifted", num_pairs=8, seed=1, image_size=64)))
-    assert other.data_hash != result.data_hash
+    with pytest.raises(EvaluationError, match=r"None of the 10 pairs .* v_one 1-2: .*1\.ppm: no such file"):
+        identity_of(sequences)
 
 
 def test_memory_holds_one_batch(sequences):
     """Pairs are read when their turn comes: no more are alive than there are in a batch."""
+    import weakref
+
     data, alive, most = hpatches(sequences), [], []
 
     def watched(entry):
         def load():
-            import weakref
-
             pair = entry.load()
             alive.append(weakref.ref(pair))
             most.append(sum(reference() is not None for reference in alive))
             return pair
 
-        return type(entry)(entry.name, entry.level, load)
+        return type(entry)(entry.name, load)
 
-    evaluate(None, PairData(data.name, data.kind, data.levels, [watched(entry) for entry in data.pairs]), batch_size=2)
+    entries = [watched(entry) for entry in data.pairs]
+    measure_matches(Matcher(None, config(sequences, batch_size=2)), PairData(data.name, entries))
     assert len(most) == 10 and max(most) <= 4  # the batch that is read, and the one before until it is replaced
 
 
-# The sheet.
+# As a user types it.
 
 
-def test_the_sheet_shows_pairs_that_can_be_read(checkpoint, sequences, tmp_path):
+def run(*words: object) -> int:
+    return main(["evaluate", "correspondence", *map(str, words), "--device", "cpu", "--no-progress"])
+
+
+@pytest.mark.integration
+def test_hpatches_is_a_table_files_and_a_sheet(checkpoint, sequences, tmp_path, capsys):
     (sequences / "v_one/2.ppm").unlink()
-    models = [load_model(str(checkpoint)), PixelMatcher()]
-    path = tmp_path / "sheet.png"
-    pairs = sheet_pairs(hpatches(sequences))
-    assert len(pairs) == 4
-    drawn = [matches_of(model, pairs, matching) for model, matching in zip(models, [None, KEEP], strict=True)]
-    draw_correspondence(path, "two sequences", pairs, drawn)
-    with Image.open(path) as picture:
+    files = ("--json", tmp_path / "out.json", "--sheet", tmp_path / "out.png", "--results", tmp_path / "out.jsonl")
+    assert run(checkpoint, "--data", sequences, *files) == 1  # as a pair is missing
+    out = capsys.readouterr().out
+    names = [str(checkpoint), f"untrained:{checkpoint}@0", "identity flow"]
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["protocol"] == "correspondence/1" and len(content["data_hash"]) == 64 and content["num_items"] == 9
+    assert [model["model"] for model in content["models"]] == names and len(content["models"][0]["revision"]) == 64
+    assert list(content["left_out"]) == ["v_one 1-2"]
+    assert all(out.count(f"\n{name} ") == 2 for name in names) and "v_one 1-2" in out
+    frame = read_results(tmp_path / "out.jsonl")
+    aepe = frame[(frame.metric == "aepe") & (frame.model == str(checkpoint))].iloc[0]
+    assert aepe.value == content["models"][0]["measures"]["aepe"]["mean"] and aepe.low < aepe.value < aepe.high
+    assert aepe.settings["sinks"] == "mask" and aepe.data_hash == content["data_hash"]
+    with Image.open(tmp_path / "out.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
         assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
+    assert not list(tmp_path.glob("*.tmp"))
 
 
-def test_a_sheet_of_nothing_is_an_error(sequences):
-    for number in range(1, 7):
-        (sequences / f"v_one/{number}.ppm").unlink()
-    with pytest.raises(EvaluationError, match="No pair of"):
-        sheet_pairs(hpatches(sequences / "v_one"))
+@pytest.mark.integration
+def test_a_model_that_diverged_is_named_and_the_others_are_kept(checkpoint, sequences, tmp_path, capsys):
+    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
+    weights = load_file(broken / "model.safetensors")
+    for name in weights:
+        if "decoder.layers.0.cross_attention.q_proj" in name:
+            weights[name].fill_(1e38)  # finite, but what it computes is not
+    save_file(weights, broken / "model.safetensors", {"format": "pt"})
+    assert run(broken, checkpoint, "--data", sequences, "--json", tmp_path / "out.json") == 1
+    assert str(broken) in capsys.readouterr().err
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert list(content["failed"]) == [str(broken)] and content["models"][0]["model"] == str(checkpoint)
+    assert run(broken, "--data", sequences, "--no-baselines") == 2
+
+
+def test_two_images_with_a_homography(checkpoint, sequences, tmp_path, capsys):
+    np.save(tmp_path / "h.npy", SHIFT)
+    images = sequences / "v_one/1.ppm", sequences / "v_one/2.ppm"
+    assert run(checkpoint, "--data", *images, "--homography", tmp_path / "h.npy") == 0
+    assert f"{np.hypot(6, 4):.3f}" in capsys.readouterr().out  # of the identity flow
+    assert run(checkpoint, "--data", images[0], "7.ppm", "--homography", tmp_path / "h.npy") == 2
+    assert "7.ppm: no such file" in capsys.readouterr().err
+
+
+@pytest.mark.integration
+def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
+    words = ("--data", sim_test.path, "--num-pairs", 6, "--views", "shifted", "--results", tmp_path / "out.jsonl")
+    assert run(checkpoint, "untrained:tiny", *words) == 0
+    assert run(checkpoint, *words, "--seed", 1, "--no-baselines") == 0
+    frame = read_results(tmp_path / "out.jsonl")
+    assert set(frame.model) == {str(checkpoint), "untrained:tiny", f"untrained:{checkpoint}@0", "identity flow"}
+    assert frame.data_hash.nunique() == frame.seed.nunique() == 2 and set(frame.data) == {"sim_test/shifted"}
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--data", "a.png", "b.png"], "--homography"),
+        (["--data", "sim_test", "--homography", "h"], "--homography"),
+        (["--data", "a", "b", "c"], "--data"),
+        (["--data", "nothing_here/at/all"], "nothing_here/at/all"),
+        (["--data", __file__], "is a file"),
+        (["--data", "sim_test", "--device", "nowhere"], "--device nowhere"),
+        (["--data", "sim_test", "--json", "no/such/folder/out.json"], "--json no/such/folder/out.json"),
+        (["--data", "sim_test", "--results", "no/such/out.jsonl"], "--results no/such/out.jsonl"),
+        (["--data", "sim_test", "--sheet", "no/such/folder/out.png"], "--sheet no/such/folder/out.png"),
+        (["--data", "sim_test", "--temperature", "0"], "--temperature 0"),
+        (["--data", "sim_test", "--temperature", "nan"], "--temperature nan"),
+        (["--data", "sim_test", "--num-pairs", "-1"], "--num-pairs -1"),
+    ],
+)
+def test_wrong_usage_is_exit_code_2(words, message, capsys):
+    assert main(["evaluate", "correspondence", "untrained:tiny", *words]) == 2
+    assert message in capsys.readouterr().err

@@ -10,16 +10,21 @@ from scipy.io import savemat
 
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.depth_data import open_depth
-from singlelife.evaluation.depth_frames import DepthOptions, sampled
-from singlelife.evaluation.features import ItemError
+from singlelife.evaluation.features import ItemError, extract
+from singlelife.evaluation.settings import DepthConfig
 
 from .conftest import bright_is_far, depth_dataset
 
 FLOATS = Array2D((32, 32), "float32")
 
 
+def frames_of(*words, role="test", **settings):
+    words = tuple(map(str, words))
+    return open_depth(DepthConfig(train=words, test=words, **settings), role)
+
+
 def test_nyu_is_read_by_its_official_split(nyu):
-    train, test = (open_depth([str(nyu)], role) for role in ("train", "test"))
+    train, test = (frames_of(nyu, role=role) for role in ("train", "test"))
     assert train.rows.tolist() == [0, 2, 3] and test.rows.tolist() == [1]
     assert test.protocol.crop == "eigen" and test.protocol.max_depth == 10
     item = test.item(0, (64, 64))
@@ -27,122 +32,96 @@ def test_nyu_is_read_by_its_official_split(nyu):
         assert item.image.shape == (3, 480, 640)
         assert item.image[:, 7, 400].tolist() == content["images"][1, :, 400, 7].tolist()
         assert test.depth(0)[100, 300] == content["rawDepths"][1, 300, 100]
-        filled = open_depth([str(nyu)], "test", DepthOptions(depth_column="depth"))
+        filled = frames_of(nyu, depth_column="depth")
         assert filled.depth(0)[100, 300] == content["depths"][1, 300, 100]
     assert item.target.shape == (64, 64) and (item.target[0] == 0).all()  # outside of the crop
     assert filled.identity != test.identity
 
 
 def test_scannet_is_read_in_millimetres_and_by_its_list(scannet, tmp_path):
-    every = open_depth([str(scannet)], "test")
+    every = frames_of(scannet)
     assert len(every) == 6 and every.protocol.name == "scannet"
     assert np.unique(every.depth(2)).tolist() == pytest.approx([0, 1.010])
     assert every.image(2).shape == (3, 24, 32)
     (tmp_path / "val.txt").write_text("scene0707_01\n")
-    chosen = open_depth([str(scannet)], "test", DepthOptions(split=str(tmp_path / "val.txt")))
+    chosen = frames_of(scannet, test_split=str(tmp_path / "val.txt"))
     assert len(chosen) == 3 and chosen.depth(0).max() == np.float32(2.0)
-    lines = ["scene,frame,color,depth,pose,intrinsic,pose_known"]
-    lines += [f"scene0707_01,{n},scene0707_01/color/{n}.jpg,scene0707_01/depth/{n}.png,,,1" for n in (0, 10)]
-    (scannet / "index.csv").write_text("\n".join(lines) + "\n")
-    assert len(open_depth([str(scannet)], "test")) == 2
-    with pytest.raises(EvaluationError, match="a file with a scene's name a line"):
-        open_depth([str(scannet)], "test", DepthOptions(split="val"))
+    with pytest.raises(EvaluationError, match="--test-split val "):
+        frames_of(scannet, test_split="val")
     (tmp_path / "val.txt").write_text("scene0707_01\nscene0708_00\n")
-    with pytest.raises(EvaluationError, match=r"lacks 1 of the 2 scenes .* such as scene0708_00"):
-        open_depth([str(scannet)], "test", DepthOptions(split=str(tmp_path / "val.txt")))
+    with pytest.raises(EvaluationError, match=r"lacks 1 of the 2 scenes .* scene0708_00"):
+        frames_of(scannet, test_split=str(tmp_path / "val.txt"))
 
 
 @pytest.mark.parametrize("feature", [FLOATS, List(List(Value("float32"))), Image()])
 def test_the_forms_of_the_hub_are_all_the_same(tmp_path, feature):
     images, depths = bright_is_far(4)
-    folder = depth_dataset(tmp_path / "set", images, list(depths), feature, "depth_map")
-    test = open_depth([str(folder)], "test")
+    test = frames_of(depth_dataset(tmp_path / "set", images, list(depths), feature, "depth_map"))
     assert len(test) == 2 and test.protocol.name == "metric"
     np.testing.assert_array_equal(test.depth(1), depths[3])
     assert torch.equal(test.image(1), torch.from_numpy(images[3]).permute(2, 0, 1))
 
 
-def test_levels_take_a_scale(tmp_path):
+def test_whole_numbers_take_a_scale(tmp_path):
     images, depths = bright_is_far(4)
     levels = [(depth * 1000).round().astype(np.uint16) for depth in depths]
     folder = depth_dataset(tmp_path / "set", images, levels, Image())
-    with pytest.raises(EvaluationError, match=r"looks like millimetres. Pass --depth-scale 0\.001 if it is"):
-        open_depth([str(folder)], "test")
-    test = open_depth([str(folder)], "test", DepthOptions(depth_scale=0.001))
-    np.testing.assert_allclose(test.depth(0), depths[2], atol=6e-4)
+    with pytest.raises(EvaluationError, match=r"whole numbers.*--depth-scale"):
+        frames_of(folder)
+    np.testing.assert_allclose(frames_of(folder, depth_scale=0.001).depth(0), depths[2], atol=6e-4)
     pictures = depth_dataset(tmp_path / "pictures", images, [level.astype(np.uint8) for level in levels], Image())
-    with pytest.raises(EvaluationError, match="stored in 8 bits"):
-        open_depth([str(pictures)], "test")
+    with pytest.raises(EvaluationError, match="whole numbers"):
+        frames_of(pictures)
 
 
+@pytest.mark.parametrize("factor", [1000, 100, 0.01])
+def test_depth_in_another_unit_is_refused(tmp_path, factor):
+    images, depths = bright_is_far(4)
+    folder = depth_dataset(tmp_path / "set", images, list(depths * np.float32(factor)), FLOATS)
+    with pytest.raises(EvaluationError, match=r"median of .*--depth-scale"):
+        frames_of(folder)
+
+
+@pytest.mark.integration
 def test_the_depth_of_simulated_lives_is_in_metres(sim_test, sim_still):
-    frames = open_depth([str(sim_test.path)], "train", DepthOptions(limit=5))
+    frames = frames_of(sim_test.path, num_test=5)
     assert frames.rows.tolist() == [0, 125, 250, 374, 499] and frames.protocol.name == "simulated"
     np.testing.assert_allclose(frames.depth(2), sim_test.depth([250])[0] / 32)
     assert torch.equal(frames.image(250), sim_test.decode([250])[0])
-    both = open_depth([str(sim_test.path), str(sim_still.path)], "train", DepthOptions(limit=5))
+    both = frames_of(sim_test.path, sim_still.path, num_test=5)
     assert len(both) == 5 and both.name == "sim_test + sim_still"
     np.testing.assert_allclose(both.depth(3), sim_still.depth([0])[0] / 32)
     assert torch.equal(both.item(4, (64, 64)).image, sim_still.decode([99])[0])
-    notes = both.note.split("; ")  # of the depth buffer and of the exact depth
-    assert len(notes) == 2 and all("true depth is off by up to" in note for note in notes)
-
-
-def test_depth_is_not_mixed_over_edges():
-    depth = np.arange(16.0).reshape(4, 4)
-    assert sampled(depth, (2, 2)).tolist() == [[5, 7], [13, 15]]
-    assert sampled(depth, (4, 4)).tolist() == depth.tolist()
-    assert set(np.unique(sampled(depth, (7, 9)))) <= set(depth.ravel())
+    assert len(both.note.split("; ")) == 2  # the errors of the depth buffer and of the exact depth
 
 
 def test_bad_frames_are_named_and_the_others_kept(tmp_path, encoder):
-    from singlelife.evaluation.features import extract
-
     images, depths = bright_is_far(20)
-    bad = [*depths[:10], *depths[10:]]
+    bad = list(depths)
     bad[11] = None
     bad[12] = np.full((32, 32), np.nan, np.float32)
     bad[13] = np.zeros((32, 32), np.float32)
     bad[14] = np.where(np.eye(32) > 0, np.float32(np.nan), depths[14]).astype(np.float32)
-    folder = depth_dataset(tmp_path / "set", images, bad, FLOATS)
-    test = open_depth([str(folder)], "test")
+    test = frames_of(depth_dataset(tmp_path / "set", images, bad, FLOATS))
     assert (test.depth(4)[np.eye(32) > 0] == 0).all()  # NaN is unknown
     kept = extract(encoder, test, cache_dir=tmp_path, progress=False)
     assert kept.rows.tolist() == [0, 4, 5, 6, 7, 8, 9]
-    reasons = [why for _, why in kept.left_out]
-    assert "row 1: there is no ground truth (its depth is empty)" in reasons[0]
-    assert "row 2: no pixel has a valid depth (0.001 to 10 m); the stored values are NaN or infinite" in reasons[1]
-    assert "row 3: no pixel has a valid depth (0.001 to 10 m); the stored values are 0 to 0" in reasons[2]
+    for (row, why), reason in zip(kept.left_out, ("is empty", "NaN or infinite", "0 to 0"), strict=True):
+        assert f"row {row}: " in why and reason in why
 
 
-def test_an_image_and_a_depth_map_of_different_frames_are_told(scannet):
+def test_an_image_and_a_depth_map_of_different_frames_are_refused(scannet):
     Pictures.fromarray(np.full((16, 12), 1500, np.uint16)).save(scannet / "scene0000_00" / "depth" / "2.png")
     (scannet / "scene0000_00" / "depth" / "10.png").unlink()
-    frames = open_depth([str(scannet)], "test")
-    with pytest.raises(
-        ItemError, match="row 1: an image of 32x24 and a depth map of 12x16 pixels are not of one frame"
-    ):
+    frames = frames_of(scannet)
+    with pytest.raises(ItemError, match=r"row 1: .*32x24 .*12x16"):
         frames.item(1, (64, 64))
-    with pytest.raises(ItemError, match="row 2: there is no ground truth that can be read"):
+    with pytest.raises(ItemError, match=r"row 2: .*10\.png"):
         frames.item(2, (64, 64))
 
 
-def no_split(folder):
-    (folder / "splits.mat").unlink()
-
-
 def cut_off(folder):
-    path = folder / "nyu_depth_v2_labeled.mat"
-    path.write_bytes(path.read_bytes()[:5000])
-
-
-def no_depth(folder):
-    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
-        del content["rawDepths"]
-
-
-def out_of_range(folder):
-    savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
+    (folder / "nyu_depth_v2_labeled.mat").write_bytes(b"\x89HDF\r\n")
 
 
 def in_millimetres(folder):
@@ -150,33 +129,46 @@ def in_millimetres(folder):
         content["rawDepths"][...] *= 1000
 
 
+def without_depth(folder):
+    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
+        del content["rawDepths"]
+
+
+def with_split(test, train):
+    return lambda folder: savemat(
+        folder / "splits.mat", {"testNdxs": np.array([test]), "trainNdxs": np.array([train])}
+    )
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (no_split, "splits.mat is missing, which says which frames"),
+        (lambda folder: (folder / "splits.mat").unlink(), "splits.mat is missing"),
+        (lambda folder: (folder / "splits.mat").write_bytes(b"MATLAB"), "splits.mat cannot be read"),
         (cut_off, "is not an HDF5"),
-        (no_depth, "should be images"),
-        (out_of_range, "its frames should be 1 to 4, each once"),
-        (in_millimetres, "it looks like millimetres"),
+        (without_depth, "rawDepths"),
+        (with_split([9], [2]), "1 to 4, each once"),
+        (with_split([1, 2], [2, 3]), "1 to 4, each once"),
+        (in_millimetres, "--depth-scale"),
     ],
 )
-def test_what_is_wrong_with_nyu_is_told(nyu, damage, message):
+def test_what_is_wrong_with_nyu_is_named(nyu, damage, message):
     damage(nyu)
     with pytest.raises(EvaluationError, match=message):
-        open_depth([str(nyu)], "test")
+        frames_of(nyu)
 
 
 def test_data_without_what_is_needed_are_refused(tmp_path, nyu):
     images, depths = bright_is_far(4)
     folder = depth_dataset(tmp_path / "set", images, list(depths), FLOATS, "far")
-    with pytest.raises(EvaluationError, match=r"no ground truth in a column .* it has image, far\. Name the column"):
-        open_depth([str(folder)], "test")
-    assert len(open_depth([str(folder)], "test", DepthOptions(depth_column="far"))) == 2
-    with pytest.raises(EvaluationError, match=r"has the splits .*, and no val. Name one with --test-split"):
-        open_depth([str(folder)], "test", DepthOptions(depth_column="far", split="val"))
-    with pytest.raises(EvaluationError, match="Eigen crop, which is of frames of 640x480"):
-        open_depth([str(folder)], "test", DepthOptions(depth_column="far", protocol="nyu"))
+    with pytest.raises(EvaluationError, match=r"far.*--depth-column"):
+        frames_of(folder)
+    assert len(frames_of(folder, depth_column="far")) == 2
+    with pytest.raises(EvaluationError, match=r"no val.*--test-split"):
+        frames_of(folder, depth_column="far", test_split="val")
+    with pytest.raises(EvaluationError, match="32x32"):  # the Eigen crop is of other frames
+        frames_of(folder, depth_column="far", protocol="nyu")
     with pytest.raises(EvaluationError, match="no such folder"):
-        open_depth([str(tmp_path / "nowhere")], "test")
-    with pytest.raises(EvaluationError, match="have different protocols"):
-        open_depth([str(depth_dataset(tmp_path / "other", images, list(depths), FLOATS)), str(nyu)], "test")
+        frames_of(tmp_path / "nowhere")
+    with pytest.raises(EvaluationError, match="--protocol"):  # theirs differ
+        frames_of(depth_dataset(tmp_path / "other", images, list(depths), FLOATS), nyu)

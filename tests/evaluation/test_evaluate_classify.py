@@ -10,6 +10,7 @@ from PIL import Image as Pictures
 from singlelife.cli import main
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.classification import open_labelled
+from singlelife.evaluation.settings import ClassificationConfig
 
 COLOURS = {"blue": (20, 20, 220), "green": (20, 200, 20), "red": (220, 20, 20)}
 
@@ -29,40 +30,35 @@ def pictures(tmp_path):
 
 
 def run(tmp_path, *words: str) -> int:
-    return main(["evaluate", "classify", *words, "--cache-dir", str(tmp_path / "cache")])
+    return main(["evaluate", "classify", *words, "--device", "cpu", "--cache-dir", str(tmp_path / "cache")])
 
 
+def opened(data, **settings):
+    return open_labelled(ClassificationConfig(data=str(data), **settings))
+
+
+@pytest.mark.integration
 @pytest.mark.parametrize("probe", ["attentive", "linear"])
 def test_classes_are_found(tmp_path, pictures, probe, capsys):
+    (pictures / "test" / "red" / "2.png").write_bytes(b"no picture")
     words = ["untrained:tiny", "--data", str(pictures), "--probe", probe, "--seeds", "2", "--epochs", "20"]
     assert run(tmp_path, *words, "--learning-rate", "0.01", "--json", str(tmp_path / "result.json")) == 0
-    said = json.loads((tmp_path / "result.json").read_text())
-    (row,) = said["rows"]
-    assert said["task"] == "classification" and said["chance"] == pytest.approx(1 / 3)
-    assert said["train"]["num_items"] == 36 and said["test"]["num_items"] == 12
-    assert row["top1"]["mean"] > 0.9 and len(row["top1"]["per_seed"]) == 2
-    assert set(row["per_class"]) == set(COLOURS)
-    assert np.mean(list(row["per_class"].values())) == pytest.approx(row["top1"]["mean"])
-    assert "always the most frequent class: 0.333" in capsys.readouterr().out
+    found = json.loads((tmp_path / "result.json").read_text())
+    model, baseline = found["models"]
+    assert found["task"] == "classification" and found["protocol"] == "classification/1" and found["num_items"] == 11
+    assert list(found["left_out"].values()) and "cannot be read" in str(found["left_out"])
+    assert model["measures"]["top1"]["mean"] > 0.9 and len(model["measures"]["top1"]["per_seed"]) == 2
+    assert set(model["details"]) == set(COLOURS)
+    assert baseline["measures"]["top1"]["mean"] in (pytest.approx(3 / 11), pytest.approx(4 / 11))
+    assert "most frequent class" in capsys.readouterr().out
 
 
-def test_a_set_with_one_split_is_divided(tmp_path, pictures):
-    train, test = open_labelled(str(pictures / "train"))
+def test_a_set_with_one_split_is_divided(pictures):
+    train, test = opened(pictures / "train")
     assert (len(train), len(test)) == (28, 8) and train.classes == sorted(COLOURS)
     digests = [{data.item(index, (8, 8)).digest for index in range(len(data))} for data in (train, test)]
     assert len(digests[0] | digests[1]) == 36
-    again = open_labelled(str(pictures / "train"))[1]
-    assert again.item(0, (8, 8)).digest == test.item(0, (8, 8)).digest
-    other = open_labelled(str(pictures / "train"), seed=1)
-    assert other[1].identity != test.identity
-
-
-def test_a_damaged_image_is_left_out(tmp_path, pictures, capsys):
-    (pictures / "test" / "red" / "2.png").write_bytes(b"no picture")
-    words = ["untrained:tiny", "--data", str(pictures), "--seeds", "1", "--epochs", "1", "--json", "-"]
-    assert run(tmp_path, *words) == 0
-    said = json.loads(capsys.readouterr().out)["test"]
-    assert said["num_items"] == 11 and "the image cannot be read" in said["left_out"][0]
+    assert opened(pictures / "train")[1].item(0, (8, 8)).digest == test.item(0, (8, 8)).digest
 
 
 def test_data_without_classes_are_refused(tmp_path, capsys):
@@ -70,12 +66,12 @@ def test_data_without_classes_are_refused(tmp_path, capsys):
     for name, kind in (("numbers", Value("int64")), ("classes", ClassLabel(names=["a", "b"]))):
         features = Features({"image": Image(), "label": kind, "other": kind})
         Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
-    with pytest.raises(EvaluationError, match="should have one column of the type ClassLabel; it has none"):
-        open_labelled(str(tmp_path / "numbers"))
-    with pytest.raises(EvaluationError, match=r"\['label', 'other'\]. Choose one with --label-column"):
-        open_labelled(str(tmp_path / "classes"))
-    assert open_labelled(str(tmp_path / "classes"), label_column="other")[0].classes == ["a", "b"]
+    with pytest.raises(EvaluationError, match="ClassLabel; it has none"):
+        opened(tmp_path / "numbers")
+    with pytest.raises(EvaluationError, match=r"\['label', 'other'\].*--label-column"):
+        opened(tmp_path / "classes")
+    assert opened(tmp_path / "classes", label_column="other")[0].classes == ["a", "b"]
     with pytest.raises(EvaluationError, match="--label-column image"):
-        open_labelled(str(tmp_path / "classes"), label_column="image")
+        opened(tmp_path / "classes", label_column="image")
     assert run(tmp_path, "untrained:tiny", "--data", str(tmp_path / "nowhere")) == 2
-    assert "cannot be loaded as a data set" in capsys.readouterr().err
+    assert str(tmp_path / "nowhere") in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """Features are computed once, go on after a break, and are those that the encoder gives."""
 
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -76,15 +75,6 @@ def test_features_are_the_encoders_and_are_computed_once(encoder, tmp_path):
     ]  # fmt: skip
 
 
-def test_other_weights_or_data_have_features_of_their_own(encoder, tmp_path):
-    paths = {
-        extract(model, data, cache_dir=tmp_path, progress=False).path
-        for model in (Counting(encoder), Counting(encoder, 2.0))
-        for data in (Noise(2), Noise(3))
-    }
-    assert len(paths) == 4
-
-
 @pytest.mark.parametrize("batch_size", [3, 5])
 def test_a_broken_run_goes_on_and_ends_in_the_same(encoder, tmp_path, batch_size):
     whole = extract(encoder, Noise(13, bad=(1,)), cache_dir=tmp_path / "whole", batch_size=4, progress=False)
@@ -92,7 +82,7 @@ def test_a_broken_run_goes_on_and_ends_in_the_same(encoder, tmp_path, batch_size
         stopping = Noise(13, bad=(1,), stop_at=9)
         extract(encoder, stopping, cache_dir=tmp_path / "broken", batch_size=batch_size, progress=False)
     (partial,) = (tmp_path / "broken" / "features").glob("*.partial")
-    with (partial / features.ROWS).open("a") as file:  # what a killed process may leave: more than it has told of
+    with (partial / features.ROWS).open("a") as file:  # what a killed process may leave: half a line
         file.write('{"row": 99, "dig')
     with (partial / features.FEATURES).open("ab") as file:
         file.write(b"half a batch")
@@ -115,6 +105,7 @@ class Deadly(Noise):
         return super().item(index, size)
 
 
+@pytest.mark.integration
 def test_a_killed_process_loses_only_its_last_batch(encoder, tmp_path):
     code = f"""
 import sys
@@ -143,7 +134,7 @@ def test_a_run_whose_data_were_lost_starts_anew(encoder, tmp_path):
 
 
 def test_data_of_which_nothing_can_be_used_leave_nothing(encoder, tmp_path):
-    with pytest.raises(EvaluationError, match="Nothing of noise can be used; the first: row 0: bad"):
+    with pytest.raises(EvaluationError, match=r"noise.*row 0: bad"):
         extract(encoder, Noise(2, bad=(0, 1)), cache_dir=tmp_path, progress=False)
     assert not [path for path in (tmp_path / "features").iterdir() if path.is_dir()]
 
@@ -153,14 +144,7 @@ def test_features_too_large_for_the_format_are_refused(encoder, tmp_path):
         extract(Counting(encoder, 1e6), Noise(2), cache_dir=tmp_path, progress=False)
 
 
-def test_a_full_disk_is_told_before_the_work(encoder, tmp_path, monkeypatch):
+def test_a_full_disk_is_an_error_before_the_work(encoder, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(LifeError, match="The features of untrained:tiny on noise needs about"):
+    with pytest.raises(LifeError, match=r"untrained:tiny on noise.*--cache-dir"):
         extract(encoder, Noise(2), cache_dir=tmp_path, progress=False)
-
-
-def test_the_cache_says_what_it_is_of(encoder, tmp_path):
-    made = extract(encoder, Noise(2), cache_dir=tmp_path, progress=False)
-    said = json.loads((made.path / features.METADATA).read_text())
-    assert said["model"] == "untrained:tiny" and said["revision"] == encoder.revision and said["tokens"] == [64, 128]
-    assert said["images_per_second"] > 0 and said["peak_memory_bytes"] > 1e6

@@ -6,8 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singlelife.evaluation.correspondence import measure
-from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, patch_centres
+from singlelife.evaluation.flow import cost_volume, flow_at, flow_of, measure, patch_centres
 from singlelife.evaluation.homography import PlanarTruth
 from singlelife.evaluation.image_pairs import ImagePair
 
@@ -141,13 +140,6 @@ def test_large_logits_stay_finite_and_equal_ones_share():
     torch.testing.assert_close(middle, torch.full((4, 2), 0.5).double())
 
 
-def test_a_higher_temperature_pulls_to_the_middle():
-    costs = torch.zeros(1, 4, 4)
-    costs[0, :, 0] = 1
-    places = [flow_of(costs, (2, 2), t)[0, 1, 1] for t in (1e-4, 1.0, 100.0)]
-    assert places[0][0] == pytest.approx(-0.5) and places[0][0] < places[1][0] < places[2][0]
-
-
 class Maps:
     """A model whose maps are what they are given: forward, and backward if the views are swapped."""
 
@@ -166,20 +158,14 @@ def test_reciprocity_and_sinks():
     forward, backward = torch.randn(2, 3, 4, 4, generator=generator)
     model = Maps(forward, backward)
     views = torch.zeros(3, 3, 4, 4, dtype=torch.uint8), torch.ones(3, 3, 4, 4, dtype=torch.uint8)
-    one_way = cost_volume(model, *views, Matching(reciprocal=False, sinks="keep"))
+    one_way = cost_volume(model, *views, reciprocal=False, mask_sinks=False)
     torch.testing.assert_close(one_way, forward)
-    both = cost_volume(model, *views, Matching(sinks="keep"))
+    both = cost_volume(model, *views, reciprocal=True, mask_sinks=False)
     torch.testing.assert_close(both, (forward + backward.mT) / 2)
-    masked = cost_volume(model, *views, Matching(reciprocal=False))
+    masked = cost_volume(model, *views, reciprocal=False, mask_sinks=True)
     torch.testing.assert_close(masked[:, :, 1:], forward[:, :, 1:])
     torch.testing.assert_close(masked[:, :, 0], forward.amin((1, 2))[:, None].expand(3, 4))
     assert (model.forward == forward).all()  # what the model gave is not written to
-    both = cost_volume(model, *views, Matching())
+    both = cost_volume(model, *views, reciprocal=True, mask_sinks=True)
     backward[:, :, 0] = backward.amin((1, 2))[:, None]
     torch.testing.assert_close(both, (masked + backward.mT) / 2)
-
-
-@pytest.mark.parametrize("setting", [{"sinks": "some"}, {"temperature": 0.0}, {"temperature": float("nan")}])
-def test_settings_out_of_range_are_refused(setting):
-    with pytest.raises(ValueError, match="temperature is over 0"):
-        Matching(**setting)

@@ -8,284 +8,201 @@ to 240x240.
 """
 
 import hashlib
-import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.statistics import bootstrap
+from singlelife.alignment.attention import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, usual_matching
-from singlelife.evaluation.image_pairs import ImagePair, PairData, PairEntry, Truth
-from singlelife.machine import peak_resident
+from singlelife.evaluation.features import view_size
+from singlelife.evaluation.flow import THRESHOLDS, Errors, cost_volume, flow_of, measure
+from singlelife.evaluation.image_pairs import LEVELS, ImagePair, PairData, PairEntry, open_pairs
+from singlelife.evaluation.results import Evaluation, Measure, ModelResult, measure_models
+from singlelife.evaluation.settings import CorrespondenceConfig
+from singlelife.machine import choose_device
 
-PROTOCOL = {"name": "zero-shot-correspondence", "version": 1}
-RESOLUTIONS: dict[str, int | None] = {"original": None, "240": 240}  # side in pixels
-THRESHOLDS = (1, 3, 5)  # px, of the percentage of correct keypoints (PCK)
-
-_BAND = 1 << 19  # pixels of a target that are measured at once
-_BORDER = 1e-6  # px: rounding, for places on the very border of the source
-
-
-@dataclass(frozen=True)
-class Errors:
-    """The errors of one pair at one resolution.
-
-    Attributes:
-        aepe: average end-point error in pixels.
-        pck: share of pixels that are off by at most 1, 3 and 5 pixels.
-        pixels: how many were measured: those of the target whose true place is known and lies in the source.
-    """
-
-    aepe: float
-    pck: tuple[float, ...]
-    pixels: int
-
-
-@dataclass(frozen=True)
-class PairResult:
-    """One pair: its name, its level, and its errors by resolution."""
-
-    pair: str
-    level: str
-    errors: dict[str, Errors]
-
-
-@dataclass(frozen=True)
-class Summary:
-    """Means over pairs at one resolution.
-
-    Attributes:
-        levels: AEPE of each level; None of one without pairs.
-        aepe: AEPE of all.
-        low, high: 95% bootstrap interval of it over pairs.
-        pck: at each of `THRESHOLDS`.
-    """
-
-    levels: dict[str, float | None]
-    aepe: float
-    low: float
-    high: float
-    pck: tuple[float, ...]
-
-
-@dataclass(frozen=True)
-class ModelResult:
-    """What one model does.
-
-    Attributes:
-        model, revision: what the user called it, and what its weights are; None of the identity flow.
-        method, layers, grid, image_size: where its maps come from.
-        matching: how matches are read from them.
-        data_hash: SHA-256 of the pairs that were measured, pixels and truth.
-        summary: by resolution.
-        pairs: each pair that could be measured.
-        failures: name of each other, and why.
-        images_per_second: of the whole evaluation, reading and measuring included.
-        peak_memory: bytes: of the accelerator that it ran on, else of this process since it began; None where the
-            system does not tell.
-    """
-
-    model: str
-    revision: str | None
-    method: str
-    layers: tuple[int, ...]
-    grid: tuple[int, int] | None
-    image_size: int | None
-    matching: Matching | None
-    data_hash: str
-    summary: dict[str, Summary]
-    pairs: tuple[PairResult, ...]
-    failures: dict[str, str]
-    images_per_second: float
-    peak_memory: int | None
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
-        return asdict(self)
-
-
+PROTOCOL = "correspondence/1"
 IDENTITY = "identity flow"
+RESOLUTIONS: dict[str, int | None] = {"": None, "_240": 240}  # what metrics end in, and the side in pixels
+
+
+@dataclass(frozen=True)
+class Matcher:
+    """A model whose matches are measured. With None for a model, it is the identity flow, which looks straight ahead.
+
+    Attributes:
+        model: a provider of `load_model`, or None.
+        config: how matches are read from its map.
+    """
+
+    model: AttentionMapProvider | None
+    config: CorrespondenceConfig
+
+    @property
+    def mask_sinks(self) -> bool:
+        """Whether the first patch is masked: for cross-attention by default; correlated features have no sinks."""
+        crosses = self.model is not None and self.model.method == "cross-attention"
+        return crosses if self.config.sinks is None else self.config.sinks == "mask"
+
+    def views(self, pair: ImagePair) -> tuple[torch.Tensor, torch.Tensor]:
+        """The whole target and source, uint8 (3, H, W), stretched to what the model takes."""
+        assert self.model is not None
+        size = view_size(self.model)
+        target, source = (
+            torch.nn.functional.interpolate(image.unsqueeze(0), size, mode="bicubic", antialias=True)[0]
+            for image in (pair.target, pair.source)
+        )
+        return target, source
+
+    def flows(self, pairs: Sequence[ImagePair]) -> Iterator[torch.Tensor]:
+        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`.
+
+        Raises:
+            CheckpointError: the model's maps are not finite.
+        """
+        if self.model is None or not pairs:
+            yield from (torch.zeros(1, 1, 2, dtype=torch.float64) for _ in pairs)
+            return
+        target, source = (torch.stack(views) for views in zip(*map(self.views, pairs), strict=True))
+        costs = cost_volume(self.model, target, source, reciprocal=self.config.reciprocal, mask_sinks=self.mask_sinks)
+        yield from flow_of(costs, self.model.grid, self.config.temperature)
 
 
 def evaluate_correspondence(
-    model: AttentionMapProvider | None,
-    data: PairData,
+    models: Sequence[str],
+    config: CorrespondenceConfig,
     *,
-    matching: Matching | None = None,
-    batch_size: int = 8,
-    device: str = "cpu",
-    seed: int = 0,
-    progress: bool = True,
-) -> ModelResult:
-    """Measure one model on pairs with known correspondences. Memory holds one batch, however many pairs there are.
+    on_model: Callable[[Matcher, PairData], None] | None = None,
+) -> Evaluation:
+    """Measure the matches of models, one after the other. Memory holds one batch, however many pairs there are.
+
+    The metrics are AEPE (`aepe`, average end-point error in pixels) and PCK (`pck1`, `pck3`, `pck5`, the share of
+    pixels that are off by at most so many pixels); with `_240` both images count as resized to 240x240. HPatches has
+    the AEPE of each level too (`aepe_I` to `aepe_V`). `details` has each pair. The baselines are an untrained model of
+    each architecture and the identity flow.
 
     Args:
-        model: a provider of `load_model`; None for the identity flow, the baseline that looks straight ahead.
-        data: see `image_pairs.py`.
-        matching: how matches are read; `usual_matching` by default.
-        batch_size: pairs at once.
-        device: that the model runs on, for its peak memory.
-        seed: of the bootstrap.
-        progress: show a progress bar on stderr.
+        models: as `load_model` takes them.
+        config: data, matching and machine.
+        on_model: called with each model as soon as it is measured, to draw its matches.
 
     Returns:
-        The result. A pair that cannot be read, or shows nothing of its source, is a failure in it; the others count.
+        The evaluation. A pair that cannot be read, or shows nothing of its source, is left out and named.
+
+    Raises:
+        EvaluationError: no pair or no model could be measured.
+        LifeError, PairSetError: there are no such pairs.
+    """
+    data = open_pairs(config)
+    device = choose_device(config.device)
+    load = partial(load_model, device=device, method=config.method, layers=config.layers)
+    hashes: dict[str, str] = {}
+    left_out: dict[str, str] = {}
+
+    def measured(model: AttentionMapProvider | None) -> ModelResult:
+        matcher = Matcher(model, config)
+        result, data_hash, failures = measure_matches(matcher, data)
+        hashes["data"] = data_hash
+        left_out.update(failures)
+        if on_model and model is not None:
+            on_model(matcher, data)
+        return result
+
+    results, failed = measure_models(models, load, measured, baselines=config.baselines)
+    if config.baselines:
+        results.append(measured(None))
+    return Evaluation(
+        task="correspondence",
+        protocol=PROTOCOL,
+        data=data.name,
+        data_hash=hashes["data"],
+        num_items=len(results[0].details),
+        settings=config.settings("homography", "batch_size"),  # the data's hash speaks for the former
+        seeds=(config.seed,),
+        models=tuple(results),
+        failed=failed,
+        left_out=left_out,
+        notes=(f"{len(data.left_out)} more pairs show nothing in common",) if data.left_out else (),
+    )
+
+
+def measure_matches(matcher: Matcher, data: PairData) -> tuple[ModelResult, str, dict[str, str]]:
+    """Measure one model on pairs with known correspondences.
+
+    Returns:
+        Its result; the SHA-256 of the pairs that were measured, pixels and truth; and why others could not be, by
+        name.
 
     Raises:
         EvaluationError: no pair could be measured.
         CheckpointError: the model's maps are not finite.
     """
-    if model is not None and matching is None:
-        matching = usual_matching(model.method)
+    config, model = matcher.config, matcher.model
     name = IDENTITY if model is None else model.name
-    on_cuda = torch.device(device).type == "cuda"
-    if on_cuda:
-        torch.cuda.reset_peak_memory_stats(device)
-    results: list[PairResult] = []
+    measured: list[tuple[PairEntry, dict[str, Errors]]] = []
     failures: dict[str, str] = {}
     digest = hashlib.sha256()
-    start = time.perf_counter()
-    with tqdm(total=len(data), desc=name, unit=" pairs", disable=None if progress else True) as bar:
-        for first in range(0, len(data), batch_size):
-            entries = data.pairs[first : first + batch_size]
-            batch = list(_readable(entries, failures, model))
-            flows = _flows(model, [views for _, _, views in batch], matching)
-            for (entry, pair, _), flow in zip(batch, flows, strict=True):
+    with tqdm(total=len(data), desc=name, unit=" pairs", disable=not config.progress or None) as bar:
+        for first in range(0, len(data), config.batch_size):
+            entries = data.pairs[first : first + config.batch_size]
+            batch = list(_readable(entries, failures))
+            for (entry, pair), flow in zip(batch, matcher.flows([pair for _, pair in batch]), strict=True):
                 try:
-                    errors = {name: measure(flow, pair, side) for name, side in RESOLUTIONS.items()}
+                    errors = {end: measure(flow, pair, side) for end, side in RESOLUTIONS.items()}
                 except EvaluationError as error:
                     failures[entry.name] = str(error)
                     continue
                 digest.update(f"{entry.name} {pair.hash}\n".encode())
-                results.append(PairResult(entry.name, entry.level, errors))
+                measured.append((entry, errors))
             bar.update(len(entries))
-    seconds = time.perf_counter() - start
-    if not results:
+    if not measured:
         first_pair, why = next(iter(failures.items()))
         raise EvaluationError(f"None of the {len(data)} pairs of {data.name} could be measured. {first_pair}: {why}")
-    return ModelResult(
-        model=name,
-        revision=None if model is None else model.revision,
-        method="identity" if model is None else model.method,
-        layers=() if model is None else model.layers,
-        grid=None if model is None else model.grid,
-        image_size=None if model is None else model.image_size,
-        matching=None if model is None else matching,
-        data_hash=digest.hexdigest(),
-        summary={name: _summary(results, name, data.levels, seed) for name in RESOLUTIONS},
-        pairs=tuple(results),
-        failures=failures,
-        images_per_second=2 * len(results) / seconds,
-        peak_memory=torch.cuda.max_memory_allocated(device) if on_cuda else peak_resident(),
+    details = {entry.name: _flat(errors) for entry, errors in measured}
+    levels = np.array([entry.level for entry, _ in measured])
+    measures = {}
+    for end in RESOLUTIONS:
+        metrics = ["aepe", *(f"pck{threshold}" for threshold in THRESHOLDS)]
+        for metric in metrics:
+            values = np.array([pair[f"{metric}{end}"] for pair in details.values()])
+            measures[f"{metric}{end}"] = Measure.of(values[None], config.seed)
+        aepe = np.array([pair[f"aepe{end}"] for pair in details.values()])
+        measures |= {
+            f"aepe_{level}{end}": Measure.of(aepe[None, levels == level], config.seed)
+            for level in LEVELS
+            if (levels == level).any()
+        }
+    settings = {} if model is None else {
+        "method": model.method, "layers": list(model.layers), "sinks": "mask" if matcher.mask_sinks else "keep",
+    }  # fmt: skip
+    return (
+        ModelResult(name, model.revision if model else "", measures, settings, details),
+        digest.hexdigest(),
+        failures,
     )
 
 
-def match(model: AttentionMapProvider, pair: ImagePair, matching: Matching | None = None) -> torch.Tensor:
-    """The flow of one pair, float64 (rows, columns, 2), see `flow_of`."""
-    return next(_flows(model, [_model_views(model, pair)], matching or usual_matching(model.method)))
-
-
-def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> Errors:
-    """The errors of a flow at every pixel of the target.
-
-    Args:
-        flow: float64 (rows, columns, 2), of any grid.
-        side: of the square that both images are taken to be resized to, in pixels; None for their own sizes.
-
-    Raises:
-        EvaluationError: of no pixel of the target the true place is known and lies in the source.
-    """
-    target, source = (
-        (image.shape[1], image.shape[2]) if side is None else (side, side) for image in (pair.target, pair.source)
-    )
-    total, correct, count = 0.0, np.zeros(len(THRESHOLDS)), 0
-    for points, found in true_places(pair.truth, target, source):
-        there = points + flow_at(flow, torch.from_numpy(points)).numpy()
-        error = np.hypot(*((there - found) * source[::-1]).T)
-        total += float(error.sum())
-        correct += [(error <= threshold).sum() for threshold in THRESHOLDS]
-        count += len(error)
-    if not count:
-        raise EvaluationError(
-            "the images have no overlap: of no pixel of the target the true place is known and lies in the source. "
-            "Is the ground truth of these images, and in this direction?"
-        )
-    return Errors(total / count, tuple((correct / count).tolist()), count)
-
-
-def true_places(
-    truth: Truth, target: tuple[int, int], source: tuple[int, int]
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The centres of a target's pixels whose true places are known and lie between the centres of the source's
-    outermost pixels, and those places; both float64 (n, 2), as fractions, a band of rows at a time.
-
-    Args:
-        target, source: height and width in pixels.
-    """
-    height, width = target
-    rows_at_once = max(1, _BAND // width)
-    x = (np.arange(width) + 0.5) / width
-    for top in range(0, height, rows_at_once):
-        y = (np.arange(top, min(top + rows_at_once, height)) + 0.5) / height
-        points = np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)
-        found, known = truth(points)
-        for axis, length in enumerate(source[::-1]):
-            known = known & (np.abs(found[:, axis] * length - length / 2) <= (length - 1) / 2 + _BORDER)
-        yield points[known], found[known]
-
-
-Views = tuple[torch.Tensor, torch.Tensor] | None
-
-
-def _readable(
-    entries: Sequence[PairEntry], failures: dict[str, str], model: AttentionMapProvider | None
-) -> Iterator[tuple[PairEntry, ImagePair, Views]]:
-    """The pairs of a batch that can be read, with the views that the model takes."""
+def _readable(entries: Sequence[PairEntry], failures: dict[str, str]) -> Iterator[tuple[PairEntry, ImagePair]]:
+    """The pairs of a batch that can be read."""
     for entry in entries:
         try:
-            pair = entry.load()
+            yield entry, entry.load()
         except EvaluationError as error:
             failures[entry.name] = str(error)
-            continue
-        yield entry, pair, None if model is None else _model_views(model, pair)
 
 
-def _model_views(model: AttentionMapProvider, pair: ImagePair) -> tuple[torch.Tensor, torch.Tensor]:
-    """The whole target and source, stretched to what the model takes."""
-    size = [model.image_size * count // max(model.grid) for count in model.grid]
-    target, source = (
-        torch.nn.functional.interpolate(image.unsqueeze(0), size, mode="bicubic", antialias=True)[0]
-        for image in (pair.target, pair.source)
-    )
-    return target, source
-
-
-def _flows(
-    model: AttentionMapProvider | None, views: Sequence[Views], matching: Matching | None
-) -> Iterator[torch.Tensor]:
-    if model is None or not views:
-        yield from (torch.zeros(1, 1, 2, dtype=torch.float64) for _ in views)
-        return
-    assert matching is not None
-    target, source = (torch.stack([each[side] for each in views if each is not None]) for side in (0, 1))
-    yield from flow_of(cost_volume(model, target, source, matching), model.grid, matching.temperature)
-
-
-def _summary(results: Sequence[PairResult], resolution: str, levels: Sequence[str], seed: int) -> Summary:
-    errors = [(result.level, result.errors[resolution]) for result in results]
-    by_level = {level: [each.aepe for its_level, each in errors if its_level == level] for level in levels}
-    aepe = [each.aepe for _, each in errors]
-    low, high = bootstrap(np.array(aepe)[:, None], seed)[:, 0].tolist()
-    return Summary(
-        levels={level: float(np.mean(values)) if values else None for level, values in by_level.items()},
-        aepe=float(np.mean(aepe)),
-        low=low,
-        high=high,
-        pck=tuple(np.mean([each.pck for _, each in errors], axis=0).tolist()),
-    )
+def _flat(errors: dict[str, Errors]) -> dict[str, float]:
+    """The errors of a pair by metric."""
+    return {
+        f"{metric}{end}": value
+        for end, each in errors.items()
+        for metric, value in [
+            ("aepe", each.aepe),
+            *((f"pck{threshold}", share) for threshold, share in zip(THRESHOLDS, each.pck, strict=True)),
+            ("pixels", float(each.pixels)),
+        ]
+    }

@@ -1,61 +1,127 @@
-"""Frames with true depth, whatever they are read from."""
+"""Frames with true depth, whatever they are read from; the usual protocols, and their metrics."""
 
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 
 from singlelife.errors import EvaluationError, LifeError
-from singlelife.evaluation.depth_protocols import DepthProtocol, check_unit
 from singlelife.evaluation.features import Item, ItemError
 
-LOOKED_AT = 16  # frames, before any work is done on all
+METRICS = ("delta1", "delta2", "delta3", "abs_rel", "rmse", "log10")
+
+_EIGEN_CROP = (slice(45, 471), slice(41, 601))  # of 480 rows and 640 columns
+_EIGEN_SHAPE = (480, 640)
+_LEAST, _MOST = 0.1, 40.0  # metres that the median depth of a frame may be
+_LOOKED_AT = 16  # frames, before any work is done on all
 
 
 @dataclass(frozen=True)
-class DepthOptions:
-    """What the user says of the data.
+class DepthProtocol:
+    """What is compared on a data set.
+
+    A pixel counts where its true depth is above `min_depth`, at most `max_depth`, and inside the crop. Predictions are
+    resized to the truth's size (bilinear) and clamped to that range. A metric is taken for each image and averaged
+    over images. Depth is metric: predictions are not scaled to the truth.
 
     Attributes:
-        split: name of a split, or for ScanNet the file that lists its scenes; None for the usual one.
-        depth_scale: metres of one unit of the stored depth, where that is not known.
-        depth_column: of a `datasets` data set.
-        protocol: a name of `PROTOCOLS`, to take another than the data's own.
-        max_depth: in metres, instead of the protocol's.
-        limit: how many frames to take.
-        cache_dir: where prepared lives are kept.
+        name: of the protocol.
+        version: raised when its numbers would change.
+        min_depth, max_depth: in metres.
+        crop: `"eigen"` for the middle of the Kinect's frame (rows 45 to 470, columns 41 to 600 of 480x640), or None.
     """
 
-    split: str | None = None
-    depth_scale: float | None = None
-    depth_column: str | None = None
-    protocol: str | None = None
-    max_depth: float | None = None
-    limit: int | None = None
-    cache_dir: Path | None = None
+    name: str
+    version: int = 1
+    min_depth: float = 1e-3
+    max_depth: float = 10.0
+    crop: str | None = None
+
+    def known(self, depth: np.ndarray) -> np.ndarray:
+        """Which pixels of a true depth map (height, width) in metres count, bool.
+
+        Raises:
+            EvaluationError: the protocol has a crop, and the map is not of its size.
+        """
+        known = (depth > self.min_depth) & (depth <= self.max_depth)
+        if self.crop is None:
+            return known
+        if depth.shape != _EIGEN_SHAPE:
+            raise EvaluationError(
+                f"The protocol {self.name!r} has the Eigen crop, which is of frames of 640x480 pixels; this depth map "
+                f"has {depth.shape[1]}x{depth.shape[0]}. Choose --protocol metric, which has no crop."
+            )
+        inside = np.zeros_like(known)
+        inside[_EIGEN_CROP] = True
+        return known & inside
+
+
+# NYU Depth V2 as since Eigen et al. (arXiv 1406.2283); ScanNet, and any other data in metres, without a crop; the
+# simulated lives with rooms as large as a game's.
+PROTOCOLS = {
+    "nyu": DepthProtocol("nyu", crop="eigen"),
+    "scannet": DepthProtocol("scannet"),
+    "metric": DepthProtocol("metric"),
+    "simulated": DepthProtocol("simulated", min_depth=0.1, max_depth=40.0),
+}
+
+
+def depth_metrics(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """The `METRICS` of one image, float64 (6,).
+
+    delta1 to delta3 are the shares of pixels with max(predicted/true, true/predicted) under 1.25, 1.25², 1.25³;
+    abs_rel is the mean of |predicted - true| / true; rmse in metres; log10 the mean of |log10 predicted - log10 true|.
+
+    Args:
+        predicted, true: depths above 0 of the pixels that count, float (n,), n at least 1.
+
+    Raises:
+        ValueError: there is no pixel, or a depth is not above 0.
+    """
+    if not true.size or predicted.shape != true.shape or not (min(predicted.min(), true.min()) > 0):
+        raise ValueError("Depths to compare should be as many, at least one, and above 0.")
+    predicted, true = predicted.astype(np.float64), true.astype(np.float64)
+    ratio = np.maximum(predicted / true, true / predicted)
+    error = np.abs(predicted - true)
+    return np.array(
+        [
+            *((ratio < 1.25**power).mean() for power in (1, 2, 3)),
+            (error / true).mean(),
+            np.sqrt(np.square(error).mean()),
+            np.abs(np.log10(predicted) - np.log10(true)).mean(),
+        ]
+    )
 
 
 class DepthFrames(ABC):
-    """Images with their true depth. Items for [`singlelife.evaluation.features.extract`] too.
+    """Images with their true depth, which are also `Examples` to extract features of.
 
-    Attributes:
-        name: what the user called it, with its split.
+    Args:
+        name: what the user called the data, with their split.
         identity: see `Examples`.
         protocol: how depth is compared here.
+        num_rows: frames in the source.
+        depth_scale: metres of one unit of the stored depth; None for 1, where whole numbers are refused.
+
+    Attributes:
         rows: which frames of the source these are, int64 (n,).
-        depth_scale: metres of one unit of the stored depth.
         note: what a reader of results should know of this depth, or empty.
+
+    Raises:
+        EvaluationError: there are no frames.
     """
 
     target_dtype = np.dtype(np.float16)  # what a probe learns from; the truth that it is tested on is read anew
 
-    def __init__(self, name: str, identity: str, protocol: DepthProtocol, num_rows: int, depth_scale: float = 1.0):
+    def __init__(
+        self, name: str, identity: str, protocol: DepthProtocol, num_rows: int, depth_scale: float | None = None
+    ):
         if not num_rows:
             raise EvaluationError(f"{name} has no frames.")
-        self.name, self.protocol, self.depth_scale, self.note = name, protocol, depth_scale, ""
+        self.name, self.protocol, self.note = name, protocol, ""
+        self.depth_scale, self._scale_known = depth_scale or 1.0, depth_scale is not None
         self.rows = np.arange(num_rows)
         self._source = identity
 
@@ -66,9 +132,9 @@ class DepthFrames(ABC):
     def __len__(self) -> int:
         return len(self.rows)
 
-    def thin_out(self, count: int | None) -> None:
-        """Keep this many frames, evenly spread; all if there are no more, or with None."""
-        if count is not None and count < len(self.rows):
+    def thin_out(self, count: int) -> None:
+        """Keep this many frames, evenly spread; all if there are no more."""
+        if count < len(self.rows):
             self.rows = self.rows[np.linspace(0, len(self.rows) - 1, count).round().astype(np.int64)]
 
     @abstractmethod
@@ -77,7 +143,7 @@ class DepthFrames(ABC):
 
     @abstractmethod
     def stored_depth(self, row: int) -> np.ndarray:
-        """The depth of a row of the source as it is stored, (height, width).
+        """The depth of a row of the source as it is stored, numbers (height, width), perhaps with axes of 1.
 
         Raises:
             ItemError: there is none.
@@ -90,19 +156,23 @@ class DepthFrames(ABC):
             ItemError: there is none, or no pixel of it counts.
         """
         row = int(self.rows[index])
-        stored = np.squeeze(np.asarray(self.stored_depth(row)))
-        if stored.ndim != 2 or stored.dtype.kind not in "uif":
-            raise ItemError(f"row {row}: depth should be numbers on two axes, not {stored.dtype} {stored.shape}")
+        stored = self._stored(row)
         depth = stored.astype(np.float32) * np.float32(self.depth_scale)
         depth[~np.isfinite(depth) | (depth < 0)] = 0
         if not self.protocol.known(depth).any():
-            finite = stored[np.isfinite(stored)] if stored.dtype.kind == "f" else stored
+            finite = stored[np.isfinite(stored)]
             found = f"{finite.min():g} to {finite.max():g}" if finite.size else "NaN or infinite"
             raise ItemError(
                 f"row {row}: no pixel has a valid depth ({self.protocol.min_depth:g} to {self.protocol.max_depth:g} "
                 f"m); the stored values are {found}"
             )
         return depth
+
+    def _stored(self, row: int) -> np.ndarray:
+        stored = np.squeeze(np.asarray(self.stored_depth(row)))
+        if stored.ndim != 2 or stored.dtype.kind not in "uif":
+            raise ItemError(f"row {row}: depth should be numbers on two axes, not {stored.dtype} {stored.shape}")
+        return stored
 
     def target_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
         return size
@@ -122,8 +192,7 @@ class DepthFrames(ABC):
             )
         digest = hashlib.sha256(image.contiguous().numpy().tobytes())
         digest.update(depth.tobytes())
-        known = np.where(self.protocol.known(depth), depth, np.float32(0))
-        target = sampled(known, size)
+        target = sampled(np.where(self.protocol.known(depth), depth, np.float32(0)), size)
         if not target.any():
             raise ItemError(f"row {row}: no pixel has a valid depth once it is sampled at {size[1]}x{size[0]}")
         return Item(image, target.astype(np.float16), digest.digest())
@@ -132,24 +201,30 @@ class DepthFrames(ABC):
         """Look at some frames, before any work is done on all.
 
         Raises:
-            EvaluationError: there are none, their depth is in another unit, or the protocol's crop is of another size.
+            EvaluationError: their depth is not in metres, or not of the size of the protocol's crop.
         """
-        if not len(self):
-            raise EvaluationError(f"{self.name} has no frames.")
         medians = []
-        for index in np.linspace(0, len(self) - 1, min(LOOKED_AT, len(self))).round().astype(int):
+        for index in np.linspace(0, len(self) - 1, min(_LOOKED_AT, len(self))).round().astype(int):
             try:
-                stored = np.squeeze(np.asarray(self.stored_depth(int(self.rows[index]))))
+                stored = self._stored(int(self.rows[index]))
             except ItemError:
-                continue
-            if stored.ndim != 2 or stored.dtype.kind not in "uif":
                 continue
             self.protocol.known(np.zeros(stored.shape, np.float32))
             known = stored[np.isfinite(stored) & (stored > 0)] * float(self.depth_scale)
-            if known.size:
-                medians.append(np.median(known))
-        if medians:
-            check_unit(np.array(medians), self.name)
+            if not known.size:
+                continue
+            medians.append(np.median(known))
+            if stored.dtype.kind in "ui" and not self._scale_known:
+                raise EvaluationError(
+                    f"The depth of {self.name} is stored in whole numbers, of the median {medians[-1]:g}. Say with "
+                    "--depth-scale how many metres one is (0.001 for millimetres)."
+                )
+        if medians and not _LEAST <= (median := float(np.median(medians))) <= _MOST:
+            raise EvaluationError(
+                f"The depth of {self.name} has a median of {median:.3g}, which cannot be metres. Say with "
+                "--depth-scale how many metres one unit is (0.001 for millimetres). Disparity and relative depth have "
+                "no unit, and cannot be used."
+            )
 
 
 def sampled(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -8,46 +8,27 @@ batches.
 
 import hashlib
 import json
-import mmap
 import shutil
-import sys
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from tqdm.auto import tqdm
 
+from singlelife.alignment.attention import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.files import check_room
 from singlelife.lives.prepare import default_cache_dir
-from singlelife.machine import peak_resident
 
 FORMAT_VERSION = 1
 FEATURES, TARGETS, ROWS, METADATA = "features.f16", "targets.bin", "rows.jsonl", "metadata.json"
 
 _READERS = 2  # threads that read images while the encoder runs
-_MOST_MAPPED = 256 << 20  # bytes of the file that may stay in memory once read
-
-
-class Encoder(Protocol):
-    """What is asked of a model here; `singlelife.alignment.attention.load_model` gives such."""
-
-    name: str
-    revision: str
-    grid: tuple[int, int]
-    image_size: int
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        """float32 (B, N, D) of uint8 views (B, 3, H, W)."""
-        ...
 
 
 class Item(NamedTuple):
@@ -98,13 +79,13 @@ class Examples(Protocol):
         ...
 
 
-def view_size(encoder: Encoder) -> tuple[int, int]:
+def view_size(encoder: AttentionMapProvider) -> tuple[int, int]:
     """Height and width in pixels of what the encoder's patches cover."""
     patch = patch_size(encoder)
     return encoder.grid[0] * patch, encoder.grid[1] * patch
 
 
-def patch_size(encoder: Encoder) -> int:
+def patch_size(encoder: AttentionMapProvider) -> int:
     """Side of a patch in pixels."""
     return encoder.image_size // max(encoder.grid)
 
@@ -123,8 +104,8 @@ class FeatureSet:
 
     Attributes:
         path: their folder.
-        metadata: `tokens` (N and D), `target_shape`, `target_dtype`, `data_hash` (SHA-256 over the items' digests),
-            `images_per_second` and `peak_memory_bytes` of when they were computed.
+        metadata: `tokens` (N and D), `target_shape`, `target_dtype`, and `data_hash` (SHA-256 over the items'
+            digests).
         rows: number in the data set of each item that is kept, int64 (n,).
         digests: of these, as hexadecimal.
         left_out: number and reason of each item that cannot be used.
@@ -149,49 +130,25 @@ class FeatureSet:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @cached_property
-    def _features(self) -> "_Mapped":
-        return _Mapped(self.path / FEATURES, np.dtype(np.float16), tuple(self.metadata["tokens"]))
-
-    @cached_property
-    def _targets(self) -> "_Mapped":
-        shape = tuple(self.metadata["target_shape"])
-        return _Mapped(self.path / TARGETS, np.dtype(self.metadata["target_dtype"]), shape)
-
-    def summary(self) -> dict[str, Any]:
-        """What results say of the data: its hash, how many items there are, and why others are left out."""
-        left_out = [why for _, why in self.left_out]
-        return {"data_hash": self.metadata["data_hash"], "num_items": len(self), "left_out": left_out}
-
     def features(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """float32 (k, N, D), of the items `indices`, numbers among those that are kept."""
-        return torch.from_numpy(self._features[indices]).float()
+        return self._read(FEATURES, np.dtype(np.float16), self.metadata["tokens"], indices).float()
 
     def targets(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """(k, *target_shape), of the type they are stored in."""
-        return torch.from_numpy(self._targets[indices])
+        dtype = np.dtype(self.metadata["target_dtype"])
+        return self._read(TARGETS, dtype, self.metadata["target_shape"], indices)
 
-
-class _Mapped:
-    """Rows of a file that is mapped into memory."""
-
-    def __init__(self, path: Path, dtype: np.dtype, shape: tuple[int, ...]):
-        with path.open("rb") as file:
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._values = np.frombuffer(self._map, dtype=dtype).reshape(-1, *shape)
-        self._read = 0
-
-    def __getitem__(self, indices: Sequence[int] | np.ndarray) -> np.ndarray:
-        rows = self._values[np.asarray(indices)]
-        self._read += rows.nbytes
-        if self._read > _MOST_MAPPED and hasattr(mmap, "MADV_DONTNEED"):
-            self._map.madvise(mmap.MADV_DONTNEED)  # the system may still keep them, but they are no longer ours
-            self._read = 0
-        return rows
+    def _read(
+        self, name: str, dtype: np.dtype, shape: Sequence[int], indices: Sequence[int] | np.ndarray
+    ) -> torch.Tensor:
+        # Mapped anew each time, so that what was read before does not count as this process's memory.
+        rows = np.memmap(self.path / name, dtype, "r", shape=(len(self), *shape))
+        return torch.from_numpy(np.asarray(rows[np.asarray(indices)]))
 
 
 def extract(
-    encoder: Encoder,
+    encoder: AttentionMapProvider,
     examples: Examples,
     *,
     cache_dir: str | Path | None = None,
@@ -218,29 +175,19 @@ def extract(
     name = hashlib.sha256(json.dumps(key).encode()).hexdigest()[:20]
     folder = Path(cache_dir or default_cache_dir()).expanduser() / "features" / name
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with _alone(folder.with_suffix(".lock")):
+    with FileLock(folder.with_suffix(".lock")):  # another process may be computing the same
         if not folder.is_dir():
             _compute(encoder, examples, size, folder, batch_size, progress)
     return FeatureSet.load(folder)
 
 
-@contextmanager
-def _alone(lock_file: Path) -> Iterator[None]:
-    """Hold a lock that one process has at a time."""
-    lock = FileLock(lock_file)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("Waiting for another process, which computes the same features.", file=sys.stderr)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _compute(
-    encoder: Encoder, examples: Examples, size: tuple[int, int], folder: Path, batch_size: int, progress: bool
+    encoder: AttentionMapProvider,
+    examples: Examples,
+    size: tuple[int, int],
+    folder: Path,
+    batch_size: int,
+    progress: bool,
 ) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
@@ -255,7 +202,6 @@ def _compute(
         f"The features of {encoder.name} on {examples.name}",
         "choose another place with --cache-dir or the variable SINGLELIFE_CACHE",
     )
-    start = time.perf_counter()
     with (
         (partial / FEATURES).open("ab") as features,
         (partial / TARGETS).open("ab") as targets,
@@ -300,8 +246,6 @@ def _compute(
         "target_shape": shape,
         "target_dtype": dtype.name,
         "data_hash": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-        "images_per_second": (len(lines) - done) / (time.perf_counter() - start),
-        "peak_memory_bytes": peak_memory(),
     }
     (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
     partial.rename(folder)
@@ -345,10 +289,3 @@ def _batches(
             ahead = batch
         if ahead is not None:
             yield [future.result() for future in ahead]
-
-
-def peak_memory() -> int:
-    """The most memory that this process has had so far, in bytes; of the GPU if it has used one; 0 where not known."""
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    return peak_resident() or 0

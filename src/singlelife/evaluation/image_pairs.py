@@ -1,8 +1,8 @@
-"""Pairs of images of which it is known where the pixels of one are in the other.
+"""Pairs of images whose true correspondences are known.
 
-HPatches' sequences, one pair with a homography, a rectified stereo pair with its disparity, and pairs drawn from a
-life with depth and poses. Everywhere the *target* is the image whose pixels are looked for, and the *source* the one
-that they are looked for in. In HPatches, as is usual for dense matching, the target is image k and the source image 1.
+HPatches' sequences, one pair with a homography, and pairs drawn from a life with depth and poses. The
+*target* is the image whose pixels are looked for in the *source*. In HPatches, as is usual for dense matching, the
+target is image k and the source image 1.
 """
 
 import hashlib
@@ -14,17 +14,16 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
-from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.errors import EvaluationError, PairSetError
 from singlelife.evaluation.homography import PlanarTruth, read_homography
+from singlelife.evaluation.images import read_image
+from singlelife.evaluation.settings import CorrespondenceConfig
 
 LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with images 2 to 6
-SPLITS = {"viewpoint": ("v_*", 59), "illumination": ("i_*", 57)}  # how many sequences HPatches has of each
 
 _LOOK = (24, 24)  # rows and columns of points at which two views are looked at for anything in common
-_MOST_PIXELS = 1 << 28  # of a disparity map: more is damage, and is not worth the memory
 _SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")  # as published, or converted
 
 
@@ -71,13 +70,13 @@ class PairEntry:
 
     Attributes:
         name: for people, such as `v_wall 1-3`.
-        level: in which column of the table it counts.
         load: reads it; raises an `EvaluationError` that names what is wrong.
+        level: of HPatches, `"I"` to `"V"`; empty for other data.
     """
 
     name: str
-    level: str
     load: Callable[[], ImagePair]
+    level: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,20 +85,45 @@ class PairData:
 
     Attributes:
         name: for people.
-        kind: `"hpatches-viewpoint"`, `"hpatches-illumination"`, `"homography"`, `"stereo"` or `"pair-set"`.
-        levels: the columns of the table, in order.
         pairs: the pairs.
         left_out: names of pairs of a set whose views have nothing in common.
     """
 
     name: str
-    kind: str
-    levels: tuple[str, ...]
     pairs: Sequence[PairEntry]
     left_out: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.pairs)
+
+
+def open_pairs(config: CorrespondenceConfig) -> PairData:
+    """The pairs that `config.data` names.
+
+    Raises:
+        SingleLifeError: there are no such pairs.
+    """
+    where = Path(config.data[0]).expanduser()
+    if config.homography is not None:
+        return homography_pair(where, Path(config.data[1]).expanduser(), config.homography.expanduser())
+    if where.is_dir() and ((where / "H_1_2").is_file() or any(where.glob("[vi]_*/"))):
+        return hpatches(where, config.split)
+    if where.is_file():
+        raise EvaluationError(
+            f"--data {config.data[0]} is a file. It takes a folder, a life, or two images with --homography FILE."
+        )
+    is_path = len(where.parts) > 2 or config.data[0].startswith(("/", ".", "~"))
+    if is_path and not where.exists() and where.name != "held-out":  # which ends the words for a part of a life
+        raise EvaluationError(
+            f"There is nothing to evaluate correspondence on at {config.data[0]}: no such folder. --data takes the "
+            "folder of HPatches' sequences, a prepared life, a stored pair set, or two images."
+        )
+    return pairs_of_set(
+        resolve_pair_set(
+            config.data[0], views=config.views, num_pairs=config.num_pairs, seed=config.seed, image_size=None,
+            cache_dir=config.cache_dir,
+        )
+    )  # fmt: skip
 
 
 def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
@@ -114,9 +138,9 @@ def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
         split: `"viewpoint"` or `"illumination"`.
 
     Raises:
-        EvaluationError: there is no such sequence. What is wrong with a sequence is told when its pairs are read.
+        EvaluationError: there is no such sequence. What is wrong with a sequence shows when its pairs are read.
     """
-    pattern, _ = SPLITS[split]
+    pattern = f"{split[0]}_*"
     sequences = [folder] if (folder / "H_1_2").is_file() else sorted(p for p in folder.glob(pattern) if p.is_dir())
     if not sequences:
         raise EvaluationError(
@@ -124,34 +148,17 @@ def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
             "H_1_6. Name the folder hpatches-sequences-release; datasets_scripts/hpatches.py says how to get it."
         )
     entries = [
-        PairEntry(f"{sequence.name} 1-{number}", level, partial(_of_sequence, sequence, number))
+        PairEntry(f"{sequence.name} 1-{number}", partial(_of_sequence, sequence, number), level)
         for sequence in sequences
         for number, level in enumerate(LEVELS, start=2)
     ]
-    count = f"{len(sequences)} sequence{'s' * (len(sequences) != 1)}"
-    return PairData(f"HPatches {split} ({count})", f"hpatches-{split}", LEVELS, entries)
+    return PairData(f"HPatches {split} ({len(sequences)} of its sequences)", entries)
 
 
 def homography_pair(reference: Path, other: Path, homography: Path) -> PairData:
     """One pair whose homography maps pixels of `reference`, the source, to those of `other`, the target."""
     name = f"{reference.stem}-{other.stem}"
-    load = partial(_planar_pair, reference, other, homography)
-    return PairData(name, "homography", ("all",), [PairEntry(name, "all", load)])
-
-
-def stereo_pair(left: Path, right: Path, disparity: Path, scale: float | None = None) -> PairData:
-    """One rectified stereo pair: the left image is the target, the right one the source.
-
-    Args:
-        disparity: of the left image: pixel (x, y) is at (x - d, y) in the right one. A PNG, in which 0 is unknown, or
-            a PFM, in which infinite is.
-        scale: pixels for each level of the file. 1 by default, as Middlebury has it at full size (its half- and
-            third-size versions take 1/2 and 1/3), and 1/256 for PNGs of 16 bits, as KITTI has it.
-    """
-    name = f"{left.stem}-{right.stem}"
-    return PairData(
-        name, "stereo", ("all",), [PairEntry(name, "all", partial(_stereo, left, right, disparity, scale))]
-    )
+    return PairData(name, [PairEntry(name, partial(_planar_pair, reference, other, homography))])
 
 
 def pairs_of_set(pairs: PairSet) -> PairData:
@@ -164,118 +171,19 @@ def pairs_of_set(pairs: PairSet) -> PairData:
     """
     if not pairs.matches_known:
         raise EvaluationError(
-            f"Of the pairs {pairs.name} no true matches are known: their life has no depth. Take a life that has, "
-            "such as sim_test, or --views shifted."
+            f"The true matches of the pairs {pairs.name} are not known: their life has no depth. Take a life that has "
+            "it, such as sim_test, or --views shifted."
         )
     key = pairs.hash.encode()
-    names = [f"{pairs.name} {number}" for number in range(len(pairs))]
     seen = (pairs.true_match(_LOOK) >= 0).any(dim=1).tolist()
     entries = [
-        PairEntry(name, "all", partial(_of_set, pairs, number, key))
-        for number, name in enumerate(names)
-        if seen[number]
+        PairEntry(f"{pairs.name} {number}", partial(_of_set, pairs, number, key)) for number in range(len(pairs))
     ]
-    left_out = tuple(name for number, name in enumerate(names) if not seen[number])
+    left_out = tuple(entry.name for entry, common in zip(entries, seen, strict=True) if not common)
+    entries = [entry for entry, common in zip(entries, seen, strict=True) if common]
     if not entries:
-        raise EvaluationError(f"Of the {len(pairs)} pairs {pairs.name}, no two views have anything in common.")
-    return PairData(pairs.name, "pair-set", ("all",), entries, left_out)
-
-
-def read_image(path: Path) -> torch.Tensor:
-    """An image file as uint8 (3, H, W), turned upright as its camera says.
-
-    Raises:
-        EvaluationError: it is not there, is damaged, or is not of 8 bits.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise EvaluationError(f"{path}: not an image of 8 bits a channel, but of the mode {picture.mode}.")
-            pixels = np.array(ImageOps.exif_transpose(picture).convert("RGB"))
-    except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{path}: not an image that can be read ({error})") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
-
-
-@dataclass(frozen=True)
-class DisparityTruth:
-    """Where the pixels of the left image are in the right one.
-
-    Attributes:
-        disparity: in pixels, float64 (H, W); NaN where not known or hidden in the right image.
-    """
-
-    disparity: np.ndarray
-
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """See [`Truth`]: the disparity of the pixel that a point lies in."""
-        height, width = self.disparity.shape
-        column = np.clip((points[:, 0] * width).astype(np.int64), 0, width - 1)
-        row = np.clip((points[:, 1] * height).astype(np.int64), 0, height - 1)
-        disparity = self.disparity[row, column]
-        known = np.isfinite(disparity)
-        return points - np.stack([np.where(known, disparity, 0) / width, np.zeros(len(points))], axis=-1), known
-
-
-def read_disparity(path: Path, width: int, scale: float | None = None) -> np.ndarray:
-    """The disparities in a PNG or PFM file, see `stereo_pair`.
-
-    Args:
-        width: of the images in pixels, which no disparity exceeds.
-
-    Returns:
-        float64 (H, W) in pixels, NaN where unknown.
-
-    Raises:
-        EvaluationError: it cannot be read, knows nothing, or is of another unit.
-    """
-    try:
-        if path.suffix.lower() == ".pfm":
-            levels, usual = _read_pfm(path), 1.0
-        else:
-            with Image.open(path) as picture:
-                if picture.mode not in ("L", "P", "I", "I;16", "I;16B", "RGB"):
-                    raise ValueError(f"its mode is {picture.mode}")
-                values = np.array(picture.convert("L") if picture.mode in ("P", "RGB") else picture)
-                usual = 1 / 256 if picture.mode.startswith("I") else 1.0
-            levels = np.where(values == 0, np.nan, values.astype(np.float64))
-    except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{path}: not a disparity map that can be read ({error})") from error
-    disparity = levels * (usual if scale is None else scale)
-    disparity = np.where(np.isfinite(disparity), disparity, np.nan)
-    if np.isnan(disparity).all():
-        raise EvaluationError(f"{path}: the disparity is not known of any pixel.")
-    if np.nanmin(disparity) < 0 or np.nanmax(disparity) >= width:
-        raise EvaluationError(
-            f"{path}: disparities from {np.nanmin(disparity):g} to {np.nanmax(disparity):g} px cannot be those of "
-            f"images {width} px wide, so its unit is another. Say with --disparity-scale how many pixels a level "
-            "is (KITTI: 0.00390625)."
-        )
-    return disparity
-
-
-def hide_occluded(disparity: np.ndarray) -> np.ndarray:
-    """Disparities (H, W) with NaN where a nearer surface of the left image covers the pixel in the right one.
-
-    Two pixels of a row that fall on the same pixel of the right image cannot both be seen there: the one of the larger
-    disparity, the nearer one, is, and those within one pixel of its disparity, which are the same surface.
-    """
-    height, width = disparity.shape
-    row, column = np.nonzero(np.isfinite(disparity))
-    known = disparity[row, column]
-    there = np.rint(column - known).astype(np.int64)
-    inside = there >= 0
-    nearest = np.zeros((height, width))
-    np.maximum.at(nearest, (row[inside], there[inside]), known[inside])
-    hidden = inside.copy()
-    hidden[inside] = known[inside] < nearest[row[inside], there[inside]] - 1
-    result = disparity.copy()
-    result[row[hidden], column[hidden]] = np.nan
-    return result
+        raise EvaluationError(f"The two views of each of the {len(pairs)} pairs {pairs.name} have nothing in common.")
+    return PairData(pairs.name, entries, left_out)
 
 
 def _of_sequence(sequence: Path, number: int) -> ImagePair:
@@ -292,40 +200,6 @@ def _planar_pair(reference: Path, other: Path, homography: Path) -> ImagePair:
     matrix = np.linalg.inv(read_homography(homography))
     sizes = ((target.shape[1], target.shape[2]), (source.shape[1], source.shape[2]))
     return ImagePair(target, source, PlanarTruth(matrix, *sizes), matrix.astype("<f8").tobytes())
-
-
-def _stereo(left: Path, right: Path, disparity: Path, scale: float | None) -> ImagePair:
-    target, source = read_image(left), read_image(right)
-    if target.shape != source.shape:
-        raise EvaluationError(
-            f"{left} is of {target.shape[2]}x{target.shape[1]} px and {right} of {source.shape[2]}x{source.shape[1]}: "
-            "the images of a rectified pair are of one size."
-        )
-    values = read_disparity(disparity, target.shape[2], scale)
-    if values.shape != tuple(target.shape[1:]):
-        raise EvaluationError(
-            f"{disparity} is of {values.shape[1]}x{values.shape[0]} px and {left} of "
-            f"{target.shape[2]}x{target.shape[1]}: a disparity map is of the size of its image."
-        )
-    values = hide_occluded(values)
-    return ImagePair(target, source, DisparityTruth(values), values.astype("<f8").tobytes())
-
-
-def _read_pfm(path: Path) -> np.ndarray:
-    """A grey Portable Float Map: rows from the bottom up, little-endian where its scale is negative."""
-    with path.open("rb") as content:
-        kind = content.readline(16).strip()
-        size = content.readline(64).split()
-        order = content.readline(64)
-        if kind != b"Pf" or len(size) != 2:
-            raise ValueError("it is no grey PFM")
-        width, height = int(size[0]), int(size[1])
-        if not (0 < width and 0 < height and width * height <= _MOST_PIXELS):
-            raise ValueError(f"its size is {width} x {height}")
-        values = np.frombuffer(content.read(4 * width * height), dtype="<f4" if float(order) < 0 else ">f4")
-    if len(values) != width * height:
-        raise ValueError("it is cut off")
-    return values.reshape(height, width)[::-1].astype(np.float64)
 
 
 def _of_set(pairs: PairSet, number: int, key: bytes) -> ImagePair:

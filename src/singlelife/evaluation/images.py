@@ -1,4 +1,4 @@
-"""Data sets of images as `datasets` has them, local or on the Hub."""
+"""Images: files, and data sets of them as `datasets` has them, local or on the Hub."""
 
 import io
 from pathlib import Path
@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from singlelife.errors import EvaluationError
 
@@ -17,12 +17,15 @@ def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
     """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub.
 
     Args:
-        word: which.
+        word: which data set.
         role: `"train"` or `"test"`.
-        split: its name; by default that of the role, or for a test a validation split.
+        split: the split's name; by default that of the role, and of a test also a validation split.
+
+    Returns:
+        The split's name, and the split.
 
     Raises:
-        EvaluationError: there is none, or it cannot be loaded.
+        EvaluationError: there is no such split, or the data set cannot be loaded.
     """
     from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
@@ -33,7 +36,7 @@ def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
         else:
             name, _, revision = (word, "", "") if folder.is_dir() else word.partition("@")
             content = load_dataset(str(folder) if folder.is_dir() else name, revision=revision or None)
-    except Exception as error:  # of several libraries, by what is wrong
+    except Exception as error:  # several libraries raise here, each what it likes
         raise EvaluationError(
             f"{word} cannot be loaded as a data set: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error
@@ -51,14 +54,36 @@ def data_identity(data: Any) -> str:
     """A string that differs where the rows of a `datasets` data set do, without reading them."""
     files = [Path(file["filename"]) for file in data.cache_files]
     stats = " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-    chosen = "" if data._indices is None else data._fingerprint  # of a part of the rows
+    chosen = "" if data._indices is None else data._fingerprint  # where only some rows are chosen
     return f"{len(data)} {stats or data._fingerprint} {chosen}"
 
 
 def rgb(picture: Any) -> torch.Tensor:
-    """A PIL image as uint8 (3, height, width)."""
+    """A PIL image, or its encoded bytes in a mapping, as uint8 (3, height, width).
+
+    Raises:
+        ValueError: there is none.
+        OSError: it is damaged.
+    """
     if picture is None:
         raise ValueError("there is none")
     if isinstance(picture, dict):
         picture = Image.open(io.BytesIO(picture["bytes"]))
     return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """An image file as uint8 (3, height, width), turned upright as its camera says.
+
+    Raises:
+        EvaluationError: it is missing, damaged, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise EvaluationError(f"{path}: not an image of 8 bits a channel, but of the mode {picture.mode}.")
+            return rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"{path}: not an image that can be read ({error})") from error

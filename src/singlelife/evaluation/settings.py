@@ -1,0 +1,163 @@
+"""Settings of the evaluations, shared by Python and the command line, where each field is a flag. Imports no torch."""
+
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from singlelife.errors import EvaluationError
+
+Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
+# Fields on which no number depends, and those that name the data, which results give beside the settings.
+_NO_SETTINGS = {"baselines", "device", "cache_dir", "progress", "train", "test", "data"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What every evaluation takes."""
+
+    baselines: bool = True
+    """also measure an untrained model of each architecture, and what needs no model"""
+    device: str = "auto"
+    """where the models run: auto, cpu, cuda, cuda:1, mps"""
+    cache_dir: Path | None = None
+    """where prepared lives and features are kept, instead of $SINGLELIFE_CACHE or ~/.cache/singlelife"""
+    progress: bool = True
+    """show progress bars"""
+
+    def settings(self, *left_out: str) -> dict[str, Any]:
+        """What the numbers depend on, apart from models and data, as JSON has it: the fields that are set.
+
+        Args:
+            left_out: other fields that do not count.
+        """
+        values = {each.name: getattr(self, each.name) for each in fields(self)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in values.items()
+            if value is not None and name not in _NO_SETTINGS | set(left_out)
+        }
+
+    def _check_above_zero(self, *names: str) -> None:
+        for name in names:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise EvaluationError(f"--{name.replace('_', '-')} {value}: it should be above 0.")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeConfig(EvaluationConfig):
+    """How probes are trained: AdamW (0.9, 0.999), a warm-up over a twentieth of the steps, then half a cosine to 0.
+
+    Raises:
+        EvaluationError: a number is not above 0.
+    """
+
+    probe: Literal["attentive", "linear"] = "attentive"
+    """attentive: learned queries and one cross-attention block; linear: one layer on each token"""
+    seeds: int = 3
+    """number of probes to train, with the seeds 0, 1, …"""
+    epochs: int = 20
+    """passes over the training data"""
+    learning_rate: float = 1e-3
+    """highest learning rate"""
+    batch_size: int = 32
+    """images per step, and at once for the encoder"""
+
+    def __post_init__(self) -> None:
+        self._check_above_zero("seeds", "epochs", "learning_rate", "batch_size")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthConfig(ProbeConfig):
+    """Depth by a probe on a frozen encoder.
+
+    Data are named by a life (its name or prepared folder); by a folder with `nyu_depth_v2_labeled.mat` and
+    `splits.mat`, with scenes of ScanNet, or with a `datasets` data set; or by ORG/NAME of a data set on the Hub.
+
+    Raises:
+        EvaluationError: a number is not above 0.
+    """
+
+    train: tuple[str, ...]
+    """frames to train the probe on: lives, NYU Depth V2, ScanNet, or a data set with the columns image and depth"""
+    test: tuple[str, ...]
+    """frames of other places to test the probe on"""
+    train_split: str | None = None
+    """split to train on, usually train; for ScanNet a file that lists scenes"""
+    test_split: str | None = None
+    """split to test on, usually test; for ScanNet a file that lists scenes"""
+    num_train: int | None = None
+    """train on this many frames, evenly spread, instead of all"""
+    num_test: int | None = None
+    """test on this many frames, evenly spread, instead of all"""
+    depth_scale: float | None = None
+    """metres of one unit of the stored depth, where the data do not say"""
+    depth_column: str | None = None
+    """column of a data set, usually raw_depth, depth or depth_map"""
+    protocol: Literal["nyu", "scannet", "metric", "simulated"] | None = None
+    """which pixels count, instead of what is usual for the data; nyu has the Eigen crop"""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._check_above_zero("num_train", "num_test", "depth_scale")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassificationConfig(ProbeConfig):
+    """Classification by a probe on a frozen encoder.
+
+    Raises:
+        EvaluationError: a number is not above 0.
+    """
+
+    data: str
+    """a folder that `datasets` opens, or ORG/NAME on the Hub, with images and a column of classes"""
+    train_split: str | None = None
+    """split to train on, usually train"""
+    test_split: str | None = None
+    """split to test on, usually test or validation, else a fifth of the only split"""
+    label_column: str | None = None
+    """column of the classes, where there are several"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorrespondenceConfig(EvaluationConfig):
+    """Zero-shot correspondence.
+
+    Raises:
+        EvaluationError: a number is not above 0, or `data` and `homography` do not belong together.
+    """
+
+    data: tuple[str, ...] = ("sim_test",)
+    """HPatches' folder; a life or pair set with known matches; or two images, REFERENCE OTHER, with --homography"""
+    homography: Path | None = None
+    """maps pixels of REFERENCE to those of OTHER: nine numbers as text, an OpenCV file, or .npy"""
+    split: Literal["viewpoint", "illumination"] = "viewpoint"
+    """which of HPatches' sequences"""
+    views: Literal["plain", "zoomed", "shifted"] = "plain"
+    """how pairs are cut from a life, see singlelife cas"""
+    num_pairs: int = 384
+    """pairs to draw from a life"""
+    method: Method | None = None
+    """what matches are read from, usually the cross-attention of a CroCo and the features of any other model"""
+    layers: tuple[int, ...] | None = None
+    """blocks, from 0, or from -1 backwards; usually all for cross-attention, else the last"""
+    reciprocal: bool = True
+    """average the map of both directions, so that a match has to hold in both"""
+    sinks: Literal["mask", "keep"] | None = None
+    """mask: no patch matches the other view's first patch, a sink (usual for cross-attention); keep: any may"""
+    temperature: float = 1e-4
+    """temperature of the soft-argmax"""
+    seed: int = 0
+    """seed of drawn pairs and of the bootstrap"""
+    batch_size: int = 8
+    """pairs at once; memory holds no more"""
+
+    def __post_init__(self) -> None:
+        self._check_above_zero("num_pairs", "temperature", "batch_size")
+        if len(self.data) not in (1, 2):
+            raise EvaluationError(f"--data takes one folder, life or pair set, or two images; not {len(self.data)}.")
+        if (len(self.data) == 2) != (self.homography is not None):
+            raise EvaluationError(
+                "--data REFERENCE OTHER and --homography FILE belong together: give both or neither."
+            )
