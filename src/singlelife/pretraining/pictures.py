@@ -1,4 +1,4 @@
-"""Two pictures of what a model has learnt, drawn on validation pairs in a run and at its end."""
+"""Pictures of a run: what the model has learnt, on validation pairs, and how its CAS with another model emerged."""
 
 from pathlib import Path
 from typing import Any
@@ -104,6 +104,38 @@ def draw_cross_attention(
             for side in axis.spines.values():
                 side.set(visible=True, edgecolor=color, linewidth=2.5)
     figure.savefig(path, dpi=160)
+
+
+def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> bool:
+    """CAS over steps, with 95% intervals and chance, as a PNG.
+
+    Args:
+        path: of the PNG.
+        metrics: lines of a run's metrics.jsonl. A run that stopped and went on draws one curve.
+        title: of the picture.
+        reference: draw only what was measured against it.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    points = [line for line in metrics if line.get("cas_reference") == reference]
+    if not points:
+        return False
+    steps = [point["step"] for point in points]
+    figure = Figure(figsize=(7.2, 4.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for name, label, colour in (("cas_position_free", "position-free", _MARKS[3]), ("cas", "raw", _MARKS[1])):
+        axes.plot(steps, [point[name] for point in points], color=colour, marker="o", ms=3, label=label)
+        low, high = ([point[f"{name}_{end}"] for point in points] for end in ("low", "high"))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+    axes.axhline(points[0]["cas_chance"], color=_INK, ls=":", lw=1, label="chance")
+    axes.set(xlabel="optimiser steps", ylabel="matches in common (CAS, k = 5)", ylim=(0, None), xlim=(0, None))
+    axes.set_title(f"{title}\nagainst {reference}", fontsize=10, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=160)
+    return True
 
 
 def _mean_attention(model: CroCoForPreTraining, target: Any, source: Any) -> torch.Tensor:
