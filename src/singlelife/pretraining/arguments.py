@@ -1,8 +1,8 @@
 """Every setting of a pretraining run, written once for the command line, YAML and Python.
 
-Values come in layers. Each layer wins over the one before it: the defaults below, the life's own recipe (`train:` in its
-entry of `hub_configs/lives`, the name of a file in `hub_configs/train`), the `--config` file, the flags. A key of a YAML
-config is the name of a field.
+Values come in layers. Each layer wins over the one before it: the defaults below, the life's own recipe (`train:` in
+its entry of `hub_configs/lives`, the name of a file in `hub_configs/train`), the `--config` file, the flags. A key of
+a YAML config is the name of a field.
 """
 
 import argparse
@@ -50,8 +50,8 @@ class StartConfig:
     a run that never stopped"""
 
     resume_from: str | None = None
-    """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the run
-    folder's latest checkpoint"""
+    """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
+    run folder's latest checkpoint"""
 
     overwrite_output_dir: bool = False
     """delete the run that the run folder holds and start anew"""
@@ -212,8 +212,8 @@ class TrainConfig:
     and on a CPU if timed steps are faster; a resumed run keeps its choice"""
 
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """how attention is computed: fused (sdpa) or step by step (eager); auto: fused on a GPU, and on a CPU whichever makes
-    timed steps faster; a resumed run keeps its choice"""
+    """how attention is computed: fused (sdpa) or step by step (eager); auto: fused on a GPU, and on a CPU whichever
+    makes timed steps faster; a resumed run keeps its choice"""
 
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = "none"
     """blocks that compute their activations again in the backward pass instead of keeping them, to need less memory"""
@@ -268,8 +268,8 @@ class TrainConfig:
 
     @property
     def peak_learning_rate(self) -> float:
-        """Where the warm-up ends: `learning_rate` where it is given, else proportional to the batch (Goyal et al., 2017),
-        as in MAE and CroCo."""
+        """Where the warm-up ends: `learning_rate` where it is given, else proportional to the batch (Goyal et al.,
+        2017), as in MAE and CroCo."""
         if self.learning_rate is not None:
             return self.learning_rate
         assert self.base_learning_rate is not None, "__post_init__ makes sure of it"
@@ -287,7 +287,8 @@ class CasDuringTraining:
     """steps between comparisons; the first is before training"""
 
     cas_pairs: str = "sim_test"
-    """the life to compare on, best one that neither model has seen; LIFE/zoomed and LIFE/shifted are other views of it"""
+    """the life to compare on, best one that neither model has seen; LIFE/zoomed and LIFE/shifted are other views of
+    it"""
 
     cas_num_pairs: int = 128
     """pairs of that life"""
@@ -373,7 +374,7 @@ FREE_ON_RESUME = {
 
 _RATES = ("base_learning_rate", "learning_rate")  # of two in one layer, the latter wins
 _RETIRED = {"decoded_frames"}  # settings of earlier versions, in the configs of their runs; they changed no loss
-_GROUPS: dict[str, Any] = {name: kind for name, kind in get_type_hints(RunConfig).items()}
+_GROUPS: dict[str, Any] = get_type_hints(RunConfig)
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config
 
@@ -382,7 +383,7 @@ def parse_arguments(words: Sequence[str]) -> RunConfig:
     """The settings of a run from a command line and the configs that it names.
 
     Raises:
-        RunError: an unknown key of a config (with the nearest names), or a value of the wrong type or out of its range.
+        RunError: a config has an unknown key (the nearest names follow), or a value has the wrong type or range.
         LifeError: no life of that name (with the nearest names).
         SystemExit: --help (0), or flags that do not exist or cannot be read (2).
     """
@@ -409,9 +410,8 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
         )
     values = {name: value for layer in layers.values() for name, value in layer.items()}
     values |= _one_rate(layers.values())
-    default = RunConfig(
-        **{n: g(**{k: values[k] for k in get_type_hints(g) if k in values}) for n, g in _GROUPS.items()}
-    )
+    groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
+    default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})
     config = tyro.cli(RunConfig, prog="train.py", args=words, default=default, config=(tyro.conf.OmitArgPrefixes,))
     given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
     layers["flag"] = dict.fromkeys(given & _TYPES.keys(), True)

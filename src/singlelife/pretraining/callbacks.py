@@ -1,4 +1,4 @@
-"""What a run does between its steps: the validation loss, pictures, CAS against another model, and what trackers get."""
+"""What a run does between its steps: the validation loss, pictures, CAS against another model, and trackers."""
 
 from pathlib import Path
 from typing import Any

@@ -107,8 +107,8 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
 
 
 def _compared(sequence: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """What of a sequence is compared with another: all, but of the model's config only what both versions of the package
-    know."""
+    """The part of a sequence to compare with another: of the model's config, the fields that both have, since versions
+    of the package may differ in the fields that they know."""
     model, known = sequence.get("model_config", {}), other.get("model_config", {})
     return sequence | {"model_config": {name: value for name, value in model.items() if name in known}}
 

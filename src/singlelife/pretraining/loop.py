@@ -2,7 +2,6 @@
 
 import math
 import signal
-import statistics
 import sys
 import time
 from collections import deque
@@ -26,11 +25,6 @@ from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.run_folder import RunFolder
-from singlelife.text import duration
-
-_STEPS_BEFORE_ESTIMATE = 20
-_SPIKE = 2.0  # a loss this many times the usual one is worth a look at its pairs
-_ENOUGH_LOSSES = 20  # to know what is usual
 
 
 @dataclass(frozen=True)
@@ -110,7 +104,6 @@ class Trainer:
         progress = Progress(
             state.step, settings.max_steps, settings.train_batch_size, show=self.accelerator.is_main_process
         )
-        first_step = state.step
         self.model.train()
         with StopSignals() as signals:
             while state.step < settings.max_steps:
@@ -123,12 +116,9 @@ class Trainer:
                 else:
                     state.skipped_in_a_row = 0
                     state.pending_losses.append(step.loss)
-                    self._watch_for_spike(step, progress)
                     progress.update(step.loss, time.perf_counter() - start, step.waited)
 
                 last = state.step == settings.max_steps
-                if state.step - first_step == _STEPS_BEFORE_ESTIMATE and not last:
-                    progress.say(self._estimate(progress))
                 if (state.step % settings.logging_steps == 0 or last) and state.pending_losses:
                     self._log_losses(step, progress)
                 for callback in self.callbacks:
@@ -154,8 +144,8 @@ class Trainer:
             return self._make_step(batches, stop)
         except torch.OutOfMemoryError as error:
             raise RunError(
-                f"The device has too little memory for this step ({str(error).splitlines()[0]}). What helps, the losses "
-                "staying the same: a multiple of --gradient-accumulation-steps, or --gradient-checkpointing all."
+                f"The device has too little memory for this step ({str(error).splitlines()[0]}). Two flags help and "
+                "keep the losses: more --gradient-accumulation-steps, or --gradient-checkpointing all."
             ) from error
 
     def _make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> Step:
@@ -222,17 +212,6 @@ class Trainer:
         if self.accelerator.is_main_process:
             self.folder.log({"step": state.step, "skipped": step.not_finite, "first_pair": first, "last_pair": last})
 
-    def _watch_for_spike(self, step: Step, progress: "Progress") -> None:
-        usual = progress.usual_loss()
-        if usual is None or step.loss < _SPIKE * usual:
-            return
-        first, last = self._pairs_of_last_step()
-        progress.say(
-            f"The loss of step {self.state.step} is {step.loss:.4f}, not about {usual:.4f} (pairs {first} to {last})."
-        )
-        if self.accelerator.is_main_process:
-            self.folder.log({"step": self.state.step, "loss_spike": step.loss, "first_pair": first, "last_pair": last})
-
     def _pairs_of_last_step(self) -> tuple[int, int]:
         end = self.state.step * self.settings.train_batch_size
         return end - self.settings.train_batch_size, end - 1
@@ -254,11 +233,6 @@ class Trainer:
             self.folder.log({"step": self.state.step} | values)
             numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
             self.accelerator.log(numbers, step=self.state.step)
-
-    def _estimate(self, progress: "Progress") -> str:
-        rate = progress.speed()["pairs_per_second"]
-        remaining = (self.settings.max_steps - self.state.step) * self.settings.train_batch_size
-        return f"About {duration(remaining / rate)} to go at {rate:.0f} pairs/s, validation and pictures not counted."
 
     def _not_finite(self, what: str) -> RunError:
         first, last = self._pairs_of_last_step()
@@ -324,10 +298,6 @@ class Progress:
     def skip(self) -> None:
         """Count a step that changed nothing."""
         self.bar.update()
-
-    def usual_loss(self) -> float | None:
-        """The median of the last losses, or None where there are too few."""
-        return statistics.median(self._recent_losses) if len(self._recent_losses) >= _ENOUGH_LOSSES else None
 
     def speed(self) -> dict[str, float]:
         """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""

@@ -1,4 +1,4 @@
-"""The model of a run: what it starts from, what its backward pass computes again, and all of it where it is in shards."""
+"""The model of a run: how it starts, what its backward pass computes again, and the whole of one in shards."""
 
 import difflib
 import json
