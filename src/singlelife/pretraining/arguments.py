@@ -419,7 +419,7 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
     return config, {name: origin for origin, layer in layers.items() for name in layer}
 
 
-def _one_rate(layers: Iterable[dict[str, Any]]) -> dict[str, None]:
+def _one_rate(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
     """None for that one of the two learning rates which a later layer, or the other in its own layer, replaces."""
     given = [name for layer in layers for name in _RATES if layer.get(name) is not None]
     return {name: None for name in _RATES if name != (given[-1] if given else _RATES[0])}

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -45,6 +46,11 @@ class Precision:
     name: str
     attention: str
     reason: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The choice as fields of `TrainConfig`."""
+        return {"mixed_precision": self.name, "attention": self.attention}
 
     def __str__(self) -> str:
         attention = "" if self.attention == "sdpa" else f", {self.attention} attention"

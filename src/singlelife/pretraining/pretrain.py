@@ -35,7 +35,7 @@ from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.hub.resume import adopt, forget
 from singlelife.pretraining.loop import Trainer, create_optimizer
 from singlelife.pretraining.model import load_weights, recompute, starting_config, starting_model, whole_model
-from singlelife.pretraining.pictures import draw_alignment, draw_pictures
+from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures
 from singlelife.pretraining.publishing import checkpoint_from_hub, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, life_facts, publish, read_metrics, writing_folder
@@ -59,7 +59,7 @@ def pretrain(config: RunConfig) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
-    train = replace(config.train, mixed_precision=precision.name, attention=precision.attention)
+    train = replace(config.train, **precision.settings)
     config = replace(config, train=train)
     accelerator = start_accelerator(train, folder)
     publisher = None
@@ -103,14 +103,7 @@ def pretrain(config: RunConfig) -> int:
     if train.report_to:
         start_trackers(accelerator, config.to_dict(), folder, state.step)
 
-    if data.validation:
-        trainer.callbacks.append(validation(trainer, data.validation, to_model, sampler.local_batch_size))
-    if train.picture_steps:
-        trainer.callbacks.append(pictures_on_the_way(trainer, to_model, data.pictured, data.life.name))
-    if config.cas.cas_reference is not None:
-        trainer.callbacks.append(cas_on_the_way(trainer, reference, config.cas.cas_steps))
-        if not state.step:
-            trainer.log(trainer.callbacks[-1].act())
+    _add_callbacks(trainer, config, data, to_model, reference, sampler.local_batch_size)
     trainer.saved = publisher.offer if publisher else None
     with publisher or nullcontext():
         stopped_by = trainer.train(loader)
@@ -272,6 +265,25 @@ def _open_folder(
         {name: version(name) for name in _VERSIONS},
         [f"Learning rate at its peak: {learning_rate_report(config.train)}"],
     )
+
+
+def _add_callbacks(
+    trainer: Trainer,
+    config: RunConfig,
+    data: _Data,
+    to_model: ToModel,
+    reference: CasReference | None,
+    batch_size: int,
+) -> None:
+    """Have the trainer validate, draw and compare between its steps, and compare now if it has made none."""
+    if data.validation:
+        trainer.callbacks.append(validation(trainer, data.validation, to_model, batch_size))
+    if config.train.picture_steps and can_draw():
+        trainer.callbacks.append(pictures_on_the_way(trainer, to_model, data.pictured, data.life.name))
+    if config.cas.cas_reference is not None:
+        trainer.callbacks.append(cas_on_the_way(trainer, reference, config.cas.cas_steps))
+        if not trainer.state.step:
+            trainer.log(trainer.callbacks[-1].act())
 
 
 def _finish(

@@ -21,6 +21,7 @@ from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunConfig, Trai
 from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.device import Precision
 from singlelife.pretraining.loop import Trainer
+from singlelife.pretraining.pictures import can_draw
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 from singlelife.text import duration, in_bytes
 
@@ -63,6 +64,8 @@ def start_report(
         lines["validation"] = (
             f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs of their own"
         )
+    if not can_draw():
+        lines["pictures"] = "none: matplotlib is not installed (pip install 'singlelife[plots]')"
     if checkpoint:
         lines["going on from"] = str(checkpoint)
     elif config.start.resumes:
