@@ -15,12 +15,12 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
-from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.checkpoints import read_state
-from singlelife.pretraining.pretrain import pretrain
-from singlelife.pretraining.run_folder import RunFolder, read_metrics
+from singlelife.pretraining.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[2]
+from .runs import ROOT, losses, run
+
+pytestmark = pytest.mark.integration
 
 
 def check_all(folder: RunFolder) -> list[int]:
@@ -113,7 +113,7 @@ def test_a_file_that_cannot_be_written_stops_the_run_and_spares_the_checkpoints(
     """A user's limit on the size of files: large enough for the weights, not for the optimiser's moments."""
     folder = tmp_path / "run"
     settings = {"max_steps": 6, "save_steps": 2}
-    assert pretrain(parse_arguments(command(folder, **settings | {"max_steps": 6, "save_steps": 3}))) == 0
+    assert run(command(folder, **settings | {"save_steps": 3})) == 0
     shutil.rmtree(folder / "checkpoint-6")
     largest = (folder / "model.safetensors").stat().st_size + 4096
     words = command(folder, "--resume", **settings)
@@ -134,6 +134,5 @@ def check_goes_on(folder: Path, command, **settings: object) -> None:
     for path in checkpoints.values():
         AutoModelForPreTraining.from_pretrained(path)
         load_file(path / "training_state.safetensors")
-    assert pretrain(parse_arguments(command(folder, "--resume", **settings))) == 0
-    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
-    assert steps == list(range(1, int(str(settings["max_steps"])) + 1))
+    assert run(command(folder, "--resume", **settings)) == 0
+    assert list(losses(folder)) == list(range(1, int(str(settings["max_steps"])) + 1))

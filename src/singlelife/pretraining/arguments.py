@@ -429,8 +429,8 @@ def annotated_yaml(config: RunConfig, origins: dict[str, str]) -> str:
     """The settings as a YAML config, each that is not the default with where it comes from."""
     lines = []
     for name, value in config.to_dict().items():
-        line = yaml.safe_dump({name: value}, default_flow_style=None, width=2**16).strip()
-        lines.append(f"{line}  # {origins[name]}\n" if name in origins else f"{line}\n")
+        written = yaml.safe_dump([value], default_flow_style=True, width=2**16).strip()[1:-1]  # on one line
+        lines.append(f"{name}: {written}" + (f"  # {origins[name]}\n" if name in origins else "\n"))
     return "".join(lines)
 
 
