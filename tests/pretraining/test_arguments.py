@@ -70,7 +70,12 @@ def test_print_config_says_where_each_value_comes_from_and_starts_nothing(tmp_pa
     assert main(["train", *words]) == 0
     said = capsys.readouterr().out
     lines = said.splitlines()
-    for line in (f"max_steps: 70  # --config {config}", "model: tiny  # recipe tiny", "flip: false  # flag", "seed: 0"):
+    for line in (
+        f"max_steps: 70  # --config {config}",
+        "model: tiny  # recipe tiny",
+        "flip: false  # flag",
+        "seed: 0",
+    ):
         assert line in lines
     assert yaml.safe_load(said) == parse_arguments(words).to_dict()
     assert not folder.exists()
@@ -196,5 +201,5 @@ def test_help_explains_every_setting_with_the_lifes_defaults_and_without_torch()
     )
     config = parse_arguments(["--life", "sim_1"])
     for name in [*config.to_dict(), *vars(config.hub), *vars(config.start)]:
-        assert f"--{name.replace('_', '-')} " in ran.stdout, name
+        assert f"--{name.replace('_', '-')}" in ran.stdout, name
     assert "default: 7000" in ran.stdout  # of the recipe, not of the class
