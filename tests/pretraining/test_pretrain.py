@@ -292,7 +292,7 @@ def test_a_checkpoint_without_its_weights_is_refused(tmp_path: Path, command, fi
 
 def test_an_unknown_field_of_a_model_is_named(tmp_path: Path, command):
     (tmp_path / "mine.yaml").write_text("hidden_sizes: 32\n")
-    with pytest.raises(RunError, match="'hidden_sizes'.*hidden_size"):
+    with pytest.raises(RunError, match=r"'hidden_sizes'.*hidden_size"):
         run(command(tmp_path / "run", model=tmp_path / "mine.yaml"))
 
 

@@ -32,11 +32,10 @@ from singlelife.pretraining.callbacks import (
 )
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import configure_device, start_accelerator
-from singlelife.pretraining.hub.resume import adopt, forget
 from singlelife.pretraining.loop import Trainer, create_optimizer
 from singlelife.pretraining.model import load_weights, recompute, starting_config, starting_model, whole_model
 from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures
-from singlelife.pretraining.publishing import checkpoint_from_hub, start_publisher
+from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, life_facts, publish, read_metrics, writing_folder
 

@@ -5,6 +5,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from singlelife.pretraining.arguments import HubConfig, RunConfig
+from singlelife.pretraining.hub.resume import adopt as adopt
+from singlelife.pretraining.hub.resume import forget as forget
 from singlelife.pretraining.run_folder import RunFolder
 
 

@@ -9,7 +9,7 @@ model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folde
 reconstruction.png, cross_attention.png, alignment.png
 pictures/step-<step>/    the first two as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
-results/                 scores that `singlelife push --results` was given
+results.jsonl            scores that `singlelife push --results` was given, for the model's card
 """
 
 import contextlib
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-RESULTS = "results"  # the folder of scores that are kept for the model's card
+RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
@@ -79,10 +79,10 @@ class RunFolder:
         """Delete the run's files, and no others that the folder may hold."""
         for path in [*self.checkpoints().values(), *self._pictures().values()]:
             remove_dir(path)
-        written = ("config.yaml", "life.json", "metrics.jsonl", "best.json", "results.jsonl")
+        written = ("config.yaml", "life.json", "metrics.jsonl", "best.json", RESULTS)
         drawn = ("reconstruction.png", "cross_attention.png", "alignment.png")
         tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, *drawn, f"{RESULTS}/*.json", *tracked, *MODEL_FILES):
+        for pattern in (*written, *drawn, *tracked, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
