@@ -38,21 +38,16 @@ class StartConfig:
     config: str | None = None
     """settings by name (a file of hub_configs/train: tiny, base) or from a YAML file, such as another run's
     config.yaml; flags win over it"""
-
     print_config: bool = False
     """print all settings as YAML, each with where it comes from, and stop"""
-
     dry_run: bool = False
     """make a few steps and report their time and memory; write nothing but the prepared life, where it is missing"""
-
     resume: bool = False
     """go on from the run folder's latest checkpoint, or start where there is none yet; exact: the losses are those of
     a run that never stopped"""
-
     resume_from: str | None = None
     """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
     run folder's latest checkpoint"""
-
     overwrite_output_dir: bool = False
     """delete the run that the run folder holds and start anew"""
 
@@ -76,16 +71,12 @@ class LifeConfig:
     life: str | None = None
     """a name that `singlelife lives` lists, any name for your own --video, the folder of a prepared life, or ORG/NAME
     (ORG/NAME@REVISION) of one on the Hub"""
-
     video: tuple[str, ...] | None = None
     """the life's recordings: files, folders or quoted globs, in order of time"""
-
     strict: bool = False
     """stop at a video that cannot be read, instead of going on with the others"""
-
     cache_dir: str | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
-
     preprocessing_workers: int | None = None
     """processes that decode videos (default: one per video, at most one per core)"""
 
@@ -97,10 +88,8 @@ class ModelConfig:
     model: str = "base"
     """a preset of hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder (its
     weights)"""
-
     image_size: int | None = None
     """side of the square views in pixels, instead of the model's"""
-
     mask_ratio: float | None = None
     """share of the target's patches to mask, between 0 and 1, instead of the model's"""
 
@@ -115,28 +104,20 @@ class PairConfig(PairSettings):
     """Which two frames make a pair, and how they are cropped and coloured."""
 
     pairing: Annotated[str, _PAIRING] = "temporal"
-
     crop_area_min: float = 0.3
     """smallest random crop, as a share of the frame's square"""
-
     crop_area_max: float = 1.0
     """largest random crop, as a share of the frame's square"""
-
     crop_aspect: float = 4 / 3
     """most elongated random crop: width over height is from 1/X to X"""
-
     shared_crop: bool = False
     """cut both views with the same box (by default each has its own)"""
-
     flip: bool = True
     """mirror both views of half the pairs"""
-
     color_jitter: float = 0.0
     """change brightness, contrast and saturation of both views alike by up to this share"""
-
     validation_fraction: float = HELD_OUT
     """share of the life to hold out, in whole stretches, for the validation loss (0: none)"""
-
     hours: float | None = None
     """train on the first H hours of the life alone, by recording time over its videos in their order; the held-out
     stretches stay those of the whole life, so that runs of several durations compare"""
@@ -167,31 +148,22 @@ class TrainConfig:
 
     output_dir: str | None = None
     """the run folder (default: runs/<life>)"""
-
     seed: int = 0
     """of the weights, pairs, crops and masks"""
-
     max_steps: int = 100_000
     """optimiser steps"""
-
     train_batch_size: int = 256
     """pairs per optimiser step, over all processes and accumulated batches"""
-
     gradient_accumulation_steps: int = 1
     """batches per optimiser step"""
-
     base_learning_rate: float | None = 1.5e-4
     """the peak learning rate for steps of 256 pairs; the run's own is this times --train-batch-size over 256"""
-
     learning_rate: float | None = None
     """the peak learning rate itself, whatever the batch; instead of --base-learning-rate"""
-
     warmup_steps: int = 2_000
     """steps of linear warm-up"""
-
     min_lr_rate: float = 0.0
     """where the cosine ends, as a share of the learning rate"""
-
     weight_decay: float = 0.05
     """AdamW's, on matrices only (not on biases, norms, tokens, positions)"""
 
@@ -200,54 +172,38 @@ class TrainConfig:
 
     adam_beta2: float = 0.95
     """AdamW's second beta"""
-
     max_grad_norm: float = 1.0
     """the gradient is scaled down to this norm (0: never)"""
-
     max_skipped_steps: int = 10
     """a step whose loss is not finite changes nothing; the run stops after more than N in a row"""
-
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
     """number format of the matrix products; auto: what `accelerate launch` was given, else bf16 on a GPU that has it,
     and on a CPU if timed steps are faster; a resumed run keeps its choice"""
-
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """how attention is computed: fused (sdpa) or step by step (eager); auto: fused on a GPU, and on a CPU whichever
     makes timed steps faster; a resumed run keeps its choice"""
-
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = "none"
     """blocks that compute their activations again in the backward pass instead of keeping them, to need less memory"""
-
     torch_compile: bool = False
     """compile the model (minutes at the start, faster steps on a GPU)"""
-
     cpu_threads: int | None = None
     """threads of each process on a CPU (default: $OMP_NUM_THREADS, or all cores)"""
-
     dataloader_num_workers: int = 2
     """processes that read pairs, per training process"""
-
     logging_steps: int = 25
     """steps between lines of metrics.jsonl"""
-
     eval_steps: int = 500
     """steps between validation losses"""
-
     eval_pairs: int = 256
     """validation pairs, the same ones each time"""
-
     picture_steps: int = 5_000
     """steps between pictures of what the model has learnt, kept in pictures/ (0: only at the end)"""
-
     save_steps: int = 500
     """steps between checkpoints"""
-
     save_total_limit: int | None = 2
     """checkpoints to keep, the latest ones (None: all)"""
-
     keep_best: bool = True
     """keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated"""
-
     report_to: tuple[str, ...] | None = None
     """trackers of Accelerate to log to as well: tensorboard, trackio, wandb ..."""
 
@@ -282,14 +238,11 @@ class CasDuringTraining:
 
     cas_reference: str | None = None
     """a model to compare with: a run folder, a checkpoint, or ORG/NAME on the Hub (default: none)"""
-
     cas_steps: int = 500
     """steps between comparisons; the first is before training"""
-
     cas_pairs: str = "sim_test"
     """the life to compare on, best one that neither model has seen; LIFE/zoomed and LIFE/shifted are other views of
     it"""
-
     cas_num_pairs: int = 128
     """pairs of that life"""
 
@@ -304,16 +257,12 @@ class HubConfig:
     push_to_hub: bool = False
     """push the model to the Hub as the run goes on and at its end, privately; a Hub that cannot be reached never stops
     the run. Needs `hf auth login` or HF_TOKEN"""
-
     hub_model_id: str | None = None
     """the repository: ORG/NAME, or NAME in your own namespace (default: the life's name, such as singlelife-wt3)"""
-
     public: bool = False
     """let everybody see what is pushed, if the licence and the people in it allow it"""
-
     push_steps: int | None = None
     """least steps between pushes, which are of saved checkpoints (default: half an hour apart)"""
-
     push_training_state: bool = True
     """push also what --resume-from hub needs, three times the model's size, to a branch of its own"""
 

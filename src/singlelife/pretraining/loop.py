@@ -131,7 +131,7 @@ class Trainer:
                     break
             else:
                 stop = 0
-        progress.close()
+        progress.bar.close()
         return stop
 
     def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> Step:
@@ -207,7 +207,7 @@ class Trainer:
         if state.skipped_in_a_row > self.settings.max_skipped_steps:
             raise self._not_finite(step.not_finite)
         first, last = self._pairs_of_last_step()
-        progress.skip()
+        progress.bar.update()
         progress.say(f"Step {state.step} was skipped: {step.not_finite} (pairs {first} to {last}).")
         if self.accelerator.is_main_process:
             self.folder.log({"step": state.step, "skipped": step.not_finite, "first_pair": first, "last_pair": last})
@@ -295,10 +295,6 @@ class Progress:
         )
         self.bar.update()
 
-    def skip(self) -> None:
-        """Count a step that changed nothing."""
-        self.bar.update()
-
     def speed(self) -> dict[str, float]:
         """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""
         return {
@@ -310,10 +306,6 @@ class Progress:
         """Print a line without disturbing the bar."""
         if not self.bar.disable:
             tqdm.write(text)
-
-    def close(self) -> None:
-        """Leave the bar as it is."""
-        self.bar.close()
 
 
 class StopSignals:

@@ -195,8 +195,10 @@ def _figure(width: float, height: float) -> "Figure":
     """An empty figure of so many inches, which no window shows."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra that a run can do without
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
     return figure
 
@@ -204,7 +206,6 @@ def _figure(width: float, height: float) -> "Figure":
 def _grid(num_rows: int, num_columns: int, title: str) -> "tuple[Figure, np.ndarray]":
     """A figure with a title, and its axes (num_rows, num_columns), without ticks or frames."""
     figure = _figure(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85)
-    figure.get_layout_engine().set(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
     figure.suptitle(title, fontsize=12, color=_INK)
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
