@@ -133,14 +133,14 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
 
 
 def _cpu_threads(num_processes: int) -> int:
-    """Threads for this process: what the user's OMP_NUM_THREADS says, or a fair share of the cores.
+    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has said nothing, which would leave all
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
     cores but one idle; a 1 of theirs is not taken for the user's.
     """
     launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    if said and not (launched and said == "1"):
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen and not (launched and chosen == "1"):
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
@@ -155,7 +155,7 @@ def choose_precision(
 ) -> Precision:
     """What to train in where it was not asked for.
 
-    The number format is what `accelerate launch` was told to use; else bf16 on a GPU that has it. Attention is fused
+    The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is fused
     on a GPU. On a CPU, whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe:
     bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of a step
     in bf16 where it is not made for the CPU, and a CPU's name or flags do not tell what it does for a given model.
@@ -169,11 +169,9 @@ def choose_precision(
     """
     reason = "as asked for"
     if mixed_precision == "auto":
-        told = os.environ.get(
-            "ACCELERATE_MIXED_PRECISION", "no"
-        )  # `accelerate launch` says "no" where it was told nothing
-        if told != "no":
-            mixed_precision, reason = told, "as Accelerate was told"
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" also where the user gave none
+        if launched != "no":
+            mixed_precision, reason = launched, "as given to accelerate launch"
         elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
             mixed_precision, reason = "bf16", "this GPU has it"
         elif device.type != "cpu":
@@ -198,8 +196,8 @@ def _fastest(config: CroCoConfig, batch_size: int, choices: list[Precision]) -> 
         taken = {choice: _seconds(partial(step, choice), 2) for choice in choices}
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
-    said = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
-    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(said)}")
+    times = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
+    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(times)}")
 
 
 def _format(name: str) -> str:
