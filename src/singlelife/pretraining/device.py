@@ -156,9 +156,9 @@ def choose_precision(
     """What to train in where it was not asked for.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
-    fused on a GPU. On a CPU, whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe:
-    bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of a step
-    in bf16 where it is not made for the CPU, and a CPU's name or flags do not tell what it does for a given model.
+    fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
+    is safe: bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of
+    a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
 
     Args:
         config: of the model.
