@@ -6,143 +6,119 @@
 
 The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
 training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
-those of `singlelife.croco.training_flops_per_pair`, whose docstring has the formula. The peak is a product of
-two matrices of 2048×2048 (8192×8192 on a GPU) in the step's own number format and threads.
+those of `training_flops_per_pair`, whose docstring has the formula. The peak is a product of two matrices of 2048×2048
+(8192×8192 on a GPU) in the step's own number format and threads.
 
-The plain model is that of `plain_croco.py`, whose docstring says what is plain about it, under the same autocast, and
-in float32 beside it: that is what one gets who neither chooses a number format nor an implementation.
-
-Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and the medians are
-compared. There is a row for each batch size and number of threads.
+The plain model is that of `plain_croco.py`, under the same autocast and in float32: that is what one gets who chooses
+neither a number format nor an implementation. Products, steps and plain steps alternate, so that a change of the
+machine's speed meets all, and the medians are compared. There is a row for each batch size and number of threads.
 """
 
-import argparse
 import itertools
 import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from singlelife.machine import configure_cpu
 
 configure_cpu()  # as train.py does
 
 import torch
+import tyro
 from plain_croco import PlainCroCo
 from tqdm import tqdm
 
-from singlelife.commands.options import positive
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
-from singlelife.files import config_names, hub_configs, read_yaml
+from singlelife.files import hub_configs, read_yaml
 from singlelife.optimization import parameter_groups
+from singlelife.text import aligned
 
 _PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
 _WARM_UP_ROUNDS = 2
 _SECONDS_PER_TURN = 0.3  # of each; long against the clock, short against changes of the machine
 
 
-def main() -> None:
+@dataclass(frozen=True)
+class Settings:
+    """What to measure."""
+
+    model: str = "tiny"
+    """preset of hub_configs/models"""
+    batch_size: tuple[int, ...] = (16,)
+    """pairs per step"""
+    threads: tuple[int, ...] = (torch.get_num_threads(),)
+    """of a CPU"""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16 is autocast"""
+    attention: Literal["sdpa", "eager"] = "sdpa"
+    """as `train.py --attention`"""
+    device: str = "cpu"
+    """as torch names it"""
+    rounds: int = 15
+    """turns to take medians of"""
+    json: Path | None = None
+    """also write the numbers to this file"""
+
+
+def main(settings: Settings) -> None:
     """Measure, print a table and write the JSON file."""
-    arguments = parse_arguments()
-    config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{arguments.model}.yaml"))
-    config._attn_implementation = arguments.attention
+    config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{settings.model}.yaml"))
+    config._attn_implementation = settings.attention
+    flops = training_flops_per_pair(config)
     rows = []
-    for threads, batch_size in itertools.product(arguments.threads, arguments.batch_size):
+    for threads, batch_size in itertools.product(settings.threads, settings.batch_size):
         torch.set_num_threads(threads)
         torch.manual_seed(0)
-        rows.append(measure(config, batch_size, threads, arguments))
-    results = {
-        "model": arguments.model,
-        "dtype": arguments.dtype,
-        "attention": arguments.attention,
-        "device": arguments.device,
-        "rounds": arguments.rounds,
-        "torch": torch.__version__,
-        "flops_per_pair": training_flops_per_pair(config),
-        "rows": rows,
-    }
-    print(table(results))
-    if arguments.json:
-        arguments.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
+        rows.append({"batch_size": batch_size, "threads": threads} | measure(config, batch_size, flops, settings))
+    print(
+        f"{settings.model}, {settings.dtype}, {settings.attention} attention, on {settings.device}, "
+        f"torch {torch.__version__}; {flops / 1e9:.3f} GFLOP a pair"
+    )
+    names = ["batch", "threads", "ms a step", "pairs/s", "of the peak", "times plain", "times plain fp32"]
+    formats = {"batch_size": "d", "threads": "d", "step_ms": ".1f", "pairs_per_second": ".1f"}
+    formats |= {"share_of_peak": ".2f", "times_plain": ".2f", "times_plain_float32": ".2f"}
+    cells = [[format(row[name], digits) for name, digits in formats.items()] for row in rows]
+    print(aligned([names, *cells]))
+    if settings.json:
+        about = {"model": settings.model, "dtype": settings.dtype, "attention": settings.attention}
+        about |= {"device": settings.device, "torch": torch.__version__}
+        settings.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
-def measure(config: CroCoConfig, batch_size: int, threads: int, arguments: argparse.Namespace) -> dict[str, Any]:
+def measure(config: CroCoConfig, batch_size: int, flops: int, settings: Settings) -> dict[str, Any]:
     """One row of the table."""
-    device, dtype = torch.device(arguments.device), getattr(torch, arguments.dtype)
+    device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     side = _PEAK_SIDE.get(device.type, 2048)
     functions = {
-        "step": training_step(config, batch_size, dtype, device),
-        "plain": plain_step(config, batch_size, dtype, device),
-        "plain_float32": plain_step(config, batch_size, torch.float32, device),
+        "step": training_step(CroCoForPreTraining(config), True, batch_size, dtype, device),
+        "plain": training_step(PlainCroCo(config), False, batch_size, dtype, device),
         "product": matrix_product(side, dtype, device),
     }
-    if dtype is torch.float32:
-        del functions["plain_float32"]  # the same
-    taken = interleave(functions, arguments.rounds, device)
-    plain_float32 = taken.get("plain_float32", taken["plain"])
-    achieved = training_flops_per_pair(config) * batch_size / taken["step"]
-    peak = 2 * side**3 / taken["product"]
+    if dtype is not torch.float32:
+        functions["plain_float32"] = training_step(PlainCroCo(config), False, batch_size, torch.float32, device)
+    taken = interleave(functions, settings.rounds, device)
     return {
-        "batch_size": batch_size,
-        "threads": threads,
-        "step_seconds": taken["step"],
-        "plain_step_seconds": taken["plain"],
-        "times_plain": taken["plain"] / taken["step"],
-        "plain_float32_step_seconds": plain_float32,
-        "times_plain_float32": plain_float32 / taken["step"],
+        "step_ms": 1e3 * taken["step"],
         "pairs_per_second": batch_size / taken["step"],
-        "model_flops_per_second": achieved,
-        "peak_flops_per_second": peak,
-        "model_flops_utilization": achieved / peak,
+        "times_plain": taken["plain"] / taken["step"],
+        "times_plain_float32": taken.get("plain_float32", taken["plain"]) / taken["step"],
+        "share_of_peak": flops * batch_size / taken["step"] / (2 * side**3 / taken["product"]),
     }
-
-
-def parse_arguments() -> argparse.Namespace:
-    """The command line."""
-    parser = argparse.ArgumentParser(
-        description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
-    parser.add_argument("--model", default="tiny", choices=config_names("models"), help="preset of hub_configs/models")
-    parser.add_argument("--batch-size", type=positive, nargs="+", default=[16], help="pairs per step")
-    parser.add_argument("--threads", type=positive, nargs="+", default=[torch.get_num_threads()], help="of a CPU")
-    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="bfloat16 is autocast")
-    parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"], help="as `train.py --attention`")
-    parser.add_argument("--device", default="cpu", help="as torch names it")
-    parser.add_argument("--rounds", type=positive, default=15, help="turns to take medians of")
-    parser.add_argument("--json", type=Path, help="also write the numbers to this file")
-    return parser.parse_args()
 
 
 def training_step(
-    config: CroCoConfig, batch_size: int, dtype: torch.dtype, device: torch.device
+    model: torch.nn.Module, fused: bool, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Callable[[], None]:
-    """A function that trains a new model for one step on random views."""
-    model = CroCoForPreTraining(config).train().to(device)
-    optimizer = torch.optim.AdamW(parameter_groups(model, weight_decay=0.05), lr=1e-4, betas=(0.9, 0.95), fused=True)
-    rows, columns = config.grid_size
-    shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
-    target, source = torch.randn(2, *shape, device=device)
-
-    def step() -> None:
-        with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
-            loss = model(target, source).loss
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return step
-
-
-def plain_step(config: CroCoConfig, batch_size: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
-    """The same of the plain model."""
-    model = PlainCroCo(config).train().to(device)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.05, foreach=False, fused=False
-    )
+    """A function that trains a model for one step on random views; not fused, it treats tensor after tensor."""
+    model = model.train().to(device)
+    config: Any = model.config
+    parameters = parameter_groups(model, weight_decay=0.05)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), fused=fused, foreach=False)
     rows, columns = config.grid_size
     shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
     target, source = torch.randn(2, *shape, device=device)
@@ -150,8 +126,8 @@ def plain_step(config: CroCoConfig, batch_size: int, dtype: torch.dtype, device:
     def step() -> None:
         with torch.autocast(device.type, dtype, enabled=dtype is not torch.float32):
             loss = model(target, source)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=False)
+        (loss.loss if fused else loss).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0, foreach=None if fused else False)
         optimizer.step()
         optimizer.zero_grad()
 
@@ -196,26 +172,5 @@ def seconds(function: Callable[[], None], times: int, device: torch.device) -> f
     return (time.perf_counter() - start) / times
 
 
-def table(results: dict[str, Any]) -> str:
-    """The numbers for people."""
-    title = (
-        f"{results['model']}, {results['dtype']}, {results['attention']} attention, on {results['device']}, "
-        f"torch {results['torch']}; {results['flops_per_pair'] / 1e9:.3f} GFLOP a pair"
-    )
-    columns: dict[str, Callable[[dict[str, Any]], str]] = {
-        "batch": lambda row: str(row["batch_size"]),
-        "threads": lambda row: str(row["threads"]),
-        "ms a step": lambda row: f"{row['step_seconds'] * 1e3:.1f}",
-        "pairs/s": lambda row: f"{row['pairs_per_second']:.1f}",
-        "GFLOP/s": lambda row: f"{row['model_flops_per_second'] / 1e9:.1f}",
-        "of the peak": lambda row: f"{row['model_flops_utilization']:.2f}",
-        "times plain": lambda row: f"{row['times_plain']:.2f}",
-        "plain fp32": lambda row: f"{row['times_plain_float32']:.2f}",
-    }
-    lines = [title, "".join(f"{name:>13}" for name in columns)]
-    lines += ["".join(f"{column(row):>13}" for column in columns.values()) for row in results["rows"]]
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    main()
+    main(tyro.cli(Settings, description=(__doc__ or "").partition("\n")[0]))

@@ -8,6 +8,8 @@ from hypothesis import strategies as st
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.optimization import learning_rate, parameter_groups
 
+from .micro import MICRO
+
 
 @pytest.mark.parametrize(
     ("step", "expected"),
@@ -38,11 +40,7 @@ def test_rate_stays_between_zero_and_the_peak(max_steps: int, warmup_steps: int,
 
 @pytest.mark.parametrize("position_embedding_type", ["rope", "sincos"])
 def test_only_matrices_decay(position_embedding_type: str):
-    config = CroCoConfig(
-        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64,
-        decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=64, position_embedding_type=position_embedding_type,
-    )  # fmt: skip
+    config = CroCoConfig(**MICRO | {"position_embedding_type": position_embedding_type})
     model = CroCoForPreTraining(config)
     decayed, free = parameter_groups(model, weight_decay=0.05)
     names = {id(parameter): name for name, parameter in model.named_parameters()}

@@ -93,14 +93,9 @@ def _legacy(words):  # commands that still have an argparse parser; goes with th
 
 
 def _train(words: list[str]) -> int:
-    from singlelife.machine import configure_cpu
-    from singlelife.pretraining.arguments import parse_arguments
+    from singlelife.commands.train import main
 
-    arguments = parse_arguments(words)
-    configure_cpu()
-    from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
-
-    return pretrain(arguments)
+    return main(words)
 
 
 def run_command(command: Any, name: str, words: Sequence[str]) -> int:

@@ -28,6 +28,39 @@ def atomic_write(path: Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+@contextmanager
+def atomic_dir(folder: Path) -> Iterator[Path]:
+    """A folder `<name>.tmp` beside `folder` to write into. It takes the place of `folder` once all of it is on the
+    disk, and is deleted when that fails. A kill at any moment leaves no half-written `folder`."""
+    aside = folder.with_name(f"{folder.name}.tmp")
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(parents=True)
+    try:
+        yield aside
+        for path in [*aside.rglob("*"), aside]:
+            sync(path)
+        if folder.exists():
+            remove_dir(folder)
+        aside.rename(folder)
+        sync(folder.parent)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def remove_dir(folder: Path) -> None:
+    """Delete a folder, which loses its name first: nothing of that name is ever half deleted."""
+    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.old.tmp")))
+
+
+def sync(path: Path) -> None:
+    """Have what was written to a file, or the names in a folder, reach the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 def free_bytes(path: Path) -> int:
     """Room on the disk of a path, which need not be there yet."""
     path = path.absolute()

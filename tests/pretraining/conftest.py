@@ -1,59 +1,18 @@
-"""A life of twenty seconds and a model that trains on it at hundreds of steps a second."""
+"""Runs of a life of twenty seconds and a model that trains on it at hundreds of steps a second."""
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
-import av
-import numpy as np
 import pytest
 from accelerate.state import AcceleratorState
 
-from singlelife.pretraining.arguments import parse_arguments
-from singlelife.pretraining.pretrain import pretrain
+from singlelife.lives import registry
 
-MICRO_MODEL = """
-image_size: 32
-patch_size: 8
-hidden_size: 32
-num_hidden_layers: 2
-num_attention_heads: 2
-intermediate_size: 64
-decoder_hidden_size: 32
-decoder_num_hidden_layers: 1
-decoder_num_attention_heads: 2
-decoder_intermediate_size: 64
-mask_ratio: 0.75
-"""
+from .runs import run
 
 Command = Callable[..., list[str]]
-
-
-def write_clip(path: Path, seconds: float = 20, frame_rate: int = 10) -> Path:
-    """A camera that pans over a fixed texture."""
-    noise = np.random.default_rng(0).integers(0, 256, (16, 64, 3), dtype=np.uint8)
-    world = np.kron(noise, np.ones((4, 4, 1), dtype=np.uint8))  # 64 px high, 256 px wide
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=frame_rate)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 2_000_000
-        for index in range(round(seconds * frame_rate)):
-            left, top = round(96 + 90 * np.sin(index / 15)), round(8 + 7 * np.sin(index / 7))
-            image = np.ascontiguousarray(world[top : top + 48, left : left + 64])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
-        container.mux(stream.encode())
-    return path
-
-
-@pytest.fixture(scope="session")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_clip(tmp_path_factory.mktemp("videos") / "pan.mp4")
-
-
-@pytest.fixture(scope="session")
-def micro_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "micro.yaml"
-    path.write_text(MICRO_MODEL)
-    return path
 
 
 @pytest.fixture(scope="session")
@@ -101,22 +60,38 @@ def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def whole_run(_whole_run: Path, command: Command, tmp_path: Path) -> Path:
-    """A copy of a run that was never stopped: 12 steps, with checkpoints of steps 8 and 12."""
+def finished_run(_whole_run: Path, command: Command) -> Path:
+    """A run that was never stopped, made once: 12 steps, with checkpoints of steps 8 and 12. Leave it as it is."""
     if not _whole_run.exists():
-        assert pretrain(parse_arguments(command(_whole_run))) == 0
-    return shutil.copytree(_whole_run, tmp_path / "whole" / "my_pan")
+        assert run(command(_whole_run)) == 0
+    return _whole_run
 
 
 @pytest.fixture
-def broken_off_run(whole_run: Path, tmp_path: Path) -> Path:
+def whole_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(finished_run, tmp_path / "whole" / "my_pan")
+
+
+@pytest.fixture
+def broken_off_run(finished_run: Path, tmp_path: Path) -> Path:
     """Another, as if it had been killed between steps 8 and 12."""
-    copy = shutil.copytree(whole_run, tmp_path / "broken_off" / "my_pan")
+    copy = shutil.copytree(finished_run, tmp_path / "broken_off" / "my_pan")
     shutil.rmtree(copy / "checkpoint-12")
     for pattern in ("model.safetensors", "*config.json", "*_croco.py", "*.png"):
         for file in copy.glob(pattern):
             file.unlink()
     return copy
+
+
+@pytest.fixture
+def short_sim_test(monkeypatch: pytest.MonkeyPatch) -> str:
+    """A life with poses that is rendered in seconds."""
+    life = registry.registered_life("sim_test")
+    monkeypatch.setitem(
+        registry._registered(), life.name, replace(life, simulation=replace(life.simulation, num_frames=300))
+    )
+    return life.name
 
 
 @pytest.fixture(autouse=True)

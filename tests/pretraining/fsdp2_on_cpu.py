@@ -26,10 +26,9 @@ def _init_with_shards(self: AcceleratorState, *arguments: Any, fsdp_plugin: Any 
 
 if __name__ == "__main__":
     AcceleratorState.__init__ = _init_with_shards  # type: ignore[method-assign]
-    sys.path.insert(0, ".")
-    from train import main
+    from singlelife.cli import main
 
-    status = main()
+    status = main(["train", *sys.argv[1:]])
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)  # threads of gloo that outlive the shards can abort the interpreter as it ends

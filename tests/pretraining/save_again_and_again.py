@@ -14,20 +14,19 @@ from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.pretraining.checkpoints import TrainingState, load_moments, read_state, save_checkpoint
+from singlelife.pretraining.model import load_weights
 from singlelife.pretraining.run_folder import RunFolder
-from singlelife.pretraining.starting_model import load_weights
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from micro import MICRO
 
 
 def save_until_killed(folder: RunFolder) -> None:
     """Go on from the last checkpoint. At step s every weight and moment is s, so that a mixture would be seen."""
     accelerator = Accelerator(cpu=True)
-    config = CroCoConfig(
-        image_size=32, patch_size=8, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
-        decoder_hidden_size=32, decoder_num_hidden_layers=1, decoder_num_attention_heads=2,
-        decoder_intermediate_size=64,
-    )  # fmt: skip
+    config = CroCoConfig(**MICRO)
     processor = CroCoImageProcessor(size={"height": 32, "width": 32})
-    last = next(reversed(folder.checkpoints().values()), None)
+    last = folder.latest_checkpoint()
     model = load_weights(last, config) if last else CroCoForPreTraining(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.0)
     state = read_state(last) if last else TrainingState()

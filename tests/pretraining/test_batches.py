@@ -1,5 +1,6 @@
-"""The pairs of a step do not depend on who reads them, and come as the model takes them."""
+"""The pairs of a step do not depend on who reads them, come as the model takes them, and stay what they were."""
 
+import gc
 import os
 from dataclasses import replace
 from itertools import chain
@@ -19,8 +20,16 @@ from singlelife.lives.pairs.segments import hold_out, recording_time
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.pretraining.arguments import PairArguments
-from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, pairings, train_loader
+from singlelife.pretraining.arguments import PairConfig
+from singlelife.pretraining.batches import (
+    BatchPool,
+    SharedBatch,
+    StepSampler,
+    ToModel,
+    pair_datasets,
+    pairings,
+    train_loader,
+)
 
 CPU = torch.device("cpu")
 
@@ -112,7 +121,7 @@ def test_colours_belong_to_the_pair_and_are_the_same_in_both_views(life):
 
 @pytest.mark.parametrize("name", PAIRINGS)
 def test_training_and_validation_never_share_a_frame(sim_test, name):
-    settings = PairArguments(pairing=name, validation_fraction=0.3)
+    settings = PairConfig(pairing=name, validation_fraction=0.3)
     train_rows, held_out = hold_out(sim_test.timestamps, sim_test.video_index, 0.3, settings.max_gap)
     train, validation = pairings(sim_test, settings, progress=False)
     assert type(train) is type(validation) is PAIRINGS[name]
@@ -125,7 +134,7 @@ def test_training_and_validation_never_share_a_frame(sim_test, name):
 @settings(max_examples=8)
 def test_no_pair_to_train_on_has_a_frame_after_the_first_hours(sim_test, name, share, seed):
     time = recording_time(sim_test.timestamps, sim_test.video_index)
-    every = PairArguments(pairing=name, validation_fraction=0.2)
+    every = PairConfig(pairing=name, validation_fraction=0.2)
     cut = replace(every, hours=share * time[-1] / 3600)
     train, validation = pairings(sim_test, cut, progress=False)
     pairs = train.pairs(seed, np.arange(500))
@@ -136,7 +145,7 @@ def test_no_pair_to_train_on_has_a_frame_after_the_first_hours(sim_test, name, s
 
 @pytest.mark.parametrize("name", PAIRINGS)
 def test_hours_of_the_whole_life_give_the_pairs_of_the_whole_life(sim_test, name):
-    every = PairArguments(pairing=name)
+    every = PairConfig(pairing=name)
     hours = recording_time(sim_test.timestamps, sim_test.video_index)[-1] / 3600
     one, other = (pairings(sim_test, each, progress=False)[0] for each in (every, replace(every, hours=hours)))
     assert np.array_equal(one.pairs(3, np.arange(1000)), other.pairs(3, np.arange(1000)))
@@ -145,14 +154,14 @@ def test_hours_of_the_whole_life_give_the_pairs_of_the_whole_life(sim_test, name
 
 @pytest.mark.parametrize("name", ["spatial", "union"])
 def test_validation_is_on_temporal_pairs_where_the_held_out_stretch_never_sees_a_place_twice(sim_test, name):
-    few = PairArguments(pairing=name, validation_fraction=0.02, max_gap=0.2, max_overlap=0.21)
+    few = PairConfig(pairing=name, validation_fraction=0.02, max_gap=0.2, max_overlap=0.21)
     train, validation = pairings(sim_test, few, progress=False)
     assert isinstance(train, SpatialPairing | UnionPairing) and isinstance(validation, TemporalPairing)
 
 
 def test_a_life_with_fewer_pairs_than_a_batch_is_refused(sim_test):
     settings = {"seed": 0, "num_pairs": 8, "num_validation_pairs": 8, "image_size": 32, "patch_size": 8}
-    few = PairArguments(pairing="spatial", max_overlap=0.21, max_neighbours=1, validation_fraction=0)
+    few = PairConfig(pairing="spatial", max_overlap=0.21, max_neighbours=1, validation_fraction=0)
     (train, _) = pairings(sim_test, few, progress=False)
     pair_datasets(sim_test, few, batch_size=len(train), mask_ratio=0.5, **settings)
     with pytest.raises(LifeError, match=rf"only {len(train)} different pairs \(spatial, .*smaller --train-batch-size"):
@@ -162,18 +171,86 @@ def test_a_life_with_fewer_pairs_than_a_batch_is_refused(sim_test):
 def test_a_life_without_poses_says_how_to_make_them(sim_still, tmp_path):
     blind = PreparedLife(tmp_path, sim_still.metadata, sim_still.dataset.remove_columns("pose"))
     with pytest.raises(LifeError, match="singlelife poses sim_still"):
-        pairings(blind, PairArguments(pairing="spatial"))
-    pairings(blind, replace(PairArguments(), pairing="temporal"))
+        pairings(blind, PairConfig(pairing="spatial"))
+    pairings(blind, replace(PairConfig(), pairing="temporal"))
 
 
 def test_a_life_of_clips_keeps_its_pairs_within_them(sim_test):
     clips = sim_test.dataset.remove_columns("video").add_column("video", [f"clip {i // 50}" for i in range(500)])
     life = PreparedLife(sim_test.path, sim_test.metadata | {"pairs_within_video": True}, clips.with_format("arrow"))
     for name in ("spatial", "union", "random"):
-        train, _ = pairings(life, PairArguments(pairing=name, validation_fraction=0), progress=False)
+        train, _ = pairings(life, PairConfig(pairing=name, validation_fraction=0), progress=False)
         pairs = train.pairs(0, np.arange(500))
         assert (pairs[:, 0] // 50 == pairs[:, 1] // 50).all()
     elsewhere = PreparedLife(sim_test.path, sim_test.metadata, clips)
-    train, _ = pairings(elsewhere, PairArguments(pairing="spatial", validation_fraction=0), progress=False)
+    train, _ = pairings(elsewhere, PairConfig(pairing="spatial", validation_fraction=0), progress=False)
     pairs = train.pairs(0, np.arange(500))
     assert (pairs[:, 0] // 50 != pairs[:, 1] // 50).any()
+
+
+# Batches that workers share with the training.
+
+
+@pytest.fixture(scope="module")
+def pairs(clip, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    return pair_dataset(prepare_life(get_life("my_pan", [clip]), cache_dir=cache, progress=False))
+
+
+def assert_same(batch, expected):
+    assert batch.keys() == expected.keys()
+    for name, values in expected.items():
+        assert torch.equal(batch[name], values)
+        assert batch[name].dtype == values.dtype and batch[name].stride() == values.stride()
+
+
+@pytest.mark.parametrize("num_workers", [1, 3])
+def test_a_consumer_may_keep_all_batches(pairs, num_workers):
+    """There are more of them than places."""
+    kept = list(train_loader(pairs, StepSampler(0, 40, 4), num_workers, CPU))
+    for step, batch in enumerate(kept):
+        assert_same(batch, pairs.__getitems__(list(range(4 * step, 4 * step + 4))))
+
+
+def test_a_consumer_may_keep_a_part_of_a_batch(pairs):
+    parts = [batch["source"][1:3].flip(0)[..., ::2, :] for batch in train_loader(pairs, StepSampler(0, 40, 4), 2, CPU)]
+    for step, part in enumerate(parts):
+        expected = pairs.__getitems__(list(range(4 * step, 4 * step + 4)))["source"][1:3].flip(0)[..., ::2, :]
+        assert torch.equal(part, expected)
+
+
+def test_memory_is_used_again(pairs):
+    addresses = [batch["target"].data_ptr() for batch in train_loader(pairs, StepSampler(0, 60, 4), 1, CPU)]
+    assert len(set(addresses)) <= 6
+
+
+@pytest.mark.integration
+def test_workers_that_are_spawned_share_the_same_batches(pairs):
+    loader = train_loader(pairs, StepSampler(0, 12, 4), 1, CPU)
+    loader.multiprocessing_context = "spawn"
+    addresses = set()
+    for step, batch in enumerate(loader):
+        assert_same(batch, pairs.__getitems__(list(range(4 * step, 4 * step + 4))))
+        addresses.add(batch["target"].data_ptr())
+    assert len(addresses) <= 6
+
+
+def test_a_place_is_free_once_nothing_refers_to_it():
+    pool = BatchPool(1, 1, batch_size=2, image_size=8)
+    place = pool.take(0)
+    assert place == 0 and pool.take(0) is None
+    pool.write_to(0, place).fill_(7)
+    batch = SharedBatch(pool.key, 0, place, {}).batch()
+    part = batch["target"][0, 0].view(-1)[3:]
+    del batch
+    gc.collect()
+    assert pool.take(0) is None
+    assert part.eq(7).all()
+    del part
+    gc.collect()
+    assert pool.take(0) == 0
+
+
+def test_too_little_shared_memory_is_said_before_the_workers_start():
+    with pytest.raises(RunError, match=r"workers need .* of shared memory.*--shm-size.*--dataloader-num-workers"):
+        BatchPool(1000, 1000, batch_size=4096, image_size=1024)

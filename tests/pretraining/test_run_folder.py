@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from singlelife.errors import RunError
-from singlelife.pretraining.run_folder import RunFolder, atomic_dir, publish, read_metrics
+from singlelife.pretraining.run_folder import RunFolder, publish, read_metrics, writing_folder
 
 
 def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
@@ -15,7 +15,7 @@ def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
     for step in range(1, max(steps) + 1):
         folder.log({"step": step, "loss": 1 / step})
     for step in steps:
-        with atomic_dir(folder.checkpoint_path(step)) as aside:
+        with writing_folder(folder.checkpoint_path(step)) as aside:
             (aside / "weights").write_text(str(step))
     folder.write_config({"seed": 3}, {"torch": "2"})
     return folder
@@ -23,7 +23,7 @@ def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
 
 def test_a_folder_appears_only_when_all_of_it_is_written(tmp_path: Path):
     folder = tmp_path / "checkpoint-3"
-    with atomic_dir(folder) as aside:
+    with writing_folder(folder) as aside:
         (aside / "first").write_text("1")
         assert not folder.exists()
         (aside / "second").write_text("2")
@@ -35,7 +35,7 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
     run = a_run(tmp_path / "run")
     with (
         pytest.raises(RunError, match=r"No space left.* intact"),
-        atomic_dir(run.checkpoint_path(16)) as aside,
+        writing_folder(run.checkpoint_path(16)) as aside,
     ):
         (aside / "weights").write_text("half")
         raise OSError(28, "No space left on device")
@@ -126,7 +126,7 @@ def test_removing_a_run_spares_other_files(tmp_path: Path):
 
 def test_a_finished_model_replaces_the_files_of_the_last_one(tmp_path: Path):
     (tmp_path / "config.json").write_text("old")
-    with atomic_dir(tmp_path / "final") as aside:
+    with writing_folder(tmp_path / "final") as aside:
         (aside / "config.json").write_text(json.dumps({"model_type": "croco"}))
     publish(tmp_path / "final", tmp_path)
     assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "croco"}

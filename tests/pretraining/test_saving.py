@@ -15,12 +15,12 @@ import pytest
 from safetensors.torch import load_file
 from transformers import AutoModelForPreTraining
 
-from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.checkpoints import read_state
-from singlelife.pretraining.pretrain import pretrain
-from singlelife.pretraining.run_folder import RunFolder, read_metrics
+from singlelife.pretraining.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[2]
+from .runs import ROOT, losses, run
+
+pytestmark = pytest.mark.integration
 
 
 def check_all(folder: RunFolder) -> list[int]:
@@ -80,40 +80,11 @@ def test_killed_two_hundred_times_while_saving(tmp_path: Path):
     kill_while_saving(RunFolder(tmp_path / "run"), times=200, seed=1)
 
 
-def in_small_space(command: list[str], folder: Path, kept: Path) -> list[str]:
-    """A command that runs with a disk of 3 MB under `folder`, and leaves a copy of what is on it in `kept`."""
-    script = (
-        'mount -t tmpfs -o size=3m none "$0" || exit 1; kept=$1; shift; "$@"; code=$?; cp -a "$0" "$kept"; exit $code'
-    )
-    return ["unshare", "--user", "--mount", "--map-root-user", "sh", "-c", script, str(folder), str(kept), *command]
-
-
-def may_mount(tmp_path: Path) -> bool:
-    (tmp_path / "probe").mkdir()
-    probe = in_small_space(["true"], tmp_path / "probe", tmp_path / "probed")
-    return shutil.which("unshare") is not None and subprocess.run(probe, capture_output=True).returncode == 0
-
-
-def test_a_full_disk_stops_the_run_and_spares_the_checkpoints(tmp_path: Path, command):
-    if not may_mount(tmp_path):
-        pytest.skip("this machine lets no user mount a small disk; the limit on a file's size below stands in for it")
-    disk, kept = tmp_path / "disk", tmp_path / "kept"
-    disk.mkdir()
-    words = command(disk / "run", max_steps=40, save_steps=1, save_total_limit=100, eval_steps=10)
-    ran = subprocess.run(
-        in_small_space([sys.executable, "train.py", *words], disk, kept), cwd=ROOT, capture_output=True, text=True
-    )
-    assert ran.returncode == 2, ran.stderr
-    assert "Cannot write" in ran.stderr and "No space left" in ran.stderr and "--resume" in ran.stderr
-    assert "Traceback" not in ran.stderr
-    check_goes_on(kept / "run", command, max_steps=40, save_total_limit=1)
-
-
 def test_a_file_that_cannot_be_written_stops_the_run_and_spares_the_checkpoints(tmp_path: Path, command):
-    """A user's limit on the size of files: large enough for the weights, not for the optimiser's moments."""
+    """As on a full disk: the weights fit into a limit on the size of files, the moments of the optimiser do not."""
     folder = tmp_path / "run"
     settings = {"max_steps": 6, "save_steps": 2}
-    assert pretrain(parse_arguments(command(folder, **settings | {"max_steps": 6, "save_steps": 3}))) == 0
+    assert run(command(folder, **settings | {"save_steps": 3})) == 0
     shutil.rmtree(folder / "checkpoint-6")
     largest = (folder / "model.safetensors").stat().st_size + 4096
     words = command(folder, "--resume", **settings)
@@ -134,6 +105,5 @@ def check_goes_on(folder: Path, command, **settings: object) -> None:
     for path in checkpoints.values():
         AutoModelForPreTraining.from_pretrained(path)
         load_file(path / "training_state.safetensors")
-    assert pretrain(parse_arguments(command(folder, "--resume", **settings))) == 0
-    steps = [line["step"] for line in read_metrics(folder / "metrics.jsonl") if "loss" in line]
-    assert steps == list(range(1, int(str(settings["max_steps"])) + 1))
+    assert run(command(folder, "--resume", **settings)) == 0
+    assert list(losses(folder)) == list(range(1, int(str(settings["max_steps"])) + 1))

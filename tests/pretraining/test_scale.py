@@ -1,9 +1,6 @@
 """One run, whatever it is spread over: processes, accumulated batches, shards of the model, recomputed activations."""
 
 import json
-import os
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
@@ -15,42 +12,17 @@ from transformers import AutoModel, AutoModelForPreTraining
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
-from singlelife.pretraining.arguments import parse_arguments
-from singlelife.pretraining.optimizer import recompute
-from singlelife.pretraining.pretrain import pretrain
-from singlelife.pretraining.run_folder import RunFolder, read_metrics
+from singlelife.pretraining.arguments import TrainConfig
+from singlelife.pretraining.loop import create_optimizer
+from singlelife.pretraining.model import recompute
+from singlelife.pretraining.run_folder import RunFolder
 
-ROOT = Path(__file__).parents[2]
+from ..micro import MICRO
+from .runs import column, launch, launch_sharded, run
+
+pytestmark = pytest.mark.integration
+
 FIFTY = {"max_steps": 50, "train_batch_size": 32, "save_steps": 25, "eval_steps": 25, "warmup_steps": 10}
-SHARDED = {
-    "ACCELERATE_USE_FSDP": "true",
-    "FSDP_VERSION": "2",
-    "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-    "FSDP_RESHARD_AFTER_FORWARD": "true",
-}
-
-
-def run(argv: list[str]) -> int:
-    return pretrain(parse_arguments(argv))
-
-
-def launch(argv: list[str], script: str = "train.py", processes: int = 2, **environment: str) -> str:
-    """Train in several processes, which exchange gradients over gloo. Returns what they print."""
-    words = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}", script]
-    ran = subprocess.run(
-        [*words, *argv], cwd=ROOT, text=True, capture_output=True, timeout=200,
-        env=os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"} | environment,
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
-
-
-def launch_sharded(argv: list[str], **environment: str) -> str:
-    return launch(argv, "tests/pretraining/fsdp2_on_cpu.py", **SHARDED | environment)
-
-
-def column(folder: Path, name: str) -> dict[int, float]:
-    return {line["step"]: line[name] for line in read_metrics(folder / "metrics.jsonl") if name in line}
 
 
 def assert_same_run(one: Path, other: Path) -> None:
@@ -105,15 +77,15 @@ def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path, one_process: Pa
     folder = tmp_path / "run"
     later = FIFTY | {"save_steps": 10}
     # Only the first process reads the weights, and hands out the shards.
-    argv = command(folder, f"--resume={one_process / 'checkpoint-25'}", **later)
-    launch_sharded(argv, FSDP_CPU_RAM_EFFICIENT_LOADING="true")
+    words = command(folder, resume_from=one_process / "checkpoint-25", **later)
+    launch_sharded(words, FSDP_CPU_RAM_EFFICIENT_LOADING="true")
     there = column(folder, "loss")
     assert min(there) == 26
     expected = column(one_process, "loss")
     assert max(abs(there[step] - expected[step]) for step in there) < 1e-4
 
     back = tmp_path / "back"
-    assert run(command(back, f"--resume={folder / 'checkpoint-40'}", **later)) == 0
+    assert run(command(back, resume_from=folder / "checkpoint-40", **later)) == 0
     again = column(back, "loss")
     assert list(again) == list(range(41, 51))
     assert max(abs(again[step] - expected[step]) for step in again) < 1e-4
@@ -164,17 +136,12 @@ def test_the_rate_in_force_is_said_and_written_and_free_to_be_given_another_way(
 
 @pytest.mark.parametrize("blocks", ["encoder", "decoder", "all"])
 def test_recomputed_blocks_make_the_same_steps(tmp_path: Path, one_process: Path, command, blocks: str):
-    flags = ["--gradient-checkpointing"] if blocks == "all" else [f"--gradient-checkpointing={blocks}"]
-    assert run(command(tmp_path / "run", *flags, **FIFTY)) == 0
+    assert run(command(tmp_path / "run", gradient_checkpointing=blocks, **FIFTY)) == 0
     assert column(tmp_path / "run", "loss") == column(one_process, "loss")  # the same operations: bit for bit
 
 
 def test_recomputed_blocks_keep_less(recwarn: pytest.WarningsRecorder):
-    config = CroCoConfig(
-        image_size=64, patch_size=8, hidden_size=64, num_hidden_layers=4, num_attention_heads=2, intermediate_size=128,
-        decoder_hidden_size=64, decoder_num_hidden_layers=4, decoder_num_attention_heads=2,
-        decoder_intermediate_size=128,
-    )  # fmt: skip
+    config = CroCoConfig(**MICRO | {"num_hidden_layers": 4, "decoder_num_hidden_layers": 4, "image_size": 64})
 
     def kept(blocks: str) -> int:
         """Bytes that the forward pass keeps for the backward pass, parameters aside."""
@@ -230,11 +197,8 @@ def test_a_run_that_does_not_validate_has_no_best(tmp_path: Path, command, capsy
     assert "best checkpoint" not in capsys.readouterr().out
 
 
-def test_adamw_is_one_kernel_here(one_process: Path, command):
-    from singlelife.pretraining.optimizer import create_optimizer
-
-    train = parse_arguments(command(one_process)).train
+def test_adamw_is_one_kernel_here():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        optimizer = create_optimizer(torch.nn.Linear(2, 2), train, torch.device("cpu"))
+        optimizer = create_optimizer(torch.nn.Linear(2, 2), TrainConfig(), torch.device("cpu"))
     assert optimizer.defaults["fused"] is True

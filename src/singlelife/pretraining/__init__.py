@@ -1,4 +1,5 @@
-"""Pretraining of one CroCo model on one life: arguments, the loop, checkpoints, pictures.
+"""Pretraining of one CroCo model on one life.
 
-`arguments.parse_arguments` reads the command line (without importing torch) and `trainer.pretrain` runs it.
+`arguments.parse_arguments` reads the command line (without importing torch), `pretrain.pretrain` is the run top to
+bottom, and `loop.Trainer` makes its steps.
 """

@@ -2,14 +2,24 @@
 
 Step `s` of a run takes pairs `s * B` to `(s + 1) * B - 1`, whatever the number of processes, accumulated batches and
 loader workers: each process reads its own share of them.
+
+Loader workers share their batches with the training through memory that stays. A worker that sends a tensor the usual
+way takes new shared memory for it, which the kernel has to fill with zeros page by page: a seventh of a worker's time,
+and half of what each batch costs the training. So a `BatchPool` has a few places for batches, and a worker writes each
+batch into one that is free. A place is free again once nothing in the training refers to its memory any more, be it a
+slice of a slice. Where a consumer keeps more batches than there are places, the rest goes the usual way: it is slower,
+and never wrong.
 """
 
 import os
 import signal
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
@@ -19,13 +29,14 @@ from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPair
 from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepared import PreparedLife
-from singlelife.pretraining.arguments import PairArguments
-from singlelife.pretraining.handover import HandedOver, Places
+from singlelife.pretraining.arguments import PairConfig
+from singlelife.text import in_bytes
 
 STOP_SIGNALS = [name for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
 
 _PREFETCH = 4  # batches that each worker is ahead of the training, at most
+_SHARED_MEMORY = "/dev/shm"  # of Linux, where its size is a setting
 _NICENESS = 10  # of workers beside a training on the CPU: a tenth of a thread's share where both want a core
 
 
@@ -73,7 +84,7 @@ class StepSampler(Sampler[list[int]]):
                 yield list(range(first, first + self.local_batch_size))
 
 
-def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
+def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
     """How pairs to train on are made, and those of held-out stretches (None where none are held out).
 
     Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs, and a
@@ -113,7 +124,7 @@ def pairings(life: PreparedLife, pairs: PairArguments, *, progress: bool = True)
         ) from why
 
 
-def frames_seen(life: PreparedLife, pairs: PairArguments) -> int:
+def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
     """How many frames, from the first, a run may train on (`--hours`); some of them may be held out.
 
     Raises:
@@ -126,7 +137,7 @@ def frames_seen(life: PreparedLife, pairs: PairArguments) -> int:
 
 def pair_datasets(
     life: PreparedLife,
-    pairs: PairArguments,
+    pairs: PairConfig,
     *,
     seed: int,
     batch_size: int,
@@ -181,11 +192,11 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
     Raises:
         RunError: there is too little shared memory for that many workers.
     """
-    places = None
-    if num_workers:  # each may be this far ahead, while one batch is handed over and the one before is still in use
-        places = Places(num_workers, _PREFETCH + 2, sampler.local_batch_size, dataset.image_size)
+    pool = None
+    if num_workers:  # each may be this far ahead, while one batch is received and the one before is still in use
+        pool = BatchPool(num_workers, _PREFETCH + 2, sampler.local_batch_size, dataset.image_size)
     return _PairLoader(
-        _WorkersView(dataset, places),
+        _WorkersView(dataset, pool),
         batch_sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=num_workers,
@@ -195,6 +206,93 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
     )
 
 
+_pools: "weakref.WeakValueDictionary[int, BatchPool]" = weakref.WeakValueDictionary()  # of this process
+
+
+class BatchPool:
+    """BatchPool for batches, some for each worker; made in the receiving process, before the workers start.
+
+    Args:
+        num_workers: of the loader.
+        per_worker: places of each.
+        batch_size: B, pairs.
+        image_size: S, side of the square views in pixels.
+
+    Raises:
+        RunError: the machine has too little shared memory.
+    """
+
+    def __init__(self, num_workers: int, per_worker: int, batch_size: int, image_size: int):
+        shape = (num_workers, per_worker, 2, batch_size, image_size, image_size, 3)
+        _check_shared_memory(int(np.prod(shape)))
+        self._views = torch.empty(shape, dtype=torch.uint8).share_memory_()
+        self._taken = torch.zeros(num_workers, per_worker, dtype=torch.bool).share_memory_()
+        self.key = id(self)
+        _pools[self.key] = self
+
+    def take(self, worker: int) -> int | None:
+        """A free place of a worker, which is its own from now on, or None. Called by the worker."""
+        free = (~self._taken[worker]).nonzero()
+        if not len(free):
+            return None
+        place = int(free[0])
+        self._taken[worker, place] = True
+        return place
+
+    def write_to(self, worker: int, place: int) -> torch.Tensor:
+        """The memory of a place, uint8 (2, B, 3, S, S), with the channels last."""
+        return self._views[worker, place].permute(0, 1, 4, 2, 3)
+
+    def give_back(self, worker: int, place: int) -> None:
+        """Let the worker write there again."""
+        self._taken[worker, place] = False
+
+    def read_from(self, worker: int, place: int) -> torch.Tensor:
+        """The same memory as `write_to`, given back when the last tensor that shares it is gone."""
+        # A tensor's memory may outlive the tensor, in views of it. One that is made of an array holds the array as
+        # long as its memory is in use by any of them.
+        array = self._views[worker, place].numpy()
+        weakref.finalize(array, self.give_back, worker, place).atexit = False
+        return torch.from_numpy(array).permute(0, 1, 4, 2, 3)
+
+
+@dataclass(frozen=True)
+class SharedBatch:
+    """A batch whose views are in a place of a pool: what goes from the worker to the receiving process.
+
+    Attributes:
+        pool: the key of the pool.
+        worker, place: where in it.
+        rest: the batch without its views, as arrays.
+    """
+
+    pool: int
+    worker: int
+    place: int
+    rest: dict[str, np.ndarray]
+
+    def batch(self) -> dict[str, torch.Tensor]:
+        """The batch, as the dataset gives it."""
+        target, source = _pools[self.pool].read_from(self.worker, self.place)
+        return {"target": target, "source": source} | {k: torch.from_numpy(v) for k, v in self.rest.items()}
+
+    def pin_memory(self, *_: Any) -> dict[str, torch.Tensor]:
+        """The batch, copied for the way to a GPU; the loader asks for it in a thread of its own."""
+        return {name: values.pin_memory() for name, values in self.batch().items()}
+
+
+def _check_shared_memory(needed: int) -> None:
+    if not Path(_SHARED_MEMORY).is_dir():
+        return
+    disk = os.statvfs(_SHARED_MEMORY)
+    free = disk.f_bavail * disk.f_frsize
+    if needed > free:
+        raise RunError(
+            f"The loader's workers need {in_bytes(needed)} of shared memory, and {in_bytes(free)} are free. Give the "
+            "container more (docker run --shm-size, or --ipc=host), or take fewer --dataloader-num-workers (0: none)."
+        )
+
+
 class _WorkersView(Dataset):
     """The dataset as a loader's worker sees it.
 
@@ -202,22 +300,22 @@ class _WorkersView(Dataset):
     as a traceback's text.
     """
 
-    def __init__(self, dataset: PairDataset, places: Places | None):
-        self.dataset, self.places = dataset, places
+    def __init__(self, dataset: PairDataset, pool: BatchPool | None):
+        self.dataset, self.pool = dataset, pool
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | HandedOver | LifeError:
+    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | SharedBatch | LifeError:
         worker = get_worker_info()
-        place = self.places.take(worker.id) if self.places and worker else None
+        place = self.pool.take(worker.id) if self.pool and worker else None
         try:
-            if self.places is None or worker is None or place is None:
+            if self.pool is None or worker is None or place is None:
                 return self.dataset.__getitems__(indices)
-            batch = self.dataset.__getitems__(indices, self.places.write_to(worker.id, place))
+            batch = self.dataset.__getitems__(indices, self.pool.write_to(worker.id, place))
         except LifeError as error:
-            if self.places and worker and place is not None:
-                self.places.give_back(worker.id, place)
+            if self.pool and worker and place is not None:
+                self.pool.give_back(worker.id, place)
             return error
         rest = {name: values.numpy() for name, values in batch.items() if name not in ("target", "source")}
-        return HandedOver(self.places.key, worker.id, place, rest)
+        return SharedBatch(self.pool.key, worker.id, place, rest)
 
 
 class _PairLoader(DataLoader):
@@ -227,7 +325,7 @@ class _PairLoader(DataLoader):
         for batch in super().__iter__():
             if isinstance(batch, LifeError):
                 raise batch
-            yield batch.batch() if isinstance(batch, HandedOver) else batch
+            yield batch.batch() if isinstance(batch, SharedBatch) else batch
             del batch  # or it would hold the memory of its views until the next is there
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
 
 from singlelife.errors import RunError
-from singlelife.pretraining.run_folder import RunFolder, atomic_dir
-from singlelife.pretraining.sharding import WHOLE, whole_model
+from singlelife.pretraining.model import WHOLE, whole_model
+from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS = "training_state.json", "training_state.safetensors"
 
@@ -61,7 +61,7 @@ def save_checkpoint(
     if accelerator.is_main_process:  # the only one with the whole state
         assert whole is not None
         state.grad_scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
-        with atomic_dir(folder.checkpoint_path(state.step)) as aside:
+        with writing_folder(folder.checkpoint_path(state.step)) as aside:
             whole.save_pretrained(aside)
             processor.save_pretrained(aside)
             moments = optimizer_state["state"].items()
@@ -83,7 +83,7 @@ def read_state(checkpoint: Path) -> TrainingState:
     except (OSError, json.JSONDecodeError, TypeError) as error:
         raise RunError(
             f"{checkpoint} is no checkpoint that a run can go on from: {_STATE} is missing or broken ({error}). "
-            "Pass a folder checkpoint-<step> of a run to --resume; to start a new run from a model, use --model."
+            "Pass a folder checkpoint-<step> of a run to --resume-from; to start a new run from a model, use --model."
         ) from error
 
 
@@ -93,16 +93,24 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
     Raises:
         RunError: a setting that the sequence of losses depends on has changed.
     """
+    before, now = (_compared(each, other) for each, other in ((state.sequence, sequence), (sequence, state.sequence)))
     changes = [
-        f"{name} was {state.sequence.get(name)!r}, now {sequence.get(name)!r}"
-        for name in sorted(state.sequence.keys() | sequence.keys())
-        if state.sequence.get(name) != sequence.get(name)
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
     ]
     if changes:
         raise RunError(
             f"The run cannot go on from {checkpoint} with other settings: {'; '.join(changes)}. Resume with the "
             "settings it had (--config with its config.yaml), or start a new run in another --output-dir."
         )
+
+
+def _compared(sequence: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """The part of a sequence to compare with another: of the model's config, the fields that both have, since versions
+    of the package may differ in the fields that they know."""
+    model, known = sequence.get("model_config", {}), other.get("model_config", {})
+    return sequence | {"model_config": {name: value for name, value in model.items() if name in known}}
 
 
 def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -1,6 +1,13 @@
-"""Where a run computes: its processes, threads, number format, and Accelerate over them."""
+"""Where a run computes, and in which number format: its processes, threads, precision, attention, and Accelerate."""
 
 import os
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import product
+from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -14,12 +21,39 @@ from accelerate.utils import (
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
 
-from singlelife.croco import CroCoConfig
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.errors import RunError
-from singlelife.pretraining.arguments import TrainArguments
+from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.checkpoints import TrainingState
-from singlelife.pretraining.precision import Precision, choose_precision
 from singlelife.pretraining.run_folder import RunFolder
+
+_WORTH_IT = 1.1  # another choice has to be this much faster than fp32 and fused attention: less is noise
+_HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed
+_MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
+
+
+@dataclass(frozen=True)
+class Precision:
+    """A choice, and why.
+
+    Attributes:
+        name: the number format as Accelerate names it: `"no"`, `"bf16"` or `"fp16"`.
+        attention: as transformers names it: `"sdpa"` (fused) or `"eager"`.
+        reason: for people.
+    """
+
+    name: str
+    attention: str
+    reason: str
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The choice as fields of `TrainConfig`."""
+        return {"mixed_precision": self.name, "attention": self.attention}
+
+    def __str__(self) -> str:
+        attention = "" if self.attention == "sdpa" else f", {self.attention} attention"
+        return f"{_format(self.name)}{attention} ({self.reason})"
 
 
 def this_process() -> PartialState:
@@ -27,8 +61,8 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def configure_device(train: TrainArguments, config: CroCoConfig, state: TrainingState) -> Precision:
-    """Put every core of the machine to work where it has no GPU, and settle on a number format and attention.
+def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingState) -> Precision:
+    """Put every core of the machine to work where it has no GPU, and choose a number format and attention.
 
     All processes take the main one's choice; a run that goes on keeps its own.
 
@@ -45,24 +79,21 @@ def configure_device(train: TrainArguments, config: CroCoConfig, state: Training
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
+    precision, attention = train.mixed_precision, train.attention
     if state.step:  # both are part of what the losses depend on
-        before = {name: state.sequence[name] for name in ("mixed_precision", "attention") if name in state.sequence}
-        if train.mixed_precision == "auto":
-            train.mixed_precision = before.get("mixed_precision", "auto")
-        if train.attention == "auto":
-            train.attention = before.get("attention", "auto")
-        if "auto" not in (train.mixed_precision, train.attention):
-            return Precision(train.mixed_precision, train.attention, "as before")
+        precision = state.sequence.get("mixed_precision", "auto") if precision == "auto" else precision
+        attention = state.sequence.get("attention", "auto") if attention == "auto" else attention
+        if "auto" not in (precision, attention):
+            return Precision(precision, attention, "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
     choice = None
     if process.is_main_process:
-        choice = choose_precision(config, max(1, share), process.device, train.mixed_precision, train.attention)
-    (precision,) = broadcast_object_list([choice])
-    train.mixed_precision, train.attention = precision.name, precision.attention
-    return precision
+        choice = choose_precision(config, max(1, share), process.device, precision, attention)
+    (precision_of_all,) = broadcast_object_list([choice])
+    return precision_of_all
 
 
-def start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:
+def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     """Accelerate, or an error that says what of the settings it cannot have."""
     available = [str(tracker) for tracker in get_available_trackers()]
     for tracker in train.report_to or []:
@@ -101,14 +132,109 @@ def start_accelerator(train: TrainArguments, folder: RunFolder) -> Accelerator:
 
 
 def _cpu_threads(num_processes: int) -> int:
-    """Threads for this process: what the user's OMP_NUM_THREADS says, or a fair share of the cores.
+    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has said nothing, which would leave all
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
     cores but one idle; a 1 of theirs is not taken for the user's.
     """
     launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
-    said = os.environ.get("OMP_NUM_THREADS", "")
-    if said and not (launched and said == "1"):
+    chosen = os.environ.get("OMP_NUM_THREADS", "")
+    if chosen and not (launched and chosen == "1"):
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
+
+
+def choose_precision(
+    config: CroCoConfig,
+    batch_size: int,
+    device: torch.device,
+    mixed_precision: str = "auto",
+    attention: str = "auto",
+) -> Precision:
+    """What to train in where it was not asked for.
+
+    The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
+    fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
+    is safe: bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of
+    a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
+
+    Args:
+        config: of the model.
+        batch_size: pairs per process and step.
+        device: of this process.
+        mixed_precision: `"auto"`, or what was asked for.
+        attention: `"auto"`, or what was asked for.
+    """
+    reason = "as asked for"
+    if mixed_precision == "auto":
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" also where the user gave none
+        if launched != "no":
+            mixed_precision, reason = launched, "as given to accelerate launch"
+        elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+            mixed_precision, reason = "bf16", "this GPU has it"
+        elif device.type != "cpu":
+            mixed_precision, reason = "no", "this device has no bf16 of its own"
+    if attention == "auto" and (device.type != "cpu" or mixed_precision == "fp16"):
+        attention = "sdpa"
+    if mixed_precision == "auto" and (slower := _slowness_of_bf16()) > _HOPELESS:
+        mixed_precision, reason = "no", f"a product in bf16 takes this CPU {slower:.0f} times as long"
+    formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
+    attentions = ["sdpa", "eager"] if attention == "auto" else [attention]
+    usual = Precision(formats[0], attentions[0], reason)
+    if len(formats) * len(attentions) == 1:
+        return usual
+    return _fastest(config, batch_size, [replace(usual, name=f, attention=a) for f, a in product(formats, attentions)])
+
+
+def _fastest(config: CroCoConfig, batch_size: int, choices: list[Precision]) -> Precision:
+    """The choice whose steps are fastest; the first, if no other is clearly faster."""
+    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
+    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
+        step = _training_step(config, pairs)
+        taken = {choice: _seconds(partial(step, choice), 2) for choice in choices}
+    best = min(choices, key=lambda choice: taken[choice])
+    chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
+    times = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
+    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(times)}")
+
+
+def _format(name: str) -> str:
+    return "fp32" if name == "no" else name
+
+
+def _slowness_of_bf16() -> float:
+    """How many times as long a plain product takes in bf16 as in fp32, on this CPU."""
+    taken = {dtype: _seconds(_product(dtype), 5) for dtype in (torch.float32, torch.bfloat16)}
+    return taken[torch.bfloat16] / taken[torch.float32]
+
+
+def _product(dtype: torch.dtype) -> Callable[[], object]:
+    matrix = torch.ones(512, 512, dtype=dtype)
+    return lambda: matrix @ matrix
+
+
+def _training_step(config: CroCoConfig, batch_size: int) -> Callable[[Precision], None]:
+    """A function that makes the forward and backward pass of a step, in a given way."""
+    model = CroCoForPreTraining(config).train()
+    rows, columns = config.grid_size
+    shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
+    target, source = torch.randn(2, *shape)
+
+    def step(precision: Precision) -> None:
+        model.set_attn_implementation(precision.attention)
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision.name == "bf16"):
+            loss = model(target, source).loss
+        loss.backward()
+
+    return step
+
+
+def _seconds(function: Callable[[], object], times: int) -> float:
+    """Median seconds of a call, after one that is not counted."""
+    taken = []
+    for _ in range(1 + times):
+        start = time.perf_counter()
+        function()
+        taken.append(time.perf_counter() - start)
+    return statistics.median(taken[1:])

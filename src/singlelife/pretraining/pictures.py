@@ -1,27 +1,35 @@
-"""Two pictures of what a model has learnt, drawn on validation pairs in a run and at its end."""
+"""Pictures of a run: what the model has learnt, on validation pairs, and how its CAS with another model emerged."""
 
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Rectangle
 
 from singlelife.croco import CroCoForPreTraining
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.pretraining.batches import ToModel
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
 _INK, _CELL = "#222222", 1.9  # of the text; inches per image
+
+
+def can_draw() -> bool:
+    """Whether matplotlib is installed. Without it a run makes no pictures."""
+    return find_spec("matplotlib") is not None
 
 
 def draw_pictures(
     folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str
 ) -> dict[str, Path]:
-    """Draw both into a folder, and return their paths by name. The model is left in the mode it was in."""
+    """Draw both pictures of the model into a folder, and return their paths by name; none where nothing can be drawn.
+    The model is left in the mode it was in."""
+    if not can_draw():
+        return {}
     was_training = model.training
     torch.nn.Module.to(model, to_model.device)
     model.eval()
@@ -73,6 +81,8 @@ def draw_cross_attention(
     The heat is the cross-attention after softmax, averaged over heads and decoder blocks, over its mean over all
     target patches: so a source patch that every target patch looks at (a sink) does not hide the rest.
     """
+    from matplotlib.patches import Rectangle
+
     batch = pairs.__getitems__(_spread(len(pairs), num_rows))
     inputs: dict[str, Any] = to_model(batch)
     heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
@@ -104,6 +114,37 @@ def draw_cross_attention(
             for side in axis.spines.values():
                 side.set(visible=True, edgecolor=color, linewidth=2.5)
     figure.savefig(path, dpi=160)
+
+
+def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> bool:
+    """CAS over steps, with 95% intervals and chance, as a PNG.
+
+    Args:
+        path: of the PNG.
+        metrics: lines of a run's metrics.jsonl. A run that stopped and went on draws one curve.
+        title: of the picture.
+        reference: draw only what was measured against it.
+
+    Returns:
+        Whether there was anything to draw.
+    """
+    points = [line for line in metrics if line.get("cas_reference") == reference]
+    if not points or not can_draw():
+        return False
+    steps = [point["step"] for point in points]
+    figure = _figure(7.2, 4.2)
+    axes = figure.subplots()
+    for name, label, colour in (("cas_position_free", "position-free", _MARKS[3]), ("cas", "raw", _MARKS[1])):
+        axes.plot(steps, [point[name] for point in points], color=colour, marker="o", ms=3, label=label)
+        low, high = ([point[f"{name}_{end}"] for point in points] for end in ("low", "high"))
+        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
+    axes.axhline(points[0]["cas_chance"], color=_INK, ls=":", lw=1, label="chance")
+    axes.set(xlabel="optimiser steps", ylabel="matches in common (CAS, k = 5)", ylim=(0, None), xlim=(0, None))
+    axes.set_title(f"{title}\nagainst {reference}", fontsize=10, color=_INK)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False, fontsize=9)
+    figure.savefig(path, dpi=160)
+    return True
 
 
 def _mean_attention(model: CroCoForPreTraining, target: Any, source: Any) -> torch.Tensor:
@@ -150,14 +191,24 @@ def _spread(num_pairs: int, count: int) -> list[int]:
     return [index * num_pairs // count for index in range(count)]
 
 
-def _grid(num_rows: int, num_columns: int, title: str) -> tuple[Figure, np.ndarray]:
+def _figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, which no window shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra that a run can do without
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85), layout=layout)
+    figure = Figure(figsize=(width, height), layout=layout)
     FigureCanvasAgg(figure)
+    return figure
+
+
+def _grid(num_rows: int, num_columns: int, title: str) -> "tuple[Figure, np.ndarray]":
+    """A figure with a title, and its axes (num_rows, num_columns), without ticks or frames."""
+    figure = _figure(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85)
     figure.suptitle(title, fontsize=12, color=_INK)
     axes = figure.subplots(num_rows, num_columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
-        for side in axis.spines.values():
-            side.set_visible(False)
+        axis.spines[:].set_visible(False)
     return figure, axes

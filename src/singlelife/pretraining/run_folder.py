@@ -9,27 +9,30 @@ model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folde
 reconstruction.png, cross_attention.png, alignment.png
 pictures/step-<step>/    the first two as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
-results/                 scores that `singlelife push --results` was given
+results.jsonl            scores that `singlelife push --results` was given, for the model's card
 """
 
 import contextlib
 import json
 import math
-import os
 import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError
 
 from singlelife.errors import RunError
+from singlelife.files import atomic_dir, atomic_write, remove_dir, sync
+from singlelife.lives.pairs.segments import recording_time
 
-_ASIDE = ".tmp"  # ends the name of what is still being written
+if TYPE_CHECKING:
+    from singlelife.lives.prepared import PreparedLife
+
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-RESULTS = "results"  # the folder of scores that are kept for the model's card
+RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
@@ -45,6 +48,7 @@ class RunFolder:
         self.pictures = path / "pictures"
 
     def holds_a_run(self) -> bool:
+        """Whether a run has written here."""
         return self.config.exists() or self.metrics.exists() or bool(self.checkpoints())
 
     def checkpoints(self) -> dict[int, Path]:
@@ -54,10 +58,16 @@ class RunFolder:
         matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir() if path.is_dir()]
         return dict(sorted((int(match[1]), path) for match, path in matches if match))
 
+    def latest_checkpoint(self) -> Path | None:
+        """The complete checkpoint of the last step, or None."""
+        return next(reversed(self.checkpoints().values()), None)
+
     def checkpoint_path(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or will be."""
         return self.path / f"checkpoint-{step}"
 
     def pictures_path(self, step: int) -> Path:
+        """Where the pictures of a step on the way are, or will be."""
         return self.pictures / f"step-{step}"
 
     def _pictures(self) -> dict[int, Path]:
@@ -68,27 +78,21 @@ class RunFolder:
     def remove_run(self) -> None:
         """Delete the run's files, and no others that the folder may hold."""
         for path in [*self.checkpoints().values(), *self._pictures().values()]:
-            _remove(path)
-        written = (
-            "config.yaml",
-            "life.json",
-            "metrics.jsonl",
-            "best.json",
-            "reconstruction.png",
-            "cross_attention.png",
-        )
+            remove_dir(path)
+        written = ("config.yaml", "life.json", "metrics.jsonl", "best.json", RESULTS)
+        drawn = ("reconstruction.png", "cross_attention.png", "alignment.png")
         tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, "alignment.png", f"{RESULTS}/*.json", *tracked, *MODEL_FILES):
+        for pattern in (*written, *drawn, *tracked, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
     def rewind(self, step: int) -> None:
         """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
-        for leftover in (*self.path.glob(f"*{_ASIDE}"), *self.pictures.glob(f"*{_ASIDE}")):
+        for leftover in (*self.path.glob("*.tmp"), *self.pictures.glob("*.tmp")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
         for later, path in (*self.checkpoints().items(), *self._pictures().items()):
             if later > step:
-                _remove(path)
+                remove_dir(path)
         if self.metrics.exists():
             kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
             write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
@@ -122,7 +126,7 @@ class RunFolder:
         if limit is not None:
             for step, path in list(self.checkpoints().items())[:-limit]:
                 if step != besides:
-                    _remove(path)
+                    remove_dir(path)
 
     def write_config(self, settings: dict[str, Any], versions: dict[str, str], notes: Sequence[str] = ()) -> None:
         """Write `config.yaml`; `notes` are lines of comment."""
@@ -132,6 +136,7 @@ class RunFolder:
         write_text(self.config, comment + yaml.safe_dump(settings, sort_keys=False))
 
     def write_life(self, facts: dict[str, Any]) -> None:
+        """Write `life.json` (see `life_facts`)."""
         write_text(self.life, json.dumps(facts, indent=2) + "\n")
 
     def log(self, values: dict[str, Any]) -> None:
@@ -140,7 +145,7 @@ class RunFolder:
         Raises:
             RunError: the disk is full, or the file cannot be written.
         """
-        with _writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
+        with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
@@ -160,24 +165,30 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return values
 
 
+def life_facts(life: "PreparedLife") -> dict[str, Any]:
+    """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
+    seconds = float(recording_time(life.timestamps, life.video_index)[-1])
+    kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
+    return {
+        "name": life.name,
+        "frames": len(life),
+        "hours": round(seconds / 3600, 4),
+        "videos": len(life.metadata["videos"]),
+        **{name: life.metadata[name] for name in kept},
+        "simulated": life.metadata["simulation"] is not None,
+        "hub": life.metadata.get("hub"),
+    }
+
+
 @contextlib.contextmanager
-def atomic_dir(folder: Path) -> Iterator[Path]:
-    """Give a folder to write into, which becomes `folder` once all of it is on disk, or never.
+def writing_folder(folder: Path) -> Iterator[Path]:
+    """`atomic_dir` of a folder of a run.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
     """
-    aside = folder.with_name(folder.name + _ASIDE)
-    with _writing(folder, aside):
-        shutil.rmtree(aside, ignore_errors=True)
-        aside.mkdir(parents=True)
+    with writing(folder), atomic_dir(folder) as aside:
         yield aside
-        for path in [*aside.rglob("*"), aside]:
-            _sync(path)
-        if folder.exists():
-            _remove(folder)
-        aside.rename(folder)
-        _sync(folder.parent)
 
 
 def publish(aside: Path, folder: Path) -> None:
@@ -193,37 +204,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunError: the disk is full, or the file cannot be written.
     """
-    aside = path.with_name(path.name + _ASIDE)
-    with _writing(path, aside):
+    with writing(path), atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
-        _sync(aside)
-        aside.replace(path)
+        sync(aside)
 
 
 @contextlib.contextmanager
-def _writing(path: Path, aside: Path | None = None) -> Iterator[None]:
-    """Say what could not be written, and leave no half of it behind in `aside`."""
+def writing(path: Path) -> Iterator[None]:
+    """Turn what goes wrong while a file of the run is written into an error that says how to go on.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:
-        if aside is not None and aside.is_dir():
-            shutil.rmtree(aside, ignore_errors=True)
-        elif aside is not None:
-            aside.unlink(missing_ok=True)
         raise RunError(
             f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same "
             "command and --resume."
         ) from error
-
-
-def _remove(folder: Path) -> None:
-    """Delete a folder whose name is never that of a half deleted one."""
-    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.old{_ASIDE}")))
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -19,7 +19,7 @@ from singlelife.errors import HubError, RunError
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.repositories import check_token, hub_api
 from singlelife.lives.registry import Life
-from singlelife.pretraining.arguments import HubArguments, RunArguments
+from singlelife.pretraining.arguments import HubConfig, RunConfig
 from singlelife.pretraining.hub.outbox import Outbox, PushJob
 from singlelife.pretraining.hub.push import make_ready, repository_of
 from singlelife.pretraining.run_folder import RunFolder
@@ -28,7 +28,7 @@ _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_WHEN_STOPPED = 15  # that a run which was told to stop waits for its last push
 
 
-def start_publisher(arguments: RunArguments, folder: RunFolder) -> "Publisher | None":
+def start_publisher(arguments: RunConfig, folder: RunFolder) -> "Publisher | None":
     """What pushes the run, if `--push-to-hub` asks for it; made sure of before hours of training.
 
     A network that is dead only warns: it may be back when the first checkpoint is there.
@@ -63,7 +63,7 @@ class Publisher:
         repo_id: where to; None where the Hub has yet to say whose token it is.
     """
 
-    def __init__(self, folder: RunFolder, arguments: HubArguments, repo_id: str | None):
+    def __init__(self, folder: RunFolder, arguments: HubConfig, repo_id: str | None):
         self.folder, self.arguments, self.repo_id = folder, arguments, repo_id
         self.outbox = Outbox(folder.path)
         self._worker: subprocess.Popen[bytes] | None = None

@@ -15,7 +15,7 @@ from singlelife.files import atomic_write, check_room
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
 from singlelife.hub.repositories import hub_api, retry
 from singlelife.lives.registry import Life
-from singlelife.pretraining.arguments import RunArguments
+from singlelife.pretraining.arguments import RunConfig
 from singlelife.pretraining.device import this_process
 from singlelife.pretraining.hub.push import STATE_BRANCH, repository_of
 from singlelife.pretraining.run_folder import RunFolder
@@ -39,7 +39,7 @@ def resumes_from_hub(resume: str | None) -> bool:
     return resume is not None and resume.partition(":")[0] == _WORD
 
 
-def checkpoint_from_hub(arguments: RunArguments, folder: RunFolder) -> Path | None:
+def checkpoint_from_hub(arguments: RunConfig, folder: RunFolder) -> Path | None:
     """The checkpoint to go on from: the Hub's if it is newer than the run folder's latest, which is taken otherwise.
 
     The Hub's is downloaded beside those of the run (see `adopt`), and no code of it is run. All processes take what
@@ -81,7 +81,7 @@ def forget(folder: RunFolder) -> None:
     shutil.rmtree(folder.path / _ASIDE, ignore_errors=True)
 
 
-def _newer_on_hub(arguments: RunArguments, latest: int) -> _Found | None:
+def _newer_on_hub(arguments: RunConfig, latest: int) -> _Found | None:
     """What the Hub has, if it is newer than step `latest`."""
     assert arguments.train.resume is not None
     named = arguments.train.resume.partition(":")[2]

@@ -1,0 +1,335 @@
+"""The training loop."""
+
+import math
+import signal
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.optimizer import AcceleratedOptimizer
+from torch.distributed.tensor import DTensor
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+
+from singlelife.croco import training_flops_per_pair
+from singlelife.errors import RunError
+from singlelife.optimization import learning_rate, parameter_groups
+from singlelife.pretraining.arguments import TrainConfig
+from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
+from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
+from singlelife.pretraining.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Callback:
+    """What all processes do every `every` steps and after the last one; what it returns is logged.
+
+    Its time is not that of a step. It leaves the model in training mode.
+    """
+
+    every: int
+    act: Callable[[], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one optimiser step gave.
+
+    Attributes:
+        loss: mean over all processes and accumulated batches.
+        learning_rate: of this step.
+        grad_norm: before it was clipped.
+        waited: seconds that the loader kept it waiting.
+        stop: the signal that some process received, or 0.
+        not_finite: what is not finite, in words, in which case the step changed nothing; else empty.
+    """
+
+    loss: float
+    learning_rate: float
+    grad_norm: float
+    waited: float
+    stop: int
+    not_finite: str
+
+
+class Trainer:
+    """Takes a model from step `state.step` to `settings.max_steps`.
+
+    The accelerator has prepared model and optimiser. Every process runs the same steps; the main one alone writes.
+
+    Args:
+        to_model: from a batch of the loader to the model's inputs.
+
+    Attributes:
+        callbacks: what is done between steps.
+        saved: called in the main process with each checkpoint that is complete.
+        flops_per_pair: operations of a training step on one pair.
+    """
+
+    def __init__(
+        self,
+        settings: TrainConfig,
+        accelerator: Accelerator,
+        folder: RunFolder,
+        state: TrainingState,
+        model: torch.nn.Module,
+        optimizer: AcceleratedOptimizer,
+        processor: Any,
+        to_model: ToModel,
+    ):
+        self.settings, self.accelerator, self.folder, self.state = settings, accelerator, folder, state
+        self.model, self.optimizer, self.processor, self.to_model = model, optimizer, processor, to_model
+        self.callbacks: list[Callback] = []
+        self.saved: Callable[[Path], None] | None = None
+        self.flops_per_pair = training_flops_per_pair(accelerator.unwrap_model(model).config)
+
+    def train(self, loader: DataLoader) -> int:
+        """Make the remaining steps.
+
+        Returns:
+            0 at the end of the run, or the number of the signal after which it saved a checkpoint and stopped.
+
+        Raises:
+            RunError: the loss is not finite, memory is short, or a checkpoint cannot be written.
+        """
+        settings, state = self.settings, self.state
+        batches = iter(loader)
+        progress = Progress(
+            state.step, settings.max_steps, settings.train_batch_size, show=self.accelerator.is_main_process
+        )
+        self.model.train()
+        with StopSignals() as signals:
+            while state.step < settings.max_steps:
+                start = time.perf_counter()
+                step = self.make_step(batches, signals.received)
+                stop = step.stop
+                state.step += 1
+                if step.not_finite:
+                    self._skip(step, progress)
+                else:
+                    state.skipped_in_a_row = 0
+                    state.pending_losses.append(step.loss)
+                    progress.update(step.loss, time.perf_counter() - start, step.waited)
+
+                last = state.step == settings.max_steps
+                if (state.step % settings.logging_steps == 0 or last) and state.pending_losses:
+                    self._log_losses(step, progress)
+                for callback in self.callbacks:
+                    if state.step % callback.every == 0 or last:
+                        self.log(callback.act())
+                # While steps fail, the checkpoints from before stay: they may be the last good ones.
+                if (state.step % settings.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
+                    self.save()
+                if stop:
+                    break
+            else:
+                stop = 0
+        progress.bar.close()
+        return stop
+
+    def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> Step:
+        """One optimiser step; `stop` is the signal that this process received, or 0.
+
+        Raises:
+            RunError: the device has too little memory.
+        """
+        try:
+            return self._make_step(batches, stop)
+        except torch.OutOfMemoryError as error:
+            raise RunError(
+                f"The device has too little memory for this step ({str(error).splitlines()[0]}). Two flags help and "
+                "keep the losses: more --gradient-accumulation-steps, or --gradient-checkpointing all."
+            ) from error
+
+    def _make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> Step:
+        settings, accelerator = self.settings, self.accelerator
+        rate = learning_rate(
+            self.state.step,
+            peak=settings.peak_learning_rate,
+            warmup_steps=settings.warmup_steps,
+            max_steps=settings.max_steps,
+            min_rate=settings.min_lr_rate,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+        waited = 0.0
+        loss = torch.zeros((), device=accelerator.device)
+        for _ in range(settings.gradient_accumulation_steps):
+            start = time.perf_counter()
+            batch = next(batches)
+            waited += time.perf_counter() - start
+            with accelerator.accumulate(self.model):
+                with accelerator.autocast():
+                    part = self.model(**self.to_model(batch)).loss
+                accelerator.backward(part)
+            loss += part.detach() / settings.gradient_accumulation_steps
+
+        # One exchange gives every process the mean loss, and the signal if any of them received one.
+        shared = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
+        mean_loss = math.fsum(one[0] for one in shared) / len(shared)
+        max_norm = settings.max_grad_norm or math.inf
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of all shards
+        not_finite = ""
+        if not math.isfinite(mean_loss):
+            not_finite = f"the loss is {mean_loss}"
+        elif not math.isfinite(norm) and accelerator.scaler is None:
+            not_finite = f"the gradient's norm is {norm}"
+        # fp16's scaler skips such a step by itself, and learns from it.
+        if not not_finite or accelerator.scaler is not None:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        return Step(mean_loss, rate, norm, waited, int(max(one[1] for one in shared)), not_finite)
+
+    def _log_losses(self, step: Step, progress: "Progress") -> None:
+        """One line of the metrics: the mean loss since the last one, and the speed."""
+        pending = self.state.pending_losses
+        values = {"loss": math.fsum(pending) / len(pending), "learning_rate": step.learning_rate}
+        speed = progress.speed()
+        tflops = round(self.flops_per_pair * speed["pairs_per_second"] / 1e12, 6)
+        self.log(values | {"grad_norm": step.grad_norm} | speed | {"tflops": tflops})
+        self.state.pending_losses = []
+        progress.restart()
+
+    def _skip(self, step: Step, progress: "Progress") -> None:
+        """Count a step that changed nothing, and stop the run where that goes on."""
+        state = self.state
+        state.skipped_steps += 1
+        state.skipped_in_a_row += 1
+        if state.skipped_in_a_row > self.settings.max_skipped_steps:
+            raise self._not_finite(step.not_finite)
+        first, last = self._pairs_of_last_step()
+        progress.bar.update()
+        progress.say(f"Step {state.step} was skipped: {step.not_finite} (pairs {first} to {last}).")
+        if self.accelerator.is_main_process:
+            self.folder.log({"step": state.step, "skipped": step.not_finite, "first_pair": first, "last_pair": last})
+
+    def _pairs_of_last_step(self) -> tuple[int, int]:
+        end = self.state.step * self.settings.train_batch_size
+        return end - self.settings.train_batch_size, end - 1
+
+    def save(self) -> None:
+        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
+        save_checkpoint(
+            self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
+        )
+        if self.accelerator.is_main_process:
+            best = self.folder.note_best() if self.settings.keep_best else None
+            self.folder.keep_latest(self.settings.save_total_limit, besides=best)
+            if self.saved:
+                self.saved(self.folder.checkpoint_path(self.state.step))
+
+    def log(self, values: dict[str, Any]) -> None:
+        """Write values, if any, into the metrics, and the numbers among them to the trackers, as of this step."""
+        if values and self.accelerator.is_main_process:
+            self.folder.log({"step": self.state.step} | values)
+            numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
+            self.accelerator.log(numbers, step=self.state.step)
+
+    def _not_finite(self, what: str) -> RunError:
+        first, last = self._pairs_of_last_step()
+        skipped = self.state.skipped_in_a_row
+        kept = self.folder.latest_checkpoint()
+        return RunError(
+            f"{what[0].upper()}{what[1:]} at step {self.state.step - 1} (pairs {first} to {last}), "
+            f"{'the first time' if skipped == 1 else f'the {skipped}th step in a row'}. "
+            f"The run has stopped; its last good checkpoint is {kept or 'none: it was too early'}. "
+            "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
+        )
+
+
+def create_optimizer(model: torch.nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019), in one fused kernel where the device has it."""
+    return torch.optim.AdamW(
+        parameter_groups(model, settings.weight_decay),
+        lr=settings.peak_learning_rate,
+        betas=(settings.adam_beta1, settings.adam_beta2),
+        fused=device.type in ("cpu", "cuda", "mps", "xpu"),
+    )
+
+
+class Progress:
+    """The bar of a run on stderr, and the speed since the last line of the metrics.
+
+    Time is that of the steps alone, without validation and saving; the data-wait share is the part of it spent
+    waiting for the loader.
+    """
+
+    def __init__(self, first_step: int, max_steps: int, batch_size: int, show: bool):
+        self.batch_size = batch_size
+        self.bar = tqdm(
+            initial=first_step,
+            total=max_steps,
+            unit="step",
+            disable=not show,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
+        self._recent_losses: deque[float] = deque(maxlen=100)
+        self.restart()
+
+    def restart(self) -> None:
+        """Measure the speed from now on."""
+        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
+
+    def update(self, loss: float, seconds: float, waited: float) -> None:
+        """Count a step that took `seconds`, `waited` of them for data."""
+        self._steps += 1
+        self._seconds += seconds
+        self._waited += waited
+        self._recent_losses.append(loss)
+        speed = self.speed()
+        self.bar.set_postfix_str(
+            f"loss {sum(self._recent_losses) / len(self._recent_losses):.4f}, "
+            f"{speed['pairs_per_second']:.0f} pairs/s, data wait {speed['data_wait']:.0%}",
+            refresh=False,
+        )
+        self.bar.update()
+
+    def speed(self) -> dict[str, float]:
+        """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""
+        return {
+            "pairs_per_second": round(self._steps * self.batch_size / max(self._seconds, 1e-9), 2),
+            "data_wait": round(self._waited / max(self._seconds, 1e-9), 4),
+        }
+
+    def say(self, text: str) -> None:
+        """Print a line without disturbing the bar."""
+        if not self.bar.disable:
+            tqdm.write(text)
+
+
+class StopSignals:
+    """Takes note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them; a second one is obeyed at once.
+
+    SIGUSR1 is what SLURM can be asked to send some time before a job's limit (`--signal=USR1@300`).
+    """
+
+    def __init__(self) -> None:
+        self.received = 0
+
+    def __enter__(self) -> "StopSignals":
+        self._previous = {
+            number: signal.signal(number, self._note) for number in (getattr(signal, name) for name in STOP_SIGNALS)
+        }
+        return self
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
