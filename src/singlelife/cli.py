@@ -3,10 +3,10 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from typing import Any
 
 from singlelife._version import __version__
 from singlelife.errors import SingleLifeError, show_warnings_plainly
+from singlelife.flags import parse_flags
 
 COMMANDS = {
     "lives": "list the lives known by name, or explain one",
@@ -61,7 +61,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return legacy()
         if words[0] not in COMMANDS:
             raise SingleLifeError(f"there is no command {words[0]!r}. The commands are: {', '.join(COMMANDS)}.")
-        return run_command(import_module(f"singlelife.commands.{words[0]}").COMMAND, words[0], words[1:])
+        command = import_module(f"singlelife.commands.{words[0]}").COMMAND
+        return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()
     except SingleLifeError as error:
         print(f"singlelife: {error}", file=sys.stderr)
         return error.exit_code
@@ -96,24 +97,6 @@ def _train(words: list[str]) -> int:
     from singlelife.commands.train import main
 
     return main(words)
-
-
-def run_command(command: Any, name: str, words: Sequence[str]) -> int:
-    """Parse the words by a command's data class, and run it.
-
-    Args:
-        command: a data class with a method `run`, which returns the exit code, or a union of such classes, each of
-            which is then a subcommand. Its fields are the flags; nested data classes add theirs without a prefix.
-        name: of the command.
-        words: after it.
-
-    Raises:
-        SystemExit: --help (0), or the words are not what the command takes (2).
-    """
-    import tyro
-
-    plain = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes, tyro.conf.CascadeSubcommandArgs)
-    return tyro.cli(command, prog=f"singlelife {name}", args=list(words), config=plain).run()
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import yaml
 
 from singlelife.errors import RunError
 from singlelife.files import config_names, hub_configs, read_yaml
+from singlelife.flags import parse_flags
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
 from singlelife.lives.registry import life_names
@@ -361,7 +362,7 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
     values |= _one_rate(layers.values())
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
     default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})
-    config = tyro.cli(RunConfig, prog="train.py", args=words, default=default, config=(tyro.conf.OmitArgPrefixes,))
+    config = parse_flags(RunConfig, "train.py", words, default)
     given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
     layers["flag"] = dict.fromkeys(given & _TYPES.keys(), True)
     config = replace(config, train=replace(config.train, **_one_rate(layers.values())))
