@@ -38,10 +38,6 @@ class HubError(SingleLifeError):
     """The Hub, or what is on it, does not give or take what was asked."""
 
 
-class StudyError(SingleLifeError):
-    """A study file does not fit together, or a study cannot go on."""
-
-
 class SingleLifeWarning(UserWarning):
     """Something was not right; the work went on without it."""
 

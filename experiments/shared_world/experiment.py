@@ -1,0 +1,71 @@
+"""The models of an experiment: the config crosses lists of settings, and globs over the models' names pick some."""
+
+import fnmatch
+import itertools
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class ConfigError(Exception):
+    """The config does not fit together."""
+
+
+def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The models to train, by name, with their settings: flags of `singlelife train`.
+
+    Each entry of `models` stands for one model for each combination of its lists; `train` has what all models share.
+    A name has the life, then what differs from the usual (pairing, hours, model), then the seed: `sim_1_0.003h_s2`.
+
+    Raises:
+        ConfigError: an entry has no life, or two models of one name differ in their settings.
+    """
+    models: dict[str, dict[str, Any]] = {}
+    for entry in config["models"]:
+        settings = {**config.get("train", {}), "seed": 0, **entry}
+        if not settings.get("life"):
+            raise ConfigError(f"The entry {entry} of `models` has no life.")
+        choices = [value if isinstance(value, list) else [value] for value in settings.values()]
+        for values in itertools.product(*choices):
+            model = {key: value for key, value in zip(settings, values, strict=True) if value is not None}
+            name = _name(model, config.get("train", {}))
+            if models.setdefault(name, model) != model:
+                raise ConfigError(f"Two models are called {name}, and have different settings.")
+    return models
+
+
+def _name(model: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
+    parts = [Path(str(model["life"])).name]
+    if model.get("pairing", "temporal") != "temporal":
+        parts.append(model["pairing"])
+    if "hours" in model:
+        parts.append(f"{model['hours']:g}h")
+    if model.get("model") != usual.get("model"):
+        parts.append(Path(str(model["model"])).stem)
+    return "_".join([*parts, f"s{model['seed']}"])
+
+
+def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
+    """The models that globs such as `sim_[1-8]_s0` match, each once; what has a colon or a slash is a model as any
+    command takes it, such as `untrained:tiny@1`.
+
+    Raises:
+        ConfigError: a glob matches no model.
+    """
+    names, found = list(names), []
+    for pattern in [patterns] if isinstance(patterns, str) else patterns:
+        matching = [pattern] if ":" in pattern or "/" in pattern else fnmatch.filter(names, pattern)
+        if not matching:
+            raise ConfigError(f"No model matches {pattern}; there are {', '.join(names)}.")
+        found += matching
+    return list(dict.fromkeys(found))
+
+
+def as_flags(settings: Mapping[str, Any]) -> str:
+    """Settings as words of a command line: `{"k": [5, 1], "baselines": False}` is `--k 5 1 --no-baselines`."""
+    words = []
+    for name, value in settings.items():
+        values = value if isinstance(value, list) else [] if isinstance(value, bool) else [value]
+        words += [f"--{'no-' if value is False else ''}{name.replace('_', '-')}", *map(str, values)]
+    return shlex.join(words)
