@@ -32,10 +32,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from singlelife.alignment.align import align_models
-from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.cas import overlap, top_k
-from singlelife.alignment.packed import common_per_pair, common_per_patch, select_top_k
+from singlelife.alignment.matrix import align_models
+from singlelife.alignment.models import AttentionMapProvider, load_model
+from singlelife.alignment.score import overlap, top_k
+from singlelife.alignment.score import common_per_pair, common_per_patch, select_top_k
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.commands.options import positive
 from singlelife.croco import CroCoConfig, CroCoImageProcessor

@@ -31,7 +31,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.commands.options import positive
 from singlelife.croco.depth_croco import depth_probe, log_depth_map, scale_invariant_log_loss
 from singlelife.croco.probes_croco import init_probe_weights

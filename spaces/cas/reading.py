@@ -5,8 +5,8 @@ import html
 import json
 from typing import TYPE_CHECKING
 
-from singlelife.alignment.cas import Score
-from singlelife.alignment.compare import CasResult
+from singlelife.alignment.score import Score
+from singlelife.alignment.comparison import CasResult
 
 if TYPE_CHECKING:
     from scoring import Result

@@ -17,11 +17,11 @@ from wrapt import when_imported
 from singlelife._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from singlelife.alignment.api import cas as cas
-    from singlelife.alignment.api import cas_curve as cas_curve
-    from singlelife.alignment.api import cas_matrix as cas_matrix
+    from singlelife.alignment.comparison import cas as cas
+    from singlelife.alignment.curve import cas_curve as cas_curve
+    from singlelife.alignment.matrix import cas_matrix as cas_matrix
 
-
+_ALIGNMENT = {"cas": "comparison", "cas_matrix": "matrix", "cas_curve": "curve"}
 _OURS = {
     "transformers.models.auto.configuration_auto": "singlelife.croco.configuration_croco",
     "transformers.models.auto.modeling_auto": "singlelife.croco.modeling_croco",
@@ -68,6 +68,6 @@ for _auto in _OURS:
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("cas_matrix", "cas", "cas_curve"):
-        return getattr(import_module("singlelife.alignment.api"), name)
+    if name in _ALIGNMENT:
+        return getattr(import_module(f"singlelife.alignment.{_ALIGNMENT[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,7 +5,7 @@ import hashlib
 import numpy as np
 import torch
 
-from singlelife.alignment.cas import position_map
+from singlelife.alignment.score import position_map
 from singlelife.alignment.pair_sets import PairSet
 
 

@@ -14,8 +14,8 @@ import torch
 from safetensors.numpy import load_file
 
 from singlelife import cas_matrix
-from singlelife.alignment.align import align_models, group_of
-from singlelife.alignment.compare import compare
+from singlelife.alignment.matrix import align_models, group_of
+from singlelife.alignment.comparison import compare
 from singlelife.alignment.extraction import Extraction
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 from singlelife.errors import CheckpointError, PairSetError

@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
 

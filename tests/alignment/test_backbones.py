@@ -42,7 +42,7 @@ from transformers import (
     VJEPA2VideoProcessor,
 )
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel, convert_croco
 from singlelife.errors import CheckpointError

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.cas import (
+from singlelife.alignment.score import (
     cas,
     overlap,
     position_free,

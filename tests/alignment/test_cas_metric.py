@@ -33,7 +33,7 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("free", [False, True])
 def test_logits_score_as_in_the_package(load, k, free):
-    from singlelife.alignment.cas import cas, position_free
+    from singlelife.alignment.score import cas, position_free
 
     a, b = maps(0), maps(1) + 0.5 * maps(0)
     found = load().compute(predictions=a, references=b, k=k, position_free=free)
@@ -59,7 +59,7 @@ def test_it_is_the_number_that_align_gives_of_packed_sets(load, tmp_path):
 
 
 def test_a_top_k_scores_as_its_logits_in_any_order(load):
-    from singlelife.alignment.cas import top_k
+    from singlelife.alignment.score import top_k
 
     a, b = maps(2), maps(3)
     tops = [top_k(torch.from_numpy(each), 3).numpy() for each in (a, b)]

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from singlelife.alignment.compare import compare
+from singlelife.alignment.comparison import compare
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 from singlelife.errors import PairSetError
 

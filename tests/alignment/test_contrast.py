@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife import cas_matrix
-from singlelife.alignment.contrast import MEASURES, cka, contrast, mutual_knn, rsa
+from singlelife.alignment.representation import MEASURES, cka, contrast, mutual_knn, rsa
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import PairSetError
 

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.attention import load_model
-from singlelife.alignment.cas import cas, position_free, position_map, resample, top_k
-from singlelife.alignment.compare import compare
+from singlelife.alignment.models import load_model
+from singlelife.alignment.score import cas, position_free, position_map, resample, top_k
+from singlelife.alignment.comparison import compare
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
@@ -25,7 +25,7 @@ from singlelife.alignment.extraction import (
     truth,
     truth_counts,
 )
-from singlelife.alignment.packed import select_top_k, unpack
+from singlelife.alignment.score import select_top_k, unpack
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, LifeError, PairSetError
 

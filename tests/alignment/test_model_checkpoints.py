@@ -12,14 +12,14 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, Dinov2Config
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.errors import CheckpointError
 
 from ..hub_server import STRANGER, Break
 from .test_backbones import DINO, MODELS, saved, views
 
 LOAD = """
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 model = load_model(spec)
 import torch
 images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)

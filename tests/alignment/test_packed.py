@@ -6,8 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.cas import overlap, top_k
-from singlelife.alignment.packed import (
+from singlelife.alignment.score import overlap, top_k
+from singlelife.alignment.score import (
     common_per_pair,
     common_per_patch,
     holds,

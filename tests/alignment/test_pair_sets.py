@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from singlelife.alignment.cas import position_map, top_k
+from singlelife.alignment.score import position_map, top_k
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.errors import PairSetError

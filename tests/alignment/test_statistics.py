@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.statistics import bootstrap, permutation_test
+from singlelife.alignment.score import bootstrap, permutation_test
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -9,9 +9,9 @@ import yaml
 from PIL import Image
 
 from singlelife import cas_curve, cas_matrix
-from singlelife.alignment.cas import Score
-from singlelife.alignment.runs import models_of_runs
-from singlelife.alignment.trajectory import Against, Emerged, emerged, trajectory
+from singlelife.alignment.score import Score
+from singlelife.alignment.curve import models_of_runs
+from singlelife.alignment.curve import Against, Emerged, emerged, trajectory
 from singlelife.cli import main
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError, RunError

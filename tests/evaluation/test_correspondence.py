@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.correspondence import evaluate_correspondence, match

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from singlelife.alignment.attention import load_model
-from singlelife.alignment.compare import compare
+from singlelife.alignment.models import load_model
+from singlelife.alignment.comparison import compare
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.lives import registry

@@ -2,8 +2,14 @@
 
 The position-free sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they
 are few and else in a file that has no name and is gone with the process, and are read again when the mean is known.
+
+Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
+SHA-256 of all that its content depends on: the weights, the method, the blocks, the pair set, the settings and the
+format. So nothing in the cache is ever out of date, and any of it may be deleted. Two processes that extract the same
+leave one of two equal files.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -17,15 +23,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.cas import Truth, position_map, resample
-from singlelife.alignment.packed import common_per_pair, holds, pack, rows_per_column, select_top_k
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import (
+    Truth,
+    common_per_pair,
+    holds,
+    pack,
+    position_map,
+    resample,
+    select_top_k,
+)
+from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, PairSetError
-from singlelife.files import check_room
+from singlelife.files import atomic_write, check_room
+from singlelife.lives.prepare import default_cache_dir
 
-DIRECTIONS = ("target-source", "source-target", "reciprocal")
-SINKS = ("keep", "mask")
 VARIANTS = ("raw", "position_free")
 
 EXTRACTION_FORMAT = 1  # raised whenever the same logits would give other sets, so that none of before is used
@@ -49,9 +62,9 @@ class Extraction:
         pairs_hash: of the pair set.
         k: of the top k.
         grid: rows and columns of patches; N is their product.
-        direction: one of `DIRECTIONS`.
+        direction: one of `settings.Direction`.
         masked: the sinks were left out before the top k was taken.
-        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `packed`.
+        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `score`.
         mean_map: of the logits over all pairs, float32 (N, N); no column of it is left out.
         sinks: which columns are sinks, bool (N,), see `find_sinks`.
         sink_share: the share of all raw matches, before any are left out, that lie on sinks.
@@ -156,23 +169,92 @@ def extract(
 
 
 def extract_heads(
-    model: AttentionMapProvider,
-    pairs: PairSet,
-    k: int,
-    *,
-    grid: tuple[int, int] | None = None,
-    direction: str = "target-source",
-    sinks: str = "keep",
-    batch_size: int = 64,
-    progress: bool = True,
-    folder: Path | None = None,
-    logits_in_memory: int = _LOGITS_IN_MEMORY,
+    model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int]
 ) -> list[Extraction]:
-    """As `extract`, of each head of each layer by itself, layer by layer."""
-    grid = grid or model.grid
+    """As `extract`, of each head of each layer by itself, layer by layer, at the primary k."""
+    k = config.k[0]
     check_ks([k], grid)
-    run = _Run(model, pairs, (k,), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    settings = (config.direction, config.sinks, config.batch_size, config.progress, None, _LOGITS_IN_MEMORY)
+    run = _Run(model, pairs, (k,), grid, *settings)
     return [found[k] for found in run.extractions(model.logits_by_head, range(model.num_heads))]
+
+
+class Weights(Protocol):
+    """What a model's extractions depend on; see [`AttentionMapProvider`]."""
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+
+
+class ExtractionCache:
+    """The extractions of any models on one pair set, at one setting.
+
+    Args:
+        pairs: the pair set.
+        grid: rows and columns of patches that logits are resampled to.
+        config: its k, direction and sinks decide what is kept. Files are in the folder `alignment` of its cache.
+    """
+
+    def __init__(self, pairs: PairSet, grid: tuple[int, int], config: CasConfig):
+        self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
+        self._pairs, self._grid, self._config = pairs, grid, config
+
+    def path(self, model: Weights, k: int) -> Path:
+        """Where a model's extraction is or will be."""
+        key = {
+            "format": EXTRACTION_FORMAT,
+            "revision": model.revision,
+            "method": model.method,
+            "layers": model.layers,
+            "pairs": self._pairs.hash,
+            "k": k,
+            "grid": self._grid,
+            "direction": self._config.direction,
+            "sinks": self._config.sinks,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest}.safetensors"
+
+    def load(self, model: Weights, k: int) -> Extraction | None:
+        """An extraction; None where there is none that can be read."""
+        try:
+            return Extraction.load(self.path(model, k))
+        except ValueError:
+            return None
+
+    def missing(self, model: Weights) -> list[int]:
+        """The ks at which a model has no extraction that can be read, ascending."""
+        return [k for k in sorted(set(self._config.k)) if self.load(model, k) is None]
+
+    def fill(self, model: AttentionMapProvider) -> None:
+        """Run a model, once, and keep those of its extractions that are missing.
+
+        Raises:
+            CheckpointError, PairSetError, LifeError: see `extract`.
+        """
+        if not (ks := self.missing(model)):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = extract(
+            model,
+            self._pairs,
+            ks,
+            grid=self._grid,
+            direction=self._config.direction,
+            sinks=self._config.sinks,
+            batch_size=self._config.batch_size,
+            progress=self._config.progress,
+            folder=self.folder,
+        )
+        for k, extraction in found.items():
+            with atomic_write(self.path(model, k)) as aside:
+                extraction.save(aside)
 
 
 def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
@@ -225,26 +307,6 @@ def position_agreement(extraction: Extraction, variant: str = "raw") -> np.ndarr
     sets = getattr(extraction, variant)
     common = common_per_pair(sets, position_sets(extraction.grid, extraction.k))
     return common / (extraction.k * sets.shape[1])
-
-
-def attention_shares(extraction: Extraction, variant: str) -> np.ndarray:
-    """How often each source patch of a pair is among the matches, whichever target patch looks: float64 (P, N), the
-    mean over target patches, 0 to 1."""
-    sets = getattr(extraction, variant)
-    return rows_per_column(sets, sets.shape[1]) / sets.shape[1]
-
-
-def salience(shares_a: np.ndarray, shares_b: np.ndarray, k: int) -> np.ndarray:
-    """What two models would agree on if the target patches of one were exchanged at random within each pair, so that
-    all they have in common is which source patches of it they look at: the salient ones.
-
-    It is the mean over all such exchanges, exactly, for each pair, float64 (P,), 0 to 1; k / N where each looks at all
-    source patches alike.
-
-    Args:
-        shares_a, shares_b: `attention_shares`, of k matches each.
-    """
-    return np.einsum("pn,pn->p", shares_a, shares_b) / k
 
 
 def truth_counts(extraction: Extraction, true_match: np.ndarray, variant: str) -> np.ndarray:

@@ -25,7 +25,7 @@ from singlelife.commands.options import (
 from singlelife.errors import CheckpointError
 
 if TYPE_CHECKING:
-    from singlelife.alignment.attention import AttentionMapProvider
+    from singlelife.alignment.models import AttentionMapProvider
     from singlelife.evaluation.correspondence import ModelResult
     from singlelife.evaluation.flow import Matching
     from singlelife.evaluation.image_pairs import PairData
@@ -159,7 +159,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _models(arguments: argparse.Namespace) -> "list[AttentionMapProvider | None]":
     """The models, then the baselines: each architecture untrained, and None, the identity flow."""
-    from singlelife.alignment.attention import load_model
+    from singlelife.alignment.models import load_model
 
     def load(spec: str) -> "AttentionMapProvider":
         return load_model(spec, arguments.device, method=arguments.method, layers=arguments.layers)

@@ -142,7 +142,7 @@ def run(arguments: argparse.Namespace) -> int:
         for role in ("train", "test")
     )
     if arguments.save:
-        from singlelife.alignment.attention import load_model
+        from singlelife.alignment.models import load_model
 
         croco_of(load_model(arguments.models[0]))  # says that it cannot be saved before hours are spent on it
     settings = ProbeSettings(arguments.probe, arguments.epochs, arguments.batch_size, arguments.learning_rate)

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.statistics import bootstrap
+from singlelife.alignment.models import AttentionMapProvider
+from singlelife.alignment.score import bootstrap
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.flow import Matching, cost_volume, flow_at, flow_of, usual_matching
 from singlelife.evaluation.image_pairs import ImagePair, PairData, PairEntry, Truth

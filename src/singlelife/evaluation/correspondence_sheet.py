@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.correspondence import match
 from singlelife.evaluation.flow import Matching, flow_at

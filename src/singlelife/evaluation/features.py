@@ -38,7 +38,7 @@ _MOST_MAPPED = 256 << 20  # bytes of the file that may stay in memory once read
 
 
 class Encoder(Protocol):
-    """What is asked of a model here; `singlelife.alignment.attention.load_model` gives such."""
+    """What is asked of a model here; `singlelife.alignment.models.load_model` gives such."""
 
     name: str
     revision: str

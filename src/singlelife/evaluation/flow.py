@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider
 
 SINKS = ("first", "keep")
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import UNTRAINED, load_model
-from singlelife.alignment.statistics import bootstrap
+from singlelife.alignment.models import UNTRAINED, load_model
+from singlelife.alignment.score import bootstrap
 from singlelife.errors import EvaluationError, RunError, SingleLifeError
 from singlelife.evaluation.features import Examples, FeatureSet, extract
 from singlelife.optimization import learning_rate, parameter_groups

@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
-from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.cas import (
+from singlelife.alignment.models import AttentionMapProvider, load_model
+from singlelife.alignment.score import (
     Score,
     overlap,
     position_free,
@@ -21,8 +21,8 @@ from singlelife.alignment.cas import (
     top_k,
     truth_agreement,
 )
-from singlelife.alignment.compare import coarser
-from singlelife.alignment.models.cross_attention import CrossAttention
+from singlelife.alignment.comparison import coarser
+from singlelife.alignment.models import CrossAttention
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.plots.style import (
     INK,
@@ -128,7 +128,7 @@ class AlignmentCurve:
         for name, (own, other) in both.items():
             result = score(overlap(own, other).mean(dim=-1), chance)
             values |= {name: result.cas, f"{name}_low": result.low, f"{name}_high": result.high}
-            values[f"{name}_adjusted"] = result.adjusted
+            values[f"{name}_adjusted"] = result.chance_corrected
         truth = truth_agreement(watched.free, self._true_match, self._position)
         if truth is not None:
             values["cas_truth"] = truth.matches

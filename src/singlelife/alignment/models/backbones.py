@@ -229,7 +229,7 @@ class Backbone:
 class FeatureCorrelation:
     """The cosine of the patch tokens of the target and the source, averaged over the chosen layers.
 
-    See [`singlelife.alignment.attention.AttentionMapProvider`].
+    See [`singlelife.alignment.models.AttentionMapProvider`].
     """
 
     method = "feature correlation"

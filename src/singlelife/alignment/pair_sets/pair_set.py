@@ -11,6 +11,14 @@ import numpy as np
 import torch
 
 from singlelife.alignment.pair_sets.geometry import PairGeometry
+from singlelife.alignment.pair_sets.storage import (
+    CHANGED,
+    DESCRIPTION,
+    read_description,
+    read_pair_set,
+    write_pair_set,
+)
+from singlelife.errors import PairSetError
 
 
 @dataclass(frozen=True)
@@ -115,9 +123,13 @@ class PairSet:
         Raises:
             PairSetError: there is none, it is of another version's format, or a file of it has changed; it is named.
         """
-        from singlelife.alignment.pair_sets.storage import load_pair_set
-
-        return load_pair_set(Path(path), progress=progress)
+        path = Path(path)
+        pairs = cls(**read_pair_set(path, progress=progress))
+        if pairs.hash != (stated := read_description(path)["hash"]):
+            raise PairSetError(
+                f"The pairs of {path} have the hash {pairs.hash[:12]}, and {DESCRIPTION} says {stated[:12]}. {CHANGED}"
+            )
+        return pairs
 
     def save(self, path: str | Path, *, progress: bool = False) -> None:
         """Store it in a folder, which appears when it is whole.
@@ -127,6 +139,4 @@ class PairSet:
         Raises:
             PairSetError: the folder is there already, or the disk lacks the room.
         """
-        from singlelife.alignment.pair_sets.storage import save_pair_set
-
-        save_pair_set(self, Path(path), progress=progress)
+        write_pair_set(self, Path(path), progress=progress)

@@ -15,8 +15,9 @@ import numpy as np
 
 from singlelife.alignment.pair_sets.drawing import make_pair_set
 from singlelife.alignment.pair_sets.hub import hub_pair_set
+from singlelife.alignment.pair_sets.image_folder import is_image_folder, load_image_pairs
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.alignment.pair_sets.storage import DESCRIPTION, is_image_folder, load_image_pairs, load_pair_set
+from singlelife.alignment.pair_sets.storage import DESCRIPTION
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.pairs.pairing import PairSettings
@@ -61,7 +62,7 @@ def resolve_stored(pairs: str, image_size: int = 224) -> PairSet:
     if stored is None:
         raise PairSetError(
             f"{pairs} is no stored pair set: no folder with a {DESCRIPTION} or pairs of images, and no such data set "
-            "on the Hub. `singlelife pairs-set make` draws one from a life."
+            "on the Hub. `singlelife pairs make` draws one from a life."
         )
     return stored
 
@@ -70,7 +71,7 @@ def _stored(pairs: str, image_size: int) -> PairSet | None:
     path = Path(pairs).expanduser()
     if path.is_dir():
         if (path / DESCRIPTION).is_file():
-            return load_pair_set(path, progress=True)
+            return PairSet.load(path, progress=True)
         if (path / METADATA).is_file():
             return None
         if is_image_folder(path):

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from singlelife.alignment.cas import Score
+from singlelife.alignment.score import Score
 from singlelife.files import atomic_write
 
 INK, FAINT = "#222222", "#8a8a8a"

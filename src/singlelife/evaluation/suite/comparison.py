@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from singlelife.alignment.align import group_of
-from singlelife.alignment.attention import UNTRAINED
+from singlelife.alignment.groups import group_of
+from singlelife.alignment.models import UNTRAINED
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.suite.metrics import METRICS_OF, Metric
 from singlelife.evaluation.suite.results import ModelResults

@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as saved
 
 from singlelife._version import __version__
-from singlelife.alignment.attention import UNTRAINED
+from singlelife.alignment.models import UNTRAINED
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.probing import Measure
 from singlelife.evaluation.suite.metrics import FIRST, METRICS_OF

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import UNTRAINED, load_model
+from singlelife.alignment.models import UNTRAINED, load_model
 from singlelife.errors import EvaluationError, SingleLifeError
 from singlelife.evaluation.suite.comparison import seedless
 from singlelife.evaluation.suite.metrics import FIRST, METRICS_OF

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.classification import PROTOCOL as CLASSIFICATION
 from singlelife.evaluation.classification import evaluate_classification, most_frequent, open_labelled

@@ -18,8 +18,7 @@ from singlelife.alignment.models.backbones import (
     vision_config,
 )
 from singlelife.alignment.models.checkpoints import Checkpoint, find_checkpoint
-from singlelife.alignment.models.cross_attention import CrossAttention
-from singlelife.alignment.models.decoder_correlation import DecoderCorrelation
+from singlelife.alignment.models.croco_maps import CrossAttention, DecoderCorrelation
 from singlelife.croco import CroCoConfig, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
 from singlelife.files import config_names, hub_configs, read_yaml

@@ -1,10 +1,7 @@
-"""What is measured elsewhere when two models are compared, beside the score of patches, on the same views: linear CKA,
-mutual k nearest neighbours, and RSA, all of one vector per image.
+"""The usual representation metrics, on the same views as the score: linear CKA, mutual k nearest neighbours, and RSA.
 
-They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. A vector is the
-mean of a model's patch tokens of a target view, so that models of any grids and widths can be compared.
-
-Few lines, since no maintained library has the three without a plotting stack or a statistics suite behind it.
+They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one
+vector per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
 """
 
 import hashlib
@@ -18,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from scipy.stats import rankdata
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.extraction_cache import Weights
+from singlelife.alignment.extraction import Weights
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
 from singlelife.files import atomic_write
@@ -34,8 +31,8 @@ _FORMAT = 1  # raised whenever the same model would give other vectors
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
-    """Other measures of n models, two by two, all float64 (n, n) and symmetric.
+class RepresentationMetrics:
+    """Representation metrics of n models, two by two, all float64 (n, n) and symmetric.
 
     Attributes:
         num_images: how many target views they are of.
@@ -55,8 +52,12 @@ class Contrast:
     rsa: np.ndarray
     spread: dict[str, np.ndarray]
 
+    def cell(self, measure: str, a: int, b: int) -> tuple[float, float]:
+        """A measure of two models, and half the width of its interval; NaN where it is not known."""
+        return float(getattr(self, measure)[a, b]), float(self.spread[measure][a, b])
 
-def contrast(features: Sequence[np.ndarray]) -> Contrast:
+
+def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetrics:
     """Compare n models by their vectors of the same images, floating (P, D) each, of any D.
 
     Raises:
@@ -64,10 +65,10 @@ def contrast(features: Sequence[np.ndarray]) -> Contrast:
     """
     num_images = len(features[0])
     if num_images < _FEWEST_IMAGES:
-        raise PairSetError(f"CKA and its kin take {_FEWEST_IMAGES} pairs of views at least, not {num_images}.")
+        raise PairSetError(f"Representation metrics need at least {_FEWEST_IMAGES} pairs of views, not {num_images}.")
     neighbours = min(NEIGHBOURS, num_images - 2)
     found = _measures(features, neighbours)
-    return Contrast(
+    return RepresentationMetrics(
         num_images=num_images,
         neighbours=neighbours,
         mutual_knn_chance=neighbours / (num_images - 1),

@@ -1,4 +1,4 @@
-"""The Correspondence Alignment Score (CAS) between attention maps, and what is needed to read it.
+"""The Correspondence Alignment Score (CAS) between attention maps, and how sure it is.
 
 For each pair of views a model gives logits A of shape (N, M): how strongly target patch p (row) looks at each source
 patch (column). TopK(p) are the k source patches with the largest logits. For models i and j,
@@ -9,6 +9,10 @@ By chance it is k / M. Two models that only look at the same *place* agree as we
 *position-free* score beside the raw one: each model's mean map over the pair set, the part of its logits that does not
 depend on the images, is subtracted first. And hence each model's score against the *position map*, which looks at the
 nearest patches on the grid.
+
+Top-k sets come in two forms. `top_k` gives lists of columns in torch. `select_top_k` gives the same sets as bits, one
+for each source patch, which are compared by counting bits: a row of M source patches takes ceil(M / 64) words of 64
+bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
 """
 
 from collections.abc import Sequence
@@ -17,7 +21,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from singlelife.alignment.statistics import bootstrap
+_WORD = np.dtype("<u8")  # the order of bytes that files have too
+_PAIRS_AT_ONCE = 32  # so that what lies between two steps stays in the processor's cache
+_RESAMPLES = 2000
+_RESAMPLES_AT_ONCE = 250
 
 
 @dataclass(frozen=True)
@@ -27,13 +34,14 @@ class Score:
     Attributes:
         cas: 0 to 1.
         chance: what independent maps would score, k / M.
-        adjusted: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None where chance is 1 (k = M).
+        chance_corrected: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None where chance is 1
+            (k = M).
         low, high: 95% bootstrap interval of `cas` over pairs.
     """
 
     cas: float
     chance: float
-    adjusted: float | None
+    chance_corrected: float | None
     low: float
     high: float
 
@@ -109,18 +117,20 @@ def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int =
     values = np.stack(per_pair, axis=1).astype(np.float64)
     low, high = bootstrap(values, seed)
     return [
-        Score(float(cas), float(chance), adjusted(float(cas), float(chance)), float(low[index]), float(high[index]))
-        for index, (cas, chance) in enumerate(zip(values.mean(axis=0), chances, strict=True))
+        Score(cas, float(chance), chance_corrected(cas, float(chance)), *bounds)
+        for cas, chance, *bounds in zip(
+            values.mean(axis=0).tolist(), chances, low.tolist(), high.tolist(), strict=True
+        )
     ]
 
 
-def adjusted(cas: float, chance: float) -> float | None:
+def chance_corrected(cas: float, chance: float) -> float | None:
     """(cas - chance) / (1 - chance); None where chance is 1, as nothing else is possible."""
     return None if chance >= 1 else (cas - chance) / (1 - chance)
 
 
-def cas(logits_a: torch.Tensor, logits_b: torch.Tensor, k: int, seed: int = 0) -> Score:
-    """The raw score of two models' logits (pairs, N, M); `cas(position_free(a), position_free(b), k)` is the other.
+def score_logits(logits_a: torch.Tensor, logits_b: torch.Tensor, k: int, seed: int = 0) -> Score:
+    """The raw score of two models' logits (pairs, N, M). For the position-free score, apply `position_free` to both.
 
     Raises:
         ValueError: the shapes differ, k is out of range, or a logit is NaN.
@@ -170,3 +180,96 @@ def truth_agreement(top: torch.Tensor, true_match: torch.Tensor, position_top: t
         num_matches=int(known.sum()),
         num_large_shifts=int(large.sum()),
     )
+
+
+def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
+    """The columns of the k largest logits of each row, for each k. Equal logits are taken in the order of their
+    columns, as `top_k` takes them.
+
+    Args:
+        logits: floating (..., N, M), no NaN.
+        ks: each from 1 to M.
+
+    Returns:
+        By k, uint64 (..., N, ceil(M / 64)).
+
+    Raises:
+        ValueError: a k is out of range.
+    """
+    num_columns = logits.shape[-1]
+    if not ks or not 1 <= min(ks) <= max(ks) <= num_columns:
+        raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {list(ks)}.")
+    ordered = np.sort(logits, axis=-1)
+    return {k: pack(_largest(logits, ordered[..., num_columns - k, None], k)) for k in ks}
+
+
+def _largest(logits: np.ndarray, threshold: np.ndarray, k: int) -> np.ndarray:
+    """Which columns hold the k largest logits of each row, given the k-th largest, bool (..., N, M)."""
+    chosen = logits >= threshold
+    crowded = chosen.sum(axis=-1, dtype=np.int32) > k  # several equal the k-th largest: the first of them are taken
+    if crowded.any():
+        rows, limits = logits[crowded], threshold[crowded]
+        above, equal = rows > limits, rows == limits
+        left = k - above.sum(axis=-1, keepdims=True)
+        chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+    return chosen
+
+
+def pack(chosen: np.ndarray) -> np.ndarray:
+    """Sets of columns, bool (..., M), as bits, uint64 (..., ceil(M / 64))."""
+    num_columns = chosen.shape[-1]
+    packed = np.zeros((*chosen.shape[:-1], -(-num_columns // 64) * 8), dtype=np.uint8)
+    packed[..., : -(-num_columns // 8)] = np.packbits(chosen, axis=-1, bitorder="little")
+    return packed.view(_WORD)
+
+
+def unpack(bits: np.ndarray, num_columns: int) -> np.ndarray:
+    """The opposite of `pack`."""
+    return np.unpackbits(bits.view(np.uint8), axis=-1, count=num_columns, bitorder="little").astype(bool)
+
+
+def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How many columns two sets share, for each row: int64 (..., N) of uint64 (..., N, W), which broadcast."""
+    return np.bitwise_count(a & b).sum(axis=-1, dtype=np.int64)
+
+
+def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How many columns the sets of all rows of a pair share, summed over the rows.
+
+    Args:
+        a: uint64 (P, N, W).
+        b: the same, or (N, W) for one map that stands for all pairs.
+
+    Returns:
+        int64 (P,).
+    """
+    counts = np.empty(len(a), dtype=np.int64)
+    for start in range(0, len(a), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        ones = np.bitwise_count(a[part] & (b[part] if b.ndim == 3 else b))
+        counts[part] = ones.reshape(len(ones), -1).sum(axis=1, dtype=np.uint32)
+    return counts
+
+
+def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Whether a column is in a row's set, bool (...), of sets uint64 (P, N, W) and indices (...)."""
+    words = bits[pair, row, column // 64]
+    return (words >> (column % 64).astype(_WORD)) & 1 == 1
+
+
+def bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """95% intervals of the means of columns. Each resample draws the same rows of all columns.
+
+    Args:
+        values: float (P, C): a row for each pair.
+
+    Returns:
+        float64 (2, C): low and high.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    means = np.empty((_RESAMPLES, values.shape[1]))
+    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES_AT_ONCE)
+        means[start : start + _RESAMPLES_AT_ONCE] = drawn @ values / count
+    return np.quantile(means, [0.025, 0.975], axis=0)
