@@ -165,7 +165,7 @@ class AlignmentResult:
         )
 
 
-def number(value: float | str | None) -> str:
+def number(value: Any) -> str:
     """A number for a table; nothing where there is none."""
     if value is None or isinstance(value, str):
         return value or ""

@@ -43,7 +43,7 @@ def resolve_pair_set(
     Raises:
         SingleLifeError: there is nothing of that name, or it cannot be used.
     """
-    stored = _stored(pairs, image_size or 224)
+    stored = stored_pair_set(pairs, image_size or 224)
     if stored is not None:
         return stored
     life, rows = resolve_stretch(pairs, cache_dir=cache_dir)
@@ -52,22 +52,12 @@ def resolve_pair_set(
     return drawn if rows is None else replace(drawn, name=f"{life.name}{_HELD_OUT}/{views}")
 
 
-def resolve_stored(pairs: str, image_size: int = 224) -> PairSet:
-    """The same of what is a pair set already, and not a life.
+def stored_pair_set(pairs: str, image_size: int = 224) -> PairSet | None:
+    """The same of what is a pair set already; None of what may be a life.
 
     Raises:
-        PairSetError: it is a life, or there is nothing of that name.
+        SingleLifeError: a folder holds neither pairs nor a life, or a pair set cannot be used.
     """
-    stored = _stored(pairs, image_size)
-    if stored is None:
-        raise PairSetError(
-            f"{pairs} is no stored pair set: no folder with a {DESCRIPTION} or pairs of images, and no such data set "
-            "on the Hub. `singlelife pairs make` draws one from a life."
-        )
-    return stored
-
-
-def _stored(pairs: str, image_size: int) -> PairSet | None:
     path = Path(pairs).expanduser()
     if path.is_dir():
         if (path / DESCRIPTION).is_file():
