@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from singlelife.alignment.score import position_map
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import position_map
 
 
 class Given:

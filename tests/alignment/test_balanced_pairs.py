@@ -14,6 +14,8 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene.store import life_geometry
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def life_here(sim_test, tmp_path_factory) -> PreparedLife:

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+pytestmark = pytest.mark.integration
 SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
 
 
@@ -33,27 +34,27 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("free", [False, True])
 def test_logits_score_as_in_the_package(load, k, free):
-    from singlelife.alignment.score import cas, position_free
+    from singlelife.alignment.score import position_free, score_logits
 
     a, b = maps(0), maps(1) + 0.5 * maps(0)
     found = load().compute(predictions=a, references=b, k=k, position_free=free)
     tensors = [torch.from_numpy(each) for each in (a, b)]
-    expected = cas(*map(position_free, tensors) if free else tensors, k)
+    expected = score_logits(*map(position_free, tensors) if free else tensors, k)
     assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
     assert found["chance"] == expected.chance
     assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
-    assert found["adjusted"] == (None if k == 9 else pytest.approx(expected.adjusted, abs=1e-6))
+    assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.chance_corrected, abs=1e-6))
 
 
-def test_it_is_the_number_that_align_gives_of_packed_sets(load, tmp_path):
-    from .test_align import Zoo, logits, run
+def test_it_is_the_number_that_a_matrix_gives_of_packed_sets(load, tmp_path):
+    from .test_matrix import Zoo, logits, run
 
-    matrix = run(Zoo(), tmp_path, ks=[2]).main
+    matrix = run(Zoo(), tmp_path, k=[2]).main
     for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
         found = load().compute(
             predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
         )
-        names = ("cas", "chance", "adjusted")
+        names = ("cas", "chance", "chance_corrected")
         assert [found[name] for name in names] == pytest.approx([getattr(variant, name)[0, 2] for name in names])
         assert found["interval"] == pytest.approx([variant.low[0, 2], variant.high[0, 2]], abs=1e-12)
 

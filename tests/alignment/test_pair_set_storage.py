@@ -18,12 +18,12 @@ from datasets import Image, List, Value, load_dataset, load_from_disk
 from PIL import Image as PILImage
 
 from singlelife.alignment.pair_sets import PairSet, make_balanced_pair_set, make_pair_set, resolve_pair_set
+from singlelife.alignment.pair_sets.image_folder import load_image_pairs
 from singlelife.alignment.pair_sets.resolve import resolve_stretch
-from singlelife.alignment.pair_sets.storage import load_image_pairs
-from singlelife.cli import main
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.prepared import PreparedLife
 
+pytestmark = pytest.mark.integration
 ROWS = "test/data-00000-of-00001.arrow"
 DRAW = {"views": "plain", "num_pairs": 8, "seed": 0, "image_size": 64}
 
@@ -354,26 +354,3 @@ def test_held_out_pairs_are_of_frames_that_training_does_not_see(sim_test):
     pairs = resolve_pair_set(f"{sim_test.path}/held-out", **DRAW)
     assert pairs.name == "sim_test/held-out/plain"
     assert set(np.ravel(pairs.provenance["frames"]).tolist()) <= set(rows.tolist())
-
-
-def test_the_commands_make_and_show_a_set(sim_test, tmp_path, capsys):
-    life = shutil.copytree(sim_test.path, tmp_path / "life")
-    words = ["pairs-set", "make", str(life), "--num-pairs", "12", "--image-size", "64", "--bins", "0.1", "0.4", "0.7"]
-    assert main([*words, "--output", str(tmp_path / "set")]) == 0
-    said = capsys.readouterr().out
-    pairs = PairSet.load(tmp_path / "set")
-    assert pairs.hash in said and "of overlap, 0.1-0.4: 6, 0.4-0.7: 6" in said and "known of" in said
-    assert main(["pairs-set", "show", str(tmp_path / "set"), "--output", str(tmp_path / "set.png"), "--num", "5"]) == 0
-    assert "5 pairs drawn" in capsys.readouterr().out
-    assert PILImage.open(tmp_path / "set.png").size == (3 * 332, 2 * 186)
-
-    assert main([*words, "--output", str(tmp_path / "set")]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert main(["pairs-set", "show", "sim_test"]) == 2
-    assert "sim_test is no stored pair set" in capsys.readouterr().err
-
-
-def test_models_are_compared_on_a_stored_set(stored, capsys):
-    assert main(["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", str(stored), "--json", "-"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["pairs_hash"] == PairSet.load(stored).hash and result["num_pairs"] == 8

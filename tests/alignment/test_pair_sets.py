@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from singlelife.alignment.score import position_map, top_k
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 from singlelife.alignment.pair_sets.geometry import PairGeometry
+from singlelife.alignment.score import position_map, top_k
 from singlelife.errors import PairSetError
 from singlelife.lives.pairs.transforms import crop_and_resize
 
+pytestmark = pytest.mark.integration
 GRID = (8, 8)
 
 
