@@ -5,8 +5,8 @@ import html
 import json
 from typing import TYPE_CHECKING
 
-from singlelife.alignment.score import Score
 from singlelife.alignment.comparison import CasResult
+from singlelife.alignment.score import Score
 
 if TYPE_CHECKING:
     from scoring import Result
@@ -49,9 +49,7 @@ def reading(result: "Result") -> str:
             "same place."
         )
     where = "" if reference is comparison else f", measured on the {reference.num_pairs} built-in pairs"
-    sentences.append(
-        f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)})."
-    )
+    sentences.append(f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)}).")
     if len(result.pairs) == 1:
         sentences.append("One pair says little: another may score quite differently.")
     truths = [each.truth for each in comparison.readings]

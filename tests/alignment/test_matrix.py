@@ -74,13 +74,10 @@ def test_each_cell_is_the_score_of_two_models(tmp_path):
     assert np.diag(result.main.raw.cas).tolist() == [1] * 4
 
 
-def test_blocks_are_the_means_of_their_cells(tmp_path):
+def test_means_of_groups_are_those_of_their_cells(tmp_path):
     result = run(Zoo(), tmp_path)
     matrix = result.main.raw
     cas = matrix.cas
-    blocks = {block.groups: block for block in matrix.blocks}
-    assert blocks["a", "a"].score.cas == pytest.approx(cas[0, 1]) and blocks["a", "a"].num_cells == 1
-    assert blocks["a", "b"].score.cas == pytest.approx(cas[:2, 2:].mean()) and blocks["a", "b"].num_cells == 4
     assert matrix.within.cas == pytest.approx((cas[0, 1] + cas[2, 3]) / 2)
     assert matrix.across.cas == pytest.approx(cas[:2, 2:].mean())
     assert matrix.difference.difference == pytest.approx(matrix.within.cas - matrix.across.cas)

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from singlelife.alignment.comparison import cas
 from singlelife.alignment.models import load_model
-from singlelife.alignment.comparison import compare
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.lives import registry
@@ -149,18 +149,18 @@ def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, c
         assert picture.size[0] > 1000
     pairs = _pairs(short_sim_test, cache)
     for step in (8, 12):
-        again = compare(
-            load_model(str(folder / f"checkpoint-{step}")), load_model(str(reference)), pairs, progress=False
+        again = cas(
+            load_model(str(folder / f"checkpoint-{step}")), load_model(str(reference)), pairs=pairs, progress=False
         )
         for name, score in {"cas": again.raw, "cas_position_free": again.position_free}.items():
             for key, value in {
                 "": score.cas,
                 "_low": score.low,
                 "_high": score.high,
-                "_adjusted": score.adjusted,
+                "_adjusted": score.chance_corrected,
             }.items():
                 assert curve[step][name + key] == pytest.approx(value, abs=1e-6)
-        truth = again.position_free_readings[0].truth
+        truth = again.readings[0].position_free_truth
         assert curve[step]["cas_chance"] == pytest.approx(again.raw.chance, abs=1e-6)
         assert curve[step]["cas_truth"] == pytest.approx(truth.matches, abs=1e-6)
 

@@ -13,6 +13,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -221,16 +222,25 @@ class ExtractionCache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         return self.folder / f"{digest}.safetensors"
 
-    def load(self, model: Weights, k: int) -> Extraction | None:
-        """An extraction; None where there is none that can be read."""
-        try:
-            return Extraction.load(self.path(model, k))
-        except ValueError:
-            return None
+    def load(self, model: Weights, k: int) -> Extraction:
+        """An extraction that is here.
+
+        Raises:
+            ValueError: there is none that can be read.
+        """
+        return Extraction.load(self.path(model, k))
 
     def missing(self, model: Weights) -> list[int]:
         """The ks at which a model has no extraction that can be read, ascending."""
-        return [k for k in sorted(set(self._config.k)) if self.load(model, k) is None]
+
+        def is_whole(k: int) -> bool:
+            try:
+                self.load(model, k)
+            except ValueError:
+                return False
+            return True
+
+        return [k for k in sorted(set(self._config.k)) if not is_whole(k)]
 
     def fill(self, model: AttentionMapProvider) -> None:
         """Run a model, once, and keep those of its extractions that are missing.
@@ -359,16 +369,23 @@ class _Run:
     def extractions(self, maps: _Maps, heads: Sequence[int | None]) -> Iterator[dict[int, Extraction]]:
         """By k, for one head after another of `maps`, which gives (B, heads, n, n) on the model's own grid."""
         count = self.grid[0] * self.grid[1]
-        pairs_hash = self.pairs.hash
-        with _LogitStore((len(self.pairs), len(heads), count, count), self.logits_in_memory, self.folder) as store:
-            total = np.zeros((len(heads), count, count))
+        shape = (len(self.pairs), len(heads), count, count)
+        with _file_for(int(np.prod(shape)) * 4, self.logits_in_memory, self.folder) as file:
+            kept = np.empty(shape if file is None else 0, dtype=np.float32)
+            total, done = np.zeros(shape[1:]), 0
             for logits in self._batches(maps):
                 for each in logits:  # one by one, so that the mean does not depend on the size of batches
                     total += each
-                store.append(logits)
+                if file is None:
+                    kept[done : done + len(logits)] = logits
+                else:
+                    file.write(np.ascontiguousarray(logits).data)
+                done += len(logits)
+            if file is not None:
+                file.flush()
+                kept = np.memmap(file, np.float32, "r", shape=shape)
             for index, head in enumerate(heads):
-                mean_map = (total[index] / len(self.pairs)).astype(np.float32)
-                yield self._top_k(store, index, mean_map, head, pairs_hash)
+                yield self._top_k(kept[:, index], (total[index] / len(self.pairs)).astype(np.float32), head)
 
     def _batches(self, maps: _Maps) -> Iterator[np.ndarray]:
         """The logits of all pairs, float32 (B, heads, N, N)."""
@@ -394,9 +411,8 @@ class _Run:
             logits = (maps(target, source) + maps(source, target).transpose(-1, -2)) / 2
         return resample(logits.flatten(0, 1), self.model.grid, self.grid).unflatten(0, logits.shape[:2]).float()
 
-    def _top_k(
-        self, store: "_LogitStore", index: int, mean_map: np.ndarray, head: int | None, pairs_hash: str
-    ) -> dict[int, Extraction]:
+    def _top_k(self, kept: np.ndarray, mean_map: np.ndarray, head: int | None) -> dict[int, Extraction]:
+        """By k, of logits (P, N, N) whose mean is known."""
         sinks = find_sinks(mean_map)
         masked = self.sinks == "mask"
         if masked and max(self.ks) > (left := int((~sinks).sum())):
@@ -411,7 +427,9 @@ class _Run:
             for k in self.ks
         }
         on_sinks = dict.fromkeys(self.ks, 0)
-        for part, logits in store.chunks(index):
+        for start in range(0, len(kept), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            logits = np.array(kept[part])
             found = select_top_k(logits, self.ks)
             if sinks.any():
                 packed_sinks = pack(sinks)
@@ -432,7 +450,7 @@ class _Run:
                 method=self.model.method,
                 layers=self.model.layers,
                 head=head,
-                pairs_hash=pairs_hash,
+                pairs_hash=self.pairs.hash,
                 k=k,
                 grid=self.grid,
                 direction=self.direction,
@@ -447,44 +465,13 @@ class _Run:
         }
 
 
-class _LogitStore:
-    """Logits, float32 (P, heads, N, N), written in order and read by head: in memory or in a file without a name."""
-
-    def __init__(self, shape: tuple[int, int, int, int], in_memory: int, folder: Path | None):
-        self._shape, self._written = shape, 0
-        self._file: Any = None
-        size = int(np.prod(shape)) * 4
-        if size <= in_memory:
-            self._array = np.empty(shape, dtype=np.float32)
-            return
-        where = Path(folder or tempfile.gettempdir())
-        check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
-        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115  closed by __exit__
-
-    def __enter__(self) -> "_LogitStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def append(self, logits: np.ndarray) -> None:
-        if self._file:
-            self._file.write(np.ascontiguousarray(logits).data)
-        else:
-            self._array[self._written : self._written + len(logits)] = logits
-        self._written += len(logits)
-
-    def chunks(self, head: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Which pairs, and their logits (p, N, N)."""
-        num_pairs, num_heads, *square = self._shape
-        for start in range(0, num_pairs, _PAIRS_AT_ONCE):
-            part = slice(start, min(start + _PAIRS_AT_ONCE, num_pairs))
-            if not self._file:
-                yield part, self._array[part, head]
-                continue
-            read = np.empty((part.stop - start, *square), dtype=np.float32)
-            for index, each in enumerate(read):
-                self._file.seek(((start + index) * num_heads + head) * each.nbytes)
-                self._file.readinto(each.data)
-            yield part, read
+@contextmanager
+def _file_for(size: int, in_memory: int, folder: Path | None) -> Iterator[Any]:
+    """A file without a name for logits of a size in bytes; None where they fit in memory."""
+    if size <= in_memory:
+        yield None
+        return
+    where = Path(folder or tempfile.gettempdir())
+    check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
+    with tempfile.TemporaryFile(dir=where) as file:
+        yield file

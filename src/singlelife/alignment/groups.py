@@ -1,4 +1,4 @@
-"""The scores of n models as a matrix, and what groups of models add: block means, and a test that groups matter."""
+"""The scores of n models as a matrix, and what groups of models add: means within and across, and a test."""
 
 import math
 import re
@@ -44,20 +44,6 @@ class Difference:
 
 
 @dataclass(frozen=True)
-class Block:
-    """The mean of the cells of two groups, the diagonal left out.
-
-    Attributes:
-        groups: one group twice for the cells within it.
-        num_cells: how many that is.
-    """
-
-    groups: tuple[str, str]
-    num_cells: int
-    score: Score
-
-
-@dataclass(frozen=True)
 class Permutation:
     """Whether the groups that models belong to matter.
 
@@ -87,7 +73,6 @@ class Matrix:
         mean: of all cells off the diagonal; None for one model.
         within, across: of those of two models of one group, and of two; None where there are none.
         difference: of these two.
-        blocks: each group with itself and with each other.
         permutation: whether groups matter; None where they cannot.
     """
 
@@ -100,7 +85,6 @@ class Matrix:
     within: Score | None
     across: Score | None
     difference: Difference | None
-    blocks: tuple[Block, ...]
     permutation: Permutation | None
 
     def cell(self, a: int, b: int) -> Score:
@@ -127,21 +111,17 @@ def matrix_of(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups
         seed: of the bootstrap and of the permutation test.
     """
     n = len(groups)
-    of_cell = [tuple(sorted(pair)) for pair in combinations(groups, 2)]
-    blocks = {pair: np.array([each == pair for each in of_cell]) for pair in sorted(set(of_cell))}
     same = of_one_group(groups)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
     kinds = {name: cells for name, cells in kinds.items() if cells.any()}
-    chosen = [*blocks.values(), *kinds.values()]
-    averages = [values[:, cells].mean(axis=1) for cells in chosen]
-    expected = [float(chances[cells].mean()) for cells in chosen]
+    averages = [values[:, cells].mean(axis=1) for cells in kinds.values()]
+    expected = [float(chances[cells].mean()) for cells in kinds.values()]
     compared = "within" in kinds and "across" in kinds
     if compared:
         averages.append(averages[-2] - averages[-1])  # within, the last but one of the kinds, less across
         expected.append(0.0)
     found = scores([*values.T, *averages], [*chances, *expected], seed)  # all of the same resamples
-    of_cells, found = found[: len(of_cell)], found[len(of_cell) :]
-    of_blocks, found = found[: len(blocks)], found[len(blocks) :]
+    of_cells, found = found[: len(same)], found[len(same) :]
     of_kinds = dict(zip(kinds, found, strict=False))
 
     def square(name: str, diagonal: np.ndarray) -> np.ndarray:
@@ -161,10 +141,6 @@ def matrix_of(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups
         within=of_kinds.get("within"),
         across=of_kinds.get("across"),
         difference=Difference(found[-1].cas, found[-1].low, found[-1].high) if compared else None,
-        blocks=tuple(
-            Block((pair[0], pair[1]), int(cells.sum()), each)
-            for (pair, cells), each in zip(blocks.items(), of_blocks, strict=True)
-        ),
         permutation=permutation_test(cas, groups, seed),
     )
 

@@ -5,12 +5,12 @@ are compared.
 """
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -41,6 +41,7 @@ from singlelife.results import ResultRow
 from singlelife.text import aligned
 
 _LOG = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 _FEW_MODELS = 6  # up to which the table lists all cells with their intervals
 
 
@@ -166,11 +167,10 @@ class CasMatrix(AlignmentResult):
         return aligned(rows)
 
     def _by_k(self) -> str:
-        kinds = [kind for kind in ("mean", "within", "across") if getattr(self.main.raw, kind)]
-        rows = [["CAS against k", "chance", *(f"{kind}{of}" for kind in kinds for of in ("", " (free)"))]]
+        rows = [["CAS against k", "chance", "raw", "position-free"]]
         for k, at in self.at_k.items():
-            both = [getattr(matrix, kind).cas for kind in kinds for matrix in (at.raw, at.position_free)]
-            rows.append([f"  k = {k}", *map(number, [at.raw.mean.chance if at.raw.mean else None, *both])])
+            means = [mean and mean.cas for mean in (at.raw.mean, at.position_free.mean)]
+            rows.append([f"  k = {k}", *map(number, [at.raw.mean and at.raw.mean.chance, *means])])
         return aligned(rows)
 
     def _metrics(self, metrics: RepresentationMetrics) -> str:
@@ -204,17 +204,14 @@ def _square(title: str, matrix: Matrix) -> str:
 
 
 def _groups(raw: Matrix, free: Matrix) -> str:
-    rows = [["", "cells", *(column for name in ("raw", "position-free")
-                            for column in (name, "95% interval", "chance-corrected"))]]  # fmt: skip
-    for of_raw, of_free in zip(raw.blocks, free.blocks, strict=True):
-        name = of_raw.groups[0] if len(set(of_raw.groups)) == 1 else " and ".join(of_raw.groups)
-        rows.append([name, str(of_raw.num_cells), *score_columns(of_raw.score), *score_columns(of_free.score)])
-    for name in ("within", "across"):
-        of_kind = getattr(raw, name), getattr(free, name)
+    rows = [["mean", "raw", "95% interval", "chance-corrected", "position-free", "95% interval", "chance-corrected"]]
+    names = {"mean": "of all cells", "within": "within groups", "across": "across groups"}
+    for kind, name in names.items():
+        of_kind = getattr(raw, kind), getattr(free, kind)
         if all(of_kind):
-            rows.append([f"{name} groups", "", *(column for each in of_kind for column in score_columns(each))])
+            rows.append([name, *(column for each in of_kind for column in score_columns(each))])
     if raw.difference and free.difference:
-        row = ["within less across", ""]
+        row = ["within less across"]
         for each in (raw.difference, free.difference):
             row += [f"{each.difference:.3f}", f"{each.low:.3f} to {each.high:.3f}", ""]
         rows.append(row)
@@ -320,29 +317,48 @@ def align_models(
     if twice := sorted({name for name in names if list(names).count(name) > 1}):
         raise CheckpointError(f"Named twice: {', '.join(twice)}. Each model is compared once.")
     group = dict(zip(names, groups or map(group_of, names), strict=True))
-    work = _Work(load, config.progress)
-    work.open(names)
-    grid = coarser([header.grid for header in work.headers.values()])
+    work = _Work(config.progress)
+    opened = work.on_each(names, "Opening models", lambda name: _Header.of(load(name)))
+    grid = coarser([header.grid for header in opened.values()])
     check_ks(config.k, grid)
-    pairs = pair_set(config.image_size or max(header.image_size for header in work.headers.values()))
+    pairs = pair_set(config.image_size or max(header.image_size for header in opened.values()))
     cache = ExtractionCache(pairs, grid, config)
-    work.run(cache)
-    pooled = work.pool(pairs, config.batch_size, cache.folder) if representation else None
+    run: list[str] = []
 
-    models = list(work.headers)
+    def run_one(name: str) -> _Header:
+        if not cache.missing(opened[name]):
+            return opened[name]
+        model = load(name)
+        cache.fill(model)
+        run.append(name)
+        return _Header.of(model)  # a run that is under way may have gone on in between
+
+    headers = work.on_each(opened, "Running models", run_one)
+    metrics = None
+    if representation:
+        pooled = work.on_each(
+            headers,
+            "Pooling features",
+            lambda name: pooled_features(
+                headers[name], lambda: load(name), pairs, batch_size=config.batch_size, folder=cache.folder
+            ),
+        )
+        headers = {name: headers[name] for name in pooled}
+        metrics = representation_metrics(list(pooled.values()))
+
     true_match = pairs.true_match(grid).numpy()
     at_k: dict[int, AtK] = {}
     mean_maps: tuple[np.ndarray, ...] = ()
     for k in sorted(set(config.k)):
-        found = list(work.extractions(cache, k))
-        at_k[k] = matrix_at_k(found, [group[name] for name in models], true_match, config.seed)
+        found = [replace(cache.load(header, k), model=name) for name, header in headers.items()]
+        at_k[k] = matrix_at_k(found, [group[name] for name in headers], true_match, config.seed)
         mean_maps = tuple(each.mean_map for each in found)
     return CasMatrix(
-        models=tuple(models),
-        groups=tuple(group[name] for name in models),
-        revisions=tuple(header.revision for header in work.headers.values()),
-        methods=tuple(header.method for header in work.headers.values()),
-        layers=tuple(header.layers for header in work.headers.values()),
+        models=tuple(headers),
+        groups=tuple(group[name] for name in headers),
+        revisions=tuple(header.revision for header in headers.values()),
+        methods=tuple(header.method for header in headers.values()),
+        layers=tuple(header.layers for header in headers.values()),
         pairs=pairs.name,
         pairs_hash=pairs.hash,
         num_pairs=len(pairs),
@@ -353,10 +369,10 @@ def align_models(
         seed=config.seed,
         k=config.k[0],
         at_k=at_k,
-        representation=None if pooled is None else representation_metrics(pooled),
+        representation=metrics,
         failed=tuple(work.failed),
         mean_maps=mean_maps,
-        num_run=work.num_run,
+        num_run=len(run),
     )
 
 
@@ -377,65 +393,27 @@ class _Header:
 
 @dataclass
 class _Work:
-    """Models are taken one by one. One that fails is noted in `failed` and is no longer in `headers`."""
+    """Takes models one by one. One that fails is noted in `failed`, and the others go on."""
 
-    load: Callable[[str], AttentionMapProvider]
     progress: bool
-    headers: dict[str, _Header] = field(default_factory=dict)
     failed: list[Failure] = field(default_factory=list)
-    num_run: int = 0
 
-    def open(self, names: Sequence[str]) -> None:
-        """Load each model for what there is to know of it."""
+    def on_each(self, names: Iterable[str], what: str, work: Callable[[str], _Found]) -> dict[str, _Found]:
+        """What a function finds of each model, for those that do not fail.
 
-        def look_at(name: str) -> None:
-            self.headers[name] = _Header.of(self.load(name))
-
-        self._each(names, "Opening models", look_at)
-
-    def run(self, cache: ExtractionCache) -> None:
-        """Run each model that is not in the cache at all ks."""
-
-        def run_one(name: str) -> None:
-            if cache.missing(self.headers[name]):
-                model = self.load(name)
-                self.headers[name] = _Header.of(model)  # a run that is under way may have gone on in between
-                cache.fill(model)
-                self.num_run += 1
-
-        self._each(list(self.headers), "Running models", run_one)
-
-    def extractions(self, cache: ExtractionCache, k: int) -> Iterator[Extraction]:
-        """Those of all models that are left, under the names by which they were asked for."""
-        for name, header in self.headers.items():
-            found = cache.load(header, k)
-            if found is None:
-                raise CheckpointError(f"The extraction of {name} in {cache.folder} was deleted. Run this again.")
-            yield replace(found, model=name)
-
-    def pool(self, pairs: PairSet, batch_size: int, folder: Path) -> list[np.ndarray]:
-        """The pooled features of each model that is left."""
-        pooled: dict[str, np.ndarray] = {}
-
-        def pool_one(name: str) -> None:
-            pooled[name] = pooled_features(
-                self.headers[name], lambda: self.load(name), pairs, batch_size=batch_size, folder=folder
-            )
-
-        self._each(list(self.headers), "Pooling features", pool_one)
-        return [pooled[name] for name in self.headers]
-
-    def _each(self, names: Sequence[str], what: str, work: Callable[[str], None]) -> None:
-        for name in tqdm(names, what, unit=" models", leave=False, disable=not self.progress):
+        Raises:
+            CheckpointError: all models have failed.
+        """
+        found = {}
+        for name in tqdm(list(names), what, unit=" models", leave=False, disable=not self.progress):
             try:
-                work(name)
-                continue
+                found[name] = work(name)
             except SingleLifeError as error:
                 self.failed.append(Failure(name, str(error)))
             except Exception as error:  # whatever one model does, the others' results are kept
                 _LOG.exception("The model %s failed.", name)
                 self.failed.append(Failure(name, f"{type(error).__name__}: {error}"))
-            self.headers.pop(name, None)
-        if not self.headers:
+        if not found:
             reasons = "\n".join(f"  {each.model}: {each.error}" for each in self.failed)
             raise CheckpointError(f"No model can be compared:\n{reasons}")
+        return found

@@ -10,19 +10,8 @@ from typing import Any
 
 import torch
 
-from singlelife.alignment.models import AttentionMapProvider, load_model
-from singlelife.alignment.score import (
-    Score,
-    overlap,
-    position_free,
-    position_map,
-    resample,
-    score,
-    top_k,
-    truth_agreement,
-)
 from singlelife.alignment.comparison import coarser
-from singlelife.alignment.models import CrossAttention
+from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.plots.style import (
     INK,
@@ -32,6 +21,16 @@ from singlelife.alignment.plots.style import (
     draw_curve,
     new_figure,
     write,
+)
+from singlelife.alignment.score import (
+    Score,
+    overlap,
+    position_free,
+    position_map,
+    resample,
+    score,
+    top_k,
+    truth_agreement,
 )
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
