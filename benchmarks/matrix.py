@@ -30,7 +30,7 @@ import tyro
 from singlelife.alignment.matrix import align_models
 from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import common_per_pair, common_per_patch, overlap, select_top_k, top_k
+from singlelife.alignment.score import common_per_pair, common_per_patch, select_top_k
 from singlelife.alignment.settings import CasConfig
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.files import hub_configs, read_yaml
@@ -109,14 +109,14 @@ class Benchmark:
         """Seconds to compare the sets of two models on the same pairs."""
         k, patches = self.k, self.patches**2
         logits = [torch.randn(self.kernel_pairs, patches, patches) for _ in range(2)]
-        lists = [top_k(each, k) for each in logits]
+        lists = [each.topk(k).indices for each in logits]
         bits = [select_top_k(each.numpy(), [k])[k] for each in logits]
-        if not np.array_equal((common_per_patch(*bits) / k).astype(np.float32), overlap(*lists).numpy()):
+        if not np.array_equal(common_per_patch(*bits), common(*lists).numpy()):
             sys.exit("The overlaps of packed bits and of lists differ.")
         ways: dict[str, Callable[[], Any]] = {
             "packed": lambda: common_per_pair(*bits),
-            "lists": lambda: overlap(*lists).mean(dim=-1),
-            "top_k_and_lists": lambda: overlap(*(each.topk(k).indices for each in logits)).mean(dim=-1),
+            "lists": lambda: common(*lists).sum(dim=-1),
+            "top_k_and_lists": lambda: common(*(each.topk(k).indices for each in logits)).sum(dim=-1),
         }
         seconds: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(self.rounds + 1):
@@ -153,6 +153,11 @@ class Twice:
         start = time.perf_counter()
         self._model.logits(*views)
         self.seconds += time.perf_counter() - start
+
+
+def common(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
+    """How many columns two lists (P, N, k) share, int64 (P, N)."""
+    return (first.unsqueeze(-1) == second.unsqueeze(-2)).any(dim=-1).sum(dim=-1)
 
 
 def memory(what: str) -> int:

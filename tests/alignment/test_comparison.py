@@ -36,11 +36,6 @@ def test_a_habit_that_two_models_share_counts_in_the_raw_score_alone(pairs):
     assert abs(result.position_free.chance_corrected) < 0.01
 
 
-def test_batches_do_not_matter(pairs):
-    results = [cas(Oracle(pairs), Random(1), pairs=pairs, batch_size=100, progress=False) for _ in range(2)]
-    assert results[0] == results[1]
-
-
 def test_models_of_other_grids_are_compared_on_the_coarser_one(pairs):
     result = cas(Oracle(pairs, (16, 16)), Oracle(pairs, (8, 8)), pairs=pairs, k=3, progress=False)
     assert result.grid == (8, 8) and result.raw.chance == 3 / 64

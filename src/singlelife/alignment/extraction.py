@@ -295,7 +295,7 @@ def find_sinks(mean_map: np.ndarray) -> np.ndarray:
 
 def position_sets(grid: tuple[int, int], k: int) -> np.ndarray:
     """The position map's sets, uint64 (N, ceil(N / 64))."""
-    return select_top_k(position_map(grid, grid).numpy(), [k])[k]
+    return select_top_k(position_map(grid, grid), [k])[k]
 
 
 def agreement(a: Extraction, b: Extraction, variant: str) -> np.ndarray:

@@ -17,8 +17,8 @@ _PERMUTATIONS = 10_000
 
 
 def group_of(name: str) -> str:
-    """The data set of the life that a model's name tells of, as `ORG/singlelife-wt3`, `runs/sim_1` and
-    `runs/sim_1_seed1/checkpoint-200` do; where there is none, the model is a group of its own."""
+    """The data set of the life in a model's name, such as `ORG/singlelife-wt3`, `runs/sim_1` or
+    `runs/sim_1_seed1/checkpoint-200`. A model whose name holds no life is a group of its own."""
     if name.startswith(UNTRAINED):
         return "untrained"
     for word in reversed(PurePath(name.partition("@")[0]).parts):

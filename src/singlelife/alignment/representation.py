@@ -130,7 +130,7 @@ def rsa(a: np.ndarray, b: np.ndarray) -> float:
 def pooled_features(
     weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, *, batch_size: int, folder: Path
 ) -> np.ndarray:
-    """The mean patch token of each target view, float32 (P, D); kept in a folder, whence it is taken the next time.
+    """The mean patch token of each target view, float32 (P, D); a folder keeps it for the next time.
 
     Args:
         weights: of the model.

@@ -10,9 +10,9 @@ By chance it is k / M. Two models that only look at the same *place* agree as we
 depend on the images, is subtracted first. And hence each model's score against the *position map*, which looks at the
 nearest patches on the grid.
 
-Top-k sets come in two forms. `top_k` gives lists of columns in torch. `select_top_k` gives the same sets as bits, one
-for each source patch, which are compared by counting bits: a row of M source patches takes ceil(M / 64) words of 64
-bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
+Top-k sets are bits, one for each source patch, and compared by counting bits. A row of M source patches takes
+ceil(M / 64) words of 64 bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches
+take 12.5 MB.
 """
 
 from collections.abc import Sequence
@@ -46,37 +46,8 @@ class Score:
     high: float
 
 
-def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
-    """The columns of the k largest logits of each row, int64 (..., N, k), largest first.
-
-    Equal logits are taken in the order of their columns, so that every device gives the same.
-
-    Args:
-        logits: (..., N, M), any floating dtype.
-        k: from 1 to M; with all M, everything agrees.
-
-    Raises:
-        ValueError: k is out of range, or a logit is NaN.
-    """
-    if not 1 <= k <= logits.shape[-1]:
-        raise ValueError(f"k should be from 1 to the number of source patches, {logits.shape[-1]}; not {k}.")
-    if torch.isnan(logits).any():
-        raise ValueError("The logits hold NaN.")
-    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
-
-
-def overlap(top_a: torch.Tensor, top_b: torch.Tensor) -> torch.Tensor:
-    """The share of patches that two top-k lists (..., N, k) have in common, float32 (..., N), 0 to 1."""
-    return (top_a.unsqueeze(-1) == top_b.unsqueeze(-2)).any(dim=-1).float().mean(dim=-1)
-
-
-def position_free(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
-    return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)
-
-
-def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> torch.Tensor:
-    """Logits (N, M) of a model that only looks at the same place: minus the squared distance of patch centres.
+def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> np.ndarray:
+    """Logits float32 (N, M) of a model that only looks at the same place: minus the squared distance of patch centres.
 
     Grids are (rows, columns); both are stretched over the unit square, in which distances are taken.
     """
@@ -85,7 +56,8 @@ def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> 
         for grid in (target_grid, source_grid)
     )
     # Rounded, so that distances that are equal on paper are equal here too and ties go by column.
-    return -(target.unsqueeze(1) - source.unsqueeze(0)).square().sum(-1).double().round(decimals=6).float()
+    distances = (target.unsqueeze(1) - source.unsqueeze(0)).square().sum(-1)
+    return -distances.double().round(decimals=6).float().numpy()
 
 
 def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
@@ -104,14 +76,14 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
     return last_axis(sources.transpose(1, 2)).transpose(1, 2)
 
 
-def score(per_pair: torch.Tensor | np.ndarray, chance: float, seed: int = 0) -> Score:
+def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
     """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    (found,) = scores([np.asarray(per_pair)], [chance], seed)
+    (found,) = scores([per_pair], [chance], seed)
     return found
 
 
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
-    """`score` of several, whose intervals are of the same resamples of pairs."""
+    """`score` for several sets of values. All intervals use the same resamples of pairs."""
     if not per_pair:
         return []
     values = np.stack(per_pair, axis=1).astype(np.float64)
@@ -127,18 +99,6 @@ def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int =
 def chance_corrected(cas: float, chance: float) -> float | None:
     """(cas - chance) / (1 - chance); None where chance is 1, as nothing else is possible."""
     return None if chance >= 1 else (cas - chance) / (1 - chance)
-
-
-def score_logits(logits_a: torch.Tensor, logits_b: torch.Tensor, k: int, seed: int = 0) -> Score:
-    """The raw score of two models' logits (pairs, N, M). For the position-free score, apply `position_free` to both.
-
-    Raises:
-        ValueError: the shapes differ, k is out of range, or a logit is NaN.
-    """
-    if logits_a.shape != logits_b.shape:
-        raise ValueError(f"The maps differ in shape: {tuple(logits_a.shape)} and {tuple(logits_b.shape)}.")
-    per_pair = overlap(top_k(logits_a, k), top_k(logits_b, k)).mean(dim=-1)
-    return score(per_pair, k / logits_a.shape[-1], seed)
 
 
 @dataclass(frozen=True)
@@ -158,33 +118,9 @@ class Truth:
     num_large_shifts: int
 
 
-def truth_agreement(top: torch.Tensor, true_match: torch.Tensor, position_top: torch.Tensor) -> Truth | None:
-    """Compare top-k lists with the true matches.
-
-    Args:
-        top: a model's top k, int64 (pairs, N, k).
-        true_match: the source patch that shows what each target patch shows, int64 (pairs, N); -1 where unknown.
-        position_top: the position map's top k, int64 (N, k).
-
-    Returns:
-        None if no match is known.
-    """
-    known = true_match >= 0
-    if not known.any():
-        return None
-    found = (top == true_match.unsqueeze(-1)).any(dim=-1)
-    large = known & ~(position_top.unsqueeze(0) == true_match.unsqueeze(-1)).any(dim=-1)
-    return Truth(
-        matches=float(found[known].float().mean()),
-        large_shifts=float(found[large].float().mean()) if large.any() else None,
-        num_matches=int(known.sum()),
-        num_large_shifts=int(large.sum()),
-    )
-
-
 def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
     """The columns of the k largest logits of each row, for each k. Equal logits are taken in the order of their
-    columns, as `top_k` takes them.
+    columns, so that every device gives the same.
 
     Args:
         logits: floating (..., N, M), no NaN.
@@ -249,6 +185,29 @@ def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         ones = np.bitwise_count(a[part] & (b[part] if b.ndim == 3 else b))
         counts[part] = ones.reshape(len(ones), -1).sum(axis=1, dtype=np.uint32)
     return counts
+
+
+def score_logits(
+    logits_a: np.ndarray, logits_b: np.ndarray, k: int, *, position_free: bool = False, seed: int = 0
+) -> Score:
+    """The score of two models' logits, floating (P, N, M): the definition, for maps from anywhere.
+
+    Args:
+        position_free: subtract each model's mean map over the pairs first.
+
+    Raises:
+        ValueError: the shapes differ, k is out of range, or a logit is NaN.
+    """
+    if logits_a.shape != logits_b.shape:
+        raise ValueError(f"The maps differ in shape: {logits_a.shape} and {logits_b.shape}.")
+    sets = []
+    for logits in (logits_a, logits_b):
+        if np.isnan(logits).any():
+            raise ValueError("The logits hold NaN.")
+        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
+        sets.append(select_top_k(logits - mean_map if position_free else logits, [k])[k])
+    common = common_per_pair(sets[0], sets[1]) / (k * logits_a.shape[1])
+    return score(common, k / logits_a.shape[2], seed)
 
 
 def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:

@@ -4,13 +4,11 @@ What the reference looks at is computed once, at the start. The scores are lines
 is drawn from these, so that a run that stopped and went on draws one curve.
 """
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from singlelife.alignment.comparison import coarser
+from singlelife.alignment.extraction import Extraction, agreement, chance, extract, truth
 from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.plots.style import (
@@ -24,13 +22,7 @@ from singlelife.alignment.plots.style import (
 )
 from singlelife.alignment.score import (
     Score,
-    overlap,
-    position_free,
-    position_map,
-    resample,
     score,
-    top_k,
-    truth_agreement,
 )
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
@@ -38,14 +30,6 @@ from singlelife.pretraining.arguments import AlignmentArguments
 
 _K = 5  # of the top k, as everywhere
 _AT_ONCE = 32  # pairs
-
-
-@dataclass(frozen=True)
-class Watched:
-    """What a model looks at: its top k in each target patch, raw and position-free, int64 (P, N, k)."""
-
-    raw: torch.Tensor
-    free: torch.Tensor
 
 
 class AlignmentCurve:
@@ -71,8 +55,7 @@ class AlignmentCurve:
         self._processor, self._device = processor, device
         self._grid = coarser([reference.grid, grid])
         self._reference = self._watch(reference)
-        self._position = top_k(position_map(self._grid, self._grid), _K)
-        self._true_match = pairs.true_match(self._grid)
+        self._true_match = pairs.true_match(self._grid).numpy()
 
     @classmethod
     def of(
@@ -121,24 +104,20 @@ class AlignmentCurve:
             return {}
         finally:
             model.train(was_training)
-        chance = _K / self._true_match.shape[1]
-        values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": chance}
-        both = {"cas": (watched.raw, self._reference.raw), "cas_position_free": (watched.free, self._reference.free)}
-        for name, (own, other) in both.items():
-            result = score(overlap(own, other).mean(dim=-1), chance)
+        values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": chance(watched)}
+        for name, variant in {"cas": "raw", "cas_position_free": "position_free"}.items():
+            result = score(agreement(watched, self._reference, variant), chance(watched, self._reference))
             values |= {name: result.cas, f"{name}_low": result.low, f"{name}_high": result.high}
             values[f"{name}_adjusted"] = result.chance_corrected
-        truth = truth_agreement(watched.free, self._true_match, self._position)
-        if truth is not None:
-            values["cas_truth"] = truth.matches
-            if truth.large_shifts is not None:
-                values["cas_truth_large_shifts"] = truth.large_shifts
+        found = truth(watched, self._true_match, "position_free")
+        if found is not None:
+            values["cas_truth"] = found.matches
+            if found.large_shifts is not None:
+                values["cas_truth_large_shifts"] = found.large_shifts
         return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
 
-    def _watch(self, model: AttentionMapProvider) -> Watched:
-        batches = zip(self.pairs.target.split(_AT_ONCE), self.pairs.source.split(_AT_ONCE), strict=True)
-        logits = torch.cat([resample(model.logits(*views), model.grid, self._grid) for views in batches])
-        return Watched(top_k(logits, _K), top_k(position_free(logits), _K))
+    def _watch(self, model: AttentionMapProvider) -> Extraction:
+        return extract(model, self.pairs, [_K], grid=self._grid, batch_size=_AT_ONCE, progress=False)[_K]
 
 
 def _short(model: str) -> str:

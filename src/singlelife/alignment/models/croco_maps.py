@@ -16,14 +16,31 @@ class CroCoMaps:
         model, processor: what it was made of.
     """
 
+    method: str
+
     def __init__(
-        self, name: str, revision: str, model: CroCoModel, processor: Any, device: str, layers: Sequence[int]
+        self,
+        name: str,
+        revision: str,
+        model: CroCoModel,
+        processor: Any,
+        device: str = "cpu",
+        layers: Sequence[int] | None = None,
     ):
         self.name, self.revision = name, revision
         self._encoder = Backbone(name, model, processor, device)
         self.grid, self.image_size = self._encoder.grid, self._encoder.image_size
-        self.layers = chosen_layers(name, layers, model.config.decoder_num_hidden_layers)
+        depth = model.config.decoder_num_hidden_layers
+        self.layers = chosen_layers(name, self._default_layers(depth) if layers is None else layers, depth)
         self.model, self.processor, self._device = model, processor, torch.device(device)
+        self.num_heads = self._num_heads()
+
+    @staticmethod
+    def _default_layers(depth: int) -> Sequence[int]:
+        return range(depth)
+
+    def _num_heads(self) -> int:
+        return 1
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         last = self._encoder.depth - 1
@@ -41,18 +58,8 @@ class CrossAttention(CroCoMaps):
 
     method = "cross-attention"
 
-    def __init__(
-        self,
-        name: str,
-        revision: str,
-        model: CroCoModel,
-        processor: Any,
-        device: str = "cpu",
-        layers: Sequence[int] | None = None,
-    ):
-        depth = model.config.decoder_num_hidden_layers
-        super().__init__(name, revision, model, processor, device, range(depth) if layers is None else layers)
-        self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
+    def _num_heads(self) -> int:
+        return len(self.layers) * self.model.config.decoder_num_attention_heads
 
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -84,18 +91,10 @@ class DecoderCorrelation(CroCoMaps):
     """
 
     method = "decoder correlation"
-    num_heads = 1
 
-    def __init__(
-        self,
-        name: str,
-        revision: str,
-        model: CroCoModel,
-        processor: Any,
-        device: str = "cpu",
-        layers: Sequence[int] | None = None,
-    ):
-        super().__init__(name, revision, model, processor, device, (-1,) if layers is None else layers)
+    @staticmethod
+    def _default_layers(depth: int) -> Sequence[int]:
+        return (-1,)
 
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
