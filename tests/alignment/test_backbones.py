@@ -299,7 +299,7 @@ def test_tokens_that_the_config_does_not_promise_are_an_error_and_not_a_guess(tm
         ({"method": "cross-attention"}, "'vit', which has no cross-attention between two views"),
         (
             {"method": "attention"},
-            "the methods cross-attention, feature-correlation, decoder-correlation, not 'attention'",
+            "cross-attention, feature-correlation, decoder-correlation, not 'attention'",
         ),
         ({"layers": [3]}, r"has the layers 0 to 2 \(or -3 to -1\), but no layer 3"),
         ({"layers": []}, "and none was chosen"),

@@ -35,10 +35,16 @@ class RepresentationMetrics:
     """Representation metrics of n models, two by two, all float64 (n, n) and symmetric.
 
     Attributes:
-        num_images: how many target views they are of.
+        num_images: how many target views they use.
         neighbours: k of the nearest neighbours.
-        mutual_knn_chance: what independent features would score; that of the other two is 0.
-        cka, mutual_knn, rsa: see the functions of these names. NaN with a model whose vectors are all the same.
+        mutual_knn_chance: what independent features would score, neighbours / (P - 1); chance of the other two is 0.
+        cka: linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327):
+            1 for features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few
+            the images. NaN with a model whose vectors are all the same.
+        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
+            al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        rsa: representational similarity analysis (Kriegeskorte et al., 2008): Spearman's correlation of how unlike
+            each two images are, 1 less Pearson's correlation of their vectors, -1 to 1. NaN as for `cka`.
         spread: half the width of the 95% interval of each measure, by its name. It is a delete-a-group jackknife's, of
             20 groups of images that follow each other, since neighbours are alike; a bootstrap would draw an image
             twice, which is then its own nearest neighbour. NaN with fewer than 80 images.
@@ -57,8 +63,11 @@ class RepresentationMetrics:
         return float(getattr(self, measure)[a, b]), float(self.spread[measure][a, b])
 
 
-def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetrics:
+def representation_metrics(features: Sequence[np.ndarray], neighbours: int = NEIGHBOURS) -> RepresentationMetrics:
     """Compare n models by their vectors of the same images, floating (P, D) each, of any D.
+
+    Args:
+        neighbours: at most; two fewer than there are images are taken if these are few.
 
     Raises:
         PairSetError: there are fewer than 4 images.
@@ -66,15 +75,10 @@ def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetr
     num_images = len(features[0])
     if num_images < _FEWEST_IMAGES:
         raise PairSetError(f"Representation metrics need at least {_FEWEST_IMAGES} pairs of views, not {num_images}.")
-    neighbours = min(NEIGHBOURS, num_images - 2)
-    found = _measures(features, neighbours)
-    return RepresentationMetrics(
-        num_images=num_images,
-        neighbours=neighbours,
-        mutual_knn_chance=neighbours / (num_images - 1),
-        **found,
-        spread=_spread(features, neighbours),
-    )
+    neighbours = min(neighbours, num_images - 2)
+    found, spread = _measures(features, neighbours), _spread(features, neighbours)
+    chance = neighbours / (num_images - 1)
+    return RepresentationMetrics(num_images, neighbours, chance, **found, spread=spread)
 
 
 def _measures(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.ndarray]:
@@ -99,32 +103,6 @@ def _spread(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.nda
         without.append(_measures([np.delete(each, left_out, axis=0) for each in features], neighbours))
     values = {name: np.stack([each[name] for each in without]) for name in MEASURES}
     return {name: _T_OF_BLOCKS * np.sqrt((_BLOCKS - 1) * each.var(axis=0)) for name, each in values.items()}
-
-
-def cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327): 1 for
-    features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few the images.
-
-    Args:
-        a, b: floating (P, D) and (P, E), P of 4 or more.
-
-    Returns:
-        At most 1; NaN if one's rows are all the same.
-    """
-    return _cosine(_debiased(a), _debiased(b))
-
-
-def mutual_knn(a: np.ndarray, b: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
-    """The mean share of each image's nearest images, by cosine, that two models have in common (Huh et al., "The
-    Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1. By chance it is neighbours / (P - 1)."""
-    first, second = (_nearest(_unit(each.astype(np.float64)), neighbours) for each in (a, b))
-    return float((first & second).sum() / first.sum())
-
-
-def rsa(a: np.ndarray, b: np.ndarray) -> float:
-    """Representational similarity analysis (Kriegeskorte et al., 2008): Spearman's correlation of how unlike each two
-    images are, 1 less Pearson's correlation of their vectors, -1 to 1; NaN if one's rows are all the same."""
-    return _cosine(_ranks(a), _ranks(b))
 
 
 def pooled_features(
