@@ -106,11 +106,6 @@ def test_other_settings_are_other_runs(tmp_path, change):
     assert run(zoo, tmp_path, **change).num_run == 4
 
 
-def test_other_weights_are_another_run_under_the_same_name(tmp_path):
-    run(Zoo(), tmp_path)
-    assert run(Zoo(a1=Given("a1", logits("c1"), GRID)), tmp_path).num_run == 1
-
-
 def test_a_damaged_file_in_the_cache_is_replaced(tmp_path):
     expected = run(Zoo(), tmp_path).to_dict()
     files = sorted((tmp_path / "alignment").iterdir())

@@ -188,19 +188,8 @@ def cas(
     grid = coarser([first.grid, second.grid])
     check_ks(config.k, grid)
     on = pair_set_of(config, pairs, max(first.image_size, second.image_size))
-    by_k = [
-        extract(
-            model,
-            on,
-            sorted(set(config.k)),
-            grid=grid,
-            direction=config.direction,
-            sinks=config.sinks,
-            batch_size=config.batch_size,
-            progress=config.progress,
-        )
-        for model in (first, second)
-    ]
+    ks = sorted(set(config.k))
+    by_k = [extract(model, on, ks, config, grid=grid) for model in (first, second)]
     heads = _heads((first, second), on, config, grid) if config.heads == "each" else None
     return compare_extractions(by_k[0], by_k[1], on, ks=config.k, heads=heads, seed=config.seed)
 

@@ -130,25 +130,20 @@ def extract(
     model: AttentionMapProvider,
     pairs: PairSet,
     ks: Sequence[int],
+    config: CasConfig | None = None,
     *,
     grid: tuple[int, int] | None = None,
-    direction: str = "target-source",
-    sinks: str = "keep",
-    batch_size: int = 64,
-    progress: bool = True,
     folder: Path | None = None,
     logits_in_memory: int = _LOGITS_IN_MEMORY,
+    **settings: Any,
 ) -> dict[int, Extraction]:
     """Run a model over a pair set, once.
 
     Args:
         ks: of the top k, each from 1 to the number of patches.
+        config, settings: `direction`, `sinks` (see `find_sinks`), `batch_size` and `progress` count here. The size of
+            batches changes no set but where two logits are equal up to rounding.
         grid: rows and columns of patches that the logits are resampled to; the model's own by default.
-        direction: `"target-source"`: where each target patch looks in the source. `"source-target"`: the views change
-            roles, so that rows are patches of the source. `"reciprocal"`: the mean of the first and the transpose of
-            the second.
-        sinks: `"keep"`, or `"mask"` them, see `find_sinks`.
-        batch_size: pairs at once. It changes no set but where two logits are equal up to rounding.
         folder: where logits are kept that do not fit into `logits_in_memory` bytes; the temporary one by default.
 
     Returns:
@@ -165,7 +160,7 @@ def extract(
     def maps(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         return model.logits(target, source).unsqueeze(1)
 
-    run = _Run(model, pairs, tuple(ks), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    run = _Run(model, pairs, tuple(ks), grid, CasConfig.of(config, **settings), folder, logits_in_memory)
     return next(run.extractions(maps, [None]))
 
 
@@ -175,8 +170,7 @@ def extract_heads(
     """As `extract`, of each head of each layer by itself, layer by layer, at the primary k."""
     k = config.k[0]
     check_ks([k], grid)
-    settings = (config.direction, config.sinks, config.batch_size, config.progress, None, _LOGITS_IN_MEMORY)
-    run = _Run(model, pairs, (k,), grid, *settings)
+    run = _Run(model, pairs, (k,), grid, config, None, _LOGITS_IN_MEMORY)
     return [found[k] for found in run.extractions(model.logits_by_head, range(model.num_heads))]
 
 
@@ -251,17 +245,7 @@ class ExtractionCache:
         if not (ks := self.missing(model)):
             return
         self.folder.mkdir(parents=True, exist_ok=True)
-        found = extract(
-            model,
-            self._pairs,
-            ks,
-            grid=self._grid,
-            direction=self._config.direction,
-            sinks=self._config.sinks,
-            batch_size=self._config.batch_size,
-            progress=self._config.progress,
-            folder=self.folder,
-        )
+        found = extract(model, self._pairs, ks, self._config, grid=self._grid, folder=self.folder)
         for k, extraction in found.items():
             with atomic_write(self.path(model, k)) as aside:
                 extraction.save(aside)
@@ -359,10 +343,7 @@ class _Run:
     pairs: PairSet
     ks: tuple[int, ...]
     grid: tuple[int, int]
-    direction: str
-    sinks: str
-    batch_size: int
-    progress: bool
+    config: CasConfig
     folder: Path | None
     logits_in_memory: int
 
@@ -390,10 +371,10 @@ class _Run:
     def _batches(self, maps: _Maps) -> Iterator[np.ndarray]:
         """The logits of all pairs, float32 (B, heads, N, N)."""
         name = self.model.name
-        settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not self.progress}
+        settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not self.config.progress}
         with tqdm(total=len(self.pairs), desc=f"Attention of {name}", **settings) as bar:
-            for start in range(0, len(self.pairs), self.batch_size):
-                part = slice(start, start + self.batch_size)
+            for start in range(0, len(self.pairs), self.config.batch_size):
+                part = slice(start, start + self.config.batch_size)
                 logits = self._directed(maps, self.pairs.target[part], self.pairs.source[part]).numpy()
                 if not np.isfinite(logits).all():
                     raise CheckpointError(
@@ -403,9 +384,9 @@ class _Run:
                 bar.update(len(logits))
 
     def _directed(self, maps: _Maps, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        if self.direction == "target-source":
+        if self.config.direction == "target-source":
             logits = maps(target, source)
-        elif self.direction == "source-target":
+        elif self.config.direction == "source-target":
             logits = maps(source, target)
         else:
             logits = (maps(target, source) + maps(source, target).transpose(-1, -2)) / 2
@@ -414,7 +395,7 @@ class _Run:
     def _top_k(self, kept: np.ndarray, mean_map: np.ndarray, head: int | None) -> dict[int, Extraction]:
         """By k, of logits (P, N, N) whose mean is known."""
         sinks = find_sinks(mean_map)
-        masked = self.sinks == "mask"
+        masked = self.config.sinks == "mask"
         if masked and max(self.ks) > (left := int((~sinks).sum())):
             raise CheckpointError(
                 f"Of the {len(sinks)} patches, {self.model.name} has {left} that are no sinks, which is fewer than k, "
@@ -453,7 +434,7 @@ class _Run:
                 pairs_hash=self.pairs.hash,
                 k=k,
                 grid=self.grid,
-                direction=self.direction,
+                direction=self.config.direction,
                 masked=masked,
                 sink_share=on_sinks[k] / (len(self.pairs) * count * k),
                 raw=sets["raw", k],

@@ -300,8 +300,6 @@ def align_models(
 ) -> CasMatrix:
     """`cas_matrix` of models from anywhere.
 
-    A model is in memory only while it is looked at: first for its grid, and then to be run, if it has not been before.
-
     Args:
         names: of the models, each once.
         load: loads one.
@@ -336,23 +334,19 @@ def align_models(
     headers = work.on_each(opened, "Running models", run_one)
     metrics = None
     if representation:
-        pooled = work.on_each(
-            headers,
-            "Pooling features",
-            lambda name: pooled_features(
-                headers[name], lambda: load(name), pairs, batch_size=config.batch_size, folder=cache.folder
-            ),
-        )
+
+        def pool_one(name: str) -> np.ndarray:
+            return pooled_features(headers[name], lambda: load(name), pairs, config.batch_size, cache.folder)
+
+        pooled = work.on_each(headers, "Pooling features", pool_one)
         headers = {name: headers[name] for name in pooled}
         metrics = representation_metrics(list(pooled.values()))
 
     true_match = pairs.true_match(grid).numpy()
     at_k: dict[int, AtK] = {}
-    mean_maps: tuple[np.ndarray, ...] = ()
     for k in sorted(set(config.k)):
         found = [replace(cache.load(header, k), model=name) for name, header in headers.items()]
         at_k[k] = matrix_at_k(found, [group[name] for name in headers], true_match, config.seed)
-        mean_maps = tuple(each.mean_map for each in found)
     return CasMatrix(
         models=tuple(headers),
         groups=tuple(group[name] for name in headers),
@@ -371,7 +365,7 @@ def align_models(
         at_k=at_k,
         representation=metrics,
         failed=tuple(work.failed),
-        mean_maps=mean_maps,
+        mean_maps=tuple(each.mean_map for each in found),
         num_run=len(run),
     )
 

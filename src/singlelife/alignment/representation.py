@@ -106,7 +106,7 @@ def _spread(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.nda
 
 
 def pooled_features(
-    weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, *, batch_size: int, folder: Path
+    weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, batch_size: int, folder: Path
 ) -> np.ndarray:
     """The mean patch token of each target view, float32 (P, D); a folder keeps it for the next time.
 
