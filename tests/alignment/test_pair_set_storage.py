@@ -18,8 +18,7 @@ from datasets import Image, List, Value, load_dataset, load_from_disk
 from PIL import Image as PILImage
 
 from singlelife.alignment.pair_sets import PairSet, make_balanced_pair_set, make_pair_set, resolve_pair_set
-from singlelife.alignment.pair_sets.image_folder import load_image_pairs
-from singlelife.alignment.pair_sets.resolve import resolve_stretch
+from singlelife.alignment.pair_sets.resolve import load_image_pairs, resolve_stretch
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.prepared import PreparedLife
 

@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
-from singlelife.alignment.pair_sets.geometry import PairGeometry
+from singlelife.alignment.pair_sets.pair_set import PairGeometry
 from singlelife.alignment.score import position_map
 from singlelife.errors import PairSetError
 

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from singlelife._version import __version__
 from singlelife.alignment.pair_sets.card import pair_set_card
-from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import check_room
 from singlelife.lives.prepare import write_dataset_description
@@ -251,7 +250,7 @@ def _read(path: Path, described: dict[str, Any], progress: bool) -> dict[str, An
         "source": torch.from_numpy(views[1]),
         "provenance": provenance,
         "_boxes": np.array(both["box"], dtype=np.int64),
-        "_geometry": _geometry(columns) if "depth_scale" in columns else None,
+        "geometry": _geometry(columns) if "depth_scale" in columns else None,
         "_same_frame": described["same_frame"],
         "gap": gap if "lives" in provenance else None,
         "overlap": None if np.isnan(overlap).all() else overlap.astype(np.float32),
@@ -272,7 +271,9 @@ def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
     return pixels
 
 
-def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
+def _geometry(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """The arguments of a `PairGeometry`."""
+
     def both(name: str, shape: tuple[int, ...]) -> np.ndarray:
         values = [np.array(columns[f"{view}_{name}"], dtype=np.float64).reshape(-1, *shape) for view in VIEW_NAMES]
         return np.stack(values, axis=1)
@@ -282,4 +283,4 @@ def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
         for target, source in zip(columns["target_depth"], columns["source_depth"], strict=True)
     ]
     scale = np.array(columns["depth_scale"], dtype=np.float64)
-    return PairGeometry(depth, scale, both("pose", (4, 4)), both("intrinsics", (4,)))
+    return {"depth": depth, "scale": scale, "poses": both("pose", (4, 4)), "intrinsics": both("intrinsics", (4,))}
