@@ -25,7 +25,7 @@ from huggingface_hub.constants import HF_HUB_OFFLINE
 from limits import Limits, VisitorError, log, memory_guard, visitor_message
 from transformers import AutoModel, PretrainedConfig
 
-from singlelife.alignment.attention import UNTRAINED, AttentionMapProvider, load_checkpoint, load_model, plan_of
+from singlelife.alignment.models import UNTRAINED, AttentionMapProvider, load_checkpoint, load_model, plan_of
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS, geometry
 from singlelife.alignment.models.checkpoints import (
     CONFIG,
@@ -96,7 +96,7 @@ def open_model(
         cancelled: whether the visitor has given up; asked with each chunk of a download, and while waiting. The
             loading of weights that are here is not interrupted.
         local: the visitor is the owner of this machine, and may open folders.
-        layers, method: as of [`singlelife.alignment.attention.load_model`].
+        layers, method: as of [`singlelife.alignment.models.load_model`].
 
     Raises:
         VisitorError: whatever is wrong with the model, its name, or the way to it.

@@ -13,7 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from reading import verdict
 from scoring import Result
 
-from singlelife.alignment.packed import common_per_patch, unpack
+from singlelife.alignment.score import common_per_patch, unpack
 
 A_COLOUR, B_COLOUR, BOTH_COLOUR = "#3b82f6", "#f97316", "#22c55e"  # told apart by shape too: see look.js
 

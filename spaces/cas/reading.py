@@ -5,8 +5,8 @@ import html
 import json
 from typing import TYPE_CHECKING
 
-from singlelife.alignment.cas import Score
-from singlelife.alignment.compare import CasResult
+from singlelife.alignment.comparison import CasResult
+from singlelife.alignment.score import Score
 
 if TYPE_CHECKING:
     from scoring import Result
@@ -16,7 +16,7 @@ METHODS = {
     "feature correlation": "by the likeness of its patch features",
     "decoder correlation": "by the likeness of its decoder's patch features",
 }
-_CLEAR, _STRONG = 0.1, 0.4  # adjusted, position-free
+_CLEAR, _STRONG = 0.1, 0.4  # chance-corrected, position-free
 
 
 def verdict(result: "Result") -> str:
@@ -25,15 +25,12 @@ def verdict(result: "Result") -> str:
     Of few pairs the position-free score is not known; then it is that of the built-in ones.
     """
     raw, free = result.comparison.raw, result.reference.position_free
-    by_salience = result.reference.position_free_salience
-    if _surely_above(free) and free.low > by_salience.high:
-        strength = free.adjusted or 0.0
+    if _surely_above(free):
+        strength = free.chance_corrected or 0.0
         how = "strongly" if strength >= _STRONG else "clearly" if strength >= _CLEAR else "a little"
         if _finds_matches(result.reference):
             return f"They agree {how} about where things are."
         return f"They agree {how}, but not about where things are: true matches are not found."
-    if _surely_above(free):
-        return "They agree only in looking at what stands out, from wherever."
     if _surely_above(raw):
         return "They agree only in looking at the same place, whatever is there."
     if raw.high < raw.chance:
@@ -52,13 +49,10 @@ def reading(result: "Result") -> str:
             "same place."
         )
     where = "" if reference is comparison else f", measured on the {reference.num_pairs} built-in pairs"
-    sentences.append(
-        f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)}); looking at "
-        f"what stands out, from wherever, would give {reference.position_free_salience.cas:.0%}."
-    )
+    sentences.append(f"Without each model's habits of place they agree on {free.cas:.0%}{where} ({_against(free)}).")
     if len(result.pairs) == 1:
         sentences.append("One pair says little: another may score quite differently.")
-    truths = [each.truth for each in comparison.raw_readings]
+    truths = [each.truth for each in comparison.readings]
     shares = [truth.large_shifts for truth in truths if truth and truth.large_shifts is not None]
     if len(shares) == 2:
         sentences.append(
@@ -70,7 +64,7 @@ def reading(result: "Result") -> str:
 
 def _finds_matches(comparison: CasResult) -> bool:
     """Whether both models find true matches that looking at the same place never does, more than by chance."""
-    truths = [reading.truth for reading in comparison.raw_readings]
+    truths = [reading.truth for reading in comparison.readings]
     return all(truth and (truth.large_shifts or 0.0) > comparison.raw.chance for truth in truths)
 
 
@@ -119,7 +113,7 @@ def score_html(result: "Result", card: bytes) -> str:
 
 
 def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool) -> str:
-    adjusted = "" if score.adjusted is None else f"adjusted {score.adjusted:.2f}"
+    corrected = "" if score.chance_corrected is None else f"chance-corrected {score.chance_corrected:.2f}"
     said = f"{score.low:.3f} to {score.high:.3f}, " if interval else ""
     whisker = (
         f"<i class='score-whisker' style='left:{score.low:.2%};width:{score.high - score.low:.2%}'></i>"
@@ -132,7 +126,7 @@ def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool) -> st
         f"<div class='score-track' role='img' aria-label='{score.cas:.3f} of 1; chance is {score.chance:.3f}'>"
         f"<i class='score-fill' style='width:{score.cas:.2%}'></i>{whisker}"
         f"<i class='score-chance' style='left:{score.chance:.2%}'></i></div>"
-        f"<div class='score-said'>{said}chance {score.chance:.3f}{', ' * bool(adjusted)}{adjusted}</div></div>"
+        f"<div class='score-said'>{said}chance {score.chance:.3f}{', ' * bool(corrected)}{corrected}</div></div>"
     )
 
 

@@ -21,12 +21,11 @@ from models import embedded_models, open_model
 from PIL import Image
 from reading import reading
 
-from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.cas import resample
-from singlelife.alignment.compare import CasResult, coarser, compare_extractions
+from singlelife.alignment.comparison import CasResult, coarser, compare_extractions
 from singlelife.alignment.extraction import Extraction, agreement, extract, position_sets
-from singlelife.alignment.packed import common_per_pair, holds, select_top_k
+from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
+from singlelife.alignment.score import common_per_pair, holds, resample, select_top_k
 
 _HERE = Path(__file__).parent
 

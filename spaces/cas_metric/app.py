@@ -54,8 +54,8 @@ def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_sourc
         except ValueError as error:
             raise gr.Error(str(error)) from error
         low, high = found["interval"]
-        adjusted = "" if found["adjusted"] is None else f"{found['adjusted']:.3f}"
-        rows.append([name, f"{found['cas']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['chance']:.3f}", adjusted])
+        corrected = "" if found["chance_corrected"] is None else f"{found['chance_corrected']:.3f}"
+        rows.append([name, f"{found['cas']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['chance']:.3f}", corrected])
     return rows
 
 
@@ -89,7 +89,7 @@ def build() -> gr.Blocks:
             columns = gr.Number(0, precision=0, minimum=0, label="source patches (for a top k; 0: as many as target)")
         button = gr.Button("Compare", variant="primary")
         table = gr.Dataframe(
-            headers=["", "CAS", "95% interval", "chance", "adjusted"], interactive=False, label="score"
+            headers=["", "CAS", "95% interval", "chance", "chance-corrected"], interactive=False, label="score"
         )
         button.click(score, [first, second, kind, k, columns], table)
         gr.Markdown(

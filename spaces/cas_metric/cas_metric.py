@@ -40,21 +40,22 @@ Args:
     seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
 Returns:
-    `dict`: `cas`, 0 to 1; `chance`, k / M; `adjusted`, (cas - chance) / (1 - chance), `None` where k = M; and
-    `interval`, the 95% bootstrap interval `[low, high]` of `cas` over pairs.
+    `dict`: `cas`, 0 to 1; `chance`, k / M; `chance_corrected`, (cas - chance) / (1 - chance), `None` where k = M;
+    and `interval`, the 95% bootstrap interval `[low, high]` of `cas` over pairs.
 
 Examples:
     >>> cas = evaluate.load("cas_metric")
     >>> a = [[[3.0, 2.0, 1.0, 0.0], [0.0, 3.0, 2.0, 1.0]]]  # one pair of views, two target and four source patches
     >>> b = [[[3.0, 0.0, 2.0, 1.0], [1.0, 3.0, 2.0, 0.0]]]
     >>> cas.compute(predictions=a, references=b, k=2)
-    {'cas': 0.75, 'chance': 0.5, 'adjusted': 0.5, 'interval': [0.75, 0.75]}
+    {'cas': 0.75, 'chance': 0.5, 'chance_corrected': 0.5, 'interval': [0.75, 0.75]}
     >>> cas = evaluate.load("cas_metric", "top_k")
     >>> cas.compute(predictions=[[[0, 1], [1, 2]]], references=[[[2, 0], [1, 2]]], num_source_patches=4)
-    {'cas': 0.75, 'chance': 0.5, 'adjusted': 0.5, 'interval': [0.75, 0.75]}
+    {'cas': 0.75, 'chance': 0.5, 'chance_corrected': 0.5, 'interval': [0.75, 0.75]}
 """
 
 _CONFIGS = {"default": "float32", "logits": "float32", "top_k": "int64"}
+_NAMES = ("predictions", "references")
 _RESAMPLES, _RESAMPLES_AT_ONCE = 2000, 250
 
 
@@ -84,87 +85,74 @@ class CasMetric(evaluate.Metric):
         num_source_patches: int | None = None,
         seed: int = 0,
     ) -> dict:
+        arrays = _arrays(predictions, references, np.int64 if self.config_name == "top_k" else np.float32)
         if self.config_name == "top_k":
             if position_free:
-                raise ValueError("Of a top k nothing can be subtracted any more: position_free takes logits.")
-            sets, num_columns = _from_indices(predictions, references, k, num_source_patches)
-            k = len(predictions[0][0])
+                raise ValueError("position_free takes logits: nothing can be subtracted from a top k.")
+            if k not in (None, arrays[0].shape[2]):
+                raise ValueError(f"The rows hold {arrays[0].shape[2]} patches each, and k is {k}.")
+            k = arrays[0].shape[2]
+            num_columns = arrays[0].shape[1] if num_source_patches is None else num_source_patches
+            sets = [_listed(top, name, num_columns) for name, top in zip(_NAMES, arrays, strict=True)]
         else:
             if num_source_patches is not None:
                 raise ValueError("num_source_patches is for the configuration top_k; logits have as many columns.")
-            k = 5 if k is None else k
-            sets, num_columns = _from_logits(predictions, references, k, position_free)
-        common = (sets[0] & sets[1]).sum(axis=(1, 2))
-        per_pair = common / (k * sets[0].shape[1])
+            k, num_columns = 5 if k is None else k, arrays[0].shape[2]
+            if not 1 <= k <= num_columns:
+                raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {k}.")
+            sets = [_largest(logits, name, k, position_free) for name, logits in zip(_NAMES, arrays, strict=True)]
+        per_pair = (sets[0] & sets[1]).sum(axis=(1, 2)) / (k * sets[0].shape[1])
         cas, chance = float(per_pair.mean()), k / num_columns
         return {
             "cas": cas,
             "chance": chance,
-            "adjusted": None if chance >= 1 else (cas - chance) / (1 - chance),
+            "chance_corrected": None if chance >= 1 else (cas - chance) / (1 - chance),
             "interval": _interval(per_pair, seed),
         }
 
 
-def _from_logits(predictions: list, references: list, k: int, position_free: bool) -> tuple[list[np.ndarray], int]:
-    """Which columns are among the top k, bool (P, N, M), of each model."""
-    maps = [_array(values, name, np.float32) for name, values in (("predictions", predictions),
-                                                                  ("references", references))]  # fmt: skip
-    if maps[0].shape != maps[1].shape:
-        raise ValueError(f"predictions and references differ in shape: {maps[0].shape} and {maps[1].shape}.")
-    num_columns = maps[0].shape[-1]
-    if not 1 <= k <= num_columns:
-        raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {k}.")
-    sets = []
-    for logits, name in zip(maps, ("predictions", "references"), strict=True):
-        if np.isnan(logits).any():
-            raise ValueError(f"The {name} hold NaN.")
-        if position_free:
-            logits = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
-        # Equal logits are taken in the order of their columns.
-        top = np.argsort(-logits, axis=-1, kind="stable")[..., :k]
-        sets.append(_chosen(top, num_columns))
-    return sets, num_columns
-
-
-def _from_indices(
-    predictions: list, references: list, k: int | None, num_columns: int | None
-) -> tuple[list[np.ndarray], int]:
-    tops = [_array(values, name, np.int64) for name, values in (("predictions", predictions),
-                                                                ("references", references))]  # fmt: skip
-    if tops[0].shape != tops[1].shape:
-        raise ValueError(f"predictions and references differ in shape: {tops[0].shape} and {tops[1].shape}.")
-    length = tops[0].shape[2]
-    if k not in (None, length):
-        raise ValueError(f"The rows hold {length} patches each, and k is {k}.")
-    num_columns = tops[0].shape[1] if num_columns is None else num_columns
-    sets = []
-    for top, name in zip(tops, ("predictions", "references"), strict=True):
-        if top.min() < 0 or top.max() >= num_columns:
+def _arrays(predictions: list, references: list, dtype: type) -> list[np.ndarray]:
+    """Nested lists as arrays (P, N, M) or (P, N, k)."""
+    arrays = []
+    for name, values in zip(_NAMES, (predictions, references), strict=True):
+        try:
+            array = np.asarray(values, dtype=dtype)
+        except ValueError as error:  # ragged
             raise ValueError(
-                f"The {name} hold patch {top.max() if top.max() >= num_columns else top.min()}, and there are "
-                f"{num_columns} source patches (num_source_patches), from 0."
+                f"The {name} have rows of different lengths, or pairs of different numbers of rows."
+            ) from error
+        if array.ndim != 3 or not array.size:
+            raise ValueError(
+                f"The {name} should be pairs of views × target patches × source patches, and none of these 0; they "
+                f"have the shape {array.shape}."
             )
-        chosen = _chosen(top, num_columns)
-        if not (chosen.sum(axis=-1) == length).all():
-            raise ValueError(f"A row of the {name} holds a patch twice.")
-        sets.append(chosen)
-    return sets, num_columns
+        arrays.append(array)
+    if arrays[0].shape != arrays[1].shape:
+        raise ValueError(f"predictions and references differ in shape: {arrays[0].shape} and {arrays[1].shape}.")
+    return arrays
 
 
-def _array(values: list, name: str, dtype: type) -> np.ndarray:
-    """Nested lists as an array (P, N, M)."""
-    try:
-        array = np.asarray(values, dtype=dtype)
-    except ValueError as error:  # ragged
+def _largest(logits: np.ndarray, name: str, k: int, position_free: bool) -> np.ndarray:
+    """Which columns are among the top k, bool (P, N, M)."""
+    if np.isnan(logits).any():
+        raise ValueError(f"The {name} hold NaN.")
+    if position_free:
+        logits = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
+    # Equal logits are taken in the order of their columns.
+    return _chosen(np.argsort(-logits, axis=-1, kind="stable")[..., :k], logits.shape[2])
+
+
+def _listed(top: np.ndarray, name: str, num_columns: int) -> np.ndarray:
+    """The same of lists of columns (P, N, k)."""
+    if top.min() < 0 or top.max() >= num_columns:
         raise ValueError(
-            f"The {name} have rows of different lengths, or pairs of different numbers of rows."
-        ) from error
-    if array.ndim != 3 or not array.size:
-        raise ValueError(
-            f"The {name} should be pairs of views × target patches × source patches, and none of these 0; they have "
-            f"the shape {array.shape}."
+            f"The {name} hold patch {top.max() if top.max() >= num_columns else top.min()}, and there are "
+            f"{num_columns} source patches (num_source_patches), from 0."
         )
-    return array
+    chosen = _chosen(top, num_columns)
+    if not (chosen.sum(axis=-1) == top.shape[2]).all():
+        raise ValueError(f"A row of the {name} holds a patch twice.")
+    return chosen
 
 
 def _chosen(top: np.ndarray, num_columns: int) -> np.ndarray:

@@ -17,9 +17,9 @@ from wrapt import when_imported
 from singlelife._version import __version__ as __version__
 
 if TYPE_CHECKING:
-    from singlelife.alignment.api import cas as cas
-    from singlelife.alignment.api import cas_curve as cas_curve
-    from singlelife.alignment.api import cas_matrix as cas_matrix
+    from singlelife.alignment.comparison import cas as cas
+    from singlelife.alignment.curve import cas_curve as cas_curve
+    from singlelife.alignment.matrix import cas_matrix as cas_matrix
     from singlelife.alignment.pair_sets import PairSet as PairSet
     from singlelife.croco import CroCoConfig as CroCoConfig
     from singlelife.croco import CroCoForDepthEstimation as CroCoForDepthEstimation
@@ -35,9 +35,9 @@ _PUBLIC = {  # name → where it is
     "CroCoImageProcessor": "croco.CroCoImageProcessor",
     "CroCoModel": "croco.CroCoModel",
     "PairSet": "alignment.pair_sets.PairSet",
-    "cas": "alignment.api.cas",
-    "cas_curve": "alignment.api.cas_curve",
-    "cas_matrix": "alignment.api.cas_matrix",
+    "cas": "alignment.comparison.cas",
+    "cas_curve": "alignment.curve.cas_curve",
+    "cas_matrix": "alignment.matrix.cas_matrix",
     "load_life": "lives.resolve.resolve_life",
 }
 

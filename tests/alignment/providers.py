@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 import torch
 
-from singlelife.alignment.cas import position_map
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import position_map
 
 
 class Given:
@@ -73,7 +73,7 @@ class Oracle:
     def __init__(self, pairs: PairSet, grid: tuple[int, int] = (8, 8)):
         self.grid = grid
         match = pairs.true_match(grid)
-        place = position_map(grid, grid)
+        place = torch.from_numpy(position_map(grid, grid))
         here = torch.arange(place.shape[0]).expand_as(match)
         self._logits = place[torch.where(match < 0, here, match)]
         self._at = 0
@@ -98,3 +98,13 @@ def numbered_pairs(num_pairs: int, **known: np.ndarray) -> PairSet:
 
 def _numbers(views: torch.Tensor) -> torch.Tensor:
     return views[:, 0, 0, 0].long() + 256 * views[:, 1, 0, 0].long()
+
+
+def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
+    """The plain definition: the columns of the k largest logits of each row, equal ones in their order."""
+    return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
+
+
+def position_free(logits: torch.Tensor) -> torch.Tensor:
+    """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
+    return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)

@@ -14,6 +14,8 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene.store import life_geometry
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def life_here(sim_test, tmp_path_factory) -> PreparedLife:
@@ -146,10 +148,3 @@ def test_only_the_rows_that_may_be_used_are(life_here):
 def test_what_cannot_be_balanced_is_said(options, message, life_here):
     with pytest.raises(PairSetError, match=message):
         make_balanced_pair_set([life_here], **{"num_pairs": 8, "image_size": 32} | options)
-
-
-def test_a_life_is_named_once_and_at_least_one(life_here):
-    with pytest.raises(PairSetError, match="A life is named twice"):
-        make_balanced_pair_set([life_here, life_here])
-    with pytest.raises(PairSetError, match="at least one life"):
-        make_balanced_pair_set([])

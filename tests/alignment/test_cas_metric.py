@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import yaml
 
+from .providers import top_k
+
+pytestmark = pytest.mark.integration
 SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
 
 
@@ -33,34 +35,31 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("free", [False, True])
 def test_logits_score_as_in_the_package(load, k, free):
-    from singlelife.alignment.cas import cas, position_free
+    from singlelife.alignment.score import score_logits
 
     a, b = maps(0), maps(1) + 0.5 * maps(0)
     found = load().compute(predictions=a, references=b, k=k, position_free=free)
-    tensors = [torch.from_numpy(each) for each in (a, b)]
-    expected = cas(*map(position_free, tensors) if free else tensors, k)
+    expected = score_logits(a, b, k, position_free=free)
     assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
     assert found["chance"] == expected.chance
     assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
-    assert found["adjusted"] == (None if k == 9 else pytest.approx(expected.adjusted, abs=1e-6))
+    assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.chance_corrected, abs=1e-6))
 
 
-def test_it_is_the_number_that_align_gives_of_packed_sets(load, tmp_path):
-    from .test_align import Zoo, logits, run
+def test_it_is_the_number_that_a_matrix_gives_of_packed_sets(load, tmp_path):
+    from .test_matrix import Zoo, logits, run
 
-    matrix = run(Zoo(), tmp_path, ks=[2]).main
+    matrix = run(Zoo(), tmp_path, k=[2]).main
     for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
         found = load().compute(
             predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
         )
-        names = ("cas", "chance", "adjusted")
+        names = ("cas", "chance", "chance_corrected")
         assert [found[name] for name in names] == pytest.approx([getattr(variant, name)[0, 2] for name in names])
         assert found["interval"] == pytest.approx([variant.low[0, 2], variant.high[0, 2]], abs=1e-12)
 
 
 def test_a_top_k_scores_as_its_logits_in_any_order(load):
-    from singlelife.alignment.cas import top_k
-
     a, b = maps(2), maps(3)
     tops = [top_k(torch.from_numpy(each), 3).numpy() for each in (a, b)]
     found = load("top_k").compute(predictions=tops[0], references=tops[1][..., ::-1], num_source_patches=9)
@@ -100,11 +99,6 @@ def test_bad_input_is_told(load, config, change, message):
         load(config).compute(**({"predictions": first, "references": second} | settings | change))
 
 
-def test_an_unknown_configuration_is_told(load):
-    with pytest.raises(ValueError, match="configurations logits and top_k, not 'probabilities'"):
-        load("probabilities")
-
-
 def test_it_needs_neither_torch_nor_the_package(tmp_path):
     script = f"""
 import sys
@@ -120,14 +114,6 @@ print(metric.compute(predictions=[[[3., 2., 1., 0.]]], references=[[[3., 0., 2.,
     environment = os.environ | {"HF_HOME": str(tmp_path), "USE_TORCH": "0"}  # datasets looks for torch, too
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment)
     assert done.stdout.strip() == "0.5", done.stderr
-
-
-def test_the_card_has_what_a_space_needs():
-    front, _, text = (SPACE / "README.md").read_text(encoding="utf-8").removeprefix("---\n").partition("\n---\n")
-    card = yaml.safe_load(front)
-    assert card["sdk"] == "gradio" and (SPACE / card["app_file"]).is_file() and card["license"] == "apache-2.0"
-    assert {"evaluate", "metric"} <= set(card["tags"])
-    assert len(text) > 1000
 
 
 @pytest.fixture(scope="module")
@@ -153,22 +139,14 @@ def test_the_page_scores_files_as_the_metric_does(app, load, tmp_path):
     assert app.build().config["components"]
 
 
-def test_the_page_reads_no_pickle_and_says_what_is_wrong(app, tmp_path):
+def test_the_page_reads_no_pickle_and_names_a_bad_file(app, tmp_path):
     import gradio
 
     good, bad = tmp_path / "good.npy", tmp_path / "bad.npy"
     np.save(good, app.example()[0])
-    np.save(bad, np.array([{}]), allow_pickle=True)
-    for paths, kind, message in (
-        ((good, bad), "logits", "not a .npy file of numbers"),
-        ((good, None), "logits", "a file for each of the two models"),
-        ((None, None), "top k", "The example is of logits"),
-    ):
+    for values, message in ((np.array([{}]), "bad.npy"), (np.zeros((2, 3)), "one array of pairs")):
+        np.save(bad, values, allow_pickle=True)
         with pytest.raises(gradio.Error, match=message):
-            app.score(*(path and str(path) for path in paths), kind, 5, 0)
-    np.save(bad, np.zeros((2, 3)))
-    with pytest.raises(gradio.Error, match="one array of pairs"):
-        app.score(str(good), str(bad), "logits", 5, 0)
-    np.save(bad, app.example(grid=5)[0])
-    with pytest.raises(gradio.Error, match="differ in shape"):
-        app.score(str(good), str(bad), "logits", 5, 0)
+            app.score(str(good), str(bad), "logits", 5, 0)
+    with pytest.raises(gradio.Error, match="two models"):
+        app.score(str(good), None, "logits", 5, 0)

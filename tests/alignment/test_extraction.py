@@ -1,35 +1,31 @@
 """One pass over a model: the sets are those of the definition, whatever the batches, the memory and the precision."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from singlelife.alignment.attention import load_model
-from singlelife.alignment.cas import cas, position_free, position_map, resample, top_k
-from singlelife.alignment.compare import compare
+from singlelife.alignment.comparison import cas
 from singlelife.alignment.extraction import (
     VARIANTS,
     Extraction,
     agreement,
-    attention_shares,
     chance,
     extract,
     extract_heads,
     find_sinks,
     position_agreement,
-    salience,
     truth,
     truth_counts,
 )
-from singlelife.alignment.packed import select_top_k, unpack
+from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
+from singlelife.alignment.score import position_map, resample, score_logits, select_top_k, unpack
+from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, LifeError, PairSetError
 
-from .providers import Given, numbered_pairs
+from .providers import Given, numbered_pairs, position_free, top_k
 
 seeds = st.integers(0, 2**32 - 1)
 quiet = {"progress": False}
@@ -64,15 +60,19 @@ def test_sets_are_those_of_the_definition_in_memory_or_not(tmp_path_factory, see
         np.testing.assert_allclose(each.mean_map, logits.mean(dim=0), atol=1e-5)
 
 
+@settings(max_examples=15)
 @given(seeds, seeds)
 def test_a_score_of_extractions_is_that_of_logits(seed, other):
     grid, k = (3, 3), 2
     a, b = (random_logits(12, grid, each) for each in (seed, other))
-    result = compare(Given("a", a, grid), Given("b", b, grid), numbered_pairs(12), k=k, **quiet)
-    for mine, plain in ((result.raw, cas(a, b, k)), (result.position_free, cas(*map(position_free, (a, b)), k))):
-        for name in ("cas", "chance", "adjusted", "low", "high"):  # the plain one sums shares in float32
+    result = cas(Given("a", a, grid), Given("b", b, grid), pairs=numbered_pairs(12), k=k, **quiet)
+    for mine, plain in (
+        (result.raw, score_logits(a.numpy(), b.numpy(), k)),
+        (result.position_free, score_logits(a.numpy(), b.numpy(), k, position_free=True)),
+    ):
+        for name in ("cas", "chance", "chance_corrected", "low", "high"):  # the plain one sums shares in float32
             assert getattr(mine, name) == pytest.approx(getattr(plain, name), abs=1e-6)
-    back = compare(Given("b", b, grid), Given("a", a, grid), numbered_pairs(12), k=k, **quiet)
+    back = cas(Given("b", b, grid), Given("a", a, grid), pairs=numbered_pairs(12), k=k, **quiet)
     assert (back.raw, back.position_free) == (result.raw, result.position_free)
 
 
@@ -84,46 +84,6 @@ def test_position_free_sets_forget_any_map_that_is_the_same_for_all_pairs(seed, 
     pairs = numbered_pairs(num_pairs)
     plain, with_habit = (extract(Given("g", each, grid), pairs, [3], **quiet)[3] for each in (logits, logits + habit))
     np.testing.assert_array_equal(plain.position_free, with_habit.position_free)
-
-
-def test_a_shared_map_with_independent_noise_is_at_chance_without_its_position():
-    grid = (4, 4)
-    habit = 20 * torch.randn(16, 16, generator=torch.Generator().manual_seed(0))
-    models = [Given(str(seed), random_logits(500, grid, seed) / 8 + habit, grid) for seed in (1, 2)]
-    result = compare(*models, numbered_pairs(500), k=4, **quiet)
-    assert result.raw.cas > 0.9
-    assert result.position_free.low < result.position_free.chance < result.position_free.high
-    assert result.position_free.high - result.position_free.low < 0.02
-
-
-@given(seeds, st.permutations(range(9)))
-def test_scores_do_not_depend_on_the_order_of_pairs(seed, order):
-    grid = (2, 3)
-    logits = [random_logits(9, grid, seed + index) for index in range(2)]
-    straight = compare(*(Given(str(i), each, grid) for i, each in enumerate(logits)), numbered_pairs(9), k=2, **quiet)
-    shuffled = compare(
-        *(Given(str(i), each[list(order)], grid) for i, each in enumerate(logits)), numbered_pairs(9), k=2, **quiet
-    )
-    assert shuffled.raw.cas == pytest.approx(straight.raw.cas, abs=1e-12)
-    assert shuffled.position_free.cas == pytest.approx(straight.position_free.cas, abs=1e-12)
-
-
-@given(seeds)
-def test_raw_sets_do_not_change_under_an_increasing_transform_of_each_row(seed):
-    grid = (3, 3)
-    logits = random_logits(4, grid, seed)
-    scale = torch.rand(4, 9, 1, generator=torch.Generator().manual_seed(seed)) + 0.5
-    changed = (logits.double() * scale).atan() + scale  # in float64, else rounding would make some of them equal
-    np.testing.assert_array_equal(sets_of(logits, 3), sets_of(changed, 3))
-
-
-def test_with_all_patches_everything_agrees():
-    grid = (2, 3)
-    a, b = (Given(str(seed), random_logits(5, grid, seed), grid) for seed in (1, 2))
-    result = compare(a, b, numbered_pairs(5), k=[6, 1], **quiet)
-    assert result.raw.cas == result.raw.chance == result.position_free.cas == 1
-    assert result.raw.adjusted is None
-    assert "k = 6" in str(result)
 
 
 def test_directions_are_the_swapped_pair_and_the_mean_of_both():
@@ -148,7 +108,7 @@ def test_true_matches_are_found_in_every_direction():
     knows[:10] = 0  # nothing is known of the first half
     backward = knows.transpose(1, 2).contiguous()
     model = Given("g", knows, grid, backward)
-    position = top_k(position_map(grid, grid), k)
+    position = top_k(torch.from_numpy(position_map(grid, grid)), k)
     for direction in ("target-source", "source-target", "reciprocal"):
         found = extract(model, numbered_pairs(20), [k], direction=direction, **quiet)[k]
         counts = truth_counts(found, true_match.numpy(), "raw")
@@ -165,30 +125,6 @@ def test_true_matches_are_found_in_every_direction():
         summary = truth(found, true_match.numpy(), "raw")
         assert summary.matches == pytest.approx(counts[:, 1].sum() / counts[:, 0].sum())
     assert truth(found, np.full((20, 9), -1), "raw") is None
-
-
-@given(seeds, st.sampled_from(VARIANTS), st.integers(1, 4))
-def test_salience_is_the_score_when_the_target_patches_of_a_model_are_exchanged(seed, variant, k):
-    """The mean over all rotations of the rows is that over all exchanges: each row meets each other one as often."""
-    grid, pairs = (2, 3), numbered_pairs(5)
-    a, b = (extract(Given("g", random_logits(5, grid, seed + each), grid), pairs, [k], **quiet)[k] for each in (0, 1))
-    by_rotation = [
-        agreement(a, replace(b, **{variant: np.roll(getattr(b, variant), shift, axis=1)}), variant)
-        for shift in range(6)
-    ]
-    found = salience(attention_shares(a, variant), attention_shares(b, variant), k)
-    np.testing.assert_allclose(found, np.mean(by_rotation, axis=0))
-
-
-def test_models_that_look_at_the_same_patches_from_everywhere_agree_by_salience_alone():
-    """And those that match, each patch with another one, agree for no such reason."""
-    grid, pairs, count = (3, 4), numbered_pairs(8), 12
-    bright = torch.rand(8, 1, count, generator=torch.Generator().manual_seed(0)).expand(8, count, count)
-    matched = torch.stack([torch.eye(count)[torch.randperm(count)] for _ in range(8)])
-    for logits, expected in ((bright, 1.0), (matched, 1 / count)):
-        found = compare(Given("a", logits, grid), Given("b", 2 * logits, grid), pairs, k=1, **quiet)
-        assert found.raw.cas == 1
-        assert found.raw_salience.cas == pytest.approx(expected)
 
 
 def with_sinks(logits: torch.Tensor, columns: list[int]) -> torch.Tensor:
@@ -218,17 +154,17 @@ def test_chance_with_masked_sinks_is_what_independent_maps_score():
     grid, k = (4, 4), 4
     models = [Given(str(seed), with_sinks(random_logits(2000, grid, seed), columns), grid)
               for seed, columns in ((1, [0, 1, 2]), (2, [2, 3]))]  # fmt: skip
-    result = compare(*models, numbered_pairs(2000), k=k, sinks="mask", **quiet)
-    assert [each.columns for each in result.model_sinks] == [(0, 1, 2), (2, 3)]
+    result = cas(*models, pairs=numbered_pairs(2000), k=k, sinks="mask", **quiet)
+    assert [each.sinks for each in result.readings] == [(0, 1, 2), (2, 3)]
     assert result.raw.chance == pytest.approx(k * 12 / (13 * 14))
     assert result.raw.low < result.raw.chance < result.raw.high
-    assert abs(result.position_free.adjusted) < 0.01
+    assert abs(result.position_free.chance_corrected) < 0.01
 
 
 def test_no_column_of_noise_or_of_equal_logits_is_a_sink():
     assert not find_sinks(np.random.default_rng(0).normal(size=(196, 196))).any()
     assert not find_sinks(np.full((9, 9), 0.1, dtype=np.float32)).any()
-    assert not find_sinks(position_map((8, 8), (8, 8)).numpy()).any()
+    assert not find_sinks(position_map((8, 8), (8, 8))).any()
 
 
 def test_fewer_patches_than_k_that_are_no_sinks_are_refused():
@@ -248,27 +184,26 @@ def test_logits_are_resampled_to_the_grid_that_is_asked_for():
     np.testing.assert_array_equal(own.position_free, same.position_free)
 
 
-def test_each_head_is_extracted_by_itself(tmp_path):
+def test_each_head_is_extracted_by_itself():
     grid, k = (2, 3), 2
     heads = torch.stack([random_logits(40, grid, seed) for seed in range(3)], dim=1)
     model = Given("g", heads.mean(dim=1), grid, heads=heads)
-    for in_memory in ({}, {"logits_in_memory": 0, "folder": tmp_path}):
-        found = extract_heads(model, numbered_pairs(40), k, batch_size=7, **in_memory, **quiet)
-        assert [each.head for each in found] == [0, 1, 2]
-        for index, each in enumerate(found):
-            np.testing.assert_array_equal(each.raw, sets_of(heads[:, index], k))
-            np.testing.assert_array_equal(each.position_free, sets_of(position_free(heads[:, index]), k))
-    result = compare(model, model, numbered_pairs(40), k=k, heads="each", **quiet)
+    found = extract_heads(model, numbered_pairs(40), CasConfig(k=k, batch_size=7, **quiet), grid)
+    assert [each.head for each in found] == [0, 1, 2]
+    for index, each in enumerate(found):
+        np.testing.assert_array_equal(each.raw, sets_of(heads[:, index], k))
+        np.testing.assert_array_equal(each.position_free, sets_of(position_free(heads[:, index]), k))
+    result = cas(model, model, pairs=numbered_pairs(40), k=k, heads="each", **quiet)
     assert np.diag(result.heads.raw).tolist() == [1, 1, 1]
     assert result.heads.names == (("0.0", "0.1", "0.2"),) * 2
-    expected = cas(heads[:, 0], heads[:, 2], k).cas
+    expected = score_logits(heads[:, 0].numpy(), heads[:, 2].numpy(), k).cas
     assert result.heads.raw[0][2] == pytest.approx(expected, abs=1e-6)
     assert "0.0 and 0.0" in str(result)
 
 
 def test_position_agreement_is_that_with_the_nearest_places():
     grid = (4, 4)
-    looks_ahead = Given("g", position_map(grid, grid).expand(3, -1, -1), grid)
+    looks_ahead = Given("g", torch.from_numpy(position_map(grid, grid)).expand(3, -1, -1), grid)
     assert position_agreement(extract(looks_ahead, numbered_pairs(3), [4], **quiet)[4]).tolist() == [1, 1, 1]
 
 
@@ -318,6 +253,7 @@ def views(sim_test):
     return make_pair_set(sim_test, num_pairs=48)
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize("batch_size", [1, 7])
 def test_the_size_of_batches_changes_less_than_a_thousandth_of_the_matches(views, batch_size):
     model = load_model("untrained:tiny")
@@ -327,6 +263,7 @@ def test_the_size_of_batches_changes_less_than_a_thousandth_of_the_matches(views
     np.testing.assert_allclose(one.mean_map, other.mean_map, atol=1e-5)
 
 
+@pytest.mark.integration
 def test_bf16_changes_less_than_a_twentieth_of_the_matches(views):
     model = load_model("untrained:tiny")
     full = extract(model, views, [5], **quiet)[5]

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import shutil
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,15 @@ import torch
 from safetensors.torch import load_file, save, save_file
 from transformers import AutoModel, Dinov2Config
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
+from singlelife.croco import CroCoModel
 from singlelife.errors import CheckpointError
 
 from ..hub_server import STRANGER, Break
 from .test_backbones import DINO, MODELS, saved, views
 
 LOAD = """
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 model = load_model(spec)
 import torch
 images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
@@ -53,6 +55,7 @@ def huge_header() -> bytes:
 # The Hub.
 
 
+@pytest.mark.integration
 def test_a_model_of_the_hub_is_that_of_its_revision(hub, hub_client, vit):
     repository = hub.create("lives/vit", "model")
     first = hub.put(repository, content(vit))
@@ -74,6 +77,7 @@ def test_a_model_of_the_hub_is_that_of_its_revision(hub, hub_client, vit):
     assert len(hub.requests) > count
 
 
+@pytest.mark.integration
 def test_weights_in_parts_are_put_together(hub, hub_client, tmp_path, vit):
     model = AutoModel.from_pretrained(vit)
     model.save_pretrained(tmp_path / "parts", max_shard_size="20KB")
@@ -85,6 +89,7 @@ def test_weights_in_parts_are_put_together(hub, hub_client, tmp_path, vit):
     torch.testing.assert_close(logits_of(str(tmp_path / "parts")), expected)
 
 
+@pytest.mark.integration
 def test_only_what_is_needed_is_downloaded(hub, hub_client, vit):
     others = {"pytorch_model.bin": b"x" * 999, "model.fp16.safetensors": b"x" * 999, "tokenizer.json": b"{}"}
     hub.put(hub.create("lives/vit", "model"), content(vit) | others)
@@ -93,6 +98,7 @@ def test_only_what_is_needed_is_downloaded(hub, hub_client, vit):
     assert asked == {"config.json", "preprocessor_config.json", "model.safetensors"}
 
 
+@pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "options", "token", "message"),
     [
@@ -114,6 +120,7 @@ def test_a_model_that_one_may_not_have_is_told_apart(name, options, token, messa
     assert token is None or token not in answer.error[1]
 
 
+@pytest.mark.integration
 def test_pickled_weights_of_the_hub_are_refused_unread(hub, hub_client, vit):
     files = content(vit)
     files["pytorch_model.bin"] = files.pop("model.safetensors")
@@ -123,6 +130,7 @@ def test_pickled_weights_of_the_hub_are_refused_unread(hub, hub_client, vit):
     assert not any("pytorch_model.bin" in path for _, path, _ in hub.requests)
 
 
+@pytest.mark.integration
 def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(hub, hub_client, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit) | {"model.safetensors": huge_header() + b"x" * 500_000})
     answer = hub_client.ask(LOAD, spec="lives/vit")
@@ -131,6 +139,7 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(hub, hub_c
     assert hub.sent < 400_000  # the header, and not the file
 
 
+@pytest.mark.integration
 def test_an_architecture_is_refused_before_its_weights_are_downloaded(hub, hub_client, vit):
     config = json.loads((vit / "config.json").read_text()) | {"model_type": "bert"}
     hub.put(hub.create("lives/bert", "model"), content(vit) | {"config.json": json.dumps(config).encode()})
@@ -139,6 +148,7 @@ def test_an_architecture_is_refused_before_its_weights_are_downloaded(hub, hub_c
     assert not any("safetensors" in path for _, path, _ in hub.requests)
 
 
+@pytest.mark.integration
 def test_code_in_a_repository_is_never_run(hub, hub_client, vit, tmp_path):
     marker = tmp_path / "ran"
     config = json.loads((vit / "config.json").read_text())
@@ -150,6 +160,7 @@ def test_code_in_a_repository_is_never_run(hub, hub_client, vit, tmp_path):
     assert not marker.exists()
 
 
+@pytest.mark.integration
 def test_an_empty_repository_is_no_model(hub, hub_client):
     hub.create("lives/empty", "model")
     answer = hub_client.ask(LOAD, spec="lives/empty")
@@ -160,6 +171,32 @@ def test_an_empty_repository_is_no_model(hub, hub_client):
 
 
 # Folders.
+
+
+@pytest.fixture
+def checkpoint(micro_checkpoint, tmp_path) -> Path:
+    return Path(shutil.copytree(micro_checkpoint, tmp_path / "model"))
+
+
+def test_logits_are_the_models_cross_attention_on_normalised_views(checkpoint):
+    provider = load_model(str(checkpoint))
+    assert provider.grid == (4, 4) and provider.image_size == 32 and provider.name == str(checkpoint)
+    model = CroCoModel.from_pretrained(checkpoint).eval()
+    mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
+    target, source = (
+        (v / 255 - mean.view(3, 1, 1)) / std.view(3, 1, 1) for v in (views(0), views(1))
+    )  # what ImageNet models are given
+    with torch.no_grad():
+        expected = model.cross_attention_logits(target, source)
+    torch.testing.assert_close(provider.logits(views(0), views(1)), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_making_an_untrained_model_leaves_the_callers_random_numbers_alone():
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    load_model("untrained:tiny@5")
+    assert torch.equal(torch.rand(3), expected)
 
 
 def test_the_revision_of_a_folder_changes_with_what_decides_its_maps(vit, tmp_path):
@@ -202,6 +239,45 @@ def test_weights_in_half_precision_are_read_as_float32(vit):
     (vit / "config.json").write_text(json.dumps(config))
     assert load_model(str(vit))._backbone._model.dtype == torch.float32
     torch.testing.assert_close(logits_of(str(vit)), expected, atol=0.05, rtol=0)
+
+
+def break_config(folder: Path) -> None:
+    (folder / "config.json").write_text("{", encoding="utf-8")
+
+
+def drop_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def drop_processor(folder: Path) -> None:
+    (folder / "preprocessor_config.json").unlink()
+
+
+def truncate_weights(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+
+
+def pickle_weights(folder: Path) -> None:
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def drop_a_weight(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights.pop(next(name for name in weights if "query" in name))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def poison_weights(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights[next(name for name in weights if "query" in name)].fill_(float("nan"))
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def unfinish(folder: Path) -> None:
+    shutil.copytree(folder, folder / "checkpoint-20")
+    drop_config(folder)
 
 
 def no_header(folder: Path) -> None:
@@ -261,6 +337,14 @@ def weights_elsewhere(folder: Path) -> None:
         (no_weights, "has no weights: there is no model.safetensors"),
         (reference, "it has no config.json. A reference CroCo has to be converted first"),
         (wider, "The weights of .*vit do not fit its config.json: .* missing or of another shape"),
+        (break_config, r"The config.json of \S+ cannot be read"),
+        (drop_config, "holds no model: it has no config.json"),
+        (drop_processor, "no image processor"),
+        (truncate_weights, "cannot be loaded as safetensors"),
+        (pickle_weights, "only pickled weights"),
+        (drop_a_weight, "do not fit its config.json: 1 missing"),
+        (poison_weights, "not finite"),
+        (unfinish, "unfinished run; its last checkpoint is .*checkpoint-20"),
         (bad_config, "config of .*vit, of the architecture 'vit', cannot be used"),
     ],
 )
@@ -275,3 +359,18 @@ def test_a_file_is_no_model_and_told_how_to_become_one(tmp_path):
     (tmp_path / "CroCo_V2.pth").write_bytes(b"")
     with pytest.raises(CheckpointError, match=r"CroCo_V2.pth is a file; .* has to be converted first"):
         load_model(str(tmp_path / "CroCo_V2.pth"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("runs/none", "cannot be found"),
+        ("./none", "no such folder, and not a Hub id"),
+        ("none", "no such folder, and not a Hub id"),
+        ("untrained:none", "there is no folder none, and no such preset; there are base"),
+        ("untrained:tiny@x", "the seed after '@' should be a whole number, not 'x'"),
+    ],
+)
+def test_what_is_no_model_is_said(spec, message):
+    with pytest.raises(CheckpointError, match=message):
+        load_model(spec)

@@ -18,12 +18,11 @@ from datasets import Image, List, Value, load_dataset, load_from_disk
 from PIL import Image as PILImage
 
 from singlelife.alignment.pair_sets import PairSet, make_balanced_pair_set, make_pair_set, resolve_pair_set
-from singlelife.alignment.pair_sets.resolve import resolve_stretch
-from singlelife.alignment.pair_sets.storage import load_image_pairs
-from singlelife.cli import main
+from singlelife.alignment.pair_sets.resolve import load_image_pairs, resolve_stretch
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.prepared import PreparedLife
 
+pytestmark = pytest.mark.integration
 ROWS = "test/data-00000-of-00001.arrow"
 DRAW = {"views": "plain", "num_pairs": 8, "seed": 0, "image_size": 64}
 
@@ -106,12 +105,6 @@ def test_a_changed_file_is_named(stored, place):
     content[int(place * len(content))] ^= 1
     (stored / ROWS).write_bytes(content)
     with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ is not the file that pair_set.json names"):
-        PairSet.load(stored)
-
-
-def test_a_missing_file_is_named(stored):
-    (stored / ROWS).unlink()
-    with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ cannot be read"):
         PairSet.load(stored)
 
 
@@ -209,12 +202,6 @@ def test_a_changed_description_is_refused(stored, changes, message):
         PairSet.load(stored)
 
 
-def test_a_description_that_is_none_is_refused(stored):
-    (stored / "pair_set.json").write_text("[")
-    with pytest.raises(PairSetError, match=r"holds no pair set: its pair_set.json cannot be read"):
-        PairSet.load(stored)
-
-
 def test_what_is_there_is_never_overwritten(stored, sim_test):
     before = (stored / ROWS).read_bytes()
     with pytest.raises(PairSetError, match="is there already"):
@@ -267,16 +254,6 @@ def test_images_are_pairs_by_their_names(tmp_path):
 
     pairs.save(tmp_path / "stored")
     same(PairSet.load(tmp_path / "stored"), pairs)
-
-
-def test_or_by_their_folders_and_grey_or_clear_images_are_made_rgb(tmp_path):
-    picture(tmp_path / "target", "x.png", mode="L")
-    picture(tmp_path / "source", "x.jpg")
-    picture(tmp_path / "target", "y.png", mode="RGBA")
-    picture(tmp_path / "source", "y.png", mode="P")
-    pairs = load_image_pairs(tmp_path, 32)
-    assert pairs.provenance["files"] == [["target/x.png", "source/x.jpg"], ["target/y.png", "source/y.png"]]
-    assert torch.equal(pairs.target[0, 0], pairs.target[0, 1])
 
 
 def test_a_photo_is_seen_as_its_camera_was_held(tmp_path):
@@ -354,26 +331,3 @@ def test_held_out_pairs_are_of_frames_that_training_does_not_see(sim_test):
     pairs = resolve_pair_set(f"{sim_test.path}/held-out", **DRAW)
     assert pairs.name == "sim_test/held-out/plain"
     assert set(np.ravel(pairs.provenance["frames"]).tolist()) <= set(rows.tolist())
-
-
-def test_the_commands_make_and_show_a_set(sim_test, tmp_path, capsys):
-    life = shutil.copytree(sim_test.path, tmp_path / "life")
-    words = ["pairs-set", "make", str(life), "--num-pairs", "12", "--image-size", "64", "--bins", "0.1", "0.4", "0.7"]
-    assert main([*words, "--output", str(tmp_path / "set")]) == 0
-    said = capsys.readouterr().out
-    pairs = PairSet.load(tmp_path / "set")
-    assert pairs.hash in said and "of overlap, 0.1-0.4: 6, 0.4-0.7: 6" in said and "known of" in said
-    assert main(["pairs-set", "show", str(tmp_path / "set"), "--output", str(tmp_path / "set.png"), "--num", "5"]) == 0
-    assert "5 pairs drawn" in capsys.readouterr().out
-    assert PILImage.open(tmp_path / "set.png").size == (3 * 332, 2 * 186)
-
-    assert main([*words, "--output", str(tmp_path / "set")]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert main(["pairs-set", "show", "sim_test"]) == 2
-    assert "sim_test is no stored pair set" in capsys.readouterr().err
-
-
-def test_models_are_compared_on_a_stored_set(stored, capsys):
-    assert main(["cas", "untrained:tiny", "untrained:tiny@1", "--pairs", str(stored), "--json", "-"]) == 0
-    result = json.loads(capsys.readouterr().out)
-    assert result["pairs_hash"] == PairSet.load(stored).hash and result["num_pairs"] == 8

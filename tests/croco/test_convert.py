@@ -12,7 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.cli import main
 from singlelife.croco.convert import convert_checkpoint
 from singlelife.errors import CheckpointError

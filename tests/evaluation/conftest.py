@@ -52,7 +52,7 @@ def sequences(tmp_path) -> Path:
 @pytest.fixture(scope="session")
 def encoder():
     """The tiny preset, untrained: 8x8 patches of 8 px."""
-    from singlelife.alignment.attention import load_model
+    from singlelife.alignment.models import load_model
 
     return load_model("untrained:tiny")
 

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.cli import main
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.correspondence import Matcher, evaluate_correspondence, measure_matches

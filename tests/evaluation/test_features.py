@@ -111,7 +111,7 @@ def test_a_killed_process_loses_only_its_last_batch(encoder, tmp_path):
 import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_features import Deadly
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.evaluation.features import extract
 extract(load_model("untrained:tiny"), Deadly(7), cache_dir={str(tmp_path)!r}, batch_size=2, progress=False)
 """

@@ -13,7 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 import singlelife
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import RunError
 from singlelife.lives.resolve import resolve_life

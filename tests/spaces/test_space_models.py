@@ -18,7 +18,7 @@ from limits import Cancelled, Limits, VisitorError, deadline, memory_guard, visi
 from models import embedded_models, open_model, search_models
 from safetensors.torch import load_file, save
 
-from singlelife.alignment.attention import load_model
+from singlelife.alignment.models import load_model
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError, SingleLifeError
 

@@ -19,7 +19,7 @@ from limits import Cancelled, Limits, VisitorError
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from singlelife.alignment.packed import unpack
+from singlelife.alignment.score import unpack
 from singlelife.cli import main
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 

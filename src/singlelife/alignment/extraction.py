@@ -2,11 +2,18 @@
 
 The position-free sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they
 are few and else in a file that has no name and is gone with the process, and are read again when the mean is known.
+
+Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
+SHA-256 of all that its content depends on: the weights, the method, the blocks, the pair set, the settings and the
+format. So nothing in the cache is ever out of date, and any of it may be deleted. Two processes that extract the same
+leave one of two equal files.
 """
 
+import hashlib
 import json
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,15 +24,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.cas import Truth, position_map, resample
-from singlelife.alignment.packed import common_per_pair, holds, pack, rows_per_column, select_top_k
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import (
+    Truth,
+    common_per_pair,
+    holds,
+    pack,
+    position_map,
+    resample,
+    select_top_k,
+)
+from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, PairSetError
-from singlelife.files import check_room
+from singlelife.files import atomic_write, check_room
+from singlelife.lives.prepare import default_cache_dir
 
-DIRECTIONS = ("target-source", "source-target", "reciprocal")
-SINKS = ("keep", "mask")
 VARIANTS = ("raw", "position_free")
 
 EXTRACTION_FORMAT = 1  # raised whenever the same logits would give other sets, so that none of before is used
@@ -49,9 +63,9 @@ class Extraction:
         pairs_hash: of the pair set.
         k: of the top k.
         grid: rows and columns of patches; N is their product.
-        direction: one of `DIRECTIONS`.
+        direction: one of `settings.Direction`.
         masked: the sinks were left out before the top k was taken.
-        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `packed`.
+        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `score`.
         mean_map: of the logits over all pairs, float32 (N, N); no column of it is left out.
         sinks: which columns are sinks, bool (N,), see `find_sinks`.
         sink_share: the share of all raw matches, before any are left out, that lie on sinks.
@@ -116,25 +130,20 @@ def extract(
     model: AttentionMapProvider,
     pairs: PairSet,
     ks: Sequence[int],
+    config: CasConfig | None = None,
     *,
     grid: tuple[int, int] | None = None,
-    direction: str = "target-source",
-    sinks: str = "keep",
-    batch_size: int = 64,
-    progress: bool = True,
     folder: Path | None = None,
     logits_in_memory: int = _LOGITS_IN_MEMORY,
+    **settings: Any,
 ) -> dict[int, Extraction]:
     """Run a model over a pair set, once.
 
     Args:
         ks: of the top k, each from 1 to the number of patches.
+        config, settings: `direction`, `sinks` (see `find_sinks`), `batch_size` and `progress` count here. The size of
+            batches changes no set but where two logits are equal up to rounding.
         grid: rows and columns of patches that the logits are resampled to; the model's own by default.
-        direction: `"target-source"`: where each target patch looks in the source. `"source-target"`: the views change
-            roles, so that rows are patches of the source. `"reciprocal"`: the mean of the first and the transpose of
-            the second.
-        sinks: `"keep"`, or `"mask"` them, see `find_sinks`.
-        batch_size: pairs at once. It changes no set but where two logits are equal up to rounding.
         folder: where logits are kept that do not fit into `logits_in_memory` bytes; the temporary one by default.
 
     Returns:
@@ -151,28 +160,95 @@ def extract(
     def maps(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         return model.logits(target, source).unsqueeze(1)
 
-    run = _Run(model, pairs, tuple(ks), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    run = _Run(model, pairs, tuple(ks), grid, CasConfig.of(config, **settings), folder, logits_in_memory)
     return next(run.extractions(maps, [None]))
 
 
 def extract_heads(
-    model: AttentionMapProvider,
-    pairs: PairSet,
-    k: int,
-    *,
-    grid: tuple[int, int] | None = None,
-    direction: str = "target-source",
-    sinks: str = "keep",
-    batch_size: int = 64,
-    progress: bool = True,
-    folder: Path | None = None,
-    logits_in_memory: int = _LOGITS_IN_MEMORY,
+    model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int]
 ) -> list[Extraction]:
-    """As `extract`, of each head of each layer by itself, layer by layer."""
-    grid = grid or model.grid
+    """As `extract`, of each head of each layer by itself, layer by layer, at the primary k."""
+    k = config.k[0]
     check_ks([k], grid)
-    run = _Run(model, pairs, (k,), grid, direction, sinks, batch_size, progress, folder, logits_in_memory)
+    run = _Run(model, pairs, (k,), grid, config, None, _LOGITS_IN_MEMORY)
     return [found[k] for found in run.extractions(model.logits_by_head, range(model.num_heads))]
+
+
+class Weights(Protocol):
+    """What a model's extractions depend on; see [`AttentionMapProvider`]."""
+
+    @property
+    def revision(self) -> str: ...
+
+    @property
+    def method(self) -> str: ...
+
+    @property
+    def layers(self) -> tuple[int, ...]: ...
+
+
+class ExtractionCache:
+    """The extractions of any models on one pair set, at one setting.
+
+    Args:
+        pairs: the pair set.
+        grid: rows and columns of patches that logits are resampled to.
+        config: its k, direction and sinks decide what is kept. Files are in the folder `alignment` of its cache.
+    """
+
+    def __init__(self, pairs: PairSet, grid: tuple[int, int], config: CasConfig):
+        self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
+        self._pairs, self._grid, self._config = pairs, grid, config
+
+    def path(self, model: Weights, k: int) -> Path:
+        """Where a model's extraction is or will be."""
+        key = {
+            "format": EXTRACTION_FORMAT,
+            "revision": model.revision,
+            "method": model.method,
+            "layers": model.layers,
+            "pairs": self._pairs.hash,
+            "k": k,
+            "grid": self._grid,
+            "direction": self._config.direction,
+            "sinks": self._config.sinks,
+        }
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        return self.folder / f"{digest}.safetensors"
+
+    def load(self, model: Weights, k: int) -> Extraction:
+        """An extraction that is here.
+
+        Raises:
+            ValueError: there is none that can be read.
+        """
+        return Extraction.load(self.path(model, k))
+
+    def missing(self, model: Weights) -> list[int]:
+        """The ks at which a model has no extraction that can be read, ascending."""
+
+        def is_whole(k: int) -> bool:
+            try:
+                self.load(model, k)
+            except ValueError:
+                return False
+            return True
+
+        return [k for k in sorted(set(self._config.k)) if not is_whole(k)]
+
+    def fill(self, model: AttentionMapProvider) -> None:
+        """Run a model, once, and keep those of its extractions that are missing.
+
+        Raises:
+            CheckpointError, PairSetError, LifeError: see `extract`.
+        """
+        if not (ks := self.missing(model)):
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        found = extract(model, self._pairs, ks, self._config, grid=self._grid, folder=self.folder)
+        for k, extraction in found.items():
+            with atomic_write(self.path(model, k)) as aside:
+                extraction.save(aside)
 
 
 def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
@@ -203,7 +279,7 @@ def find_sinks(mean_map: np.ndarray) -> np.ndarray:
 
 def position_sets(grid: tuple[int, int], k: int) -> np.ndarray:
     """The position map's sets, uint64 (N, ceil(N / 64))."""
-    return select_top_k(position_map(grid, grid).numpy(), [k])[k]
+    return select_top_k(position_map(grid, grid), [k])[k]
 
 
 def agreement(a: Extraction, b: Extraction, variant: str) -> np.ndarray:
@@ -225,26 +301,6 @@ def position_agreement(extraction: Extraction, variant: str = "raw") -> np.ndarr
     sets = getattr(extraction, variant)
     common = common_per_pair(sets, position_sets(extraction.grid, extraction.k))
     return common / (extraction.k * sets.shape[1])
-
-
-def attention_shares(extraction: Extraction, variant: str) -> np.ndarray:
-    """How often each source patch of a pair is among the matches, whichever target patch looks: float64 (P, N), the
-    mean over target patches, 0 to 1."""
-    sets = getattr(extraction, variant)
-    return rows_per_column(sets, sets.shape[1]) / sets.shape[1]
-
-
-def salience(shares_a: np.ndarray, shares_b: np.ndarray, k: int) -> np.ndarray:
-    """What two models would agree on if the target patches of one were exchanged at random within each pair, so that
-    all they have in common is which source patches of it they look at: the salient ones.
-
-    It is the mean over all such exchanges, exactly, for each pair, float64 (P,), 0 to 1; k / N where each looks at all
-    source patches alike.
-
-    Args:
-        shares_a, shares_b: `attention_shares`, of k matches each.
-    """
-    return np.einsum("pn,pn->p", shares_a, shares_b) / k
 
 
 def truth_counts(extraction: Extraction, true_match: np.ndarray, variant: str) -> np.ndarray:
@@ -287,34 +343,38 @@ class _Run:
     pairs: PairSet
     ks: tuple[int, ...]
     grid: tuple[int, int]
-    direction: str
-    sinks: str
-    batch_size: int
-    progress: bool
+    config: CasConfig
     folder: Path | None
     logits_in_memory: int
 
     def extractions(self, maps: _Maps, heads: Sequence[int | None]) -> Iterator[dict[int, Extraction]]:
         """By k, for one head after another of `maps`, which gives (B, heads, n, n) on the model's own grid."""
         count = self.grid[0] * self.grid[1]
-        pairs_hash = self.pairs.hash
-        with _LogitStore((len(self.pairs), len(heads), count, count), self.logits_in_memory, self.folder) as store:
-            total = np.zeros((len(heads), count, count))
+        shape = (len(self.pairs), len(heads), count, count)
+        with _file_for(int(np.prod(shape)) * 4, self.logits_in_memory, self.folder) as file:
+            kept = np.empty(shape if file is None else 0, dtype=np.float32)
+            total, done = np.zeros(shape[1:]), 0
             for logits in self._batches(maps):
                 for each in logits:  # one by one, so that the mean does not depend on the size of batches
                     total += each
-                store.append(logits)
+                if file is None:
+                    kept[done : done + len(logits)] = logits
+                else:
+                    file.write(np.ascontiguousarray(logits).data)
+                done += len(logits)
+            if file is not None:
+                file.flush()
+                kept = np.memmap(file, np.float32, "r", shape=shape)
             for index, head in enumerate(heads):
-                mean_map = (total[index] / len(self.pairs)).astype(np.float32)
-                yield self._top_k(store, index, mean_map, head, pairs_hash)
+                yield self._top_k(kept[:, index], (total[index] / len(self.pairs)).astype(np.float32), head)
 
     def _batches(self, maps: _Maps) -> Iterator[np.ndarray]:
         """The logits of all pairs, float32 (B, heads, N, N)."""
         name = self.model.name
-        settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not self.progress}
+        settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not self.config.progress}
         with tqdm(total=len(self.pairs), desc=f"Attention of {name}", **settings) as bar:
-            for start in range(0, len(self.pairs), self.batch_size):
-                part = slice(start, start + self.batch_size)
+            for start in range(0, len(self.pairs), self.config.batch_size):
+                part = slice(start, start + self.config.batch_size)
                 logits = self._directed(maps, self.pairs.target[part], self.pairs.source[part]).numpy()
                 if not np.isfinite(logits).all():
                     raise CheckpointError(
@@ -324,19 +384,18 @@ class _Run:
                 bar.update(len(logits))
 
     def _directed(self, maps: _Maps, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        if self.direction == "target-source":
+        if self.config.direction == "target-source":
             logits = maps(target, source)
-        elif self.direction == "source-target":
+        elif self.config.direction == "source-target":
             logits = maps(source, target)
         else:
             logits = (maps(target, source) + maps(source, target).transpose(-1, -2)) / 2
         return resample(logits.flatten(0, 1), self.model.grid, self.grid).unflatten(0, logits.shape[:2]).float()
 
-    def _top_k(
-        self, store: "_LogitStore", index: int, mean_map: np.ndarray, head: int | None, pairs_hash: str
-    ) -> dict[int, Extraction]:
+    def _top_k(self, kept: np.ndarray, mean_map: np.ndarray, head: int | None) -> dict[int, Extraction]:
+        """By k, of logits (P, N, N) whose mean is known."""
         sinks = find_sinks(mean_map)
-        masked = self.sinks == "mask"
+        masked = self.config.sinks == "mask"
         if masked and max(self.ks) > (left := int((~sinks).sum())):
             raise CheckpointError(
                 f"Of the {len(sinks)} patches, {self.model.name} has {left} that are no sinks, which is fewer than k, "
@@ -349,7 +408,9 @@ class _Run:
             for k in self.ks
         }
         on_sinks = dict.fromkeys(self.ks, 0)
-        for part, logits in store.chunks(index):
+        for start in range(0, len(kept), _PAIRS_AT_ONCE):
+            part = slice(start, start + _PAIRS_AT_ONCE)
+            logits = np.array(kept[part])
             found = select_top_k(logits, self.ks)
             if sinks.any():
                 packed_sinks = pack(sinks)
@@ -370,10 +431,10 @@ class _Run:
                 method=self.model.method,
                 layers=self.model.layers,
                 head=head,
-                pairs_hash=pairs_hash,
+                pairs_hash=self.pairs.hash,
                 k=k,
                 grid=self.grid,
-                direction=self.direction,
+                direction=self.config.direction,
                 masked=masked,
                 sink_share=on_sinks[k] / (len(self.pairs) * count * k),
                 raw=sets["raw", k],
@@ -385,44 +446,13 @@ class _Run:
         }
 
 
-class _LogitStore:
-    """Logits, float32 (P, heads, N, N), written in order and read by head: in memory or in a file without a name."""
-
-    def __init__(self, shape: tuple[int, int, int, int], in_memory: int, folder: Path | None):
-        self._shape, self._written = shape, 0
-        self._file: Any = None
-        size = int(np.prod(shape)) * 4
-        if size <= in_memory:
-            self._array = np.empty(shape, dtype=np.float32)
-            return
-        where = Path(folder or tempfile.gettempdir())
-        check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
-        self._file = tempfile.TemporaryFile(dir=where)  # noqa: SIM115  closed by __exit__
-
-    def __enter__(self) -> "_LogitStore":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._file:
-            self._file.close()
-
-    def append(self, logits: np.ndarray) -> None:
-        if self._file:
-            self._file.write(np.ascontiguousarray(logits).data)
-        else:
-            self._array[self._written : self._written + len(logits)] = logits
-        self._written += len(logits)
-
-    def chunks(self, head: int) -> Iterator[tuple[slice, np.ndarray]]:
-        """Which pairs, and their logits (p, N, N)."""
-        num_pairs, num_heads, *square = self._shape
-        for start in range(0, num_pairs, _PAIRS_AT_ONCE):
-            part = slice(start, min(start + _PAIRS_AT_ONCE, num_pairs))
-            if not self._file:
-                yield part, self._array[part, head]
-                continue
-            read = np.empty((part.stop - start, *square), dtype=np.float32)
-            for index, each in enumerate(read):
-                self._file.seek(((start + index) * num_heads + head) * each.nbytes)
-                self._file.readinto(each.data)
-            yield part, read
+@contextmanager
+def _file_for(size: int, in_memory: int, folder: Path | None) -> Iterator[Any]:
+    """A file without a name for logits of a size in bytes; None where they fit in memory."""
+    if size <= in_memory:
+        yield None
+        return
+    where = Path(folder or tempfile.gettempdir())
+    check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
+    with tempfile.TemporaryFile(dir=where) as file:
+        yield file

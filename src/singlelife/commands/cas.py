@@ -1,74 +1,147 @@
-"""`singlelife cas`: how far two models agree about geometry."""
+"""`singlelife cas`: how far models agree about geometry."""
 
-import argparse
 import json
+import sys
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from singlelife.commands.options import (
-    MODEL_HELP,
-    Commands,
-    add_cache_dir,
-    add_map_options,
-    check_folder,
-    check_json,
-    configure_libraries,
-    report,
-)
+import tyro
 
+from singlelife.alignment.settings import CasConfig
+from singlelife.errors import SingleLifeError
+from singlelife.files import atomic_write
+from singlelife.results import append_results
 
-def add_command(commands: Commands) -> None:
-    """Describe `singlelife cas`."""
-    command = commands.add_parser(
-        "cas",
-        help="how far two models agree about geometry",
-        description="The Correspondence Alignment Score of two models: the share of their strongest matches, of "
-        "cross-attention or of correlated features, that they have in common. Beside the raw score stands the "
-        "position-free one, from which each model's habit of looking at the same place is taken away, and each "
-        "model's score against plain position.",
-        epilog="example: singlelife cas runs/sim_1 runs/sim_2 --pairs sim_test --views zoomed --k 5 1 10 20",
-    )
-    command.add_argument("model_a", metavar="A", help=MODEL_HELP)
-    command.add_argument("model_b", metavar="B", help="the other")
-    add_map_options(command)
-    command.add_argument(
-        "--heads",
-        default="mean",
-        choices=("mean", "each"),
-        help="each: add the scores of each head of A with each head of B, at the first k (default: %(default)s)",
-    )
-    command.add_argument(
-        "--save", type=Path, metavar="DIR", help="write result.json and both models' mean maps into this folder"
-    )
-    add_cache_dir(command)
-    command.set_defaults(run=run)
+if TYPE_CHECKING:
+    from singlelife.alignment.comparison import CasResult
+    from singlelife.alignment.curve import CasCurve
+    from singlelife.alignment.matrix import CasMatrix
+
+SOME_FAILED = 1  # exit code
 
 
-def run(arguments: argparse.Namespace) -> int:
-    from singlelife.alignment.api import cas
+@dataclass(frozen=True)
+class Cas:
+    """Measure how far models agree about geometry, by the Correspondence Alignment Score (CAS).
 
-    configure_libraries(arguments.device)
-    check_json(arguments.json)
-    if arguments.save:
-        check_folder("--save", arguments.save)
-    comparison = cas(
-        arguments.model_a,
-        arguments.model_b,
-        pairs=arguments.pairs,
-        k=arguments.k,
-        direction=arguments.direction,
-        sinks=arguments.sinks,
-        method=arguments.method,
-        layers=arguments.layers,
-        heads=arguments.heads,
-        views=arguments.views,
-        num_pairs=arguments.num_pairs,
-        image_size=arguments.image_size,
-        seed=arguments.seed,
-        batch_size=arguments.batch_size,
-        device=arguments.device,
-        cache_dir=arguments.cache_dir,
-    )
-    if arguments.save:
-        comparison.save(arguments.save)
-    report(json.dumps(comparison.to_dict(), indent=2), arguments.json, comparison)
-    return 0
+    The CAS is the share of their strongest matches that two models have in common. Beside the raw score stand the
+    position-free score, which ignores each model's habit of looking at the same place, and each model's score against
+    the position map. Two models give one comparison. More give a matrix, with means within and across groups of
+    models and a test that groups matter. With --curve, the score grows over checkpoints.
+
+    Each model of a matrix or a curve runs once on a pair set; the cache folder keeps what it says. A model that fails
+    is reported at the end, the others are compared, and the exit code is 1.
+
+    Examples: singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20;
+    singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment;
+    singlelife cas --curve runs/sim_1 --reference runs/sim_2 --controls runs/sim_still untrained:tiny
+    """
+
+    models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")] = ()
+    """Two or more run folders, checkpoints, ORG/NAME[@REVISION] on the Hub, or untrained:MODEL[@SEED]. A model is a
+    CroCo, or a vision transformer that docs/alignment.md lists."""
+
+    config: CasConfig = field(default_factory=CasConfig)
+
+    groups: tuple[str, ...] = ()
+    """Which models belong together, as NAME=MODEL,MODEL. The default is the data set of a model's life, from its
+    name. For more than two models."""
+
+    representation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Also compare one vector per view, the mean of its patches' features: linear CKA, mutual nearest neighbours and
+    RSA. For more than two models."""
+
+    curve: tuple[str, ...] = ()
+    """Instead of MODELs: score every saved checkpoint of one run, or the finished models of several runs that differ
+    in --hours of life, against --reference."""
+
+    reference: str | None = None
+    """The model that a curve compares with."""
+
+    controls: tuple[str, ...] = ()
+    """Models that should not align with the reference of a curve. The curve emerges where its interval lies above
+    theirs."""
+
+    results: Path | None = None
+    """Append a row for each number to this results.jsonl."""
+
+    json: str | None = None
+    """Write all fields to this JSON file; - prints them instead of the table."""
+
+    save: Path | None = None
+    """Write result.json, result.safetensors (mean maps, scores of each pair of views) and pictures into this
+    folder."""
+
+    def __post_init__(self) -> None:
+        if self.curve:
+            given = {"MODELs": self.models, "--groups": self.groups, "--representation": self.representation}
+            if extra := [name for name, value in given.items() if value]:
+                raise SingleLifeError(f"--curve goes without {' and '.join(extra)}.")
+            if self.reference is None:
+                raise SingleLifeError("--curve needs the model to compare with: add --reference MODEL.")
+        elif self.reference or self.controls:
+            raise SingleLifeError("--reference and --controls belong to --curve RUN; add it.")
+        elif len(self.models) < 2:
+            raise SingleLifeError(f"Name at least two models to compare, or --curve RUN; given: {len(self.models)}.")
+        if (self.curve or len(self.models) > 2) and self.config.heads == "each":
+            raise SingleLifeError("--heads each compares two models; name just two.")
+        if len(self.models) == 2 and (self.groups or self.representation):
+            raise SingleLifeError("--groups and --representation are for more than two models.")
+        for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
+            if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
+                raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
+        if self.save and self.save.exists() and not self.save.is_dir():
+            raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
+
+    def run(self) -> int:
+        groups = _named_groups(self.groups)
+        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+        from singlelife.machine import choose_device
+
+        disable_progress_bar()
+        set_verbosity_error()  # this command has its own bars and errors
+        print(f"device: {choose_device(self.config.device)}", file=sys.stderr)
+        result = self._measure(groups)
+        fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+        print(fields if self.json == "-" else result)
+        if self.json and self.json != "-":
+            with atomic_write(Path(self.json)) as aside:
+                aside.write_text(fields + "\n", encoding="utf-8")
+        if self.results:
+            append_results(self.results, result.rows())
+        if self.save:
+            from singlelife.alignment.plots.figures import save_pictures
+
+            result.save(self.save)
+            save_pictures(result, self.save)
+        return SOME_FAILED if getattr(result, "failed", ()) else 0
+
+    def _measure(self, groups: dict[str, list[str]]) -> "CasResult | CasMatrix | CasCurve":
+        if self.curve:
+            from singlelife.alignment.curve import cas_curve
+
+            assert self.reference is not None
+            return cas_curve(self.curve, self.reference, self.config, controls=self.controls)
+        if len(self.models) == 2:
+            from singlelife.alignment.comparison import cas
+
+            return cas(self.models[0], self.models[1], self.config)
+        from singlelife.alignment.matrix import cas_matrix
+
+        return cas_matrix(self.models, self.config, groups=groups, representation=self.representation)
+
+
+def _named_groups(words: tuple[str, ...]) -> dict[str, list[str]]:
+    groups = {}
+    for word in words:
+        name, equals, members = word.partition("=")
+        models = [model for model in members.split(",") if model]
+        if not (name and equals and models):
+            raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
+        groups[name] = models
+    return groups
+
+
+COMMAND = Cas

@@ -124,7 +124,7 @@ class Depth(_Evaluate):
         if self.save and len(self.models) > 1:
             raise EvaluationError(f"--save takes one model, not {len(self.models)}.")
         self._start(self.config)
-        from singlelife.alignment.attention import load_model
+        from singlelife.alignment.models import load_model
         from singlelife.evaluation.depth import croco_of, evaluate_depth, save_depth_model
         from singlelife.evaluation.sheets import depth_maps, draw_depth
 

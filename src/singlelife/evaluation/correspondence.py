@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider, load_model
+from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.features import view_size
 from singlelife.evaluation.flow import THRESHOLDS, Errors, cost_volume, flow_of, measure

@@ -10,7 +10,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.croco import CroCoDepthConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import (
     SCALE_INVARIANCE,

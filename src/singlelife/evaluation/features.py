@@ -20,7 +20,7 @@ import torch
 from filelock import FileLock
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.files import check_room
 from singlelife.lives.prepare import default_cache_dir

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from singlelife.alignment.attention import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.image_pairs import ImagePair, Truth
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from singlelife.alignment.attention import AttentionMapProvider, load_model
+from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError, RunError
 from singlelife.evaluation.features import Examples, FeatureSet, extract
 from singlelife.evaluation.results import Evaluation, ModelResult, measure_models

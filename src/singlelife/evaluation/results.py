@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from singlelife._version import __version__
-from singlelife.alignment.attention import UNTRAINED, AttentionMapProvider
-from singlelife.alignment.statistics import bootstrap
+from singlelife.alignment.models import UNTRAINED, AttentionMapProvider
+from singlelife.alignment.score import bootstrap
 from singlelife.errors import EvaluationError, SingleLifeError
 from singlelife.results import ResultRow, to_frame
 from singlelife.text import aligned

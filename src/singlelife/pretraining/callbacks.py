@@ -8,12 +8,11 @@ import torch
 from accelerate import Accelerator
 from PIL import Image
 
-from singlelife.alignment.attention import AttentionMapProvider, load_model
-from singlelife.alignment.cas import score
-from singlelife.alignment.compare import coarser
+from singlelife.alignment.comparison import coarser
 from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
-from singlelife.alignment.models.cross_attention import CrossAttention
+from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
+from singlelife.alignment.score import score
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.lives.pairs.pair_dataset import PairDataset
@@ -168,7 +167,7 @@ class CasReference:
         for name, variant in zip(("cas", "cas_position_free"), VARIANTS, strict=True):
             result = score(agreement(own, self._reference, variant), expected)
             values |= {name: result.cas, f"{name}_low": result.low, f"{name}_high": result.high}
-            values[f"{name}_chance_corrected"] = result.adjusted
+            values[f"{name}_chance_corrected"] = result.chance_corrected
         found = truth(own, self._true_match, "position_free")
         if found is not None:
             values["cas_truth"] = found.matches

@@ -50,8 +50,8 @@ class Architecture:
     """What has to be known of an architecture besides its config.
 
     Attributes:
-        prefix_tokens: class tokens and the like before the patches' tokens; the registers that its config tells of
-            come on top. None: whatever there is before as many tokens as there are patches.
+        prefix_tokens: class tokens and the like before the patches' tokens; the registers in its config come on
+            top. None: whatever there is before as many tokens as there are patches.
         any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
         inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
         overrides: values of the config to change.
@@ -229,7 +229,7 @@ class Backbone:
 class FeatureCorrelation:
     """The cosine of the patch tokens of the target and the source, averaged over the chosen layers.
 
-    See [`singlelife.alignment.attention.AttentionMapProvider`].
+    See [`singlelife.alignment.models.AttentionMapProvider`].
     """
 
     method = "feature correlation"

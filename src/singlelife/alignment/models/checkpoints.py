@@ -143,7 +143,7 @@ class Checkpoint:
                 use_safetensors=True,
                 trust_remote_code=False,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told below, with those that are missing
+                ignore_mismatched_sizes=True,  # the error below names them
             )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise CheckpointError(f"The weights of {self.name} cannot be loaded as safetensors: {error}.") from error

@@ -6,7 +6,6 @@ import numpy as np
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.hub.licenses import license_fields
 from singlelife.lives.hub.card import WARNING, size_category
 
@@ -64,7 +63,7 @@ def stated_licenses(provenance: dict[str, Any]) -> str:
 
 
 def pair_set_card(
-    pairs: PairSet, described: dict[str, Any], *, repo_id: str | None = None, license: str | None = None
+    pairs: Any, described: dict[str, Any], *, repo_id: str | None = None, license: str | None = None
 ) -> str:
     """The text of README.md.
 

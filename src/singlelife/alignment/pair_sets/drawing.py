@@ -8,8 +8,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.pair_sets.geometry import PairGeometry
-from singlelife.alignment.pair_sets.pair_set import PairSet
+from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairs.overlap import overlaps_of
 from singlelife.lives.pairs.pair_table import stored_pair_table
@@ -39,21 +38,18 @@ def make_pair_set(
     num_pairs: int = 384,
     seed: int = 0,
     image_size: int = 64,
-    min_gap: float | None = None,
-    max_gap: float | None = None,
     rows: np.ndarray | None = None,
 ) -> PairSet:
     """Draw pairs of views from a life. The same arguments give the same pairs.
 
     Args:
         life: the prepared life.
-        views: `"plain"`: two frames a short time apart, each the frame's middle square. `"zoomed"`: the same, each
-            view cut out at a place of its own (area 0.3 to 0.7 of that square). `"shifted"`: two such cuts of one
-            frame (side 0.55), so that matches lie far apart and are known exactly.
+        views: `"plain"`: two frames 2 to 8 frames of the life apart, each the frame's middle square. `"zoomed"`: the
+            same, each view cut out at a place of its own (area 0.3 to 0.7 of that square). `"shifted"`: two such cuts
+            of one frame (side 0.55), so that matches lie far apart and are known exactly.
         num_pairs: how many.
         seed: of the draw.
         image_size: side of the views, in pixels.
-        min_gap, max_gap: time between the two frames in seconds; 2 and 8 frames of the life by default.
         rows: of the life that may be used, sorted int64; all by default.
 
     Where the life has poses, only pairs between which the camera turned by 4 degrees or moved by 16 units are taken:
@@ -62,10 +58,9 @@ def make_pair_set(
     Raises:
         PairSetError: the kind of views is not known, or there are too few such pairs.
     """
-    _check(views, num_pairs, image_size)
-    frames = _moment_apart(life, num_pairs, seed, rows, min_gap, max_gap)
-    settings = {"by": "none"}
-    return _cut_out([life], [frames], [rows], views=views, seed=seed, image_size=image_size, settings=settings)
+    return make_balanced_pair_set(
+        [life], by="none", views=views, num_pairs=num_pairs, seed=seed, image_size=image_size, rows=[rows]
+    )
 
 
 def make_balanced_pair_set(
@@ -115,7 +110,7 @@ def make_balanced_pair_set(
     drawn = []
     for number, (life, wanted) in enumerate(zip(lives, _shares(num_pairs, len(lives)), strict=True)):
         if by == "none":
-            drawn.append(_moment_apart(life, wanted, seed, usable[number], None, None))
+            drawn.append(_moment_apart(life, wanted, seed, usable[number]))
             continue
         shares = _shares(wanted, len(edges) - 1)
         if by == "gap":
@@ -154,19 +149,11 @@ def _shares(total: int, parts: int) -> list[int]:
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
-def _moment_apart(
-    life: PreparedLife,
-    num_pairs: int,
-    seed: int,
-    rows: np.ndarray | None,
-    min_gap: float | None,
-    max_gap: float | None,
-) -> np.ndarray:
+def _moment_apart(life: PreparedLife, num_pairs: int, seed: int, rows: np.ndarray | None) -> np.ndarray:
     """Frames of pairs a short time apart between which the camera moved, int64 (num_pairs, 2)."""
     step = 1 / life.metadata["frame_rate"]
-    gaps = (min_gap or 2 * step, max_gap or 8 * step)
     try:
-        pairing = TemporalPairing(life.timestamps, life.video_index, *gaps, rows)
+        pairing = TemporalPairing(life.timestamps, life.video_index, 2 * step, 8 * step, rows)
     except LifeError as error:
         raise PairSetError(f"No pairs can be drawn from the life {life.name}: {error}") from error
     drawn = _moving(life, pairing.pairs(seed, np.arange(num_pairs * 8)))

@@ -8,7 +8,7 @@ from huggingface_hub.constants import HF_HUB_CACHE
 
 from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.alignment.pair_sets.storage import CARD, DESCRIPTION, ROWS, load_pair_set, read_description
+from singlelife.alignment.pair_sets.storage import CARD, DESCRIPTION, ROWS, read_description
 from singlelife.errors import HubError, LifeError, PairSetError
 from singlelife.files import check_room
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
@@ -45,7 +45,7 @@ def push_pair_set(
             repository is public and should be private (or the other way round), or the connection breaks.
     """
     check_push(repo_id, token)
-    pairs, described = load_pair_set(path), read_description(path)
+    pairs, described = PairSet.load(path), read_description(path)
     api = hub_api(token)
     with translate_hub_errors(
         repo_id, f"Pushing to {repo_id}", "What was sent is kept; the same command goes on from there."
@@ -101,7 +101,7 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
             return None  # it may be a life, which is kept elsewhere
         folder = Path(kept).parent
         print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
-        return load_pair_set(folder, progress=True)
+        return PairSet.load(folder, progress=True)
     sizes = sizes_of(info)
     if DESCRIPTION not in sizes:
         return None
@@ -117,4 +117,4 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
         read_description(folder)
         if ROWS in sizes:
             api.hf_hub_download(repo_id, ROWS, repo_type="dataset", revision=folder.name)
-    return load_pair_set(folder, progress=True)
+    return PairSet.load(folder, progress=True)

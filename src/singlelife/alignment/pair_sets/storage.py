@@ -1,4 +1,4 @@
-"""Pair sets in folders: as they are stored here, and as pairs of image files.
+"""The folder of a pair set.
 
 A stored set is a folder with `pair_set.json`, which says what it is, and a split `test` in an Arrow file, so that
 `datasets.load_from_disk` and `load_dataset` open it as well. It holds the views as PNG files, where they come from,
@@ -8,9 +8,8 @@ and where it is known what the true matches follow from: depth as the life has i
 import hashlib
 import io
 import json
-import re
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,28 +19,25 @@ import torch
 from datasets import Features, Image, List, Value
 from datasets.arrow_writer import ArrowWriter
 from PIL import Image as PILImage
-from PIL import ImageOps
 from tqdm.auto import tqdm
 
 from singlelife._version import __version__
 from singlelife.alignment.pair_sets.card import pair_set_card
-from singlelife.alignment.pair_sets.geometry import PairGeometry
-from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import check_room
-from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize
 from singlelife.lives.prepare import write_dataset_description
 
 FORMAT_VERSION = 1
 DESCRIPTION = "pair_set.json"
 ROWS = "test/data-00000-of-00001.arrow"
 CARD = "README.md"
+VIEW_NAMES = ("target", "source")
+
+CHANGED = "It is damaged, or was changed: make or download the pair set again."
 
 _ROWS_IN_A_BATCH = 32
 _LARGEST_DESCRIPTION = 64 << 20  # bytes
 _LARGEST_SIDE = 4096  # pixels
-_VIEWS = ("target", "source")
-_IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
 _COLUMNS = Features(
     {
@@ -76,8 +72,8 @@ _GEOMETRY_COLUMNS = Features(
 )
 
 
-def save_pair_set(pairs: PairSet, path: Path, *, progress: bool = False) -> None:
-    """See `PairSet.save`."""
+def write_pair_set(pairs: Any, path: Path, *, progress: bool = False) -> None:
+    """See `PairSet.save`. `pairs` is one; that class builds on this file, which cannot name it."""
     if path.exists():
         raise PairSetError(f"{path} is there already. Choose another folder, or delete it.")
     aside = path.with_name(f"{path.name}.partial")
@@ -121,7 +117,7 @@ def save_pair_set(pairs: PairSet, path: Path, *, progress: bool = False) -> None
 _PER_PAIR = ("life", "frames", "timestamps", "videos", "files")  # of the provenance: columns of their own
 
 
-def _rows(pairs: PairSet, with_geometry: bool) -> Iterator[dict[str, Any]]:
+def _rows(pairs: Any, with_geometry: bool) -> Iterator[dict[str, Any]]:
     provenance, nothing = pairs.provenance, (None, None)
     for index in range(len(pairs)):
         life = provenance["lives"][provenance["life"][index]] if "life" in provenance else {}
@@ -131,7 +127,7 @@ def _rows(pairs: PairSet, with_geometry: bool) -> Iterator[dict[str, Any]]:
             "gap": None if pairs.gap is None else _or_none(pairs.gap[index]),
             "overlap": None if pairs.overlap is None else _or_none(pairs.overlap[index]),
         }
-        for number, (view, images) in enumerate(zip(_VIEWS, (pairs.target, pairs.source), strict=True)):
+        for number, (view, images) in enumerate(zip(VIEW_NAMES, (pairs.target, pairs.source), strict=True)):
             row[view] = {"bytes": _png(images[index]), "path": None}
             row[f"{view}_box"] = pairs._boxes[index, number].tolist()
             for column, name in (
@@ -146,7 +142,7 @@ def _rows(pairs: PairSet, with_geometry: bool) -> Iterator[dict[str, Any]]:
             assert geometry is not None
             depth = geometry.depth[index]
             row["depth_scale"] = float(geometry.scale[index])
-            for number, view in enumerate(_VIEWS):
+            for number, view in enumerate(VIEW_NAMES):
                 row[f"{view}_depth"] = None if depth is None else {"bytes": depth[number], "path": None}
                 row[f"{view}_pose"] = geometry.poses[index, number].ravel().tolist()
                 row[f"{view}_intrinsics"] = geometry.intrinsics[index, number].tolist()
@@ -197,30 +193,27 @@ def read_description(path: Path) -> dict[str, Any]:
     return described
 
 
-def load_pair_set(path: Path, *, progress: bool = False) -> PairSet:
-    """See `PairSet.load`."""
+def read_pair_set(path: Path, *, progress: bool = False) -> dict[str, Any]:
+    """The arguments of a `PairSet` that was stored, from verified files. The caller compares the hash.
+
+    Raises:
+        PairSetError: see `PairSet.load`.
+    """
     described = read_description(path)
-    changed = "It is damaged, or was changed: make or download the pair set again."
     for name, digest in described["files"].items():
         try:
             found = _sha256(path / name)
         except OSError as error:
-            raise PairSetError(f"{path / name} cannot be read: {error.strerror}. {changed}") from error
+            raise PairSetError(f"{path / name} cannot be read: {error.strerror}. {CHANGED}") from error
         if found != digest:
-            raise PairSetError(f"{path / name} is not the file that {DESCRIPTION} names. {changed}")
+            raise PairSetError(f"{path / name} is not the file that {DESCRIPTION} names. {CHANGED}")
     try:
-        pairs = _read(path, described, progress)
+        return _read(path, described, progress)
     except (pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
-        raise PairSetError(f"{path / ROWS} cannot be read ({error}). {changed}") from error
-    if pairs.hash != described["hash"]:
-        raise PairSetError(
-            f"The pairs of {path} have the hash {pairs.hash[:12]}, and {DESCRIPTION} says {described['hash'][:12]}. "
-            f"{changed}"
-        )
-    return pairs
+        raise PairSetError(f"{path / ROWS} cannot be read ({error}). {CHANGED}") from error
 
 
-def _read(path: Path, described: dict[str, Any], progress: bool) -> PairSet:
+def _read(path: Path, described: dict[str, Any], progress: bool) -> dict[str, Any]:
     size = described["image_size"]
     with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
         count = sum(len(batch) for batch in stream)
@@ -228,12 +221,12 @@ def _read(path: Path, described: dict[str, Any], progress: bool) -> PairSet:
     if count != described["num_pairs"]:
         raise ValueError(f"it holds {count} pairs instead of {described['num_pairs']}")
     views = np.empty((2, count, 3, size, size), dtype=np.uint8)
-    columns: dict[str, list[Any]] = {name: [] for name in names if name not in _VIEWS}
+    columns: dict[str, list[Any]] = {name: [] for name in names if name not in VIEW_NAMES}
     start = 0
     bar = tqdm(desc=f"Reading {path.name}", total=count, unit=" pairs", delay=2, disable=not progress)
     with bar, pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
         for batch in stream:
-            for number, view in enumerate(_VIEWS):
+            for number, view in enumerate(VIEW_NAMES):
                 for row, content in enumerate(batch.column(view).to_pylist()):
                     views[number, start + row] = _pixels(content, size).transpose(2, 0, 1)
             for name, values in columns.items():
@@ -251,17 +244,17 @@ def _read(path: Path, described: dict[str, Any], progress: bool) -> PairSet:
     else:
         provenance["files"] = both["file"]
     gap, overlap = (np.array([np.nan if v is None else v for v in columns[name]]) for name in ("gap", "overlap"))
-    return PairSet(
-        name=described["name"],
-        target=torch.from_numpy(views[0]),
-        source=torch.from_numpy(views[1]),
-        provenance=provenance,
-        _boxes=np.array(both["box"], dtype=np.int64),
-        _geometry=_geometry(columns) if "depth_scale" in columns else None,
-        _same_frame=described["same_frame"],
-        gap=gap if "lives" in provenance else None,
-        overlap=None if np.isnan(overlap).all() else overlap.astype(np.float32),
-    )
+    return {
+        "name": described["name"],
+        "target": torch.from_numpy(views[0]),
+        "source": torch.from_numpy(views[1]),
+        "provenance": provenance,
+        "_boxes": np.array(both["box"], dtype=np.int64),
+        "geometry": _geometry(columns) if "depth_scale" in columns else None,
+        "_same_frame": described["same_frame"],
+        "gap": gap if "lives" in provenance else None,
+        "overlap": None if np.isnan(overlap).all() else overlap.astype(np.float32),
+    }
 
 
 def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
@@ -278,9 +271,11 @@ def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
     return pixels
 
 
-def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
+def _geometry(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """The arguments of a `PairGeometry`."""
+
     def both(name: str, shape: tuple[int, ...]) -> np.ndarray:
-        values = [np.array(columns[f"{view}_{name}"], dtype=np.float64).reshape(-1, *shape) for view in _VIEWS]
+        values = [np.array(columns[f"{view}_{name}"], dtype=np.float64).reshape(-1, *shape) for view in VIEW_NAMES]
         return np.stack(values, axis=1)
 
     depth = [
@@ -288,96 +283,4 @@ def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
         for target, source in zip(columns["target_depth"], columns["source_depth"], strict=True)
     ]
     scale = np.array(columns["depth_scale"], dtype=np.float64)
-    return PairGeometry(depth, scale, both("pose", (4, 4)), both("intrinsics", (4,)))
-
-
-def is_image_folder(path: Path) -> bool:
-    """Whether a folder holds image files that may be pairs."""
-    return (path / "target").is_dir() or (path / "source").is_dir() or any(_images(path))
-
-
-def load_image_pairs(path: Path, image_size: int) -> PairSet:
-    """The pairs of image files in a folder: `NAME_target.png` and `NAME_source.png`, or files of equal names in the
-    folders `target` and `source`. PNG, JPEG, WebP, BMP, PPM or TIFF.
-
-    Args:
-        path: the folder.
-        image_size: side of the views in pixels; of each image the middle square is resized to it.
-
-    Raises:
-        PairSetError: there are none, one lacks its partner, or one cannot be read; it is named.
-    """
-    files = _pairs_of_files(path)
-    names = [[str(file.relative_to(path)) for file in pair] for pair in files]
-    images = ((_read_image(target), _read_image(source)) for target, source in files)
-    return pair_set_of_images(path.name, images, len(files), image_size, {"folder": path.name, "files": names})
-
-
-def pair_set_of_images(
-    name: str,
-    images: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    count: int,
-    image_size: int,
-    provenance: dict[str, Any] | None = None,
-) -> PairSet:
-    """Pairs of images, of each its middle square.
-
-    Args:
-        name: for people.
-        images: target and source of each pair, uint8 (3, H, W) of any sizes; taken one by one.
-        count: how many pairs that is.
-        image_size: side of the views in pixels, to which the squares are resized.
-        provenance: where they are from.
-    """
-    views = torch.empty((2, count, 3, image_size, image_size), dtype=torch.uint8)
-    boxes = np.zeros((count, 2, 4), dtype=np.int64)
-    for index, pair in enumerate(images):
-        for number, image in enumerate(pair):
-            boxes[index, number] = box = center_crop_box(*image.shape[-2:])
-            views[number, index] = crop_and_resize(image, box, image_size)
-    return PairSet(name, views[0], views[1], provenance or {}, boxes)
-
-
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
-    )
-
-
-def _pairs_of_files(path: Path) -> list[tuple[Path, Path]]:
-    if (path / "target").is_dir() or (path / "source").is_dir():
-        found = {view: {file.stem: file for file in _images(path / view)} for view in _VIEWS}
-        twice = [file for view in _VIEWS for file in _images(path / view) if found[view][file.stem] != file]
-        where = {view: f"the folder {path / view}" for view in _VIEWS}
-    else:
-        found, twice, where = {view: {} for view in _VIEWS}, [], dict.fromkeys(_VIEWS, f"the folder {path}")
-        for file in _images(path):
-            match = re.fullmatch(r"(.+)_(target|source)", file.stem)
-            if not match:
-                raise PairSetError(
-                    f"{file} is of no pair: the images of a pair are NAME_target.png and NAME_source.png, or have the "
-                    "same name in the folders target and source."
-                )
-            if match[1] in found[match[2]]:
-                twice.append(file)
-            found[match[2]][match[1]] = file
-    if twice:
-        raise PairSetError(f"{twice[0]} is there twice, with another ending: which of the two is meant?")
-    for view, other in (_VIEWS, _VIEWS[::-1]):
-        if alone := sorted(set(found[view]) - set(found[other])):
-            raise PairSetError(f"{found[view][alone[0]]} has no partner: its {other} is missing in {where[other]}.")
-    if not found["target"]:
-        raise PairSetError(f"The folder {path} holds no pairs of images.")
-    return [(found["target"][name], found["source"][name]) for name in sorted(found["target"])]
-
-
-def _read_image(file: Path) -> torch.Tensor:
-    """The pixels of an image file as it is meant to be seen, uint8 (3, height, width)."""
-    try:
-        with PILImage.open(file) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        raise PairSetError(f"The image {file} cannot be read: {error}.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+    return {"depth": depth, "scale": scale, "poses": both("pose", (4, 4)), "intrinsics": both("intrinsics", (4,))}

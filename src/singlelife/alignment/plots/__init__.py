@@ -1,1 +1,1 @@
-"""Pictures of alignment, drawn without a screen."""
+"""Pictures of alignment results, and a style for those of other rooms."""

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from singlelife.alignment.cas import Score
+from singlelife.alignment.score import Score
 from singlelife.files import atomic_write
 
 INK, FAINT = "#222222", "#8a8a8a"
@@ -17,7 +17,7 @@ VARIANT_NAMES = {"raw": "raw", "position_free": "position-free"}
 VARIANT_COLOURS = {"raw": RAW, "position_free": FREE}
 KIND_COLOURS = {"within": "#d1495b", "across": "#2e6f95", "mean": "#555555"}
 
-# Told apart by people who see few colours; a group that finds none left shares one, and is told by its name.
+# Colour-blind people can tell these apart. Where there are more groups than colours, groups share one.
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _DPI = 150
 _LONGEST = 28  # letters of a name

@@ -9,15 +9,14 @@ import yaml
 from PIL import Image
 
 from singlelife import cas_curve, cas_matrix
-from singlelife.alignment.cas import Score
-from singlelife.alignment.runs import models_of_runs
-from singlelife.alignment.trajectory import Against, Emerged, emerged, trajectory
+from singlelife.alignment.curve import Against, Emerged, curve_of, emerged, models_of_runs
+from singlelife.alignment.score import Score
 from singlelife.cli import main
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError, RunError
 from singlelife.lives.prepared import PreparedLife
 
-from .test_align import Zoo, run
+from ..micro import save_micro_model
+from .test_matrix import Zoo, run
 
 
 def score(low: float, high: float) -> Score:
@@ -25,7 +24,7 @@ def score(low: float, high: float) -> Score:
 
 
 def against(at: float | None, low: float, high: float) -> Against:
-    return Against("m", "r", at, score(low, high), score(low, high), None)
+    return Against("m", at, score(low, high), score(low, high), None)
 
 
 def test_emergence_is_where_the_interval_first_clears_all_controls():
@@ -40,11 +39,11 @@ def test_emergence_is_where_the_interval_first_clears_all_controls():
 
 def test_the_numbers_are_those_of_align(tmp_path):
     models = {"a2": 100.0, "b2": 200.0}
-    found = trajectory(lambda names: run(Zoo(), tmp_path, names), "step", models, "a1", ["b1"])
+    found = curve_of(lambda names: run(Zoo(), tmp_path, names), "step", models, "a1", ["b1"])
     matrix = run(Zoo(), tmp_path, ["a1", "b1", "a2", "b2"]).main
     for place, point in ((2, found.points[0]), (3, found.points[1]), (1, found.controls[0])):
         for variant in ("raw", "position_free"):
-            for name in ("cas", "low", "high", "chance", "adjusted"):
+            for name in ("cas", "low", "high", "chance", "chance_corrected"):
                 assert getattr(getattr(point, variant), name) == getattr(getattr(matrix, variant), name)[0, place]
     assert [point.at for point in found.points] == [100, 200] and found.controls[0].at is None
     assert found.emerged["raw"] == Emerged(100, False)
@@ -55,32 +54,20 @@ def test_checkpoints_that_fail_are_told_and_the_reference_has_to_work(tmp_path):
     def compare(names):
         return run(Zoo(), tmp_path, names)
 
-    found = trajectory(compare, "step", {"a2": 1.0, "none": 2.0}, "a1")
+    found = curve_of(compare, "step", {"a2": 1.0, "none": 2.0}, "a1")
     assert [point.model for point in found.points] == ["a2"] and found.failed[0].model == "none"
     assert "There is no model none" in str(found)
     with pytest.raises(CheckpointError, match="The reference none cannot be used: There is no model none"):
-        trajectory(compare, "step", {"a2": 1.0}, "none")
-    with pytest.raises(CheckpointError, match=r"None of the models to follow can be compared:\n  none: "):
-        trajectory(compare, "step", {"none": 1.0}, "a1")
+        curve_of(compare, "step", {"a2": 1.0}, "none")
+    with pytest.raises(CheckpointError, match=r"None of the models of the curve can be compared:\n  none: "):
+        curve_of(compare, "step", {"none": 1.0}, "a1")
     with pytest.raises(CheckpointError, match="should be different ones"):
-        trajectory(compare, "step", {"a1": 1.0}, "a1")
+        curve_of(compare, "step", {"a1": 1.0}, "a1")
 
 
 @pytest.fixture(scope="module")
 def make_run():
     """Writes the folder of a run as training does: models of fresh weights by their seeds."""
-
-    def write_model(folder: Path, seed: int) -> None:
-        import torch
-
-        with torch.random.fork_rng():
-            torch.manual_seed(seed)
-            sizes = {"image_size": 32, "patch_size": 8}
-            for part in ("", "decoder_"):
-                sizes |= {f"{part}hidden_size": 16, f"{part}num_hidden_layers": 1, f"{part}num_attention_heads": 2}
-            model = CroCoForPreTraining(CroCoConfig(**sizes))
-        model.save_pretrained(folder)
-        CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
 
     def write(folder: Path, steps=(), last: int = 9, hours: float | None = None, of_all: float | None = None) -> str:
         folder.mkdir()
@@ -88,8 +75,8 @@ def make_run():
         if of_all is not None:
             (folder / "life.json").write_text(json.dumps({"hours": of_all}))
         for step in steps:
-            write_model(folder / f"checkpoint-{step}", step)
-        write_model(folder, last)
+            save_micro_model(folder / f"checkpoint-{step}", step)
+        save_micro_model(folder, last)
         return str(folder)
 
     return write
@@ -112,7 +99,7 @@ def test_runs_are_a_duration_study_by_their_hours(tmp_path, make_run):
 def test_what_is_no_study_is_refused(tmp_path, make_run):
     one, same = make_run(tmp_path / "one", hours=1.0), make_run(tmp_path / "same", hours=1.0)
     unknown = make_run(tmp_path / "unknown")
-    with pytest.raises(RunError, match="do not all differ in how many hours"):
+    with pytest.raises(RunError, match="--hours"):
         models_of_runs([one, same])
     with pytest.raises(RunError, match=r"has no life\.json that says how long that is"):
         models_of_runs([one, unknown])
@@ -124,17 +111,18 @@ def test_what_is_no_study_is_refused(tmp_path, make_run):
         models_of_runs([tmp_path / "empty"])
 
 
+@pytest.mark.integration
 def test_the_command_follows_a_run(tmp_path, make_run, sim_test: PreparedLife, capsys):
     folder = make_run(tmp_path / "run", steps=(3, 6))
-    command = ["align", "--checkpoints", folder, "--reference", "untrained:tiny", "--controls", "untrained:tiny@1"]
+    command = ["cas", "--curve", folder, "--reference", "untrained:tiny", "--controls", "untrained:tiny@1"]
     command += ["--pairs", str(sim_test.path), "--num-pairs", "12", "--save", str(tmp_path / "saved")]
     command += ["--cache-dir", str(tmp_path / "cache")]
     assert main(command) == 0
     told = capsys.readouterr().out
     assert "optimiser steps" in told and "control untrained:tiny@1" in told
-    fields = json.loads((tmp_path / "saved" / "trajectory.json").read_text())
+    fields = json.loads((tmp_path / "saved" / "result.json").read_text())
     assert [point["at"] for point in fields["points"]] == [3, 6, 9] and fields["pairs_hash"]
-    with Image.open(tmp_path / "saved" / "trajectory.png") as image:
+    with Image.open(tmp_path / "saved" / "curve.png") as image:
         assert image.size[0] > 1000
     settings = {"pairs": str(sim_test.path), "num_pairs": 12, "cache_dir": tmp_path / "cache", "progress": False}
     again = cas_curve(folder, "untrained:tiny", controls=["untrained:tiny@1"], **settings)
@@ -142,17 +130,3 @@ def test_the_command_follows_a_run(tmp_path, make_run, sim_test: PreparedLife, c
     two = cas_matrix(["untrained:tiny", f"{folder}/checkpoint-3"], **settings)
     assert two.main.raw.cas[0, 1] == pytest.approx(again.points[0].raw.cas)
     assert np.isfinite(again.points[0].position_free.cas)
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (["--checkpoints", "run"], "Give --reference MODEL"),
-        (["a", "--reference", "b"], "--reference and --controls belong to --checkpoints"),
-        (["a", "--checkpoints", "run", "--reference", "b"], "--checkpoints goes without MODELs"),
-        (["--checkpoints", "run", "--reference", "b", "--by-layer"], "goes without --by-layer"),
-    ],
-)
-def test_options_that_do_not_belong_together_are_told(words, message, capsys):
-    assert main(["align", *words]) == 2
-    assert message in capsys.readouterr().err

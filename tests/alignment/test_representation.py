@@ -6,11 +6,23 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife import cas_matrix
-from singlelife.alignment.contrast import MEASURES, cka, contrast, mutual_knn, rsa
 from singlelife.alignment.pair_sets import make_pair_set
+from singlelife.alignment.representation import MEASURES, _measures, representation_metrics
 from singlelife.errors import PairSetError
 
 seeds = st.integers(0, 2**32 - 1)
+
+
+def cka(a, b):
+    return representation_metrics([a, b]).cka[0, 1]
+
+
+def mutual_knn(a, b, neighbours=10):
+    return representation_metrics([a, b], neighbours).mutual_knn[0, 1]
+
+
+def rsa(a, b):
+    return representation_metrics([a, b]).rsa[0, 1]
 
 
 def features(seed: int, images: int = 40, width: int = 7) -> np.ndarray:
@@ -51,12 +63,13 @@ def test_they_are_symmetric_and_do_not_depend_on_the_order_of_the_images(measure
 
 
 def test_independent_features_score_chance_even_where_they_are_wider_than_there_are_images():
-    found = [contrast([features(seed, 40, 100), features(seed + 1000, 40, 100)]) for seed in range(30)]
+    found = [representation_metrics([features(seed, 40, 100), features(seed + 1000, 40, 100)]) for seed in range(30)]
     for name, expected, within in (("cka", 0, 0.05), ("mutual_knn", 10 / 39, 0.02), ("rsa", 0, 0.03)):
         assert np.mean([getattr(each, name)[0, 1] for each in found]) == pytest.approx(expected, abs=within)
     assert found[0].mutual_knn_chance == 10 / 39
 
 
+@pytest.mark.integration
 def test_intervals_hold_the_value_of_many_more_images():
     """About 95 times in 100; the truth is taken from 4,000 images."""
     weights, noise = rotation(7), 0.7
@@ -65,15 +78,15 @@ def test_intervals_hold_the_value_of_many_more_images():
         x = features(seed, images)
         return [x, x @ weights + noise * features(seed + 1, images)]
 
-    truth = cka(*pair(0, 4000))
+    truth = _measures(pair(0, 4000), 10)["cka"][0, 1]
     held = 0
     for seed in range(100, 140):
-        found = contrast(pair(seed, 100))
+        found = representation_metrics(pair(seed, 100))
         held += abs(found.cka[0, 1] - truth) <= found.spread["cka"][0, 1]
         assert found.spread["cka"][0, 0] == pytest.approx(0, abs=1e-9)
         assert 0 < found.spread["mutual_knn"][0, 1] < 0.2 and 0 < found.spread["rsa"][0, 1] < 0.2
     assert held >= 34
-    assert np.isnan(contrast(pair(0, 79)).spread["rsa"]).all()
+    assert np.isnan(representation_metrics(pair(0, 79)).spread["rsa"]).all()
 
 
 def test_cka_is_the_unbiased_estimate_written_out():
@@ -104,30 +117,28 @@ def test_neighbours_are_those_of_plain_sets():
 
 
 def test_a_model_that_says_the_same_of_all_images_has_no_cka_and_no_rsa():
-    found = contrast([features(0), np.full((40, 5), 0.1, dtype=np.float32)])
+    found = representation_metrics([features(0), np.full((40, 5), 0.1, dtype=np.float32)])
     assert np.isnan(found.cka[0, 1]) and np.isnan(found.rsa[0, 1])
     assert found.cka[0, 0] == found.mutual_knn[0, 0] == pytest.approx(1)
 
 
 def test_too_few_images_are_refused():
-    with pytest.raises(PairSetError, match="4 pairs of views at least, not 3"):
-        contrast([features(0, 3)])
+    with pytest.raises(PairSetError, match="at least 4 pairs of views, not 3"):
+        representation_metrics([features(0, 3)])
 
 
-def test_align_adds_them_once_and_keeps_the_features(sim_test, tmp_path):
+@pytest.mark.integration
+def test_a_matrix_adds_them_once_and_keeps_the_features(sim_test, tmp_path):
     views = make_pair_set(sim_test, num_pairs=12)
     models = ["untrained:tiny", "untrained:tiny@1"]
-    first = cas_matrix(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
+    first = cas_matrix(models, pairs=views, representation=True, cache_dir=tmp_path, progress=False)
     kept = sorted((tmp_path / "alignment").glob("pooled-*"))
     assert len(kept) == 2
     kept[0].write_bytes(b"")
-    again = cas_matrix(models, pairs=views, contrast=True, cache_dir=tmp_path, progress=False)
+    again = cas_matrix(models, pairs=views, representation=True, cache_dir=tmp_path, progress=False)
     for name in MEASURES:
-        np.testing.assert_array_equal(getattr(again.contrast, name), getattr(first.contrast, name))
-    (row, *_) = first.to_table().to_pylist()
-    assert row["cka"] == first.contrast.cka[0, 1] == first.to_dict()["contrast"]["cka"][0][1]
+        np.testing.assert_array_equal(getattr(again.representation, name), getattr(first.representation, name))
+    (row,) = [row for row in first.rows() if row.metric == "cka"]
+    assert row.value == first.representation.cka[0, 1] == first.to_dict()["representation"]["cka"][0][1]
     assert "mutual 10-NN" in str(first)
-    first.save(tmp_path / "saved")
-    assert (tmp_path / "saved" / "contrast.png").is_file()
-    without = cas_matrix(models, pairs=views, cache_dir=tmp_path, progress=False)
-    assert without.contrast is None and without.to_table().to_pylist()[0]["cka"] is None
+    assert cas_matrix(models, pairs=views, cache_dir=tmp_path, progress=False).representation is None

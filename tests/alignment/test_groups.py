@@ -1,4 +1,4 @@
-"""Intervals and tests against what is known of them."""
+"""The permutation test against all orders of the labels, and the data sets that names tell of."""
 
 import itertools
 import math
@@ -8,30 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.statistics import bootstrap, permutation_test
+from singlelife.alignment.groups import group_of, permutation_test
 
 seeds = st.integers(0, 2**32 - 1)
-
-
-@given(seeds)
-def test_each_column_has_the_interval_that_it_has_alone(seed):
-    values = np.random.default_rng(seed).random((40, 3))
-    together = bootstrap(values, seed)
-    for column in range(3):
-        np.testing.assert_allclose(together[:, column], bootstrap(values[:, [column]], seed)[:, 0], atol=1e-12)
-
-
-def test_columns_are_resampled_together():
-    """The difference of two columns that differ by a constant is certain, however the columns themselves vary."""
-    values = np.random.default_rng(0).random((50, 1))
-    low, high = bootstrap(np.column_stack([values + 1 - values]))
-    assert low == high == pytest.approx(1)
-
-
-def test_intervals_hold_the_truth_as_often_as_they_say():
-    generator = np.random.default_rng(0)
-    low, high = bootstrap(generator.normal(size=(200, 1000)))
-    assert 0.92 < ((low < 0) & (high > 0)).mean() < 0.97
 
 
 def plain_test(scores: np.ndarray, groups: list[str]) -> float:
@@ -82,3 +61,22 @@ def test_groups_that_do_not_matter_are_found_to_matter_as_often_as_by_chance():
     p_values = [permutation_test(*blocks([3, 3], 0, seed)).p_value for seed in range(200)]
     assert min(p_values) == 2 / 20  # which of the two groups is which does not matter
     assert np.mean(np.array(p_values) <= 0.2) == pytest.approx(0.2, abs=0.08)
+
+
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [
+        ("runs/sim_1", "simulated"),
+        ("runs/sim_1_seed1/checkpoint-200", "simulated"),
+        ("ann/singlelife-wt3", "Walking Tours"),
+        ("ann/singlelife-hdepic1@v2", "HD-EPIC"),
+        ("/home/ann/runs/ald_2", "Anonymous Lives"),
+        ("runs/shuffled-wt_1", "controls"),
+        ("runs/control_still", "controls"),
+        ("untrained:tiny@1", "untrained"),
+        ("runs/my_day", "runs/my_day"),
+        ("runs/wt_31", "runs/wt_31"),
+    ],
+)
+def test_groups_are_the_data_sets_that_names_tell(name, group):
+    assert group_of(name) == group

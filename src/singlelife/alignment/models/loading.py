@@ -18,12 +18,12 @@ from singlelife.alignment.models.backbones import (
     vision_config,
 )
 from singlelife.alignment.models.checkpoints import Checkpoint, find_checkpoint
-from singlelife.alignment.models.cross_attention import CrossAttention
-from singlelife.alignment.models.decoder_correlation import DecoderCorrelation
+from singlelife.alignment.models.croco_maps import CrossAttention, DecoderCorrelation
 from singlelife.croco import CroCoConfig, CroCoImageProcessor, CroCoModel
 from singlelife.errors import CheckpointError
 from singlelife.files import config_names, hub_configs, read_yaml
 
+_OF_CROCO = {each.method: each for each in (CrossAttention, DecoderCorrelation)}
 # By the word for it on the command line.
 METHODS = {
     method.replace(" ", "-"): method
@@ -117,7 +117,7 @@ def load_model(
         HubError: it is on the Hub, but not for you, or the Hub cannot be asked.
     """
     if spec.startswith(UNTRAINED):
-        return _untrained(spec, device, _by_name(method), layers)
+        return _untrained(spec, device, method, layers)
     return load_checkpoint(find_checkpoint(spec), device, method=method, layers=layers)
 
 
@@ -127,7 +127,7 @@ def load_checkpoint(
     """A model to compare, of a checkpoint that has been found. See [`load_model`]."""
     plan = plan_of(checkpoint, method)
     model = checkpoint.load(plan.config, device)
-    return _provider(checkpoint.name, model, plan.processor, device, plan.method, layers, checkpoint.revision)
+    return _provider(checkpoint.name, model, plan, device, layers, checkpoint.revision)
 
 
 @dataclass(frozen=True)
@@ -154,18 +154,9 @@ def plan_of(checkpoint: Checkpoint, method: str | None = None) -> Plan:
     Raises:
         CheckpointError: it is not one that can be compared.
     """
-    chosen = _by_name(method)
     config = vision_config(checkpoint.config())
-    chosen = _method(checkpoint.name, config, chosen)
+    chosen = _method(checkpoint.name, config, method)
     return Plan(config, checkpoint.processor(video=_is_video(config)), chosen)
-
-
-def _by_name(method: str | None) -> str | None:
-    if method is None:
-        return None
-    if method not in METHODS:
-        raise CheckpointError(f"There are the methods {', '.join(METHODS)}, not {method!r}.")
-    return METHODS[method]
 
 
 def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int] | None) -> AttentionMapProvider:
@@ -178,30 +169,30 @@ def _untrained(spec: str, device: str, method: str | None, layers: Sequence[int]
         config: PretrainedConfig = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{where}.yaml"))
         rows, columns = config.grid_size
         size = {"height": rows * config.patch_size, "width": columns * config.patch_size}
-        chosen, processor = _method(spec, config, method), CroCoImageProcessor(size=size)
+        plan = Plan(config, CroCoImageProcessor(size=size), _method(spec, config, method))
     else:
         if "/" not in where and not Path(where).exists():
             presets = ", ".join(config_names("models"))
             raise CheckpointError(f"{spec}: there is no folder {where}, and no such preset; there are {presets}.")
-        checkpoint = find_checkpoint(where)
-        config = vision_config(checkpoint.config())
-        chosen, processor = _method(spec, config, method), checkpoint.processor(video=_is_video(config))
+        plan = plan_of(find_checkpoint(where), method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(int(seed))
-        model = AutoModel.from_config(config, dtype=torch.float32)
-    described = {name: value for name, value in config.to_dict().items() if name not in _NO_ARCHITECTURE}
+        model = AutoModel.from_config(plan.config, dtype=torch.float32)
+    described = {name: value for name, value in plan.config.to_dict().items() if name not in _NO_ARCHITECTURE}
     digest = hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()
-    return _provider(spec, model, processor, device, chosen, layers, f"untrained {digest} seed {int(seed)}")
+    return _provider(spec, model, plan, device, layers, f"untrained {digest} seed {int(seed)}")
 
 
 def _is_video(config: PretrainedConfig) -> bool:
     return config.model_type in ARCHITECTURES and ARCHITECTURES[config.model_type].video
 
 
-def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
+def _method(spec: str, config: PretrainedConfig, name: str | None) -> str:
     """The method for an architecture, before any weights are loaded."""
-    crosses = isinstance(config, CroCoConfig)
-    if method in (CrossAttention.method, DecoderCorrelation.method) and not crosses:
+    if name is not None and name not in METHODS:
+        raise CheckpointError(f"The methods are {', '.join(METHODS)}, not {name!r}.")
+    method, crosses = None if name is None else METHODS[name], isinstance(config, CroCoConfig)
+    if method in _OF_CROCO and not crosses:
         raise CheckpointError(
             f"{spec} is of the architecture {config.model_type!r}, which has no cross-attention between two views; "
             f"compare its {FeatureCorrelation.method}."
@@ -215,16 +206,9 @@ def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
 
 
 def _provider(
-    spec: str,
-    model: PreTrainedModel,
-    processor: object,
-    device: str,
-    method: str,
-    layers: Sequence[int] | None,
-    revision: str,
+    spec: str, model: PreTrainedModel, plan: Plan, device: str, layers: Sequence[int] | None, revision: str
 ) -> AttentionMapProvider:
-    if method in (CrossAttention.method, DecoderCorrelation.method):
+    if plan.method in _OF_CROCO:
         assert isinstance(model, CroCoModel)
-        provider = CrossAttention if method == CrossAttention.method else DecoderCorrelation
-        return provider(spec, revision, model, processor, device, layers)
-    return FeatureCorrelation(spec, revision, Backbone(spec, model, processor, device), layers)
+        return _OF_CROCO[plan.method](spec, revision, model, plan.processor, device, layers)
+    return FeatureCorrelation(spec, revision, Backbone(spec, model, plan.processor, device), layers)

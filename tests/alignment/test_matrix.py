@@ -8,16 +8,15 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.numpy import load_file
 
 from singlelife import cas_matrix
-from singlelife.alignment.align import align_models, group_of
-from singlelife.alignment.compare import compare
+from singlelife.alignment.comparison import cas
 from singlelife.alignment.extraction import Extraction
-from singlelife.alignment.pair_sets import PairSet, make_pair_set
+from singlelife.alignment.matrix import align_models
+from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, PairSetError
 
 from .providers import Given, numbered_pairs
@@ -25,7 +24,6 @@ from .providers import Given, numbered_pairs
 GRID = (3, 3)
 NAMES = ["a1", "a2", "b1", "b2"]
 GROUPS = ["a", "a", "b", "b"]
-KNOWN = {"gap": np.linspace(0, 2, 40), "overlap": np.repeat([0.1, 0.5], 20)}
 
 
 def logits(name: str) -> torch.Tensor:
@@ -41,7 +39,7 @@ class Zoo:
         self.models = {name: Given(name, logits(name), GRID) for name in NAMES} | more
         self.loaded: list[str] = []
 
-    def __call__(self, name: str, layers):
+    def __call__(self, name: str):
         self.loaded.append(name)
         if name not in self.models:
             raise CheckpointError(f"There is no model {name}.")
@@ -52,37 +50,34 @@ class Zoo:
 
 
 def run(zoo: Zoo, cache: Path, names=tuple(NAMES), groups=None, **settings):
-    settings = {"ks": [2], "cache_dir": cache, "progress": False} | settings
+    config = CasConfig(**{"k": 2, "cache_dir": cache, "progress": False} | settings)
     groups = groups or [name[0] for name in names]
-    return align_models(names, zoo, lambda _: numbered_pairs(40, **KNOWN), groups=groups, **settings)
+    return align_models(names, zoo, lambda _: numbered_pairs(40), config, groups=groups)
 
 
 def test_each_cell_is_the_score_of_two_models(tmp_path):
     zoo = Zoo()
-    result = run(zoo, tmp_path, ks=[2, 1])
+    result = run(zoo, tmp_path, k=[2, 1])
     assert result.models == tuple(NAMES) and result.groups == tuple(GROUPS) and not result.failed
     for a in range(4):
         for b in range(a):
-            two = compare(zoo.models[NAMES[a]], zoo.models[NAMES[b]], numbered_pairs(40), k=[2, 1], progress=False)
+            two = cas(zoo.models[NAMES[a]], zoo.models[NAMES[b]], pairs=numbered_pairs(40), k=[2, 1], progress=False)
             for at_k in two.curve:
                 for variant in ("raw", "position_free"):
                     matrix, score = getattr(result.at_k[at_k.k], variant), getattr(at_k, variant)
-                    for name in ("cas", "chance", "adjusted", "low", "high"):
+                    for name in ("cas", "chance", "chance_corrected", "low", "high"):
                         square = getattr(matrix, name)
                         assert square[a, b] == square[b, a] == pytest.approx(getattr(score, name), abs=1e-9)
     for reading, name in zip(result.main.readings, NAMES, strict=True):
-        other = compare(zoo.models[name], zoo.models[name], numbered_pairs(40), k=2, progress=False)
-        assert reading.position.cas == pytest.approx(other.raw_readings[0].position.cas)
+        other = cas(zoo.models[name], zoo.models[name], pairs=numbered_pairs(40), k=2, progress=False)
+        assert reading.position.cas == pytest.approx(other.readings[0].position.cas)
     assert np.diag(result.main.raw.cas).tolist() == [1] * 4
 
 
-def test_blocks_are_the_means_of_their_cells(tmp_path):
+def test_means_of_groups_are_those_of_their_cells(tmp_path):
     result = run(Zoo(), tmp_path)
     matrix = result.main.raw
     cas = matrix.cas
-    blocks = {block.groups: block for block in matrix.blocks}
-    assert blocks["a", "a"].score.cas == pytest.approx(cas[0, 1]) and blocks["a", "a"].num_cells == 1
-    assert blocks["a", "b"].score.cas == pytest.approx(cas[:2, 2:].mean()) and blocks["a", "b"].num_cells == 4
     assert matrix.within.cas == pytest.approx((cas[0, 1] + cas[2, 3]) / 2)
     assert matrix.across.cas == pytest.approx(cas[:2, 2:].mean())
     assert matrix.difference.difference == pytest.approx(matrix.within.cas - matrix.across.cas)
@@ -93,32 +88,10 @@ def test_blocks_are_the_means_of_their_cells(tmp_path):
     np.testing.assert_allclose(result.main.per_pair["raw"].mean(axis=0), cas[first, second])
 
 
-def test_parts_are_quarters_of_the_pairs(tmp_path):
-    result = run(Zoo(), tmp_path)
-    gaps = [part for part in result.main.parts if part.of == "gap"]
-    overlaps = [part for part in result.main.parts if part.of == "overlap"]
-    assert [part.num_pairs for part in gaps] == [10] * 4
-    assert [(part.low, part.high, part.num_pairs) for part in overlaps] == [(0.1, 0.1, 20), (0.5, 0.5, 20)]
-    per_pair = result.main.per_pair["raw"]
-    for part, rows in zip(gaps, np.split(np.arange(40), 4), strict=True):
-        assert part.raw["mean"].cas == pytest.approx(per_pair[rows].mean())
-        assert (part.low, part.high) == (KNOWN["gap"][rows].min(), KNOWN["gap"][rows].max())
-    assert {"mean", "within", "across"} == set(gaps[0].position_free)
-
-
-def test_pairs_of_which_nothing_is_known_are_in_no_part(tmp_path):
-    names = tuple(NAMES[:2])
-    gap = np.where(np.arange(40) < 8, np.nan, 1.0)
-    pairs = numbered_pairs(40, gap=gap, overlap=np.full(40, np.nan))
-    result = align_models(names, Zoo(), lambda _: pairs, ks=[2], cache_dir=tmp_path, progress=False)
-    assert [(part.of, part.num_pairs) for part in result.main.parts] == [("gap", 32)]
-    json.dumps(result.to_dict(), allow_nan=False)
-
-
 def test_each_model_is_run_once_ever(tmp_path):
     zoo = Zoo()
-    assert run(zoo, tmp_path, NAMES[:3], ks=[2, 1]).num_run == 3
-    assert run(zoo, tmp_path, ks=[2, 1]).num_run == 1  # one more model costs one run
+    assert run(zoo, tmp_path, NAMES[:3], k=[2, 1]).num_run == 3
+    assert run(zoo, tmp_path, k=[2, 1]).num_run == 1  # one more model costs one run
     assert zoo.runs() == dict.fromkeys(NAMES, 1)
     again = run(zoo, tmp_path)
     assert again.num_run == 0 and zoo.runs() == dict.fromkeys(NAMES, 1)
@@ -126,16 +99,11 @@ def test_each_model_is_run_once_ever(tmp_path):
     assert again.to_dict() == fresh.to_dict()
 
 
-@pytest.mark.parametrize("change", [{"ks": [3]}, {"sinks": "mask"}, {"direction": "source-target"}])
+@pytest.mark.parametrize("change", [{"k": [3]}, {"sinks": "mask"}, {"direction": "source-target"}])
 def test_other_settings_are_other_runs(tmp_path, change):
     zoo = Zoo(**{name: Given(name, logits(name), GRID, logits(name)) for name in NAMES})
     run(zoo, tmp_path)
     assert run(zoo, tmp_path, **change).num_run == 4
-
-
-def test_other_weights_are_another_run_under_the_same_name(tmp_path):
-    run(Zoo(), tmp_path)
-    assert run(Zoo(a1=Given("a1", logits("c1"), GRID)), tmp_path).num_run == 1
 
 
 def test_a_damaged_file_in_the_cache_is_replaced(tmp_path):
@@ -159,11 +127,12 @@ def test_two_that_extract_the_same_at_once_do_not_disturb_each_other(tmp_path):
     assert len(files) == 4 and all(Extraction.load(path) for path in files)
 
 
+@pytest.mark.integration
 def test_a_killed_run_leaves_nothing_that_the_next_one_trips_over(tmp_path):
     """Killed with one extraction done and another under way."""
     script = f"""
 import os, signal
-from tests.alignment import test_align as here
+from tests.alignment import test_matrix as here
 class Last(here.Given):
     def logits(self, target, source):
         os.kill(os.getpid(), signal.SIGKILL)
@@ -210,7 +179,7 @@ def test_models_of_other_grids_are_compared_on_the_coarsest(tmp_path):
     fine = Given("fine", torch.randn(40, 36, 36, generator=torch.Generator().manual_seed(0)), (6, 6))
     result = run(Zoo(fine=fine), tmp_path, ["fine", "a1"])
     assert result.grid == GRID
-    two = compare(fine, Given("a1", logits("a1"), GRID), numbered_pairs(40), k=2, progress=False)
+    two = cas(fine, Given("a1", logits("a1"), GRID), pairs=numbered_pairs(40), k=2, progress=False)
     assert result.main.raw.cas[0, 1] == pytest.approx(two.raw.cas)
 
 
@@ -218,83 +187,54 @@ def test_mistakes_are_told(tmp_path):
     with pytest.raises(CheckpointError, match="Named twice: a1"):
         run(Zoo(), tmp_path, ["a1", "b1", "a1"])
     with pytest.raises(PairSetError, match="number of patches, 9; not 10"):
-        run(Zoo(), tmp_path, ks=[10])
+        run(Zoo(), tmp_path, k=[10])
     with pytest.raises(CheckpointError, match="The groups name c, which is not among"):
         cas_matrix(["untrained:tiny"], groups={"g": ["c"]}, cache_dir=tmp_path)
     assert not (tmp_path / "alignment").exists()
 
 
 def test_a_saved_result_holds_all_of_it(tmp_path):
-    result = run(Zoo(), tmp_path, ks=[9, 2])
+    result = run(Zoo(), tmp_path, k=[9, 2])
     result.save(tmp_path / "saved")
     names = sorted(path.name for path in (tmp_path / "saved").iterdir() if path.suffix != ".png")
-    assert names == ["result.json", "result.parquet", "result.safetensors"]
+    assert names == ["result.json", "result.safetensors"]
     fields = json.loads((tmp_path / "saved" / "result.json").read_text())
     assert fields["pairs_hash"] == numbered_pairs(40).hash and fields["version"] and fields["k"] == 9
     assert fields["revisions"] == list(result.revisions)
-    assert fields["at_k"]["9"]["raw"]["adjusted"][0][1] is None  # k = N
+    assert fields["at_k"]["9"]["raw"]["chance_corrected"][0][1] is None  # k = N
     assert fields["at_k"]["2"]["raw"]["cas"] == result.at_k[2].raw.cas.tolist()
-    table = pq.read_table(tmp_path / "saved" / "result.parquet")
-    assert table.num_rows == 6 * 2 * 2
-    assert table.schema.metadata[b"pairs_hash"].decode() == result.pairs_hash
-    (row,) = [
-        row
-        for row in table.to_pylist()
-        if (row["model_a"], row["model_b"], row["k"], row["variant"]) == ("a1", "b2", 2, "position_free")
-    ]
-    assert row["cas"] == result.at_k[2].position_free.cas[0, 3] and row["group_b"] == "b"
     tensors = load_file(tmp_path / "saved" / "result.safetensors")
     np.testing.assert_allclose(tensors["mean_map/a2"], logits("a2").mean(dim=0), atol=1e-6)
     np.testing.assert_array_equal(tensors["per_pair/2/raw"], result.at_k[2].per_pair["raw"])
 
 
 def test_the_tables_say_what_the_fields_say(tmp_path):
-    result = run(Zoo(), tmp_path, ks=[2, 1])
+    result = run(Zoo(), tmp_path, k=[2, 1])
     text = str(result)
     for part in ("4 models on 40 pairs of numbered", "top 2 of 9 patches", "CAS, raw; chance 0.222", "CAS against k",
-                 "CAS by gap", "CAS by overlap", "within less across", "p = 0.3333 raw"):  # fmt: skip
+                 "within less across", "p = 0.3333 raw"):  # fmt: skip
         assert part in text
     lines = text.splitlines()
     start = next(index for index, line in enumerate(lines) if line.startswith("CAS, raw"))
     rows = [line.split()[1:] for line in lines[start + 2 : start + 6]]
     for a in range(4):
         for b in range(4):
-            shown = result.main.raw.cas[a, b] if b < a else result.main.raw.adjusted[a, b]
+            shown = result.main.raw.cas[a, b] if b < a else result.main.raw.chance_corrected[a, b]
             assert float(rows[a][b]) == pytest.approx(shown, abs=5e-4)
 
 
-@pytest.mark.parametrize(
-    ("name", "group"),
-    [
-        ("runs/sim_1", "simulated"),
-        ("runs/sim_1_seed1/checkpoint-200", "simulated"),
-        ("ann/singlelife-wt3", "Walking Tours"),
-        ("ann/singlelife-hdepic1@v2", "HD-EPIC"),
-        ("/home/ann/runs/ald_2", "Anonymous Lives"),
-        ("runs/shuffled-wt_1", "controls"),
-        ("runs/control_still", "controls"),
-        ("untrained:tiny@1", "untrained"),
-        ("runs/my_day", "runs/my_day"),
-        ("runs/wt_31", "runs/wt_31"),
-    ],
-)
-def test_groups_are_the_data_sets_that_names_tell(name, group):
-    assert group_of(name) == group
-
-
-@pytest.fixture(scope="module")
-def views(sim_test) -> PairSet:
-    return make_pair_set(sim_test, num_pairs=24)
-
-
-def test_layers_are_scored_one_by_one(views, tmp_path):
-    models = ["untrained:tiny", "untrained:tiny@1"]
-    whole = cas_matrix(models, pairs=views, by_layer=True, cache_dir=tmp_path, progress=False)
-    assert [(part.of, part.low, part.high) for part in whole.by_layer] == [("layer", 0, 0), ("layer", 1, 1)]
-    assert whole.num_run == 2 + 2 * 2
-    for layer, part in enumerate(whole.by_layer):
-        alone = cas_matrix(models, pairs=views, layers=[layer], cache_dir=tmp_path, progress=False)
-        assert alone.num_run == 0 and alone.layers == ((layer,), (layer,))
-        assert part.raw["mean"].cas == pytest.approx(alone.main.raw.cas[0, 1])
-    assert "CAS by layer" in str(whole)
-    assert whole.main.parts[0].of == "gap" and whole.main.readings[0].truth.num_matches > 0
+def test_rows_and_the_frame_have_every_number_with_its_settings(tmp_path):
+    result = run(Zoo(), tmp_path, k=[2, 1], sinks="mask")
+    frame = result.to_frame()
+    assert frame.task.eq("cas").all() and frame.protocol.eq("cas/1").all() and frame.data_hash.nunique() == 1
+    scores = frame[frame.metric.isin(["raw", "position_free"])]
+    assert len(scores) == 6 * 2 * 2
+    (row,) = [row for row in result.rows() if (row.model, row.reference) == ("a1", "b2")
+              and row.metric == "position_free" and row.settings["k"] == 2]  # fmt: skip
+    score = result.at_k[2].position_free.cell(0, 3)
+    assert (row.value, row.low, row.high, row.settings["chance"]) == (score.cas, score.low, score.high, score.chance)
+    assert row.revision == result.revisions[0] and row.settings["reference_revision"] == result.revisions[3]
+    assert row.settings["num_patches"] == 9 and row.settings["sinks"] == "mask" and row.seed == 0
+    positions = frame[frame.metric == "position_raw"]
+    assert len(positions) == 4 * 2 and positions.value.iloc[0] == result.at_k[1].readings[0].position.cas
+    assert frame.reference[frame.metric == "position_raw"].eq("").all()

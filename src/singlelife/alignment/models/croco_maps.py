@@ -1,4 +1,4 @@
-"""The maps of a CroCo: where its decoder looks in the source for each patch of the target."""
+"""The maps of a CroCo: the cross-attention of its decoder, and the correlation of its decoder's features."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -16,14 +16,31 @@ class CroCoMaps:
         model, processor: what it was made of.
     """
 
+    method: str
+
     def __init__(
-        self, name: str, revision: str, model: CroCoModel, processor: Any, device: str, layers: Sequence[int]
+        self,
+        name: str,
+        revision: str,
+        model: CroCoModel,
+        processor: Any,
+        device: str = "cpu",
+        layers: Sequence[int] | None = None,
     ):
         self.name, self.revision = name, revision
         self._encoder = Backbone(name, model, processor, device)
         self.grid, self.image_size = self._encoder.grid, self._encoder.image_size
-        self.layers = chosen_layers(name, layers, model.config.decoder_num_hidden_layers)
+        depth = model.config.decoder_num_hidden_layers
+        self.layers = chosen_layers(name, self._default_layers(depth) if layers is None else layers, depth)
         self.model, self.processor, self._device = model, processor, torch.device(device)
+        self.num_heads = self._num_heads()
+
+    @staticmethod
+    def _default_layers(depth: int) -> Sequence[int]:
+        return range(depth)
+
+    def _num_heads(self) -> int:
+        return 1
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         last = self._encoder.depth - 1
@@ -36,23 +53,13 @@ class CroCoMaps:
 class CrossAttention(CroCoMaps):
     """Cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views.
 
-    See [`singlelife.alignment.attention.AttentionMapProvider`].
+    See [`singlelife.alignment.models.AttentionMapProvider`].
     """
 
     method = "cross-attention"
 
-    def __init__(
-        self,
-        name: str,
-        revision: str,
-        model: CroCoModel,
-        processor: Any,
-        device: str = "cpu",
-        layers: Sequence[int] | None = None,
-    ):
-        depth = model.config.decoder_num_hidden_layers
-        super().__init__(name, revision, model, processor, device, range(depth) if layers is None else layers)
-        self.num_heads = len(self.layers) * model.config.decoder_num_attention_heads
+    def _num_heads(self) -> int:
+        return len(self.layers) * self.model.config.decoder_num_attention_heads
 
     @torch.inference_mode()
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
@@ -74,3 +81,37 @@ class CrossAttention(CroCoMaps):
         for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
             if layer in self.layers:
                 yield block
+
+
+class DecoderCorrelation(CroCoMaps):
+    """The cosine of the decoder's tokens of the target, given the source, and of the source, given the target.
+
+    Averaged over the chosen decoder blocks; the tokens of the last one are those after the final norm. See
+    [`singlelife.alignment.models.AttentionMapProvider`].
+    """
+
+    method = "decoder correlation"
+
+    @staticmethod
+    def _default_layers(depth: int) -> Sequence[int]:
+        return (-1,)
+
+    @torch.inference_mode()
+    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        pixels = self._pixels(target), self._pixels(source)
+        pairs = zip(self._tokens(pixels[0], pixels[1]), self._tokens(pixels[1], pixels[0]), strict=True)
+        maps = torch.stack([of_target @ of_source.mT for of_target, of_source in pairs]).mean(dim=0)
+        return checked_finite(self.name, "features", maps.cpu())
+
+    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        return self.logits(target, source).unsqueeze(1)
+
+    def _tokens(self, view: torch.Tensor, other: torch.Tensor) -> list[torch.Tensor]:
+        """The decoder's tokens of a view after each of the chosen blocks, float32 (B, N, D), of length 1."""
+        output = self.model(view, other, output_hidden_states=True)
+        last = self.model.config.decoder_num_hidden_layers - 1
+        tokens = [
+            output.decoder_last_hidden_state if layer == last else output.decoder_hidden_states[layer + 1]
+            for layer in self.layers
+        ]
+        return [torch.nn.functional.normalize(each.float(), dim=-1) for each in tokens]

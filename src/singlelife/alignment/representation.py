@@ -1,10 +1,7 @@
-"""What is measured elsewhere when two models are compared, beside the score of patches, on the same views: linear CKA,
-mutual k nearest neighbours, and RSA, all of one vector per image.
+"""The usual representation metrics, on the same views as the score: linear CKA, mutual k nearest neighbours, and RSA.
 
-They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. A vector is the
-mean of a model's patch tokens of a target view, so that models of any grids and widths can be compared.
-
-Few lines, since no maintained library has the three without a plotting stack or a statistics suite behind it.
+They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one
+vector per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
 """
 
 import hashlib
@@ -18,8 +15,8 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 from scipy.stats import rankdata
 
-from singlelife.alignment.attention import AttentionMapProvider
-from singlelife.alignment.extraction_cache import Weights
+from singlelife.alignment.extraction import Weights
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
 from singlelife.files import atomic_write
@@ -34,14 +31,20 @@ _FORMAT = 1  # raised whenever the same model would give other vectors
 
 
 @dataclass(frozen=True, eq=False)
-class Contrast:
-    """Other measures of n models, two by two, all float64 (n, n) and symmetric.
+class RepresentationMetrics:
+    """Representation metrics of n models, two by two, all float64 (n, n) and symmetric.
 
     Attributes:
-        num_images: how many target views they are of.
+        num_images: how many target views they use.
         neighbours: k of the nearest neighbours.
-        mutual_knn_chance: what independent features would score; that of the other two is 0.
-        cka, mutual_knn, rsa: see the functions of these names. NaN with a model whose vectors are all the same.
+        mutual_knn_chance: what independent features would score, neighbours / (P - 1); chance of the other two is 0.
+        cka: linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327):
+            1 for features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few
+            the images. NaN with a model whose vectors are all the same.
+        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
+            al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        rsa: representational similarity analysis (Kriegeskorte et al., 2008): Spearman's correlation of how unlike
+            each two images are, 1 less Pearson's correlation of their vectors, -1 to 1. NaN as for `cka`.
         spread: half the width of the 95% interval of each measure, by its name. It is a delete-a-group jackknife's, of
             20 groups of images that follow each other, since neighbours are alike; a bootstrap would draw an image
             twice, which is then its own nearest neighbour. NaN with fewer than 80 images.
@@ -55,25 +58,27 @@ class Contrast:
     rsa: np.ndarray
     spread: dict[str, np.ndarray]
 
+    def cell(self, measure: str, a: int, b: int) -> tuple[float, float]:
+        """A measure of two models, and half the width of its interval; NaN where it is not known."""
+        return float(getattr(self, measure)[a, b]), float(self.spread[measure][a, b])
 
-def contrast(features: Sequence[np.ndarray]) -> Contrast:
+
+def representation_metrics(features: Sequence[np.ndarray], neighbours: int = NEIGHBOURS) -> RepresentationMetrics:
     """Compare n models by their vectors of the same images, floating (P, D) each, of any D.
+
+    Args:
+        neighbours: at most; two fewer than there are images are taken if these are few.
 
     Raises:
         PairSetError: there are fewer than 4 images.
     """
     num_images = len(features[0])
     if num_images < _FEWEST_IMAGES:
-        raise PairSetError(f"CKA and its kin take {_FEWEST_IMAGES} pairs of views at least, not {num_images}.")
-    neighbours = min(NEIGHBOURS, num_images - 2)
-    found = _measures(features, neighbours)
-    return Contrast(
-        num_images=num_images,
-        neighbours=neighbours,
-        mutual_knn_chance=neighbours / (num_images - 1),
-        **found,
-        spread=_spread(features, neighbours),
-    )
+        raise PairSetError(f"Representation metrics need at least {_FEWEST_IMAGES} pairs of views, not {num_images}.")
+    neighbours = min(neighbours, num_images - 2)
+    found, spread = _measures(features, neighbours), _spread(features, neighbours)
+    chance = neighbours / (num_images - 1)
+    return RepresentationMetrics(num_images, neighbours, chance, **found, spread=spread)
 
 
 def _measures(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.ndarray]:
@@ -100,36 +105,10 @@ def _spread(features: Sequence[np.ndarray], neighbours: int) -> dict[str, np.nda
     return {name: _T_OF_BLOCKS * np.sqrt((_BLOCKS - 1) * each.var(axis=0)) for name, each in values.items()}
 
 
-def cka(a: np.ndarray, b: np.ndarray) -> float:
-    """Linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327): 1 for
-    features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few the images.
-
-    Args:
-        a, b: floating (P, D) and (P, E), P of 4 or more.
-
-    Returns:
-        At most 1; NaN if one's rows are all the same.
-    """
-    return _cosine(_debiased(a), _debiased(b))
-
-
-def mutual_knn(a: np.ndarray, b: np.ndarray, neighbours: int = NEIGHBOURS) -> float:
-    """The mean share of each image's nearest images, by cosine, that two models have in common (Huh et al., "The
-    Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1. By chance it is neighbours / (P - 1)."""
-    first, second = (_nearest(_unit(each.astype(np.float64)), neighbours) for each in (a, b))
-    return float((first & second).sum() / first.sum())
-
-
-def rsa(a: np.ndarray, b: np.ndarray) -> float:
-    """Representational similarity analysis (Kriegeskorte et al., 2008): Spearman's correlation of how unlike each two
-    images are, 1 less Pearson's correlation of their vectors, -1 to 1; NaN if one's rows are all the same."""
-    return _cosine(_ranks(a), _ranks(b))
-
-
 def pooled_features(
-    weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, *, batch_size: int, folder: Path
+    weights: Weights, load: Callable[[], AttentionMapProvider], pairs: PairSet, batch_size: int, folder: Path
 ) -> np.ndarray:
-    """The mean patch token of each target view, float32 (P, D); kept in a folder, whence it is taken the next time.
+    """The mean patch token of each target view, float32 (P, D); a folder keeps it for the next time.
 
     Args:
         weights: of the model.

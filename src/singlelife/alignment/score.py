@@ -1,0 +1,234 @@
+"""The Correspondence Alignment Score (CAS) between attention maps, and how sure it is.
+
+For each pair of views a model gives logits A of shape (N, M): how strongly target patch p (row) looks at each source
+patch (column). TopK(p) are the k source patches with the largest logits. For models i and j,
+
+    CAS(i, j) = mean over pairs and target patches of |TopK_i(p) ∩ TopK_j(p)| / k          (arXiv 2512.04085)
+
+By chance it is k / M. Two models that only look at the same *place* agree as well, whatever they see there. Hence the
+*position-free* score beside the raw one: each model's mean map over the pair set, the part of its logits that does not
+depend on the images, is subtracted first. And hence each model's score against the *position map*, which looks at the
+nearest patches on the grid.
+
+Top-k sets are bits, one for each source patch, and compared by counting bits. A row of M source patches takes
+ceil(M / 64) words of 64 bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches
+take 12.5 MB.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+_WORD = np.dtype("<u8")  # the order of bytes that files have too
+_PAIRS_AT_ONCE = 32  # so that what lies between two steps stays in the processor's cache
+_RESAMPLES = 2000
+_RESAMPLES_AT_ONCE = 250
+
+
+@dataclass(frozen=True)
+class Score:
+    """A share of matches in agreement.
+
+    Attributes:
+        cas: 0 to 1.
+        chance: what independent maps would score, k / M.
+        chance_corrected: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None where chance is 1
+            (k = M).
+        low, high: 95% bootstrap interval of `cas` over pairs.
+    """
+
+    cas: float
+    chance: float
+    chance_corrected: float | None
+    low: float
+    high: float
+
+
+def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> np.ndarray:
+    """Logits float32 (N, M) of a model that only looks at the same place: minus the squared distance of patch centres.
+
+    Grids are (rows, columns); both are stretched over the unit square, in which distances are taken.
+    """
+    target, source = (
+        torch.cartesian_prod(*((torch.arange(count) + 0.5) / count for count in grid))
+        for grid in (target_grid, source_grid)
+    )
+    # Rounded, so that distances that are equal on paper are equal here too and ties go by column.
+    distances = (target.unsqueeze(1) - source.unsqueeze(0)).square().sum(-1)
+    return -distances.double().round(decimals=6).float().numpy()
+
+
+def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
+    """Logits (pairs, N, N) of views cut into `grid`, as of views cut into `new_grid`: bilinear over both axes."""
+    if grid == new_grid:
+        return logits
+    pairs, count, new_count = len(logits), grid[0] * grid[1], new_grid[0] * new_grid[1]
+
+    def last_axis(maps: torch.Tensor) -> torch.Tensor:
+        images = maps.reshape(-1, 1, *grid)
+        return torch.nn.functional.interpolate(
+            images, new_grid, mode="bilinear", align_corners=False, antialias=True
+        ).reshape(pairs, maps.shape[1], new_count)
+
+    sources = last_axis(logits.reshape(pairs, count, count))
+    return last_axis(sources.transpose(1, 2)).transpose(1, 2)
+
+
+def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
+    """A score from its values for each pair (pairs,), with its bootstrap interval."""
+    (found,) = scores([per_pair], [chance], seed)
+    return found
+
+
+def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
+    """`score` for several sets of values. All intervals use the same resamples of pairs."""
+    if not per_pair:
+        return []
+    values = np.stack(per_pair, axis=1).astype(np.float64)
+    low, high = bootstrap(values, seed)
+    return [
+        Score(cas, float(chance), chance_corrected(cas, float(chance)), *bounds)
+        for cas, chance, *bounds in zip(
+            values.mean(axis=0).tolist(), chances, low.tolist(), high.tolist(), strict=True
+        )
+    ]
+
+
+def chance_corrected(cas: float, chance: float) -> float | None:
+    """(cas - chance) / (1 - chance); None where chance is 1, as nothing else is possible."""
+    return None if chance >= 1 else (cas - chance) / (1 - chance)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """How often a model's top k holds the true match, where that is known.
+
+    Attributes:
+        matches: over all target patches with a known match, 0 to 1.
+        large_shifts: over those whose match is not among the position map's top k, so that looking at the same place
+            never finds it; None if there are none.
+        num_matches, num_large_shifts: how many patches that is.
+    """
+
+    matches: float
+    large_shifts: float | None
+    num_matches: int
+    num_large_shifts: int
+
+
+def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
+    """The columns of the k largest logits of each row, for each k. Equal logits are taken in the order of their
+    columns, so that every device gives the same.
+
+    Args:
+        logits: floating (..., N, M), no NaN.
+        ks: each from 1 to M.
+
+    Returns:
+        By k, uint64 (..., N, ceil(M / 64)).
+
+    Raises:
+        ValueError: a k is out of range.
+    """
+    num_columns = logits.shape[-1]
+    if not ks or not 1 <= min(ks) <= max(ks) <= num_columns:
+        raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {list(ks)}.")
+    ordered = np.sort(logits, axis=-1)
+    return {k: pack(_largest(logits, ordered[..., num_columns - k, None], k)) for k in ks}
+
+
+def _largest(logits: np.ndarray, threshold: np.ndarray, k: int) -> np.ndarray:
+    """Which columns hold the k largest logits of each row, given the k-th largest, bool (..., N, M)."""
+    chosen = logits >= threshold
+    crowded = chosen.sum(axis=-1, dtype=np.int32) > k  # several equal the k-th largest: the first of them are taken
+    if crowded.any():
+        rows, limits = logits[crowded], threshold[crowded]
+        above, equal = rows > limits, rows == limits
+        left = k - above.sum(axis=-1, keepdims=True)
+        chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+    return chosen
+
+
+def pack(chosen: np.ndarray) -> np.ndarray:
+    """Sets of columns, bool (..., M), as bits, uint64 (..., ceil(M / 64))."""
+    num_columns = chosen.shape[-1]
+    packed = np.zeros((*chosen.shape[:-1], -(-num_columns // 64) * 8), dtype=np.uint8)
+    packed[..., : -(-num_columns // 8)] = np.packbits(chosen, axis=-1, bitorder="little")
+    return packed.view(_WORD)
+
+
+def unpack(bits: np.ndarray, num_columns: int) -> np.ndarray:
+    """The opposite of `pack`."""
+    return np.unpackbits(bits.view(np.uint8), axis=-1, count=num_columns, bitorder="little").astype(bool)
+
+
+def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How many columns two sets share, for each row: int64 (..., N) of uint64 (..., N, W), which broadcast."""
+    return np.bitwise_count(a & b).sum(axis=-1, dtype=np.int64)
+
+
+def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """How many columns the sets of all rows of a pair share, summed over the rows.
+
+    Args:
+        a: uint64 (P, N, W).
+        b: the same, or (N, W) for one map that stands for all pairs.
+
+    Returns:
+        int64 (P,).
+    """
+    counts = np.empty(len(a), dtype=np.int64)
+    for start in range(0, len(a), _PAIRS_AT_ONCE):
+        part = slice(start, start + _PAIRS_AT_ONCE)
+        ones = np.bitwise_count(a[part] & (b[part] if b.ndim == 3 else b))
+        counts[part] = ones.reshape(len(ones), -1).sum(axis=1, dtype=np.uint32)
+    return counts
+
+
+def score_logits(
+    logits_a: np.ndarray, logits_b: np.ndarray, k: int, *, position_free: bool = False, seed: int = 0
+) -> Score:
+    """The score of two models' logits, floating (P, N, M): the definition, for maps from anywhere.
+
+    Args:
+        position_free: subtract each model's mean map over the pairs first.
+
+    Raises:
+        ValueError: the shapes differ, k is out of range, or a logit is NaN.
+    """
+    if logits_a.shape != logits_b.shape:
+        raise ValueError(f"The maps differ in shape: {logits_a.shape} and {logits_b.shape}.")
+    sets = []
+    for logits in (logits_a, logits_b):
+        if np.isnan(logits).any():
+            raise ValueError("The logits hold NaN.")
+        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
+        sets.append(select_top_k(logits - mean_map if position_free else logits, [k])[k])
+    common = common_per_pair(sets[0], sets[1]) / (k * logits_a.shape[1])
+    return score(common, k / logits_a.shape[2], seed)
+
+
+def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
+    """Whether a column is in a row's set, bool (...), of sets uint64 (P, N, W) and indices (...)."""
+    words = bits[pair, row, column // 64]
+    return (words >> (column % 64).astype(_WORD)) & 1 == 1
+
+
+def bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
+    """95% intervals of the means of columns. Each resample draws the same rows of all columns.
+
+    Args:
+        values: float (P, C): a row for each pair.
+
+    Returns:
+        float64 (2, C): low and high.
+    """
+    generator = np.random.default_rng(seed)
+    count = len(values)
+    means = np.empty((_RESAMPLES, values.shape[1]))
+    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):
+        drawn = generator.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES_AT_ONCE)
+        means[start : start + _RESAMPLES_AT_ONCE] = drawn @ values / count
+    return np.quantile(means, [0.025, 0.975], axis=0)

@@ -1,0 +1,88 @@
+"""Two models on a pair set: the table, the sentence, the fields."""
+
+import json
+
+import pytest
+
+from singlelife.alignment.comparison import cas
+from singlelife.alignment.pair_sets import PairSet, make_pair_set
+from singlelife.alignment.settings import CasConfig
+from singlelife.errors import PairSetError, SingleLifeError
+
+from .providers import Oracle, Random
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def pairs(sim_test) -> PairSet:
+    return make_pair_set(sim_test, views="shifted", num_pairs=100)
+
+
+def test_models_that_find_the_truth_agree_and_one_that_guesses_does_not(pairs):
+    result = cas(Oracle(pairs), Oracle(pairs), pairs=pairs, progress=False)
+    assert result.raw.cas == result.position_free.cas == 1
+    assert result.readings[0].truth.matches == result.readings[0].truth.large_shifts == 1
+
+    result = cas(Oracle(pairs), Random(0), pairs=pairs, progress=False)
+    assert abs(result.position_free.chance_corrected) < 0.01
+    guess = result.readings[1].position_free_truth
+    assert guess.large_shifts == pytest.approx(5 / 64, abs=0.02)
+
+
+def test_a_habit_that_two_models_share_counts_in_the_raw_score_alone(pairs):
+    result = cas(Random(0), Random(1), pairs=pairs, progress=False)
+    assert result.raw.chance_corrected > 0.15  # one of five is always the first patch
+    assert abs(result.position_free.chance_corrected) < 0.01
+
+
+def test_models_of_other_grids_are_compared_on_the_coarser_one(pairs):
+    result = cas(Oracle(pairs, (16, 16)), Oracle(pairs, (8, 8)), pairs=pairs, k=3, progress=False)
+    assert result.grid == (8, 8) and result.raw.chance == 3 / 64
+    assert result.raw.cas > 0.6
+
+
+def test_the_table_says_what_the_fields_say(pairs):
+    result = cas(Oracle(pairs), Random(1), pairs=pairs, progress=False)
+    text = str(result)
+    for part in ("A  oracle", "B  random 1", "100 pairs of sim_test/shifted", "chance 0.078", result.pairs_hash[:12]):
+        assert part in text
+    row = next(line for line in text.splitlines() if line.startswith("CAS of A and B"))
+    assert row.split()[-2:] == [f"{result.raw.cas:.3f}", f"{result.position_free.cas:.3f}"]
+    fields = json.loads(json.dumps(result.to_dict(), allow_nan=False))
+    assert fields["pairs_hash"] == pairs.hash and fields["k"] == 5 and fields["version"]
+
+
+def test_without_known_matches_the_table_says_nothing_of_them(pairs):
+    blind = PairSet("blind", pairs.target, pairs.source, {}, pairs._boxes)
+    result = cas(Random(0), Random(1), pairs=blind, progress=False)
+    assert result.readings[0].truth is None
+    assert "true match" not in str(result)
+
+
+def test_bad_settings_are_refused_before_any_work(pairs):
+    with pytest.raises(PairSetError, match="from 1 to the number of patches, 64; not 65"):
+        cas(Random(0), Random(1), pairs=pairs, k=65)
+
+
+@pytest.mark.parametrize(
+    ("setting", "facts"),
+    [
+        ({"k": 0}, "--k 0"),
+        ({"k": ()}, "--k"),
+        ({"views": "sharp"}, "--views sharp.*plain, zoomed, shifted"),
+        ({"sinks": "first"}, "--sinks first.*keep, mask"),
+        ({"method": "attention"}, "--method attention.*cross-attention"),
+        ({"num_pairs": 0}, "--num-pairs 0"),
+        ({"layers": ()}, "--layers"),
+        ({"adjusted": True}, "adjusted.*num_pairs"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_its_flag(setting, facts):
+    with pytest.raises(SingleLifeError, match=facts):
+        CasConfig.of(**setting)
+
+
+def test_a_setting_given_by_name_replaces_that_of_the_config():
+    config = CasConfig(pairs="sim_1", k=(5, 1))
+    assert CasConfig.of(config, k=3) == CasConfig(pairs="sim_1", k=(3,)) and CasConfig(k=[5, 1]).k == (5, 1)
