@@ -42,7 +42,8 @@ from transformers import (
 
 from singlelife.alignment.models import load_model
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel, convert_croco
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
+from singlelife.croco.convert import convert_croco
 from singlelife.errors import CheckpointError
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
