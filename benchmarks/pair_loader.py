@@ -45,7 +45,7 @@ from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.croco.flops import training_flops_per_pair
 from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.decoded import use_decoded_frames
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import CROP_STREAM, TemporalPairing, pair_generators
 from singlelife.lives.pairs.transforms import crop_and_resize, random_crop_box
 from singlelife.lives.prepare import prepare_life

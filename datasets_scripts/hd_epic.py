@@ -8,7 +8,7 @@ from pathlib import Path
 
 from singlelife.lives.dataset_cli import Findings, LifeScript, shown
 from singlelife.lives.registry import Life
-from singlelife.lives.video.header import VideoHeader
+from singlelife.lives.video.reader import VideoHeader
 
 MAPPING = Path("SLAM/multi/vrs_to_multi_slam.json")  # from each recording to its group of the multi-recording SLAM
 SLAM_FILES = (

@@ -10,7 +10,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, shown, videos_in
 from singlelife.lives.registry import VIDEO_LIST, Life, registered_life
 from singlelife.lives.sampling import Sample, draw_sample
-from singlelife.lives.video.header import VideoHeader, read_header
+from singlelife.lives.video.reader import VideoHeader, read_header
 from singlelife.text import duration
 
 SEED = 0

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from singlelife.lives.dataset_cli import Findings, LifeScript
 from singlelife.lives.registry import Life
-from singlelife.lives.video.header import VideoHeader
+from singlelife.lives.video.reader import VideoHeader
 
 SHORT_HOURS = 0.5  # the paper finds that models of different lives begin to agree at about half an hour of life
 

@@ -15,7 +15,7 @@ from singlelife.lives.registry import get_life
 from singlelife.lives.scene import aria
 from singlelife.lives.scene.aria import RgbCamera, aria_geometry
 from singlelife.lives.scene.geometry import Geometry, GeometrySettings
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.geometry import voxel_ids
 
 from .conftest import write_clip
 

@@ -5,8 +5,8 @@ import pytest
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.depth_points import back_project, default_voxel_size, depth_geometry
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.depth import back_project, default_voxel_size, depth_geometry
+from singlelife.lives.scene.geometry import voxel_ids
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:

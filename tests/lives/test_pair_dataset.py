@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
@@ -60,7 +60,7 @@ def test_pairs_do_not_depend_on_the_number_of_workers(small_life):
 def test_pairs_are_the_same_in_another_process(small_life):
     code = f"""
 import torch
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepared import PreparedLife
 life = PreparedLife.load({str(small_life.path)!r})

@@ -13,7 +13,7 @@ import pytest
 
 from singlelife.errors import LifeError
 from singlelife.lives.pairs.overlap import PairTable
-from singlelife.lives.pairs.pair_table import pair_table_key, stored_pair_table
+from singlelife.lives.pairs.overlap import pair_table_key, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import Geometry, VisiblePoints
@@ -152,7 +152,7 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from test_pair_table import SETTINGS, some_geometry
-from singlelife.lives.pairs.pair_table import stored_pair_table
+from singlelife.lives.pairs.overlap import stored_pair_table
 from singlelife.lives.prepared import PreparedLife
 class Life:
     path, name = Path({str(life.path)!r}), "small"

@@ -16,7 +16,7 @@ from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene.store import life_geometry
-from singlelife.lives.scene.structure_from_motion import pairs_to_match, reconstruct, thinned
+from singlelife.lives.scene.sfm import pairs_to_match, reconstruct, thinned
 from singlelife.lives.simulation.simulated import render
 
 from .conftest import write_clip
@@ -93,7 +93,7 @@ def test_a_reconstruction_that_is_killed_goes_on_and_finds_the_true_poses(walk):
     script = (
         "import sys\n"
         "from singlelife.lives.prepared import PreparedLife\n"
-        "from singlelife.lives.scene.structure_from_motion import reconstruct\n"
+        "from singlelife.lives.scene.sfm import reconstruct\n"
         "reconstruct(PreparedLife.load(sys.argv[1]), rate=5)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(life.path)], stderr=subprocess.PIPE)

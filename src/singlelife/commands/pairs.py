@@ -11,7 +11,7 @@ from singlelife.files import hub_configs, read_yaml
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 
 if TYPE_CHECKING:
-    from singlelife.lives.pairs.pair_sheet import PairSample
+    from singlelife.lives.pairs.sheet import PairSample
     from singlelife.lives.pairs.pairing import Pairing
     from singlelife.lives.prepared import PreparedLife
     from singlelife.lives.scene.geometry import Geometry
@@ -71,7 +71,7 @@ def add_command(commands: Commands) -> None:
 def run(arguments: argparse.Namespace) -> int:
     import numpy as np
 
-    from singlelife.lives.pairs.pair_sheet import draw_sheet, sample_pairs
+    from singlelife.lives.pairs.sheet import draw_sheet, sample_pairs
 
     life, pairings, seed = _of_a_run(arguments) if arguments.run_folder else _of_a_life(arguments)
     output = arguments.output or Path(f"{life.name}-pairs.png")
@@ -166,7 +166,7 @@ def _geometry(life: "PreparedLife", explain: bool) -> "Geometry | None":
 def _table(life: "PreparedLife", samples: "list[PairSample]") -> str:
     import numpy as np
 
-    from singlelife.lives.pairs.pair_sheet import gap_text, median
+    from singlelife.lives.pairs.sheet import gap_text, median
 
     rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "OF TWO VIDEOS", "MEDIAN OVERLAP")]
     for sample in samples:

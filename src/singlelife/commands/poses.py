@@ -73,7 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     source, tried = arguments.source, 0
     if source is None and metadata is None and find_source(life) is None:
-        from singlelife.lives.scene.structure_from_motion import reconstruct, thinned
+        from singlelife.lives.scene.sfm import reconstruct, thinned
 
         tried = len(thinned(life, arguments.rate))
         print(f"No poses are given with {life.name}: reconstructing them from {tried:,} frames.", file=sys.stderr)

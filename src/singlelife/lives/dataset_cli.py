@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.registry import SHUFFLED, Life, find_videos, life_names, recordings_dir, registered_life
-from singlelife.lives.video.header import VideoHeader, read_header
+from singlelife.lives.video.reader import VideoHeader, read_header
 from singlelife.text import duration, in_bytes
 
 COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes

@@ -5,7 +5,6 @@ Each file there describes one data set: `defaults` for all its lives, then `live
 
 import dataclasses
 import difflib
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -18,15 +17,14 @@ from singlelife.errors import LifeError
 from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
-from singlelife.lives.video.sources import EmbeddedVideo
+from singlelife.lives.video.sources import EmbeddedVideo, distinct, find_videos, listed_in, videos_in
 
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
-)
 KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
+
+_BYTES_PER_PIXEL = {False: 0.25, True: 0.5}  # of videos, and of small and sharp simulated frames
 
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -142,17 +140,40 @@ class Life:
         """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
 
+    def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
+        """How videos of these names differ from those that the life should have, for people."""
+        wrong = [video for video in videos if not re.fullmatch(self.video_pattern or ".*", Path(video).name)]
+        found = [f"{video}: not the name of a video of {self.name} ({self.video_pattern})" for video in wrong]
+        if self.num_videos and len(videos) != self.num_videos:
+            found.append(f"{self.name} has {self.num_videos} video(s), and here are {len(videos)}")
+        return tuple(found)
+
     def local_videos(self) -> list[Path]:
         """The videos that its folder holds: those of its list `videos.txt`, or all; none if it is not there."""
         if not self.folder.is_dir():
             return []
         listed = self.folder / VIDEO_LIST
-        return _distinct(_listed_in(listed) if listed.is_file() else _videos_in(self.folder))
+        return distinct(listed_in(listed) if listed.is_file() else videos_in(self.folder))
 
 
 def recordings_dir() -> Path:
     """`$SINGLELIFE_RECORDINGS`, or the folder `lives` of the working directory."""
     return Path(os.environ.get("SINGLELIFE_RECORDINGS") or "lives")
+
+
+def source_of_frames(life: Life) -> Life:
+    """The life that is recorded or rendered: itself, the base of a shuffled one, or the first part of a joined one."""
+    if life.base is not None or life.parts:
+        return source_of_frames(life.base or life.parts[0])
+    first = life.shuffle_of or life.joins.partition(" ")[0]
+    return source_of_frames(registered_life(first)) if first else life
+
+
+def estimated_bytes(life: Life, num_frames: int) -> int:
+    """About how much room so many frames of a life take: JPEG files of quality 92."""
+    simulated = source_of_frames(life).kind == "simulated"
+    width = life.frame_size * (1 if simulated else 16 / 9)
+    return round(num_frames * life.frame_size * width * _BYTES_PER_PIXEL[simulated])
 
 
 def life_names() -> list[str]:
@@ -274,66 +295,6 @@ def _unknown(name: str) -> LifeError:
         f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
         f"put it into the folder {recordings_dir() / Path(name).name}."
     )
-
-
-def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` stand for, without doubles: in the order given, in natural order within each.
-
-    Raises:
-        LifeError: a path stands for nothing, or a list of videos cannot be read.
-    """
-    found: list[Path] = []
-    for path in map(str, paths):
-        whole = Path(path).expanduser()
-        # glob.glob, since Path.glob refuses absolute patterns
-        matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
-        inside = [file for match in sorted(matches, key=_natural) for file in _videos_in(match)]
-        if not path or not inside:
-            why = "no such file or folder, and nothing that it matches as a glob"
-            if whole.is_dir():
-                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
-            raise LifeError(f"There is no video {path!r}: {why}.")
-        found += inside
-    return _distinct(found)
-
-
-def _distinct(files: Sequence[Path]) -> list[Path]:
-    """Each file once, by its first path."""
-    by_target: dict[Path, Path] = {}
-    for file in files:
-        by_target.setdefault(file.resolve(), file)
-    return list(by_target.values())
-
-
-def _videos_in(path: Path) -> list[Path]:
-    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
-    if not path.is_dir():
-        return _listed_in(path) if path.suffix == ".txt" else [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-    return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
-
-
-def _listed_in(path: Path) -> list[Path]:
-    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
-
-    Raises:
-        LifeError: it cannot be read, names none, or one that is not there.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LifeError(f"The list of videos {path} cannot be read ({error}).") from error
-    files = [path.parent / line for line in lines if line and not line.startswith("#")]
-    gone = [file for file in files if not file.is_file()]
-    if gone or not files:
-        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
-        raise LifeError(f"The list of videos {path} names {what}.")
-    return files
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts clip 2 before clip 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 @cache

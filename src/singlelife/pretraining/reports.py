@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunArguments, TrainArguments

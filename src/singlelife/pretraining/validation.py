@@ -3,7 +3,7 @@
 import torch
 from accelerate import Accelerator
 
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.batches import ToModel
 
 

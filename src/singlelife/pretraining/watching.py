@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.alignment_curve import AlignmentCurve
 from singlelife.pretraining.batches import ToModel
 from singlelife.pretraining.pictures import draw_pictures

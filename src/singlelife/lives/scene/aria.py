@@ -24,8 +24,14 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints, frame_sizes, rigid_transforms
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.geometry import (
+    Geometry,
+    GeometrySettings,
+    VisiblePoints,
+    frame_sizes,
+    rigid_transforms,
+    voxel_ids,
+)
 
 TRAJECTORY = "closed_loop_trajectory.csv"
 POINTS = "semidense_points.csv.gz"

@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from datasets import load_from_disk
 
 from singlelife.errors import LifeError
-from singlelife.lives.columns import GEOMETRY_COLUMNS
-from singlelife.lives.prepare import locked, write_dataset_description
+from singlelife.files import locked
+from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import GEOMETRY as FOLDER
+from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.prepared import GEOMETRY_METADATA as METADATA
-from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
-from singlelife.lives.scene.depth_points import default_voxel_size, depth_geometry
+from singlelife.lives.scene.depth import default_voxel_size, depth_geometry
 from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
 from singlelife.lives.video.sources import VideoFile
 from singlelife.lives.video.sources import fingerprint as file_fingerprint
@@ -140,7 +140,7 @@ def life_geometry(
         settings = GeometrySettings(**metadata["settings"]) if metadata else GeometrySettings()
     fingerprint = _fingerprint(life, found, settings)
     if metadata is None or metadata["fingerprint"] != fingerprint:
-        with locked(Path(f"{life.path}.geometry.lock"), life.name):
+        with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
             metadata = geometry_metadata(life)
             if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
                 _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)

@@ -153,14 +153,6 @@ class VideoReader:
             lost.append(f"it ends after {self.seconds:.1f} of the {self._announced:.1f} s that its header announces")
         return "; ".join(lost) or None
 
-    def seek(self, share: float) -> None:
-        """Begin with the key frame before this share of the video, 0 to 1, instead of its start.
-
-        Where a file cannot be searched, it begins where it stands.
-        """
-        with contextlib.suppress(av.FFmpegError):
-            self._container.seek(round(share * self.announced_seconds / self._clock), stream=self._stream)
-
     def glance(self) -> str | None:
         """Whether the first frame can be decoded and the file goes on to its end, which takes a moment.
 
@@ -177,7 +169,8 @@ class VideoReader:
         if self._announced is None:
             return None
         start, self._end = self._stream.start_time or 0, -1
-        self.seek(1.0)
+        with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
+            self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
