@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, free_bytes, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
-from singlelife.lives.registry import Life, estimated_bytes
+from singlelife.lives.registry import Life, default_cache_dir, estimated_bytes
 from singlelife.lives.shards import DEPTH_ERROR, Shard, VideoEstimate, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
@@ -93,11 +93,6 @@ class Plan:
     def gives_nothing(self) -> bool:
         """Whether no video can be used."""
         return not self.is_done and not self.num_frames_done and all(estimate.error for estimate in self.estimates)
-
-
-def default_cache_dir() -> Path:
-    """`$SINGLELIFE_CACHE`, or `~/.cache/singlelife`."""
-    return Path(os.environ.get("SINGLELIFE_CACHE") or Path.home() / ".cache" / "singlelife")
 
 
 def prepare_life(
@@ -187,12 +182,6 @@ def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progres
     done = sum(report["num_frames"] for report in reports.values())
     num_bytes, mismatches = estimated_bytes(life, num_frames), life.mismatches([shard.video for shard in shards])
     return Plan(folder, False, estimates, done, num_bytes, free_bytes(folder), mismatches)
-
-
-def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
-    """The prepared forms of a life that are kept, of whatever videos and settings."""
-    lives = Path(cache_dir or default_cache_dir()) / "lives"
-    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
 
 
 def life_fingerprint(life: Life) -> str:

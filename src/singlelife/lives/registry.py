@@ -48,7 +48,7 @@ class Life:
         consent: what is known of the consent of those who are seen; a sentence.
         url: the owners' page.
         download_gb: about how much there is to get, in GB; 0 where that is not known.
-        script: the script of `datasets_scripts` that checks its videos; empty where there are none.
+        script: the script of `datasets_scripts` that helps to get it; empty where there is none.
         part: its folder within the data set as the owners lay it out; empty where that has no such folder.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
@@ -161,6 +161,17 @@ def recordings_dir() -> Path:
     return Path(os.environ.get("SINGLELIFE_RECORDINGS") or "lives")
 
 
+def default_cache_dir() -> Path:
+    """Where prepared lives and results are kept: `$SINGLELIFE_CACHE`, or `~/.cache/singlelife`."""
+    return Path(os.environ.get("SINGLELIFE_CACHE") or Path.home() / ".cache" / "singlelife")
+
+
+def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
+    """The prepared forms of a life that are kept, of whatever videos and settings."""
+    lives = Path(cache_dir or default_cache_dir()) / "lives"
+    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
+
+
 def source_of_frames(life: Life) -> Life:
     """The life that is recorded or rendered: itself, the base of a shuffled one, or the first part of a joined one."""
     if life.base is not None or life.parts:
@@ -240,22 +251,14 @@ def _shuffled(name: str) -> Life:
     """The control `shuffled-NAME`."""
     shuffled = name.removeprefix(SHUFFLED)
     base = _registered().get(shuffled) or Life(name=shuffled, kind="video")
+    inherited = ("license", "source", "hours", "place", "access", "consent", "frame_rate", "frame_size", "train")
     return Life(
         name=name,
         kind="shuffled",
         dataset="controls",
         description=f"control: the frames of the life {shuffled} in random order",
-        license=base.license,
-        source=base.source,
-        hours=base.hours,
-        place=base.place,
-        access=base.access,
-        consent=base.consent,
-        frame_rate=base.frame_rate,
-        frame_size=base.frame_size,
-        script="controls",
-        train=base.train,
         shuffle_of=shuffled,
+        **{field: getattr(base, field) for field in inherited},
     )
 
 

@@ -50,11 +50,6 @@ class LifeArguments:
     preprocessing_workers: int | None = option(
         None, "processes that decode videos (default: one per video, at most one per core)", metavar="N"
     )
-    decoded_frames: bool = option(
-        False,
-        "read a decoded copy of the frames, made beside them: about ten times their room on the disk for half the "
-        "loader's time, and the same losses; for where `data wait` is more than a few percent",
-    )
 
 
 @dataclass
@@ -302,7 +297,7 @@ GROUPS: tuple[Any, ...] = (
 # compared instead of the settings that lead to it).
 FREE_ON_RESUME = {
     *("model", "image_size", "mask_ratio"),
-    *("video", "strict", "cache_dir", "preprocessing_workers", "decoded_frames", "output_dir"),
+    *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
     *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),

@@ -27,14 +27,12 @@ def preparation_notice(arguments: RunArguments) -> str:
     """What is made of the life before its pairs can be read, in words; empty where it is there already."""
     assert arguments.life.life, "parse_arguments makes sure of it"
     reference = life_reference(arguments.life.life, arguments.life.video)
-    decoded = "--decoded-frames makes its copy of the frames if there is none; the run needs it too."
-    notices = [decoded] if arguments.life.decoded_frames else []
+    notices = []
     if reference.kind == "hub":
         notices.insert(0, f"{reference.where} is downloaded if it is not here yet; the run needs it too.")
     elif reference.kind == "named":
         life = get_life(arguments.life.life, arguments.life.video)
-        cache_dir, workers = arguments.life.cache_dir, arguments.life.preprocessing_workers
-        plan = plan_preparation(life, cache_dir=cache_dir, num_workers=workers, progress=False)
+        plan = plan_preparation(life, cache_dir=arguments.life.cache_dir, progress=False)
         if not plan.is_done:
             notices.insert(
                 0,

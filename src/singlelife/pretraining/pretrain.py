@@ -16,7 +16,6 @@ from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import RunError
-from singlelife.lives.decoded import use_decoded_frames
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
@@ -86,8 +85,6 @@ def pretrain(arguments: RunArguments) -> int:
             strict=arguments.life.strict,
             progress=accelerator.is_main_process,
         )
-        if arguments.life.decoded_frames:
-            use_decoded_frames(life, progress=accelerator.is_main_process)
         train_pairs, validation_pairs = pair_datasets(
             life,
             arguments.pairs,

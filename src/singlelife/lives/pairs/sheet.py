@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -21,8 +20,9 @@ _IN_A_LINE = 6  # pairs
 _INK, _FAINT = "#222222", "#8a8a8a"
 _COLORS = dict(zip(PAIRINGS, ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#7f7f7f"), strict=False))
 
-# In inches: of one frame's height, of what stands between, and of the histograms.
-_FRAME, _BETWEEN, _CAPTION, _HEADING, _MARGIN, _HISTOGRAM = 1.15, 0.22, 0.42, 0.52, 0.35, 1.9
+# Heights in inches, and the space between pairs.
+_TITLE, _HEADING, _FRAME, _CAPTION, _HISTOGRAM = 0.45, 0.3, 1.15, 0.3, 2.6
+_BETWEEN = 0.3
 
 
 @dataclass(frozen=True)
@@ -106,51 +106,42 @@ def draw_sheet(
         sampled: pairs of the same pairings, for the histograms of gaps and overlaps.
         title: of the sheet.
     """
-    first = life.decode(shown[0].frames[:1, 0])[0]
-    frame_width = _FRAME * first.shape[-1] / first.shape[-2]
     columns = min(_IN_A_LINE, max(len(sample.frames) for sample in shown))
-    line = _FRAME + _CAPTION
-    width = max(2 * _MARGIN + columns * (2 * frame_width + _BETWEEN) - _BETWEEN, 8.0)
     lines = [-(-len(sample.frames) // columns) for sample in shown]
-    height = 0.75 + sum(_HEADING + count * line for count in lines) + _HISTOGRAM + 0.85
-    figure = Figure(figsize=(width, height), facecolor="white")
-    canvas = FigureCanvasAgg(figure)
-
-    def place(left: float, top: float, wide: float, high: float) -> Axes:
-        return figure.add_axes((left / width, 1 - (top + high) / height, wide / width, high / height))
-
-    def write(left: float, bottom: float, text: str, size: float, color: str = _INK, weight: str = "normal") -> float:
-        """Write text on a line `bottom` inches below the top, and say where it ends."""
-        written = figure.text(left / width, 1 - bottom / height, text, size=size, color=color, weight=weight)
-        return written.get_window_extent(canvas.get_renderer()).x1 / figure.dpi
-
-    write(_MARGIN, 0.42, title, 13, weight="bold")
-    top = 0.75
-    for sample in shown:
-        end = write(_MARGIN, top + 0.28, sample.name, 11.5, _COLORS.get(sample.name, _INK), "bold")
-        write(end + 0.12, top + 0.28, _about(sample.pairing), 9, _FAINT)
-        top += _HEADING - 0.12
-        images = life.decode(sample.frames.reshape(-1))
-        for number in range(len(sample.frames)):
-            left = _MARGIN + number % columns * (2 * frame_width + _BETWEEN)
-            above = top + number // columns * line
-            for side in range(2):
-                axis = place(left + side * (frame_width + 0.03), above, frame_width, _FRAME)
-                axis.imshow(images[2 * number + side].permute(1, 2, 0).numpy(), interpolation="antialiased")
-                axis.set_axis_off()
-            write(left, above + _FRAME + 0.16, _caption(sample, number), 8)
-        top += -(-len(sample.frames) // columns) * line + 0.12
-    half = (width - 2 * _MARGIN - 1.4) / 2
+    height, width = life.decode(shown[0].frames[:1, 0])[0].shape[-2:]
+    heights = [_TITLE, *(_HEADING + count * (_FRAME + _CAPTION) for count in lines), _HISTOGRAM]
+    size = (max(columns * (2 * _FRAME * width / height + _BETWEEN), 8.0), sum(heights))
+    figure = Figure(figsize=size, facecolor="white")
+    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
+    parts[0].suptitle(title, size=13, weight="bold", y=0.7)
+    for part, sample, count in zip(parts[1:], shown, lines, strict=False):
+        about = str(sample.pairing).partition(" ")[2].removeprefix("of ")
+        part.suptitle(f"{sample.name}  {about}", size=10, color=_COLORS.get(sample.name, _INK))
+        top = 1 - (_HEADING + _CAPTION) / (_HEADING + count * (_FRAME + _CAPTION))
+        axes = part.subplots(
+            count, columns, squeeze=False,
+            gridspec_kw={"left": 0.02, "right": 0.98, "bottom": 0, "top": top, "hspace": _CAPTION / _FRAME},
+        ).ravel()  # fmt: skip
+        images = [image.permute(1, 2, 0).numpy() for image in life.decode(sample.frames.reshape(-1))]
+        for number, axis in enumerate(axes):
+            axis.set_axis_off()
+            if number < len(sample.frames):
+                axis.imshow(_side_by_side(*images[2 * number : 2 * number + 2]), interpolation="antialiased")
+                axis.set_title(_caption(sample, number), size=8, pad=3)
     apart = [sample for sample in sampled if sample.name != "augmented"] or sampled  # its one bar dwarfs all
-    _gap_histogram(place(_MARGIN + 0.6, top + 0.25, half, _HISTOGRAM), apart)
-    _overlap_histogram(place(_MARGIN + 1.4 + half, top + 0.25, half, _HISTOGRAM), apart)
+    gaps, overlaps = parts[-1].subplots(1, 2, gridspec_kw={"left": 0.1, "right": 0.98, "bottom": 0.25, "wspace": 0.25})
+    _gap_histogram(gaps, apart)
+    _overlap_histogram(overlaps, apart)
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 
 
-def _about(pairing: Pairing) -> str:
-    """The pairing's settings: what it says of itself after its name."""
-    return str(pairing).partition(" ")[2].removeprefix("of ")
+def _side_by_side(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Two images (height, width, 3) as one, with a white line between."""
+    white = np.full((max(len(target), len(source)), target.shape[1] + source.shape[1] + 3, 3), 255, np.uint8)
+    white[: len(target), : target.shape[1]] = target
+    white[: len(source), target.shape[1] + 3 :] = source
+    return white
 
 
 def _caption(sample: PairSample, number: int) -> str:
