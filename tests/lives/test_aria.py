@@ -14,8 +14,7 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene import aria
 from singlelife.lives.scene.aria import RgbCamera, aria_geometry
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings
-from singlelife.lives.scene.geometry import voxel_ids
+from singlelife.lives.scene.geometry import Geometry, GeometrySettings, voxel_ids
 
 from .conftest import write_clip
 

@@ -228,7 +228,7 @@ def test_a_disk_that_is_full_in_the_middle_is_said_and_what_was_done_stays(tmp_p
         "data-00000-of-00002.arrow",
         "data-00000-of-00002.report.json",
     ]
-    assert plan_preparation(life, cache_dir=small_disk, **arguments).num_frames_done == 10
+    assert plan_preparation(life, cache_dir=small_disk).num_frames_done == 10
 
 
 def test_a_long_preparation_says_beforehand_what_it_takes(clip, cache, monkeypatch, capsys):
@@ -243,7 +243,7 @@ def test_a_plan_is_near_what_is_done(tmp_path, cache):
     content = write_clip(tmp_path / "whole.mkv", seconds=8).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
     life = get_life("walk", [*clips, tmp_path / "cut.mkv"])
-    plan = plan_preparation(life, cache_dir=cache, num_workers=1, progress=False)
+    plan = plan_preparation(life, cache_dir=cache, progress=False)
     assert not cache.exists()
     assert (plan.is_done, plan.fits, plan.gives_nothing, plan.num_frames_done) == (False, True, False, 0)
     [loss] = plan.losses
@@ -254,7 +254,7 @@ def test_a_plan_is_near_what_is_done(tmp_path, cache):
     [loss] = plan_preparation(life, cache_dir=cache).losses
     assert plan.num_frames == pytest.approx(280, abs=5)  # of the cut one, what its header says
     stored = sum(file.stat().st_size for file in done.path.glob("*.arrow"))
-    assert 0.7 * stored < plan.num_bytes < 2 * stored
+    assert 0.3 * stored < plan.num_bytes < 3 * stored
     assert plan_preparation(life, cache_dir=cache).is_done
 
 
@@ -318,7 +318,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same(preparing, number, long
 
 def test_two_at_once_make_it_once(preparing, long_videos, cache, no_preparation, capsys):
     life = prepare("walk", long_videos, cache)
-    assert "The life walk is being prepared by another process; waiting for it." in capsys.readouterr().err
+    assert "the life walk; waiting for it" in capsys.readouterr().err
     assert len(life) == 10 + 7 * 600
     preparing.join(20)
     assert preparing.exitcode == 0

@@ -8,9 +8,8 @@ import pytest
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation.doom_geometry import MapGeometry
-from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
-from singlelife.lives.simulation.doom_walkways import Walkways
+from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap, MapGeometry
+from singlelife.lives.simulation.doom_walker import Walkways
 
 FREEDOOM2 = Path(vzd.__file__).parent / "freedoom2.wad"
 INTRINSICS = np.array([32.0, 32.0, 32.0, 32.0])

@@ -15,19 +15,20 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
+from singlelife.lives.scene.geometry import frames_at_rate
+from singlelife.lives.scene.sfm import pairs_to_match, reconstruct
 from singlelife.lives.scene.store import life_geometry
-from singlelife.lives.scene.sfm import pairs_to_match, reconstruct, thinned
 from singlelife.lives.simulation.simulated import render
 
 from .conftest import write_clip
 
 
 def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
-    np.testing.assert_allclose(small_life.timestamps[thinned(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
-    assert len(thinned(small_life, 100.0)) == len(small_life)
+    np.testing.assert_allclose(small_life.timestamps[frames_at_rate(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
+    assert len(frames_at_rate(small_life, 100.0)) == len(small_life)
     clips = [write_clip(tmp_path / f"{number}.mp4", seconds=0.7) for number in range(3)]
     life = prepare_life(get_life("three", clips), cache_dir=tmp_path, num_workers=1, progress=False)
-    assert life.frame_index[thinned(life, 1.0)].tolist() == [0, 0, 0]
+    assert life.frame_index[frames_at_rate(life, 1.0)].tolist() == [0, 0, 0]
 
 
 def test_pairs_are_along_each_video_and_across_the_life():
