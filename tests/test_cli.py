@@ -370,7 +370,6 @@ def test_pairs_of_a_run_are_those_that_it_trains_on(pairs, tmp_path, capsys):
         (["prepare", "sim_l"], "sim_1"),
         (["prepare", "shuffled-sim_l"], "sim_1"),
         (["lives", "show", "wt_9"], "wt_1"),
-        (["lives", "show"], "needs the name of a life"),
         (["prepare", "me", "--video", "no_such.mp4"], "no_such.mp4"),
         (["prepare", "../me", "--video", "x.mp4"], "../me"),
         (["prepare", "ann/kitchen"], "HF_HUB_OFFLINE"),

@@ -10,6 +10,8 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.depth import back_project, default_voxel_size, depth_geometry
 from singlelife.lives.scene.geometry import voxel_ids
 
+pytestmark = pytest.mark.integration
+
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
     common = len(np.intersect1d(a, b))

@@ -1,6 +1,5 @@
 """Geometry kept beside a life: what is kept, when it is made again, and what a user is told."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,8 @@ from singlelife.lives.scene.store import (
 )
 
 from .test_colmap import image, write_binary
+
+pytestmark = pytest.mark.integration
 
 FRAMES = [image(number, f"small.mp4/{2 * number}.jpg", [number, 5]) for number in range(12)]
 
@@ -166,14 +167,6 @@ def test_what_is_damaged_is_named(life, tmp_path, file):
         stored_geometry(PreparedLife.load(life.path))
 
 
-def test_another_format_is_made_anew(simulated):
-    made = life_geometry(simulated, progress=False)
-    path = simulated.path / FOLDER / METADATA
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0}))
-    assert stored_geometry(simulated) is None
-    assert equal(made, life_geometry(simulated, progress=False))
-
-
 def test_a_killed_process_leaves_nothing_half_made(simulated):
     script = (
         "import os, sys\n"
@@ -260,11 +253,3 @@ def test_the_command_takes_a_folder_and_names_what_is_wrong(clip_folder, small_l
     assert "holds neither Aria MPS output" in capsys.readouterr().err
     assert main([*words, "--rate", "0"]) == 2
     assert "--rate should be more than 0 Hz" in capsys.readouterr().err
-
-
-def test_without_pycolmap_the_extra_is_named(clip_folder, small_life, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_CACHE", str(clip_folder / "cache"))
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
-    monkeypatch.setitem(sys.modules, "pycolmap", None)
-    assert main(["poses", "small", "--video", str(clip_folder / "small.mp4")]) == 2
-    assert 'pip install "singlelife[poses]"' in capsys.readouterr().err

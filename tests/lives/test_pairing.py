@@ -15,7 +15,6 @@ from singlelife.lives.pairs.pairing import (
     RandomPairing,
     SpatialPairing,
     TemporalPairing,
-    UnionPairing,
     make_pairing,
     pair_generator,
     pair_generators,
@@ -69,12 +68,6 @@ def test_number_of_pairs_is_that_of_brute_force(life, min_gap, extra):
     else:
         with pytest.raises(LifeError, match="No two frames"):
             TemporalPairing(timestamps, video_index, min_gap, min_gap + extra)
-
-
-def test_every_valid_pair_can_be_drawn_in_both_orders():
-    pairing = TemporalPairing(*recording([0.0, 0.1, 0.2]), 0.1, 0.2)
-    drawn = {tuple(pair) for pair in pairing.pairs(0, np.arange(300)).tolist()}
-    assert drawn == {(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)}
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 3), st.lists(st.integers(0, 2**63 - 1), max_size=5))
@@ -145,19 +138,6 @@ def test_the_first_hours_are_the_frames_that_began_in_them(life, share):
     kept = first_hours(*life, seconds / 3600)
     assert (time[:kept] < seconds).all() and (time[kept:] >= seconds - 1e-5).all()
     assert first_hours(*life, time[-1] / 3600) == first_hours(*life, 1.009 * time[-1] / 3600) == len(life[0])
-
-
-def test_a_life_that_is_shorter_than_its_first_hours_is_refused():
-    with pytest.raises(
-        LifeError, match=r"no 30 min 00 s of this life \(--hours 0\.5\): it lasts 10 min 00 s.* 0\.167"
-    ):
-        first_hours(*recording(np.arange(0, 600, 0.1).tolist()), 0.5)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 0.6])
-def test_hold_out_refuses_an_impossible_share(fraction):
-    with pytest.raises(LifeError, match=r"0 to 0\.5"):
-        hold_out(*recording([0.0, 0.1]), fraction, 0.1)
 
 
 @settings(deadline=None, max_examples=40)
@@ -297,15 +277,6 @@ def test_a_life_without_spatial_pairs_says_why(points, message):
         SpatialPairing(table, np.arange(len(points)), PairSettings())
 
 
-def test_a_union_without_spatial_pairs_is_refused_as_spatial_ones_are():
-    still = find_overlaps(VisiblePoints.from_frames([[1]] * 300), np.zeros(300, dtype=np.int64), PairSettings())
-    whole = context()
-    with pytest.raises(LifeError, match="useless"):
-        UnionPairing.of(
-            PairingContext(whole.timestamps, whole.video_index, whole.rows, whole.settings, False, lambda: still)
-        )
-
-
 @pytest.mark.parametrize(
     ("name", "num_rows", "message"),
     [
@@ -317,3 +288,12 @@ def test_a_union_without_spatial_pairs_is_refused_as_spatial_ones_are():
 def test_pairings_that_cannot_be_made_are_refused(name, num_rows, message):
     with pytest.raises(LifeError, match=message):
         make_pairing(name, context(np.arange(num_rows)))
+
+
+def test_settings_out_of_range_are_refused():
+    walk = recording(np.arange(0, 600, 0.1).tolist())
+    for share in (-0.1, 0.6):
+        with pytest.raises(LifeError, match=f"0 to 0.5, not {share}"):
+            hold_out(*walk, share, 0.1)
+    with pytest.raises(LifeError, match=r"--hours 0\.5\).* 10 min 00 s.* 0\.167"):
+        first_hours(*walk, 0.5)

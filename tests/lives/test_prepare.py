@@ -1,7 +1,6 @@
 """Preparing a life: whole or not at all, once, and what is bad in it named."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ import psutil
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives import prepare as prepare_module
 from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
@@ -26,6 +24,8 @@ from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
 
 from .conftest import write_clip
+
+pytestmark = pytest.mark.integration
 
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
 
@@ -68,15 +68,6 @@ def test_a_life_is_prepared_once(clip, cache, request):
     assert prepare("walk", [clip], cache).path == first.path
     assert folders(cache) == [f"walk-{life_fingerprint(get_life('walk', [clip]))[:12]}"]
     assert len(first) == 10
-
-
-def test_a_moved_or_touched_video_is_the_same_life(clip, cache, tmp_path):
-    before = life_fingerprint(get_life("walk", [clip]))
-    moved = tmp_path / "elsewhere" / clip.name
-    moved.parent.mkdir()
-    shutil.move(clip, moved)
-    moved.touch()
-    assert life_fingerprint(get_life("walk", [moved])) == before
 
 
 def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
@@ -160,15 +151,6 @@ def test_bad_files_are_named_and_the_others_go_in(tmp_path, cache, clip):
     assert str(tmp_path) not in str(life.metadata)  # which may be published with it
 
 
-def test_strict_refuses_bad_files_also_when_the_rest_was_prepared_before(tmp_path, cache, clip):
-    (tmp_path / "empty.mp4").touch()
-    for _ in range(2):
-        with pytest.raises(LifeError, match=r"walk is not whole:\n  empty.mp4: the file is empty"):
-            prepare("walk", [tmp_path / "empty.mp4", clip], cache, strict=True)
-        with pytest.warns(UserWarning, match="empty.mp4"):
-            prepare("walk", [tmp_path / "empty.mp4", clip], cache)
-
-
 def test_a_file_that_was_cut_off_goes_in_as_far_as_it_goes_unless_strict(tmp_path, cache):
     path = write_clip(tmp_path / "a.mkv", seconds=8)
     content = path.read_bytes()
@@ -231,13 +213,6 @@ def test_a_disk_that_is_full_in_the_middle_is_said_and_what_was_done_stays(tmp_p
     assert plan_preparation(life, cache_dir=small_disk).num_frames_done == 10
 
 
-def test_a_long_preparation_says_beforehand_what_it_takes(clip, cache, monkeypatch, capsys):
-    monkeypatch.setattr(prepare_module, "_LONG", 5)
-    prepare_life(get_life("walk", [clip]), cache_dir=cache, num_workers=1)
-    said = capsys.readouterr().err
-    assert re.search(r"Preparing walk: about 10 frames of 1 video\(s\) \(1 s\). They need about [\d.]+ kB in", said)
-
-
 def test_a_plan_is_near_what_is_done(tmp_path, cache):
     clips = [write_clip(tmp_path / f"{number}.mp4", seconds=5, height=144, width=192) for number in range(4)]
     content = write_clip(tmp_path / "whole.mkv", seconds=8).read_bytes()
@@ -256,12 +231,6 @@ def test_a_plan_is_near_what_is_done(tmp_path, cache):
     stored = sum(file.stat().st_size for file in done.path.glob("*.arrow"))
     assert 0.3 * stored < plan.num_bytes < 3 * stored
     assert plan_preparation(life, cache_dir=cache).is_done
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, clip):
-    (tmp_path / "file").touch()
-    with pytest.raises(LifeError, match=r"walk cannot be written into .*file.lives: .*--cache-dir"):
-        prepare("walk", [clip], tmp_path / "file")
 
 
 # Killed, and at the same time.

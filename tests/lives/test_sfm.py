@@ -22,6 +22,8 @@ from singlelife.lives.simulation.simulated import render
 
 from .conftest import write_clip
 
+pytestmark = pytest.mark.integration
+
 
 def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
     np.testing.assert_allclose(small_life.timestamps[frames_at_rate(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)

@@ -17,6 +17,8 @@ from singlelife.lives.shards import Shard
 
 from .conftest import write_clip
 
+pytestmark = pytest.mark.integration
+
 
 @pytest.fixture(scope="module")
 def clips(tmp_path_factory) -> list[Path]:
@@ -77,16 +79,6 @@ def test_nothing_is_decoded_again_and_it_is_made_once(clips, tmp_path, monkeypat
     assert shuffled.metadata["shuffled"] == {
         "life": "walk", "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED
     }  # fmt: skip
-
-
-def test_a_copy_that_was_killed_is_made_anew(clips, cache, tmp_path):
-    whole = prepare("shuffled-walk", clips, cache)
-    partial = tmp_path / "lives" / f"{whole.path.name}.partial"
-    partial.mkdir(parents=True)
-    (partial / "data-00000-of-00001.arrow").write_bytes(b"half")
-    again = prepare("shuffled-walk", clips, tmp_path)
-    assert again.dataset.data.table.equals(whole.dataset.data.table)
-    assert not partial.exists()
 
 
 def test_any_life_can_be_shuffled_and_the_registered_ones_are(clips):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import vizdoom as vzd
 
-from singlelife.errors import LifeError
 from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap, MapGeometry
 from singlelife.lives.simulation.doom_walker import Walkways
 
@@ -70,12 +69,6 @@ def test_depth_meets_steps_and_lintels_between_rooms():
     assert (depth[(at_256 > 24) & (at_256 < 100), 32] > 256).all()
 
 
-def test_depth_follows_a_door_that_opens():
-    doom_map = corridor()
-    assert depth_eastwards(doom_map, heights((0, 128), (0, 0), (0, 128)))[32, 32] == 256
-    assert depth_eastwards(doom_map, heights((0, 128), (0, 128), (0, 128)))[32, 32] == 1280
-
-
 def test_sky_has_no_depth():
     depth = depth_eastwards(corridor(sky=0), heights((0, 128), (0, 128), (0, 128)))
     assert np.isinf(depth[0, 32]) and np.isfinite(depth[63, 32])
@@ -115,11 +108,6 @@ def test_a_map_of_the_wad_is_that_of_the_game(tmp_path):
         mine = (doom_map.right == number) | (doom_map.left == number)
         here = {frozenset([tuple(a), tuple(b)]) for a, b in zip(doom_map.start[mine], end[mine], strict=True)}
         assert here == {frozenset([(line.x1, line.y1), (line.x2, line.y2)]) for line in sector.lines}
-
-
-def test_an_unknown_map_is_named_with_those_there_are():
-    with pytest.raises(LifeError, match=r"freedoom2.wad has no map 'MAP99'. It has MAP01, MAP02"):
-        DoomMap.read(FREEDOOM2, "MAP99")
 
 
 def walkways(rooms: list[tuple[float, float]], special: int = 0) -> Walkways:

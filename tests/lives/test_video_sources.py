@@ -1,7 +1,6 @@
 """Videos of a `datasets` column: the same life as from files."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -16,6 +15,8 @@ from singlelife.lives.video.reader import VideoReader
 from singlelife.lives.video.sources import EmbeddedVideo, videos_of
 
 from .conftest import write_clip
+
+pytestmark = pytest.mark.integration
 
 FEATURES = Features({"clip": Video(), "who": Value("string")})
 
@@ -69,11 +70,6 @@ def test_a_folder_of_videos_gives_its_files(clips, tmp_path):
     videos = videos_of(dataset)
     assert [Path(video).name for video in videos] == ["0.mp4", "1.mp4", "2.mp4"]
     assert life_fingerprint(get_life("walk", videos=videos)) == life_fingerprint(get_life("walk", videos=clips))
-
-
-def test_rows_that_were_selected_and_shuffled_keep_their_order(clips, tmp_path):
-    dataset = embedded(clips, tmp_path / "parquet")
-    assert [str(video.path) for video in videos_of(dataset.select([2, 0]))] == ["2.mp4", "0.mp4"]
 
 
 def test_rows_without_a_path_or_of_the_same_are_told_apart(clips, tmp_path):
@@ -131,9 +127,3 @@ def test_what_is_no_column_of_videos_is_refused(clips, tmp_path):
         videos_of(elsewhere)
     with pytest.raises(LifeError, match="has no rows"):
         videos_of(dataset.select([]))
-
-
-def test_a_life_has_each_video_once(clips, tmp_path):
-    [video, *_] = videos_of(embedded(clips, tmp_path / "parquet"))
-    with pytest.raises(LifeError, match="each once"):
-        life_fingerprint(replace(get_life("walk", videos=[video]), videos=(video, video)))

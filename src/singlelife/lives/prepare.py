@@ -33,7 +33,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, free_bytes, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
-from singlelife.lives.registry import Life, default_cache_dir, estimated_bytes
+from singlelife.lives.registry import Life, default_cache_dir
 from singlelife.lives.shards import DEPTH_ERROR, Shard, VideoEstimate, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
@@ -178,9 +178,9 @@ def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progres
     reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
     missing = [shard for shard in shards if shard not in reports]
     estimates = _estimates(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
-    num_frames = sum(estimate.num_frames for estimate in estimates)
     done = sum(report["num_frames"] for report in reports.values())
-    num_bytes, mismatches = estimated_bytes(life, num_frames), life.mismatches([shard.video for shard in shards])
+    num_bytes = sum(estimate.num_bytes for estimate in estimates)
+    mismatches = life.mismatches([shard.video for shard in shards])
     return Plan(folder, False, estimates, done, num_bytes, free_bytes(folder), mismatches)
 
 
@@ -384,7 +384,7 @@ def _write(
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, title=f"Looking at {life.name}" if progress else None)
     to_come = sum(estimate.num_frames for estimate in estimates)
-    needed, lives = estimated_bytes(life, to_come), shards[0].file.parent.parent
+    needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
     check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
     if progress and to_come > _LONG:
         length = duration(sum(estimate.seconds for estimate in estimates))

@@ -24,7 +24,7 @@ VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in whi
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
 
-_BYTES_PER_PIXEL = {False: 0.25, True: 0.5}  # of videos, and of small and sharp simulated frames
+BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; simulated frames are sharper
 
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -181,10 +181,10 @@ def source_of_frames(life: Life) -> Life:
 
 
 def estimated_bytes(life: Life, num_frames: int) -> int:
-    """About how much room so many frames of a life take: JPEG files of quality 92."""
-    simulated = source_of_frames(life).kind == "simulated"
-    width = life.frame_size * (1 if simulated else 16 / 9)
-    return round(num_frames * life.frame_size * width * _BYTES_PER_PIXEL[simulated])
+    """About how much room so many frames of a life take, if its videos are 16:9."""
+    kind = source_of_frames(life).kind
+    width = life.frame_size * (16 / 9 if kind == "video" else 1)
+    return round(num_frames * life.frame_size * width * BYTES_PER_PIXEL[kind])
 
 
 def life_names() -> list[str]:

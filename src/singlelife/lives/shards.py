@@ -20,6 +20,7 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.registry import BYTES_PER_PIXEL
 from singlelife.lives.simulation.screen import ScreenSource, draw_screen
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedFrame, SimulatedSource, render
 from singlelife.lives.video.reader import VideoReader, jpeg
@@ -42,6 +43,7 @@ class VideoEstimate:
         video: its name within the life.
         seconds: how long it is; 0 if its header does not say, or it cannot be used.
         num_frames: about how many will be kept; 0 likewise.
+        num_bytes: about how much room they will take.
         error: why it cannot be used, or None.
         damage: what is seen to be missing, or None.
     """
@@ -49,6 +51,7 @@ class VideoEstimate:
     video: str
     seconds: float = 0.0
     num_frames: int = 0
+    num_bytes: int = 0
     error: str | None = None
     damage: str | None = None
 
@@ -117,11 +120,16 @@ class Shard:
             closely: also decode the first frame, and see whether the file goes on to its end.
         """
         if isinstance(self.source, SimulatedSource | ScreenSource):
-            return VideoEstimate(self.video, self.source.num_frames / self.frame_rate, self.source.num_frames)
+            num_frames = self.source.num_frames
+            num_bytes = round(num_frames * self.frame_size**2 * BYTES_PER_PIXEL["simulated"])
+            return VideoEstimate(self.video, num_frames / self.frame_rate, num_frames, num_bytes)
         try:
             with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
+                num_frames, (width, height) = reader.num_frames_estimate, reader.stored_size
+                pixels = width * height * min(1.0, self.frame_size / min(width, height)) ** 2
+                num_bytes = round(num_frames * pixels * BYTES_PER_PIXEL["video"])
                 damage = reader.glance() if closely else None
-                return VideoEstimate(self.video, reader.announced_seconds, reader.num_frames_estimate, damage=damage)
+                return VideoEstimate(self.video, reader.announced_seconds, num_frames, num_bytes, damage=damage)
         except LifeError as error:
             return VideoEstimate(self.video, error=_without_path(error, self.source))
 
