@@ -101,34 +101,26 @@ class Life:
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
-        if self.kind not in KINDS or (self.kind == "simulated") != (self.simulation is not None):
-            raise LifeError(
-                f"The life {self.name!r} should be of kind {' or '.join(KINDS)}, and if it is simulated, and only "
-                "then, have a simulation."
-            )
-        if (self.kind == "shuffled") != bool(self.shuffle_of) or self.shuffle_of == self.name:
-            raise LifeError(
-                f"The life {self.name!r} should have shuffle_of, the name of another life, if it is shuffled, and "
-                "only then."
-            )
-        names = self.joins.split()
-        if (
-            (self.kind == "joined") != bool(names)
-            or len(names) == 1
-            or len(set(names)) < len(names)
-            or self.name in names
-        ):
-            raise LifeError(
-                f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, "
-                "and only then."
-            )
-        if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
-            raise LifeError(
-                f"The life {self.name!r} should have a frame_rate within 0 to 1000 Hz, a frame_size of 16 to 4096 px "
-                f"and hours not below 0, not {self.frame_rate:g}, {self.frame_size} and {self.hours:g}."
-            )
-        if self.place not in PLACES:
-            raise LifeError(f"The life {self.name!r} should have a place of {', '.join(PLACES[1:])}, or none.")
+        simulated, shuffled, joined = (self.kind == kind for kind in ("simulated", "shuffled", "joined"))
+        parts = self.joins.split()
+        other_parts = len(parts) != 1 and len({*parts, self.name}) == len(parts) + 1
+        rules = {
+            f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
+            "have a simulation if it is simulated, and only then": simulated == (self.simulation is not None),
+            "have shuffle_of, the name of another life, if it is shuffled, and only then": (
+                shuffled == bool(self.shuffle_of) and self.shuffle_of != self.name
+            ),
+            "have joins, the names of two or more other lives, if it is joined, and only then": (
+                joined == bool(parts) and other_parts
+            ),
+            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate:g}": 0 < self.frame_rate <= 1000,
+            f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
+            f"have hours not below 0, not {self.hours:g}": self.hours >= 0,
+            f"have a place of {', '.join(PLACES[1:])}, or none, not {self.place!r}": self.place in PLACES,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise LifeError(f"The life {self.name!r} should {rule}.")
 
     @property
     def folder(self) -> Path:

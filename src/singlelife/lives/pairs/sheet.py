@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import PercentFormatter
 
 from singlelife.files import atomic_write
 from singlelife.lives.pairs.overlap import overlaps_of
@@ -151,53 +151,45 @@ def _caption(sample: PairSample, number: int) -> str:
 
 
 def _gap_histogram(axis: Axes, samples: Sequence[PairSample]) -> None:
-    _plain(axis, "time between the two frames", "share of the pairs")
     gaps = np.array([gap for sample in samples for gap in sample.gaps if gap > 0])
-    if len(gaps) == 0:
-        axis.text(0.5, 0.5, "no two frames of one video", ha="center", color=_FAINT, transform=axis.transAxes)
-        return
-    edges = np.geomspace(gaps.min() * 0.9, gaps.max() * 1.1, 32)
+    edges = np.geomspace(gaps.min() * 0.9, gaps.max() * 1.1, 32) if len(gaps) else np.array([0.1, 1.0])
+    names = {}
     for sample in samples:
-        counts, _ = np.histogram(sample.gaps[sample.gaps > 0], edges)
         across = np.isnan(sample.gaps).mean()
-        others = f" ({across:.0%} of two videos)" if across else ""
-        if counts.any():
-            _steps(axis, edges, counts / len(sample.gaps), sample.name, others)
+        names[f"{sample.name} ({across:.0%} of two videos)" if across else sample.name] = sample, sample.gaps
+    _histogram(axis, names, edges, "time between the two frames", "no two frames of one video")
     axis.set_xscale("log")
     ticks = [0.01, 0.1, 1, 10, 60, 600, 3600, 6 * 3600, 86400]
     shown = [tick for tick in ticks if edges[0] <= tick <= edges[-1]]
     axis.set_xticks(shown, [gap_text(tick) if tick != 60 else "1 min" for tick in shown], minor=False)
     axis.set_xticks([], minor=True)
-    axis.legend(frameon=False, fontsize=8)
 
 
 def _overlap_histogram(axis: Axes, samples: Sequence[PairSample]) -> None:
-    _plain(axis, "overlap: visible points in common over those of either", "share of the pairs")
-    known = [sample for sample in samples if not np.isnan(sample.overlaps).all()]
-    if not known:
-        axis.text(0.5, 0.5, "no poses, so not known", ha="center", color=_FAINT, transform=axis.transAxes)
-        return
-    edges, tallest = np.linspace(0, 1, 41), 0.0
-    for sample in known:
-        shares = np.histogram(sample.overlaps, edges)[0] / len(sample.overlaps)
-        nothing = (sample.overlaps == 0).mean()
-        _steps(axis, edges, shares, sample.name, f" ({nothing:.0%} see nothing in common)" if nothing > 0.05 else "")
-        tallest = max(tallest, shares[1:].max())
-    axis.set(xlim=(0, 1), ylim=(0, 1.15 * tallest or 1))
-    axis.legend(frameon=False, fontsize=8)
+    names = {}
+    for sample in samples:
+        nothing = (sample.overlaps == 0).mean()  # its bar would dwarf all
+        label = f"{sample.name} ({nothing:.0%} see nothing in common)" if nothing > 0.05 else sample.name
+        names[label] = sample, np.where(sample.overlaps == 0, np.nan, sample.overlaps)
+    _histogram(axis, names, np.linspace(0, 1, 41), "overlap: visible points in common over those of either",
+               "no poses, so not known")  # fmt: skip
 
 
-def _steps(axis: Axes, edges: np.ndarray, shares: np.ndarray, name: str, others: str) -> None:
-    color = _COLORS.get(name, _INK)
-    axis.stairs(shares, edges, color=color, fill=True, alpha=0.12)
-    axis.stairs(shares, edges, color=color, linewidth=1.6, label=f"{name}{others}")
-
-
-def _plain(axis: Axes, below: str, beside: str) -> None:
+def _histogram(
+    axis: Axes, named: dict[str, tuple[PairSample, np.ndarray]], edges: np.ndarray, below: str, nothing: str
+) -> None:
+    """Shares of each sample's values, NaN left out; `nothing` where there is no value."""
+    for name, (sample, values) in named.items():
+        counts, _ = np.histogram(values[~np.isnan(values)], edges)
+        if counts.any():
+            color = _COLORS.get(sample.name, _INK)
+            axis.stairs(counts / len(values), edges, color=color, fill=True, alpha=0.12)
+            axis.stairs(counts / len(values), edges, color=color, linewidth=1.6, label=name)
+    if axis.get_legend_handles_labels()[0]:
+        axis.legend(frameon=False, fontsize=8)
+    else:
+        axis.text(0.5, 0.5, nothing, ha="center", color=_FAINT, transform=axis.transAxes)
     axis.spines[["top", "right"]].set_visible(False)
-    axis.spines[["left", "bottom"]].set_color(_FAINT)
-    axis.tick_params(colors=_INK, labelsize=8, length=3)
-    axis.set_xlabel(below, fontsize=9, color=_INK)
-    axis.set_ylabel(beside, fontsize=9, color=_INK)
-    axis.yaxis.set_major_locator(MaxNLocator(nbins=6, steps=[1, 2, 5, 10]))
-    axis.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+    axis.set_xlabel(below, fontsize=9)
+    axis.set_ylabel("share of the pairs", fontsize=9)
+    axis.yaxis.set_major_formatter(PercentFormatter(1))

@@ -365,9 +365,7 @@ class _Seen:
 
     def finish(self, num_frames: int) -> VisiblePoints:
         self._tidy()
-        offsets = np.zeros(num_frames + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self._frames[0], minlength=num_frames), out=offsets[1:])
-        return VisiblePoints(offsets, self._ids[0])
+        return VisiblePoints.from_counts(np.bincount(self._frames[0], minlength=num_frames), self._ids[0])
 
     def _tidy(self) -> None:
         frames = np.concatenate([*self._frames, np.zeros(0, dtype=np.int32)])

@@ -35,9 +35,13 @@ class VisiblePoints:
     def from_frames(cls, frames: Sequence[np.ndarray]) -> "VisiblePoints":
         """From the ids of each frame, in any order and with doubles."""
         unique = [np.unique(np.asarray(ids, dtype=np.int64)) for ids in frames]
-        offsets = np.zeros(len(unique) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in unique], out=offsets[1:])
-        return cls(offsets, np.concatenate(unique) if unique else np.zeros(0, dtype=np.int64))
+        counts = np.array([len(ids) for ids in unique], dtype=np.int64)
+        return cls.from_counts(counts, np.concatenate(unique) if unique else np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, ids: np.ndarray) -> "VisiblePoints":
+        """From how many points each frame sees, and the ids of all frames one after another."""
+        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), ids)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -75,7 +79,7 @@ class Geometry:
     def unknown(cls, num_frames: int) -> "Geometry":
         """Of which nothing is known yet, to be filled in; it has no points."""
         return cls(
-            VisiblePoints.from_frames([np.zeros(0, dtype=np.int64)] * num_frames),
+            VisiblePoints.from_counts(np.zeros(num_frames, dtype=np.int64), np.zeros(0, dtype=np.int64)),
             np.full(num_frames, -1, dtype=np.int64),
             np.full((num_frames, 4, 4), np.nan),
             np.full((num_frames, 4), np.nan),

@@ -19,6 +19,7 @@ from datasets import load_from_disk
 
 from singlelife.errors import LifeError
 from singlelife.files import locked
+from singlelife.lives.pairs.overlap import overlaps_of
 from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import GEOMETRY as FOLDER
 from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
@@ -71,7 +72,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         points = table.column("point_ids")
         ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
         geometry = Geometry(
-            VisiblePoints(_offsets(pc.list_value_length(points).to_numpy()), ids),
+            VisiblePoints.from_counts(pc.list_value_length(points).to_numpy(), ids),
             component.to_numpy(),
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
@@ -194,8 +195,9 @@ def hardly_moves(geometry: Geometry, unit: float) -> str | None:
         moved.append(np.linalg.norm(poses[:, :3, 3] - middle[:, 1], axis=1))
     most_turned, furthest = (float(np.quantile(np.concatenate(values), 0.95)) for values in (turned, moved))
     drawn = np.random.default_rng(0).choice(frames, (256, 2))
-    overlaps = [_jaccard(geometry.points[i], geometry.points[j]) for i, j in drawn if i != j]
-    same = float(np.median(overlaps)) if overlaps else 0.0
+    overlaps = overlaps_of(geometry.points, geometry.component, drawn[drawn[:, 0] != drawn[:, 1]])
+    known = overlaps[~np.isnan(overlaps)]
+    same = float(np.median(known)) if len(known) else 0.0
     if not (most_turned <= 4 and furthest <= unit) and same < 0.9:
         return None
     return (
@@ -203,11 +205,6 @@ def hardly_moves(geometry: Geometry, unit: float) -> str | None:
         f"one pose, and two of them share {same:.0%} of their points in the median. Spatial pairs would show the same "
         "view twice and teach nothing about space; choose temporal pairs, or another recording."
     )
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / max(1, len(a) + len(b) - common)
 
 
 def _slam_folder(life: PreparedLife) -> Path:
@@ -312,9 +309,3 @@ def _batches(geometry: Geometry, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def _every(step: int, count: int) -> pa.Array:
     return pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(step))
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets
