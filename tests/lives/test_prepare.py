@@ -3,7 +3,6 @@
 import os
 import shutil
 import signal
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
@@ -175,42 +174,6 @@ def test_a_full_disk_is_said_before_the_work_starts(cache, clip, monkeypatch, no
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
     with pytest.raises(LifeError, match=r"walk needs about .* kB in .* 1.0 kB are free. .*--cache-dir"):
         prepare("walk", [clip], cache)
-
-
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 3 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode
-    ):
-        pytest.skip("this machine does not let this user mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def noise(index: int, height: int, width: int) -> np.ndarray:
-    """What JPEG makes far larger than a picture."""
-    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_disk_that_is_full_in_the_middle_is_said_and_what_was_done_stays(tmp_path, small_disk, num_workers):
-    first = write_clip(tmp_path / "first.mp4", seconds=1)
-    options = {"height": 256, "width": 768, "codec": "ffv1", "picture": noise}
-    second = write_clip(tmp_path / "second.mkv", seconds=3, **options)
-    life = get_life("walk", [first, second])
-    arguments = {"num_workers": num_workers, "progress": False}
-    with pytest.raises(LifeError, match=r"walk cannot be written into .*disk.*No space left.*--cache-dir.*is kept"):
-        prepare_life(life, cache_dir=small_disk, **arguments)
-    [partial] = (small_disk / "lives").glob("*.partial")
-    assert sorted(path.name for path in partial.iterdir()) == [
-        "data-00000-of-00002.arrow",
-        "data-00000-of-00002.report.json",
-    ]
-    assert plan_preparation(life, cache_dir=small_disk).num_frames_done == 10
 
 
 def test_a_plan_is_near_what_is_done(tmp_path, cache):

@@ -1,7 +1,6 @@
 """A prepared life: what it holds, how it is read, and what is said of a damaged one."""
 
 import io
-import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -174,15 +173,6 @@ def test_a_damaged_image_is_named_by_its_row(copied, two_sizes, content):
     with pytest.raises(LifeError, match=r"The image in row 7 of .*life is damaged. Delete the folder"):
         life.frames([5, 7, 9])
     assert torch.equal(life.frames([5, 9]), two_sizes.frames([5, 9]))
-
-
-def test_another_format_is_refused(copied):
-    metadata = json.loads((copied / METADATA).read_text())
-    (copied / METADATA).write_text(json.dumps(metadata | {"format_version": 0}))
-    with pytest.raises(
-        LifeError, match=r"was prepared in format 0; this version .* reads format 1. Delete the folder"
-    ):
-        PreparedLife.load(copied)
 
 
 def test_a_folder_that_is_not_a_prepared_life_is_refused(tmp_path, copied):

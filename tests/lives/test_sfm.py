@@ -44,12 +44,6 @@ def test_pairs_are_along_each_video_and_across_the_life():
     assert pairs_to_match(np.zeros(3, dtype=np.int64)).tolist() == [[0, 1], [0, 2], [1, 2]]
 
 
-def test_too_few_frames_are_refused(small_life):
-    pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
-    with pytest.raises(LifeError, match=r"At 0.1 Hz the life small gives 1 frames; 3 are the least. Raise --rate"):
-        reconstruct(small_life, rate=0.1, progress=False)
-
-
 def test_a_video_without_texture_gives_nothing_and_says_why(tmp_path):
     pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
     clip = write_clip(

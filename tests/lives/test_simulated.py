@@ -84,12 +84,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_kind_of_depth_changes_no_image(walk, buffer_walk):
-    for exact, buffer in zip(walk, buffer_walk, strict=False):
-        np.testing.assert_array_equal(exact.image, buffer.image)
-        np.testing.assert_array_equal(exact.pose, buffer.pose)
-
-
 def test_the_walker_gets_around(walk):
     track = positions(walk)
     steps = np.linalg.norm(np.diff(track, axis=0), axis=1)

@@ -84,11 +84,6 @@ def test_depth_turns_with_the_camera(angle):
     assert depth[0, 0] == pytest.approx(straight, rel=1e-6)
 
 
-def test_sectors_at_points():
-    found = corridor().sectors_at(np.array([-10.0, 100, 600, 1100, 1600]), np.array([-5.0, 200]))
-    assert found.tolist() == [[OUTSIDE] * 5, [OUTSIDE, 0, 1, 2, OUTSIDE]]
-
-
 def test_a_map_of_the_wad_is_that_of_the_game(tmp_path):
     doom_map = DoomMap.read(FREEDOOM2, "MAP01")
     game = vzd.DoomGame()

@@ -2,7 +2,8 @@
 
 An MPS folder holds `closed_loop_trajectory.csv` (poses of the device), `semidense_points.csv.gz` (points of the
 world), `semidense_observations.csv.gz` (when the SLAM cameras saw which) and `online_calibration.jsonl`. These files
-are read a block at a time: a week of them is larger than memory.
+are read a block at a time: a week of them is larger than memory. (projectaria-tools reads each file whole, at 240
+bytes an observation.)
 
 Two things about Aria decide what a visible point is here. The points are tracks: a place that is looked at again makes
 new ones. So a point is named by the voxel of the world that it lies in, else no two frames minutes apart would share

@@ -195,14 +195,11 @@ def _video_column(dataset: "Dataset", column: str | None) -> str:
     if not isinstance(dataset, Dataset):
         known = f" Choose one of its splits: {', '.join(map(str, dataset))}." if isinstance(dataset, dict) else ""
         raise LifeError(f"Videos come from a datasets.Dataset that is not streamed, not from {type(dataset)}.{known}")
-    kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
     found = [name for name, feature in dataset.features.items() if isinstance(feature, Video)]
-    listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     if column is None and len(found) == 1:
         return found[0]
-    if column is None:
-        several = f"several columns of the type Video, {' and '.join(found)}; name one"
-        raise LifeError(f"The data set has {several if found else 'no column of the type Video, but ' + listed}.")
     if column not in found:
-        raise LifeError(f"The data set has no column {column!r} of the type Video, but {listed}.")
+        listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in dataset.features.items())
+        wanted = "One column of the type Video should be named" if column is None else f"{column!r} is no Video column"
+        raise LifeError(f"{wanted}: the data set has {listed}.")
     return column
