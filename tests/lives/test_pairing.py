@@ -168,7 +168,7 @@ def context(rows: np.ndarray | None = None, within_video: bool = False, **change
 usable_rows = st.sets(st.integers(0, 299), min_size=2, max_size=80).map(lambda rows: np.array(sorted(rows)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(usable_rows, st.integers(0, 2**64 - 1), st.booleans())
 def test_spatial_pairs_are_the_overlapping_ones_of_the_usable_rows(rows, seed, within_video):
     given_rows = context(rows, within_video)

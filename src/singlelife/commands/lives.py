@@ -106,7 +106,7 @@ def _presence(life: Life, cache_dir: Path | None) -> _Presence:
 
 
 def _fields(life: Life, presence: _Presence) -> dict[str, Any]:
-    """What `--json` says of a life."""
+    """The fields of a life for `--json`."""
     described = ("name", "description", "dataset", "kind", "access", "license", "consent", "frame_rate", "frame_size",
                  "pairs_within_video")  # fmt: skip
     if_known = ("hours", "place", "poses", "source", "url", "download_gb", "num_videos", "shuffle_of")

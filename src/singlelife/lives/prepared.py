@@ -119,7 +119,7 @@ class PreparedLife:
 
     @property
     def video_index(self) -> np.ndarray:
-        """Which of `videos` each frame is of, int64 (n,)."""
+        """Which of `videos` each frame belongs to, int64 (n,)."""
         return self._video_column[0]
 
     @property

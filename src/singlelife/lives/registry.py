@@ -53,7 +53,7 @@ class Life:
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
         shuffle_of: the name of the life whose frames it has in random order.
-        joins: names of the lives that it has the videos of, in this order, with spaces between them.
+        joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.

@@ -173,7 +173,7 @@ def _scene_columns(frame: SimulatedFrame) -> dict[str, Any]:
 
 
 def _without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
-    """What an error says of a video, without where the video lies: it may be published with the life."""
+    """An error about a video without the video's path, since it may be published with the life."""
     if isinstance(source, SimulatedSource | ScreenSource):
         return str(error)
     return str(error).removeprefix(f"{source.path}: ")

@@ -68,7 +68,7 @@ class PairingContext:
 
     Attributes:
         timestamps: seconds since the start of the frame's video, float64 (n,).
-        video_index: which video each frame is of, int64 (n,).
+        video_index: which video each frame belongs to, int64 (n,).
         rows: the rows of the life that may be used, sorted int64.
         settings: of all pairings.
         within_video: no pair may be of two videos.
@@ -148,7 +148,7 @@ class TemporalPairing(Pairing):
 
     Args:
         timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame is of, int64 of shape (n,).
+        video_index: which video each frame belongs to, int64 of shape (n,).
         min_gap: the shortest time between the two frames, in seconds, over 0.
         max_gap: the longest, in seconds, at least `min_gap`.
         rows: the rows of the life that may be used (for example without the held-out stretches), sorted int64. Rows
@@ -387,7 +387,7 @@ class RandomPairing(Pairing):
 
 
 class AugmentedPairing(Pairing):
-    """One frame as both views, told apart by their crops alone: a baseline without any motion of the camera.
+    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera.
 
     Args:
         rows: the rows of the life that may be used, int64.

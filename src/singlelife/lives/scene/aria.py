@@ -385,7 +385,7 @@ def _check_whole(folder: Path) -> None:
             raise LifeError(f"{folder / name} is missing: poses come from {TRAJECTORY}, points from {POINTS}. Get it.")
     if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
         raise LifeError(
-            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees cannot be told without "
+            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees is not known without "
             "one of them. Get one of the two files."
         )
 

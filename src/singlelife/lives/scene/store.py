@@ -34,7 +34,7 @@ from singlelife.lives.video.sources import fingerprint as file_fingerprint
 FORMAT_VERSION = 1
 
 _ROWS_IN_A_BATCH = 4096
-_FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves
+_FEWEST_FRAMES = 10  # with fewer, there is too little to judge how the camera moves
 _FILES = {
     "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
     "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
@@ -44,7 +44,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class GeometrySource:
-    """What geometry is made of.
+    """A source of geometry.
 
     Attributes:
         kind: `"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own).
@@ -124,7 +124,7 @@ def life_geometry(
         progress: show progress bars on stderr.
 
     Raises:
-        LifeError: there is nothing to make it of, or what there is cannot be used.
+        LifeError: there is no source, or it cannot be used.
     """
     metadata = geometry_metadata(life)
     found = None if source is None and metadata is not None and metadata["chosen"] else find_source(life, source)
@@ -151,7 +151,7 @@ def life_geometry(
 
 
 def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySource | None:
-    """What the geometry of a life can be made of: in `folder`, or by default what lies with the life.
+    """The source of a life's geometry: in `folder`, or by default what lies with the life.
 
     Raises:
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
@@ -159,7 +159,9 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     root = folder or _slam_folder(life)
     if life.metadata.get("shuffled"):  # its frames no longer stand where a recording's times say
         if folder is not None:
-            raise LifeError(f"The frames of {life.name} are in random order: name poses with the life it is made of.")
+            raise LifeError(
+                f"The frames of {life.name} are in random order: name poses with its base."
+            )
         places = []
     else:
         places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []

@@ -299,7 +299,7 @@ class Walkways:
         return int(standable[away.argmin()])
 
     def haunts(self, position: np.ndarray) -> np.ndarray:
-        """Nodes to walk to: those that one can come back from, so that nobody ends up in a pit.
+        """Nodes to walk to: those that one can come back from, so that the walker never ends up in a pit.
 
         All that can be reached if the place to come back to is hardly one, a ledge for instance.
         """

@@ -71,7 +71,6 @@ class VideoReader:
         damaged_packets: how many packets of the stream could not be decoded so far.
         seconds: until the end of the last frame that was decoded.
         stored_size: width and height of the frames as they are stored, in pixels.
-        average_rate: of the frames in the file, in Hz; 0 if its header does not say.
         announced_seconds: how long the video is by its header; 0 if that does not say.
         num_frames_estimate: about how many frames will be kept; 0 if the header does not say how long it is.
 
@@ -133,7 +132,6 @@ class VideoReader:
         self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
         kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
         self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
-        self.average_rate = float(self._stream.average_rate or 0)
         self.stored_size = width, height = self._stream.width, self._stream.height
         if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
             self._container.close()

@@ -148,7 +148,7 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
         life = prepare_life(get_life("my_clips", videos=videos))
 
     Rows that hold a path of this machine give that file, once if several rows name it. Rows that hold bytes are named
-    by the path that stands beside them, with the row's number as a folder in front where two rows have the same one,
+    by the path beside them, with the row's number as a folder in front where two rows have the same one,
     or by the row's number alone. Nothing is decoded, copied or written, and torchcodec is not needed.
 
     Args:
