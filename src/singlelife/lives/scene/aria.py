@@ -323,9 +323,7 @@ class _Folder:
         path = self.folder / name
         try:
             with (
-                pa.OSFile(
-                    str(path), "rb"
-                ) as file,  # not a file of Python's: threads that read ahead would need its lock
+                pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
                 pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
                 pacsv.open_csv(
                     stream,
@@ -333,7 +331,7 @@ class _Folder:
                     convert_options=pacsv.ConvertOptions(include_columns=list(columns), column_types=columns),
                 ) as reader,
                 tqdm(
-                    desc=f"Reading {name}", total=file.size(), unit="B", unit_scale=True, disable=not self.progress
+                    None, f"Reading {name}", file.size(), unit="B", unit_scale=True, disable=not self.progress
                 ) as bar,
             ):
                 for batch in reader:

@@ -159,9 +159,7 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     root = folder or _slam_folder(life)
     if life.metadata.get("shuffled"):  # its frames no longer stand where a recording's times say
         if folder is not None:
-            raise LifeError(
-                f"The frames of {life.name} are in random order: name poses with its base."
-            )
+            raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
         places = []
     else:
         places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
