@@ -181,20 +181,6 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
     assert not list(simulated.path.glob(f"{FOLDER}.*"))
 
 
-def test_two_processes_may_ask_at_once(simulated):
-    script = (
-        "import sys\n"
-        "from singlelife.lives.scene.store import life_geometry\n"
-        "from singlelife.lives.prepared import PreparedLife\n"
-        "print(life_geometry(PreparedLife.load(sys.argv[1]), progress=False).points.ids.sum())\n"
-    )
-    words = [sys.executable, "-c", script, str(simulated.path)]
-    asking = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=120)[0] for process in asking]
-    assert [process.returncode for process in asking] == [0, 0]
-    assert [int(answer) for answer in answers] == [stored_geometry(simulated).points.ids.sum()] * 2
-
-
 # A camera that stands.
 
 

@@ -8,7 +8,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from singlelife.errors import LifeError
 from singlelife.lives.pairs.overlap import PairTable, pair_table_key, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.prepared import PreparedLife
@@ -127,15 +126,3 @@ def test_a_table_that_cannot_be_used_is_named_and_made_again(life, damage):
     with pytest.warns(UserWarning, match=rf"{path.name} cannot be used \(.*made again"):
         again = stored_pair_table(life, geometry, SETTINGS, progress=False)
     assert same(made, again) and path.read_bytes() == whole and stored(life) == [path.name]
-
-
-def test_a_geometry_of_other_frames_is_refused(life):
-    with pytest.raises(LifeError, match="not of the same preparation"):
-        stored_pair_table(life, some_geometry(len(life) + 1), SETTINGS)
-    assert stored(life) == []
-
-
-def test_a_folder_that_cannot_be_written_is_named(life, small_life):
-    gone = PreparedLife(life.path / "gone", small_life.metadata, small_life.dataset)
-    with pytest.raises(LifeError, match=r"gone.pairs-.*Make room"):
-        stored_pair_table(gone, some_geometry(len(life)), SETTINGS, progress=False)

@@ -12,7 +12,6 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import SHUFFLE_SEED, life_fingerprint, plan_preparation, prepare_life, seeded_order
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.shards import Shard
 
 from .conftest import write_clip
@@ -113,11 +112,6 @@ def test_what_it_will_take_is_said_with_and_without_its_base(clips, tmp_path):
     assert copy.num_bytes == sum(file.stat().st_size for file in base.path.glob("*.arrow")) < both.num_bytes
     assert copy.folder == both.folder == prepare("shuffled-walk", clips, tmp_path).path
     assert plan_preparation(life, cache_dir=tmp_path, progress=False).is_done
-
-
-def test_poses_of_its_recording_are_refused(clips, cache, tmp_path):
-    with pytest.raises(LifeError, match="in random order"):
-        life_geometry(prepare("shuffled-walk", clips, cache), source=tmp_path, progress=False)
 
 
 @given(st.integers(0, 200), st.integers(0, 2**64 - 1))

@@ -78,12 +78,6 @@ def test_rows_without_a_path_or_of_the_same_are_told_apart(clips, tmp_path):
     assert life.videos == ["row-000000/a.mp4", "row-000001/a.mp4", "row-000002", "b.mp4"]
 
 
-def test_a_file_of_several_rows_goes_in_once(clips):
-    rows = [str(clips[0]), str(clips[1]), str(clips[0])]
-    dataset = Dataset.from_dict({"clip": rows, "who": ["me"] * 3}, features=FEATURES)
-    assert videos_of(dataset) == clips[:2]
-
-
 def test_damaged_and_missing_rows_are_named_and_the_others_go_in(clips, tmp_path):
     rows = [
         {"bytes": clips[0].read_bytes(), "path": "good.mp4"},
