@@ -135,16 +135,6 @@ def test_views_are_those_of_a_slow_reference(small_life):
     assert 0 < mirrored < len(index)
 
 
-def test_without_crop_and_flip_the_whole_square_is_seen(small_life):
-    batch = pair_dataset(small_life, crop_area=None, flip=False).__getitems__([0])
-    frame = small_life.frames(batch["frames"][0, :1])[0]
-    side = min(frame.shape[-2:])
-    top, left = (frame.shape[-2] - side) // 2, (frame.shape[-1] - side) // 2
-    square = frame[:, top : top + side, left : left + side].float().unsqueeze(0)
-    expected = torch.nn.functional.interpolate(square, (32, 32), mode="bilinear", antialias=True)[0]
-    assert (batch["target"][0].float() - expected).abs().max() <= 1
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -235,6 +235,21 @@ def test_random_pairs_within_videos_are_all_of_them():
         RandomPairing(np.array([0, 2, 3]), video_index)
 
 
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("temporal", [[261, 256], [249, 246], [155, 149]]),
+        ("spatial", [[261, 65], [249, 143], [155, 53]]),
+        ("union", [[261, 65], [249, 143], [155, 149]]),
+        ("random", [[261, 50], [249, 55], [155, 225]]),
+        ("augmented", [[261, 261], [249, 249], [155, 155]]),
+    ],
+)
+def test_pairs_never_change(name, pairs):
+    """Runs of other machines and versions are repeated and resumed with them."""
+    assert make_pairing(name, context()).pairs(7, np.array([0, 1, 2**40])).tolist() == pairs
+
+
 @pytest.mark.parametrize("name", PAIRINGS)
 def test_every_pairing_is_a_pure_function_of_seed_and_index(name):
     pairing = make_pairing(name, context())

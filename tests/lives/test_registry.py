@@ -81,15 +81,9 @@ def test_a_recording_of_ones_own_has_sensible_defaults(tmp_path):
     assert life.train in config_names("train")
 
 
-@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "", ".hidden", "..", "-rf", "a b", "x" * 65, "é", "a\n"])
-def test_names_that_are_paths_or_odd_are_refused(name, tmp_path):
-    with pytest.raises(LifeError, match=r"cannot be the name of a life: use 1 to 64 letters"):
-        get_life(name, [tmp_path])
-    with pytest.raises(LifeError, match="cannot be the name of a life"):
-        get_life(name)
-
-
-@given(st.text())
+@given(
+    st.text() | st.sampled_from(["../evil", "a/b", "a\\b", "", ".hidden", "..", "-rf", "a b", "x" * 65, "é", "a\n"])
+)
 def test_a_name_is_refused_or_a_plain_folder_name(name):
     try:
         Life(name=name, kind="video")

@@ -204,8 +204,8 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line, or what `video_sources.videos_of` finds in a data set. By default what
-            the life's folder holds.
+            files that list files, one a line, or what `videos_of` finds in a data set. By default what the life's
+            folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
