@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -85,6 +86,13 @@ def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
     for change in ({}, {"seed": 77}, {"num_frames": 5}, {"still": True}):
         prints.append(life_fingerprint(replace(simulated, simulation=replace(simulated.simulation, **change))))
     assert len(set(prints)) == len(prints)
+
+
+def test_fingerprints_never_change():
+    """Lives that were prepared before are found by them."""
+    assert life_fingerprint(get_life("road", [HIGHWAY]))[:12] == "6261ee0a05c9"
+    if version("vizdoom") == "1.3.2":  # which counts
+        assert life_fingerprint(get_life("sim_1"))[:12] == "d7bff9a44a4e"
 
 
 def test_clips_that_are_not_to_be_paired_with_each_other_are_known_as_such(tmp_path, cache):

@@ -175,11 +175,6 @@ def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_ru
     assert losses(folder)[12] == pytest.approx(np.mean([expected[step] for step in (9, 10, 11, 12)]), rel=1e-12)
 
 
-def test_decoded_frames_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
-    assert run(command(tmp_path / "run", "--decoded-frames")) == 0
-    assert losses(tmp_path / "run") == losses(finished_run)
-
-
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, finished_run: Path, command):
     assert run(command(tmp_path / "run", mixed_precision="bf16")) == 0
     full, mixed = losses(finished_run), losses(tmp_path / "run")

@@ -198,7 +198,7 @@ def _video_column(dataset: "Dataset", column: str | None) -> str:
     found = [name for name, feature in dataset.features.items() if isinstance(feature, Video)]
     if column is None and len(found) == 1:
         return found[0]
-    if column not in found:
+    if column is None or column not in found:
         listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in dataset.features.items())
         wanted = "One column of the type Video should be named" if column is None else f"{column!r} is no Video column"
         raise LifeError(f"{wanted}: the data set has {listed}.")
