@@ -24,7 +24,6 @@ from singlelife.lives.scene.store import (
     FOLDER,
     METADATA,
     geometry_metadata,
-    hardly_moves,
     life_geometry,
     stored_geometry,
 )
@@ -179,35 +178,6 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
     assert stored_geometry(simulated) is None
     assert len(life_geometry(simulated, progress=False)) == len(simulated)
     assert not list(simulated.path.glob(f"{FOLDER}.*"))
-
-
-# A camera that stands.
-
-
-def moving(num_frames: int, *, step: float, points_shift: int) -> Geometry:
-    poses = np.tile(np.eye(4), (num_frames, 1, 1))
-    poses[:, 0, 3] = step * np.arange(num_frames)
-    points = [np.arange(100) + points_shift * frame for frame in range(num_frames)]
-    component = np.zeros(num_frames, dtype=np.int64)
-    return Geometry(VisiblePoints.from_frames(points), component, poses, np.ones((num_frames, 4)))
-
-
-def test_a_still_camera_is_told_from_one_that_moves():
-    assert hardly_moves(moving(50, step=1.0, points_shift=5), 0.1) is None
-    assert "spatial pairs" in hardly_moves(moving(50, step=0.001, points_shift=5), 0.1).lower()  # by its poses
-    assert "share 100%" in hardly_moves(moving(50, step=1.0, points_shift=0), 0.1)  # by what it sees
-    turning = moving(50, step=0.0, points_shift=5)
-    angle = np.linspace(0, np.pi, 50)
-    turning.poses[:, [0, 2], [0, 2]] = np.cos(angle)[:, None]
-    turning.poses[:, 0, 2], turning.poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
-    assert hardly_moves(turning, 0.1) is None
-
-
-def test_a_still_life_is_warned_of(sim_still, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
-    life_geometry(sim_still, progress=False)
-    [warning] = geometry_metadata(sim_still)["warnings"]
-    assert "hardly moves" in warning and "choose temporal pairs" in warning
 
 
 # The command.

@@ -71,8 +71,6 @@ class Command:
                 "steady drive ahead, turning on the spot and blur give it nothing. Another --rate may do better.",
                 file=sys.stderr,
             )
-        for warning in metadata["warnings"]:
-            print(f"warning: {warning}", file=sys.stderr)
         return 0
 
 

@@ -14,7 +14,6 @@ import dataclasses
 import hashlib
 import json
 import os
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
@@ -40,11 +39,9 @@ from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION,
 from singlelife.lives.video.reader import DECODER_VERSION
 from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
-from singlelife.text import duration, in_bytes
 
 SHUFFLE_SEED = 0
 
-_LONG = 6_000  # frames; a preparation of more says beforehand what it will take
 _MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
@@ -386,15 +383,6 @@ def _write(
     to_come = sum(estimate.num_frames for estimate in estimates)
     needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
     check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
-    if progress and to_come > _LONG:
-        length = duration(sum(estimate.seconds for estimate in estimates))
-        done = f", besides {there:,} that are done" if there else ""
-        print(
-            f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({length}){done}. They need "
-            f"about {in_bytes(needed)} in {lives}, where {in_bytes(free_bytes(lives))} are free.",
-            file=sys.stderr,
-        )
-
     with tqdm(
         desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
     ) as bar:

@@ -19,7 +19,6 @@ from datasets import load_from_disk
 
 from singlelife.errors import LifeError
 from singlelife.files import locked
-from singlelife.lives.pairs.overlap import overlaps_of
 from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import GEOMETRY as FOLDER
 from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
@@ -34,7 +33,6 @@ from singlelife.lives.video.sources import fingerprint as file_fingerprint
 FORMAT_VERSION = 1
 
 _ROWS_IN_A_BATCH = 4096
-_FEWEST_FRAMES = 10  # with fewer, there is too little to judge how the camera moves
 _FILES = {
     "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
     "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
@@ -90,7 +88,7 @@ def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
     Returns:
         `source` (its kind), `fingerprint` (of the source's files, the settings and the life), `settings`, `voxel_size`
         (0 where points are not voxels), `chosen` (whether the source was named, not found), `num_frames`,
-        `num_registered`, `components` and `warnings`.
+        `num_registered` and `components`.
 
     Raises:
         LifeError: it cannot be read.
@@ -176,37 +174,6 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     return GeometrySource("depth") if known else None
 
 
-def hardly_moves(geometry: Geometry, unit: float) -> str | None:
-    """Why spatial pairs of such geometry are useless, in a sentence; None if they are not.
-
-    Args:
-        geometry: of a life.
-        unit: a distance that is nothing beside the scene, such as the side of a voxel; 0 if none is known.
-    """
-    frames = np.flatnonzero(geometry.component >= 0)
-    if len(frames) < _FEWEST_FRAMES:
-        return None
-    turned, moved = [], []
-    for component in np.unique(geometry.component[frames]):
-        poses = geometry.poses[frames[geometry.component[frames] == component]]
-        middle = np.median(poses[:, :3, 2:], axis=0)
-        looking = middle[:, 0] / max(float(np.linalg.norm(middle[:, 0])), 1e-9)
-        turned.append(np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ looking, -1, 1))))
-        moved.append(np.linalg.norm(poses[:, :3, 3] - middle[:, 1], axis=1))
-    most_turned, furthest = (float(np.quantile(np.concatenate(values), 0.95)) for values in (turned, moved))
-    drawn = np.random.default_rng(0).choice(frames, (256, 2))
-    overlaps = overlaps_of(geometry.points, geometry.component, drawn[drawn[:, 0] != drawn[:, 1]])
-    known = overlaps[~np.isnan(overlaps)]
-    same = float(np.median(known)) if len(known) else 0.0
-    if not (most_turned <= 4 and furthest <= unit) and same < 0.9:
-        return None
-    return (
-        f"The camera hardly moves: 95% of the frames lie within {most_turned:.1f} degrees and {furthest:.2g} units of "
-        f"one pose, and two of them share {same:.0%} of their points in the median. Spatial pairs would show the same "
-        "view twice and teach nothing about space; choose temporal pairs, or another recording."
-    )
-
-
 def _slam_folder(life: PreparedLife) -> Path:
     return recordings_dir() / life.name / "slam"
 
@@ -250,7 +217,6 @@ def _make(
     else:
         voxel_size = voxel_size or default_voxel_size(life)
         geometry = depth_geometry(life, voxel_size=voxel_size, progress=progress)
-    useless = hardly_moves(geometry, voxel_size)
     metadata |= {
         "format_version": FORMAT_VERSION,
         "source": source.kind,
@@ -259,7 +225,7 @@ def _make(
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
         "components": len(np.unique(geometry.component[geometry.component >= 0])),
-        "warnings": [useless] if useless else [],
+        "warnings": [],  # part of the format; of earlier versions that judged the camera's motion here
     }
     try:
         _store(life, geometry, metadata)
