@@ -1,4 +1,4 @@
-"""The lives of HD-EPIC: what is here of each, how to get the rest, and the dataset of frames."""
+"""The lives of HD-EPIC: whether the SLAM files that spatial pairs need are here."""
 
 import argparse
 import json
@@ -6,10 +6,12 @@ import sys
 import zipfile
 from pathlib import Path
 
-from singlelife.lives.dataset_cli import Findings, LifeScript, shown
-from singlelife.lives.registry import Life
-from singlelife.lives.video.header import VideoHeader
+from singlelife.errors import LifeError
+from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
+from singlelife.lives.registry import Life, life_names, registered_life
+from singlelife.lives.video.sources import videos_in
 
+NAME = "hd_epic"
 MAPPING = Path("SLAM/multi/vrs_to_multi_slam.json")  # from each recording to its group of the multi-recording SLAM
 SLAM_FILES = (
     "closed_loop_trajectory.csv",
@@ -17,24 +19,58 @@ SLAM_FILES = (
     "semidense_observations.csv.gz",
     "semidense_points.csv.gz",
 )
+DESCRIPTION = (
+    "HD-EPIC (CC BY-NC 4.0, https://hd-epic.github.io): days in nine kitchens, of which eight are lives. Its videos "
+    "have 115.5 GB, its SLAM and gaze 349 GB; the owners' program downloads them, for one participant at a time if "
+    "you like: https://github.com/hd-epic/hd-epic-downloader. This script checks that each video has its Aria MPS "
+    "output and the table of its frames' times; `singlelife prepare NAME --dry-run` checks the videos themselves."
+)
+EXAMPLES = """\
+  python datasets_scripts/hd_epic.py                               all eight, in the folders lives/NAME
+  python datasets_scripts/hd_epic.py hdepic_1 --root /data/HD-EPIC one, in the owners' folders
+  singlelife prepare hdepic_1 --video /data/HD-EPIC/Videos/P01     its dataset of frames"""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--slam", action="store_true", help="check the SLAM files as well, which spatial pairs need")
+def main(words: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
+    names = [name for name in life_names() if registered_life(name).script == NAME]
+    parser.add_argument("life", nargs="*", default=names, metavar="NAME", help="which lives (default: all eight)")
+    parser.add_argument("--root", type=Path, metavar="DIR", help="the data set as its owners lay it out (default: the "
+                        "folder of each life, lives/NAME or $SINGLELIFE_RECORDINGS/NAME)")  # fmt: skip
+    return run_script(NAME, lambda: _run(parser.parse_args(words)))
 
 
-def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Namespace, findings: Findings) -> None:
-    """Check that each video has its Aria MPS output and the table of its frames' times."""
-    if not arguments.slam or not videos:
-        return
+def _run(arguments: argparse.Namespace) -> int:
+    if arguments.root and not arguments.root.is_dir():
+        raise LifeError(f"--root {arguments.root}: there is no such folder.")
+    lives = [registered_life(name) for name in arguments.life]
+    codes = [
+        check(life, arguments.root).report(f"{life.name}: {life.description}", f"{life.source}") for life in lives
+    ]
+    return max(codes, default=COMPLETE)
+
+
+def check(life: Life, root: Path | None) -> Findings:
+    """Which SLAM files of a life's videos are here.
+
+    Args:
+        life: of HD-EPIC.
+        root: the data set as its owners lay it out; the life's folder by default.
+    """
+    findings = Findings()
+    videos = videos_in(root / life.part) if root else life.local_videos()
+    if not videos:
+        findings.missing.append(f"there is no video in {root / life.part if root else life.folder}")
+        return findings
     participant = Path(life.part).name
     places = [life.folder, life.folder / "SLAM-and-Gaze" / participant]
-    if arguments.root:
-        places.insert(0, arguments.root / "SLAM-and-Gaze" / participant)
+    if root:
+        places.insert(0, root / "SLAM-and-Gaze" / participant)
     folder = next((place for place in places if (place / "SLAM").is_dir()), None)
     if folder is None:
         findings.missing.append(f"the folder SLAM, looked for in {', '.join(map(str, places))}")
-        return
+        return findings
     groups = _groups(folder / MAPPING, findings)
     complete = 0
     for video in videos:
@@ -42,6 +78,7 @@ def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Names
         findings.missing += [f"{video.stem}: {what}" for what in lacking]
         complete += not lacking
     findings.facts.append(f"SLAM of {complete} of {shown(len(videos), 'video')} in {folder}")
+    return findings
 
 
 def _groups(path: Path, findings: Findings) -> dict[str, str]:
@@ -75,20 +112,5 @@ def _lacking(video: Path, folder: Path, groups: dict[str, str]) -> list[str]:
     return lacking + [f"SLAM/{name}: {file}" for file in SLAM_FILES if file not in names]
 
 
-SCRIPT = LifeScript(
-    name="hd_epic",
-    description="HD-EPIC (CC BY-NC 4.0, https://hd-epic.github.io): days in nine kitchens, of which eight are lives. "
-    "Its videos have 115.5 GB, its SLAM and gaze 349 GB; the owners' program downloads them, for one participant at "
-    "a time if you like: https://github.com/hd-epic/hd-epic-downloader",
-    examples="""\
-  python datasets_scripts/hd_epic.py                             what is here of all eight
-  python datasets_scripts/hd_epic.py hdepic_1 --root /data/HD-EPIC --slam
-                                                                 the same of one, in the owners' folders
-  python datasets_scripts/hd_epic.py hdepic_1 --prepare          its dataset of frames
-  python datasets_scripts/hd_epic.py hdepic_1 --push my-lab/life-hdepic-1""",
-    add_options=add_options,
-    check=check,
-)
-
 if __name__ == "__main__":
-    sys.exit(SCRIPT.run())
+    sys.exit(main())

@@ -1,58 +1,87 @@
-"""Thirty hours of Kinetics-400: draw the sample from the clips that are here, and make the dataset of frames."""
+"""Thirty hours of Kinetics-400: draw the sample from the clips that are here."""
 
 import argparse
 import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import INCOMPLETE, Findings, LifeScript, shown, videos_in
-from singlelife.lives.registry import VIDEO_LIST, Life, registered_life
-from singlelife.lives.sampling import Sample, draw_sample
-from singlelife.lives.video.header import VideoHeader, read_header
+from singlelife.files import atomic_write
+from singlelife.lives.dataset_cli import COMPLETE, INCOMPLETE, run_script, script_parser, shown
+from singlelife.lives.prepare import seeded_order
+from singlelife.lives.registry import VIDEO_LIST, registered_life
+from singlelife.lives.video.reader import VideoReader
+from singlelife.lives.video.sources import videos_in
 from singlelife.text import duration
 
-SEED = 0
+NAME, SEED = "kinetics400", 0
+DESCRIPTION = (
+    "A sample of 30 hours of Kinetics-400, about 11,000 of its 254,000 clips. Its owners' page, "
+    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, by the copy. The rule "
+    "that draws the sample depends on nothing but the names of the clips that are here. The script writes the sample "
+    "into lives/k400_30h/videos.txt, and uses it again from then on."
+)
+EXAMPLES = """\
+  python datasets_scripts/kinetics400.py --root /data/kinetics400/train      draw the sample
+  python datasets_scripts/kinetics400.py --root DIR --same-as videos.txt     the sample of another machine
+  singlelife prepare k400_30h                                                its dataset of frames"""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
+@dataclass(frozen=True)
+class Sample:
+    """Clips that were drawn.
+
+    Attributes:
+        clips: in the order in which they were drawn.
+        seconds: how long they are together.
+        unreadable: clips that were drawn but left out, since their headers cannot be read or give no duration.
+    """
+
+    clips: list[Path]
+    seconds: float
+    unreadable: list[Path]
+
+
+def main(words: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
+    parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="the folder of the clips")
     parser.add_argument("--hours", type=float, metavar="H", help="how much to draw (default: 30)")
     parser.add_argument("--same-as", type=Path, metavar="FILE", help=f"take the clips of an earlier {VIDEO_LIST}, of "
                         "any machine, by their names, instead of drawing")  # fmt: skip
     parser.add_argument("--redraw", action="store_true", help=f"replace the {VIDEO_LIST} that is there")
+    return run_script(NAME, lambda: _run(parser.parse_args(words)))
 
 
-def first(arguments: argparse.Namespace) -> int | None:
-    """Write the list of the sample's clips, if the data set is named and there is no list yet."""
+def _run(arguments: argparse.Namespace) -> int:
+    """Write the list of the sample's clips, if there is none yet."""
     life = registered_life("k400_30h")
     listed = life.folder / VIDEO_LIST
-    if not arguments.root:
-        if arguments.same_as or arguments.redraw or arguments.hours:
-            raise LifeError("To draw a sample, name the folder of the clips with --root DIR.")
-        return None
+    hours = life.hours if arguments.hours is None else arguments.hours
+    if hours <= 0:
+        raise LifeError(f"--hours should be over 0, not {hours:g}.")
     if listed.exists() and not arguments.redraw:
         print(f"The sample of {listed} is used again; --redraw draws another.")
-        return None
+        return COMPLETE
     print(f"Looking for clips in {arguments.root}", file=sys.stderr)  # a minute for all of Kinetics
-    clips = videos_in(arguments.root)
+    clips = videos_in(arguments.root) if arguments.root.is_dir() else []
     if not clips:
         print(f"missing: there is no clip in {arguments.root}\nhow to get it: {life.source}")
         return INCOMPLETE
     if arguments.same_as:
-        sample, rule = _same(clips, arguments.same_as), f"those of {arguments.same_as.name}"
+        sample, rule = same_sample(clips, arguments.same_as), f"those of {arguments.same_as.name}"
     else:
-        hours = life.hours if arguments.hours is None else arguments.hours
-        if hours <= 0:
-            raise LifeError(f"--hours should be over 0, not {hours:g}.")
         with tqdm(desc="Drawing", unit=" clips", disable=None, leave=False) as bar:
 
             def seconds_of(clip: Path) -> float:
                 bar.update()
-                return read_header(clip).seconds
+                return _seconds(clip)
 
             sample = draw_sample(clips, 3600 * hours, SEED, seconds_of)
-        rule = f"drawn from {len(clips):,} with seed {SEED} (singlelife.lives.sampling says how)"
+        rule = f"drawn from {len(clips):,} with seed {SEED} (draw_sample of datasets_scripts/kinetics400.py says how)"
         if sample.seconds < 3600 * hours:
             print(
                 f"The clips in {arguments.root} last {duration(sample.seconds)}, not {hours:g} h. "
@@ -65,15 +94,56 @@ def first(arguments: argparse.Namespace) -> int | None:
         *map(str, map(Path.absolute, sample.clips)),
     ]
     life.folder.mkdir(parents=True, exist_ok=True)
-    aside = listed.with_suffix(".tmp")
-    aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    aside.replace(listed)
+    with atomic_write(listed) as aside:
+        aside.write_text("\n".join(lines) + "\n", encoding="utf-8")
     print(f"{listed}: {shown(len(sample.clips), 'clip')}, {duration(sample.seconds)}")
-    return None
+    return COMPLETE
 
 
-def _same(clips: list[Path], earlier: Path) -> Sample:
-    """The clips whose names an earlier list has, in its order."""
+def draw_sample(clips: Sequence[Path], seconds: float, seed: int, seconds_of: Callable[[Path], float]) -> Sample:
+    """Draw clips at random until they last long enough.
+
+    The rule: sort the clips by file name without suffix, by code points; put them into the order of
+    `seeded_order(len(clips), seed)`; take them from the front until they last `seconds` or longer, leaving out those
+    that cannot be read. It depends on which clips there are, and on nothing else: not on folders, suffixes, dates or
+    the machine. Only the clips that are taken are opened.
+
+    Args:
+        clips: to draw from. Their file names without suffix differ.
+        seconds: how long the sample is to be.
+        seed: of the order.
+        seconds_of: the duration of a clip; it may raise LifeError.
+
+    Raises:
+        LifeError: two clips have one name.
+    """
+    by_name = {clip.stem: clip for clip in clips}
+    if len(by_name) < len(clips):
+        twice = next(clip for clip in clips if by_name[clip.stem] != clip)
+        raise LifeError(f"Two clips have one name: {twice} and {by_name[twice.stem]}. Remove one.")
+    names = sorted(by_name)
+    taken: list[Path] = []
+    unreadable: list[Path] = []
+    total = 0.0
+    for index in seeded_order(len(names), seed):
+        if total >= seconds:
+            break
+        clip = by_name[names[index]]
+        try:
+            lasts = seconds_of(clip)
+        except LifeError:
+            lasts = 0.0
+        (taken if lasts > 0 else unreadable).append(clip)
+        total += lasts
+    return Sample(taken, total, unreadable)
+
+
+def same_sample(clips: list[Path], earlier: Path) -> Sample:
+    """The clips whose names an earlier list has, in its order.
+
+    Raises:
+        LifeError: the list cannot be read, or names clips that are not here.
+    """
     try:
         lines = earlier.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -85,30 +155,13 @@ def _same(clips: list[Path], earlier: Path) -> Sample:
         raise LifeError(f"{len(gone)} of the {len(wanted)} clips of {earlier} are not here" + (f", such as {gone[0]}."
                         if gone else "."))  # fmt: skip
     same = [by_name[name] for name in wanted]
-    return Sample(same, sum(read_header(clip).seconds for clip in same), [])
+    return Sample(same, sum(map(_seconds, same)), [])
 
 
-def check(life: Life, videos: dict[Path, VideoHeader], arguments: argparse.Namespace, findings: Findings) -> None:
-    """Say if the sample is shorter than it should be."""
-    hours = sum(header.seconds for header in videos.values()) / 3600
-    if videos and hours < life.hours:
-        findings.notes.append(f"it lasts {duration(3600 * hours)}, not the {life.hours:g} h of the paper's")
+def _seconds(clip: Path) -> float:
+    with VideoReader(clip, frame_rate=1, frame_size=16) as reader:
+        return reader.announced_seconds
 
-
-SCRIPT = LifeScript(
-    name="kinetics400",
-    description="A sample of 30 hours of Kinetics-400, about 11,000 of its 254,000 clips. Its owners' page, "
-    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, by the copy. The sample "
-    "is drawn by a rule that depends on nothing but the names of the clips that are here, and written down in "
-    "lives/k400_30h/videos.txt, so that it is used again.",
-    examples="""\
-  python datasets_scripts/kinetics400.py --root /data/kinetics400/train      draw the sample
-  python datasets_scripts/kinetics400.py --prepare                           its dataset of frames
-  python datasets_scripts/kinetics400.py --root DIR --same-as videos.txt     the sample of another machine""",
-    add_options=add_options,
-    first=first,
-    check=check,
-)
 
 if __name__ == "__main__":
-    sys.exit(SCRIPT.run())
+    sys.exit(main())

@@ -1,33 +1,43 @@
-"""The lives of Walking Tours: what is here of each, where its film is, and the dataset of frames."""
+"""The lives of Walking Tours: where the film of each is."""
 
-import argparse
 import re
 import sys
 from pathlib import Path
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import COMPLETE, LifeScript
+from singlelife.lives.dataset_cli import COMPLETE, run_script, script_parser
+from singlelife.lives.registry import life_names, registered_life
 
+NAME = "walking_tours"
 REPOSITORY, LIST = "shawshankvkt/Walking_Tours", "WTour.txt"
+DESCRIPTION = (
+    "Walking Tours (CC BY 4.0, https://huggingface.co/datasets/shawshankvkt/Walking_Tours): films of walks through "
+    "cities, of which eight are lives. The Hub has the list of the films and the owners' script, not the films; that "
+    "script puts each into a folder of its city's name. This one prints the address of each life's film."
+)
+EXAMPLES = """\
+  python datasets_scripts/walking_tours.py                      where the films are
+  singlelife prepare wt_3 --video chiang_mai.mp4 --dry-run      whether a film can be used"""
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--films", action="store_true", help="print the owners' list of the films (from the Hub)")
+def main(words: list[str] | None = None) -> int:
+    """Run the command line and return the exit code."""
+    parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
+    names = [name for name in life_names() if registered_life(name).script == NAME]
+    parser.add_argument("life", nargs="*", default=names, metavar="NAME", help="which lives (default: all eight)")
+    return run_script(NAME, lambda: _run(parser.parse_args(words).life))
 
 
-def first(arguments: argparse.Namespace) -> int | None:
-    """Print where the films of the lives are, if asked to."""
-    if not arguments.films:
-        return None
+def _run(names: list[str]) -> int:
+    lives = [registered_life(name) for name in names]
     films = parse_list(_list_from_hub().read_text(encoding="utf-8"))
-    for life in SCRIPT.lives():
-        if life.name in arguments.life:
-            print(f"{life.name}  {life.part:<12}  {films.get(_plain(life.part), 'not in the list')}")
+    for life in lives:
+        print(f"{life.name}  {life.part:<12}  {films.get(_plain(life.part), 'not in the list')}")
     return COMPLETE
 
 
 def parse_list(text: str) -> dict[str, str]:
-    """Addresses by city, of a list with an address and a city in each line; some lines lack the comma between them."""
+    """Addresses by city, from a list with an address and a city in each line; some lines lack the comma between."""
     lines = re.findall(r"^\s*(https?://[^\s,]+)\s*,?\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
     return {_plain(city): address for address, city in lines}
 
@@ -49,18 +59,5 @@ def _list_from_hub() -> Path:
         ) from error
 
 
-SCRIPT = LifeScript(
-    name="walking_tours",
-    description="Walking Tours (CC BY 4.0, https://huggingface.co/datasets/shawshankvkt/Walking_Tours): films of "
-    "walks through cities, of which eight are lives. The Hub has the list of the films and the owners' script, not "
-    "the films; that script puts each into a folder of its city's name, which --root looks for.",
-    examples="""\
-  python datasets_scripts/walking_tours.py --films              where the films are
-  python datasets_scripts/walking_tours.py --root videos        which of them are here
-  python datasets_scripts/walking_tours.py wt_3 --videos chiang_mai.mp4 --prepare""",
-    add_options=add_options,
-    first=first,
-)
-
 if __name__ == "__main__":
-    sys.exit(SCRIPT.run())
+    sys.exit(main())

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 import yaml
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from singlelife.errors import LifeError, SingleLifeError
 from singlelife.text import in_bytes
@@ -59,6 +61,21 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def locked(path: Path, what: str) -> AcquireReturnProxy:
+    """Hold a lock file. If another process holds it, say so on stderr and wait.
+
+    Args:
+        path: of the lock file.
+        what: is worked on, such as `"the life sim_1"`.
+    """
+    lock = FileLock(path)
+    try:
+        return lock.acquire(timeout=0)
+    except Timeout:
+        print(f"Another process is working on {what}; waiting for it.", file=sys.stderr)
+        return lock.acquire()
 
 
 def free_bytes(path: Path) -> int:

@@ -3,6 +3,7 @@
 import gzip
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,7 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene import aria
 from singlelife.lives.scene.aria import RgbCamera, aria_geometry
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.geometry import Geometry, GeometrySettings, voxel_ids
 
 from .conftest import write_clip
 
@@ -83,12 +83,6 @@ def test_frames_see_what_was_observed_at_their_time(small_life, mps):
     np.testing.assert_allclose(geometry.poses[7, :3, :3], np.eye(3))
     assert [geometry.points[row].tolist() for row in range(40)] == [names_of((row, 0.05, 3.05)) for row in range(40)]
     assert np.isnan(geometry.intrinsics).all()  # no calibration
-
-
-def test_a_wider_tolerance_sees_the_neighbours_too_and_a_narrow_one_nothing(small_life, mps):
-    geometry = read(small_life, mps, GeometrySettings(video_start="5", tolerance=0.1))
-    assert geometry.points.counts[1:].tolist() == [2] * 39
-    assert read(small_life, mps, GeometrySettings(video_start="5", tolerance=0.009)).points.counts.sum() == 0
 
 
 def test_frames_without_a_pose_near_in_time_know_nothing(small_life, mps):
@@ -208,22 +202,6 @@ def test_the_lens_is_that_of_its_definition():
     np.testing.assert_allclose([u, v], [cx + f * expected_u, cy + f * expected_v], rtol=1e-12)
 
 
-def test_upright_turns_the_camera_and_not_what_it_sees():
-    turned, mounted = (RgbCamera.read(REAL / aria.CALIBRATION, upright) for upright in (True, False))
-    points = np.random.default_rng(0).uniform(-2, 2, (500, 3)) + np.array([0, 0, 1.5])
-    on_device = np.concatenate([points, np.ones((500, 1))], axis=1) @ mounted.device_from_camera.T
-    upright = (on_device @ np.linalg.inv(turned.device_from_camera).T)[:, :3]
-    np.testing.assert_array_equal(turned.sees(upright), mounted.sees(points))
-    assert 0.1 < mounted.sees(points).mean() < 0.9
-    u, v = mounted.project(points[:1] * 0 + [0.1, 0.05, 2])
-    x, y, z = 0.1, 0.05, 2.0
-    fx, fy, cx, cy = turned.intrinsics(np.array([[2816, 2816]]))[0]
-    np.testing.assert_allclose(
-        fx * -y / z + cx, 2880 - (v[0] + 0.5) - 32, atol=2
-    )  # pinhole against lens, near the axis
-    np.testing.assert_allclose(fy * x / z + cy, u[0] + 0.5 - 32, atol=2)
-
-
 # Which folder and when.
 
 
@@ -274,37 +252,10 @@ def test_folders_are_found_by_name_and_by_the_file_that_maps_them(two_videos, mp
 # Bad input.
 
 
-def test_without_times_the_ways_to_give_them_are_named(small_life, mps):
-    with pytest.raises(
-        LifeError, match=r"no small_mp4_to_vrs_time_ns.csv .* --video-start SECONDS, or --video-start tr"
-    ):
-        read(small_life, mps, GeometrySettings())
-
-
 def test_one_start_is_not_that_of_two_videos(two_videos, mps):
     for start in ("5", "trajectory"):
         with pytest.raises(LifeError, match=f"A start of {start} cannot be that of 2 videos"):
             read(two_videos, mps, GeometrySettings(video_start=start))
-
-
-def test_times_that_do_not_overlap_are_shown(small_life, mps):
-    with pytest.raises(
-        LifeError, match=r"do not overlap: frames from 900.000 to 903.900 s, poses from 5.000 to 9.000 s"
-    ):
-        read(small_life, mps, GeometrySettings(video_start="900"))
-
-
-@pytest.mark.parametrize("name", [aria.TRAJECTORY, aria.POINTS])
-def test_a_missing_file_is_named(small_life, mps, name):
-    (mps / name).unlink()
-    with pytest.raises(LifeError, match=f"{name} is missing"):
-        read(small_life, mps)
-
-
-def test_neither_observations_nor_calibration_is_too_little(small_life, mps):
-    (mps / aria.OBSERVATIONS).unlink()
-    with pytest.raises(LifeError, match=f"neither {aria.OBSERVATIONS} nor {aria.CALIBRATION}"):
-        read(small_life, mps)
 
 
 @pytest.mark.parametrize("name", [aria.POINTS, aria.OBSERVATIONS])
@@ -316,27 +267,6 @@ def test_a_cut_gzip_file_is_refused(small_life, mps, name):
             read(small_life, mps)
 
 
-def test_another_csv_is_refused(small_life, mps):
-    write_gz(mps / aria.OBSERVATIONS, ["uid,time", "1,2"])
-    with pytest.raises(LifeError, match=r"observations.csv.gz is no such MPS file: .*frame_tracking_timestamp_us"):
-        read(small_life, mps)
-    write_gz(mps / aria.OBSERVATIONS, ["uid,frame_tracking_timestamp_us", "1,soon"])
-    with pytest.raises(LifeError, match=r"damaged or cut off \(.*soon"):
-        read(small_life, mps)
-
-
-def test_a_trajectory_cut_within_a_line_is_refused(small_life, mps):
-    path = mps / aria.TRAJECTORY
-    path.write_bytes(path.read_bytes()[:-20])
-    with pytest.raises(LifeError, match="damaged or cut off"):
-        read(small_life, mps)
-
-
-def test_no_point_is_good_enough(small_life, mps):
-    with pytest.raises(LifeError, match=r"no point of inv_dist_std up to 1e-05 .* Raise --max-inv-dist-std"):
-        read(small_life, mps, GeometrySettings(video_start="5", max_inv_dist_std=1e-5))
-
-
 @pytest.mark.parametrize(
     "content", ["", "{}", "[1]", '{"CameraCalibrations": [{"Label": "camera-slam-left"}]}', "\x00"]
 )
@@ -346,8 +276,39 @@ def test_a_calibration_that_is_none_is_refused(small_life, mps, content):
         read(small_life, mps)
 
 
-def test_settings_that_make_no_sense_are_refused():
-    with pytest.raises(LifeError, match="tolerance should be a number from 0"):
-        GeometrySettings(tolerance=-1.0)
-    with pytest.raises(LifeError, match="video_start should be seconds from 0, or trajectory, not 'noon'"):
-        GeometrySettings(video_start="noon")
+def without(name: str):
+    return lambda folder: (folder / name).unlink()
+
+
+def cut_within_a_line(folder: Path) -> None:
+    (folder / aria.TRAJECTORY).write_bytes((folder / aria.TRAJECTORY).read_bytes()[:-20])
+
+
+def of_other_columns(folder: Path) -> None:
+    write_gz(folder / aria.OBSERVATIONS, ["uid,time", "1,2"])
+
+
+@pytest.mark.parametrize(
+    ("damage", "settings", "message"),
+    [
+        (without(aria.TRAJECTORY), {}, f"{aria.TRAJECTORY} is missing"),
+        (without(aria.POINTS), {}, f"{aria.POINTS} is missing"),
+        (without(aria.OBSERVATIONS), {}, f"neither {aria.OBSERVATIONS} nor {aria.CALIBRATION}"),
+        (cut_within_a_line, {}, f"{aria.TRAJECTORY} is damaged or cut off"),
+        (of_other_columns, {}, f"{aria.OBSERVATIONS}.*frame_tracking_timestamp_us"),
+        (lambda _: None, {"video_start": ""}, "small_mp4_to_vrs_time_ns.csv .*--video-start"),
+        (lambda _: None, {"video_start": "900"}, "frames from 900.000 to 903.900 s, poses from 5.000 to 9.000 s"),
+        (lambda _: None, {"max_inv_dist_std": 1e-5}, "1e-05.* --max-inv-dist-std"),
+    ],
+)
+def test_what_cannot_be_used_is_named(small_life, mps, damage, settings, message):
+    damage(mps)
+    with pytest.raises(LifeError, match=message):
+        read(small_life, mps, replace(FROM_START, **settings))
+
+
+@pytest.mark.parametrize("wrong", [{"tolerance": -1.0}, {"video_start": "noon"}, {"voxel_size": float("inf")}])
+def test_settings_that_make_no_sense_are_refused(wrong):
+    [(name, value)] = wrong.items()
+    with pytest.raises(LifeError, match=f"{name} should be .*not .*{value:g}" if name != "video_start" else "noon"):
+        GeometrySettings(**wrong)

@@ -1,6 +1,5 @@
 """Geometry kept beside a life: what is kept, when it is made again, and what a user is told."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -25,12 +24,13 @@ from singlelife.lives.scene.store import (
     FOLDER,
     METADATA,
     geometry_metadata,
-    hardly_moves,
     life_geometry,
     stored_geometry,
 )
 
 from .test_colmap import image, write_binary
+
+pytestmark = pytest.mark.integration
 
 FRAMES = [image(number, f"small.mp4/{2 * number}.jpg", [number, 5]) for number in range(12)]
 
@@ -166,14 +166,6 @@ def test_what_is_damaged_is_named(life, tmp_path, file):
         stored_geometry(PreparedLife.load(life.path))
 
 
-def test_another_format_is_made_anew(simulated):
-    made = life_geometry(simulated, progress=False)
-    path = simulated.path / FOLDER / METADATA
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"format_version": 0}))
-    assert stored_geometry(simulated) is None
-    assert equal(made, life_geometry(simulated, progress=False))
-
-
 def test_a_killed_process_leaves_nothing_half_made(simulated):
     script = (
         "import os, sys\n"
@@ -186,49 +178,6 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
     assert stored_geometry(simulated) is None
     assert len(life_geometry(simulated, progress=False)) == len(simulated)
     assert not list(simulated.path.glob(f"{FOLDER}.*"))
-
-
-def test_two_processes_may_ask_at_once(simulated):
-    script = (
-        "import sys\n"
-        "from singlelife.lives.scene.store import life_geometry\n"
-        "from singlelife.lives.prepared import PreparedLife\n"
-        "print(life_geometry(PreparedLife.load(sys.argv[1]), progress=False).points.ids.sum())\n"
-    )
-    words = [sys.executable, "-c", script, str(simulated.path)]
-    asking = [subprocess.Popen(words, stdout=subprocess.PIPE, text=True) for _ in range(2)]
-    answers = [process.communicate(timeout=120)[0] for process in asking]
-    assert [process.returncode for process in asking] == [0, 0]
-    assert [int(answer) for answer in answers] == [stored_geometry(simulated).points.ids.sum()] * 2
-
-
-# A camera that stands.
-
-
-def moving(num_frames: int, *, step: float, points_shift: int) -> Geometry:
-    poses = np.tile(np.eye(4), (num_frames, 1, 1))
-    poses[:, 0, 3] = step * np.arange(num_frames)
-    points = [np.arange(100) + points_shift * frame for frame in range(num_frames)]
-    component = np.zeros(num_frames, dtype=np.int64)
-    return Geometry(VisiblePoints.from_frames(points), component, poses, np.ones((num_frames, 4)))
-
-
-def test_a_still_camera_is_told_from_one_that_moves():
-    assert hardly_moves(moving(50, step=1.0, points_shift=5), 0.1) is None
-    assert "spatial pairs" in hardly_moves(moving(50, step=0.001, points_shift=5), 0.1).lower()  # by its poses
-    assert "share 100%" in hardly_moves(moving(50, step=1.0, points_shift=0), 0.1)  # by what it sees
-    turning = moving(50, step=0.0, points_shift=5)
-    angle = np.linspace(0, np.pi, 50)
-    turning.poses[:, [0, 2], [0, 2]] = np.cos(angle)[:, None]
-    turning.poses[:, 0, 2], turning.poses[:, 2, 0] = np.sin(angle), -np.sin(angle)
-    assert hardly_moves(turning, 0.1) is None
-
-
-def test_a_still_life_is_warned_of(sim_still, capsys, monkeypatch, tmp_path):
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
-    life_geometry(sim_still, progress=False)
-    [warning] = geometry_metadata(sim_still)["warnings"]
-    assert "hardly moves" in warning and "choose temporal pairs" in warning
 
 
 # The command.
@@ -260,11 +209,3 @@ def test_the_command_takes_a_folder_and_names_what_is_wrong(clip_folder, small_l
     assert "holds neither Aria MPS output" in capsys.readouterr().err
     assert main([*words, "--rate", "0"]) == 2
     assert "--rate should be more than 0 Hz" in capsys.readouterr().err
-
-
-def test_without_pycolmap_the_extra_is_named(clip_folder, small_life, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_CACHE", str(clip_folder / "cache"))
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
-    monkeypatch.setitem(sys.modules, "pycolmap", None)
-    assert main(["poses", "small", "--video", str(clip_folder / "small.mp4")]) == 2
-    assert 'pip install "singlelife[poses]"' in capsys.readouterr().err

@@ -16,11 +16,10 @@ from datasets import Array2D, Dataset, Features, Image, List, Value, load_from_d
 from PIL import Image as PILImage
 
 from singlelife.errors import HubError, LifeError
-from singlelife.lives.columns import COLUMNS
 from singlelife.lives.hub.download import check_room
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import TemporalPairing
-from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.prepared import COLUMNS, PreparedLife
 from singlelife.lives.resolve import resolve_life
 
 from ..hub_server import READER, STRANGER, USERS, WRITER, Break

@@ -11,6 +11,8 @@ from singlelife.lives.pairs.pairing import PairingContext, PairSettings, RandomP
 from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.registry import get_life, registered_life
 
+pytestmark = pytest.mark.integration
+
 
 def joined(**changes):
     """Some seconds each of three walks."""
@@ -60,8 +62,3 @@ def test_its_fingerprint_is_of_its_parts_and_their_length(tmp_path):
 def test_what_does_not_go_together_is_refused(joins, frames, message):
     with pytest.raises(LifeError, match=message):
         registry._joined(dataclasses.replace(registered_life("sim_many"), joins=joins, frames_of_each=frames))
-
-
-def test_it_takes_no_video_of_ones_own(tmp_path):
-    with pytest.raises(LifeError, match="has the videos of sim_9"):
-        get_life("sim_pooled", [tmp_path])

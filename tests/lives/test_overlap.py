@@ -1,16 +1,19 @@
 """The search for overlapping frames against brute force: exact, whatever the blocks, and fair where it is capped."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
+from singlelife.lives.pairs import PairSettings
 from singlelife.lives.pairs import overlap as overlap_module
 from singlelife.lives.pairs.overlap import PairTable, find_overlaps, overlaps_of
 from singlelife.lives.scene.geometry import VisiblePoints
 
-ALL = {"min_overlap": 1e-6, "max_overlap": 1.0, "max_neighbours": 10_000}
+ALL = PairSettings(min_overlap=1e-6, max_overlap=1.0, max_neighbours=10_000)
 
 
 def jaccard(first: np.ndarray, second: np.ndarray) -> np.float32:
@@ -47,9 +50,8 @@ def lives(draw):
 def test_all_pairs_in_range_are_found_and_no_others(life, least, share, block_frames):
     points, component = life
     most = least + share * (1 - least)
-    table = find_overlaps(
-        points, component, min_overlap=least, max_overlap=most, max_neighbours=100, block_frames=block_frames
-    )
+    asked = PairSettings(min_overlap=least, max_overlap=most, max_neighbours=100)
+    table = find_overlaps(points, component, asked, block_frames=block_frames)
     assert as_dict(table) == brute_force(points, component, least, most)  # to the last bit of each overlap
     assert table.num_in_range == len(table)
     assert table.num_above == len(brute_force(points, component, least, 1)) - len(table)
@@ -62,14 +64,14 @@ def test_all_pairs_in_range_are_found_and_no_others(life, least, share, block_fr
 def test_a_cap_keeps_so_many_sources_of_each_target_whatever_the_blocks(life, most, seed, block_frames):
     points, component = life
     everything = brute_force(points, component, 0.1, 0.9)
-    capped = {"min_overlap": 0.1, "max_overlap": 0.9, "max_neighbours": most, "seed": seed}
-    table = find_overlaps(points, component, **capped, block_frames=block_frames)
+    capped = PairSettings(min_overlap=0.1, max_overlap=0.9, max_neighbours=most)
+    table = find_overlaps(points, component, capped, seed=seed, block_frames=block_frames)
     kept = as_dict(table)
     assert kept.items() <= everything.items() and table.num_in_range == len(everything)
     for target in range(len(points)):
         partners = sum(pair[0] == target for pair in everything)
         assert sum(pair[0] == target for pair in kept) == min(most, partners)
-    assert as_dict(find_overlaps(points, component, **capped)) == kept
+    assert as_dict(find_overlaps(points, component, capped, seed=seed)) == kept
 
 
 def test_the_cap_is_fair():
@@ -77,8 +79,9 @@ def test_the_cap_is_fair():
     points = VisiblePoints.from_frames([[0, 1, 100 + frame] for frame in range(100)])
     component = np.zeros(100, dtype=np.int64)
     kept = np.zeros((100, 100), dtype=int)
+    capped = PairSettings(min_overlap=0.1, max_overlap=0.9, max_neighbours=10)
     for seed in range(40):
-        table = find_overlaps(points, component, min_overlap=0.1, max_overlap=0.9, max_neighbours=10, seed=seed)
+        table = find_overlaps(points, component, capped, seed=seed)
         kept[table.target, table.source] += 1
     np.testing.assert_array_equal(kept.sum(axis=1), 400)
     mean, spread = 400 / 99, np.sqrt(400 / 99 * (1 - 10 / 99))
@@ -89,46 +92,38 @@ def test_the_cap_is_fair():
         assert kept[near].mean() == pytest.approx(mean, abs=5 * spread / np.sqrt(near.sum()))
 
 
-@pytest.mark.parametrize("bound", ["_BLOCK_POINTS", "_POINTS_AT_ONCE"])
-def test_frames_that_see_more_than_a_block_holds_are_compared_in_parts(bound, monkeypatch):
-    rng = np.random.default_rng(0)
-    points = VisiblePoints.from_frames([rng.integers(0, 60, rng.integers(0, 50)) for _ in range(60)])
-    component = np.zeros(60, dtype=np.int64)
-    whole = as_dict(find_overlaps(points, component, **ALL))
-    monkeypatch.setattr(overlap_module, bound, 37)
-    assert as_dict(find_overlaps(points, component, **ALL)) == whole == brute_force(points, component, 1e-6, 1)
-
-
 def test_overlaps_of_given_pairs_are_those_of_the_search():
     rng = np.random.default_rng(1)
     points = VisiblePoints.from_frames([rng.integers(0, 40, 30) for _ in range(12)] + [[], [], [1, 2]])
     component = np.array([0] * 6 + [1] * 6 + [0, 0, -1])
-    table = find_overlaps(points, component, **ALL)
+    table = find_overlaps(points, component, ALL)
     pairs = np.stack([table.target, table.source], axis=1).astype(np.int64)
     np.testing.assert_array_equal(overlaps_of(points, component, pairs), table.overlap)
     assert overlaps_of(points, component, np.array([[3, 3]])) == 1
     assert np.isnan(overlaps_of(points, component, np.array([[0, 6], [12, 13], [14, 14], [0, 14]]))).all()
 
 
-def test_progress_counts_the_frames_that_have_a_pose(capsys):
-    points = VisiblePoints.from_frames([[1, 2], [2, 3], [2]])
-    find_overlaps(points, np.array([0, 0, -1]), **ALL, progress=True)
-    assert "2/2" in capsys.readouterr().err
+def test_frames_that_share_too_much_for_one_block_are_compared_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    points = VisiblePoints.from_frames([rng.integers(0, 60, rng.integers(0, 50)) for _ in range(60)])
+    component = np.zeros(60, dtype=np.int64)
+    monkeypatch.setattr(overlap_module, "_COMMON_AT_ONCE", 37)
+    assert as_dict(find_overlaps(points, component, ALL)) == brute_force(points, component, 1e-6, 1)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    "wrong",
     [
-        ({"min_overlap": 0.0}, "0 < min_overlap"),
-        ({"min_overlap": 0.9, "max_overlap": 0.5}, "not 0.9 to 0.5"),
-        ({"max_overlap": 1.1}, "<= 1"),
-        ({"min_overlap": float("nan")}, "not nan"),
-        ({"max_neighbours": 0}, "max_neighbours"),
-        ({"block_frames": 129}, "blocks of 1 to 128"),
-        ({"component": np.zeros(3, dtype=np.int64)}, "3 components of 2 frames"),
+        {"min_overlap": 0.0},
+        {"min_overlap": 0.9, "max_overlap": 0.5},
+        {"max_overlap": 1.1},
+        {"min_overlap": float("nan")},
+        {"max_neighbours": 0},
     ],
 )
-def test_settings_out_of_range_are_refused(changes, message):
-    arguments = {"points": VisiblePoints.from_frames([[1], [1]]), "component": np.zeros(2, dtype=np.int64)} | ALL
-    with pytest.raises(LifeError, match=message):
-        find_overlaps(**(arguments | changes))
+def test_settings_out_of_range_are_refused(wrong):
+    points = VisiblePoints.from_frames([[1], [1]])
+    with pytest.raises(LifeError, match=f"{next(iter(wrong))}.* not .*{next(iter(wrong.values())):g}"):
+        find_overlaps(points, np.zeros(2, dtype=np.int64), replace(ALL, **wrong))
+    with pytest.raises(LifeError, match="3 components of 2 frames"):
+        find_overlaps(points, np.zeros(3, dtype=np.int64), ALL)

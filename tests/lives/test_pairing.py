@@ -1,7 +1,5 @@
 """Pairs of every kind: a pure function of (seed, i), of usable frames, within the ranges that were asked for."""
 
-import time
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -17,7 +15,6 @@ from singlelife.lives.pairs.pairing import (
     RandomPairing,
     SpatialPairing,
     TemporalPairing,
-    UnionPairing,
     make_pairing,
     pair_generator,
     pair_generators,
@@ -71,40 +68,6 @@ def test_number_of_pairs_is_that_of_brute_force(life, min_gap, extra):
     else:
         with pytest.raises(LifeError, match="No two frames"):
             TemporalPairing(timestamps, video_index, min_gap, min_gap + extra)
-
-
-def test_every_valid_pair_can_be_drawn_in_both_orders():
-    pairing = TemporalPairing(*recording([0.0, 0.1, 0.2]), 0.1, 0.2)
-    drawn = {tuple(pair) for pair in pairing.pairs(0, np.arange(300)).tolist()}
-    assert drawn == {(0, 1), (1, 0), (1, 2), (2, 1), (0, 2), (2, 0)}
-
-
-def test_pair_is_a_pure_function_of_seed_and_index():
-    pairing = TemporalPairing(*recording(np.arange(0, 60, 0.1).tolist()), 0.1, 1.0)
-    whole = pairing.pairs(7, np.arange(1000))
-    shuffled = np.random.default_rng(0).permutation(1000)
-    np.testing.assert_array_equal(pairing.pairs(7, shuffled), whole[shuffled])
-    assert not np.array_equal(pairing.pairs(8, np.arange(1000)), whole)
-    assert len({tuple(pair) for pair in whole.tolist()}) > 500
-
-
-def test_a_late_pair_costs_what_the_first_costs():
-    pairing = TemporalPairing(*recording(np.arange(0, 60, 0.1).tolist()), 0.1, 1.0)
-
-    def seconds(index: int) -> float:
-        durations = []
-        for _ in range(20):
-            start = time.perf_counter()
-            pairing.pairs(0, np.arange(index, index + 32))
-            durations.append(time.perf_counter() - start)
-        return min(durations)
-
-    assert seconds(2**62) < 20 * seconds(0)
-
-
-def test_streams_of_a_pair_are_independent():
-    draws = [pair_generator(0, stream, index).random() for stream in range(4) for index in range(4)]
-    assert len(set(draws)) == len(draws)
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 3), st.lists(st.integers(0, 2**63 - 1), max_size=5))
@@ -177,27 +140,6 @@ def test_the_first_hours_are_the_frames_that_began_in_them(life, share):
     assert first_hours(*life, time[-1] / 3600) == first_hours(*life, 1.009 * time[-1] / 3600) == len(life[0])
 
 
-def test_a_life_that_is_shorter_than_its_first_hours_is_refused():
-    with pytest.raises(
-        LifeError, match=r"no 30 min 00 s of this life \(--hours 0\.5\): it lasts 10 min 00 s.* 0\.167"
-    ):
-        first_hours(*recording(np.arange(0, 600, 0.1).tolist()), 0.5)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 0.6])
-def test_hold_out_refuses_an_impossible_share(fraction):
-    with pytest.raises(LifeError, match=r"0 to 0\.5"):
-        hold_out(*recording([0.0, 0.1]), fraction, 0.1)
-
-
-@settings(deadline=None, max_examples=40)
-@given(st.sets(st.integers(0, 10_000), min_size=2, max_size=6), st.integers(0, 2**64 - 1))
-def test_random_pairs_are_any_two_different_usable_frames(rows, seed):
-    rows = np.array(sorted(rows))
-    pairs = RandomPairing(rows).pairs(seed, np.arange(400))
-    assert set(map(tuple, pairs.tolist())) == {(a, b) for a in rows for b in rows if a != b}
-
-
 @settings(deadline=None, max_examples=40)
 @given(st.sets(st.integers(0, 10_000), min_size=1, max_size=6), st.integers(0, 2**64 - 1))
 def test_augmented_pairs_are_one_frame_twice(rows, seed):
@@ -217,13 +159,7 @@ def context(rows: np.ndarray | None = None, within_video: bool = False, **change
     settings = PairSettings(**changes)
 
     def pair_table() -> PairTable:
-        return find_overlaps(
-            walk_to_and_fro(len(timestamps)),
-            np.zeros(len(timestamps), dtype=np.int64),
-            min_overlap=settings.min_overlap,
-            max_overlap=settings.max_overlap,
-            max_neighbours=settings.max_neighbours,
-        )
+        return find_overlaps(walk_to_and_fro(len(timestamps)), np.zeros(len(timestamps), dtype=np.int64), settings)
 
     rows = np.arange(len(timestamps)) if rows is None else rows
     return PairingContext(timestamps, video_index, rows, settings, within_video, pair_table)
@@ -232,7 +168,7 @@ def context(rows: np.ndarray | None = None, within_video: bool = False, **change
 usable_rows = st.sets(st.integers(0, 299), min_size=2, max_size=80).map(lambda rows: np.array(sorted(rows)))
 
 
-@settings(max_examples=60)
+@settings(max_examples=20)
 @given(usable_rows, st.integers(0, 2**64 - 1), st.booleans())
 def test_spatial_pairs_are_the_overlapping_ones_of_the_usable_rows(rows, seed, within_video):
     given_rows = context(rows, within_video)
@@ -281,14 +217,6 @@ def test_a_union_refuses_an_impossible_share(weight):
         make_pairing("union", context(spatial_weight=weight))
 
 
-def test_spatial_pairs_join_what_temporal_ones_cannot():
-    whole = context()
-    pairs = make_pairing("spatial", whole).pairs(0, np.arange(1000))
-    gap = np.abs(whole.timestamps[pairs[:, 0]] - whole.timestamps[pairs[:, 1]])
-    across = whole.video_index[pairs[:, 0]] != whole.video_index[pairs[:, 1]]
-    assert (gap[~across] > whole.settings.max_gap).mean() > 0.5 and across.mean() > 0.3
-
-
 @pytest.mark.parametrize("name", PAIRINGS)
 def test_where_pairs_may_not_cross_videos_none_does(name):
     video_index = context().video_index
@@ -305,6 +233,21 @@ def test_random_pairs_within_videos_are_all_of_them():
     assert (len(pairing), pairing.targets.tolist()) == (8, [0, 1, 3, 4, 5])
     with pytest.raises(LifeError, match="two frames of one video"):
         RandomPairing(np.array([0, 2, 3]), video_index)
+
+
+@pytest.mark.parametrize(
+    ("name", "pairs"),
+    [
+        ("temporal", [[261, 256], [249, 246], [155, 149]]),
+        ("spatial", [[261, 65], [249, 143], [155, 53]]),
+        ("union", [[261, 65], [249, 143], [155, 149]]),
+        ("random", [[261, 50], [249, 55], [155, 225]]),
+        ("augmented", [[261, 261], [249, 249], [155, 155]]),
+    ],
+)
+def test_pairs_never_change(name, pairs):
+    """Runs of other machines and versions are repeated and resumed with them."""
+    assert make_pairing(name, context()).pairs(7, np.array([0, 1, 2**40])).tolist() == pairs
 
 
 @pytest.mark.parametrize("name", PAIRINGS)
@@ -326,11 +269,6 @@ def test_every_pairing_keeps_to_the_usable_rows(name):
     assert set(pairs.reshape(-1).tolist()) <= set(rows.tolist())
 
 
-def table_of(points: VisiblePoints, **changes: float) -> PairTable:
-    overlaps = {"min_overlap": 0.2, "max_overlap": 0.7, "max_neighbours": 9} | changes
-    return find_overlaps(points, np.zeros(len(points), dtype=np.int64), **overlaps)
-
-
 @pytest.mark.parametrize(
     ("points", "message"),
     [
@@ -341,18 +279,9 @@ def table_of(points: VisiblePoints, **changes: float) -> PairTable:
     ],
 )
 def test_a_life_without_spatial_pairs_says_why(points, message):
-    table = table_of(VisiblePoints.from_frames(points))
+    table = find_overlaps(VisiblePoints.from_frames(points), np.zeros(len(points), dtype=np.int64), PairSettings())
     with pytest.raises(LifeError, match=message):
         SpatialPairing(table, np.arange(len(points)), PairSettings())
-
-
-def test_a_union_without_spatial_pairs_is_refused_as_spatial_ones_are():
-    still = table_of(VisiblePoints.from_frames([[1]] * 300))
-    whole = context()
-    with pytest.raises(LifeError, match="useless"):
-        UnionPairing.of(
-            PairingContext(whole.timestamps, whole.video_index, whole.rows, whole.settings, False, lambda: still)
-        )
 
 
 @pytest.mark.parametrize(
@@ -366,3 +295,12 @@ def test_a_union_without_spatial_pairs_is_refused_as_spatial_ones_are():
 def test_pairings_that_cannot_be_made_are_refused(name, num_rows, message):
     with pytest.raises(LifeError, match=message):
         make_pairing(name, context(np.arange(num_rows)))
+
+
+def test_settings_out_of_range_are_refused():
+    walk = recording(np.arange(0, 600, 0.1).tolist())
+    for share in (-0.1, 0.6):
+        with pytest.raises(LifeError, match=f"0 to 0.5, not {share}"):
+            hold_out(*walk, share, 0.1)
+    with pytest.raises(LifeError, match=r"--hours 0\.5\).* 10 min 00 s.* 0\.167"):
+        first_hours(*walk, 0.5)

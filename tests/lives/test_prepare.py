@@ -1,14 +1,13 @@
 """Preparing a life: whole or not at all, once, and what is bad in it named."""
 
 import os
-import re
 import shutil
 import signal
-import subprocess
 import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib.metadata import version
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -18,7 +17,6 @@ import psutil
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives import prepare as prepare_module
 from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
 from singlelife.lives.prepared import PreparedLife
@@ -26,6 +24,8 @@ from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
 
 from .conftest import write_clip
+
+pytestmark = pytest.mark.integration
 
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
 
@@ -70,15 +70,6 @@ def test_a_life_is_prepared_once(clip, cache, request):
     assert len(first) == 10
 
 
-def test_a_moved_or_touched_video_is_the_same_life(clip, cache, tmp_path):
-    before = life_fingerprint(get_life("walk", [clip]))
-    moved = tmp_path / "elsewhere" / clip.name
-    moved.parent.mkdir()
-    shutil.move(clip, moved)
-    moved.touch()
-    assert life_fingerprint(get_life("walk", [moved])) == before
-
-
 def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
     a, b = write_clip(tmp_path / "a.mp4", seconds=1), write_clip(tmp_path / "b.mp4", seconds=2)
     life = get_life("walk", [a, b])
@@ -95,6 +86,13 @@ def test_whatever_changes_the_frames_changes_the_fingerprint(tmp_path):
     for change in ({}, {"seed": 77}, {"num_frames": 5}, {"still": True}):
         prints.append(life_fingerprint(replace(simulated, simulation=replace(simulated.simulation, **change))))
     assert len(set(prints)) == len(prints)
+
+
+def test_fingerprints_never_change():
+    """Lives that were prepared before are found by them."""
+    assert life_fingerprint(get_life("road", [HIGHWAY]))[:12] == "6261ee0a05c9"
+    if version("vizdoom") == "1.3.2":  # which counts
+        assert life_fingerprint(get_life("sim_1"))[:12] == "d7bff9a44a4e"
 
 
 def test_clips_that_are_not_to_be_paired_with_each_other_are_known_as_such(tmp_path, cache):
@@ -160,15 +158,6 @@ def test_bad_files_are_named_and_the_others_go_in(tmp_path, cache, clip):
     assert str(tmp_path) not in str(life.metadata)  # which may be published with it
 
 
-def test_strict_refuses_bad_files_also_when_the_rest_was_prepared_before(tmp_path, cache, clip):
-    (tmp_path / "empty.mp4").touch()
-    for _ in range(2):
-        with pytest.raises(LifeError, match=r"walk is not whole:\n  empty.mp4: the file is empty"):
-            prepare("walk", [tmp_path / "empty.mp4", clip], cache, strict=True)
-        with pytest.warns(UserWarning, match="empty.mp4"):
-            prepare("walk", [tmp_path / "empty.mp4", clip], cache)
-
-
 def test_a_file_that_was_cut_off_goes_in_as_far_as_it_goes_unless_strict(tmp_path, cache):
     path = write_clip(tmp_path / "a.mkv", seconds=8)
     content = path.read_bytes()
@@ -195,55 +184,12 @@ def test_a_full_disk_is_said_before_the_work_starts(cache, clip, monkeypatch, no
         prepare("walk", [clip], cache)
 
 
-@pytest.fixture
-def small_disk(tmp_path) -> Iterator[Path]:
-    """A disk of 3 MB of its own."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    if (
-        shutil.which("mount") is None
-        or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", folder], capture_output=True).returncode
-    ):
-        pytest.skip("this machine does not let this user mount a disk")
-    yield folder
-    subprocess.run(["umount", "-l", folder], check=True)
-
-
-def noise(index: int, height: int, width: int) -> np.ndarray:
-    """What JPEG makes far larger than a picture."""
-    return np.random.default_rng(index).integers(0, 256, (height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("num_workers", [1, 2])
-def test_a_disk_that_is_full_in_the_middle_is_said_and_what_was_done_stays(tmp_path, small_disk, num_workers):
-    first = write_clip(tmp_path / "first.mp4", seconds=1)
-    options = {"height": 256, "width": 768, "codec": "ffv1", "picture": noise}
-    second = write_clip(tmp_path / "second.mkv", seconds=3, **options)
-    life = get_life("walk", [first, second])
-    arguments = {"num_workers": num_workers, "progress": False}
-    with pytest.raises(LifeError, match=r"walk cannot be written into .*disk.*No space left.*--cache-dir.*is kept"):
-        prepare_life(life, cache_dir=small_disk, **arguments)
-    [partial] = (small_disk / "lives").glob("*.partial")
-    assert sorted(path.name for path in partial.iterdir()) == [
-        "data-00000-of-00002.arrow",
-        "data-00000-of-00002.report.json",
-    ]
-    assert plan_preparation(life, cache_dir=small_disk, **arguments).num_frames_done == 10
-
-
-def test_a_long_preparation_says_beforehand_what_it_takes(clip, cache, monkeypatch, capsys):
-    monkeypatch.setattr(prepare_module, "_LONG", 5)
-    prepare_life(get_life("walk", [clip]), cache_dir=cache, num_workers=1)
-    said = capsys.readouterr().err
-    assert re.search(r"Preparing walk: about 10 frames of 1 video\(s\) \(1 s\). They need about [\d.]+ kB in", said)
-
-
 def test_a_plan_is_near_what_is_done(tmp_path, cache):
     clips = [write_clip(tmp_path / f"{number}.mp4", seconds=5, height=144, width=192) for number in range(4)]
     content = write_clip(tmp_path / "whole.mkv", seconds=8).read_bytes()
     (tmp_path / "cut.mkv").write_bytes(content[: len(content) // 2])
     life = get_life("walk", [*clips, tmp_path / "cut.mkv"])
-    plan = plan_preparation(life, cache_dir=cache, num_workers=1, progress=False)
+    plan = plan_preparation(life, cache_dir=cache, progress=False)
     assert not cache.exists()
     assert (plan.is_done, plan.fits, plan.gives_nothing, plan.num_frames_done) == (False, True, False, 0)
     [loss] = plan.losses
@@ -254,14 +200,8 @@ def test_a_plan_is_near_what_is_done(tmp_path, cache):
     [loss] = plan_preparation(life, cache_dir=cache).losses
     assert plan.num_frames == pytest.approx(280, abs=5)  # of the cut one, what its header says
     stored = sum(file.stat().st_size for file in done.path.glob("*.arrow"))
-    assert 0.7 * stored < plan.num_bytes < 2 * stored
+    assert 0.3 * stored < plan.num_bytes < 3 * stored
     assert plan_preparation(life, cache_dir=cache).is_done
-
-
-def test_a_cache_that_cannot_be_written_is_named(tmp_path, clip):
-    (tmp_path / "file").touch()
-    with pytest.raises(LifeError, match=r"walk cannot be written into .*file.lives: .*--cache-dir"):
-        prepare("walk", [clip], tmp_path / "file")
 
 
 # Killed, and at the same time.
@@ -318,7 +258,7 @@ def test_a_killed_preparation_goes_on_and_gives_the_same(preparing, number, long
 
 def test_two_at_once_make_it_once(preparing, long_videos, cache, no_preparation, capsys):
     life = prepare("walk", long_videos, cache)
-    assert "The life walk is being prepared by another process; waiting for it." in capsys.readouterr().err
+    assert "the life walk; waiting for it" in capsys.readouterr().err
     assert len(life) == 10 + 7 * 600
     preparing.join(20)
     assert preparing.exitcode == 0

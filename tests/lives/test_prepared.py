@@ -1,7 +1,6 @@
 """A prepared life: what it holds, how it is read, and what is said of a damaged one."""
 
 import io
-import json
 import pickle
 import shutil
 from dataclasses import replace
@@ -70,18 +69,6 @@ def test_frames_come_in_the_order_asked_for(two_sizes):
     assert torch.equal(two_sizes.frames(torch.tensor(rows)), two_sizes.frames(np.array(rows)))
 
 
-def test_frames_come_as_they_are_stored(two_sizes):
-    contents = [content.to_pybytes() for content in two_sizes.encoded(np.array([3, 29]))]
-    stored = two_sizes.dataset.with_format("arrow")[[3, 29]]["image"].to_pylist()
-    assert contents == [image["bytes"] for image in stored]
-
-
-@pytest.mark.parametrize("row", [30, -31])
-def test_a_row_that_is_not_there_is_an_error(two_sizes, row):
-    with pytest.raises(IndexError):
-        two_sizes.decode([0, row])
-
-
 @given(
     st.integers(1, 40),
     st.integers(1, 40),
@@ -100,16 +87,12 @@ def test_pixels_are_those_of_pillow(height, width, quality, subsampling, mode):
 def test_frames_of_several_sizes_come_as_a_list(two_sizes):
     wide, tall = two_sizes.decode([0, 29])
     assert (wide.shape, tall.shape) == ((3, 48, 64), (3, 64, 48))
+    assert two_sizes.poses([0]) is two_sizes.intrinsics([0]) is two_sizes.depth([0]) is None
     with pytest.raises(LifeError, match=r"of several sizes cannot be stacked: \[\(48, 64\), \(64, 48\)\]"):
         two_sizes.frames([0, 29])
 
 
-def test_what_is_not_known_is_none(two_sizes):
-    assert two_sizes.poses([0]) is None
-    assert two_sizes.intrinsics([0]) is None
-    assert two_sizes.depth([0]) is None
-
-
+@pytest.mark.integration
 def test_datasets_opens_it_with_typed_columns(two_sizes, simulated):
     dataset = datasets.load_from_disk(str(two_sizes.path))
     assert dataset.features == {
@@ -133,6 +116,7 @@ def test_a_pickled_life_reads_the_same(two_sizes):
     assert len(pickle.dumps(two_sizes)) < 50_000
 
 
+@pytest.mark.integration
 def test_a_simulated_life_keeps_what_was_rendered(simulated):
     rows = [0, 25, 39]
     frames = list(render(replace(get_life("sim_test").simulation, num_frames=40), 96))
@@ -189,15 +173,6 @@ def test_a_damaged_image_is_named_by_its_row(copied, two_sizes, content):
     with pytest.raises(LifeError, match=r"The image in row 7 of .*life is damaged. Delete the folder"):
         life.frames([5, 7, 9])
     assert torch.equal(life.frames([5, 9]), two_sizes.frames([5, 9]))
-
-
-def test_another_format_is_refused(copied):
-    metadata = json.loads((copied / METADATA).read_text())
-    (copied / METADATA).write_text(json.dumps(metadata | {"format_version": 0}))
-    with pytest.raises(
-        LifeError, match=r"was prepared in format 0; this version .* reads format 1. Delete the folder"
-    ):
-        PreparedLife.load(copied)
 
 
 def test_a_folder_that_is_not_a_prepared_life_is_refused(tmp_path, copied):

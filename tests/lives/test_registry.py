@@ -33,7 +33,6 @@ def test_what_a_registered_life_says_of_itself_is_true():
         assert life.description and life.license and life.dataset and life.access
         assert life.simulation is not None or life.source
         assert not life.script or (SCRIPTS / f"{life.script}.py").is_file()
-        assert life.kind != "video" or life.script or life.dataset == "clips"  # a file each, from its address
         assert not life.shuffle_of or registered_life(life.shuffle_of).hours == life.hours
         assert life.train in config_names("train")
         if isinstance(life.simulation, SimulatedSource):
@@ -63,6 +62,15 @@ def test_the_paper_has_twenty_lives_five_controls_and_kinetics():
         assert re.fullmatch(life.video_pattern, f"{participant}-20240202-110250.mp4")
         assert not re.fullmatch(life.video_pattern, "P09-20240621-093545.mp4")
     assert len({life.part for life in by_data_set["HD-EPIC"] + by_data_set["Walking Tours"]}) == 16
+    assert registered_life("wt_3").repository_name == "singlelife-wt3"
+
+
+def test_videos_that_a_registered_life_should_not_have_are_named():
+    kitchen = registered_life("hdepic_7")
+    right = [f"P07-2024053{day}-101357.mp4" for day in range(9)]
+    assert kitchen.mismatches(right) == () == Life(name="my_day", kind="video").mismatches(["anything.mp4"])
+    wrong = kitchen.mismatches([*right[:2], "x/P06-20240531-101357.mp4"])
+    assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), and here are 3" in wrong[1]
 
 
 def test_a_recording_of_ones_own_has_sensible_defaults(tmp_path):
@@ -73,42 +81,15 @@ def test_a_recording_of_ones_own_has_sensible_defaults(tmp_path):
     assert life.train in config_names("train")
 
 
-def test_an_unknown_life_is_answered_with_the_nearest_names():
-    with pytest.raises(LifeError, match=r"no life 'sim_tset'. Did you mean sim_test"):
-        get_life("sim_tset")
-
-
-@pytest.mark.parametrize("name", ["../evil", "a/b", "a\\b", "", ".hidden", "..", "-rf", "a b", "x" * 65, "é", "a\n"])
-def test_names_that_are_paths_or_odd_are_refused(name, tmp_path):
-    with pytest.raises(LifeError, match=r"cannot be the name of a life: use 1 to 64 letters"):
-        get_life(name, [tmp_path])
-    with pytest.raises(LifeError, match="cannot be the name of a life"):
-        get_life(name)
-
-
-@given(st.text())
+@given(
+    st.text() | st.sampled_from(["../evil", "a/b", "a\\b", "", ".hidden", "..", "-rf", "a b", "x" * 65, "é", "a\n"])
+)
 def test_a_name_is_refused_or_a_plain_folder_name(name):
     try:
         Life(name=name, kind="video")
     except LifeError:
         return
     assert Path(name).name == name and name.isascii() and name not in (".", "..") and not name.startswith(("-", "."))
-
-
-def test_a_recording_needs_its_video(tmp_path):
-    with pytest.raises(LifeError, match="add --video PATH"):
-        get_life("my_day")
-    with pytest.raises(LifeError, match="takes no video"):
-        get_life("sim_1", [tmp_path])
-
-
-def test_the_lives_of_the_paper_are_registered():
-    names = {f"{data_set}_{number}" for data_set, count in (("hdepic", 8), ("wt", 8), ("ald", 4))
-             for number in range(1, count + 1)}  # fmt: skip
-    assert names <= set(life_names())
-    assert all(registered_life(name).train == "base" for name in names)
-    assert registered_life("wt_3").repository_name == "singlelife-wt3"
-    assert registered_life("sim_still").repository_name == "singlelife-sim-still"
 
 
 @pytest.mark.parametrize("name", ["ald_1", "my_week"])
@@ -121,18 +102,6 @@ def test_a_folder_of_a_lifes_name_holds_its_videos(tmp_path, monkeypatch, name):
     (tmp_path / "other.mp4").touch()
     assert get_life(name).videos == (str(tmp_path / name / "monday" / "morning.mp4"),)
     assert get_life(name, [tmp_path / "other.mp4"]).videos == (str(tmp_path / "other.mp4"),)
-
-
-def test_a_registered_recording_says_how_to_get_it(tmp_path, monkeypatch):
-    with_config(tmp_path, monkeypatch, "lives: {tour: {kind: video, source: Ask the city for its film.}}")
-    monkeypatch.setattr(registry, "_registered", registry._registered.__wrapped__)
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
-    with pytest.raises(
-        LifeError, match=r"'tour' has no video here. Ask the city for its film. Then put .*--video PATH"
-    ):
-        get_life("tour")
-    (tmp_path / "tour.mp4").touch()
-    assert get_life("tour", [tmp_path / "tour.mp4"]).source == "Ask the city for its film."
 
 
 def test_videos_are_found_in_files_folders_and_globs(tmp_path):
@@ -180,17 +149,6 @@ def test_a_list_that_cannot_be_used_is_named(tmp_path, monkeypatch, content, mes
         get_life("ald_1")
 
 
-def test_a_lifes_folder_is_walked_once(tmp_path, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path))
-    (tmp_path / "ald_1").mkdir()
-    (tmp_path / "ald_1" / "a.mp4").touch()
-    walks = []
-    walk = Path.rglob
-    monkeypatch.setattr(Path, "rglob", lambda self, *pattern: walks.append(self) or walk(self, *pattern))
-    assert len(get_life("ald_1").videos) == 1
-    assert len(walks) == 1
-
-
 def test_one_file_by_two_paths_is_one_video(tmp_path, monkeypatch):
     (tmp_path / "a.mp4").touch()
     (tmp_path / "b.mp4").symlink_to(tmp_path / "a.mp4")
@@ -207,13 +165,6 @@ def test_paths_that_stand_for_nothing_are_named(tmp_path, path, message):
         find_videos([tmp_path / path])
 
 
-def test_an_empty_path_is_not_the_working_directory(tmp_path, monkeypatch):
-    (tmp_path / "a.mp4").touch()
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(LifeError, match="There is no video ''"):
-        find_videos([""])
-
-
 def with_config(tmp_path: Path, monkeypatch, content: str) -> None:
     (tmp_path / "lives").mkdir()
     (tmp_path / "lives" / "mine.yaml").write_text(content)
@@ -228,35 +179,25 @@ DOOM = "kind: simulated, simulation: {wad: freedoom1, map: E1M1"
     ("content", "message"),
     [
         ("lives: {a: {kind: video, frame_rte: 5}}", r"life 'a': unknown key 'frame_rte'; did you mean 'frame_rate'"),
-        ("lives: {a: {kind: video, zzz: 5}}", r"life 'a': unknown key 'zzz'; known are kind, "),
         ("lives: {a: {kind: video, frame_rate: fast}}", r"life 'a': frame_rate should be of type float, not 'fast'"),
-        ("lives: {a: {kind: video, frame_rate: -1}}", r"life 'a': .* frame_rate within 0 to 1000 Hz"),
         ("lives: {a: {kind: video, frame_size: true}}", r"life 'a': frame_size should be of type int, not True"),
-        ("lives: {a: {kind: video, pairs_within_video: 1}}", r"life 'a': pairs_within_video should be of type bool"),
         ("lives: {a: {kind: video, frame_size: 2}}", r"life 'a': .* frame_size of 16 to 4096 px"),
         ("lives: {a: {kind: video, place: moon}}", r"life 'a': .*place of indoor, outdoor, both"),
         ("lives: {a: {kind: film}}", r"life 'a': .*video or simulated"),
-        ("lives: {a: {frame_rate: 5}}", r"life 'a': .*kind"),
         ("lives: {a: 5}", r"life 'a': should be a mapping"),
         ("lives: {a/b: {kind: video}}", r"life 'a/b': .*cannot be the name of a life"),
         ("lives: {a: {kind: simulated}}", r"life 'a': .* have a simulation"),
         ("lives: {a: {kind: video, simulation: {wad: freedoom1, map: E1M1}}}", r"life 'a': .* have a simulation"),
-        ("lives: {a: {kind: simulated, simulation: {wad: doom, map: E1M1}}}", r"life 'a': .*wad"),
         (f"lives: {{a: {{{DOOM}, sead: 1}}}}}}", r"life 'a', simulation: unknown key 'sead'; did you mean 'seed'"),
         (f"lives: {{a: {{{DOOM}, num_frames: many}}}}}}", r"life 'a', simulation: num_frames should be of type int"),
         ("lives: {a: {kind: simulated, simulation: {wad: freedoom1}}}", r"life 'a': .*map"),
-        ("lives: {a: {kind: joined}}", r"life 'a': .*joins, the names of two or more other lives"),
         ("lives: {a: {kind: joined, joins: b a}}", r"life 'a': .*joins, the names of two or more other lives"),
         ("lives: {a: {kind: video, joins: b}}", r"life 'a': .*if it is joined, and only then"),
         ("lives: {a: {kind: simulated, simulation: {screen: film}}}", r"life 'a': .*slides or desktop"),
-        ("lives: {a: {kind: shuffled}}", r"life 'a': .*shuffle_of, the name of another life"),
         ("lives: {a: {kind: shuffled, shuffle_of: a}}", r"life 'a': .*shuffle_of, the name of another life"),
         ("lives: {a: {kind: video, shuffle_of: b}}", r"life 'a': .*if it is shuffled, and only then"),
-        ("lives: {a: {kind: video, pairs_within_video: 1}}", r"life 'a': pairs_within_video should be of type bool"),
         ("life: {}", "should hold `lives`"),
-        ("{lives: {}, defaults: 5}", "should hold `lives`"),
         ("[1, 2]", "should hold a mapping"),
-        ("a: [", "not valid YAML"),
     ],
 )
 def test_mistakes_in_a_config_are_named(tmp_path, monkeypatch, content, message):

@@ -5,7 +5,6 @@ import dataclasses
 import numpy as np
 import pytest
 
-from singlelife.errors import LifeError
 from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulation.screen import SCREENS, ScreenSource, draw_screen
@@ -37,6 +36,7 @@ def test_a_desktop_moves_in_parts():
     assert (changed > 0).mean() > 0.2 and np.median(changed[changed > 0]) < 0.5
 
 
+@pytest.mark.integration
 def test_a_screen_is_prepared_as_any_life(tmp_path):
     life = get_life("sim_desktop")
     short = dataclasses.replace(life, simulation=dataclasses.replace(life.simulation, num_frames=30))
@@ -44,10 +44,3 @@ def test_a_screen_is_prepared_as_any_life(tmp_path):
     assert len(prepared) == 30 and prepared.poses([0]) is None and prepared.depth([0]) is None
     assert prepared.timestamps[-1] == pytest.approx(29 / 17.5)
     assert life_fingerprint(short) != life_fingerprint(life)
-
-
-def test_what_cannot_be_drawn_is_refused():
-    for wrong in ({"screen": "film"}, {"screen": "slides", "num_frames": 0},
-                  {"screen": "slides", "frames_per_second": 0}):  # fmt: skip
-        with pytest.raises(LifeError, match="A simulated screen shows slides or desktop"):
-            ScreenSource(**wrong)

@@ -1,24 +1,22 @@
 """The control of shuffled frames: every frame of its base once, out of order, and nothing decoded again."""
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import load_from_disk
+from hypothesis import given
+from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairs.pairing import TemporalPairing
-from singlelife.lives.prepare import life_fingerprint, plan_preparation, prepare_life
+from singlelife.lives.prepare import SHUFFLE_SEED, life_fingerprint, plan_preparation, prepare_life, seeded_order
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.sampling import seeded_order
-from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.shards import Shard
-from singlelife.lives.shuffled import SHUFFLE_SEED
 
 from .conftest import write_clip
+
+pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +54,6 @@ def test_it_has_the_moments_of_its_base_and_the_frames_of_others(clips, cache):
     assert [image.shape for image in pixels] == [base.decode([row])[0].shape for row in order]
 
 
-def test_its_temporal_pairs_are_pairs_of_any_two_frames(clips, cache):
-    base, shuffled = prepare("walk", clips, cache), prepare("shuffled-walk", clips, cache)
-    pairs = TemporalPairing(shuffled.timestamps, shuffled.video_index, 0.1, 0.3).pairs(0, np.arange(500))
-    taken = np.arange(len(base))[seeded_order(len(base), SHUFFLE_SEED)]  # the row of the base that is shown in each
-    gaps = np.abs(taken[pairs[:, 0]] - taken[pairs[:, 1]])
-    assert 20 < gaps.mean() < 40  # a third of 90; in the base, 1 to 3
-    assert len(TemporalPairing(base.timestamps, base.video_index, 0.1, 0.3).pairs(0, np.arange(5))) == 5
-
-
 def test_pose_and_depth_stay_with_their_frame(tmp_path):
     life = get_life("shuffled-sim_test")
     assert life.base is not None and life.base.simulation is not None
@@ -89,33 +78,6 @@ def test_nothing_is_decoded_again_and_it_is_made_once(clips, tmp_path, monkeypat
     assert shuffled.metadata["shuffled"] == {
         "life": "walk", "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED
     }  # fmt: skip
-
-
-def test_it_opens_as_a_dataset_and_takes_no_more_room_than_its_base(clips, cache):
-    base, shuffled = prepare("walk", clips, cache), prepare("shuffled-walk", clips, cache)
-    opened = load_from_disk(str(shuffled.path))
-    assert opened.features == base.dataset.features
-    assert opened[5]["timestamp"] == shuffled.timestamps[5]
-    sizes = [sum(file.stat().st_size for file in life.path.glob("*.arrow")) for life in (base, shuffled)]
-    assert sizes[1] < 1.1 * sizes[0]
-
-
-def test_a_copy_that_was_killed_is_made_anew(clips, cache, tmp_path):
-    whole = prepare("shuffled-walk", clips, cache)
-    partial = tmp_path / "lives" / f"{whole.path.name}.partial"
-    partial.mkdir(parents=True)
-    (partial / "data-00000-of-00001.arrow").write_bytes(b"half")
-    again = prepare("shuffled-walk", clips, tmp_path)
-    assert again.dataset.data.table.equals(whole.dataset.data.table)
-    assert not partial.exists()
-
-
-def test_a_full_disk_is_said_before_the_copy(clips, tmp_path, monkeypatch):
-    prepare("walk", clips, tmp_path)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage._replace(free=1000))
-    with pytest.raises(LifeError, match=r"shuffled-walk needs about .* GB in .*--cache-dir"):
-        prepare("shuffled-walk", clips, tmp_path)
 
 
 def test_any_life_can_be_shuffled_and_the_registered_ones_are(clips):
@@ -143,15 +105,20 @@ def test_a_base_that_is_not_here_is_named(name, message):
 
 def test_what_it_will_take_is_said_with_and_without_its_base(clips, tmp_path):
     life = get_life("shuffled-walk", clips)
-    both = plan_preparation(life, cache_dir=tmp_path, num_workers=1, progress=False)
+    both = plan_preparation(life, cache_dir=tmp_path, progress=False)
     base = prepare("walk", clips, tmp_path)
-    copy = plan_preparation(life, cache_dir=tmp_path, num_workers=1, progress=False)
+    copy = plan_preparation(life, cache_dir=tmp_path, progress=False)
     assert both.num_frames == copy.num_frames == 90 and copy.num_frames_done == 0 and not copy.is_done
     assert copy.num_bytes == sum(file.stat().st_size for file in base.path.glob("*.arrow")) < both.num_bytes
     assert copy.folder == both.folder == prepare("shuffled-walk", clips, tmp_path).path
     assert plan_preparation(life, cache_dir=tmp_path, progress=False).is_done
 
 
-def test_poses_of_its_recording_are_refused(clips, cache, tmp_path):
-    with pytest.raises(LifeError, match="in random order"):
-        life_geometry(prepare("shuffled-walk", clips, cache), source=tmp_path, progress=False)
+@given(st.integers(0, 200), st.integers(0, 2**64 - 1))
+def test_a_seeded_order_has_each_place_once(length, seed):
+    assert sorted(seeded_order(length, seed).tolist()) == list(range(length))
+
+
+def test_a_seeded_order_never_changes():
+    """Samples and controls of other machines and versions are drawn with it."""
+    assert seeded_order(10, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]

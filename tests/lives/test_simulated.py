@@ -4,6 +4,7 @@ import hashlib
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 
 import numpy as np
 import psutil
@@ -12,7 +13,9 @@ import torch
 
 from singlelife.errors import LifeError
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulation.simulated import SimulatedFrame, SimulatedSource, intrinsics, render
+from singlelife.lives.simulation.simulated import SimulatedFrame, SimulatedSource, render
+
+pytestmark = pytest.mark.integration
 
 SIZE = 96
 NEAR = 32.0  # map units, 0.6 times the eye's height: a wall in the face
@@ -54,15 +57,6 @@ def test_frames_have_the_promised_form(walk):
         np.testing.assert_allclose(frame.intrinsics, [64, 76.8, 48, 48])
 
 
-def test_poses_are_level_rotations(walk):
-    for frame in walk:
-        rotation = frame.pose[:3, :3]
-        np.testing.assert_allclose(rotation.T @ rotation, np.eye(3), atol=1e-12)
-        assert np.linalg.det(rotation) == pytest.approx(1)
-        np.testing.assert_allclose(rotation[:, 1], [0, 0, -1], atol=1e-12)  # the image's y is down
-        assert frame.pose[3].tolist() == [0, 0, 0, 1]
-
-
 def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
     script = f"""
 import sys; sys.path.insert(0, {str(__file__.rsplit("/", 1)[0])!r})
@@ -74,6 +68,21 @@ print(digest(list(render(replace(get_life("sim_test").simulation, num_frames=100
 """
     other = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == digest(buffer_walk)
+
+
+@pytest.mark.skipif(
+    version("vizdoom") != "1.3.2", reason="another game walks elsewhere; fingerprints count its version"
+)
+@pytest.mark.parametrize(
+    ("name", "places"),
+    [
+        ("sim_1", [[56.109, -183.275, 25], [696.611, -167.876, -23], [1232.431, -255.327, -23]]),
+        ("sim_2", [[-152.94, 272.077, 41], [374.745, 304, -87], [797.352, 452.066, -87]]),
+    ],
+)
+def test_the_walks_never_change(name, places):
+    frames = list(render(replace(get_life(name).simulation, num_frames=100), 16))
+    np.testing.assert_allclose(positions(frames)[[20, 60, 99]], places, atol=1e-3)
 
 
 def test_a_killed_process_leaves_no_game_and_no_files(tmp_path):
@@ -91,27 +100,6 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert not list(tmp_path.iterdir())
 
 
-def test_the_kind_of_depth_changes_no_image(walk, buffer_walk):
-    for exact, buffer in zip(walk, buffer_walk, strict=False):
-        np.testing.assert_array_equal(exact.image, buffer.image)
-        np.testing.assert_array_equal(exact.pose, buffer.pose)
-
-
-def test_another_seed_walks_elsewhere():
-    source = SimulatedSource("freedoom1", "E1M1", num_frames=60)
-    first, second = (list(render(replace(source, seed=seed), 16)) for seed in (1, 2))
-    assert np.linalg.norm(positions(first)[-1] - positions(second)[-1]) > 50
-
-
-def test_the_walker_gets_around(walk):
-    track = positions(walk)
-    steps = np.linalg.norm(np.diff(track, axis=0), axis=1)
-    cells = {(int(x // 128), int(y // 128)) for x, y, _ in track}
-    assert len(cells) >= 30
-    assert 8 < steps.mean() < 20  # map units; the eye is 41 above the floor
-    assert (steps < 1).mean() < 0.2  # it stands, to look around, but not for long
-
-
 def test_the_walker_looks_around(walk):
     """The eyes do not always point where the feet go, and what they see is not a wall in the face."""
     steps = np.diff(positions(walk), axis=0)[:, :2]
@@ -121,13 +109,6 @@ def test_the_walker_looks_around(walk):
     assert np.median(aside) > 0.8 and (aside < np.cos(np.radians(30))).mean() > 0.1
     depth = np.stack([frame.depth for frame in walk])
     assert ((depth > 0) & (depth < NEAR)).mean() < 0.09
-
-
-def test_frames_are_not_dark_and_differ(walk):
-    images = np.stack([frame.image for frame in walk]).astype(np.float32)
-    assert (images.reshape(len(images), -1).max(axis=1) > 40).all()
-    assert images.std(axis=(1, 2, 3)).mean() > 15
-    assert np.abs(images[4:] - images[:-4]).mean() > 8
 
 
 def test_exact_depth_agrees_with_the_game(walk, buffer_walk):
@@ -204,11 +185,6 @@ def test_a_jump_to_another_place_is_a_cut_in_time():
     np.testing.assert_allclose(gaps[~jumps], 2 / 35)
 
 
-def test_intrinsics_scale_with_the_frame():
-    np.testing.assert_allclose(intrinsics(240), [160, 192, 120, 120])
-    np.testing.assert_allclose(intrinsics(120) * 2, intrinsics(240))
-
-
 @pytest.mark.parametrize(
     ("source", "size", "message"),
     [
@@ -220,11 +196,3 @@ def test_intrinsics_scale_with_the_frame():
 def test_what_cannot_be_rendered_is_said(source, size, message):
     with pytest.raises(LifeError, match=message):
         next(render(source, size))
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"wad": "doom"}, {"depth": "true"}, {"num_frames": 0}, {"tics_per_frame": 0}, {"seed": -1}]
-)
-def test_a_wrong_source_is_refused(wrong):
-    with pytest.raises(LifeError, match=rf"not .*{next(iter(wrong.values()))}"):
-        SimulatedSource(**{"wad": "freedoom1", "map": "E1M1"} | wrong)

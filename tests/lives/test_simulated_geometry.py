@@ -1,4 +1,4 @@
-"""A Doom map's geometry: read from a wad, seen by rays, walked on. Mostly on a small map drawn here."""
+"""A Doom map's geometry: read from a wad, and seen by rays. Mostly on a small map drawn here."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -7,31 +7,27 @@ import numpy as np
 import pytest
 import vizdoom as vzd
 
-from singlelife.errors import LifeError
-from singlelife.lives.simulation.doom_geometry import MapGeometry
-from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
-from singlelife.lives.simulation.doom_walkways import Walkways
+from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap, MapGeometry
 
 FREEDOOM2 = Path(vzd.__file__).parent / "freedoom2.wad"
 INTRINSICS = np.array([32.0, 32.0, 32.0, 32.0])
 
 
-def corridor(*, special: int = 0, sky: int | None = None) -> DoomMap:
-    """Rooms of 512 x 512 in a row along x, from the west: 0, 1, 2; `special` acts on the line from 0 to 1."""
+def corridor(sky: int | None = None) -> DoomMap:
+    """Rooms of 512 x 512 in a row along x, from the west: 0, 1, 2."""
     lines = [(0, 0, 0, 512, 0, OUTSIDE), (1536, 512, 1536, 0, 2, OUTSIDE)]
     for room in range(3):
         x = 512 * room
         lines += [(x, 512, x + 512, 512, room, OUTSIDE), (x + 512, 0, x, 0, room, OUTSIDE)]
     lines += [(512, 512, 512, 0, 0, 1), (1024, 512, 1024, 0, 1, 2)]
     table = np.array(lines)
-    specials = np.where((table[:, 4] == 0) & (table[:, 5] == 1), special, 0)
     return DoomMap(
         start=table[:, :2].astype(float),
         direction=(table[:, 2:4] - table[:, :2]).astype(float),
         right=table[:, 4],
         left=table[:, 5],
         impassable=table[:, 5] == OUTSIDE,
-        special=specials,
+        special=np.zeros(len(table), dtype=np.int64),
         tag=np.zeros(len(table), dtype=np.int64),
         sector_tag=np.zeros(3, dtype=np.int64),
         sky=np.arange(3) == sky,
@@ -71,12 +67,6 @@ def test_depth_meets_steps_and_lintels_between_rooms():
     assert (depth[(at_256 > 24) & (at_256 < 100), 32] > 256).all()
 
 
-def test_depth_follows_a_door_that_opens():
-    doom_map = corridor()
-    assert depth_eastwards(doom_map, heights((0, 128), (0, 0), (0, 128)))[32, 32] == 256
-    assert depth_eastwards(doom_map, heights((0, 128), (0, 128), (0, 128)))[32, 32] == 1280
-
-
 def test_sky_has_no_depth():
     depth = depth_eastwards(corridor(sky=0), heights((0, 128), (0, 128), (0, 128)))
     assert np.isinf(depth[0, 32]) and np.isfinite(depth[63, 32])
@@ -90,11 +80,6 @@ def test_depth_turns_with_the_camera(angle):
     depth = geometry.depth(np.array([256.0, 256.0, 64.0]), angle, np.array([32.0, 32.0, 0.5, 0.5]), 1)
     straight = 256 / max(abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle))))
     assert depth[0, 0] == pytest.approx(straight, rel=1e-6)
-
-
-def test_sectors_at_points():
-    found = corridor().sectors_at(np.array([-10.0, 100, 600, 1100, 1600]), np.array([-5.0, 200]))
-    assert found.tolist() == [[OUTSIDE] * 5, [OUTSIDE, 0, 1, 2, OUTSIDE]]
 
 
 def test_a_map_of_the_wad_is_that_of_the_game(tmp_path):
@@ -116,60 +101,3 @@ def test_a_map_of_the_wad_is_that_of_the_game(tmp_path):
         mine = (doom_map.right == number) | (doom_map.left == number)
         here = {frozenset([tuple(a), tuple(b)]) for a, b in zip(doom_map.start[mine], end[mine], strict=True)}
         assert here == {frozenset([(line.x1, line.y1), (line.x2, line.y2)]) for line in sector.lines}
-
-
-def test_an_unknown_map_is_named_with_those_there_are():
-    with pytest.raises(LifeError, match=r"freedoom2.wad has no map 'MAP99'. It has MAP01, MAP02"):
-        DoomMap.read(FREEDOOM2, "MAP99")
-
-
-def walkways(rooms: list[tuple[float, float]], special: int = 0) -> Walkways:
-    ways = Walkways(corridor(special=special))
-    ways.update_heights(*np.array(rooms, dtype=float).T)
-    return ways
-
-
-def rooms_to_walk_to(ways: Walkways, start_x: float) -> set[int]:
-    nodes = ways.haunts(np.array([start_x, 256.0, 0.0]))
-    x = ways.positions(nodes)[:, 0]
-    return set((x[np.abs(x % 512 - 256) < 200] // 512).astype(int).tolist())  # on a line, one stands in both rooms
-
-
-def test_one_walks_over_steps_but_not_up_a_ledge():
-    assert rooms_to_walk_to(walkways([(0, 128), (24, 152), (48, 176)]), 256) == {0, 1, 2}
-    assert rooms_to_walk_to(walkways([(0, 128), (25, 152), (0, 128)]), 256) == {0}
-
-
-def test_one_does_not_walk_into_a_pit():
-    ways = walkways([(0, 128), (0, 128), (-100, 128)])
-    assert rooms_to_walk_to(ways, 256) == {0, 1}
-    assert rooms_to_walk_to(ways, 1280) == {2}
-
-
-def test_one_needs_headroom_and_goes_through_doors_until_they_turn_out_closed():
-    low = [(0, 128), (0, 55), (0, 128)]
-    assert rooms_to_walk_to(walkways(low), 256) == {0}
-    ways = walkways(low, special=1)  # a door that is used to open
-    assert rooms_to_walk_to(ways, 256) == {0, 1, 2}
-    door = np.array([512.0, 256.0])
-    assert ways.next_to_door(door) and not ways.next_to_door(np.array([256.0, 256.0]))
-    ways.give_up_door(door)
-    ways.update_heights(*np.array(low, dtype=float).T)
-    assert rooms_to_walk_to(ways, 256) == {0}
-
-
-def test_a_path_keeps_off_the_walls_and_goes_around_what_is_in_the_way():
-    ways = walkways([(0, 128)] * 3)
-    start = np.array([100.0, 256.0, 0.0])
-    nodes = ways.haunts(start)
-    goal = int(nodes[np.abs(ways.positions(nodes) - [1400, 256]).max(axis=1).argmin()])
-    path = ways.path(start, goal)
-    assert np.abs(path[0] - start[:2]).max() <= 16 and np.abs(path[-1] - [1400, 256]).max() <= 16
-    assert np.abs(np.diff(path, axis=0)).max() == 16  # from node to node
-    assert (np.abs(path[:, 1] - 256) < 200).all()
-
-    ways.block(np.array([700.0, 256.0]), 100)
-    ways.update_heights(*np.array([(0, 128)] * 3, dtype=float).T)
-    around = ways.path(start, goal)
-    assert (np.abs(around - [700, 256]).max(axis=1) >= 100).all()
-    assert np.abs(around[:, 1] - 256).max() < 256 - 16

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.errors import LifeError, RunError
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
 from singlelife.lives.pairs.segments import hold_out, recording_time
 from singlelife.lives.prepare import prepare_life

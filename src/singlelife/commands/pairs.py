@@ -14,8 +14,8 @@ from singlelife.text import aligned
 
 if TYPE_CHECKING:
     from singlelife.alignment.pair_sets import PairSet
-    from singlelife.lives.pairs.pair_sheet import PairSample
     from singlelife.lives.pairs.pairing import Pairing
+    from singlelife.lives.pairs.sheet import PairSample
     from singlelife.lives.prepared import PreparedLife
     from singlelife.lives.scene.geometry import Geometry
 
@@ -102,7 +102,7 @@ class Show:
             return self._show_pair_set(pairs)
         import numpy as np
 
-        from singlelife.lives.pairs.pair_sheet import draw_sheet, sample_pairs
+        from singlelife.lives.pairs.sheet import draw_sheet, sample_pairs
 
         life, pairings, seed = self._pairings_of_run(self.of_run) if self.of_run else self._pairings_of_life()
         output = self.output or Path(f"{life.name}-pairs.png")
@@ -285,7 +285,7 @@ def _geometry(life: "PreparedLife", explain: bool) -> "Geometry | None":
 def _table(life: "PreparedLife", samples: "list[PairSample]") -> str:
     import numpy as np
 
-    from singlelife.lives.pairs.pair_sheet import gap_text, median
+    from singlelife.lives.pairs.sheet import gap_text, median
 
     rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "TWO VIDEOS", "MEDIAN OVERLAP")]
     for sample in samples:

@@ -1,10 +1,13 @@
 """`singlelife prepare`: make a life's dataset of frames, or say what that would take."""
 
-import argparse
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
-from singlelife.commands.options import Commands, add_cache_dir, positive
+import tyro
+
 from singlelife.errors import LifeError
+from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.text import duration, in_bytes
 
 if TYPE_CHECKING:
@@ -12,58 +15,54 @@ if TYPE_CHECKING:
     from singlelife.lives.registry import Life
 
 
-def add_command(commands: Commands) -> None:
-    """Describe `singlelife prepare`."""
-    command = commands.add_parser(
-        "prepare",
-        help="prepare a life without training on it",
-        description="Turn a life's video, or its simulation, into a dataset of frames, or download one that is on the "
-        "Hub. Training does it by itself.",
-    )
-    command.add_argument("life", help="a name that `singlelife lives` lists, a new one with --video, or ORG/NAME of "
-                         "a life on the Hub")  # fmt: skip
-    command.add_argument("--video", nargs="+", metavar="PATH", help="files, folders or globs of your recording")
-    command.add_argument("--strict", action="store_true", help="stop at a video that cannot be read")
-    command.add_argument(
-        "--workers", type=positive, metavar="N", help="processes, one video each (default: all cores)"
-    )
-    command.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="say how many frames and GB it would be and about how long it would take, name the videos that cannot be "
-        "used, and do nothing; the exit code is 2 if there is no room for it or nothing to use",
-    )
-    add_cache_dir(command)
-    command.set_defaults(run=run)
+@dataclass(frozen=True)
+class Command:
+    """Turn a life's video, or its simulation, into a dataset of frames, or download one that is on the Hub.
+
+    Training does it by itself.
+    """
+
+    life: tyro.conf.Positional[str]
+    """a name that `singlelife lives` lists, a new one with --video, or ORG/NAME of a life on the Hub"""
+    video: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATH [PATH ...]")] = ()
+    """files, folders or globs of your recording"""
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """stop at a video that cannot be read"""
+    workers: int | None = None
+    """processes, one video each; by default as many as cores"""
+    dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """say how many frames and GB it would be, name the videos that are missing or cannot be used, and do nothing;
+    the exit code is 2 if there is no room for it or nothing to use"""
+    cache_dir: Path | None = None
+    """where prepared lives are kept; by default in $SINGLELIFE_CACHE or ~/.cache/singlelife"""
+
+    def __post_init__(self) -> None:
+        if self.workers is not None and self.workers < 1:
+            raise LifeError(f"--workers should be at least 1, not {self.workers}.")
+
+    def run(self) -> int:
+        if self.dry_run:
+            return self._dry_run()
+        prepared = resolve_life(
+            self.life, videos=self.video, cache_dir=self.cache_dir, num_workers=self.workers, strict=self.strict
+        )
+        print(f"{prepared.name}: {len(prepared):,} frames of {len(prepared.videos)} video(s) in {prepared.path}")
+        return 0
+
+    def _dry_run(self) -> int:
+        from singlelife.lives.prepare import plan_preparation  # `datasets` and torch come along
+        from singlelife.lives.registry import get_life
+
+        if life_reference(self.life, self.video).kind != "named":
+            raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
+        life = get_life(self.life, self.video)
+        plan = plan_preparation(life, cache_dir=self.cache_dir)
+        print(_table(life, plan))
+        refused = plan.gives_nothing or not plan.fits or (self.strict and (plan.losses or plan.mismatches))
+        return 2 if refused else 0
 
 
-def run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.resolve import life_reference, resolve_life
-
-    if arguments.dry_run and life_reference(arguments.life, arguments.video).kind == "named":
-        return _dry_run(arguments)
-    if arguments.dry_run:
-        raise LifeError(f"--dry-run is of videos and simulations, and {arguments.life} is prepared already.")
-    prepared = resolve_life(
-        arguments.life,
-        videos=arguments.video,
-        cache_dir=arguments.cache_dir,
-        num_workers=arguments.workers,
-        strict=arguments.strict,
-    )
-    print(f"{prepared.name}: {len(prepared):,} frames of {len(prepared.videos)} video(s) in {prepared.path}")
-    return 0
-
-
-def _dry_run(arguments: argparse.Namespace) -> int:
-    from singlelife.lives.prepare import plan_preparation
-    from singlelife.lives.registry import get_life
-
-    life = get_life(arguments.life, arguments.video)
-    plan = plan_preparation(life, cache_dir=arguments.cache_dir, num_workers=arguments.workers)
-    print(_table(life, plan))
-    refused = plan.gives_nothing or not plan.fits or (arguments.strict and plan.losses)
-    return 2 if refused else 0
+COMMAND = Command
 
 
 def _table(life: "Life", plan: "Plan") -> str:
@@ -71,23 +70,22 @@ def _table(life: "Life", plan: "Plan") -> str:
     if plan.is_done:
         ready = f"{life.name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}"
         return "\n".join([ready, *(f"  {loss}" for loss in plan.losses)])
-    usable = [outlook for outlook in plan.outlooks if not outlook.error]
-    unusable = len(plan.outlooks) - len(usable)
-    unsaid = sum(not outlook.num_frames for outlook in usable)
+    usable = [estimate for estimate in plan.estimates if not estimate.error]
+    unusable = len(plan.estimates) - len(usable)
+    unsaid = sum(not estimate.num_frames for estimate in usable)
     done = f", besides {plan.num_frames_done:,} that are done" if plan.num_frames_done else ""
-    processes = f"{plan.num_workers} process{'es' if plan.num_workers > 1 else ''}"
     lines = {
         "videos": f"{len(usable)}" + (f", and {unusable} that cannot be used" if unusable else ""),
-        "length": duration(sum(outlook.seconds for outlook in usable)),
+        "length": duration(sum(estimate.seconds for estimate in usable)),
         "frames": f"about {plan.num_frames:,}{done}",
         "needed": f"about {in_bytes(plan.num_bytes)}",
         "free": in_bytes(plan.free_bytes) + ("" if plan.fits else ": not enough. Make room, or see --cache-dir"),
-        "time": f"about {duration(plan.seconds)}, with {processes}" if plan.seconds is not None else "not known",
         "where": str(plan.folder),
     }
-    notes = [f"  {loss}" for loss in plan.losses]
+    notes = [*plan.losses, *plan.mismatches]
     if unsaid:
-        notes.append(f"  {unsaid} of the videos do not say how long they are, and come on top of this.")
+        notes.append(f"{unsaid} of the videos do not say how long they are, and come on top of this.")
     if plan.gives_nothing:
-        notes.append(f"  No video of the life {life.name} can be used.")
-    return "\n".join([f"{life.name}: to be prepared", *(f"  {name:<9}{text}" for name, text in lines.items()), *notes])
+        notes.append(f"No video of the life {life.name} can be used.")
+    table = [*(f"  {name:<9}{text}" for name, text in lines.items()), *(f"  {note}" for note in notes)]
+    return "\n".join([f"{life.name}: to be prepared", *table])

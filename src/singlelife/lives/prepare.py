@@ -4,16 +4,19 @@ A prepared life is a folder named after the life and the fingerprint of all it w
 at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
 it is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
 done.
+
+A shuffled life, the control that has a life's frames in random order, is made from its base by copying the encoded
+frames. It has the moments of its base, one after the other, and at each the frame of some other moment, together with
+all that belongs to that frame (pose, depth). So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
 import hashlib
 import json
 import os
-import sys
 import warnings
-from collections.abc import Callable
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,56 +24,57 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow as pa
 from datasets import DatasetInfo, Features
-from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeWarning
-from singlelife.files import check_room, free_bytes
-from singlelife.lives.columns import COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.estimate import Outlook, cost_of, look_at
-from singlelife.lives.prepared import FORMAT_VERSION, METADATA, PreparedLife
-from singlelife.lives.registry import Life
-from singlelife.lives.shards import DEPTH_ERROR, Shard, start_worker, write_in_worker
-from singlelife.lives.shuffled import SHUFFLE_SEED, prepare_shuffled
+from singlelife.files import check_room, free_bytes, locked
+from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
+from singlelife.lives.registry import Life, default_cache_dir
+from singlelife.lives.shards import DEPTH_ERROR, Shard, VideoEstimate, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
 from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
-from singlelife.text import duration, in_bytes
 
-_LONG = 6_000  # frames; a preparation of more says beforehand what it will take
+SHUFFLE_SEED = 0
+
+_MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
+_ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
+_SHUFFLED_FILE = "data-00000-of-00001.arrow"
+_MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
+_ROWS_IN_MEMORY = 32
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What preparing a life will do, as far as can be told without doing it.
+    """What preparing a life will do, as far as it is known without doing it.
 
     Attributes:
         folder: where the prepared life will be.
         is_done: it is there already.
-        outlooks: of the videos that are to come, or of all if it is done.
-        num_frames_done: how many are there already.
-        num_bytes: about how much the frames to come will take.
+        estimates: of the videos that are to come, or of all if it is done.
+        num_frames_done: how many frames are there already.
+        num_bytes: about how much room the frames to come will take.
         free_bytes: how much room there is.
-        seconds: about how long it will take with `num_workers` processes; None if that is not known.
-        num_workers: how many videos will be prepared at once.
+        mismatches: how the videos differ from those that the life should have, for people.
     """
 
     folder: Path
     is_done: bool
-    outlooks: list[Outlook]
+    estimates: list[VideoEstimate]
     num_frames_done: int
     num_bytes: int
     free_bytes: int
-    seconds: float | None
-    num_workers: int
+    mismatches: tuple[str, ...] = ()
 
     @property
     def num_frames(self) -> int:
         """About how many frames are to come."""
-        return sum(outlook.num_frames for outlook in self.outlooks)
+        return sum(estimate.num_frames for estimate in self.estimates)
 
     @property
     def fits(self) -> bool:
@@ -80,17 +84,12 @@ class Plan:
     @property
     def losses(self) -> list[str]:
         """Which videos are damaged or cannot be used, and why, for people."""
-        return _losses([dataclasses.asdict(outlook) for outlook in self.outlooks])
+        return _losses([dataclasses.asdict(estimate) for estimate in self.estimates])
 
     @property
     def gives_nothing(self) -> bool:
         """Whether no video can be used."""
-        return not self.is_done and not self.num_frames_done and all(outlook.error for outlook in self.outlooks)
-
-
-def default_cache_dir() -> Path:
-    """`$SINGLELIFE_CACHE`, or `~/.cache/singlelife`."""
-    return Path(os.environ.get("SINGLELIFE_CACHE") or Path.home() / ".cache" / "singlelife")
+        return not self.is_done and not self.num_frames_done and all(estimate.error for estimate in self.estimates)
 
 
 def prepare_life(
@@ -117,22 +116,27 @@ def prepare_life(
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
-    if life.base is not None:
-        base = prepare_life(life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
-        return prepare_shuffled(life, life_fingerprint(life), base, progress)
     fingerprint = life_fingerprint(life)
     folder = _folder(life, fingerprint, cache_dir)
-    lives = folder.parent
     if not folder.exists():
+        base = None
+        if life.base is not None:
+            base = prepare_life(
+                life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
+            )
         try:
-            lives.mkdir(parents=True, exist_ok=True)
-            with locked(Path(f"{folder}.lock"), life.name):
-                if not folder.exists():  # else the process that held the lock has made it
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
+                if folder.exists():
+                    pass  # the process that held the lock has made it
+                elif base is not None:
+                    _shuffle(life, fingerprint, base, folder, progress)
+                else:
                     _prepare(life, fingerprint, folder, num_workers, strict, progress)
         except OSError as error:
             raise LifeError(
-                f"The life {life.name} cannot be written into {lives}: {error.strerror or error}. Make room there, or "
-                "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
+                f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
+                f"there, or {_ELSEWHERE}. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
     losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
@@ -143,10 +147,8 @@ def prepare_life(
     return prepared
 
 
-def plan_preparation(
-    life: Life, *, cache_dir: str | Path | None = None, num_workers: int | None = None, progress: bool = True
-) -> Plan:
-    """What `prepare_life` would do, without doing it. Takes a few seconds, and some milliseconds a video.
+def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progress: bool = True) -> Plan:
+    """What `prepare_life` would do, without doing it. Takes some milliseconds a video.
 
     Besides videos that cannot be opened it finds those of which no frame can be decoded, and those that end before
     their header says; damage in the middle of a video is only found by preparing it.
@@ -154,7 +156,6 @@ def plan_preparation(
     Args:
         life: what would be prepared.
         cache_dir: as of `prepare_life`.
-        num_workers: as of `prepare_life`.
         progress: show a progress bar on stderr if there are many videos.
 
     Raises:
@@ -163,48 +164,21 @@ def plan_preparation(
     folder = _folder(life, life_fingerprint(life), cache_dir)
     if folder.exists():
         prepared = PreparedLife.load(folder)
-        outlooks = [
-            Outlook(report["video"], error=report.get("error"), damage=report.get("damage"))
+        estimates = [
+            VideoEstimate(report["video"], error=report.get("error"), damage=report.get("damage"))
             for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
         ]
-        return Plan(folder, True, outlooks, len(prepared), 0, free_bytes(folder), 0.0, 1)
+        return Plan(folder, True, estimates, len(prepared), 0, free_bytes(folder))
     if life.base is not None:
-        return _plan_copy(
-            plan_preparation(life.base, cache_dir=cache_dir, num_workers=num_workers, progress=progress), folder
-        )
+        return _plan_shuffled(plan_preparation(life.base, cache_dir=cache_dir, progress=progress), folder)
     shards = _shards(life, _partial(folder))
     reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
-    missing, num_workers = _shared_out([shard for shard in shards if shard not in reports], num_workers)
-    outlooks = look_at(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
-    cost = cost_of(missing, outlooks, num_workers, tried=True)
+    missing = [shard for shard in shards if shard not in reports]
+    estimates = _estimates(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
     done = sum(report["num_frames"] for report in reports.values())
-    free = free_bytes(folder)
-    return Plan(folder, False, outlooks, done, cost.num_bytes, free, cost.seconds, num_workers)
-
-
-def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
-    """The prepared forms of a life that are kept, of whatever videos and settings."""
-    lives = Path(cache_dir or default_cache_dir()) / "lives"
-    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
-
-
-def _plan_copy(base: Plan, folder: Path) -> Plan:
-    """What a life takes that has the frames of another: those too, if they are not there yet, and a copy of them."""
-    if not base.is_done:
-        return dataclasses.replace(base, folder=folder, num_bytes=2 * base.num_bytes)
-    prepared = PreparedLife.load(base.folder)
-    seconds = sum(report["seconds"] for report in prepared.metadata["videos"])
-    outlook = Outlook(prepared.name, seconds, len(prepared))
-    num_bytes = sum(file.stat().st_size for file in base.folder.glob("*.arrow"))
-    return dataclasses.replace(
-        base,
-        folder=folder,
-        is_done=False,
-        outlooks=[outlook],
-        num_frames_done=0,
-        num_bytes=num_bytes,
-        seconds=None,
-    )
+    num_bytes = sum(estimate.num_bytes for estimate in estimates)
+    mismatches = life.mismatches([shard.video for shard in shards])
+    return Plan(folder, False, estimates, done, num_bytes, free_bytes(folder), mismatches)
 
 
 def life_fingerprint(life: Life) -> str:
@@ -260,14 +234,55 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
     return [("/".join(source.path.parts[-depth:]), source) for source in sources]
 
 
-def locked(path: Path, name: str) -> AcquireReturnProxy:
-    """Hold a lock file while a life is worked on, having told whom one waits for."""
-    lock = FileLock(path)
-    try:
-        return lock.acquire(timeout=0)
-    except Timeout:
-        print(f"The life {name} is being prepared by another process; waiting for it.", file=sys.stderr)
-        return lock.acquire()
+def _plan_shuffled(base: Plan, folder: Path) -> Plan:
+    """What a shuffled life takes: a copy of its base's frames, and those too if they are not there yet."""
+    if not base.is_done:
+        return dataclasses.replace(base, folder=folder, num_bytes=2 * base.num_bytes)
+    prepared = PreparedLife.load(base.folder)
+    seconds = sum(report["seconds"] for report in prepared.metadata["videos"])
+    estimate = VideoEstimate(prepared.name, seconds, len(prepared))
+    return dataclasses.replace(
+        base, folder=folder, is_done=False, estimates=[estimate], num_frames_done=0, num_bytes=_size(prepared)
+    )
+
+
+def seeded_order(length: int, seed: int) -> np.ndarray:
+    """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
+
+    It sorts by the raw numbers of Philox, a counter-based generator whose raw numbers are defined once and for all;
+    `Generator.permutation` may change between versions.
+    """
+    return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
+
+
+def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, progress: bool) -> None:
+    check_room(_size(base), folder.parent, f"The life {life.name}", _ELSEWHERE)
+    partial = _partial(folder)
+    partial.mkdir(exist_ok=True)
+    rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
+    order = seeded_order(len(base), SHUFFLE_SEED)
+    bar = tqdm(desc=f"Shuffling {base.name}", total=len(base), unit=" frames", disable=not progress)
+    with bar, pa.OSFile(str(partial / _SHUFFLED_FILE), "wb") as out, pa.ipc.new_stream(out, schema) as stream:
+        for first in range(0, len(base), _ROWS_IN_MEMORY):
+            moments = rows[first : first + _ROWS_IN_MEMORY]
+            frames = rows[order[first : first + _ROWS_IN_MEMORY].tolist()]
+            columns = [(moments if name in _MOMENT else frames)[name] for name in schema.names]
+            stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # else a batch for each row
+            bar.update(len(moments))
+    metadata = base.metadata | {
+        "name": life.name,
+        "fingerprint": fingerprint,
+        "kind": life.kind,
+        "dataset": life.dataset,
+        "license": life.license,
+        "shuffled": {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED},
+        "videos": [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]],
+    }
+    _complete(folder, metadata, base.dataset.features)
+
+
+def _size(prepared: PreparedLife) -> int:
+    return sum(file.stat().st_size for file in prepared.path.glob("*.arrow"))
 
 
 def _prepare(
@@ -302,11 +317,18 @@ def _prepare(
         "videos": good,
         "left_out": left_out,
     }
-    write_dataset_description(partial, [report["file"] for report in good], features, fingerprint)
-    (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-    partial.rename(folder)
+    _complete(folder, metadata, features)
     for report_file in folder.glob("*.report.json"):
         report_file.unlink()
+
+
+def _complete(folder: Path, metadata: dict[str, Any], features: Features) -> None:
+    """Describe what is in the partial folder, and give it its name."""
+    partial = _partial(folder)
+    files = list(dict.fromkeys(report["file"] for report in metadata["videos"]))
+    write_dataset_description(partial, files, features, metadata["fingerprint"])
+    (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
+    partial.rename(folder)
 
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
@@ -330,11 +352,21 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
     ]
 
 
-def _shared_out(shards: list[Shard], num_workers: int | None) -> tuple[list[Shard], int]:
-    """The shards, each with its share of the cores for its decoder, and how many to write at once."""
-    cores = os.cpu_count() or 1
-    num_workers = max(1, min(num_workers or cores, len(shards)))
-    return [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in shards], num_workers
+def _estimates(shards: Sequence[Shard], *, closely: bool = False, title: str | None = None) -> list[VideoEstimate]:
+    """Open the videos of shards, several at once, and read their headers.
+
+    Args:
+        shards: whose videos.
+        closely: as of `Shard.estimate`.
+        title: of a progress bar on stderr, which appears where there are many; None for none.
+    """
+
+    def estimate(shard: Shard) -> VideoEstimate:
+        return shard.estimate(closely=closely)
+
+    hidden = title is None or len(shards) < _MANY_VIDEOS
+    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+        return list(tqdm(threads.map(estimate, shards), title, len(shards), unit=" videos", disable=hidden))
 
 
 def _write(
@@ -342,26 +374,18 @@ def _write(
 ) -> list[dict[str, Any]]:
     """Write the shards that are not there yet, several at once, and give the reports of all."""
     reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
-    missing, num_workers = _shared_out([shard for shard in shards if shard.video not in reports], num_workers)
     there = sum(report["num_frames"] for report in reports.values())
-    outlooks = look_at(missing, title=f"Looking at {life.name}" if progress else None)
-    to_come = sum(outlook.num_frames for outlook in outlooks)
-    cost = cost_of(missing, outlooks, num_workers, tried=to_come > _LONG)
-    lives = shards[0].file.parent.parent
-    elsewhere = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
-    check_room(cost.num_bytes, lives, f"The life {life.name}", elsewhere)
-    if progress and cost.seconds is not None:
-        length = duration(sum(outlook.seconds for outlook in outlooks))
-        done = f", besides {there:,} that are done" if there else ""
-        print(
-            f"Preparing {life.name}: about {to_come:,} frames of {len(missing)} video(s) ({length}){done}. They need "
-            f"about {in_bytes(cost.num_bytes)} in {lives}, where {in_bytes(free_bytes(lives))} are free, and about "
-            f"{duration(cost.seconds)}.",
-            file=sys.stderr,
-        )
-
-    title = f"Preparing {life.name}"
-    with tqdm(desc=title, initial=there, total=there + to_come, unit=" frames", disable=not progress) as bar:
+    missing = [shard for shard in shards if shard.video not in reports]
+    cores = os.cpu_count() or 1
+    num_workers = max(1, min(num_workers or cores, len(missing)))
+    missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
+    estimates = _estimates(missing, title=f"Looking at {life.name}" if progress else None)
+    to_come = sum(estimate.num_frames for estimate in estimates)
+    needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
+    check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
+    with tqdm(
+        desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
+    ) as bar:
 
         def finish(shard: Shard, report: dict[str, Any]) -> None:
             if strict:

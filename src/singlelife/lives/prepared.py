@@ -5,24 +5,49 @@ import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import simplejpeg
 import torch
-from datasets import Dataset, concatenate_datasets, load_from_disk
+from datasets import Array2D, Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from singlelife.errors import LifeError
 
-if TYPE_CHECKING:
-    from singlelife.lives.decoded import DecodedFrames
-
 FORMAT_VERSION = 1
 METADATA = "metadata.json"
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
+
+# Every prepared life has these columns.
+COLUMNS = Features(
+    {
+        "image": ImageFeature(),
+        "timestamp": Value("float64"),
+        "video": Value("string"),
+        "frame_index": Value("int64"),
+    }
+)
+# These are there where they are known.
+OPTIONAL_COLUMNS = Features(
+    {
+        "pose": Array2D((4, 4), "float64"),
+        "intrinsics": List(Value("float64"), length=4),
+        "depth": ImageFeature(),
+    }
+)
+# The geometry has a row for each frame.
+GEOMETRY_COLUMNS = Features(
+    {
+        "pose": Array2D((4, 4), "float64"),
+        "intrinsics": List(Value("float64"), length=4),
+        "component": Value("int64"),
+        "point_ids": List(Value("int64")),
+    }
+)
 
 _MOST_PIXELS = 1 << 26  # of a frame: more is damage, and is not worth the memory
 
@@ -40,12 +65,10 @@ class PreparedLife:
             depth) and `depth_error` (in length units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
-        decoded: a decoded copy of the images to read instead of them (`decoded.py`); None unless it was asked for.
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
         self.path, self.metadata, self.dataset = path, metadata, dataset
-        self.decoded: DecodedFrames | None = None
         self._views: dict[str, Dataset] = {}
 
     @classmethod
@@ -96,7 +119,7 @@ class PreparedLife:
 
     @property
     def video_index(self) -> np.ndarray:
-        """Which of `videos` each frame is of, int64 (n,)."""
+        """Which of `videos` each frame belongs to, int64 (n,)."""
         return self._video_column[0]
 
     @property
@@ -120,9 +143,6 @@ class PreparedLife:
         Raises:
             LifeError: a stored image is damaged; the message names the row.
         """
-        if self.decoded is not None:
-            yield from (self.decoded[row] for row in np.asarray(indices).tolist())
-            return
         for row, content in zip(np.asarray(indices).tolist(), self.encoded(indices), strict=True):
             try:
                 image = decode_jpeg(content)

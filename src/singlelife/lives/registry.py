@@ -5,7 +5,6 @@ Each file there describes one data set: `defaults` for all its lives, then `live
 
 import dataclasses
 import difflib
-import glob
 import os
 import re
 from collections.abc import Sequence
@@ -18,15 +17,14 @@ from singlelife.errors import LifeError
 from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
-from singlelife.lives.video.sources import EmbeddedVideo
+from singlelife.lives.video.sources import EmbeddedVideo, distinct, find_videos, listed_in, videos_in
 
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
-)
 KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
+
+BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; simulated frames are sharper
 
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -50,12 +48,12 @@ class Life:
         consent: what is known of the consent of those who are seen; a sentence.
         url: the owners' page.
         download_gb: about how much there is to get, in GB; 0 where that is not known.
-        script: the script of `datasets_scripts` that checks its videos; empty where there are none.
+        script: the script of `datasets_scripts` that helps to get it; empty where there is none.
         part: its folder within the data set as the owners lay it out; empty where that has no such folder.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         num_videos: how many videos it has; 0 where that is not known.
         shuffle_of: the name of the life whose frames it has in random order.
-        joins: names of the lives that it has the videos of, in this order, with spaces between them.
+        joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
@@ -103,34 +101,26 @@ class Life:
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
-        if self.kind not in KINDS or (self.kind == "simulated") != (self.simulation is not None):
-            raise LifeError(
-                f"The life {self.name!r} should be of kind {' or '.join(KINDS)}, and if it is simulated, and only "
-                "then, have a simulation."
-            )
-        if (self.kind == "shuffled") != bool(self.shuffle_of) or self.shuffle_of == self.name:
-            raise LifeError(
-                f"The life {self.name!r} should have shuffle_of, the name of another life, if it is shuffled, and "
-                "only then."
-            )
-        names = self.joins.split()
-        if (
-            (self.kind == "joined") != bool(names)
-            or len(names) == 1
-            or len(set(names)) < len(names)
-            or self.name in names
-        ):
-            raise LifeError(
-                f"The life {self.name!r} should have joins, the names of two or more other lives, if it is joined, "
-                "and only then."
-            )
-        if not 0 < self.frame_rate <= 1000 or not 16 <= self.frame_size <= 4096 or self.hours < 0:
-            raise LifeError(
-                f"The life {self.name!r} should have a frame_rate within 0 to 1000 Hz, a frame_size of 16 to 4096 px "
-                f"and hours not below 0, not {self.frame_rate:g}, {self.frame_size} and {self.hours:g}."
-            )
-        if self.place not in PLACES:
-            raise LifeError(f"The life {self.name!r} should have a place of {', '.join(PLACES[1:])}, or none.")
+        simulated, shuffled, joined = (self.kind == kind for kind in ("simulated", "shuffled", "joined"))
+        parts = self.joins.split()
+        other_parts = len(parts) != 1 and len({*parts, self.name}) == len(parts) + 1
+        rules = {
+            f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
+            "have a simulation if it is simulated, and only then": simulated == (self.simulation is not None),
+            "have shuffle_of, the name of another life, if it is shuffled, and only then": (
+                shuffled == bool(self.shuffle_of) and self.shuffle_of != self.name
+            ),
+            "have joins, the names of two or more other lives, if it is joined, and only then": (
+                joined == bool(parts) and other_parts
+            ),
+            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate:g}": 0 < self.frame_rate <= 1000,
+            f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
+            f"have hours not below 0, not {self.hours:g}": self.hours >= 0,
+            f"have a place of {', '.join(PLACES[1:])}, or none, not {self.place!r}": self.place in PLACES,
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise LifeError(f"The life {self.name!r} should {rule}.")
 
     @property
     def folder(self) -> Path:
@@ -142,17 +132,51 @@ class Life:
         """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
 
+    def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
+        """How videos of these names differ from those that the life should have, for people."""
+        wrong = [video for video in videos if not re.fullmatch(self.video_pattern or ".*", Path(video).name)]
+        found = [f"{video}: not the name of a video of {self.name} ({self.video_pattern})" for video in wrong]
+        if self.num_videos and len(videos) != self.num_videos:
+            found.append(f"{self.name} has {self.num_videos} video(s), and here are {len(videos)}")
+        return tuple(found)
+
     def local_videos(self) -> list[Path]:
         """The videos that its folder holds: those of its list `videos.txt`, or all; none if it is not there."""
         if not self.folder.is_dir():
             return []
         listed = self.folder / VIDEO_LIST
-        return _distinct(_listed_in(listed) if listed.is_file() else _videos_in(self.folder))
+        return distinct(listed_in(listed) if listed.is_file() else videos_in(self.folder))
 
 
 def recordings_dir() -> Path:
     """`$SINGLELIFE_RECORDINGS`, or the folder `lives` of the working directory."""
     return Path(os.environ.get("SINGLELIFE_RECORDINGS") or "lives")
+
+
+def default_cache_dir() -> Path:
+    """Where prepared lives and results are kept: `$SINGLELIFE_CACHE`, or `~/.cache/singlelife`."""
+    return Path(os.environ.get("SINGLELIFE_CACHE") or Path.home() / ".cache" / "singlelife")
+
+
+def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
+    """The prepared forms of a life that are kept, of whatever videos and settings."""
+    lives = Path(cache_dir or default_cache_dir()) / "lives"
+    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
+
+
+def source_of_frames(life: Life) -> Life:
+    """The life that is recorded or rendered: itself, the base of a shuffled one, or the first part of a joined one."""
+    if life.base is not None or life.parts:
+        return source_of_frames(life.base or life.parts[0])
+    first = life.shuffle_of or life.joins.partition(" ")[0]
+    return source_of_frames(registered_life(first)) if first else life
+
+
+def estimated_bytes(life: Life, num_frames: int) -> int:
+    """About how much room so many frames of a life take, if its videos are 16:9."""
+    kind = source_of_frames(life).kind
+    width = life.frame_size * (16 / 9 if kind == "video" else 1)
+    return round(num_frames * life.frame_size * width * BYTES_PER_PIXEL[kind])
 
 
 def life_names() -> list[str]:
@@ -180,8 +204,8 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line, or what `video_sources.videos_of` finds in a data set. By default what
-            the life's folder holds.
+            files that list files, one a line, or what `videos_of` finds in a data set. By default what the life's
+            folder holds.
 
     Raises:
         LifeError: the name is not valid or not registered, or no video is found.
@@ -219,22 +243,14 @@ def _shuffled(name: str) -> Life:
     """The control `shuffled-NAME`."""
     shuffled = name.removeprefix(SHUFFLED)
     base = _registered().get(shuffled) or Life(name=shuffled, kind="video")
+    inherited = ("license", "source", "hours", "place", "access", "consent", "frame_rate", "frame_size", "train")
     return Life(
         name=name,
         kind="shuffled",
         dataset="controls",
         description=f"control: the frames of the life {shuffled} in random order",
-        license=base.license,
-        source=base.source,
-        hours=base.hours,
-        place=base.place,
-        access=base.access,
-        consent=base.consent,
-        frame_rate=base.frame_rate,
-        frame_size=base.frame_size,
-        script="controls",
-        train=base.train,
         shuffle_of=shuffled,
+        **{field: getattr(base, field) for field in inherited},
     )
 
 
@@ -274,66 +290,6 @@ def _unknown(name: str) -> LifeError:
         f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
         f"put it into the folder {recordings_dir() / Path(name).name}."
     )
-
-
-def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` stand for, without doubles: in the order given, in natural order within each.
-
-    Raises:
-        LifeError: a path stands for nothing, or a list of videos cannot be read.
-    """
-    found: list[Path] = []
-    for path in map(str, paths):
-        whole = Path(path).expanduser()
-        # glob.glob, since Path.glob refuses absolute patterns
-        matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
-        inside = [file for match in sorted(matches, key=_natural) for file in _videos_in(match)]
-        if not path or not inside:
-            why = "no such file or folder, and nothing that it matches as a glob"
-            if whole.is_dir():
-                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
-            raise LifeError(f"There is no video {path!r}: {why}.")
-        found += inside
-    return _distinct(found)
-
-
-def _distinct(files: Sequence[Path]) -> list[Path]:
-    """Each file once, by its first path."""
-    by_target: dict[Path, Path] = {}
-    for file in files:
-        by_target.setdefault(file.resolve(), file)
-    return list(by_target.values())
-
-
-def _videos_in(path: Path) -> list[Path]:
-    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
-    if not path.is_dir():
-        return _listed_in(path) if path.suffix == ".txt" else [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-    return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
-
-
-def _listed_in(path: Path) -> list[Path]:
-    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
-
-    Raises:
-        LifeError: it cannot be read, names none, or one that is not there.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LifeError(f"The list of videos {path} cannot be read ({error}).") from error
-    files = [path.parent / line for line in lines if line and not line.startswith("#")]
-    gone = [file for file in files if not file.is_file()]
-    if gone or not files:
-        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
-        raise LifeError(f"The list of videos {path} names {what}.")
-    return files
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts clip 2 before clip 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 @cache

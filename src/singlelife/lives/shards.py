@@ -3,15 +3,13 @@
 Imports neither torch nor datasets, so that workers start fast and stay small.
 """
 
-import contextlib
 import io
 import itertools
 import json
 import os
 import signal
 import threading
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -22,8 +20,9 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.registry import BYTES_PER_PIXEL
 from singlelife.lives.simulation.screen import ScreenSource, draw_screen
-from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedSource, render
+from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedFrame, SimulatedSource, render
 from singlelife.lives.video.reader import VideoReader, jpeg
 from singlelife.lives.video.sources import VideoSource
 
@@ -33,7 +32,28 @@ DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 _ROWS_IN_MEMORY = 32
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
-Counted = Callable[[int], object]  # told of frames as they are written
+Counted = Callable[[int], object]  # called with the number of frames just written
+
+
+@dataclass(frozen=True)
+class VideoEstimate:
+    """What one video of a life will give.
+
+    Attributes:
+        video: its name within the life.
+        seconds: how long it is; 0 if its header does not say, or it cannot be used.
+        num_frames: about how many will be kept; 0 likewise.
+        num_bytes: about how much room they will take.
+        error: why it cannot be used, or None.
+        damage: what is seen to be missing, or None.
+    """
+
+    video: str
+    seconds: float = 0.0
+    num_frames: int = 0
+    num_bytes: int = 0
+    error: str | None = None
+    damage: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,54 +97,41 @@ class Shard:
         damage = None
         try:
             if isinstance(self.source, SimulatedSource | ScreenSource):
-                num_frames, seconds = self._write_rows(aside, self._simulated_rows(self.source), counted)
+                num_frames, seconds = self._write_rows(aside, self._rows(self.source), counted)
             else:
                 with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
-                    num_frames, seconds = self._write_rows(aside, self._video_rows(reader), counted)
+                    num_frames, seconds = self._write_rows(aside, self._rows(reader), counted)
                     damage = reader.damage
             aside.replace(self.file)
-            report = {
-                "video": self.video,
-                "file": self.file.name,
-                "num_frames": num_frames,
-                "seconds": seconds,
-                "damage": damage,
-            }
+            report = {"video": self.video, "file": self.file.name, "num_frames": num_frames, "seconds": seconds}
+            report["damage"] = damage
             aside.write_text(json.dumps(report), encoding="utf-8")
             aside.replace(self._report())
         except LifeError as error:
-            return {"video": self.video, "error": without_path(error, self.source)}
+            return {"video": self.video, "error": _without_path(error, self.source)}
         finally:
             aside.unlink(missing_ok=True)  # what is not whole only takes room
         return report
 
-    def sample(self, seconds: float) -> tuple[int, int, float]:
-        """Make frames for a while, of a video from its middle on, and throw them away.
+    def estimate(self, *, closely: bool = False) -> VideoEstimate:
+        """Read the header of the video.
 
-        The first is not counted: it takes the time to open the video, or to start the simulation.
-
-        Returns:
-            How many frames, their bytes, and the seconds that they took.
-
-        Raises:
-            LifeError: nothing can be used of the video.
+        Args:
+            closely: also decode the first frame, and see whether the file goes on to its end.
         """
-        with contextlib.ExitStack() as opened:
-            if isinstance(self.source, SimulatedSource | ScreenSource):
-                rows = self._simulated_rows(self.source)
-            else:
-                reader = VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads)
-                opened.enter_context(reader).seek(0.5)
-                rows = self._video_rows(reader)
-            opened.enter_context(contextlib.closing(rows))
-            next(rows, None)
-            num_frames, num_bytes, start = 0, 0, time.perf_counter()
-            for row in rows:
-                num_frames += 1
-                num_bytes += sum(len(cell["bytes"]) for cell in row.values() if isinstance(cell, dict))
-                if time.perf_counter() > start + seconds:
-                    break
-        return num_frames, num_bytes, time.perf_counter() - start
+        if isinstance(self.source, SimulatedSource | ScreenSource):
+            num_frames = self.source.num_frames
+            num_bytes = round(num_frames * self.frame_size**2 * BYTES_PER_PIXEL["simulated"])
+            return VideoEstimate(self.video, num_frames / self.frame_rate, num_frames, num_bytes)
+        try:
+            with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
+                num_frames, (width, height) = reader.num_frames_estimate, reader.stored_size
+                pixels = width * height * min(1.0, self.frame_size / min(width, height)) ** 2
+                num_bytes = round(num_frames * pixels * BYTES_PER_PIXEL["video"])
+                damage = reader.glance() if closely else None
+                return VideoEstimate(self.video, reader.announced_seconds, num_frames, num_bytes, damage=damage)
+        except LifeError as error:
+            return VideoEstimate(self.video, error=_without_path(error, self.source))
 
     def _report(self) -> Path:
         return self.file.with_suffix(".report.json")
@@ -138,48 +145,35 @@ class Shard:
                 counted(len(batch))
         return num_frames, seconds
 
-    def _video_rows(self, reader: VideoReader) -> Generator[dict[str, Any]]:
-        for frame in reader:
-            yield {
-                "image": {"bytes": jpeg(frame.image), "path": None},
-                "timestamp": frame.timestamp,
-                "video": self.video,
-                "frame_index": frame.frame_index,
-            }
+    def _rows(self, source: SimulatedSource | ScreenSource | VideoReader) -> Iterator[dict[str, Any]]:
+        if isinstance(source, SimulatedSource):
+            for frame in render(source, self.frame_size):
+                yield self._row(frame.image, frame.timestamp, frame.frame_index) | _scene_columns(frame)
+        elif isinstance(source, ScreenSource):
+            for index, image in enumerate(draw_screen(source, self.frame_size)):
+                yield self._row(image, index / source.frames_per_second, index)
+        else:
+            for kept in source:
+                yield self._row(kept.image, kept.timestamp, kept.frame_index)
 
-    def _simulated_rows(self, source: SimulatedSource | ScreenSource) -> Generator[dict[str, Any]]:
-        return self._rendered_rows(source) if isinstance(source, SimulatedSource) else self._screen_rows(source)
-
-    def _screen_rows(self, source: ScreenSource) -> Generator[dict[str, Any]]:
-        for index, image in enumerate(draw_screen(source, self.frame_size)):
-            yield {
-                "image": {"bytes": jpeg(image), "path": None},
-                "timestamp": index / source.frames_per_second,
-                "video": self.video,
-                "frame_index": index,
-            }
-
-    def _rendered_rows(self, source: SimulatedSource) -> Generator[dict[str, Any]]:
-        for frame in render(source, self.frame_size):
-            row = {
-                "image": {"bytes": jpeg(frame.image), "path": None},
-                "timestamp": frame.timestamp,
-                "video": self.video,
-                "frame_index": frame.frame_index,
-                "pose": frame.pose.tolist(),
-                "intrinsics": frame.intrinsics.tolist(),
-            }
-            if frame.depth is not None:
-                levels = np.round(frame.depth / DEPTH_SCALE)
-                levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
-                encoded = io.BytesIO()
-                Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
-                row["depth"] = {"bytes": encoded.getvalue(), "path": None}
-            yield row
+    def _row(self, image: np.ndarray, timestamp: float, frame_index: int) -> dict[str, Any]:
+        encoded = {"bytes": jpeg(image), "path": None}
+        return {"image": encoded, "timestamp": timestamp, "video": self.video, "frame_index": frame_index}
 
 
-def without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
-    """What an error says of a video, without where the video lies: it may be published with the life."""
+def _scene_columns(frame: SimulatedFrame) -> dict[str, Any]:
+    columns: dict[str, Any] = {"pose": frame.pose.tolist(), "intrinsics": frame.intrinsics.tolist()}
+    if frame.depth is not None:
+        levels = np.round(frame.depth / DEPTH_SCALE)
+        levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
+        encoded = io.BytesIO()
+        Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
+        columns["depth"] = {"bytes": encoded.getvalue(), "path": None}
+    return columns
+
+
+def _without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
+    """An error about a video without the video's path, since it may be published with the life."""
     if isinstance(source, SimulatedSource | ScreenSource):
         return str(error)
     return str(error).removeprefix(f"{source.path}: ")

@@ -24,7 +24,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 
 from singlelife.errors import LifeError, RunError
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
 from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.pairs.transforms import color_factors, to_pixel_values

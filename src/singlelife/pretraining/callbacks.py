@@ -15,7 +15,7 @@ from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.score import score
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.arguments import RunConfig
 from singlelife.pretraining.batches import ToModel
 from singlelife.pretraining.loop import Callback, Trainer

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from singlelife.croco import CroCoForPreTraining
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.batches import ToModel
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import RunError
 from singlelife.files import free_bytes
-from singlelife.lives.pairs.pair_dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.machine import peak_resident

@@ -10,8 +10,7 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
 from singlelife.errors import LifeError, PairSetError
-from singlelife.lives.pairs.overlap import overlaps_of
-from singlelife.lives.pairs.pair_table import stored_pair_table
+from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing
 from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.prepared import PreparedLife

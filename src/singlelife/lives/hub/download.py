@@ -26,12 +26,20 @@ from huggingface_hub.hf_api import DatasetInfo, RepoSibling
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, LifeError
-from singlelife.files import check_room
+from singlelife.files import check_room, locked
 from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
 from singlelife.hub.repositories import hub_api
-from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
-from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
-from singlelife.lives.prepared import FORMAT_VERSION, GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
+from singlelife.lives.prepare import default_cache_dir, prepare_life, write_dataset_description
+from singlelife.lives.prepared import (
+    COLUMNS,
+    FORMAT_VERSION,
+    GEOMETRY,
+    GEOMETRY_COLUMNS,
+    GEOMETRY_METADATA,
+    METADATA,
+    OPTIONAL_COLUMNS,
+    PreparedLife,
+)
 from singlelife.lives.registry import Life, get_life
 from singlelife.text import in_bytes
 

@@ -1,33 +1,43 @@
-"""Which frames of a life see the same place: the overlap of their sets of visible points, for a whole life.
+"""Which frames of a life see the same place, found once and kept beside its frames as `pairs-<key>.parquet`.
 
 The overlap of two frames is the Jaccard index |A ∩ B| / |A ∪ B| of the sets of 3D points that they see, as in "Unique
-Lives, Shared World" (arXiv 2512.04085). Its neighbour search is exact and never compares all frames with all:
+Lives, Shared World" (arXiv 2512.04085). The search is exact: a sparse matrix product of frames × points with its
+transpose, a block of frames at a time, counts the common points of every two frames that have any.
 
-1. An inverted index gives, for a block of frames, how many of the block's points every other frame sees. A frame B can
-   overlap one of the block by `min_overlap` only if it sees at least min_overlap · |B| of them, since |A ∪ B| ≥ |B|.
-   Few frames pass, because a person stays in a room for minutes: the frames of a block see much the same.
-2. The numbers of common points of the block with those that pass are sums of rows of a small table of zeros and ones
-   (points × frames of the block), which `embedding_bag` adds up in vector registers.
-
-The work is at most (frames × points seen) additions, 16 to an instruction, where nothing is pruned. A sparse matrix
-product, which goes from pair to pair through every point in common, was measured at 1.6 times the time on a week in
-ten rooms, and the more the same things are in view the worse: 5.2 times on a camera that stands still. Memory beyond
-the index is bounded by the sizes below.
+A stored table's key is a hash of the geometry and of the settings, so no table is ever taken for another's. The file
+appears whole or not at all. When several processes ask for a table, one makes it and the others wait.
 """
 
+import hashlib
+import json
+import sys
+import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from scipy import sparse
 from tqdm.auto import tqdm
 
-from singlelife.errors import LifeError
-from singlelife.lives.scene.geometry import VisiblePoints
+from singlelife.errors import LifeError, SingleLifeWarning
+from singlelife.files import atomic_write, locked
+from singlelife.lives.pairs import PairSettings
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frames_at_rate
 
-_BLOCK_FRAMES = 128  # a row of the table is then 512 bytes: eight cache lines
-_BLOCK_POINTS = 1 << 18  # bounds the table of one block, to 128 MiB
-_POINTS_AT_ONCE = 1 << 22  # of the frames that are compared with a block, at a time
+if TYPE_CHECKING:
+    from singlelife.lives.prepared import PreparedLife
+
+_COMMON_AT_ONCE = 1 << 25  # pairs of frames with a common point in one block, at most: bounds the memory
+_BLOCK_FRAMES = 128
 _TARGET_BITS = 7  # of the sort key of a pair: the place of the target in its block
+_MANY_FRAMES = 300_000  # many minutes; the time grows with the square
+_FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table
+_DESCRIPTION = b"singlelife"  # the key of our JSON in the metadata of the file's schema
+_SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap", pa.float32())])
 
 
 @dataclass(frozen=True)
@@ -40,7 +50,7 @@ class PairTable:
         num_frames: of the life.
         num_in_range: ordered pairs within the range of overlaps; more than m where `max_neighbours` left some out.
         num_above: ordered pairs that overlap more than the range allows.
-        key: of the geometry and settings that a stored table was made from; empty where it is not stored.
+        key: hash of the geometry and settings that a stored table was made from; empty if it is not stored.
     """
 
     target: np.ndarray
@@ -58,35 +68,36 @@ class PairTable:
 def find_overlaps(
     points: VisiblePoints,
     component: np.ndarray,
+    settings: PairSettings,
     *,
-    min_overlap: float,
-    max_overlap: float,
-    max_neighbours: int,
     seed: int = 0,
     block_frames: int = _BLOCK_FRAMES,
     progress: bool = False,
 ) -> PairTable:
     """All pairs of frames whose overlap is in a range, but for each frame at most `max_neighbours`.
 
-    Of a target with more partners, those are kept whose pairs have the smallest hash. The hash is of the seed and the
+    Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the seed and the
     two rows, whatever their order, so the choice is fair (it knows neither time nor overlap), the same in every run,
-    and does not depend on the size of blocks. The cap is on each target's sources: where it bites, (a, b) may be kept
-    and (b, a) not.
+    and independent of the size of blocks. The cap is on each target's sources: where it bites, (a, b) may be kept and
+    (b, a) not.
 
     Args:
         points: the points that each of n frames sees.
-        component: int64 (n,), as of a `Geometry`: only frames of the same one are compared, and none of -1.
-        min_overlap: the least overlap, over 0.
-        max_overlap: the largest, at least `min_overlap` and at most 1.
-        max_neighbours: sources to keep of each target, at least 1.
+        component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
+        settings: the range of overlaps, and the number of neighbours.
         seed: of the choice among more, 0 to 2**64 - 1.
         block_frames: frames compared with the others at a time, 1 to 128; the result does not depend on it.
         progress: show a progress bar on stderr.
 
     Raises:
-        LifeError: an argument is out of its range, or `points` and `component` are not of the same frames.
+        LifeError: a setting is out of its range, or `points` and `component` are not of the same frames.
     """
-    check_overlap_range(min_overlap, max_overlap, max_neighbours)
+    least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
+    if not 0 < least <= most <= 1 or neighbours < 1:
+        raise LifeError(
+            "The overlap of spatial pairs should be 0 < min_overlap <= max_overlap <= 1, and max_neighbours at least "
+            f"1, not {least:g} to {most:g} and {neighbours}."
+        )
     if len(points) != len(component) or not 1 <= block_frames <= 1 << _TARGET_BITS:
         raise LifeError(
             f"The search for overlaps takes a component for each frame and blocks of 1 to {1 << _TARGET_BITS} frames, "
@@ -95,13 +106,13 @@ def find_overlaps(
     found, in_range, above = [], 0, 0
     with tqdm(desc="Finding overlaps", total=int((component >= 0).sum()), unit=" frames", disable=not progress) as bar:
         for rows in _rows_of_components(component):
-            index = _Index.of_frames(points, rows)
-            for start, stop in index.blocks(block_frames):
-                target, source, overlap, more = index.overlaps(start, stop, min_overlap, max_overlap)
-                in_range, above = in_range + len(target), above + more
-                kept = _smallest_hashes(target - start, rows[target], rows[source], max_neighbours, seed)
+            for start, target, source, overlap in _overlapping(points, rows, block_frames, bar):
+                above += int((overlap > np.float32(most)).sum())
+                inside = (overlap >= np.float32(least)) & (overlap <= np.float32(most))
+                target, source, overlap = target[inside], source[inside], overlap[inside]
+                in_range += len(target)
+                kept = _smallest_hashes(target - start, rows[target], rows[source], neighbours, seed)
                 found.append((rows[target[kept]], rows[source[kept]], overlap[kept]))
-                bar.update(stop - start)
     # Components interleave in time, so the whole is sorted once more; within one it is sorted already.
     target, source, overlap = (
         np.concatenate([part[column] for part in found]).astype(dtype) if found else np.zeros(0, dtype)
@@ -109,19 +120,6 @@ def find_overlaps(
     )
     order = np.argsort(target, kind="stable")
     return PairTable(target[order], source[order], overlap[order], len(points), in_range, above)
-
-
-def check_overlap_range(min_overlap: float, max_overlap: float, max_neighbours: int) -> None:
-    """Make sure that the settings of a search make sense.
-
-    Raises:
-        LifeError: they do not.
-    """
-    if not 0 < min_overlap <= max_overlap <= 1 or max_neighbours < 1:
-        raise LifeError(
-            "The overlap of spatial pairs should be 0 < min_overlap <= max_overlap <= 1, and max_neighbours at least "
-            f"1, not {min_overlap:g} to {max_overlap:g} and {max_neighbours}."
-        )
 
 
 def overlaps_of(points: VisiblePoints, component: np.ndarray, pairs: np.ndarray) -> np.ndarray:
@@ -138,94 +136,110 @@ def overlaps_of(points: VisiblePoints, component: np.ndarray, pairs: np.ndarray)
     return overlap
 
 
-@dataclass(frozen=True)
-class _Index:
-    """The points that the frames of one component see, and, inverted, the frames that see each point.
+def stored_pair_table(
+    life: "PreparedLife",
+    geometry: Geometry,
+    settings: PairSettings,
+    *,
+    num_frames: int | None = None,
+    progress: bool = True,
+) -> PairTable:
+    """The overlapping frames of a life: read if they are stored, or else found and stored.
 
-    Points are numbered from 0, and those that only one frame sees are left out: they are in no intersection. `sizes`
-    counts them all the same.
+    A file that is damaged, or is not of this geometry and these settings, is made again, with a warning.
+
+    Args:
+        life: the prepared life.
+        geometry: its own.
+        settings: the range of overlaps, the number of neighbours and the rate.
+        num_frames: of the life, from its first, to look at; all by default. The neighbours of a frame are drawn among
+            these, so they are as many as if the life ended there.
+        progress: show a progress bar on stderr if the table must be made.
+
+    Raises:
+        LifeError: the geometry is of another life, a setting is out of its range, or the table cannot be written.
     """
-
-    sizes: np.ndarray  # int64 (n,)
-    offsets: np.ndarray  # int64 (n + 1,), of `points`
-    points: np.ndarray  # int32, ascending in each frame
-    starts: np.ndarray  # int64 (number of points + 1,), of `frames`
-    frames: np.ndarray  # int32, ascending for each point
-
-    @classmethod
-    def of_frames(cls, points: VisiblePoints, rows: np.ndarray) -> "_Index":
-        sizes = points.counts[rows]
-        ids = points.ids[_ranges(points.offsets[rows], sizes)]
-        frame = np.repeat(np.arange(len(rows), dtype=np.int32), sizes)
-        order = np.argsort(ids, kind="stable")
-        ids = ids[order]
-        first = np.flatnonzero(np.concatenate([[True], ids[1:] != ids[:-1]])) if len(ids) else np.zeros(0, np.int64)
-        seen_by = np.diff(np.append(first, len(ids)))
-        shared = seen_by > 1
-        kept = order[np.repeat(shared, seen_by)]
-        number = np.full(len(ids), -1, dtype=np.int32)
-        number[kept] = np.repeat(np.arange(shared.sum(), dtype=np.int32), seen_by[shared])
-        left = number >= 0
-        return cls(
-            sizes=sizes,
-            offsets=_offsets(np.bincount(frame[left], minlength=len(rows))),
-            points=number[left],
-            starts=_offsets(seen_by[shared]),
-            frames=frame[kept],
+    if len(geometry) != len(life):
+        raise LifeError(
+            f"The life {life.name} has {len(life)} frames and its geometry {len(geometry)}: they are not of the same "
+            "preparation. Make the poses again."
         )
+    component = np.full(len(life), -1, dtype=np.int64)
+    looked_at = frames_at_rate(life, settings.spatial_rate)
+    looked_at = looked_at[: np.searchsorted(looked_at, len(life) if num_frames is None else num_frames)]
+    component[looked_at] = geometry.component[looked_at]
+    key = pair_table_key(replace(geometry, component=component), settings)
+    path = life.path / f"pairs-{key[:12]}.parquet"
+    table = _read_if_there(path, key, settings)
+    if table is not None:
+        return table
+    try:
+        with locked(life.path.with_name(f"{life.path.name}.pairs.lock"), f"the pairs of {life.name}"):
+            table = _read_if_there(path, key, settings)  # perhaps made by the process that held the lock
+            if table is None:
+                if progress and (count := int((component >= 0).sum())) > _MANY_FRAMES:
+                    print(
+                        f"Overlaps of {count:,} frames take hours and much memory to find. --spatial-rate 1 looks at "
+                        "one a second, which is enough for a life of days.",
+                        file=sys.stderr,
+                    )
+                table = replace(find_overlaps(geometry.points, component, settings, progress=progress), key=key)
+                _write(table, path)
+    except OSError as error:
+        raise LifeError(
+            f"The pairs of the life {life.name} cannot be written as {path}: {error.strerror or error}. Make room, or "
+            "make the folder writable."
+        ) from error
+    return table
 
-    def blocks(self, most_frames: int) -> Iterator[tuple[int, int]]:
-        """The first frame of each block, and the first after it."""
-        start = 0
-        while start < len(self.sizes):
-            fitting = int(np.searchsorted(self.offsets, self.offsets[start] + _BLOCK_POINTS, side="right")) - 1
-            stop = min(max(fitting, start + 1), start + most_frames, len(self.sizes))
-            yield start, stop
-            start = stop
 
-    def overlaps(
-        self, start: int, stop: int, least: float, most: float
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, int]:
-        """Target (in the block), source and overlap of all pairs within a range, and how many are above it."""
-        import torch  # here, so that to name the pairings takes no torch
+def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
+    """SHA-256 of all that decides what a pair table holds, as a hex string.
 
-        least, most = float(np.float32(least)), float(np.float32(most))
-        seen = self.points[self.offsets[start] : self.offsets[stop]]
-        in_block = np.unique(seen)
-        hits = np.bincount(
-            self.frames[_ranges(self.starts[in_block], self.starts[in_block + 1] - self.starts[in_block])],
-            minlength=len(self.sizes),
-        )
-        candidates = np.flatnonzero((hits > 0) & (hits * (1 + 1e-6) >= least * self.sizes))
+    Args:
+        geometry: of the frames that are compared; those left out have the component -1.
+        settings: of the search.
+    """
+    described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
+    digest = hashlib.sha256(json.dumps(described).encode())
+    for values in (geometry.component, geometry.points.offsets, geometry.points.ids):
+        digest.update(np.ascontiguousarray(values, dtype="<i8").data)
+    return digest.hexdigest()
 
-        # Row p + 1 of the table says which frames of the block see its p-th point; row 0 is for points of others.
-        table_row = np.zeros(len(self.starts) - 1, dtype=np.int32)
-        table_row[in_block] = np.arange(1, len(in_block) + 1)
-        table = np.zeros((len(in_block) + 1, stop - start), dtype=np.float32)
-        table[table_row[seen], np.repeat(np.arange(stop - start), np.diff(self.offsets[start : stop + 1]))] = 1
-        block_sizes = torch.from_numpy(self.sizes[start:stop].astype(np.float32))
 
-        found, above = [], 0
-        counts = self.offsets[candidates + 1] - self.offsets[candidates]
-        for part in np.split(candidates, _cuts(counts, _POINTS_AT_ONCE)):
-            counts = self.offsets[part + 1] - self.offsets[part]
-            rows = table_row[self.points[_ranges(self.offsets[part], counts)]]
-            common = torch.nn.functional.embedding_bag(
-                torch.from_numpy(rows),
-                torch.from_numpy(table),
-                torch.from_numpy(_offsets(counts)[:-1].astype(np.int32)),
-                mode="sum",
-            )
-            union = torch.from_numpy(self.sizes[part].astype(np.float32))[:, None] + block_sizes - common
-            overlap = common.div_(union)  # of two exact numbers, so it is the nearest to the true one
-            own = np.flatnonzero((part >= start) & (part < stop))
-            overlap[own, part[own] - start] = 0  # a frame is no partner of its own
-            above += int((overlap > most).sum())
-            places = torch.nonzero(((overlap >= least) & (overlap <= most)).ravel()).ravel()
-            which, column = np.divmod(places.numpy(), stop - start)
-            found.append((column + start, part[which], overlap.ravel()[places].numpy()))
-        targets, sources, overlaps = (np.concatenate(column) for column in zip(*found, strict=True))
-        return targets, sources, overlaps, above
+def _overlapping(
+    points: VisiblePoints, rows: np.ndarray, block_frames: int, bar: tqdm
+) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
+    """For each block of one component's frames: its first frame, then target, source and overlap of its pairs.
+
+    Frames are numbered by their place in `rows`. Pairs without a common point are left out.
+    """
+    sizes = points.counts[rows]
+    ids = np.concatenate([points[row] for row in rows])
+    _, number, seen_by = np.unique(ids, return_inverse=True, return_counts=True)
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    seen = sparse.csr_array((np.ones(len(ids), np.float32), number, offsets), shape=(len(rows), len(seen_by)))
+    seen_from = seen.T.tocsr()
+    # A block ends where its frames could have more pairs than are wanted at once; its first frame is always in it.
+    most_pairs = np.concatenate([[0], np.cumsum(np.minimum(seen @ seen_by, len(rows)))])
+    start = 0
+    while start < len(rows):
+        fitting = int(np.searchsorted(most_pairs, most_pairs[start] + _COMMON_AT_ONCE, side="right")) - 1
+        stop = min(max(fitting, start + 1), start + block_frames, len(rows))
+        common = (seen[start:stop] @ seen_from).tocoo()
+        target, source = common.coords[0].astype(np.int64) + start, common.coords[1].astype(np.int64)
+        union = (sizes[target] + sizes[source]).astype(np.float32) - common.data
+        others = target != source  # a frame is no partner of its own
+        yield start, target[others], source[others], (common.data / union)[others]
+        bar.update(stop - start)
+        start = stop
+
+
+def _rows_of_components(component: np.ndarray) -> list[np.ndarray]:
+    """The rows of each component, ascending."""
+    order = np.argsort(component, kind="stable")
+    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
+    return [rows for rows in groups if len(rows) and component[rows[0]] >= 0]
 
 
 def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, most: int, seed: int) -> np.ndarray:
@@ -235,7 +249,7 @@ def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, 
     order = np.argsort(key)
     counts = np.bincount(target)
     rank = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    kept = np.sort(order[rank < most])
+    kept = order[rank < most]
     return kept[np.lexsort((second[kept], target[kept]))]
 
 
@@ -251,25 +265,36 @@ def _hash(low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
     return mixed
 
 
-def _rows_of_components(component: np.ndarray) -> list[np.ndarray]:
-    """The rows of each component that has two or more, ascending."""
-    order = np.argsort(component, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
-    return [rows for rows in groups if len(rows) and component[rows[0]] >= 0]
+def _write(table: PairTable, path: Path) -> None:
+    description = {name: getattr(table, name) for name in ("key", "num_frames", "num_in_range", "num_above")}
+    columns = pa.table(
+        [table.target, table.source, table.overlap],
+        schema=_SCHEMA.with_metadata({_DESCRIPTION: json.dumps(description)}),
+    )
+    with atomic_write(path) as aside:
+        pq.write_table(columns, aside, compression="zstd")
 
 
-def _ranges(starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    """start, start + 1, … of each range, one range after the other, int64."""
-    places = np.repeat(starts - (np.cumsum(counts) - counts), counts)
-    places += np.arange(len(places))
-    return places
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    """Where each of several stretches of these lengths begins, and where the last ends, int64."""
-    return np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _cuts(counts: np.ndarray, most: int) -> np.ndarray:
-    """Where to cut stretches into parts that sum up to about `most`, or a single stretch that is longer."""
-    return np.flatnonzero(np.diff(np.cumsum(counts) // most)) + 1
+def _read_if_there(path: Path, key: str, settings: PairSettings) -> PairTable | None:
+    """A stored table, checked, since what is out of range here would be a crash hours into a run; None without one."""
+    if not path.exists():
+        return None
+    least, most = np.float32(settings.min_overlap), np.float32(settings.max_overlap)
+    try:
+        columns = pq.read_table(path)
+        description = json.loads((columns.schema.metadata or {})[_DESCRIPTION])
+        if description["key"] != key or not columns.schema.equals(_SCHEMA):
+            raise ValueError("it was made from other poses or settings")
+        arrays = {name: columns.column(name).combine_chunks().to_numpy() for name in _SCHEMA.names}
+        table = PairTable(**arrays, **description)
+        for rows in (table.target, table.source):
+            if len(rows) and not 0 <= rows.min() <= rows.max() < table.num_frames:
+                raise ValueError("it names frames that are not there")
+        if (np.diff(table.target) < 0).any() or not ((table.overlap >= least) & (table.overlap <= most)).all():
+            raise ValueError("its pairs are out of order or out of range")
+    except Exception as error:  # of several libraries, by what is damaged
+        warnings.warn(
+            f"The pair table {path} cannot be used ({error}). It is made again.", SingleLifeWarning, stacklevel=3
+        )
+        return None
+    return table

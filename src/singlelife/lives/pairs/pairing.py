@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar
 import numpy as np
 
 from singlelife.errors import LifeError
+from singlelife.lives.pairs import PairSettings as PairSettings
 from singlelife.lives.pairs.segments import segment_starts
 
 if TYPE_CHECKING:
@@ -62,35 +63,12 @@ def _uniform(seed: int, stream: int, indices: np.ndarray, count: int) -> np.ndar
 
 
 @dataclass(frozen=True)
-class PairSettings:
-    """The settings of all pairings; each reads its own.
-
-    Attributes:
-        min_gap, max_gap: seconds between the frames of a temporal pair, 0 < min_gap <= max_gap.
-        min_overlap, max_overlap: overlap (Jaccard index of the visible points) of a spatial pair's frames,
-            0 < min_overlap <= max_overlap <= 1.
-        max_neighbours: sources kept for each target of spatial pairs, at least 1.
-        spatial_rate: frames per second among which spatial pairs are looked for, in Hz; 0 for all. The work grows
-            with the square of the frames: for a life of days 1 Hz is minutes, and 10 Hz hours.
-        spatial_weight: share of spatial pairs in a union, 0 to 1.
-    """
-
-    min_gap: float = 0.1
-    max_gap: float = 1.0
-    min_overlap: float = 0.2
-    max_overlap: float = 0.7
-    max_neighbours: int = 100
-    spatial_rate: float = 0.0
-    spatial_weight: float = 0.5
-
-
-@dataclass(frozen=True)
 class PairingContext:
     """What a pairing is made from: a life, the rows of it that may be used, and the settings.
 
     Attributes:
         timestamps: seconds since the start of the frame's video, float64 (n,).
-        video_index: which video each frame is of, int64 (n,).
+        video_index: which video each frame belongs to, int64 (n,).
         rows: the rows of the life that may be used, sorted int64.
         settings: of all pairings.
         within_video: no pair may be of two videos.
@@ -116,7 +94,7 @@ class PairingContext:
 
         @cache
         def pair_table() -> "PairTable":
-            from singlelife.lives.pairs.pair_table import stored_pair_table
+            from singlelife.lives.pairs.overlap import stored_pair_table
             from singlelife.lives.scene.store import life_geometry
 
             geometry = life_geometry(life, progress=progress)
@@ -170,7 +148,7 @@ class TemporalPairing(Pairing):
 
     Args:
         timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame is of, int64 of shape (n,).
+        video_index: which video each frame belongs to, int64 of shape (n,).
         min_gap: the shortest time between the two frames, in seconds, over 0.
         max_gap: the longest, in seconds, at least `min_gap`.
         rows: the rows of the life that may be used (for example without the held-out stretches), sorted int64. Rows
@@ -409,7 +387,7 @@ class RandomPairing(Pairing):
 
 
 class AugmentedPairing(Pairing):
-    """One frame as both views, told apart by their crops alone: a baseline without any motion of the camera.
+    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera.
 
     Args:
         rows: the rows of the life that may be used, int64.

@@ -5,7 +5,7 @@ import numpy as np
 from singlelife.errors import LifeError
 from singlelife.text import duration
 
-HELD_OUT = 0.05  # the share of a life's frames that training holds out, unless it is told another
+HELD_OUT = 0.05  # the share of a life's frames that training holds out by default
 
 _CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
 _ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken as that long
@@ -19,7 +19,7 @@ def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 
     Args:
         timestamps: seconds, float64 of shape (n,), ordered within each video.
-        video_index: which video each frame is of, int64 of shape (n,).
+        video_index: which video each frame belongs to, int64 of shape (n,).
 
     Returns:
         Sorted int64 rows; the first is 0.
@@ -44,7 +44,7 @@ def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 
     Args:
         timestamps: seconds, float64 of shape (n,), ordered within each video.
-        video_index: which video each frame is of, int64 of shape (n,).
+        video_index: which video each frame belongs to, int64 of shape (n,).
 
     Returns:
         float64 of shape (n + 1,), ascending from 0.
@@ -89,7 +89,7 @@ def hold_out(
 
     Args:
         timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame is of, int64 of shape (n,).
+        video_index: which video each frame belongs to, int64 of shape (n,).
         fraction: the share of the frames to hold out, 0 (none) to 0.5.
         max_gap: the largest gap of a pair, in seconds.
 

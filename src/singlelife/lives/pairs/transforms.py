@@ -1,6 +1,6 @@
 """From the uint8 crops of a batch to what the model takes, on the device.
 
-Crops and flips are made by the loader's workers, where the frames are decoded (`pair_dataset.py`). Colour and
+Crops and flips are made by the loader's workers, where the frames are decoded (`dataset.py`). Colour and
 normalisation are arithmetic on whole batches and run where the model runs.
 """
 

@@ -2,7 +2,8 @@
 
 An MPS folder holds `closed_loop_trajectory.csv` (poses of the device), `semidense_points.csv.gz` (points of the
 world), `semidense_observations.csv.gz` (when the SLAM cameras saw which) and `online_calibration.jsonl`. These files
-are read a block at a time: a week of them is larger than memory.
+are read a block at a time: a week of them is larger than memory. (projectaria-tools reads each file whole, at 240
+bytes an observation.)
 
 Two things about Aria decide what a visible point is here. The points are tracks: a place that is looked at again makes
 new ones. So a point is named by the voxel of the world that it lies in, else no two frames minutes apart would share
@@ -24,8 +25,14 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints, frame_sizes, rigid_transforms
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.geometry import (
+    Geometry,
+    GeometrySettings,
+    VisiblePoints,
+    frame_sizes,
+    rigid_transforms,
+    voxel_ids,
+)
 
 TRAJECTORY = "closed_loop_trajectory.csv"
 POINTS = "semidense_points.csv.gz"
@@ -316,9 +323,7 @@ class _Folder:
         path = self.folder / name
         try:
             with (
-                pa.OSFile(
-                    str(path), "rb"
-                ) as file,  # not a file of Python's: threads that read ahead would need its lock
+                pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
                 pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
                 pacsv.open_csv(
                     stream,
@@ -326,7 +331,7 @@ class _Folder:
                     convert_options=pacsv.ConvertOptions(include_columns=list(columns), column_types=columns),
                 ) as reader,
                 tqdm(
-                    desc=f"Reading {name}", total=file.size(), unit="B", unit_scale=True, disable=not self.progress
+                    None, f"Reading {name}", file.size(), unit="B", unit_scale=True, disable=not self.progress
                 ) as bar,
             ):
                 for batch in reader:
@@ -359,9 +364,7 @@ class _Seen:
 
     def finish(self, num_frames: int) -> VisiblePoints:
         self._tidy()
-        offsets = np.zeros(num_frames + 1, dtype=np.int64)
-        np.cumsum(np.bincount(self._frames[0], minlength=num_frames), out=offsets[1:])
-        return VisiblePoints(offsets, self._ids[0])
+        return VisiblePoints.from_counts(np.bincount(self._frames[0], minlength=num_frames), self._ids[0])
 
     def _tidy(self) -> None:
         frames = np.concatenate([*self._frames, np.zeros(0, dtype=np.int32)])
@@ -380,7 +383,7 @@ def _check_whole(folder: Path) -> None:
             raise LifeError(f"{folder / name} is missing: poses come from {TRAJECTORY}, points from {POINTS}. Get it.")
     if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
         raise LifeError(
-            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees cannot be told without "
+            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees is not known without "
             "one of them. Get one of the two files."
         )
 

@@ -1,7 +1,8 @@
 """Poses and visible points of a COLMAP model, text or binary.
 
 The two formats are short and documented, so they are read here, with every size checked against the file before
-anything is read: pycolmap, a wheel of its own size, is needed only to make a reconstruction, not to use one.
+anything is read. pycolmap is needed only to make a reconstruction, not to use one: it would also need the 3D points,
+and keep every keypoint in memory.
 """
 
 import mmap

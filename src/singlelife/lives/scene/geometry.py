@@ -15,6 +15,8 @@ from singlelife.errors import LifeError
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
+_VOXEL_BITS = 21  # of each coordinate: three of them make a positive int64
+
 
 @dataclass(frozen=True)
 class VisiblePoints:
@@ -33,9 +35,13 @@ class VisiblePoints:
     def from_frames(cls, frames: Sequence[np.ndarray]) -> "VisiblePoints":
         """From the ids of each frame, in any order and with doubles."""
         unique = [np.unique(np.asarray(ids, dtype=np.int64)) for ids in frames]
-        offsets = np.zeros(len(unique) + 1, dtype=np.int64)
-        np.cumsum([len(ids) for ids in unique], out=offsets[1:])
-        return cls(offsets, np.concatenate(unique) if unique else np.zeros(0, dtype=np.int64))
+        counts = np.array([len(ids) for ids in unique], dtype=np.int64)
+        return cls.from_counts(counts, np.concatenate(unique) if unique else np.zeros(0, dtype=np.int64))
+
+    @classmethod
+    def from_counts(cls, counts: np.ndarray, ids: np.ndarray) -> "VisiblePoints":
+        """From how many points each frame sees, and the ids of all frames one after another."""
+        return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), ids)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -73,7 +79,7 @@ class Geometry:
     def unknown(cls, num_frames: int) -> "Geometry":
         """Of which nothing is known yet, to be filled in; it has no points."""
         return cls(
-            VisiblePoints.from_frames([np.zeros(0, dtype=np.int64)] * num_frames),
+            VisiblePoints.from_counts(np.zeros(num_frames, dtype=np.int64), np.zeros(0, dtype=np.int64)),
             np.full(num_frames, -1, dtype=np.int64),
             np.full((num_frames, 4, 4), np.nan),
             np.full((num_frames, 4), np.nan),
@@ -82,28 +88,24 @@ class Geometry:
 
 @dataclass(frozen=True)
 class GeometrySettings:
-    """How geometry is made of its source. Each source takes what it needs.
-
-    Attributes:
-        voxel_size: side of the voxels that stand for points seen from depth or by Aria, in the unit of the poses;
-            0 takes 0.1 m for Aria, and for depth an eighth of its median.
-        max_inv_dist_std, max_dist_std: points of Aria that are less certain (in 1/m and m) are left out; the limits
-            that its makers name.
-        tolerance: in seconds. A frame of an Aria video has the pose nearest to it in time if that is no further away,
-            and sees the points that were observed no further away.
-        max_distance: in metres. Where there are no observations, points of Aria count as visible up to here.
-        video_start: when on the device's clock an Aria video begins, where no file says: in seconds, or
-            `"trajectory"` for the time of the first pose. Empty: not known.
-        upright: Aria's videos have been turned by a quarter clockwise from how the sensor is mounted, as its tools do.
-    """
+    """How to make geometry from its source. Each source takes what it needs."""
 
     voxel_size: float = 0.0
+    """side of the voxels that stand for points, in the unit of the poses; 0 takes 0.1 m for Aria, and an eighth of
+    the median depth for depth"""
     max_inv_dist_std: float = 0.005
+    """leave out points of Aria that are less certain, in 1/m; the default is what its makers recommend"""
     max_dist_std: float = 0.01
+    """leave out points of Aria that are less certain, in m; the default is what its makers recommend"""
     tolerance: float = 0.05
+    """most seconds between a frame of an Aria video and its pose, and between it and the observations it sees"""
     max_distance: float = 5.0
+    """how far points of Aria count as visible where there are no observations, in m"""
     video_start: str = ""
+    """when an Aria video begins on the device's clock, in seconds, or `trajectory` for the time of the first pose;
+    needed where no NAME_mp4_to_vrs_time_ns.csv says"""
     upright: bool = True
+    """Aria's videos have been turned by a quarter clockwise from how the sensor is mounted, as its tools do"""
 
     def __post_init__(self) -> None:
         numbers = {name: value for name, value in asdict(self).items() if isinstance(value, float)}
@@ -122,6 +124,35 @@ def frame_sizes(life: "PreparedLife") -> np.ndarray:
     """Height and width of the stored frames of each video, int64 (number of videos, 2)."""
     first = [int(np.argmax(life.video_index == video)) for video in range(len(life.videos))]
     return np.array([image.shape[-2:] for image in life.decode(first)], dtype=np.int64)
+
+
+def frames_at_rate(life: "PreparedLife", rate: float) -> np.ndarray:
+    """Rows of the first frame in each `1 / rate` seconds of each video, or all rows if the rate is 0; int64."""
+    if rate == 0:
+        return np.arange(len(life))
+    tick = np.floor(life.timestamps * rate + 1e-6)
+    new = np.ones(len(life), dtype=bool)
+    new[1:] = (np.diff(tick) != 0) | (np.diff(life.video_index) != 0)
+    return np.flatnonzero(new)
+
+
+def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
+    """The voxel of each point, as one number, so that what is seen twice has one name.
+
+    Args:
+        points: world coordinates, (..., 3), in any unit.
+        size: side of a voxel, in the same unit.
+
+    Returns:
+        int64 (...), not negative, the same for all points of a voxel and no others; -1 for points that are not finite
+        or lie further than a million voxels from the origin.
+    """
+    half = 1 << (_VOXEL_BITS - 1)
+    with np.errstate(invalid="ignore"):  # NaN and infinity become -1 below
+        cells = np.floor(np.asarray(points, dtype=np.float64) / size)
+        known = np.asarray((np.abs(cells + 0.5) < half).all(axis=-1))
+    x, y, z = np.moveaxis(np.where(known[..., None], cells, 0).astype(np.int64) + half, -1, 0)
+    return np.where(known, (x << 2 * _VOXEL_BITS) | (y << _VOXEL_BITS) | z, -1)
 
 
 def rigid_transforms(quaternions: np.ndarray, shifts: np.ndarray) -> np.ndarray:

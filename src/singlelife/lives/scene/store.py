@@ -18,14 +18,14 @@ import pyarrow.compute as pc
 from datasets import load_from_disk
 
 from singlelife.errors import LifeError
-from singlelife.lives.columns import GEOMETRY_COLUMNS
-from singlelife.lives.prepare import locked, write_dataset_description
+from singlelife.files import locked
+from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import GEOMETRY as FOLDER
+from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.prepared import GEOMETRY_METADATA as METADATA
-from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
-from singlelife.lives.scene.depth_points import default_voxel_size, depth_geometry
+from singlelife.lives.scene.depth import default_voxel_size, depth_geometry
 from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
 from singlelife.lives.video.sources import VideoFile
 from singlelife.lives.video.sources import fingerprint as file_fingerprint
@@ -33,7 +33,6 @@ from singlelife.lives.video.sources import fingerprint as file_fingerprint
 FORMAT_VERSION = 1
 
 _ROWS_IN_A_BATCH = 4096
-_FEWEST_FRAMES = 10  # with fewer, nothing is said of how the camera moves
 _FILES = {
     "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
     "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
@@ -43,7 +42,7 @@ _FILES = {
 
 @dataclass(frozen=True)
 class GeometrySource:
-    """What geometry is made of.
+    """A source of geometry.
 
     Attributes:
         kind: `"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own).
@@ -71,7 +70,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         points = table.column("point_ids")
         ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
         geometry = Geometry(
-            VisiblePoints(_offsets(pc.list_value_length(points).to_numpy()), ids),
+            VisiblePoints.from_counts(pc.list_value_length(points).to_numpy(), ids),
             component.to_numpy(),
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
@@ -89,7 +88,7 @@ def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
     Returns:
         `source` (its kind), `fingerprint` (of the source's files, the settings and the life), `settings`, `voxel_size`
         (0 where points are not voxels), `chosen` (whether the source was named, not found), `num_frames`,
-        `num_registered`, `components` and `warnings`.
+        `num_registered` and `components`.
 
     Raises:
         LifeError: it cannot be read.
@@ -123,7 +122,7 @@ def life_geometry(
         progress: show progress bars on stderr.
 
     Raises:
-        LifeError: there is nothing to make it of, or what there is cannot be used.
+        LifeError: there is no source, or it cannot be used.
     """
     metadata = geometry_metadata(life)
     found = None if source is None and metadata is not None and metadata["chosen"] else find_source(life, source)
@@ -140,7 +139,7 @@ def life_geometry(
         settings = GeometrySettings(**metadata["settings"]) if metadata else GeometrySettings()
     fingerprint = _fingerprint(life, found, settings)
     if metadata is None or metadata["fingerprint"] != fingerprint:
-        with locked(Path(f"{life.path}.geometry.lock"), life.name):
+        with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
             metadata = geometry_metadata(life)
             if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
                 _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
@@ -150,7 +149,7 @@ def life_geometry(
 
 
 def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySource | None:
-    """What the geometry of a life can be made of: in `folder`, or by default what lies with the life.
+    """The source of a life's geometry: in `folder`, or by default what lies with the life.
 
     Raises:
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
@@ -158,7 +157,7 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     root = folder or _slam_folder(life)
     if life.metadata.get("shuffled"):  # its frames no longer stand where a recording's times say
         if folder is not None:
-            raise LifeError(f"The frames of {life.name} are in random order: name poses with the life it is made of.")
+            raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
         places = []
     else:
         places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
@@ -173,41 +172,6 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
         )
     known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
     return GeometrySource("depth") if known else None
-
-
-def hardly_moves(geometry: Geometry, unit: float) -> str | None:
-    """Why spatial pairs of such geometry are useless, in a sentence; None if they are not.
-
-    Args:
-        geometry: of a life.
-        unit: a distance that is nothing beside the scene, such as the side of a voxel; 0 if none is known.
-    """
-    frames = np.flatnonzero(geometry.component >= 0)
-    if len(frames) < _FEWEST_FRAMES:
-        return None
-    turned, moved = [], []
-    for component in np.unique(geometry.component[frames]):
-        poses = geometry.poses[frames[geometry.component[frames] == component]]
-        middle = np.median(poses[:, :3, 2:], axis=0)
-        looking = middle[:, 0] / max(float(np.linalg.norm(middle[:, 0])), 1e-9)
-        turned.append(np.degrees(np.arccos(np.clip(poses[:, :3, 2] @ looking, -1, 1))))
-        moved.append(np.linalg.norm(poses[:, :3, 3] - middle[:, 1], axis=1))
-    most_turned, furthest = (float(np.quantile(np.concatenate(values), 0.95)) for values in (turned, moved))
-    drawn = np.random.default_rng(0).choice(frames, (256, 2))
-    overlaps = [_jaccard(geometry.points[i], geometry.points[j]) for i, j in drawn if i != j]
-    same = float(np.median(overlaps)) if overlaps else 0.0
-    if not (most_turned <= 4 and furthest <= unit) and same < 0.9:
-        return None
-    return (
-        f"The camera hardly moves: 95% of the frames lie within {most_turned:.1f} degrees and {furthest:.2g} units of "
-        f"one pose, and two of them share {same:.0%} of their points in the median. Spatial pairs would show the same "
-        "view twice and teach nothing about space; choose temporal pairs, or another recording."
-    )
-
-
-def _jaccard(a: np.ndarray, b: np.ndarray) -> float:
-    common = len(np.intersect1d(a, b, assume_unique=True))
-    return common / max(1, len(a) + len(b) - common)
 
 
 def _slam_folder(life: PreparedLife) -> Path:
@@ -253,7 +217,6 @@ def _make(
     else:
         voxel_size = voxel_size or default_voxel_size(life)
         geometry = depth_geometry(life, voxel_size=voxel_size, progress=progress)
-    useless = hardly_moves(geometry, voxel_size)
     metadata |= {
         "format_version": FORMAT_VERSION,
         "source": source.kind,
@@ -262,7 +225,7 @@ def _make(
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
         "components": len(np.unique(geometry.component[geometry.component >= 0])),
-        "warnings": [useless] if useless else [],
+        "warnings": [],  # part of the format; of earlier versions that judged the camera's motion here
     }
     try:
         _store(life, geometry, metadata)
@@ -312,9 +275,3 @@ def _batches(geometry: Geometry, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
 
 def _every(step: int, count: int) -> pa.Array:
     return pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(step))
-
-
-def _offsets(counts: np.ndarray) -> np.ndarray:
-    offsets = np.zeros(len(counts) + 1, dtype=np.int64)
-    np.cumsum(counts, out=offsets[1:])
-    return offsets

@@ -4,8 +4,11 @@ The walker knows the map, as people know the place they live in: it picks a part
 there on a path that keeps away from walls. What makes the camera's motion that of a person is that the eyes do not
 point where the feet go: they follow the way with some delay, wander, now and then look aside or back, and sometimes
 the walker stops to look around.
+
+Paths lead over a grid of nodes that a player can stand on.
 """
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -13,14 +16,20 @@ from collections.abc import Sequence
 import numpy as np
 import vizdoom as vzd
 
-from singlelife.lives.simulation.doom_map import DoomMap
-from singlelife.lives.simulation.doom_walkways import PLACE, Walkways
+from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
 
 _CELL = 128  # map units; places are visited by cells of this size
 _PUSH = 1.9  # on the buttons, for a map unit per frame
 _NEAR = 4  # levels of the depth buffer, about 40 map units
 _LOST = 96  # map units from the path
 _TRIED = 25  # frames after which one tries a door again
+
+_PLACE = 512  # nodes; fewer are hardly a place
+
+_GRID = 16  # map units between nodes
+_RADIUS, _HEIGHT, _STEP = 16, 56, 24  # of the game's player; _STEP is the highest it can step up
+_EXITS = (11, 51, 52, 124, 197, 198)  # actions of lines that end the level
+_NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1, 1))
 
 
 class Walker:
@@ -139,7 +148,7 @@ class Walker:
         floor, ceiling = _heights(sectors)
         self._ways.update_heights(floor, ceiling)
         nodes = self._ways.haunts(position)
-        if len(nodes) < PLACE:  # cut off by what was in the way
+        if len(nodes) < _PLACE:  # cut off by what was in the way
             self._ways.unblock()
             self._ways.update_heights(floor, ceiling)
             nodes = self._ways.haunts(position)
@@ -171,3 +180,214 @@ def _cell(position: np.ndarray) -> tuple[int, int]:
 
 def _wrapped(degrees: float) -> float:
     return float((degrees + 180) % 360 - 180)
+
+
+class Walkways:
+    """Nodes and ways between them, as the heights of floors and ceilings have it.
+
+    The game moves a square of side 32: its floor is the highest below the square, its ceiling the lowest above, and it
+    can step 24 units up, and down as far as one likes. Doors that are closed count as open.
+    """
+
+    def __init__(self, doom_map: DoomMap):
+        low = np.minimum(doom_map.start, doom_map.start + doom_map.direction).min(axis=0)
+        high = np.maximum(doom_map.start, doom_map.start + doom_map.direction).max(axis=0)
+        self._origin = np.floor(low / _GRID) * _GRID + _GRID / 2
+        self._shape = tuple(((high - self._origin) // _GRID + 1).astype(int))
+        x, y = (self._origin[axis] + _GRID * np.arange(self._shape[axis]) for axis in (0, 1))
+        sectors = doom_map.sectors_at(x, y).T.reshape(-1)
+
+        samples, lines = _samples(doom_map)
+        touched, touching = self._nodes_touching(samples)
+        line_of = lines[touching]
+        solid = doom_map.impassable[line_of] | np.isin(doom_map.special[line_of], _EXITS)
+        self._walls = sectors == OUTSIDE
+        self._walls[touched[solid]] = True
+        self._heights: np.ndarray | None = None
+        self._haunts: set[int] = set()
+        self._blocked = self._walls.copy()  # and what has turned out to be in the way
+
+        two_sided = ~solid
+        node = np.concatenate([np.flatnonzero(sectors != OUTSIDE), *[touched[two_sided]] * 2])
+        sector = np.concatenate(
+            [sectors[sectors != OUTSIDE], doom_map.right[line_of[two_sided]], doom_map.left[line_of[two_sided]]]
+        )
+        pairs = np.unique(np.stack([node, sector], axis=1), axis=0)
+        self._node, self._sector = pairs.T
+        self._first = np.flatnonzero(np.diff(self._node, prepend=-1))
+        self._all_doors = _doors(doom_map)
+        self._doors = self._all_doors.copy()  # less those given up
+
+    def update_heights(self, floor: np.ndarray, ceiling: np.ndarray) -> None:
+        """Take the sectors' heights as they are now, and find again where one can walk."""
+        self._now = np.stack([floor, ceiling])
+        ceiling = np.where(self._doors, np.maximum(ceiling, floor + 2 * _HEIGHT), ceiling)
+        heights = np.stack([floor, ceiling])
+        if self._heights is not None and np.array_equal(heights, self._heights):
+            return
+        self._heights = heights
+        self._haunts = set()
+        nodes = self._node[self._first]
+        bottom, top = np.full(len(self._blocked), np.inf), np.full(len(self._blocked), -np.inf)
+        bottom[nodes] = np.maximum.reduceat(floor[self._sector], self._first)
+        top[nodes] = np.minimum.reduceat(ceiling[self._sector], self._first)
+        bottom, top = bottom.reshape(self._shape), top.reshape(self._shape)
+        self._standable = ~self._blocked.reshape(self._shape) & (top - bottom >= _HEIGHT)
+        ways = np.zeros((len(self._blocked), len(_NEIGHBOURS)), dtype=bool)
+        for neighbour, (dx, dy) in enumerate(_NEIGHBOURS):
+            there_bottom, there_top = _shifted(bottom, dx, dy, np.inf), _shifted(top, dx, dy, -np.inf)
+            with np.errstate(invalid="ignore"):  # infinite on both sides
+                fits = (there_bottom - bottom <= _STEP) & (there_top - np.maximum(bottom, there_bottom) >= _HEIGHT)
+            ways[:, neighbour] = (fits & self._standable & _shifted(self._standable, dx, dy, False)).reshape(-1)
+        node, number = np.nonzero(ways)
+        there = node + np.array([dx * self._shape[1] + dy for dx, dy in _NEIGHBOURS])[number]
+        length = np.array([np.hypot(dx, dy) for dx, dy in _NEIGHBOURS])[number] * self._discomfort()[there]
+        self._graph = _Graph(node, there, length, len(ways))
+        self._reversed_graph = _Graph(there, node, length, len(ways))
+
+    def _discomfort(self) -> np.ndarray:
+        """What it costs to go over each node: more beside walls."""
+        wall = ~self._standable
+        cost = np.ones(self._shape)
+        for extra in (3.0, 1.0, 0.5):
+            wall = wall | np.any([_shifted(wall, dx, dy, True) for dx, dy in _NEIGHBOURS], axis=0)
+            cost += extra * wall
+        return cost.reshape(-1)
+
+    def block(self, position: np.ndarray, reach: float) -> None:
+        """Take the nodes within `reach` map units from now on as impassable."""
+        away = np.abs(self.positions(np.arange(len(self._blocked))) - position[:2]).max(axis=1)
+        self._blocked |= away < reach
+        self._heights = None
+
+    def unblock(self) -> None:
+        """Forget what was blocked, and the doors that were given up."""
+        self._blocked = self._walls.copy()
+        self._doors = self._all_doors.copy()
+        self._heights = None
+
+    def positions(self, nodes: np.ndarray) -> np.ndarray:
+        """Map coordinates of nodes, (..., 2) float64."""
+        return self._origin + _GRID * np.stack(np.unravel_index(nodes, self._shape), axis=-1)
+
+    def next_to_door(self, position: np.ndarray) -> bool:
+        """Whether a player at `position` would touch a door."""
+        return bool(self._doors[self._sectors_touched(position)].any())
+
+    def door_moves(self, position: np.ndarray, floor: np.ndarray, ceiling: np.ndarray) -> bool:
+        """Whether what a player at `position` would touch has moved since heights were last taken."""
+        touched = self._sectors_touched(position)
+        return not np.array_equal(self._now[:, touched], np.stack([floor, ceiling])[:, touched])
+
+    def give_up_door(self, position: np.ndarray) -> None:
+        """Take the doors that a player at `position` would touch as what they are, until something opens them."""
+        self._doors[self._sectors_touched(position)] = False
+        self._heights = None
+
+    def _sectors_touched(self, position: np.ndarray) -> np.ndarray:
+        node = self._node_at(position)
+        return self._sector[np.searchsorted(self._node, node) : np.searchsorted(self._node, node, "right")]
+
+    def _node_at(self, position: np.ndarray) -> int:
+        x, y = np.clip(np.rint((position[:2] - self._origin) / _GRID), 0, np.array(self._shape) - 1).astype(int)
+        return int(x * self._shape[1] + y)
+
+    def _start_near(self, position: np.ndarray) -> int:
+        """The node to start from: the nearest that can be stood on."""
+        standable = np.flatnonzero(self._standable)
+        away = np.abs(self.positions(standable) - position[:2]).max(axis=1)
+        return int(standable[away.argmin()])
+
+    def haunts(self, position: np.ndarray) -> np.ndarray:
+        """Nodes to walk to: those that one can come back from, so that the walker never ends up in a pit.
+
+        All that can be reached if the place to come back to is hardly one, a ledge for instance.
+        """
+        start = self._start_near(position)
+        if start not in self._haunts:
+            there, back = self._graph.reach(start), self._reversed_graph.reach(start)
+            self._haunts = there & back
+            if len(self._haunts) < _PLACE:
+                self._haunts = set()
+                return np.array(sorted(there))
+        return np.array(sorted(self._haunts))
+
+    def path(self, position: np.ndarray, goal: int) -> np.ndarray:
+        """Map coordinates from `position` to the node `goal`, (steps, 2)."""
+        return self.positions(np.array(self._graph.path(self._start_near(position), goal)))
+
+    def _nodes_touching(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Nodes whose player would touch a sample point of a line, and the numbers of those points."""
+        corner = np.floor((samples - self._origin) / _GRID).astype(int)
+        nodes, points = [], []
+        for dx in (-1, 0, 1, 2):
+            for dy in (-1, 0, 1, 2):
+                place = corner + np.array([dx, dy])
+                away = np.abs(self._origin + _GRID * place - samples).max(axis=1)
+                near = (away < _RADIUS) & (place >= 0).all(axis=1) & (place < self._shape).all(axis=1)
+                nodes.append(place[near, 0] * self._shape[1] + place[near, 1])
+                points.append(np.flatnonzero(near))
+        return np.concatenate(nodes), np.concatenate(points)
+
+
+class _Graph:
+    """Edges by the node that they leave, in plain lists, which Python walks through fastest."""
+
+    def __init__(self, node: np.ndarray, there: np.ndarray, length: np.ndarray, num_nodes: int):
+        order = np.argsort(node, kind="stable")
+        self._first: list[int] = np.searchsorted(node[order], np.arange(num_nodes + 1)).tolist()
+        self._there: list[int] = there[order].tolist()
+        self._length: list[float] = length[order].tolist()
+
+    def reach(self, start: int) -> set[int]:
+        """The nodes that can be reached."""
+        found, waiting = {start}, [start]
+        while waiting:
+            node = waiting.pop()
+            for neighbour in self._there[self._first[node] : self._first[node + 1]]:
+                if neighbour not in found:
+                    found.add(neighbour)
+                    waiting.append(neighbour)
+        return found
+
+    def path(self, start: int, goal: int) -> list[int]:
+        """The nodes on the cheapest path to one that can be reached (Dijkstra's algorithm)."""
+        before: dict[int, int] = {}
+        cost = {start: 0.0}
+        queue = [(0.0, start, start)]
+        while goal not in before:
+            so_far, node, previous = heapq.heappop(queue)
+            if node in before:
+                continue
+            before[node] = previous
+            for edge in range(self._first[node], self._first[node + 1]):
+                neighbour, total = self._there[edge], so_far + self._length[edge]
+                if total < cost.get(neighbour, np.inf):
+                    cost[neighbour] = total
+                    heapq.heappush(queue, (total, neighbour, node))
+        path = [goal]
+        while path[-1] != start:
+            path.append(before[path[-1]])
+        return path[::-1]
+
+
+def _samples(doom_map: DoomMap) -> tuple[np.ndarray, np.ndarray]:
+    """Points along all lines, 4 map units apart at most, and the line of each."""
+    count = np.ceil(np.linalg.norm(doom_map.direction, axis=1) / 4).astype(int) + 1
+    line = np.repeat(np.arange(len(count)), count)
+    along = (np.arange(len(line)) - np.repeat(np.cumsum(count) - count, count)) / (count[line] - 1)
+    return doom_map.start[line] + along[:, None] * doom_map.direction[line], line
+
+
+def _doors(doom_map: DoomMap) -> np.ndarray:
+    """Sectors that may be doors, bool: those that some line acts upon, by its tag or because they lie behind it."""
+    acts = doom_map.special > 0
+    doors = np.isin(doom_map.sector_tag, doom_map.tag[acts]) & (doom_map.sector_tag != 0)
+    doors[doom_map.left[acts & (doom_map.left != OUTSIDE)]] = True
+    return doors
+
+
+def _shifted(array: np.ndarray, dx: int, dy: int, fill: float) -> np.ndarray:
+    """The array whose [x, y] is `array[x + dx, y + dy]`."""
+    padded = np.pad(array, 1, constant_values=fill)
+    return padded[1 + dx : 1 + dx + array.shape[0], 1 + dy : 1 + dy + array.shape[1]]

@@ -19,8 +19,7 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation.doom_geometry import MapGeometry, depth_of_buffer
-from singlelife.lives.simulation.doom_map import DoomMap
+from singlelife.lives.simulation.doom_map import DoomMap, MapGeometry, depth_of_buffer
 from singlelife.lives.simulation.doom_walker import Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames

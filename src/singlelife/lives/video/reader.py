@@ -71,7 +71,6 @@ class VideoReader:
         damaged_packets: how many packets of the stream could not be decoded so far.
         seconds: until the end of the last frame that was decoded.
         stored_size: width and height of the frames as they are stored, in pixels.
-        average_rate: of the frames in the file, in Hz; 0 if its header does not say.
         announced_seconds: how long the video is by its header; 0 if that does not say.
         num_frames_estimate: about how many frames will be kept; 0 if the header does not say how long it is.
 
@@ -133,7 +132,6 @@ class VideoReader:
         self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
         kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
         self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
-        self.average_rate = float(self._stream.average_rate or 0)
         self.stored_size = width, height = self._stream.width, self._stream.height
         if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
             self._container.close()
@@ -153,14 +151,6 @@ class VideoReader:
             lost.append(f"it ends after {self.seconds:.1f} of the {self._announced:.1f} s that its header announces")
         return "; ".join(lost) or None
 
-    def seek(self, share: float) -> None:
-        """Begin with the key frame before this share of the video, 0 to 1, instead of its start.
-
-        Where a file cannot be searched, it begins where it stands.
-        """
-        with contextlib.suppress(av.FFmpegError):
-            self._container.seek(round(share * self.announced_seconds / self._clock), stream=self._stream)
-
     def glance(self) -> str | None:
         """Whether the first frame can be decoded and the file goes on to its end, which takes a moment.
 
@@ -177,7 +167,8 @@ class VideoReader:
         if self._announced is None:
             return None
         start, self._end = self._stream.start_time or 0, -1
-        self.seek(1.0)
+        with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
+            self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:

@@ -1,7 +1,10 @@
 """What the videos of a life are read from: files, or rows of a `datasets` column that hold the files' bytes."""
 
+import glob
 import hashlib
+import re
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
@@ -12,6 +15,10 @@ from singlelife.errors import LifeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+VIDEO_SUFFIXES = frozenset(
+    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
+)
 
 _FINGERPRINTED = 1 << 20  # bytes at each end of a video
 
@@ -74,6 +81,66 @@ def fingerprint(source: VideoSource) -> str:
     return f"{size}-{digest.hexdigest()}"
 
 
+def find_videos(paths: Sequence[str | Path]) -> list[Path]:
+    """The files that `paths` stand for, without doubles: in the order given, in natural order within each.
+
+    Raises:
+        LifeError: a path stands for nothing, or a list of videos cannot be read.
+    """
+    found: list[Path] = []
+    for path in map(str, paths):
+        whole = Path(path).expanduser()
+        # glob.glob, since Path.glob refuses absolute patterns
+        matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
+        inside = [file for match in sorted(matches, key=_natural) for file in videos_in(match)]
+        if not path or not inside:
+            why = "no such file or folder, and nothing that it matches as a glob"
+            if whole.is_dir():
+                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
+            raise LifeError(f"There is no video {path!r}: {why}.")
+        found += inside
+    return distinct(found)
+
+
+def distinct(files: Sequence[Path]) -> list[Path]:
+    """Each file once, by its first path."""
+    by_target: dict[Path, Path] = {}
+    for file in files:
+        by_target.setdefault(file.resolve(), file)
+    return list(by_target.values())
+
+
+def videos_in(path: Path) -> list[Path]:
+    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
+    if not path.is_dir():
+        return listed_in(path) if path.suffix == ".txt" else [path]
+    files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
+    return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
+
+
+def listed_in(path: Path) -> list[Path]:
+    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
+
+    Raises:
+        LifeError: it cannot be read, names none, or one that is not there.
+    """
+    try:
+        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise LifeError(f"The list of videos {path} cannot be read ({error}).") from error
+    files = [path.parent / line for line in lines if line and not line.startswith("#")]
+    gone = [file for file in files if not file.is_file()]
+    if gone or not files:
+        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
+        raise LifeError(f"The list of videos {path} names {what}.")
+    return files
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    """A sort key that puts clip 2 before clip 10."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
+
+
 def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | EmbeddedVideo]:
     """The videos of a data set's `Video` column, in the order of its rows, for `get_life(name, videos=...)`.
 
@@ -81,7 +148,7 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
         life = prepare_life(get_life("my_clips", videos=videos))
 
     Rows that hold a path of this machine give that file, once if several rows name it. Rows that hold bytes are named
-    by the path that stands beside them, with the row's number as a folder in front where two rows have the same one,
+    by the path beside them, with the row's number as a folder in front where two rows have the same one,
     or by the row's number alone. Nothing is decoded, copied or written, and torchcodec is not needed.
 
     Args:
@@ -128,14 +195,11 @@ def _video_column(dataset: "Dataset", column: str | None) -> str:
     if not isinstance(dataset, Dataset):
         known = f" Choose one of its splits: {', '.join(map(str, dataset))}." if isinstance(dataset, dict) else ""
         raise LifeError(f"Videos come from a datasets.Dataset that is not streamed, not from {type(dataset)}.{known}")
-    kinds = {name: type(feature).__name__ for name, feature in dataset.features.items()}
     found = [name for name, feature in dataset.features.items() if isinstance(feature, Video)]
-    listed = ", ".join(f"{name} ({kind})" for name, kind in kinds.items())
     if column is None and len(found) == 1:
         return found[0]
-    if column is None:
-        several = f"several columns of the type Video, {' and '.join(found)}; name one"
-        raise LifeError(f"The data set has {several if found else 'no column of the type Video, but ' + listed}.")
-    if column not in found:
-        raise LifeError(f"The data set has no column {column!r} of the type Video, but {listed}.")
+    if column is None or column not in found:
+        listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in dataset.features.items())
+        wanted = "One column of the type Video should be named" if column is None else f"{column!r} is no Video column"
+        raise LifeError(f"{wanted}: the data set has {listed}.")
     return column

@@ -15,19 +15,22 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
+from singlelife.lives.scene.geometry import frames_at_rate
+from singlelife.lives.scene.sfm import pairs_to_match, reconstruct
 from singlelife.lives.scene.store import life_geometry
-from singlelife.lives.scene.structure_from_motion import pairs_to_match, reconstruct, thinned
 from singlelife.lives.simulation.simulated import render
 
 from .conftest import write_clip
 
+pytestmark = pytest.mark.integration
+
 
 def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
-    np.testing.assert_allclose(small_life.timestamps[thinned(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
-    assert len(thinned(small_life, 100.0)) == len(small_life)
+    np.testing.assert_allclose(small_life.timestamps[frames_at_rate(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
+    assert len(frames_at_rate(small_life, 100.0)) == len(small_life)
     clips = [write_clip(tmp_path / f"{number}.mp4", seconds=0.7) for number in range(3)]
     life = prepare_life(get_life("three", clips), cache_dir=tmp_path, num_workers=1, progress=False)
-    assert life.frame_index[thinned(life, 1.0)].tolist() == [0, 0, 0]
+    assert life.frame_index[frames_at_rate(life, 1.0)].tolist() == [0, 0, 0]
 
 
 def test_pairs_are_along_each_video_and_across_the_life():
@@ -39,12 +42,6 @@ def test_pairs_are_along_each_video_and_across_the_life():
     assert (10, 17) not in known and (99, 100) not in known  # not along a video
     assert len(pairs) < 12 * len(video_index) + 150 * 149 / 2  # in proportion to the life, not to its square
     assert pairs_to_match(np.zeros(3, dtype=np.int64)).tolist() == [[0, 1], [0, 2], [1, 2]]
-
-
-def test_too_few_frames_are_refused(small_life):
-    pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
-    with pytest.raises(LifeError, match=r"At 0.1 Hz the life small gives 1 frames; 3 are the least. Raise --rate"):
-        reconstruct(small_life, rate=0.1, progress=False)
 
 
 def test_a_video_without_texture_gives_nothing_and_says_why(tmp_path):
@@ -93,7 +90,7 @@ def test_a_reconstruction_that_is_killed_goes_on_and_finds_the_true_poses(walk):
     script = (
         "import sys\n"
         "from singlelife.lives.prepared import PreparedLife\n"
-        "from singlelife.lives.scene.structure_from_motion import reconstruct\n"
+        "from singlelife.lives.scene.sfm import reconstruct\n"
         "reconstruct(PreparedLife.load(sys.argv[1]), rate=5)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script, str(life.path)], stderr=subprocess.PIPE)

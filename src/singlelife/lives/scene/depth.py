@@ -9,8 +9,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, VisiblePoints
-from singlelife.lives.scene.voxels import voxel_ids
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, voxel_ids
 
 _GRID = 48  # rows and columns of pixels that are taken of a frame, at most
 # Of the median depth, a voxel is this part. Its correlation with the overlap that warping by depth gives, on two

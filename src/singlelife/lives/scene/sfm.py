@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import frames_at_rate
 
 _AT_ONCE = 32  # images or, times 16, pairs given to COLMAP between two updates of the progress bar
 _NEXT = 5  # of each video's frames, pairs with each of the next 5, then 8, 16, 32 and 64 frames on
@@ -46,7 +47,7 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
             'Reconstructing poses needs pycolmap, which is not installed: pip install "singlelife[poses]". Or name '
             "poses that there are with --from FOLDER."
         ) from error
-    rows = thinned(life, rate)
+    rows = frames_at_rate(life, rate)
     if len(rows) < 3:
         raise LifeError(
             f"At {rate:g} Hz the life {life.name} gives {len(rows)} frames; 3 are the least. Raise --rate."
@@ -75,14 +76,6 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
             "may do better: try --rate with another number."
         )
     return models
-
-
-def thinned(life: PreparedLife, rate: float) -> np.ndarray:
-    """Rows of the first frame in each `1 / rate` seconds of each video, int64."""
-    ticks = np.floor(life.timestamps * rate + 1e-6)
-    new = np.ones(len(life), dtype=bool)
-    new[1:] = (np.diff(ticks) != 0) | (np.diff(life.video_index) != 0)
-    return np.flatnonzero(new)
 
 
 def pairs_to_match(video_index: np.ndarray) -> np.ndarray:
