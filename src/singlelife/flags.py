@@ -34,8 +34,8 @@ def _join_lines_of_help() -> None:
     join = getattr(_strings, "remove_single_line_breaks", None)
     if join is not None and not hasattr(join, "cleaned"):  # another version may do it by itself
 
-        def cleaned(text: str) -> str:
-            return join(cleandoc(text))
+        def cleaned(helptext: str) -> str:
+            return join(cleandoc(helptext))
 
         cleaned.cleaned = True  # type: ignore[attr-defined]
         _strings.remove_single_line_breaks = cleaned
