@@ -131,7 +131,7 @@ class LifeScript:
         if arguments.public and not arguments.push:
             raise LifeError("--public says how to --push, which is not asked for.")
         if arguments.push:
-            from singlelife.lives.hub.push import check_push  # datasets and torch take seconds to import
+            from singlelife.hub.client import check_push
 
             check_push(arguments.push)  # now, not after hours of preparation
         if arguments.root and not arguments.root.is_dir():
@@ -293,7 +293,7 @@ def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namesp
     )
     print(f"  prepared: {len(prepared):,} frames in {prepared.path}")
     if arguments.push:
-        from singlelife.lives.hub.push import push_life
+        from singlelife.lives.hub import push_life
 
         if arguments.public:
             print(f"  The frames may show faces, and their licence is: {life.license}.", file=sys.stderr)

@@ -157,13 +157,11 @@ class TrainArguments:
         "prepared life, where that is missing",
     )
     overwrite_output_dir: bool = option(False, "delete the run that the run folder holds and start anew")
-    resume: str | None = option(
+    resume: bool = option(False, "go on from the run folder's latest checkpoint, or start where it has none yet")
+    resume_from: str | None = option(
         None,
-        "go on from the run folder's latest checkpoint (from the start where it has none yet), from the checkpoint "
-        "folder PATH, or from what --push-to-hub put on the Hub if that is newer (`hub`, or `hub:ORG/NAME`); exact: "
-        "the losses are those of a run that never stopped",
-        nargs="?",
-        const="latest",
+        "go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the "
+        "run folder's latest checkpoint",
         metavar="PATH|hub",
     )
     seed: int = option(0, "of the weights, pairs, crops and masks", metavar="N")
@@ -269,24 +267,23 @@ class HubArguments:
 
     _argument_group_name = "Hub"
 
-    push_to_hub: str | None = option(
+    push_to_hub: bool = option(
+        False,
+        "push the model to the Hub as the run goes on and at its end, privately; a Hub that cannot be reached never "
+        "stops the run. Needs `hf auth login` or HF_TOKEN",
+    )
+    hub_model_id: str | None = option(
         None,
-        "push the model to the Hub as the run goes on and at its end, to ORG/NAME, or by default to the life's name, "
-        "such as singlelife-wt3, in your own namespace or that of --hub-org; private; a Hub that cannot be reached "
-        "never stops the run. Needs `hf auth login` or HF_TOKEN",
-        nargs="?",
-        const="",
+        "the repository: ORG/NAME, or NAME in your own namespace (default: the life's name, such as singlelife-wt3)",
         metavar="REPO",
     )
-    hub_org: str | None = option(None, "the organisation to push to, where REPO does not say it", metavar="ORG")
-    public: bool = option(False, "let everybody see what is pushed, if the licence and those who are seen do")
+    public: bool = option(False, "let everybody see what is pushed, if the licence and the people in it allow it")
     push_steps: int | None = option(
         None, "least steps between pushes, which are of saved checkpoints (default: half an hour apart)", metavar="N"
     )
     push_training_state: bool = option(
-        True, "push also what --resume hub takes to go on with the run, three times the model, to a branch of its own"
+        True, "push also what --resume-from hub needs, three times the model's size, to a branch of its own"
     )
-    push_wait: int = option(600, "longest time to wait for the last push at the end, in seconds", metavar="S")
 
 
 GROUPS: tuple[Any, ...] = (
@@ -309,7 +306,7 @@ FREE_ON_RESUME = {
     *("keep_best", "report_to", "max_skipped_steps"),
 }
 # What belongs to one call, not to the run, so neither read from nor written to a config.
-_CALL_ONLY = {"resume", "overwrite_output_dir", "dry_run"}
+_CALL_ONLY = {"resume", "resume_from", "overwrite_output_dir", "dry_run"}
 
 
 @dataclass
@@ -522,8 +519,7 @@ def _check_ranges(arguments: RunArguments) -> None:
 
 def _check_hub(hub: HubArguments) -> None:
     _require(hub.push_steps is None or hub.push_steps >= 1, "push_steps", hub.push_steps, "at least 1")
-    _require(hub.push_wait >= 0, "push_wait", hub.push_wait, "0 or more")
-    if hub.push_to_hub is None and (hub.public or hub.push_steps):
+    if not hub.push_to_hub and (hub.public or hub.push_steps):
         raise RunError("--public and --push-steps say how to push, and nothing is pushed without --push-to-hub.")
 
 

@@ -20,7 +20,7 @@ from singlelife.pretraining.run_folder import write_text
 
 TEMPLATES = {"slurm": "slurm_array.sbatch", "hf-jobs": "hf_jobs.sh", "shell": "one_after_another.sh"}
 _OF_THE_JOB = ("--life", "--video", "--output-dir", "--resume", "--overwrite-output-dir")  # not the user's to pass on
-_TO_THE_HUB = ["--push-to-hub", "--resume", "hub"]  # since a Hugging Face Job's disk is lost
+_TO_THE_HUB = ["--push-to-hub", "--resume-from", "hub"]  # since a Hugging Face Job's disk is lost
 _IN_THE_JOB = 'pip install "$0" && exec accelerate launch -m singlelife.cli train "$@"'
 
 

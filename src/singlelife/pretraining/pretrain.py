@@ -26,15 +26,13 @@ from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, 
 from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.dry_run import dry_run, preparation_notice
-from singlelife.pretraining.hub.publisher import start_publisher
-from singlelife.pretraining.hub.resume import adopt, checkpoint_from_hub, forget, resumes_from_hub
-from singlelife.pretraining.hub.run import life_facts
 from singlelife.pretraining.optimizer import create_optimizer, recompute
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.progress import Stopwatch
+from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import end_report, learning_rate_report, start_report
 from singlelife.pretraining.resources import Resources
-from singlelife.pretraining.run_folder import RunFolder, atomic_dir, publish, read_metrics
+from singlelife.pretraining.run_folder import RunFolder, atomic_dir, life_facts, publish, read_metrics
 from singlelife.pretraining.sharding import whole_model
 from singlelife.pretraining.starting_model import load_weights, starting_config, starting_model
 from singlelife.pretraining.trackers import start_trackers, track_pictures
@@ -65,7 +63,7 @@ def pretrain(arguments: RunArguments) -> int:
     accelerator = start_accelerator(train, folder)
     publisher = None
     if accelerator.is_main_process and not train.dry_run:
-        publisher = start_publisher(arguments, folder)
+        publisher = start_publisher(arguments.hub, arguments.life_name, folder)
     sampler = StepSampler(
         state.step,
         train.max_steps,
@@ -151,7 +149,7 @@ def pretrain(arguments: RunArguments) -> int:
         accelerator.end_training()
         return 0
     if accelerator.is_main_process:
-        if folder.holds_a_run() and not train.resume:
+        if folder.holds_a_run() and not (train.resume or train.resume_from):
             folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
         adopt(folder, checkpoint)
@@ -246,13 +244,13 @@ def _checkpoint_to_resume(folder: RunFolder, arguments: RunArguments) -> Path | 
         HubError: the checkpoint is to come from the Hub, and cannot.
     """
     train = arguments.train
-    if train.resume and train.overwrite_output_dir:
+    if (train.resume or train.resume_from) and train.overwrite_output_dir:
         raise RunError("--resume goes on with a run and --overwrite-output-dir deletes it: pass one of them.")
-    if train.resume == "latest":
+    if train.resume:
         return next(reversed(folder.checkpoints().values()), None)
-    if resumes_from_hub(train.resume):
+    if train.resume_from == "hub":
         return checkpoint_from_hub(arguments, folder)
-    checkpoint = Path(train.resume) if train.resume else None
+    checkpoint = Path(train.resume_from) if train.resume_from else None
     is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
     if folder.holds_a_run() and not (is_of_this_run or train.overwrite_output_dir or train.dry_run):
         raise RunError(

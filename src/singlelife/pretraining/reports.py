@@ -61,7 +61,7 @@ def start_report(
         )
     if checkpoint:
         lines["going on from"] = str(checkpoint)
-    elif train.resume:
+    elif train.resume or train.resume_from:
         lines["going on from"] = "the beginning: the run folder has no checkpoint yet"
     return table(lines)
 

@@ -9,7 +9,7 @@ model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folde
 reconstruction.png, cross_attention.png, alignment.png
 pictures/step-<step>/    the first two as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
-results/                 scores that `singlelife push --results` was given
+results.jsonl            scores that `singlelife push --results` was given, for the model's card
 """
 
 import contextlib
@@ -20,16 +20,20 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from safetensors import SafetensorError
 
 from singlelife.errors import RunError
+from singlelife.lives.pairs.segments import recording_time
+
+if TYPE_CHECKING:
+    from singlelife.lives.prepared import PreparedLife
 
 _ASIDE = ".tmp"  # ends the name of what is still being written
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
-RESULTS = "results"  # the folder of scores that are kept for the model's card
+RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
@@ -78,7 +82,7 @@ class RunFolder:
             "cross_attention.png",
         )
         tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, "alignment.png", f"{RESULTS}/*.json", *tracked, *MODEL_FILES):
+        for pattern in (*written, "alignment.png", RESULTS, *tracked, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -158,6 +162,21 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError as error:
             raise RunError(f"Line {number} of {path} is not JSON ({error}); repair or remove the file.") from error
     return values
+
+
+def life_facts(life: "PreparedLife") -> dict[str, Any]:
+    """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
+    seconds = float(recording_time(life.timestamps, life.video_index)[-1])
+    kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
+    return {
+        "name": life.name,
+        "frames": len(life),
+        "hours": round(seconds / 3600, 4),
+        "videos": len(life.metadata["videos"]),
+        **{name: life.metadata[name] for name in kept},
+        "simulated": life.metadata["simulation"] is not None,
+        "hub": life.metadata.get("hub"),
+    }
 
 
 @contextlib.contextmanager

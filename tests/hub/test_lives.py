@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 
 from singlelife.errors import HubError, LifeError
 from singlelife.lives.columns import COLUMNS
-from singlelife.lives.hub.download import check_room
+from singlelife.files import check_room
 from singlelife.lives.pairs.pair_dataset import PairDataset
 from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepared import PreparedLife
@@ -26,7 +26,7 @@ from singlelife.lives.resolve import resolve_life
 from ..hub_server import READER, STRANGER, USERS, WRITER, Break
 
 PUSH = """
-from singlelife.lives.hub.push import push_life
+from singlelife.lives.hub import push_life
 from singlelife.lives.prepared import PreparedLife
 result = push_life(PreparedLife.load(life), repo, **options)
 """
@@ -41,7 +41,7 @@ result = main(words)
 
 
 def push(client, life, repo="ann/kitchen", token=WRITER, **options):
-    return client.ask(PUSH, token, life=life.path, repo=repo, options={"max_shard_size": "1MB"} | options)
+    return client.ask(PUSH, token, life=life.path, repo=repo, options={"shard_bytes": 1_000_000} | options)
 
 
 def pushed(client, hub, life, repo="ann/kitchen", **options):
@@ -175,7 +175,7 @@ def test_pushing_again_changes_nothing_and_a_new_form_replaces_the_old(hub, hub_
     assert not [path for method, path, _ in hub.requests if method == "PUT"]
     before = Path(hub_client(RESOLVE, words="ann/kitchen", cache=tmp_path))
 
-    pushed(hub_client, hub, sim_test, max_shard_size="2MB")
+    pushed(hub_client, hub, sim_test, shard_bytes=2_000_000)
     assert [name for name in files(repository) if name.startswith("data/")] == [
         "data/train-00000-of-00002.parquet",
         "data/train-00001-of-00002.parquet",
@@ -234,7 +234,7 @@ def test_a_look_fetches_little(hub, hub_client, tmp_path):
     )
     frames.save_to_disk(tmp_path / "life")
     (tmp_path / "life" / "metadata.json").write_text(json.dumps(METADATA | {"num_frames": 2000}))
-    pushed(hub_client, hub, PreparedLife.load(tmp_path / "life"), max_shard_size="1GB")
+    pushed(hub_client, hub, PreparedLife.load(tmp_path / "life"), shard_bytes=10**9)
     hub.sent = 0
     words = ["peek", "ann/kitchen", "--frames", "2", "--output", str(tmp_path / "sheet.png")]
     assert hub_client(COMMAND, words=words) == 0

@@ -67,7 +67,7 @@ def test_without_a_network_a_set_that_was_kept_is_taken(hub, hub_client, pairs, 
 
 
 def test_a_life_on_the_hub_is_still_a_life(hub, hub_client, sim_test, tmp_path):
-    push = "from singlelife.lives.hub.push import push_life\nfrom singlelife.lives.prepared import PreparedLife\n"
+    push = "from singlelife.lives.hub import push_life\nfrom singlelife.lives.prepared import PreparedLife\n"
     hub_client(push + "push_life(PreparedLife.load(life), 'lives/walk')", life=sim_test.path)
     assert hub_client(RESOLVE, words="lives/walk", cache=tmp_path)[0] == make_pair_set(sim_test, num_pairs=4).hash
     answer = hub_client.ask(PUSH, folder=tmp_path / "none", repo="lives/walk", options={})
