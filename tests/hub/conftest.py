@@ -71,7 +71,8 @@ def run_words(clip: Path, micro_model: Path, life_cache: Path) -> Words:
             "mixed_precision": "no",
             "attention": "sdpa",  # not what is faster here and now: runs are compared
         } | changes
-        return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None] + [*flags]
+        given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
+        return [*(f"--{name}={value}" for name, value in given.items()), *flags]
 
     return build
 

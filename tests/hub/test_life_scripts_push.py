@@ -1,9 +1,14 @@
 """A script's --push against the loopback Hub: private unless it is said otherwise."""
 
+from pathlib import Path
+
 import pytest
 
-from .conftest import write_clip
-from .test_life_scripts import SCRIPTS
+from ..micro import write_clip
+
+pytestmark = pytest.mark.integration
+
+SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 
 RUN = """
 import runpy, sys

@@ -101,7 +101,9 @@ def test_offline_and_pushing_do_not_go_together(run_words, tmp_path):
     assert publishing.start_publisher(HubConfig(), "my_pan", folder) is None
 
 
-def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(hub, hub_client, train, run_words, whole_run, tmp_path):
+def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(
+    hub, hub_client, train, run_words, whole_run, tmp_path
+):
     folder = tmp_path / "run"
     hub.dead = True
     answer = train(run_words(folder, "--push-to-hub", push_steps=4), seconds=3)

@@ -18,10 +18,11 @@ if TYPE_CHECKING:
 class COMMAND:
     """Publish a trained model, a prepared life or a pair set on the Hub, by what WHAT is.
 
-    A run becomes a model that AutoModel.from_pretrained opens, with its card, settings, metrics and pictures; the
-    latest checkpoint of an unfinished run does. A life or a pair set becomes a data set that `--life ORG/NAME` or
-    `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. An interrupted
-    push goes on with the same command; what is there already is not sent again. Needs `hf auth login`, or HF_TOKEN.
+    A run becomes a model that AutoModel.from_pretrained opens, with a card, the settings, metrics and pictures; of an
+    unfinished run, the latest checkpoint is pushed. A life or a pair set becomes a data set that `--life ORG/NAME` or
+    `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. The same
+    command goes on with an interrupted push; what is there already is not sent again. Needs `hf auth login`, or
+    HF_TOKEN.
     """
 
     what: Annotated[Positional[str], arg(metavar="WHAT")]
@@ -41,7 +42,7 @@ class COMMAND:
     """the branch to commit to (default: main)"""
 
     results: tuple[Path, ...] = ()
-    """results.jsonl files with scores of the model for its card; RUN/results.jsonl keeps them for later pushes"""
+    """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
 
     training_state: bool = False
     """push also what `train --resume-from hub` needs, three times the model's size, to a branch of its own"""
@@ -106,7 +107,7 @@ class COMMAND:
             publication = pair_set_publication(path, repo, license=self.license)
             use = "Compare models on it anywhere: singlelife cas A B --pairs {}"
         else:
-            from singlelife.lives.hub import life_publication
+            from singlelife.lives.publishing import life_publication
             from singlelife.lives.resolve import resolve_life
 
             life = resolve_life(self.what, cache_dir=self.cache_dir)
@@ -123,9 +124,15 @@ class COMMAND:
 
         if self.revision is not None:
             raise RunError("--revision goes with a life or a pair set; a model goes to main.")
-        options = {"license": self.license, "results": self.results}
-        publication = run_publication(read_run(path), self.repo, **options)
+        publication = run_publication(read_run(path), self.repo, license=self.license, results=self.results)
         use = 'Load it anywhere: import singlelife; AutoModel.from_pretrained("{}")'
-        state = self.training_state
-        push = partial(push_run, path, self.repo, private=not self.public, training_state=state, **options)
+        push = partial(
+            push_run,
+            path,
+            self.repo,
+            private=not self.public,
+            license=self.license,
+            results=self.results,
+            training_state=self.training_state,
+        )
         return publication, use, push

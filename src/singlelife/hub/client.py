@@ -77,7 +77,7 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
         HfHubHTTPError: for `translate_hub_errors`.
     """
     try:
-        there = api.repo_info(repo_id, repo_type=kind, files_metadata=True)
+        there = described(api, repo_id, kind)
     except RepositoryNotFoundError:
         try:
             sdk = "gradio" if kind == "space" else None
@@ -91,7 +91,6 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
                 ) from error
             raise
         return None
-    assert isinstance(there, DatasetInfo | ModelInfo | SpaceInfo)
     if bool(there.private) != private:
         state, wish = ("private", "public") if there.private else ("public", "private")
         where = f"{api.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
@@ -100,6 +99,17 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
             f"{where}/settings, or push to another name."
         )
     return there
+
+
+def described(api: HfApi, repo_id: str, kind: RepoType, revision: str | None = None) -> RepoInfo:
+    """What the Hub says of a repository, with the sizes of its files.
+
+    Raises:
+        HfHubHTTPError: for `translate_hub_errors`.
+    """
+    info = api.repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
+    assert isinstance(info, DatasetInfo | ModelInfo | SpaceInfo)
+    return info
 
 
 def file_sizes(info: RepoInfo | None) -> dict[str, int]:

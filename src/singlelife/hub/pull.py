@@ -8,11 +8,10 @@ from pathlib import Path
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
-from huggingface_hub.hf_api import DatasetInfo, ModelInfo
 
 from singlelife.errors import HubError, LifeError
 from singlelife.files import check_room
-from singlelife.hub.client import RepoType, file_sizes, hub_api
+from singlelife.hub.client import RepoInfo, RepoType, described, file_sizes, hub_api
 from singlelife.hub.errors import HubUnreachable, Kind, translate_hub_errors
 
 _KINDS: dict[str, Kind] = {"dataset": "data set", "model": "model", "space": "Space"}
@@ -37,7 +36,7 @@ class Remote:
     commit: str
     sizes: dict[str, int]
     revision: str | None
-    info: DatasetInfo | ModelInfo = field(repr=False)
+    info: RepoInfo = field(repr=False)
 
 
 def is_commit(revision: str | None) -> bool:
@@ -52,8 +51,7 @@ def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote
         HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
     """
     with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=_KINDS[kind]):
-        info = hub_api().repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
-    assert isinstance(info, DatasetInfo | ModelInfo)
+        info = described(hub_api(), repo_id, kind, revision)
     if info.sha is None or not is_commit(info.sha):  # a folder is named after it
         raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
     return Remote(repo_id, kind, info.sha, file_sizes(info), revision, info)

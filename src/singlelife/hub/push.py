@@ -5,7 +5,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
@@ -16,6 +16,7 @@ from singlelife.hub.cards import CARD, WRITTEN
 from singlelife.hub.client import (
     RepoInfo,
     check_push,
+    described,
     file_sizes,
     full_name,
     hub_api,
@@ -29,7 +30,8 @@ from singlelife.hub.errors import KEPT, Kind, translate_hub_errors
 _LARGE = (".arrow", ".parquet", ".png", ".safetensors")
 _KINDS: dict[str, Kind] = {"dataset": "data set", "model": "model"}
 
-Content = Path | bytes
+Content: TypeAlias = Path | bytes
+Check: TypeAlias = Callable[[HfApi, RepoInfo], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +63,7 @@ class Publication:
     sizes: dict[str, int]
     marker: str
     replaces: tuple[str, ...] = ()
-    check: Callable[[HfApi, RepoInfo], None] | None = None
+    check: Check | None = None
     keeps_card: bool = False
     squash: bool = False
 
@@ -75,7 +77,7 @@ def publish(
     tries: int = 5,
     progress: bool = True,
 ) -> str:
-    """Push a publication. What is on the Hub is not sent again, so an interrupted push goes on when it is called again.
+    """Push a publication. What is on the Hub is not sent again: an interrupted push goes on when it is called again.
 
     Args:
         publication: what to push.
@@ -100,7 +102,15 @@ def publish(
     def push() -> str:
         repo_id = full_name(api, publication.repo_id)
         with translate_hub_errors(repo_id, f"Pushing to {repo_id}", KEPT, kind), _quiet_client(progress):
-            there = claim(api, repo_id, publication, private)
+            there = claim(
+                api,
+                repo_id,
+                publication.kind,
+                private,
+                what=publication.what,
+                marker=publication.marker,
+                check=publication.check,
+            )
             if revision is not None:
                 api.create_branch(repo_id, branch=revision, repo_type=publication.kind, exist_ok=True)
             files = _with_card(api, publication, repo_id, there)
@@ -112,8 +122,20 @@ def publish(
     return retry(push, tries, print if progress else lambda _: None)
 
 
-def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> RepoInfo | None:
+def claim(
+    api: HfApi,
+    repo_id: str,
+    kind: Literal["dataset", "model"],
+    private: bool,
+    *,
+    what: str,
+    marker: str,
+    check: Check | None = None,
+) -> RepoInfo | None:
     """Create the repository, or make sure that the one of that name holds the same sort of thing.
+
+    Args:
+        what, marker, check: see `Publication`.
 
     Returns:
         What the Hub says of one that was there.
@@ -121,15 +143,14 @@ def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> 
     Raises:
         HubError: it cannot be pushed to.
     """
-    there = open_repository(api, repo_id, publication.kind, private)
+    there = open_repository(api, repo_id, kind, private)
     names = set(file_sizes(there))
-    if there is not None and names - {".gitattributes", CARD} and publication.marker not in names:
+    if there is not None and names - {".gitattributes", CARD} and marker not in names:
         raise HubError(
-            f"The name {repo_id} is taken: it holds files that are not those of {publication.what}. Choose another "
-            "name."
+            f"The name {repo_id} is taken: it holds files that are not those of {what}. Choose another name."
         )
-    if there is not None and publication.check is not None:
-        publication.check(api, there)
+    if there is not None and check is not None:
+        check(api, there)
     return there
 
 
@@ -150,12 +171,12 @@ def _commit(
         if name.endswith(_LARGE):
             api.preupload_lfs_files(repo_id, [addition], repo_type=kind, revision=revision)
         additions.append(addition)
-    before = api.repo_info(repo_id, repo_type=kind, revision=revision)
+    before = described(api, repo_id, kind, revision)
     new = {addition.path_in_repo for addition in additions}
     stale = [
-        CommitOperationDelete(sibling.rfilename)
-        for sibling in before.siblings or []
-        if sibling.rfilename not in new and _matches(sibling.rfilename, publication.replaces)
+        CommitOperationDelete(name)
+        for name in file_sizes(before)
+        if name not in new and _matches(name, publication.replaces)
     ]
     commit = api.create_commit(
         repo_id,

@@ -293,7 +293,7 @@ def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namesp
     )
     print(f"  prepared: {len(prepared):,} frames in {prepared.path}")
     if arguments.push:
-        from singlelife.lives.hub import push_life
+        from singlelife.lives.publishing import push_life
 
         if arguments.public:
             print(f"  The frames may show faces, and their licence is: {life.license}.", file=sys.stderr)

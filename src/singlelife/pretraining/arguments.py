@@ -160,8 +160,8 @@ class TrainArguments:
     resume: bool = option(False, "go on from the run folder's latest checkpoint, or start where it has none yet")
     resume_from: str | None = option(
         None,
-        "go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the "
-        "run folder's latest checkpoint",
+        "go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than "
+        "the run folder's latest checkpoint",
         metavar="PATH|hub",
     )
     seed: int = option(0, "of the weights, pairs, crops and masks", metavar="N")

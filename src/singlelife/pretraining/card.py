@@ -7,7 +7,6 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from types import SimpleNamespace
 from typing import Any
 
 from huggingface_hub import EvalResult, ModelCardData
@@ -16,7 +15,7 @@ from safetensors import safe_open
 from singlelife._version import __version__
 from singlelife.errors import RunError
 from singlelife.files import read_yaml
-from singlelife.hub.cards import TAG, fill_card, license_fields, stated, table
+from singlelife.hub.cards import TAG, fill_card, license_fields, stated
 from singlelife.hub.errors import is_repo_id
 from singlelife.lives.registry import SHUFFLED, Life, life_names, registered_life
 from singlelife.lives.resolve import life_reference
@@ -30,6 +29,7 @@ _OF_EVERY_RUN = {
     *("life", "model", "pairing", "min_gap", "max_gap", "crop_area_min", "crop_area_max", "seed", "mixed_precision"),
     *("max_steps", "train_batch_size", "learning_rate", "base_learning_rate", "warmup_steps", "weight_decay"),
 }
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", re.ASCII)
 _PICTURES = {
     "reconstruction.png": "The target view, masked, as it was, and as the model completes it from the source view",
     "cross_attention.png": "Where patches of the target view look in the source view",
@@ -108,7 +108,7 @@ def read_run(path: Path) -> Run:
         checkpoint,
         step,
         public_settings(settings | {"life": settings["life"] if facts.get("hub") else name}),
-        [_without_folders_in(line) for line in metrics if line["step"] <= step],
+        [{name: without_folders(value) for name, value in line.items()} for line in metrics if line["step"] <= step],
         facts,
         known,
     )
@@ -121,24 +121,20 @@ def model_files(folder: Path) -> list[Path]:
 
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
     """A run's settings without places on this machine: only the last part of a path stays."""
-    return {name: _without_folder(value) for name, value in settings.items() if name not in _OF_THIS_MACHINE}
+    return {name: without_folders(value) for name, value in settings.items() if name not in _OF_THIS_MACHINE}
 
 
-def _without_folder(value: Any) -> Any:
+def without_folders(value: Any) -> Any:
+    """A value as others may know it: only the last part of each path in it, or in a list, stays. ORG/NAME is no path,
+    unless there is such a folder; runs are in `runs` unless one says otherwise."""
     if isinstance(value, list):
-        return [_without_folder(each) for each in value]
-    if not isinstance(value, str) or not re.search(r"[/\\]", value):
-        return value
-    on_the_hub = re.fullmatch(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", value, re.ASCII) and not value.startswith(".")
-    return value if on_the_hub and not Path(value).exists() else PurePath(value.replace("\\", "/")).name
+        return [without_folders(each) for each in value]
+    return " ".join(map(_without_folder, value.split(" "))) if isinstance(value, str) else value
 
 
-def _without_folders_in(line: dict[str, Any]) -> dict[str, Any]:
-    """A line of metrics, with only the last part of an absolute path, such as that of a reference."""
-    return {
-        name: _without_folder(value) if isinstance(value, str) and value.startswith(("/", "~")) else value
-        for name, value in line.items()
-    }
+def _without_folder(word: str) -> str:
+    on_the_hub = _HUB_ID.fullmatch(word) and not word.startswith((".", "runs/")) and not Path(word).exists()
+    return word if on_the_hub or not re.search(r"[/\\]", word) else PurePath(word.replace("\\", "/")).name
 
 
 def _read_facts(path: Path) -> dict[str, Any]:
@@ -158,63 +154,21 @@ class Measure:
     """A number for the card: the mean over the seeds of one measurement.
 
     Attributes:
-        task, protocol, data, data_hash, metric: as in `ResultRow`, the data without folders of this machine.
-        other: the other model, of scores between two; empty otherwise.
-        value: the mean over the seeds.
-        std: over the seeds; None where there is one.
-        low, high: the mean bounds of the 95% intervals; None where there are none.
-        settings: of the measurement.
+        title: for people, such as "CAS with sim_1, top 5 of 64".
+        value: the mean.
+        text: the value with its spread over the seeds and its 95% interval, where they are known.
+        data, protocol: what it was measured on and how.
+        chance: what chance gives, as text; empty where that is not known.
+        result: the same for the header of a model card.
     """
 
-    task: str
-    protocol: str
-    data: str
-    data_hash: str
-    metric: str
-    other: str
+    title: str
     value: float
-    std: float | None
-    low: float | None
-    high: float | None
-    settings: dict[str, Any]
-
-    @property
-    def title(self) -> str:
-        """For people, such as "CAS with sim_1, top 5 of 64"."""
-        k, patches = self.settings.get("k"), self.settings.get("num_patches")
-        text = _TITLES.get(self.metric, self.metric)
-        text = f"{text} with {self.other}" if self.other else text
-        return f"{text}, top {k} of {patches}" if k and patches else text
-
-    @property
-    def text(self) -> str:
-        """The value with its spread and interval."""
-        spread = "" if self.std is None else f" ± {self.std:.3f}"
-        return f"{self.value:.3f}{spread}" + (
-            "" if self.low is None or self.high is None else f" ({self.low:.3f} to {self.high:.3f})"
-        )
-
-    @property
-    def chance_text(self) -> str:
-        """What chance gives, where that is known."""
-        chance = self.settings.get("chance")
-        return f"{chance:.3f}" if isinstance(chance, float) else ""
-
-    def eval_result(self) -> EvalResult:
-        """As the header of a model card has it."""
-        task_type, task_name = _TASKS.get(self.task, ("image-feature-extraction", self.task))
-        args = {name: getattr(self, name) for name in ("std", "low", "high")} | {"chance": self.settings.get("chance")}
-        return EvalResult(
-            task_type=task_type,
-            task_name=task_name,
-            dataset_type=self.data.split(" ")[0],
-            dataset_name=self.data,
-            dataset_revision=self.data_hash,
-            metric_type=self.metric,
-            metric_name=f"{self.title} ({self.protocol})",
-            metric_value=round(self.value, 4),
-            metric_args={name: round(value, 4) for name, value in args.items() if isinstance(value, float)},
-        )
+    text: str
+    data: str
+    protocol: str
+    chance: str
+    result: EvalResult
 
 
 def rows_about(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, Any]]:
@@ -241,38 +195,49 @@ def _is_of(model: str, run: Path, repo_id: str) -> bool:
 
 
 def measures_of(rows: Sequence[dict[str, Any]]) -> list[Measure]:
-    """The rows of one run, those that differ in the seed alone made one."""
-    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    """The rows of one run, of which those that differ in the seed alone make one number."""
+    groups: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         if math.isfinite(row["value"]):
-            names = ("task", "protocol", "data", "data_hash", "metric", "reference")
-            settings = json.dumps(row["settings"], sort_keys=True, default=str)
-            groups.setdefault((*(str(row[name]) for name in names), settings), []).append(row)
-    measures = []
-    for (task, protocol, data, data_hash, metric, reference, _), group in groups.items():
-        values = [float(row["value"]) for row in group]
-        bounds = [[row[name] for row in group if isinstance(row[name], float) and math.isfinite(row[name])]
-                  for name in ("low", "high")]  # fmt: skip
-        low, high = (statistics.fmean(each) if len(each) == len(group) else None for each in bounds)
-        std = statistics.stdev(values) if len(values) > 1 else None
-        other = name_of(reference) if reference else ""
-        mean, settings = statistics.fmean(values), group[0]["settings"] or {}
-        data = _without_folders(data)
-        measures.append(Measure(task, protocol, data, data_hash, metric, other, mean, std, low, high, settings))
-    return measures
+            same = [row[name] for name in ("task", "protocol", "data", "data_hash", "metric", "reference", "settings")]
+            groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
+    return [_measure(group) for group in groups.values()]
 
 
-def name_of(model: str) -> str:
-    """A model as others may know it: the last part of a folder. Runs are in `runs` unless one says otherwise."""
-    on_the_hub = is_repo_id(model) and not model.startswith(("runs/", ".")) and not Path(model).exists()
-    return model if on_the_hub else PurePath(model).name
-
-
-def _without_folders(words: str) -> str:
-    """The name of data as others may know it: the last parts of the paths in it."""
-    return " ".join(
-        PurePath(word).name if word.startswith(("/", ".", "~")) or ("/" in word and Path(word).exists()) else word
-        for word in words.split(" ")
+def _measure(rows: list[dict[str, Any]]) -> Measure:
+    """The number of rows that differ in the seed alone."""
+    row, settings = rows[0], rows[0]["settings"] or {}
+    data, other = without_folders(row["data"]), without_folders(row["reference"])
+    values = [float(each["value"]) for each in rows]
+    numbers = {"std": statistics.stdev(values)} if len(values) > 1 else {}
+    for name in ("low", "high"):
+        if all(each[name] is not None and math.isfinite(each[name]) for each in rows):
+            numbers[name] = statistics.fmean(each[name] for each in rows)
+    value, chance = statistics.fmean(values), settings.get("chance")
+    numbers |= {"chance": chance} if isinstance(chance, float) else {}
+    title = _TITLES.get(row["metric"], row["metric"]) + (f" with {other}" if other else "")
+    if settings.get("k") and settings.get("num_patches"):
+        title += f", top {settings['k']} of {settings['num_patches']}"
+    text = f"{value:.3f}" + (f" ± {numbers['std']:.3f}" if "std" in numbers else "")
+    task_type, task_name = _TASKS.get(row["task"], ("image-feature-extraction", row["task"]))
+    return Measure(
+        title,
+        value,
+        text + (f" ({numbers['low']:.3f} to {numbers['high']:.3f})" if {"low", "high"} <= numbers.keys() else ""),
+        data,
+        row["protocol"],
+        f"{chance:.3f}" if "chance" in numbers else "",
+        EvalResult(
+            task_type=task_type,
+            task_name=task_name,
+            dataset_type=data.split(" ")[0],
+            dataset_name=data,
+            dataset_revision=row["data_hash"],
+            metric_type=row["metric"],
+            metric_name=f"{title} ({row['protocol']})",
+            metric_value=round(value, 4),
+            metric_args={name: round(number, 4) for name, number in numbers.items()},
+        ),
     )
 
 
@@ -287,8 +252,8 @@ def model_card(run: Run, repo_id: str, license: str | None, measures: Sequence[M
     """
     life, facts, settings, last = run.life, run.facts, run.settings, run.last()
     frames_license = stated(facts.get("license") or life.license)
-    simulated = life.kind == "simulated"
-    results = [measure.eval_result() for measure in measures]
+    simulated, name = life.kind == "simulated", repo_id.split("/")[1]
+    results = [measure.result for measure in measures]
     if "val_loss" in last:
         results.append(_loss_result(life.name, last["val_loss"]))
     header = ModelCardData(
@@ -296,7 +261,7 @@ def model_card(run: Run, repo_id: str, license: str | None, measures: Sequence[M
         pipeline_tag="image-feature-extraction",
         tags=[TAG, "croco", "egocentric", "self-supervised", *(["simulated"] if simulated else [])],
         datasets=[facts["hub"]["repo_id"]] if facts.get("hub") else None,
-        model_name=repo_id.split("/")[1],
+        model_name=name,
         eval_results=results or None,
         **license_fields(license if license is not None else frames_license),
         singlelife={
@@ -306,21 +271,27 @@ def model_card(run: Run, repo_id: str, license: str | None, measures: Sequence[M
             "finished": run.finished,
         },
     )
-    by_name = f"--life {settings['life']}" if life.kind != "video" or facts.get("hub") else (
-        f"--life {life.name} --video PATH")  # fmt: skip
-    pictures = [(name, title) for name, title in _PICTURES.items() if (run.folder.path / name).is_file()]
-    hours = _hours(run)
+    rate = settings["learning_rate"]
+    own_recording = life.kind == "video" and not facts.get("hub")
+    by_name = f"--life {life.name} --video PATH" if own_recording else f"--life {settings['life']}"
     fields = {
-        "name": repo_id.split("/")[1],
-        "life": f"`{life.name}`, {life.description or 'a recording'}".rstrip("."),
-        "hours": hours,
-        "unfinished": "" if run.finished else f"{run.step:,} of {settings['max_steps']:,} steps",
-        "pictures": pictures,
+        "name": name,
         "repo_id": repo_id,
-        "data": table(_data(run, hours, frames_license)),
-        "recipe": table(_recipe(run)),
+        "life": life,
+        "facts": facts,
+        "hours": _hours(run),
+        "settings": settings,
+        "step": run.step,
+        "unfinished": "" if run.finished else f"{run.step:,} of {settings['max_steps']:,} steps",
+        "learning_rate": settings["base_learning_rate"] * settings["train_batch_size"] / BATCH_OF_BASE_RATE
+        if rate is None
+        else rate,
+        "config": json.loads((run.model / "config.json").read_text(encoding="utf-8")),
+        "parameters": _parameters(run.model),
+        "version": __version__,
+        "pictures": [(file, title) for file, title in _PICTURES.items() if (run.folder.path / file).is_file()],
         "again": f"accelerate launch train.py {by_name} --config config.yaml",
-        "losses": _losses(run),
+        "last": last,
         "measures": measures,
         "traces": not simulated,
         "license": license,
@@ -341,63 +312,11 @@ def _loss_result(life: str, loss: float) -> EvalResult:
     )
 
 
-def _losses(run: Run) -> str:
-    """The losses, and the agreement with a reference, that the run measured as it went."""
-    last = run.last()
-    losses = [f"{name} {last[key]:.4f}" for name, key in (("training", "loss"), ("validation", "val_loss")) if key in last]
-    text = f"Loss (mean squared error of normalised pixels in masked patches): {', '.join(losses)}." if losses else ""
-    if "cas_reference" in last:
-        text += (
-            f"\n\nAt the end of training, its CAS with {name_of(str(last['cas_reference']))} was {last['cas']:.3f}, "
-            f"position-free {last['cas_position_free']:.3f} (chance {last['cas_chance']:.3f})."
-        )
-    return text.strip()
-
-
 def _hours(run: Run) -> str:
     """How long the life is, or the part of it that the model learnt from, in words."""
     whole = duration(3600 * run.facts["hours"]) if "hours" in run.facts else f"about {run.life.hours:g} h"
     part = run.settings.get("hours")
     return f"the first {part:g} h of {whole}" if part else whole
-
-
-def _data(run: Run, hours: str, license: str) -> dict[str, str]:
-    life, facts = run.life, run.facts
-    frames = f"{facts['frames']:,} at {facts['frame_rate']:g} Hz, shorter side {facts['frame_size']} px" if facts else ""
-    return {
-        "life": f"`{life.name}`: {life.description or 'a recording'}",
-        "data set": (facts.get("dataset") or life.dataset) + (f", {life.url}" if life.url else ""),
-        "on the Hub": f"`{facts['hub']['repo_id']}` at {facts['hub']['revision']}" if facts.get("hub") else "",
-        "length": hours,
-        "frames": frames,
-        "fingerprint": f"`{facts['fingerprint']}`" if facts else "",
-        "access": life.access,
-        "licence of the frames": license or "not stated",
-        "consent": life.consent,
-    }
-
-
-def _recipe(run: Run) -> dict[str, str]:
-    settings, get = run.settings, run.settings.get
-    config = SimpleNamespace(**json.loads((run.model / "config.json").read_text(encoding="utf-8")))
-    gaps = f", {get('min_gap'):g} to {get('max_gap'):g} s apart" if get("pairing") in ("temporal", "union") else ""
-    rate = settings["learning_rate"]
-    if rate is None:
-        rate = settings["base_learning_rate"] * settings["train_batch_size"] / BATCH_OF_BASE_RATE
-    return {
-        "model": f"{get('model')}, {_parameters(run.model) / 1e6:.2f} M parameters; encoder "
-        f"{config.hidden_size} × {config.num_hidden_layers}, decoder {config.decoder_hidden_size} × "
-        f"{config.decoder_num_hidden_layers}, {config.position_embedding_type} positions",
-        "views": f"{config.image_size} px, patches of {config.patch_size} px, {config.mask_ratio:.0%} of the target "
-        "masked",
-        "pairs": f"{get('pairing')}{gaps}; crops of {get('crop_area_min'):.0%} to {get('crop_area_max'):.0%}",
-        "steps": f"{run.step:,} of {settings['max_steps']:,}, {get('train_batch_size')} pairs each",
-        "optimiser": f"AdamW, learning rate {rate:g} after {get('warmup_steps'):,} steps of warm-up, cosine, weight decay "
-        f"{get('weight_decay'):g}",
-        "precision": {"no": "fp32"}.get(str(get("mixed_precision")), str(get("mixed_precision"))),
-        "seed": str(get("seed")),
-        "made by": f"singlelife {__version__}",
-    }
 
 
 def _parameters(folder: Path) -> int:

@@ -1,13 +1,12 @@
 """A run on the Hub: pushed when it is done or as it goes on, and gone on with elsewhere.
 
-The branch `main` of its repository has the model, its image processor and code, the run's settings, metrics and pictures,
-and a model card; whatever is new of them appears in one commit. The branch `training-state`, if asked for, is a run folder
+The branch `main` of its repository has the model, its image processor and code, the run's settings, metrics and
+pictures, and a model card; whatever is new of them appears in one commit. The branch `training-state` is a run folder
 with one checkpoint, from which the run can go on. Nobody who only uses the model downloads it.
 """
 
 import contextlib
 import json
-import math
 import os
 import re
 import shlex
@@ -16,7 +15,8 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,16 @@ from tqdm.auto import tqdm
 from singlelife.errors import HubError, RunError
 from singlelife.files import atomic_write
 from singlelife.hub.cards import CARD
-from singlelife.hub.client import RepoInfo, check_push, check_token, full_name, hub_api, read_remote, retry, wait_before_retry
+from singlelife.hub.client import (
+    RepoInfo,
+    check_push,
+    check_token,
+    full_name,
+    hub_api,
+    read_remote,
+    retry,
+    wait_before_retry,
+)
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
 from singlelife.hub.pull import Remote, fetch, look_up
 from singlelife.hub.push import Content, Publication, claim, publish
@@ -40,10 +49,10 @@ from singlelife.pretraining.arguments import RunArguments as RunConfig
 from singlelife.pretraining.card import Run, measures_of, model_card, model_files, read_run, rows_about
 from singlelife.pretraining.device import this_process
 from singlelife.pretraining.run_folder import MODEL_FILES, RESULTS, RunFolder
-from singlelife.results import ResultRow, append_results
 
 STATE_BRANCH = "training-state"
 
+_MARKER = "modeling_croco.py"  # every repository of a run has it
 _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_AT_THE_END = 10 * 60  # to wait for the last push
 _SECONDS_WHEN_STOPPED = 15  # the same for a run that was told to stop
@@ -77,8 +86,7 @@ def push_run(
         private: only its owner sees it.
         token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
         license: of the weights; that of the frames by default.
-        results: `results.jsonl` files for the card; the rows about this run are kept in its own `results.jsonl`, which
-            every push has in its card.
+        results: `results.jsonl` files with scores for the card, besides that in the run folder.
         training_state: push also what it takes to go on with the run (`--resume-from hub`).
         tries: how many, while the Hub cannot be reached.
         progress: show progress bars, and say why it waits.
@@ -91,15 +99,13 @@ def push_run(
         RunError: the folder is no run, or has no model yet; results are about other models.
         HubError: see `publish`; or the repository holds the model of another life.
     """
-    run, home, options = read_run(pinned or Path(path)), Path(path), {"private": private, "token": token}
+    run, home = read_run(pinned or Path(path)), Path(path)
     check_token(token)
     publication = run_publication(run, repo_id, license=license, results=results, home=home)
+    send = partial(publish, private=private, token=token, tries=tries, progress=progress)
     if training_state:  # first: a run that goes on with it makes the model again
-        state = state_publication(run, publication.repo_id)
-        publish(state, revision=STATE_BRANCH, tries=tries, progress=progress, **options)
-    url = publish(publication, tries=tries, progress=progress, **options)
-    _keep_results(home, results, publication.repo_id)
-    return url
+        send(state_publication(run, publication.repo_id), revision=STATE_BRANCH)
+    return send(publication)
 
 
 def run_publication(
@@ -126,7 +132,7 @@ def run_publication(
         files=files.items,
         card=lambda name: model_card(run, name, license, measures_of(rows)),
         sizes={name: _size(content) for name, content in files.items()},
-        marker="modeling_croco.py",
+        marker=_MARKER,
         replaces=(*MODEL_FILES, "*.png"),
         check=_checks_life(run.life.name),
         keeps_card=True,
@@ -153,7 +159,7 @@ def state_publication(run: Run, repo_id: str) -> Publication:
         files=files.items,
         card=None,
         sizes={name: _size(content) for name, content in files.items()},
-        marker="modeling_croco.py",
+        marker=_MARKER,
         replaces=("checkpoint-*/*",),
         check=_checks_life(run.life.name),
         squash=True,
@@ -207,21 +213,6 @@ def _rows(home: Path, results: Sequence[str | Path], repo_id: str) -> list[dict[
     return rows_about([*([own] if own.is_file() else []), *given], home, repo_id)
 
 
-def _keep_results(home: Path, results: Sequence[str | Path], repo_id: str) -> None:
-    """Put the rows about a run into its own results, so that later pushes have them too."""
-    known = [_row(values) for values in _rows(home, [], repo_id)]
-    new = [row for values in _rows(home, results, repo_id) if (row := _row(values)) not in known]
-    if new:
-        append_results(home / RESULTS, new)
-
-
-def _row(values: dict[str, Any]) -> ResultRow:
-    """A row of a table, which has NaN where a result has nothing."""
-    missing = {name: None for name in ("low", "high", "seed") if values[name] is None or math.isnan(values[name])}
-    row = ResultRow(**values | missing)
-    return row if row.seed is None else replace(row, seed=int(row.seed))
-
-
 def start_publisher(hub: HubConfig, life_name: str, folder: RunFolder) -> "Publisher | None":
     """The publisher of a run, if `--push-to-hub` asks for one.
 
@@ -235,8 +226,8 @@ def start_publisher(hub: HubConfig, life_name: str, folder: RunFolder) -> "Publi
         return None
     if constants.HF_HUB_OFFLINE:
         raise HubError(
-            "--push-to-hub needs the Hub, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE, or leave the flag out and "
-            "push later with `singlelife push`."
+            "--push-to-hub needs the Hub, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE, or leave the flag out "
+            "and push later with `singlelife push`."
         )
     repo_id = hub.hub_model_id or Life(life_name, "video").repository_name
     if "/" in repo_id:
@@ -256,18 +247,8 @@ def _make_ready(repo_id: str, life: str, private: bool) -> None:
     """Create the repository, and make sure that a model of a life can be pushed to it."""
     api = hub_api()
     with translate_hub_errors(repo_id, f"Preparing to push to {repo_id}", "", "model"):
-        nothing = Publication(
-            repo_id=repo_id,
-            kind="model",
-            what=f"a model of the life {life}",
-            message="",
-            files=tuple,
-            card=None,
-            sizes={},
-            marker="modeling_croco.py",
-            check=_checks_life(life),
-        )
-        claim(api, repo_id, nothing, private)
+        what = f"a model of the life {life}"
+        claim(api, repo_id, "model", private, what=what, marker=_MARKER, check=_checks_life(life))
         role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
     if role == "read":
         raise HubError(
@@ -402,7 +383,7 @@ class Publisher:
                 self._changed.wait_for(lambda: self._waiting is not None)
                 pinned, self._pushing, self._waiting = self._waiting, self._waiting, None
             assert pinned is not None
-            problem, again = "", None
+            problem, again, url = "", None, ""
             try:
                 url = push_run(
                     self.folder.path,
@@ -429,7 +410,9 @@ class Publisher:
                     shutil.rmtree(pinned.path, ignore_errors=True)
                 self._changed.notify_all()
             self._say(
-                f"Not pushed so far: {problem} The run goes on." if problem else f"Pushed step {pinned.step:,} to {url}"
+                f"Not pushed so far: {problem} The run goes on."
+                if problem
+                else f"Pushed step {pinned.step:,} to {url}"
             )
             if again is not None and self._given_up.wait(wait_before_retry(again, tried)):
                 return
@@ -450,8 +433,8 @@ def _link(path: str | Path, to: str | Path) -> None:
 def checkpoint_from_hub(config: RunConfig, folder: RunFolder) -> Path | None:
     """The checkpoint to go on from: the Hub's if it is newer than the run folder's latest, else that one.
 
-    The Hub's is downloaded beside the run's own (see `adopt`); its safetensors and JSON files alone. All processes take
-    what the main one found.
+    The Hub's is downloaded beside the run's own (see `adopt`), of its files those in safetensors and JSON. All
+    processes take what the main one found.
 
     Returns:
         The checkpoint's folder, or None where there is none yet, here or there.
@@ -488,8 +471,8 @@ def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
         except HubError as error:
             cause = error.__cause__
             # A job's first start has the same words as those that go on.
-            first = hub.push_to_hub and isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
-            if first or isinstance(cause, RevisionNotFoundError):
+            is_new = isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+            if (hub.push_to_hub and is_new) or isinstance(cause, RevisionNotFoundError):
                 return None
             raise
 
@@ -500,7 +483,8 @@ def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
             raise
         print(f"{error} Going on from the checkpoint of step {latest} that is here.")
         return None
-    step = max((int(match[1]) for match in map(_STATE_FILE.fullmatch, remote.sizes) if match), default=-1) if remote else -1
+    names = map(_STATE_FILE.fullmatch, remote.sizes if remote else ())
+    step = max((int(match[1]) for match in names if match), default=-1)
     if remote is None or step <= latest:
         return None
     print(f"Going on from step {step} of {remote.repo_id} on the Hub.")

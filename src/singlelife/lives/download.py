@@ -1,248 +1,40 @@
-"""Prepared lives on the Hub: pushed as data sets that `datasets.load_dataset` opens, and downloaded once per commit.
+"""A prepared life that comes from the Hub: downloaded once per commit, then used as if it had been prepared here.
 
-A repository has the frames as Parquet files in `data/`, poses and visible points, where they are kept beside the life, in
-`geometry/`, `metadata.json` as the prepared life has it, and a dataset card. All of it appears in one commit: nobody sees
-half a life.
-
-In the cache, `lives/hub/ORG--NAME/` holds a folder for each downloaded commit, and in `refs/` the commit that each branch
-or tag stood for when it was last looked up, so that the same life is found again without a network. A download goes on in
-a folder beside it that ends in `.partial`, one Arrow file per Parquet file, each renamed when it is complete.
+In the cache, `lives/hub/ORG--NAME/` holds a folder for each downloaded commit, and in `refs/` the commit that each
+branch or tag stood for when it was last looked up, so that the same life is found again without a network. A download
+goes on in a folder beside it that ends in `.partial`, one Arrow file per Parquet file, each renamed when it is whole.
 """
 
 import json
+import re
 import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory, gettempdir
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features, Video, load_dataset, load_from_disk
+from datasets import Features, Video, load_dataset
 from datasets.data_files import EmptyDatasetError
 from datasets.exceptions import DataFilesNotFoundError
-from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCardData, HfApi
 from huggingface_hub.constants import HF_HUB_CACHE
-from tqdm.auto import tqdm
 
-from singlelife._version import __version__
 from singlelife.errors import HubError, LifeError
 from singlelife.files import atomic_write, check_room
-from singlelife.hub.cards import TAG, fill_card, license_fields, size_category, stated, table
-from singlelife.hub.client import RepoInfo, check_push, read_remote
 from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
 from singlelife.hub.pull import Remote, fetch, is_commit, look_up, say_kept
-from singlelife.hub.push import Content, Publication, publish
 from singlelife.lives.columns import COLUMNS, GEOMETRY_COLUMNS, OPTIONAL_COLUMNS
 from singlelife.lives.prepare import default_cache_dir, locked, prepare_life, write_dataset_description
 from singlelife.lives.prepared import FORMAT_VERSION, GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.text import in_bytes
 
-SHARD_BYTES = 500_000_000  # of a Parquet file: the memory and scratch space that a push needs
-
+_PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
-_ROWS_PER_GROUP = 200  # some megabytes: what reading a few frames over the network has to fetch
-_MEANINGS = {
-    "image": "JPEG",
-    "timestamp": "seconds since the start of its video",
-    "video": "which recording it is of",
-    "frame_index": "its number in that recording",
-    "pose": "camera to world, 4 × 4; x right, y down, z forward",
-    "intrinsics": "fx, fy, cx, cy in pixels of the image",
-    "depth": "16-bit PNG along z, `depth_scale` of metadata.json to a level, 0 where unknown",
-}
-
-
-def push_life(
-    life: PreparedLife,
-    repo_id: str,
-    *,
-    private: bool = True,
-    token: str | None = None,
-    revision: str | None = None,
-    license: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    progress: bool = True,
-) -> str:
-    """Push a prepared life to the Hub. The frames' bytes stay as they are.
-
-    A push that was interrupted goes on when it is called again, and one of a life that is there already changes
-    nothing. A life that was prepared anew replaces the old one as a new commit.
-
-    Args:
-        life: the prepared life.
-        repo_id: ORG/NAME of a data set; it is made if it is not there.
-        private: only its owner sees it. A life shows people who were not asked.
-        token, revision: see `publish`.
-        license: of the frames; as it is in the life's metadata by default.
-        shard_bytes: size of a Parquet file at most.
-        progress: show progress bars on stderr.
-
-    Returns:
-        The repository's URL.
-
-    Raises:
-        HubError: see `publish`; or the repository holds another life.
-        LifeError: the disk lacks the room for a file.
-    """
-    check_push(repo_id, token)
-    publication = life_publication(life, repo_id, license=license, shard_bytes=shard_bytes, progress=progress)
-    return publish(publication, private=private, token=token, revision=revision, progress=progress)
-
-
-def life_publication(
-    life: PreparedLife,
-    repo_id: str,
-    *,
-    license: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    progress: bool = True,
-) -> Publication:
-    """What `push_life` pushes."""
-    license = stated(life.metadata["license"] if license is None else license)
-    kept = life.path / GEOMETRY / GEOMETRY_METADATA
-    geometry = kept.read_text(encoding="utf-8") if kept.is_file() else None
-    metadata = json.dumps(_public_metadata(life, license), indent=2).encode()
-
-    def files() -> Iterator[tuple[str, Content]]:
-        yield from _parquet_files(life.dataset, "data/train", shard_bytes, f"Pushing {life.name}" if progress else None)
-        if geometry is not None:
-            title = f"Pushing {life.name}'s geometry" if progress else None
-            rows = load_from_disk(str(life.path / GEOMETRY))
-            yield from _parquet_files(rows, f"{GEOMETRY}/train", shard_bytes, title)
-            yield f"{GEOMETRY}/{GEOMETRY_METADATA}", geometry.encode()
-        yield METADATA, metadata
-
-    def check(api: HfApi, there: RepoInfo) -> None:
-        text = read_remote(api, there, "dataset", METADATA)
-        if text is not None and not _is_of(life, text):
-            raise HubError(f"{there.id} holds another life than {life.name}. Choose another name.")
-
-    return Publication(
-        repo_id=repo_id,
-        kind="dataset",
-        what=f"the life {life.name}",
-        message=f"The life {life.name}, {len(life):,} frames",
-        files=files,
-        card=lambda repo_id: _card(life, repo_id, license, json.loads(geometry) if geometry else {}),
-        sizes={"data/train-*.parquet": life.dataset.data.nbytes, METADATA: len(metadata)}
-        | ({f"{GEOMETRY}/train-*.parquet": _disk_bytes(kept.parent)} if geometry else {}),
-        marker=METADATA,
-        replaces=("data/*", f"{GEOMETRY}/*"),
-        check=check,
-    )
-
-
-def _is_of(life: PreparedLife, text: str) -> bool:
-    """Whether a metadata.json is of a life of this name, or of these frames."""
-    try:
-        theirs = json.loads(text)
-    except ValueError:
-        return False
-    ours = {"name": life.name, "fingerprint": life.metadata["fingerprint"]}
-    return isinstance(theirs, dict) and any(theirs.get(key) == value for key, value in ours.items())
-
-
-def _parquet_files(rows: Dataset, name: str, shard_bytes: int, title: str | None) -> Iterator[tuple[str, Path]]:
-    """The rows as Parquet files of at most so many bytes; each is deleted when the next is asked for.
-
-    Raises:
-        LifeError: the disk lacks the room for one.
-    """
-    count = max(1, min(len(rows), -(-rows.data.nbytes // shard_bytes)))
-    otherwise = "choose another place with TMPDIR"
-    check_room(min(shard_bytes, rows.data.nbytes), Path(gettempdir()), "A file of the life", otherwise)
-    bar = tqdm(desc=title, total=len(rows), unit=" frames", disable=title is None)
-    with bar, TemporaryDirectory(prefix="singlelife-") as scratch:
-        for index in range(count):
-            shard = rows.shard(count, index, contiguous=True)
-            file = Path(scratch) / "shard.parquet"
-            shown = not are_progress_bars_disabled()
-            disable_progress_bars()  # of `datasets`, one for each file
-            try:
-                shard.to_parquet(file, batch_size=_ROWS_PER_GROUP)
-            finally:
-                if shown:
-                    enable_progress_bars()
-            yield f"{name}-{index:05d}-of-{count:05d}.parquet", file
-            bar.update(len(shard))
-
-
-def _disk_bytes(folder: Path) -> int:
-    return sum(file.stat().st_size for file in folder.iterdir())
-
-
-def _public_metadata(life: PreparedLife, license: str) -> dict[str, Any]:
-    """What others need of a life's metadata: not where it came from here, nor the Arrow files of this copy."""
-    metadata = {name: value for name, value in life.metadata.items() if name != "hub"} | {"license": license}
-    metadata["videos"] = [
-        {name: value for name, value in report.items() if name != "file"} for report in metadata["videos"]
-    ]
-    return metadata
-
-
-def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, Any]) -> str:
-    """The text of README.md; `geometry` is what `geometry.json` says, or empty."""
-    about, simulated, columns = life.metadata, life.metadata["simulation"] is not None, life.dataset.column_names
-    poses = "pose" in columns or bool(geometry)
-    header = DatasetCardData(
-        pretty_name=life.name,
-        task_categories=["image-feature-extraction", *(["depth-estimation"] if "depth" in columns else [])],
-        tags=[TAG, "egocentric", *(["simulated"] if simulated else []), *(["poses"] if poses else [])],
-        size_categories=[size_category(len(life))],
-        **license_fields(license),
-    )
-    configs: dict[str, Any] = {"default": {"data_files": [{"split": "train", "path": "data/train-*"}], "default": True}}
-    if geometry:
-        configs[GEOMETRY] = {"data_files": [{"split": "train", "path": f"{GEOMETRY}/train-*"}]}
-    MetadataConfigs(configs).to_dataset_card_data(header)
-    what = "video from the eyes of one person"
-    if simulated:
-        what = "a walk through the map of a game, rendered"
-    elif about["dataset"] == "controls":
-        what = "here a control, video that is no life"
-    minutes = sum(report["seconds"] for report in about["videos"]) / 60
-    made = {
-        "source": about["dataset"],
-        "recordings": f"{len(about['videos'])} "
-        f"({f'{minutes / 60:.1f} h' if minutes >= 60 else f'{minutes:.1f} min'})",
-        "frames": f"{about['frame_rate']:g} per second, shorter side {about['frame_size']} px, JPEG",
-        "made by": f"singlelife {__version__}, format {about['format_version']}",
-        "fingerprint": f"`{about['fingerprint']}`",
-        "damaged": "; ".join(
-            f"{report['video']}: {damage}"
-            for report in about["videos"] + about["left_out"]
-            if (damage := report.get("error") or report.get("damage"))
-        ),
-    }
-    known = "No camera poses come with it: pairs are drawn by time."
-    if geometry:
-        known = (
-            f"Camera poses and the 3D points that each frame sees (from {geometry.get('source', 'unnamed files')}, "
-            f"{geometry.get('num_registered', len(life)):,} of {len(life):,} frames) are in "
-            f'`load_dataset("{repo_id}", "geometry")`.'
-        )
-    elif poses:
-        known = "The camera's pose is known for every frame."
-    fields = {
-        "name": life.name,
-        "what": what,
-        "frames": f"{len(life):,}",
-        "people": not simulated,
-        "made": table(made),
-        "columns": [(name, _MEANINGS[name]) for name in columns],
-        "geometry": known,
-        "repo_id": repo_id,
-        "license": license,
-    }
-    return fill_card("life", header, fields)
 
 
 def download_life(
@@ -263,8 +55,8 @@ def download_life(
     Args:
         repo_id: ORG/NAME.
         name: of the life here.
-        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. Without a network,
-            a branch stands for the commit that it stood for before; a line on stderr says so.
+        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. Without one, a
+            branch stands for the commit that it stood for before; a line on stderr says so.
         cache_dir: see `prepare_life`.
         num_workers, strict: for a data set of videos, see `prepare_life`.
         progress: say what is downloaded, and show a progress bar on stderr.
@@ -330,8 +122,8 @@ def describe_remote_life(repo_id: str, revision: str | None = None) -> dict[str,
     seconds = sum(video.get("seconds", 0) for video in metadata["videos"])
     return {
         "life": str(metadata.get("name", "unnamed")),
-        "frames": f"{metadata['num_frames']:,} at {metadata['frame_rate']:g} Hz, of {len(metadata['videos'])} video(s), "
-        f"{seconds / 3600:.2f} h",
+        "length": f"{seconds / 3600:.2f} h in {len(metadata['videos'])} video(s)",
+        "frames": f"{metadata['num_frames']:,} at {metadata['frame_rate']:g} Hz",
         "size": in_bytes(sum(remote.sizes.values())),
         "poses": "yes" if any(file.startswith(f"{GEOMETRY}/") for file in remote.sizes) else "none beside the frames",
         "licence": metadata["license"] or "not stated",
@@ -351,15 +143,22 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     scratch = partial / "download"
-    frames, geometry = ([file for file in sorted(remote.sizes) if file.startswith(f"{part}/train-")
-                         and file.endswith(".parquet") and file.count("/") == 1] for part in ("data", GEOMETRY))  # fmt: skip
+    matches = [match for match in map(_PARQUET.fullmatch, sorted(remote.sizes)) if match]
+    frames, geometry = ([match[0] for match in matches if match[1] == part] for part in ("data", GEOMETRY))
     try:
         metadata = _metadata(remote, scratch)
         if not frames:
             raise HubError(f"The data set {remote.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
-        total = _check_room(remote, frames + geometry, partial)
+        total = sum(remote.sizes[file] for file in frames + geometry)
+        largest = max(remote.sizes[file] for file in frames + geometry)  # it is here twice while it is converted
+        there = sum(file.stat().st_size for file in partial.rglob("*.arrow"))
+        otherwise = "choose another place with --cache-dir or SINGLELIFE_CACHE"
+        check_room(total - there + largest, partial, f"The data set {remote.repo_id}", otherwise)
         if progress:
-            print(f"{remote.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(total)}, into {folder}", file=sys.stderr)
+            print(
+                f"{remote.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(total)}, into {folder}",
+                file=sys.stderr,
+            )
         _fetch_rows(remote, frames, partial, COLUMNS, OPTIONAL_COLUMNS, metadata["num_frames"])
         if geometry:
             (partial / GEOMETRY).mkdir(exist_ok=True)
@@ -375,16 +174,6 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     shutil.rmtree(scratch, ignore_errors=True)
     partial.rename(folder)
-
-
-def _check_room(remote: Remote, files: list[str], partial: Path) -> int:
-    """Make sure that there is room for what is not here yet. Returns the size of all files in bytes."""
-    total = sum(remote.sizes[file] for file in files)
-    there = sum(file.stat().st_size for file in partial.rglob("*.arrow"))
-    needed = total - there + max(remote.sizes[file] for file in files)  # one is here twice while it is converted
-    otherwise = "choose another place with --cache-dir or SINGLELIFE_CACHE"
-    check_room(needed, partial, f"The data set {remote.repo_id}", otherwise)
-    return total
 
 
 def _fetch_rows(
@@ -485,9 +274,12 @@ def _metadata(remote: Remote, folder: Path | None = None) -> dict[str, Any]:
         raise HubError(f"The {METADATA} of {remote.repo_id} cannot be read: {error}.") from error
     theirs = metadata.get("format_version") if isinstance(metadata, dict) else None
     if isinstance(theirs, int) and theirs != FORMAT_VERSION:
-        advice = "Upgrade it: pip install -U singlelife." if theirs > FORMAT_VERSION else "Ask its owner to push it again."
+        advice = (
+            "Upgrade it: pip install -U singlelife." if theirs > FORMAT_VERSION else "Ask its owner to push it again."
+        )
         raise HubError(
-            f"The life {remote.repo_id} has format {theirs}; this version of singlelife reads {FORMAT_VERSION}. {advice}"
+            f"The life {remote.repo_id} has format {theirs}; this version of singlelife reads {FORMAT_VERSION}. "
+            f"{advice}"
         )
     kinds: dict[str, Any] = {
         "fingerprint": str, "license": str, "dataset": str, "frame_rate": (int, float), "frame_size": int,
@@ -520,7 +312,9 @@ def _videos(remote: Remote, progress: bool) -> Any:
     with translate_hub_errors(repo_id, f"Downloading {repo_id}"):
         try:
             with TemporaryDirectory() as empty:  # where `datasets` finds no older version to take instead
-                streamed = load_dataset(repo_id, revision=remote.commit, split="train", streaming=True, cache_dir=empty)
+                streamed = load_dataset(
+                    repo_id, revision=remote.commit, split="train", streaming=True, cache_dir=empty
+                )
         except (RuntimeError, ValueError, DataFilesNotFoundError, EmptyDatasetError) as error:
             raise HubError(f"The data set {repo_id} cannot be read: {str(error).splitlines()[0]}") from error
         features = streamed.features or Features()
