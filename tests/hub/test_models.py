@@ -231,7 +231,7 @@ def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path, given):
     repository = pushed(hub_client, hub, whole_run, results=[str(file)] if given else [])
     header, body = card(hub, repository)
     metrics = {m["type"]: m for result in header["model-index"][0]["results"] for m in result["metrics"]}
-    assert metrics["raw"]["value"] == 0.45 and metrics["raw"]["args"] == {"low": 0.4, "high": 0.5, "chance": 0.078}
+    assert metrics["cas"]["value"] == 0.45 and metrics["cas"]["args"] == {"low": 0.4, "high": 0.5, "chance": 0.078}
     assert metrics["delta1"]["value"] == 0.51 and metrics["delta1"]["args"] == {"std": 0.01}
     assert "| CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
     assert "| Position-free CAS with sim_1, top 5 of 64 | 0.300 |" in body

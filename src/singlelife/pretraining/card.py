@@ -36,6 +36,7 @@ _PICTURES = {
     "alignment.png": "How far it came to agree with another model as it learnt",
 }
 _TITLES = {"raw": "CAS", "position_free": "Position-free CAS"}
+_TYPES = {("cas", "raw"): "cas", ("cas", "position_free"): "cas_position_free"}
 # By the task of a result: the Hub's name of the task, and one for people.
 _TASKS = {
     "cas": ("image-feature-extraction", "Agreement on correspondences"),
@@ -233,7 +234,7 @@ def _measure(rows: list[dict[str, Any]]) -> Measure:
             dataset_type=data.split(" ")[0],
             dataset_name=data,
             dataset_revision=row["data_hash"],
-            metric_type=row["metric"],
+            metric_type=_TYPES.get((row["task"], row["metric"]), row["metric"]),
             metric_name=f"{title} ({row['protocol']})",
             metric_value=round(value, 4),
             metric_args={name: round(number, 4) for name, number in numbers.items()},
