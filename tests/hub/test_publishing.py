@@ -152,8 +152,10 @@ def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environme
         hub.dead = True
     folder = tmp_path / "run"
     words = run_words(folder, "--push-to-hub", max_steps=100_000, hub_model_id="ann/pan")
+    code = "from singlelife.pretraining import publishing\npublishing._SECONDS_WHEN_STOPPED = 1\n"
+    code += "import sys\nfrom singlelife.cli import main\nsys.exit(main(['train', *sys.argv[1:]]))"
     process = subprocess.Popen(
-        [sys.executable, "train.py", *words], cwd=ROOT, env=hub_environment | {"HF_TOKEN": WRITER}, text=True,
+        [sys.executable, "-c", code, *words], cwd=ROOT, env=hub_environment | {"HF_TOKEN": WRITER}, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE,
     )  # fmt: skip
     deadline = time.monotonic() + 100
