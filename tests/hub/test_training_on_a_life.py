@@ -10,10 +10,11 @@ from singlelife.pretraining.run_folder import read_metrics
 pytestmark = pytest.mark.integration
 
 PUSH = """
-from singlelife.lives.publishing import push_life
+from singlelife.hub.push import publish
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.publishing import life_publication
 from singlelife.lives.resolve import resolve_life
-push_life(PreparedLife.load(life), "ann/my.pan", shard_bytes=shard_size)
+publish(life_publication(PreparedLife.load(life), "ann/my.pan", shard_bytes=shard_size))
 result = str(resolve_life("ann/my.pan", cache_dir=cache).path)
 """
 

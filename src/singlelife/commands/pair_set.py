@@ -123,12 +123,12 @@ def run_show(arguments: argparse.Namespace) -> int:
 
 
 def run_push(arguments: argparse.Namespace) -> int:
-    from singlelife.alignment.pair_sets.hub import push_pair_set
+    from singlelife.alignment.pair_sets.hub import pair_set_publication
+    from singlelife.hub.push import publish
 
     private = not arguments.public
-    url = push_pair_set(
-        arguments.folder, arguments.repo, private=private, revision=arguments.revision, license=arguments.license
-    )
+    publication = pair_set_publication(arguments.folder, arguments.repo, license=arguments.license)
+    url = publish(publication, private=private, revision=arguments.revision)
     print(f"{arguments.folder} is in {url} ({'private' if private else 'public'})")
     print(f"Compare models on it anywhere: singlelife cas A B --pairs {arguments.repo}")
     return 0

@@ -293,8 +293,10 @@ def _prepare_and_push(life: Life, videos: list[Path], arguments: argparse.Namesp
     )
     print(f"  prepared: {len(prepared):,} frames in {prepared.path}")
     if arguments.push:
-        from singlelife.lives.publishing import push_life
+        from singlelife.hub.push import publish
+        from singlelife.lives.publishing import life_publication
 
         if arguments.public:
             print(f"  The frames may show faces, and their licence is: {life.license}.", file=sys.stderr)
-        print(f"  pushed: {push_life(prepared, arguments.push, private=not arguments.public)}")
+        url = publish(life_publication(prepared, arguments.push), private=not arguments.public)
+        print(f"  pushed: {url}")

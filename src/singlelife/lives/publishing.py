@@ -21,8 +21,8 @@ from singlelife._version import __version__
 from singlelife.errors import HubError
 from singlelife.files import check_room
 from singlelife.hub.cards import TAG, fill_card, license_fields, size_category, stated
-from singlelife.hub.client import RepoInfo, check_push, read_remote
-from singlelife.hub.push import Content, Publication, publish
+from singlelife.hub.client import RepoInfo, read_remote
+from singlelife.hub.push import Content, Publication
 from singlelife.lives.prepared import GEOMETRY, GEOMETRY_METADATA, METADATA, PreparedLife
 
 SHARD_BYTES = 500_000_000  # of a Parquet file: the memory and scratch space that a push needs
@@ -39,43 +39,6 @@ _MEANINGS = {
 }
 
 
-def push_life(
-    life: PreparedLife,
-    repo_id: str,
-    *,
-    private: bool = True,
-    token: str | None = None,
-    revision: str | None = None,
-    license: str | None = None,
-    shard_bytes: int = SHARD_BYTES,
-    progress: bool = True,
-) -> str:
-    """Push a prepared life to the Hub. The frames' bytes stay as they are.
-
-    A push that was interrupted goes on when it is called again, and one of a life that is there already changes
-    nothing. A life that was prepared anew replaces the old one as a new commit.
-
-    Args:
-        life: the prepared life.
-        repo_id: ORG/NAME of a data set; it is made if it is not there.
-        private: only its owner sees it. A life shows people who were not asked.
-        token, revision: see `publish`.
-        license: of the frames; as it is in the life's metadata by default.
-        shard_bytes: size of a Parquet file at most.
-        progress: show progress bars on stderr.
-
-    Returns:
-        The repository's URL.
-
-    Raises:
-        HubError: see `publish`; or the repository holds another life.
-        LifeError: the disk lacks the room for a file.
-    """
-    check_push(repo_id, token)
-    publication = life_publication(life, repo_id, license=license, shard_bytes=shard_bytes, progress=progress)
-    return publish(publication, private=private, token=token, revision=revision, progress=progress)
-
-
 def life_publication(
     life: PreparedLife,
     repo_id: str,
@@ -84,7 +47,18 @@ def life_publication(
     shard_bytes: int = SHARD_BYTES,
     progress: bool = True,
 ) -> Publication:
-    """What `push_life` pushes."""
+    """A prepared life to `publish`; a life shows people who were not asked, so think before it is public.
+
+    The frames' bytes stay as they are. A life that is there already changes nothing; one that was prepared anew
+    replaces the old one.
+
+    Args:
+        life: the prepared life.
+        repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
+        license: of the frames; as it is in the life's metadata by default.
+        shard_bytes: size of a Parquet file at most.
+        progress: show progress bars on stderr.
+    """
     license = stated(life.metadata["license"] if license is None else license)
     kept = life.path / GEOMETRY / GEOMETRY_METADATA
     geometry = kept.read_text(encoding="utf-8") if kept.is_file() else None

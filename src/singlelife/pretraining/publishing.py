@@ -123,18 +123,12 @@ def run_publication(
     """
     repo_id, home = repo_id or run.life.repository_name, home or run.folder.path
     rows = _rows(home, results, repo_id)
-    files = _files(run)
-    return Publication(
-        repo_id=repo_id,
-        kind="model",
-        what=f"a model of the life {run.life.name}",
-        message=_message(run),
-        files=files.items,
+    return _publication(
+        run,
+        repo_id,
+        _files(run),
         card=lambda name: model_card(run, name, license, measures_of(rows)),
-        sizes={name: _size(content) for name, content in files.items()},
-        marker=_MARKER,
         replaces=(*MODEL_FILES, "*.png"),
-        check=_checks_life(run.life.name),
         keeps_card=True,
     )
 
@@ -151,18 +145,20 @@ def state_publication(run: Run, repo_id: str) -> Publication:
         f"{run.checkpoint.name}/{path.name}": path for path in sorted(run.checkpoint.iterdir())
     }
     files |= {name: content for name, content in _files(run).items() if name in ("config.yaml", "metrics.jsonl")}
+    return _publication(run, repo_id, files, card=None, replaces=("checkpoint-*/*",), squash=True)
+
+
+def _publication(run: Run, repo_id: str, files: dict[str, Content], **more: Any) -> Publication:
     return Publication(
         repo_id=repo_id,
         kind="model",
         what=f"a model of the life {run.life.name}",
-        message=_message(run),
+        message=f"{run.life.name} after {run.step:,} of {run.settings['max_steps']:,} steps",
         files=files.items,
-        card=None,
-        sizes={name: _size(content) for name, content in files.items()},
+        sizes={name: len(data) if isinstance(data, bytes) else data.stat().st_size for name, data in files.items()},
         marker=_MARKER,
-        replaces=("checkpoint-*/*",),
         check=_checks_life(run.life.name),
-        squash=True,
+        **more,
     )
 
 
@@ -175,14 +171,6 @@ def _files(run: Run) -> dict[str, Content]:
     if run.metrics:
         files["metrics.jsonl"] = "".join(json.dumps(line) + "\n" for line in run.metrics).encode()
     return files | {path.name: path for path in sorted(run.folder.path.glob("*.png"))}
-
-
-def _message(run: Run) -> str:
-    return f"{run.life.name} after {run.step:,} of {run.settings['max_steps']:,} steps"
-
-
-def _size(content: Content) -> int:
-    return len(content) if isinstance(content, bytes) else content.stat().st_size
 
 
 def _checks_life(life: str) -> Any:

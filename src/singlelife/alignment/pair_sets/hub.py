@@ -5,46 +5,24 @@ from pathlib import Path
 from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import DESCRIPTION, ROWS, load_pair_set, read_description
-from singlelife.hub.client import check_push
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import fetch, kept_without_network, look_up
-from singlelife.hub.push import Publication, publish
+from singlelife.hub.push import Publication
 
 _FILES = (DESCRIPTION, ROWS, "dataset_dict.json", "test/state.json", "test/dataset_info.json")
 
 
-def push_pair_set(
-    path: Path,
-    repo_id: str,
-    *,
-    private: bool = True,
-    token: str | None = None,
-    revision: str | None = None,
-    license: str | None = None,
-) -> str:
-    """Push a stored pair set to the Hub, in one commit. What an interrupted push has sent is not sent again.
+def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None) -> Publication:
+    """A stored pair set to `publish`; views of a life show people who were not asked.
 
     Args:
-        path: the folder of a stored pair set, which is verified first.
-        repo_id: ORG/NAME of a data set; it is made if it is not there.
-        private: only its owner sees it. Views of a life show people who were not asked.
-        token, revision: see `publish`.
+        path: its folder, which is verified.
+        repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
         license: of the views; those of the lives by default.
-
-    Returns:
-        The repository's URL.
 
     Raises:
         PairSetError: the pair set cannot be used.
-        HubError: see `publish`.
     """
-    check_push(repo_id, token)
-    publication = pair_set_publication(path, repo_id, license=license)
-    return publish(publication, private=private, token=token, revision=revision)
-
-
-def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None) -> Publication:
-    """What `push_pair_set` pushes."""
     pairs, described = load_pair_set(path), read_description(path)
     return Publication(
         repo_id=repo_id,
