@@ -2,6 +2,7 @@
 
 import sys
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -64,9 +65,11 @@ class COMMAND:
         """Publish, and return the exit code."""
         sending = not (self.dry_run or self.card)
         if sending:
-            from singlelife.hub.client import check_token
+            from singlelife.hub.client import check_push, check_token
 
             check_token()  # before anything is prepared
+            if self.repo is not None and "/" in self.repo:
+                check_push(self.repo, kind="repository")
         publication, use, push = self._publication()
         if self.card is not None:
             if publication.card is not None:
@@ -91,8 +94,6 @@ class COMMAND:
 
     def _publication(self) -> tuple["Publication", str, Any]:
         """What to publish, how to use it then, and what pushes it."""
-        from functools import partial
-
         path = Path(self.what).expanduser()
         if (path / "config.yaml").is_file() or (path.is_dir() and any(path.glob("checkpoint-*"))):
             return self._model(path)
@@ -117,8 +118,6 @@ class COMMAND:
         return publication, use, partial(publish, publication, private=not self.public, revision=self.revision)
 
     def _model(self, path: Path) -> tuple["Publication", str, Any]:
-        from functools import partial
-
         from singlelife.pretraining.card import read_run
         from singlelife.pretraining.publishing import push_run, run_publication
 

@@ -47,7 +47,7 @@ def check_push(repo_id: str, token: str | None = None, kind: str = "data set") -
         HubError: `repo_id` is no name of a repository, or there is no token.
     """
     if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} is not the name of a {kind} on the Hub; it should look like ORG/NAME.")
+        raise HubError(f"{repo_id!r} cannot be the name of a {kind} on the Hub; it should look like ORG/NAME.")
     check_token(token)
 
 
@@ -61,7 +61,7 @@ def full_name(api: HfApi, repo_id: str) -> str:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
             repo_id = f"{api.whoami()['name']}/{repo_id}"
     if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} is not the name of a repository on the Hub; it should look like ORG/NAME.")
+        raise HubError(f"{repo_id!r} cannot be the name of a repository on the Hub; it should look like ORG/NAME.")
     return repo_id
 
 

@@ -118,7 +118,7 @@ def _parquet_files(rows: Dataset, name: str, shard_bytes: int, title: str | None
     with bar, TemporaryDirectory(prefix="singlelife-") as scratch:
         for index in range(count):
             shard = rows.shard(count, index, contiguous=True)
-            file = Path(scratch) / "shard.parquet"
+            file = Path(scratch) / f"{index:05d}.parquet"
             shown = not are_progress_bars_disabled()
             disable_progress_bars()  # of `datasets`, one for each file
             try:
@@ -127,6 +127,7 @@ def _parquet_files(rows: Dataset, name: str, shard_bytes: int, title: str | None
                 if shown:
                     enable_progress_bars()
             yield f"{name}-{index:05d}-of-{count:05d}.parquet", file
+            file.unlink()
             bar.update(len(shard))
 
 
