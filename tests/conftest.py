@@ -87,7 +87,7 @@ def _hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def hub(_hub_server: Hub) -> Hub:
     """An empty Hub on the loopback interface."""
     _hub_server.dead = False
-    for state in (_hub_server.repositories, _hub_server.collections, _hub_server.requests):
+    for state in (_hub_server.repositories, _hub_server.requests):
         state.clear()
     for faults in (_hub_server.breaks, _hub_server.troubles):
         faults.clear()

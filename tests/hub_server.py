@@ -1,9 +1,8 @@
 """A Hub on the loopback interface: what `huggingface_hub` and `datasets` ask of the real one, answered from a folder.
 
-It keeps model, dataset and Space repositories with their whole history, lists models and keeps collections
-(`hub_listing.py`), knows three tokens, tells a private or gated repository from an absent one as the Hub does, and on
-demand breaks connections, answers that it is busy or out of order, or is dead. Large files go by LFS's basic
-transfer; clients should set HF_HUB_DISABLE_XET=1.
+It keeps model, dataset and Space repositories with their whole history, lists models, knows three tokens, tells a
+private or gated repository from an absent one as the Hub does, and on demand breaks connections, answers that it is
+busy or out of order, or is dead. Large files go by LFS's basic transfer; clients should set HF_HUB_DISABLE_XET=1.
 """
 
 import base64
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .hub_listing import Collection, ListingEndpoints
+import yaml
 
 WRITER, READER, STRANGER = "hf_writer_token", "hf_reader_token", "hf_stranger_token"
 USERS = {WRITER: "ann", READER: "ann", STRANGER: "bob"}
@@ -93,7 +92,6 @@ class Hub:
     Attributes:
         folder: where the content of files is.
         repositories: by kind and name.
-        collections: by their slug.
         breaks: connections to break.
         troubles: what not to answer as asked.
         dead: hangs up on everyone.
@@ -104,7 +102,6 @@ class Hub:
     folder: Path
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
-    collections: dict[str, Collection] = field(default_factory=dict)
     breaks: list[Break] = field(default_factory=list)
     troubles: list[Trouble] = field(default_factory=list)
     dead: bool = False
@@ -163,10 +160,9 @@ class _Refused(Exception):
         self.status, self.code, self.message, self.retry_after = status, code, message, retry_after
 
 
-class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
+class _Handler(BaseHTTPRequestHandler):
     hub: Hub
     protocol_version = "HTTP/1.1"
-    refuse, writer = _Refused, WRITER
 
     def log_message(self, *_: Any) -> None:
         pass
@@ -386,6 +382,25 @@ class _Handler(ListingEndpoints, BaseHTTPRequestHandler):
              "lastModified": "2026-01-01T00:00:00.000Z", "tags": [], "siblings": siblings}
         )  # fmt: skip
 
+    def models(self, body: bytes) -> None:
+        author, words = (self.query.get(name, [""])[0] for name in ("author", "search"))
+        tags, found = set(self.query.get("filter", [])), []
+        for (kind, name), repository in sorted(self.hub.repositories.items()):
+            seen = not repository.private or self._member(name.split("/")[0])
+            if kind == "model" and seen and author in ("", name.split("/")[0]) and words.lower() in name.lower():
+                card = self._card(repository)
+                if tags <= set(card.get("tags", [])):
+                    found.append({"id": name, "private": repository.private, "cardData": card} | {
+                        "tags": card.get("tags", []), "lastModified": "2026-01-01T00:00:00.000Z"})  # fmt: skip
+        self._json(found)
+
+    def _card(self, repository: Repository) -> dict[str, Any]:
+        """The header of a model's card, without its model-index, which the Hub keeps apart."""
+        if "README.md" not in repository.commits[repository.branches["main"]]:
+            return {}
+        _, header, _ = self.hub.read(repository, "README.md").decode().split("---\n", 2)
+        return {name: value for name, value in yaml.safe_load(header).items() if name != "model-index"}
+
     def tree(self, body: bytes, kind: str, name: str, revision: str, folder: str) -> None:
         repository = self._repository(kind, name)
         files, entries = repository.commits[self._commit(repository, revision)], {}
@@ -469,10 +484,6 @@ _ROUTES: list[tuple[str, str, Callable[..., None]]] = [
     ("GET", rf"{_API}/tree/(?P<revision>[^/]+)(?:/(?P<folder>.+))?", _Handler.tree),
     ("GET", rf"{_API}(?:/revision/(?P<revision>[^/]+))?", _Handler.info),
     ("GET", r"/api/models", _Handler.models),
-    ("GET", r"/api/collections", _Handler.list_collections),
-    ("POST", r"/api/collections", _Handler.create_collection),
-    ("GET", r"/api/collections/(?P<slug>[^/]+/[^/]+)", _Handler.collection),
-    ("POST", r"/api/collections/(?P<slug>[^/]+/[^/]+)/items", _Handler.add_to_collection),
     ("POST", rf"{_GIT}\.git/info/lfs/objects/batch", _Handler.lfs_batch),
     ("PUT", r"/lfs/(?P<oid>[0-9a-f]{64})", _Handler.lfs_upload),
     ("GET HEAD", rf"{_GIT}/resolve/(?P<revision>[^/]+)/(?P<file>.+)", _Handler.resolve),

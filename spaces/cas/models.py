@@ -38,8 +38,8 @@ from singlelife.alignment.models.checkpoints import (
 )
 from singlelife.errors import SingleLifeError
 from singlelife.files import config_names
+from singlelife.hub.cards import TAG
 from singlelife.hub.errors import is_repo_id
-from singlelife.hub.models import TAG
 from singlelife.lives.prepare import default_cache_dir
 from singlelife.text import in_bytes
 

@@ -1,79 +1,137 @@
-"""`singlelife push`: publish a trained model on the Hub."""
+"""`singlelife push`: publish a trained model, a prepared life or a pair set on the Hub."""
 
-import argparse
+import sys
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
-from singlelife.commands.options import Commands, aligned
+from tyro.conf import Positional, arg
 
+from singlelife.errors import RunError, SingleLifeError
+from singlelife.text import aligned, in_bytes
 
-def add_command(commands: Commands) -> None:
-    """Describe `singlelife push`."""
-    command = commands.add_parser(
-        "push",
-        help="push a run's model to the Hub",
-        description="Push the model of a run to the Hub, with its image processor, its code, the run's settings, "
-        "metrics and pictures, and a model card, so that AutoModel.from_pretrained opens it. Of a run that is not "
-        "finished the latest checkpoint is pushed. The repository is private unless you say --public. A push that was "
-        "interrupted goes on with the same command; what is there already is not sent again. Needs `hf auth login`, "
-        "or HF_TOKEN.",
-        epilog="example: singlelife push runs/wt_3 --org my-lab --results cas.json    (to my-lab/singlelife-wt3)",
-    )
-    command.add_argument("folder", metavar="RUN", help="the run folder, such as runs/wt_3")
-    command.add_argument(
-        "repo",
-        metavar="REPO",
-        nargs="?",
-        help="ORG/NAME on the Hub, made if it is not there (default: the life's, such as singlelife-wt3 for wt_3, in "
-        "your own namespace)",
-    )
-    command.add_argument("--org", metavar="ORG", help="the organisation to push to, where REPO does not say it")
-    command.add_argument(
-        "--public", action="store_true", help="let everybody see it, if the licence and those seen do"
-    )
-    command.add_argument("--license", metavar="NAME", help="of the weights, such as 'CC BY 4.0' (default: the life's)")
-    command.add_argument(
-        "--results",
-        nargs="+",
-        default=[],
-        metavar="FILE",
-        help="what `singlelife cas --json FILE` or `singlelife evaluate all` wrote of this model, for the card; kept "
-        "in RUN/results, whose files every push has in its card",
-    )
-    command.add_argument(
-        "--training-state",
-        action="store_true",
-        help="push also what it takes to go on with the run (train.py --resume hub), three times as much, to a branch "
-        "of its own",
-    )
-    command.add_argument("--dry-run", action="store_true", help="only list what would be sent")
-    command.set_defaults(run=run)
+if TYPE_CHECKING:
+    from singlelife.hub.push import Publication
 
 
-def run(arguments: argparse.Namespace) -> int:
-    from singlelife.pretraining.hub.push import push_run
-    from singlelife.text import in_bytes
+@dataclass(frozen=True)
+class COMMAND:
+    """Publish a trained model, a prepared life or a pair set on the Hub, by what WHAT is.
 
-    done = push_run(
-        Path(arguments.folder),
-        arguments.repo,
-        org=arguments.org,
-        private=not arguments.public,
-        license=arguments.license,
-        results=arguments.results,
-        training_state=arguments.training_state,
-        dry_run=arguments.dry_run,
-    )
-    size, count = in_bytes(sum(change.size for change in done.changes)), len(done.changes)
-    if arguments.dry_run and done.changes:
-        rows = [(each.branch, each.what, in_bytes(each.size) if each.size else "", each.name) for each in done.changes]
-        print(aligned(rows))
-    for note in done.notes:
-        print(note)
-    there = f"; {done.unchanged} are there already" if done.unchanged else ""
-    if arguments.dry_run:
-        print(f"{count} files, {size}, would go to {done.url}{there}. Nothing was sent.")
+    A run becomes a model that AutoModel.from_pretrained opens, with a card, the settings, metrics and pictures; of an
+    unfinished run, the latest checkpoint is pushed. A life or a pair set becomes a data set that `--life ORG/NAME` or
+    `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. The same
+    command goes on with an interrupted push; what is there already is not sent again. Needs `hf auth login`, or
+    HF_TOKEN.
+    """
+
+    what: Annotated[Positional[str], arg(metavar="WHAT")]
+    """a run folder such as runs/wt_3, the folder of a pair set, or a life: its name or the folder of a prepared one"""
+
+    repo: Annotated[Positional[str | None], arg(metavar="[REPO]")] = None
+    """ORG/NAME, or NAME in your own namespace; made if it is not there. Without it: singlelife-wt3 for a model of the
+    life wt_3, life-wt-3 for the life itself, pairs-FOLDER for a pair set"""
+
+    public: bool = False
+    """let everybody see it, if the licence and the people in it allow it"""
+
+    license: str | None = None
+    """of what is pushed, such as 'CC BY 4.0' (default: that of the life)"""
+
+    revision: str | None = None
+    """the branch to commit to (default: main)"""
+
+    results: tuple[Path, ...] = ()
+    """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
+
+    training_state: bool = False
+    """push also what `train --resume-from hub` needs, three times the model's size, to a branch of its own"""
+
+    dry_run: bool = False
+    """list what would be sent, and send nothing"""
+
+    card: Path | None = None
+    """write the card to this file, to look at, and send nothing"""
+
+    cache_dir: Path | None = None
+    """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
+
+    def __post_init__(self) -> None:
+        if self.card is not None and not self.card.absolute().parent.is_dir():
+            raise SingleLifeError(f"--card {self.card}: there is no such folder to write into.")
+
+    def run(self) -> int:
+        """Publish, and return the exit code."""
+        sending = not (self.dry_run or self.card)
+        if sending:
+            from singlelife.hub.client import check_push, check_token
+
+            check_token()  # before anything is prepared
+            if self.repo is not None and "/" in self.repo:
+                check_push(self.repo, kind="repository")
+        publication, use, push = self._publication()
+        if self.card is not None:
+            if publication.card is not None:
+                name = publication.repo_id
+                self.card.write_text(publication.card(name if "/" in name else f"YOUR-NAME/{name}"), encoding="utf-8")
+            print(f"The card is in {self.card}. Nothing was sent.")
+        if self.dry_run:
+            print(aligned([(name, in_bytes(size)) for name, size in publication.sizes.items()]))
+            total = in_bytes(sum(publication.sizes.values()))
+            print(f"{total} and a card would go to {publication.repo_id}, unless they are there. Nothing was sent.")
+        if not sending:
+            return 0
+        if self.public:
+            print(
+                f"This makes {publication.what} public. Make sure that its licence and the people in it allow that.",
+                file=sys.stderr,
+            )
+        url = push()
+        print(f"{url} ({'public' if self.public else 'private'})")
+        print(use.format("/".join(url.rsplit("/", 2)[1:])))
         return 0
-    visible = "public" if arguments.public else "private"
-    print(f"{f'{count} files, {size}, pushed' if count else 'Nothing new'}{there}.\n{done.url} ({visible})")
-    print(f'Load it anywhere: import singlelife; AutoModel.from_pretrained("{done.repo_id}")')
-    return 0
+
+    def _publication(self) -> tuple["Publication", str, Any]:
+        """What to publish, how to use it then, and what pushes it."""
+        path = Path(self.what).expanduser()
+        if (path / "config.yaml").is_file() or (path.is_dir() and any(path.glob("checkpoint-*"))):
+            return self._model(path)
+        if self.results or self.training_state:
+            raise RunError(f"--results and --training-state go with a run, and {self.what} is none.")
+        from singlelife.hub.push import publish
+
+        if (path / "pair_set.json").is_file():
+            from singlelife.alignment.pair_sets.hub import pair_set_publication
+
+            repo = self.repo or f"pairs-{path.resolve().name}".replace("_", "-")
+            publication = pair_set_publication(path, repo, license=self.license)
+            use = "Compare models on it anywhere: singlelife cas A B --pairs {}"
+        else:
+            from singlelife.lives.publishing import life_publication
+            from singlelife.lives.resolve import resolve_life
+
+            life = resolve_life(self.what, cache_dir=self.cache_dir)
+            repo = self.repo or f"life-{life.name}".replace("_", "-")
+            publication = life_publication(life, repo, license=self.license)
+            use = "Train on it anywhere: accelerate launch train.py --life {}"
+        return publication, use, partial(publish, publication, private=not self.public, revision=self.revision)
+
+    def _model(self, path: Path) -> tuple["Publication", str, Any]:
+        from singlelife.pretraining.card import read_run
+        from singlelife.pretraining.publishing import push_run, run_publication
+
+        if self.revision is not None:
+            raise RunError("--revision goes with a life or a pair set; a model goes to main.")
+        publication = run_publication(read_run(path), self.repo, license=self.license, results=self.results)
+        use = 'Load it anywhere: import singlelife; AutoModel.from_pretrained("{}")'
+        push = partial(
+            push_run,
+            path,
+            self.repo,
+            private=not self.public,
+            license=self.license,
+            results=self.results,
+            training_state=self.training_state,
+        )
+        return publication, use, push

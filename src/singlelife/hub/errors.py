@@ -1,9 +1,9 @@
-"""What goes wrong between here and the Hub, told so that a user can act on it. No message ever holds a token."""
+"""Errors of the Hub and of the network, as messages that a user can act on. No message ever holds a token."""
 
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from huggingface_hub import constants
 from huggingface_hub.errors import (
@@ -20,16 +20,20 @@ from huggingface_hub.utils import validate_repo_id
 
 from singlelife.errors import HubError, SingleLifeError
 
+Kind: TypeAlias = Literal["data set", "model", "Space"]
+
+KEPT = "The Hub keeps what was sent; the same command sends the rest."
+
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
 _FOLDERS = {"data set": "datasets/", "model": "", "Space": "spaces/"}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The Hub does not answer, or is not to be asked: a matter of the network, not of the repository.
+    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later.
 
     Attributes:
-        retry_after: seconds to wait before the next try, where the Hub says so.
+        retry_after: seconds to wait before the next try, where the Hub gives them.
     """
 
     def __init__(self, message: str, retry_after: float | None = None):
@@ -48,17 +52,14 @@ def is_repo_id(words: str) -> bool:
 
 @contextmanager
 def translate_hub_errors(
-    repo_id: str,
-    doing: str,
-    kept: str = "Try again when the network is back.",
-    kind: Literal["data set", "model", "Space"] = "data set",
+    repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: Kind = "data set"
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
     Args:
-        repo_id: the repository that is worked on.
-        doing: what is being done, as in "reading ORG/NAME".
-        kept: what to say of the work so far where the connection fails.
+        repo_id: the repository.
+        doing: begins the message, such as "Reading ORG/NAME".
+        kept: ends the message where the connection fails: what is kept, and what to do.
         kind: of the repository.
     """
     try:
@@ -66,19 +67,19 @@ def translate_hub_errors(
     except SingleLifeError:
         raise
     except Exception as error:
-        told = _told(error, repo_id, doing, kept, kind)
-        if told is None:
+        translated = _translated(error, repo_id, doing, kept, kind)
+        if translated is None:
             raise
-        raise told from error
+        raise translated from error
 
 
-def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: str) -> HubError | None:
-    """The error, or the first in the chain of its causes that is known, as a HubError; None if none is."""
+def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: Kind) -> HubError | None:
+    """The error, or the first known one in the chain of its causes, as a HubError; None if none is known."""
     where = f"{constants.ENDPOINT}/{_FOLDERS[kind]}{repo_id}"
     while error is not None:
         match error:
             case OfflineModeIsEnabled():
-                return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE says not to ask it. Unset it.")
+                return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE.")
             case GatedRepoError():
                 return HubError(
                     f"The {kind} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
@@ -94,23 +95,21 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
             case HfHubHTTPError() if error.response.status_code == 401:
                 return HubError(f"{doing} failed: the Hub does not accept your token. To renew it, {_LOG_IN}.")
             case HfHubHTTPError() if error.response.status_code == 403:
-                said = error.response.headers.get("X-Error-Message") or "forbidden"
+                reason = error.response.headers.get("X-Error-Message") or "forbidden"
                 return HubError(
-                    f"{doing} failed: your token may not do that ({said}). Take one with write access to "
+                    f"{doing} failed: your token may not do that ({reason}). Take one with write access to "
                     f"{repo_id.split('/')[0]}: {_LOG_IN}."
                 )
             case HfHubHTTPError() if (status := error.response.status_code) in (408, 429) or status >= 500:
-                why = "is asked too much" if status == 429 else "has trouble"
+                reason = "limits how often you may ask" if status == 429 else "has trouble"
                 return HubUnreachable(
-                    f"{doing} failed: the Hub {why} (status {status}). {kept}".rstrip(),
-                    _seconds_asked_for(error.response.headers),
+                    f"{doing} failed: the Hub {reason} (status {status}). {kept}".rstrip(),
+                    _retry_after(error.response.headers),
                 )
             case HfHubHTTPError():
-                return HubError(f"{doing} failed: the Hub says {error.response.status_code}, {_first_line(error)}")
-            case LocalEntryNotFoundError():
-                pass  # its cause tells more
-            case FileNotFoundError():
-                pass
+                return HubError(f"{doing} failed with status {error.response.status_code}: {_first_line(error)}.")
+            case LocalEntryNotFoundError() | FileNotFoundError():
+                pass  # the cause of the first says more; the second is of this machine
             case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
                 return HubUnreachable(
                     f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}".rstrip()
@@ -119,10 +118,9 @@ def _told(error: BaseException | None, repo_id: str, doing: str, kept: str, kind
     return None
 
 
-def _seconds_asked_for(headers: Mapping[str, str]) -> float | None:
-    """What a `Retry-After` in seconds says."""
-    said = headers.get("Retry-After") or ""
-    return float(said) if said.isdigit() else None
+def _retry_after(headers: Mapping[str, str]) -> float | None:
+    seconds = headers.get("Retry-After") or ""
+    return float(seconds) if seconds.isdigit() else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -16,8 +16,8 @@ from packaging.utils import canonicalize_name
 
 from singlelife.errors import HubError, SingleLifeError
 from singlelife.files import hub_configs
+from singlelife.hub.client import check_token, hub_api, open_repository
 from singlelife.hub.errors import is_repo_id, translate_hub_errors
-from singlelife.hub.repositories import check_token, hub_api, open_repository
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REQUIREMENTS = "requirements.txt"

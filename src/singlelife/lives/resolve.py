@@ -85,7 +85,7 @@ def resolve_life(
     Raises:
         LifeError, HubError: there is no such life, or it cannot be prepared or downloaded.
     """
-    from singlelife.lives.hub.download import download_life  # torch comes along
+    from singlelife.lives.download import download_life  # torch comes along
     from singlelife.lives.prepare import prepare_life
     from singlelife.lives.prepared import PreparedLife
 

@@ -10,17 +10,13 @@ import math
 import os
 import re
 import struct
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import try_to_load_from_cache
-from huggingface_hub.constants import HF_HUB_CACHE
 from huggingface_hub.errors import SafetensorsParsingError
-from huggingface_hub.hf_api import RepoFile
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -31,10 +27,10 @@ from transformers import (
     PreTrainedModel,
 )
 
-from singlelife.errors import CheckpointError, LifeError
-from singlelife.files import check_room
+from singlelife.errors import CheckpointError
+from singlelife.hub.client import hub_api
 from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
-from singlelife.hub.repositories import hub_api
+from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.text import in_bytes
 
 CONFIG = "config.json"
@@ -133,7 +129,7 @@ class Checkpoint:
             self._refuse_other_weights()
         self._check_memory(device)
         if self.repo_id is not None:
-            _fetch(self.repo_id, self.commit, self.weights)
+            fetch(look_up(self.repo_id, "model", self.commit), self.weights)
         self._check_index()
         try:
             model, info = AutoModel.from_pretrained(
@@ -162,7 +158,10 @@ class Checkpoint:
         return model
 
     def _refuse_other_weights(self) -> None:
-        names = sorted(path.name for path in self.folder.iterdir()) if self.repo_id is None else _files(self)
+        if self.repo_id is None:
+            names = sorted(path.name for path in self.folder.iterdir())
+        else:
+            names = list(look_up(self.repo_id, "model", self.commit).sizes)
         if pickled := [name for name in names if name.endswith(PICKLED)]:
             raise CheckpointError(
                 f"The weights of {self.name} cannot be loaded: it has only pickled weights ({pickled[0]}), which can "
@@ -248,48 +247,17 @@ def find_checkpoint(spec: str) -> Checkpoint:
 
 def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
     try:
-        with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind="model"):
-            info = hub_api().model_info(repo_id, revision=revision)
+        remote = look_up(repo_id, "model", revision)
     except HubUnreachable as error:
-        kept = try_to_load_from_cache(repo_id, CONFIG, revision=revision)
-        if not isinstance(kept, str):
-            raise CheckpointError(f"The model {spec} cannot be found: there is no such folder, and {error}") from error
-        folder = Path(kept).parent
-        print(f"{error} Going on with {repo_id} as it was kept, commit {folder.name[:12]}.", file=sys.stderr)
-        return Checkpoint(spec, folder, weights_among([file.name for file in folder.iterdir()]), commit=folder.name)
-    names = [sibling.rfilename for sibling in info.siblings or []]
-    if CONFIG not in names:
-        raise CheckpointError(f"The repository {spec} holds no model: it has no {CONFIG}. {_CONVERT}")
-    with translate_hub_errors(repo_id, f"Downloading {repo_id}", kind="model"):
-        # By its name, so that the cache knows which commit that is when there is no network.
-        folder = Path(hub_api().hf_hub_download(repo_id, CONFIG, revision=revision)).parent
-    if small := tuple(name for name in (*PROCESSORS, INDEX) if name in names):
-        _fetch(repo_id, folder.name, small)
-    return Checkpoint(spec, folder, weights_among(names), repo_id, folder.name)
-
-
-def _fetch(repo_id: str, commit: str | None, files: tuple[str, ...]) -> None:
-    """Download files of a model, unless they are in the cache."""
-    api = hub_api()
-    with translate_hub_errors(repo_id, f"Downloading {repo_id}", "What was downloaded is kept.", kind="model"):
         try:
-            needed = sum(
-                file.size
-                for file in api.get_paths_info(repo_id, list(files), revision=commit)
-                if isinstance(file, RepoFile)
-                and not isinstance(try_to_load_from_cache(repo_id, file.path, revision=commit), str)
-            )
-            check_room(needed, Path(HF_HUB_CACHE), f"The model {repo_id}", "choose another place with HF_HOME")
-        except LifeError as error:
-            raise CheckpointError(str(error)) from error
-        for file in files:
-            api.hf_hub_download(repo_id, file, revision=commit)
-
-
-def _files(checkpoint: Checkpoint) -> list[str]:
-    assert checkpoint.repo_id is not None
-    with translate_hub_errors(checkpoint.repo_id, f"Looking up {checkpoint.repo_id}", kind="model"):
-        return hub_api().list_repo_files(checkpoint.repo_id, revision=checkpoint.commit)
+            folder = kept_without_network(repo_id, "model", CONFIG, revision, error)
+        except HubUnreachable as error:
+            raise CheckpointError(f"The model {spec} cannot be found: there is no such folder, and {error}") from error
+        return Checkpoint(spec, folder, weights_among([file.name for file in folder.iterdir()]), commit=folder.name)
+    if CONFIG not in remote.sizes:
+        raise CheckpointError(f"The repository {spec} holds no model: it has no {CONFIG}. {_CONVERT}")
+    folder = fetch(remote, [CONFIG, *(name for name in (*PROCESSORS, INDEX) if name in remote.sizes)])
+    return Checkpoint(spec, folder, weights_among(list(remote.sizes)), repo_id, folder.name)
 
 
 def weights_among(names: list[str]) -> tuple[str, ...]:

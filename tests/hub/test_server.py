@@ -2,7 +2,7 @@
 
 import pytest
 
-from .hub_server import READER, STRANGER
+from ..hub_server import READER, STRANGER
 
 PUBLISH = """
 from huggingface_hub import HfApi
@@ -54,7 +54,7 @@ def test_a_gated_repository_is_seen_and_not_read(hub, hub_client, tmp_path):
 
 
 def test_a_download_goes_on_where_the_connection_broke(hub, hub_client, tmp_path):
-    from .hub_server import Break
+    from ..hub_server import Break
 
     repository = hub.create("lives/croco", "model")
     weights = "weights " * 100_000

@@ -1,0 +1,123 @@
+"""Getting files from a repository: looked up first, with their sizes, then fetched once per commit."""
+
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from huggingface_hub import try_to_load_from_cache
+from huggingface_hub.constants import HF_HUB_CACHE
+
+from singlelife.errors import HubError, LifeError
+from singlelife.files import check_room
+from singlelife.hub.client import RepoInfo, RepoType, described, file_sizes, hub_api
+from singlelife.hub.errors import HubUnreachable, Kind, translate_hub_errors
+
+_KINDS: dict[str, Kind] = {"dataset": "data set", "model": "model", "space": "Space"}
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+@dataclass(frozen=True)
+class Remote:
+    """A repository at one commit.
+
+    Attributes:
+        repo_id: ORG/NAME.
+        kind: of the repository.
+        commit: its SHA-1.
+        sizes: of its files in bytes, by path.
+        revision: that was asked for: a branch, tag or commit; None for `main`.
+        info: all that the Hub says.
+    """
+
+    repo_id: str
+    kind: RepoType
+    commit: str
+    sizes: dict[str, int]
+    revision: str | None
+    info: RepoInfo = field(repr=False)
+
+
+def is_commit(revision: str | None) -> bool:
+    """Whether a revision is a commit, which never changes, and no branch or tag."""
+    return revision is not None and _COMMIT.fullmatch(revision) is not None
+
+
+def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote:
+    """The repository as it is now, with the sizes of its files.
+
+    Raises:
+        HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
+    """
+    with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=_KINDS[kind]):
+        info = described(hub_api(), repo_id, kind, revision)
+    if info.sha is None or not is_commit(info.sha):  # a folder is named after it
+        raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
+    return Remote(repo_id, kind, info.sha, file_sizes(info), revision, info)
+
+
+def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str | None, why: HubUnreachable) -> Path:
+    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so.
+
+    Raises:
+        HubUnreachable: `why`; nothing is kept.
+    """
+    kept = try_to_load_from_cache(repo_id, file, revision=revision, repo_type=kind)
+    if not isinstance(kept, str):
+        raise why
+    say_kept(repo_id, Path(kept).parent.name, why)
+    return Path(kept).parent
+
+
+def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
+    """Say that an earlier download is used, and which."""
+    print(f"{why} Going on with {repo_id} as it was kept, commit {commit[:12]}.", file=sys.stderr)
+
+
+def fetch(remote: Remote, files: Iterable[str], folder: Path | None = None, *, elsewhere: str = "HF_HOME") -> Path:
+    """Download files of a repository, unless they are there, after a look at the room that they need.
+
+    Args:
+        remote: what `look_up` found.
+        files: their paths there.
+        folder: to put them into; the client's cache by default.
+        elsewhere: what chooses another place, for the message where there is no room.
+
+    Returns:
+        The folder that has them.
+
+    Raises:
+        HubError: there is no room, or the download fails. What is complete is kept.
+    """
+    kind, names = _KINDS[remote.kind], list(files)
+    missing = [name for name in names if not _is_here(remote, name, folder)]
+    try:
+        check_room(
+            sum(remote.sizes.get(name, 0) for name in missing),
+            folder or Path(HF_HUB_CACHE),
+            f"The {kind} {remote.repo_id}",
+            f"choose another place with {elsewhere}",
+        )
+    except LifeError as error:
+        raise HubError(str(error)) from error
+    # In the cache, the first is fetched by the branch's name, so that the cache knows its commit without a network.
+    api, revision = hub_api(), remote.commit if folder else remote.revision or "main"
+    place = folder
+    with translate_hub_errors(
+        remote.repo_id, f"Downloading {remote.repo_id}", "What is complete is kept; the same command goes on.", kind
+    ):
+        for name in names:
+            path = Path(
+                api.hf_hub_download(remote.repo_id, name, repo_type=remote.kind, revision=revision, local_dir=folder)
+            )
+            place = folder or path.parents[name.count("/")]
+            revision = remote.commit if folder else place.name
+    assert place is not None, "there is a file to fetch"
+    return place
+
+
+def _is_here(remote: Remote, name: str, folder: Path | None) -> bool:
+    if folder is not None:
+        return (folder / name).is_file()
+    return isinstance(try_to_load_from_cache(remote.repo_id, name, repo_type=remote.kind, revision=remote.commit), str)

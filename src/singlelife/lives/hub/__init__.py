@@ -1,1 +1,0 @@
-"""Prepared lives on the Hub: pushed, downloaded, looked at."""

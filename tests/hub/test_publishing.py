@@ -1,0 +1,325 @@
+"""Runs that push themselves as they go on, and runs that go on from what was pushed."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from singlelife.errors import HubError
+from singlelife.hub.errors import HubUnreachable
+from singlelife.pretraining import publishing
+from singlelife.pretraining.publishing import HubConfig, Publisher
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
+
+from ..hub_server import READER, STRANGER, USERS, WRITER, Break, Trouble
+
+pytestmark = pytest.mark.integration
+
+ROOT = Path(__file__).parents[2]
+COMMAND = """
+from singlelife.cli import main
+result = main(words)
+"""
+TIMES = {"pairs_per_second", "data_wait", "mfu"}  # among the metrics: how fast the machine was
+
+
+def lines(folder: Path) -> list[dict]:
+    return [
+        {name: value for name, value in line.items() if name not in TIMES}
+        for line in read_metrics(folder / "metrics.jsonl")
+    ]
+
+
+def files(repository, branch="main"):
+    return set(repository.commits[repository.branches[branch]]) - {".gitattributes"}
+
+
+def is_whole(hub, repository, folder: Path) -> bool:
+    """Whether a repository has a finished run's model, and the state that it was finished in."""
+    weights = (folder / "model.safetensors").read_bytes() == hub.read(repository, "model.safetensors")
+    steps = {name.split("/")[0] for name in files(repository, "training-state") if "/" in name}
+    return weights and steps == {"checkpoint-12"} and "reconstruction.png" in files(repository)
+
+
+# Pushing as the run goes on.
+
+
+def test_a_run_pushes_itself_and_is_not_changed_by_it(hub, train, run_words, whole_run, tmp_path):
+    folder = tmp_path / "run"
+    answer = train(run_words(folder, "--push-to-hub", push_steps=4))
+    assert answer.error is None and answer.result == 0, answer
+    repository = hub.repositories["model", "ann/singlelife-my-pan"]
+    assert repository.private and is_whole(hub, repository, folder)
+    assert f"Pushed to {hub.url}/ann/singlelife-my-pan (private), after step 12" in answer.said
+    assert lines(folder) == lines(whole_run)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole_run.iterdir()}
+    assert "push_to_hub" not in (folder / "config.yaml").read_text()
+
+
+def test_names_and_flags_of_the_repository(hub, train, run_words, tmp_path):
+    words = run_words(tmp_path / "run", "--push-to-hub", "--public", "--no-push-training-state", max_steps=4)
+    assert train([*words, "--hub-model-id=lives/pan"]).result == 0
+    repository = hub.repositories["model", "lives/pan"]
+    assert not repository.private and list(repository.branches) == ["main"]
+    assert train(run_words(tmp_path / "two", "--push-to-hub", hub_model_id="pan", max_steps=2)).result == 0
+    assert ("model", "ann/pan") in hub.repositories
+
+
+@pytest.mark.parametrize(
+    ("token", "repo", "message"),
+    [
+        (None, "ann/pan", "HF_TOKEN"),
+        ("hf_wrong", "ann/pan", "does not accept your token"),
+        (READER, "ann/pan", "your token may not do that"),
+        (READER, "ann/mine", "needs a token with write access"),
+        (STRANGER, "ann/pan", "write access to ann"),
+        (WRITER, "nobody/pan", "no user or organisation nobody"),
+        (WRITER, "ann/other", "the life wt_3, not of my_pan"),
+        (WRITER, "ann/open", "is public, not private"),
+        (WRITER, "ann/p an", "ORG/NAME"),
+    ],
+)
+def test_what_cannot_be_pushed_to_is_said_before_the_training(hub, train, run_words, tmp_path, token, repo, message):
+    hub.create("ann/open", "model")
+    hub.create("ann/mine", "model", private=True)
+    card = b"---\nsinglelife:\n  life: wt_3\n---\n# A walk\n"
+    hub.put(hub.create("ann/other", "model", private=True), {"README.md": card})
+    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id=repo), token)
+    assert answer.result == 2 and message in answer.said and not (tmp_path / "run").exists()
+
+
+def test_offline_and_pushing_do_not_go_together(run_words, tmp_path):
+    folder = RunFolder(tmp_path)  # HF_HUB_OFFLINE is set, see tests/conftest.py
+    with pytest.raises(HubError, match="HF_HUB_OFFLINE"):
+        publishing.start_publisher(HubConfig(push_to_hub=True), "my_pan", folder)
+    assert publishing.start_publisher(HubConfig(), "my_pan", folder) is None
+
+
+def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(
+    hub, hub_client, train, run_words, whole_run, tmp_path
+):
+    folder = tmp_path / "run"
+    hub.dead = True
+    answer = train(run_words(folder, "--push-to-hub", push_steps=4), seconds=3)
+    assert answer.error is None and answer.result == 0, answer
+    assert "Warning: " in answer.said and "NOT PUSHED to the Hub: " in answer.said
+    assert lines(folder) == lines(whole_run)
+    assert {path.name for path in folder.iterdir()} == {path.name for path in whole_run.iterdir()}
+    (line,) = [line for line in answer.said.splitlines() if line.strip().startswith("singlelife push ")]
+    hub.dead = False
+    assert hub_client.ask(COMMAND, words=line.split()[1:]).result == 0
+    assert is_whole(hub, hub.repositories["model", "ann/singlelife-my-pan"], folder)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        Break("GET", "/api/", after=0),  # at the start
+        Trouble("POST", "/commit/training-state", 429, retry_after=1, times=2),
+        Trouble("POST", "/commit/main", 503),
+        Break("PUT", "/lfs/", after=20_000, times=3),
+    ],
+    ids=str,
+)
+def test_a_push_is_tried_again_as_the_run_goes_on(hub, train, run_words, tmp_path, trouble):
+    (hub.troubles if isinstance(trouble, Trouble) else hub.breaks).append(trouble)
+    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
+    assert answer.error is None and answer.result == 0, answer
+    assert trouble.times <= 0
+    assert is_whole(hub, hub.repositories["model", "ann/pan"], tmp_path / "run")
+    assert "NOT PUSHED" not in answer.said
+
+
+def test_a_token_that_is_taken_away_meanwhile_is_said_at_the_end(hub, train, run_words, tmp_path):
+    hub.troubles.append(Trouble("POST", "/preupload/", 403, times=1000))
+    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
+    assert answer.error is None and answer.result == 0, answer
+    assert "NOT PUSHED" in answer.said and "your token may not do that" in answer.said
+    assert f"singlelife push {tmp_path / 'run'} ann/pan" in answer.said
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environment, run_words, tmp_path, silent):
+    if silent:  # it takes the connection and says nothing, in the middle of the weights too
+        hub.breaks.append(Break("PUT", "/lfs/", after=10_000, times=10**6, silent=100))
+    else:
+        hub.dead = True
+    folder = tmp_path / "run"
+    words = run_words(folder, "--push-to-hub", max_steps=100_000, hub_model_id="ann/pan")
+    code = "from singlelife.pretraining import publishing\npublishing._SECONDS_WHEN_STOPPED = 1\n"
+    code += "import sys\nfrom singlelife.cli import main\nsys.exit(main(['train', *sys.argv[1:]]))"
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *words], cwd=ROOT, env=hub_environment | {"HF_TOKEN": WRITER}, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+    )  # fmt: skip
+    deadline = time.monotonic() + 100
+    while not RunFolder(folder).checkpoints():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, err
+    assert "--resume" in out and "NOT PUSHED" in out
+    assert f"singlelife push {folder} ann/pan --training-state" in out
+    assert not list(folder.glob(".push-*"))  # nothing is left behind
+
+
+def test_a_run_that_fails_pushes_what_it_saved(hub, train, run_words, tmp_path):
+    diverging = {"learning_rate": 1e30, "warmup_steps": 0, "max_grad_norm": 0, "save_steps": 1, "max_skipped_steps": 3}
+    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan", **diverging))
+    assert answer.result == 2 and "in a row" in answer.said
+    weights = (tmp_path / "run" / "checkpoint-1" / "model.safetensors").read_bytes()
+    assert hub.read(hub.repositories["model", "ann/pan"], "model.safetensors") == weights
+
+
+# What waits to be pushed.
+
+
+def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_wait(whole_run, monkeypatch):
+    """The first push hangs while its checkpoint is deleted and two more come in, and fails; then the newest goes."""
+    folder, pushes, hang = RunFolder(whole_run), [], threading.Event()
+    for name in ("config.json", "model.safetensors"):  # as in a run that goes on
+        (whole_run / name).unlink()
+    weights = {step: (path / "model.safetensors").read_bytes() for step, path in folder.checkpoints().items()}
+
+    def push(path, repo_id, *, pinned, **_):
+        (checkpoint,) = pinned.glob("checkpoint-*")
+        if not pushes:
+            hang.wait(30)
+        step = int(checkpoint.name.split("-")[1])
+        pushes.append(step)
+        assert (checkpoint / "model.safetensors").read_bytes() == weights[step]
+        if len(pushes) == 1:
+            raise HubUnreachable("busy", retry_after=0.01)
+        return "the Hub"
+
+    monkeypatch.setattr(publishing, "push_run", push)
+    with Publisher(HubConfig(push_to_hub=True, push_steps=1), "ann/pan", folder) as publisher:
+        publisher.offer(folder.checkpoint_path(8))
+        while publisher._pushing is None:
+            time.sleep(0.01)
+        shutil.rmtree(folder.checkpoint_path(8))
+        for step in (10, 11, 12):
+            weights[step] = weights[12]
+            if step < 12:
+                shutil.copytree(folder.checkpoint_path(12), folder.checkpoint_path(step))
+            publisher.offer(folder.checkpoint_path(step))
+        assert len(list(whole_run.glob(".push-*"))) == 2  # what is being pushed, and what waits
+        hang.set()
+        assert "after step 12" in publisher.finish(hurry=False)
+    assert pushes == [8, 12] and not list(whole_run.glob(".push-*"))
+
+
+# Going on from the Hub.
+
+
+def push_state(client, run: Path, repo: str = "ann/singlelife-my-pan") -> None:
+    assert client(COMMAND, words=["push", str(run), repo, "--training-state"]) == 0
+
+
+def test_a_run_goes_on_elsewhere_as_if_it_had_never_stopped(
+    hub, hub_client, train, run_words, whole_run, broken_off_run
+):
+    push_state(hub_client, broken_off_run)
+    repository = hub.repositories["model", "ann/singlelife-my-pan"]
+    state = hub.read(repository, "checkpoint-8/config.json", "training-state")
+    hub.put(repository, {"checkpoint-8/evil.pkl": b"code", "checkpoint-8/evil.py": b"code"}, "training-state")
+    elsewhere = broken_off_run.with_name("elsewhere")
+    hub.requests.clear()
+    answer = train(run_words(elsewhere, "--resume-from=hub", "--push-to-hub"))
+    assert answer.error is None and answer.result == 0, answer
+    assert "Going on from step 8 of ann/singlelife-my-pan on the Hub" in answer.said
+    assert lines(elsewhere) == lines(whole_run)
+    ours, theirs = (load_file(folder / "model.safetensors") for folder in (elsewhere, whole_run))
+    assert all((tensor == theirs[name]).all() for name, tensor in ours.items())
+    assert list(RunFolder(elsewhere).checkpoints()) == [8, 12]
+    assert (elsewhere / "checkpoint-8" / "config.json").read_bytes() == state
+    fetched = {Path(path).suffix for _, path, _ in hub.requests if "/resolve/" in path and "checkpoint" in path}
+    assert fetched == {".json", ".safetensors"}  # no code, and nothing pickled
+    assert {path.name for path in elsewhere.iterdir()} == {path.name for path in whole_run.iterdir()}
+    assert is_whole(hub, repository, elsewhere)
+
+
+def test_one_of_several_processes_pushes_and_all_go_on_from_the_hub(
+    hub, hub_client, hub_environment, run_words, whole_run, broken_off_run
+):
+    push_state(hub_client, broken_off_run, "ann/pan")
+    elsewhere = broken_off_run.with_name("elsewhere")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
+    hub.requests.clear()
+    ran = subprocess.run(
+        [*launch, *run_words(elsewhere, "--resume-from=hub", "--push-to-hub", hub_model_id="ann/pan")], cwd=ROOT,
+        text=True, capture_output=True, timeout=200,
+        env=hub_environment | {"HF_TOKEN": WRITER, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    one, two = ([line["loss"] for line in lines(folder) if "loss" in line] for folder in (whole_run, elsewhere))
+    assert two == pytest.approx(one, abs=1e-4)
+    assert is_whole(hub, hub.repositories["model", "ann/pan"], elsewhere)
+    assert len([path for method, path, _ in hub.requests if path.endswith("/whoami-v2")]) == 1  # the main one asked
+    assert ran.stdout.count("Pushed to ") == 1 and not (elsewhere / ".from-hub").exists()
+
+
+def test_a_newer_checkpoint_here_is_preferred(hub, hub_client, train, run_words, whole_run, broken_off_run):
+    push_state(hub_client, broken_off_run)
+    copy = shutil.copytree(whole_run, whole_run.with_name("newer"))
+    hub.requests.clear()
+    answer = train(run_words(copy, "--resume-from=hub", hub_model_id="ann/singlelife-my-pan"))
+    assert answer.error is None and answer.result == 0, answer
+    assert not [path for _, path, _ in hub.requests if "/resolve/" in path]
+    assert lines(copy) == lines(whole_run)
+
+
+def test_another_run_on_the_hub_is_refused_and_not_taken_in(hub, hub_client, train, run_words, broken_off_run):
+    push_state(hub_client, broken_off_run)
+    elsewhere = broken_off_run.with_name("elsewhere")
+    answer = train(run_words(elsewhere, "--resume-from=hub", seed=1))
+    assert answer.result == 2 and "seed was 0, now 1" in answer.said
+    assert not RunFolder(elsewhere).holds_a_run()
+
+
+def test_where_there_is_nothing_to_go_on_from(hub, train, run_words, broken_off_run):
+    folder, there = broken_off_run.with_name("new"), {"hub_model_id": "ann/pan", "max_steps": 2}
+    answer = train(run_words(folder, "--resume-from=hub", **there))
+    assert answer.result == 2 and "no model ann/pan on the Hub" in answer.said
+    assert train(run_words(folder, "--resume-from=hub", "--push-to-hub", **there)).result == 0  # a job's first start
+    hub.dead = True
+    answer = train(run_words(folder.with_name("third"), "--resume-from=hub", **there))
+    assert answer.result == 2 and not folder.with_name("third").exists()
+    answer = train(run_words(broken_off_run, "--resume-from=hub", hub_model_id="ann/pan"))
+    assert answer.result == 0 and "the checkpoint of step 8 that is here" in answer.said
+
+
+# The token.
+
+
+def test_the_token_is_written_nowhere(hub, hub_environment, run_words, tmp_path):
+    """Not into the run folder, the tracker's files or the repository, and it is not printed, even in errors."""
+    folder, environment = tmp_path / "run", hub_environment | {"HF_TOKEN": WRITER, "HF_DEBUG": "1"}
+    hub.troubles.append(Trouble("POST", "/preupload/", 403, times=1))  # errors name the request
+    hub.troubles.append(Trouble("POST", "/commit/main", 500, times=1))
+    settings = {"hub_model_id": "ann/pan", "push_steps": 4, "report_to": "tensorboard"}
+    said = []
+    for words in (
+        ["train.py", *run_words(folder, "--resume-from=hub", "--push-to-hub", **settings)],
+        ["-m", "singlelife.cli", "push", str(folder), "ann/pan", "--training-state"],
+    ):
+        ran = subprocess.run(
+            [sys.executable, *words], cwd=ROOT, text=True, capture_output=True, timeout=200, env=environment
+        )
+        assert ran.returncode == 0, ran.stderr
+        said += [ran.stdout, ran.stderr]
+    assert any("curl" in text for text in said)  # HF_DEBUG shows requests
+    assert list(folder.rglob("events.out.tfevents*"))
+    assert is_whole(hub, hub.repositories["model", "ann/pan"], folder)
+    written = [file for place in (hub.folder, tmp_path) for file in place.rglob("*") if file.is_file()]
+    for token in USERS:
+        assert not [file for file in written if token.encode() in file.read_bytes()]
+        assert not [text for text in said if token in text]
