@@ -183,7 +183,7 @@ UNTRAINED = ("untrained:tiny", "untrained:tiny@1")
         (["prepare", "../me", "--video", "x.mp4"], ["../me"]),
         (["prepare", "ann/kitchen"], ["HF_HUB_OFFLINE"]),
         (["prepare", "runs/a/life"], ["runs/a/life"]),
-        (["push", "/no/such/run", "ann/pan"], ["/no/such/run"]),
+        (["pairs", "show", "{pairs}", "--pairing", "spatal"], ["spatal", "spatial"]),
         (["cas", "none", "untrained:tiny"], ["none"]),
         (["cas", *UNTRAINED, "--pairs", "sim_tset"], ["sim_test"]),
         (["cas", *UNTRAINED, "--device", "gpu"], ["gpu"]),
@@ -209,7 +209,6 @@ def test_mistakes_are_named_in_a_line_with_exit_code_2(words, facts, pairs, caps
 @pytest.mark.parametrize(
     ("words", "fact"),
     [
-        (["pairs", "show", "a", "--pairing", "spatal"], "spatial"),
         (["train", "--life", "sim_1", "--max-step", "5"], "--max-steps"),
         (["cas", "a", "b", "--views", "sharp"], "shifted"),
         (["cas", "a", "b", "--direction", "up"], "reciprocal"),

@@ -57,10 +57,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"singlelife {__version__}")
         return 0
     try:
-        if legacy := _legacy(words):
-            return legacy()
         if words[0] not in COMMANDS:
             raise SingleLifeError(f"there is no command {words[0]!r}. The commands are: {', '.join(COMMANDS)}.")
+        if words[0] == "train":  # which defaults its --help shows depends on the life
+            return import_module("singlelife.commands.train").main(words[1:])
         command = import_module(f"singlelife.commands.{words[0]}").COMMAND
         return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()
     except SingleLifeError as error:
@@ -72,31 +72,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 0
-
-
-def _legacy(words):  # commands that still have an argparse parser; goes with the last of them
-    import argparse
-    from functools import partial
-
-    if words[0] == "train":
-        return partial(_train, words[1:])
-    try:
-        module = import_module(f"singlelife.commands.{words[0].replace('-', '_')}")
-    except ImportError:
-        return None
-    if hasattr(module, "COMMAND"):
-        return None
-    parser = argparse.ArgumentParser(prog="singlelife")
-    commands = parser.add_subparsers()
-    module.add_command(commands)
-    parsed = parser.parse_args(words)
-    return partial(parsed.run, parsed)
-
-
-def _train(words: list[str]) -> int:
-    from singlelife.commands.train import main
-
-    return main(words)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ COMMAND = """
 from singlelife.cli import main
 result = main(words)
 """
-TIMES = {"pairs_per_second", "data_wait", "mfu"}  # among the metrics: how fast the machine was
+TIMES = {"pairs_per_second", "data_wait", "tflops"}  # among the metrics: how fast the machine was
 
 
 def lines(folder: Path) -> list[dict]:
