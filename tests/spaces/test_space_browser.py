@@ -113,12 +113,12 @@ def test_cancel(browser, hub):
 
 def test_a_patch_shows_where_both_look(browser):
     browser.open("?pair=8&patch=1")
-    before, said = browser.pictures(), browser.one(".look-said").text
+    before, said = browser.pictures(), browser.one(".look-answer").text
     browser.click_in("canvas[data-view='target']", 0.55, 0.55)
     after = browser.pictures()
     assert before[0] != after[0]
     assert before[1] != after[1]
-    assert browser.one(".look-said").text != said
+    assert browser.one(".look-answer").text != said
     assert browser.one("[data-input='row']").get_attribute("value") == "5"
     assert browser.one("[data-input='column']").get_attribute("value") == "5"
     assert "patch=37" in browser.driver.current_url
@@ -167,14 +167,14 @@ def test_a_link_restores_the_choice(browser):
     assert browser.one("#model-b input").get_attribute("value") == "sim_still"
     assert "8 pairs of motorway/plain, top 3 of 64" in browser.one("#score dl").text
     assert "Pair 4" in browser.one(".look-ask").text
-    assert browser.one(".look-said").text.startswith("Row 3, column 4")
+    assert browser.one(".look-answer").text.startswith("Row 3, column 4")
     browser.click("[data-input='free']")
     link, score = browser.one("[data-link]").get_attribute("value"), browser.score()
     pictures = browser.pictures()
     browser.open(link.partition("/?")[2].join(["?", ""]))
     assert browser.score() == score
     assert browser.pictures() == pictures
-    assert browser.one(".look-said").text.startswith("Row 3, column 4")
+    assert browser.one(".look-answer").text.startswith("Row 3, column 4")
 
 
 def test_a_cell_of_the_matrix_opens_its_models(browser):
@@ -280,7 +280,7 @@ const ground = (element) => {
   }
   return [255, 255, 255];
 };
-const texts = 'h1, h2, p, label, span, b, button, dd, dt, a, li, input, .score-said, .score-value';
+const texts = 'h1, h2, p, label, span, b, button, dd, dt, a, li, input, .score-facts, .score-value';
 return [...document.querySelectorAll(texts)]
   .filter((element) => element.checkVisibility() && element.getBoundingClientRect().width > 0
     && [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim()))
