@@ -66,7 +66,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 at.grid = _element("matrix")
                 gr.Markdown(
                     "Two lives that never shared a frame agree. A still camera agrees with neither. Two untrained "
-                    "models agree a little with each other, since both look at the same bright patches, and with no life."
+                    "models agree with no life, and a little with each other: both look at the same bright patches."
                 )
             with gr.Tab("What is CAS?", id="about"):
                 gr.HTML(show.page_file("cas.svg"), elem_classes="about")
