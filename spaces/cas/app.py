@@ -158,7 +158,7 @@ def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None
 def _connect_comparison(at: SimpleNamespace, do: Handlers) -> None:
     """What a visitor fills in, and the comparison of it."""
     for model in (at.model_a, at.model_b):
-        model.key_up(do.search, None, model, trigger_mode="always_last", **_AT_ONCE)
+        model.key_up(do.search, None, model, trigger_mode="multiple", **_AT_ONCE)
     at.pairs.change(
         lambda pairs: (gr.update(visible=pairs == "pictures"), gr.update(visible=pairs == "video")),
         at.pairs, [at.picture_inputs, at.video_inputs], **_AT_ONCE,

@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from types import SimpleNamespace
@@ -35,7 +36,8 @@ EXAMPLES = {
 AT_ONCE = 2  # comparisons; as many as a free Space has cores
 PAIRS_OF_VIDEO = 8
 _FIRST = {"a": "sim_1", "b": "sim_2", "pair": "28", "patch": "29"}  # without a link
-_HEARTBEAT = 0.2  # seconds
+_HEARTBEAT = 0.2  # seconds between two moments at which a comparison can be cancelled
+_MOMENT = 0.25  # seconds between two letters that are typed
 _MOST_K = 20
 
 Updates = dict[Any, Any]  # new values of parts of the page, by the part
@@ -51,6 +53,7 @@ class Handlers:
 
     def __init__(self, at: SimpleNamespace, bench: Bench):
         self.at, self.bench = at, bench
+        self._typing: dict[str, str] = {}
         self._example_shown = lru_cache(maxsize=32)(self._shown)  # which many visitors see
 
     def example(self, a: str, b: str) -> Updates:
@@ -129,9 +132,14 @@ class Handlers:
         finally:
             stop.set()
 
-    def search(self, event: gr.KeyUpData) -> Any:
-        """Offer models of the Hub for what was typed."""
-        typed = (event.input_value or "").strip()
+    def search(self, event: gr.KeyUpData, request: gr.Request) -> Any:
+        """Offer models of the Hub for what was typed, once no other letter comes for a moment."""
+        typed, visitor = (event.input_value or "").strip(), f"{request.session_hash} {event.target}"
+        self._typing[visitor] = typed
+        time.sleep(_MOMENT)
+        if self._typing.get(visitor) != typed:
+            return gr.skip()
+        self._typing.pop(visitor, None)
         found = [] if len(typed) < 2 or is_built_in(typed) else search_models(typed)
         return gr.update(choices=list(dict.fromkeys([*built_in_models(), *found]))) if found else gr.skip()
 
