@@ -61,7 +61,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 _lay_out_choice(at, local)
                 _lay_out_result(at)
             with gr.Tab("Many models", id="matrix"):
-                variants = [("position-free", "position_free"), ("as it is", "raw")]
+                variants = [("position-free", "position_free"), ("raw", "raw")]
                 at.variant = gr.Radio(variants, value="position_free", label="CAS")
                 at.grid = _element("matrix")
                 gr.Markdown(

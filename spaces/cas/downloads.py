@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -35,7 +34,6 @@ from singlelife.text import in_bytes
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _TRIES = 3  # of a download whose connection breaks
 _LARGEST_ANSWER = 8 << 20  # bytes of what the Hub says about a model, its list of files
-_LARGEST_SEARCH = 2 << 20
 _POLL = 0.2  # seconds between two checks of a request that waits
 _RESERVED = ".reserved"  # a file as large as a download will be, without taking room
 
@@ -146,7 +144,8 @@ class Remote:
     def _get(self, url: str, first: int = 0, last: int | str = "") -> Iterator[Iterator[bytes]]:
         """The chunks of a body as they come, each after a check; of its bytes from `first` to `last`."""
         self._request.check()
-        headers = _headers() | {"Accept-Encoding": "identity"}  # the body as it is counted, not as it unpacks
+        headers = build_hf_headers(token=visible_token(), library_name="singlelife", library_version=__version__)
+        headers["Accept-Encoding"] = "identity"  # the body as it is counted, not as it unpacks
         if first or last:
             headers["Range"] = f"bytes={first}-{last}"
         timeout = self._request.limits.stall_seconds
@@ -161,28 +160,6 @@ class Remote:
                     yield chunk
 
             yield chunks()
-
-
-def search(text: str, tag: str, limit: int, seconds: float) -> list[dict[str, Any]]:
-    """What the Hub lists of models with a tag for a few words, most downloaded first.
-
-    Raises:
-        ConnectionError: it does not answer in so many seconds.
-    """
-    wanted = {"search": text, "filter": tag, "sort": "downloads", "limit": str(limit)}
-    content, end = bytearray(), time.monotonic() + seconds
-    try:
-        address = f"{constants.ENDPOINT}/api/models"
-        with get_session().stream("GET", address, params=wanted, headers=_headers(), timeout=seconds) as response:
-            hf_raise_for_status(response)
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > _LARGEST_SEARCH or time.monotonic() > end:
-                    raise TimeoutError
-        found = json.loads(content)
-    except (HTTPError, OSError, ValueError, RecursionError) as error:
-        raise ConnectionError("The Hub does not answer.") from error
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
 
 
 class ModelCache:
@@ -246,10 +223,7 @@ class ModelCache:
                 except Timeout:
                     continue  # in use
             if sum(sizes.values()) + size > self._most or size > free_bytes(self._folder):
-                raise VisitorError(
-                    "There is no room for this model here right now, since others are in use. Try again in a few "
-                    "minutes, or take a smaller one."
-                )
+                raise VisitorError("There is no room for this model here right now. Try again in a few minutes.")
             with (aside / _RESERVED).open("wb") as file:
                 file.truncate(size)
 
@@ -289,16 +263,10 @@ def _last_use(folder: Path) -> float:
         return 0.0
 
 
-def _headers() -> dict[str, str]:
-    """Without a token, unless the Space's owner sets it: a visitor may see what everybody may see."""
-    token = None if os.environ.get("SINGLELIFE_SPACE_USE_TOKEN") == "1" else False
-    return build_hf_headers(token=token, library_name="singlelife", library_version=__version__)
-
-
-def _broken(message: str) -> VisitorError:
-    error = VisitorError(message)
-    error.may_retry = True
-    return error
+def visible_token() -> bool | None:
+    """For clients of the Hub: no token (False), so that a visitor sees what everybody sees, unless the Space's owner
+    says to use theirs (None)."""
+    return None if os.environ.get("SINGLELIFE_SPACE_USE_TOKEN") == "1" else False
 
 
 @contextmanager
@@ -317,26 +285,18 @@ def _visitor_error(error: Exception, repo_id: str) -> VisitorError:
         case OfflineModeIsEnabled():
             return VisitorError("This machine does not ask the Hub. Choose one of the models that come with it.")
         case GatedRepoError():
-            return VisitorError(
-                f"{repo_id} is gated: its owner gives access on request, which this page does not have. Take an open "
-                "model, or run `singlelife cas` on your own machine, with your own access."
-            )
+            return VisitorError(f"{repo_id} is gated. Take an open model, or run `singlelife cas` with your access.")
         case RevisionNotFoundError():
             return VisitorError(f"{repo_id} has no such revision. Leave it out for the newest.")
         case RepositoryNotFoundError():
-            return VisitorError(
-                f"There is no model {repo_id} on the Hub that everybody may see. Check its name, as in ORG/NAME."
-            )
+            return VisitorError(f"There is no model {repo_id} on the Hub that everybody may see. Check its name.")
         case EntryNotFoundError():
             return VisitorError(f"{repo_id} lacks a file that it should have. Take another model.")
         case HfHubHTTPError() if error.response.status_code in (401, 403):
             return VisitorError(f"{repo_id} cannot be read by everybody. Take an open model.")
         case HfHubHTTPError():
             status = error.response.status_code
-            return _broken(f"The Hub has trouble right now (status {status}). Try again in a few minutes.")
+            return VisitorError(f"The Hub has trouble right now (status {status}). Try again later.", may_retry=True)
         case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
             return VisitorError("There is no room here for another model right now. Try again later.")
-    return _broken(
-        f"The Hub stopped answering while {repo_id} was fetched. Try again in a minute, or choose one of the models "
-        "that come with this page."
-    )
+    return VisitorError(f"The Hub stopped answering about {repo_id}. Try again in a minute.", may_retry=True)

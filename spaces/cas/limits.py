@@ -27,6 +27,7 @@ from singlelife.text import duration, in_bytes
 
 _PREFIX = "SINGLELIFE_SPACE_"  # begins the environment variable of each limit
 _LONGEST_MESSAGE = 600  # characters
+_LESS = "Try fewer pairs or a smaller model, or run it on your own machine with `singlelife demo`."
 _TOKEN = re.compile(r"\b(hf_|api_org_)\w+|\bBearer\s+\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.])(?:file:/*|~/|/(?=[\w.]+/)|/tmp/|[A-Za-z]:\\)[^\s'\",;:)\]]*")
 
@@ -40,11 +41,14 @@ class VisitorError(SingleLifeError):
     """A visitor's request cannot be done. The message is for the visitor: what is wrong and what to do, without a path
     of this machine, a trace or a token.
 
-    Attributes:
+    Args:
+        message: for the visitor.
         may_retry: the connection broke, so that the same may work the next time.
     """
 
-    may_retry = False
+    def __init__(self, message: str, may_retry: bool = False):
+        super().__init__(message)
+        self.may_retry = may_retry
 
 
 class Cancelled(VisitorError):
@@ -128,10 +132,7 @@ class Request:
         self, limits: Limits, report: Report | None = None, cancelled: Callable[[], bool] | None = None
     ) -> None:
         self.limits, self._report, self._cancelled = limits, report, cancelled
-        late = (
-            f"This takes longer than the {duration(limits.request_seconds)} that a request may take here. Try fewer "
-            "pairs or a smaller model, or run it on your own machine with `singlelife demo`."
-        )
+        late = f"This takes longer than the {duration(limits.request_seconds)} that a request may take here. {_LESS}"
         self._ends = [(time.monotonic() + limits.request_seconds, late)]
 
     def tell(self, what: str, share: float | None = None) -> None:
@@ -160,10 +161,7 @@ class Request:
             gc.collect()
             if self._over(more):
                 log.warning("At %s of %s of memory", in_bytes(resident() or 0), in_bytes(self.limits.memory))
-                raise VisitorError(
-                    "There is not enough memory for that here right now. Try again in a minute, with fewer pairs or a "
-                    "smaller model, or run it on your own machine with `singlelife demo`."
-                )
+                raise VisitorError(f"There is not enough memory for that here right now. {_LESS}")
 
     @contextmanager
     def within(self, seconds: float, late: str) -> Iterator[None]:
@@ -188,7 +186,7 @@ def memory_errors_for_visitors() -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and "not enough memory" not in str(error) and "allocate memory" not in str(error):
             raise
-        raise VisitorError("The memory was not enough for that. Try fewer pairs, or a smaller model.") from error
+        raise VisitorError(f"The memory was not enough for that. {_LESS}") from error
 
 
 def visitor_message(error: BaseException) -> str:
@@ -205,10 +203,7 @@ def visitor_message(error: BaseException) -> str:
         return _in_a_line(_without_paths(_without_tokens(str(error))))
     reference = uuid4().hex[:8]
     log.error("Reference %s: %s", reference, type(error).__name__, exc_info=error)
-    return (
-        "Something went wrong on our side. Try again; if it happens again, tell us what you did and this number: "
-        f"{reference}."
-    )
+    return f"Something went wrong on our side. Try again; if it happens again, send us this number: {reference}."
 
 
 def _without_paths(message: str) -> str:

@@ -19,8 +19,10 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
-from downloads import ModelCache, Remote, search
+from downloads import ModelCache, Remote, visible_token
+from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub.errors import HTTPError
 from limits import Limits, Request, VisitorError, log, memory_errors_for_visitors, visitor_message
 from transformers import AutoModel, PretrainedConfig
 
@@ -58,8 +60,9 @@ _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
+_SMALLER = "Take a smaller model, or run `singlelife cas` on your own machine."
+_UPLOAD_AGAIN = "Its owner has to upload them again; take another model."
 _TELL_EVERY = 0.2  # seconds, of a download
-_SEARCH_SECONDS = 3.0
 _SEARCH_KEPT = 60.0  # seconds for which the Hub is not asked the same again, or anything if it did not answer
 
 _loading = threading.Lock()
@@ -88,10 +91,7 @@ def open_model(name: str, request: Request, *, local: bool = False) -> Attention
         Cancelled: the visitor has given up.
         VisitorError: the model, its name, or the way to it cannot be used.
     """
-    late = (
-        f"The model was not here within {duration(request.limits.download_seconds)}. The Hub may be slow right now: "
-        "try again later, or take a smaller model."
-    )
+    late = f"The model was not here within {duration(request.limits.download_seconds)}. Try again later."
     try:
         with memory_errors_for_visitors(), request.within(request.limits.download_seconds, late):
             request.check()
@@ -104,16 +104,15 @@ def open_model(name: str, request: Request, *, local: bool = False) -> Attention
         # From deep in the code of an architecture whose config makes no sense.
         log.info("A model could not be opened", exc_info=error)
         raise VisitorError(
-            f"{_shown(name)} cannot be opened: its config, image processor and weights do not fit together. Take "
-            "another model."
+            f"{_shown(name)} cannot be opened: its config, image processor and weights do not fit together."
         ) from error
 
 
 def search_models(text: str, limit: int = 10) -> list[str]:
     """Hub ids of models that can be compared, for what has been typed so far: lives first. For no text, lives alone.
 
-    Empty where nothing is found, or the Hub does not answer within a few seconds; then it is not asked again for a
-    minute. The same words are looked up once a minute.
+    Empty where nothing is found, or the Hub does not answer; then it is not asked again for a minute. The same words
+    are looked up once a minute.
     """
     global _away_until
     now = time.monotonic()
@@ -121,7 +120,7 @@ def search_models(text: str, limit: int = 10) -> list[str]:
         return []
     try:
         return _search(" ".join(text.split())[:100], int(now // _SEARCH_KEPT))[:limit]
-    except ConnectionError:
+    except (HTTPError, OSError, ValueError):
         _away_until = now + _SEARCH_KEPT
         return []
 
@@ -241,9 +240,8 @@ def _check_files(remote: Remote, limits: Limits) -> tuple[str, ...]:
     total = sum(remote.sizes[file] for file in weights)
     if total > limits.weight_bytes or len(weights) > _MOST_PARTS:
         raise VisitorError(
-            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here they may be "
-            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. Take a smaller model, or run `singlelife cas` on your "
-            "own machine."
+            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here the limit is "
+            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. {_SMALLER}"
         )
     if remote.info.safetensors is not None:
         _check_parameters(name, remote.info.safetensors.total, limits)
@@ -264,15 +262,11 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> int:
     _check_numbers(checkpoint.name, plan.config)
     _, _, grid = geometry(checkpoint.name, plan.config, plan.processor)
     if grid[0] * grid[1] > request.limits.patches:
-        raise VisitorError(
-            f"{checkpoint.name} cuts a view into {grid[0]} x {grid[1]} patches; here the limit is "
-            f"{request.limits.patches} patches."
-        )
+        size = f"{grid[0]} x {grid[1]} patches; here the limit is {request.limits.patches}"
+        raise VisitorError(f"{checkpoint.name} cuts a view into {size}.")
     sides = [each for name in _SIZES for each in dict(getattr(plan.processor, name, None) or {}).values()]
     if any(isinstance(side, int | float) and side > _LONGEST_SIDE for side in sides):
-        raise VisitorError(
-            f"The image processor of {checkpoint.name} makes views of over {_LONGEST_SIDE} px. Take another model."
-        )
+        raise VisitorError(f"The image processor of {checkpoint.name} makes views of over {_LONGEST_SIDE} px.")
     with _one_at_a_time(request), torch.device("meta"):
         model = AutoModel.from_config(plan.config)
     parameters = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
@@ -290,8 +284,8 @@ def _needs_code(checkpoint: Checkpoint) -> bool:
 def _check_parameters(name: str, parameters: int, limits: Limits) -> None:
     if parameters > limits.parameters:
         raise VisitorError(
-            f"{name} has {parameters / 1e6:,.0f} million parameters; here it may have {limits.parameters / 1e6:,.0f} "
-            "million. Take a smaller model, or run `singlelife cas` on your own machine."
+            f"{name} has {parameters / 1e6:,.0f} million parameters; here the limit is {limits.parameters / 1e6:,.0f} "
+            f"million. {_SMALLER}"
         )
 
 
@@ -323,8 +317,7 @@ def _check_header(name: str, size: int, read: Callable[[int, int], bytes]) -> No
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 0 < length <= min(_LARGEST_HEADER, size - 8):
         raise VisitorError(
-            f"The weights of {name} are no safetensors: their header would have {length:,} bytes of {size:,}, and "
-            f"the limit is {_LARGEST_HEADER:,}. Take another model."
+            f"The weights of {name} are no safetensors: their header would have {length:,} bytes of {size:,}."
         )
     try:
         described = json.loads(read(8, length))
@@ -336,13 +329,11 @@ def _check_header(name: str, size: int, read: Callable[[int, int], bytes]) -> No
                 raise ValueError("gaps, or tensors that are not as large as their shape")
             end = last
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise VisitorError(
-            f"The header of the weights of {name} is damaged. Its owner has to upload them again; take another model."
-        ) from error
+        raise VisitorError(f"The header of the weights of {name} is damaged. {_UPLOAD_AGAIN}") from error
     if 8 + length + end != size:
         raise VisitorError(
             f"The weights of {name} are cut off or damaged: by their header they have {in_bytes(8 + length + end)}, "
-            f"the file has {in_bytes(size)}. Its owner has to upload them again; take another model."
+            f"the file has {in_bytes(size)}. {_UPLOAD_AGAIN}"
         )
 
 
@@ -370,17 +361,13 @@ def _one_at_a_time(request: Request) -> Iterator[None]:
 
 @lru_cache(maxsize=200)
 def _search(words: str, minute: int) -> list[str]:
-    """What the Hub finds for some words; asked once a minute.
-
-    Raises:
-        ConnectionError: it does not answer.
-    """
-    lives = search(words, TAG, 20, _SEARCH_SECONDS / 2)
-    others = search(words, "safetensors", 100, _SEARCH_SECONDS / 2) if words else []
-    supported = {*ARCHITECTURES, *DUAL_TOWERS}
-    fitting = [each for each in others if supported & set(each.get("tags") or [])]
-    names = dict.fromkeys(str(each.get("id")) for each in (*lives, *fitting))
-    return [name for name in names if _NAME.fullmatch(name)]
+    """What the Hub finds for some words; asked once a minute."""
+    api, supported = HfApi(token=visible_token(), library_name="singlelife"), {*ARCHITECTURES, *DUAL_TOWERS}
+    found = list(api.list_models(search=words, filter=TAG, sort="downloads", limit=20))
+    if words:
+        others = api.list_models(search=words, filter="safetensors", sort="downloads", limit=100)
+        found += [each for each in others if supported & set(each.tags or [])]
+    return [name for name in dict.fromkeys(each.id for each in found) if _NAME.fullmatch(name)]
 
 
 def _shown(words: str) -> str:

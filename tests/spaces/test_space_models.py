@@ -291,7 +291,7 @@ BAD = {
     "logits that are none": Bad("gives features that are not finite", weights(lambda w: w.sign() * 1e38), weights=3),
     "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=3),
     "too many parameters": Bad(
-        r"has [\d,]+ million parameters; here it may have 1,000", config(hidden_size=16384, num_hidden_layers=99)
+        r"has [\d,]+ million parameters; here the limit is 1,000", config(hidden_size=16384, num_hidden_layers=99)
     ),
     "too many layers": Bad("says num_hidden_layers 1e\\+09", config(num_hidden_layers=10**9)),
     "too wide": Bad("says hidden_size 1e\\+12", config(hidden_size=10**12)),
@@ -374,7 +374,7 @@ def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(silent
     hub.breaks.append(Break("GET", WEIGHTS, after, times=10**6, silent=silent))
     start = time.monotonic()
     answer = ask(stall_seconds=0.3)
-    assert answer.error[0] == "VisitorError" and "The Hub stopped answering while lives/vit" in answer.error[1]
+    assert answer.error[0] == "VisitorError" and "The Hub stopped answering about lives/vit" in answer.error[1]
     assert time.monotonic() - start < 60
     assert kept(tmp_path) == []
     safe_to_show(answer.error[1], tmp_path)
