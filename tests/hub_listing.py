@@ -54,9 +54,7 @@ class ListingEndpoints:
                         {"id": name, "private": repository.private, "cardData": card, "tags": card.get("tags", []),
                          "lastModified": "2026-01-01T00:00:00.000Z"}
                     )  # fmt: skip
-        more = f"{self.hub.url}/api/models?author={author}&search={words}&page={page + 1}" + "".join(
-            f"&filter={tag}" for tag in tags
-        )
+        more = f"{self.hub.url}/api/models?author={author}&page={page + 1}" + "".join(f"&filter={tag}" for tag in tags)
         link = {"Link": f'<{more}>; rel="next"'} if found[(page + 1) * size :] else {}
         self._json(found[page * size : (page + 1) * size], 200, link)
 

@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 from downloads import ModelCache, Remote, visible_token
-from huggingface_hub import HfApi
-from huggingface_hub.constants import HF_HUB_OFFLINE
+from huggingface_hub import constants
 from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 from limits import Limits, Request, VisitorError, log, memory_errors_for_visitors, visitor_message
 from transformers import AutoModel, PretrainedConfig
 
@@ -63,6 +63,7 @@ _BITS = {
 _SMALLER = "Take a smaller model, or run `singlelife cas` on your own machine."
 _UPLOAD_AGAIN = "Its owner has to upload them again; take another model."
 _TELL_EVERY = 0.2  # seconds, of a download
+_SEARCH_SECONDS = 2.0
 _SEARCH_KEPT = 60.0  # seconds for which the Hub is not asked the same again, or anything if it did not answer
 
 _loading = threading.Lock()
@@ -116,7 +117,7 @@ def search_models(text: str, limit: int = 10) -> list[str]:
     """
     global _away_until
     now = time.monotonic()
-    if HF_HUB_OFFLINE or now < _away_until:
+    if constants.HF_HUB_OFFLINE or now < _away_until:
         return []
     try:
         return _search(" ".join(text.split())[:100], int(now // _SEARCH_KEPT))[:limit]
@@ -362,12 +363,18 @@ def _one_at_a_time(request: Request) -> Iterator[None]:
 @lru_cache(maxsize=200)
 def _search(words: str, minute: int) -> list[str]:
     """What the Hub finds for some words; asked once a minute."""
-    api, supported = HfApi(token=visible_token(), library_name="singlelife"), {*ARCHITECTURES, *DUAL_TOWERS}
-    found = list(api.list_models(search=words, filter=TAG, sort="downloads", limit=20))
-    if words:
-        others = api.list_models(search=words, filter="safetensors", sort="downloads", limit=100)
-        found += [each for each in others if supported & set(each.tags or [])]
-    return [name for name in dict.fromkeys(each.id for each in found) if _NAME.fullmatch(name)]
+
+    def listed(tag: str, limit: int) -> list[dict[str, Any]]:
+        wanted = {"search": words, "filter": tag, "sort": "downloads", "limit": str(limit)}
+        headers, address = build_hf_headers(token=visible_token()), f"{constants.ENDPOINT}/api/models"
+        answer = get_session().get(address, params=wanted, headers=headers, timeout=_SEARCH_SECONDS)
+        hf_raise_for_status(answer)
+        return answer.json()
+
+    supported = {*ARCHITECTURES, *DUAL_TOWERS}
+    others = listed("safetensors", 100) if words else []
+    found = listed(TAG, 20) + [each for each in others if supported & set(each.get("tags") or [])]
+    return [name for name in dict.fromkeys(each["id"] for each in found) if _NAME.fullmatch(name)]
 
 
 def _shown(words: str) -> str:
