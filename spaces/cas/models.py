@@ -26,7 +26,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from limits import Limits, Request, VisitorError, log, memory_errors_for_visitors, visitor_message
 from transformers import AutoModel, PretrainedConfig
 
-from singlelife.alignment.attention import UNTRAINED, AttentionMapProvider, load_checkpoint, load_model, plan_of
+from singlelife.alignment.attention import AttentionMapProvider, load_checkpoint, plan_of
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS, geometry
 from singlelife.alignment.models.checkpoints import (
     CONFIG,
@@ -38,7 +38,6 @@ from singlelife.alignment.models.checkpoints import (
     weights_among,
 )
 from singlelife.errors import SingleLifeError
-from singlelife.files import config_names
 from singlelife.hub.errors import is_repo_id
 from singlelife.hub.models import TAG
 from singlelife.lives.prepare import default_cache_dir
@@ -46,7 +45,6 @@ from singlelife.text import duration, in_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # an organisation has no dot: an address has
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
-_SEED = re.compile(r"\d{1,9}", re.ASCII)
 _LARGEST_JSON = 1 << 20  # bytes of a config
 _LARGEST_INDEX = 4 << 20
 _LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
@@ -83,8 +81,7 @@ def open_model(name: str, request: Request, *, local: bool = False) -> Attention
 
     Args:
         name: ORG/NAME or ORG/NAME@REVISION on the Hub (a branch, tag or commit; its main branch by default); the name
-            of an embedded model; `untrained:MODEL` or `untrained:MODEL@SEED` for fresh weights of a preset or of an
-            embedded model's architecture; and, only if `local`, a folder.
+            of an embedded model; and, only if `local`, a folder.
         request: for which it is opened. The loading of weights that are here is not interrupted.
         local: the visitor owns this machine, and may open its folders.
 
@@ -128,8 +125,6 @@ def search_models(text: str, limit: int = 10) -> list[str]:
 
 def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
     embedded = embedded_models()
-    if name.startswith(UNTRAINED):
-        return _untrained(name, embedded, request)
     shown, revision = name, None
     if name.count("@") == 1:
         name, _, revision = name.partition("@")
@@ -197,21 +192,6 @@ def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
         generator = torch.Generator().manual_seed(0)
         size = (1, 3, model.image_size, model.image_size)
         model.logits(*(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(2)))
-    return model
-
-
-def _untrained(name: str, embedded: dict[str, Path], request: Request) -> AttentionMapProvider:
-    where, at, seed = name.removeprefix(UNTRAINED).partition("@")
-    presets = config_names("models")
-    if (where not in presets and where not in embedded) or (at and not _SEED.fullmatch(seed)):
-        raise VisitorError(
-            f"{_shown(name)} is no untrained model here. Write {UNTRAINED}MODEL or {UNTRAINED}MODEL@SEED, where MODEL "
-            f"is one of {', '.join((*presets, *embedded))} and SEED a whole number."
-        )
-    request.tell(f"Making {name}")
-    with _one_at_a_time(request):
-        model = load_model(f"{UNTRAINED}{embedded.get(where, where)}@{seed or 0}")
-    model.name = name
     return model
 
 
