@@ -66,6 +66,7 @@ class Handlers:
         return self.restored(dict(request.query_params))
 
     def restored(self, query: dict[str, str]) -> Updates:
+        """As `restore`, by the query of a link."""
         at = self.at
         query = query if query.get("a") and query.get("b") else _FIRST
         a, b = query["a"][:200], query["b"][:200]
@@ -96,10 +97,12 @@ class Handlers:
         return {self.at.look: show.look(result, max(0, min(int(event.pair), result.num_looks - 1)))}
 
     def begin(self) -> Updates:
+        """Show that a comparison waits for its turn."""
         at, stage = self.at, show.stage_html("Waiting for a free place", None)
         return {at.compare: gr.update(interactive=False), at.cancel: gr.update(visible=True), at.status: stage}
 
     def cancel(self) -> Updates:
+        """Show that the comparison is cancelled; Gradio closes `run`."""
         return self._end("Cancelled. Nothing was kept.")
 
     def run(
