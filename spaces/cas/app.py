@@ -73,7 +73,7 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
                 gr.Markdown(show.page_file("about.md"), elem_classes="about")
         handlers = Handlers(at, bench)
         _connect_results(page, at, handlers)
-        _connect_comparison(at, handlers)
+        _connect_comparison(page, at, handlers)
         add_api(bench)
     threading.Thread(target=handlers.warm_up).start()
     return page
@@ -155,7 +155,7 @@ def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None
     at.strip.select(do.look_at, at.token, [at.look, at.status], **_INSTANT)
 
 
-def _connect_comparison(at: SimpleNamespace, do: Handlers) -> None:
+def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None:
     """What a visitor fills in, and the comparison of it."""
     for model in (at.model_a, at.model_b):
         model.key_up(do.search, None, model, trigger_mode="multiple", **_AT_ONCE)
@@ -166,14 +166,13 @@ def _connect_comparison(at: SimpleNamespace, do: Handlers) -> None:
     for image, view in ((at.target, at.target_view), (at.source, at.source_view)):
         image.change(do.take_picture, image, view, **_HIDDEN)
     at.video.change(do.take_video, [at.video, at.gap], [at.clip, at.status], **_COMPARING)
+    asked = [at.model_a, at.model_b, at.pairs, at.k, at.target_view, at.source_view, at.clip]
     ended = [at.status, at.compare, at.cancel]
-    running = at.compare.click(do.begin, None, ended, **_AT_ONCE).then(
-        do.run,
-        [at.model_a, at.model_b, at.pairs, at.k, at.target_view, at.source_view, at.clip],
-        [*ended, at.score, at.look, at.strip, at.token],
-        **_COMPARING,
+    at.compare.click(do.begin, asked, ended, **_AT_ONCE).then(
+        do.run, None, [*ended, at.score, at.look, at.strip, at.token], trigger_mode="multiple", **_COMPARING
     )
-    at.cancel.click(do.cancel, None, ended, cancels=[running], **_AT_ONCE)
+    at.cancel.click(do.cancel, None, ended, **_AT_ONCE)
+    page.unload(do.leave)
 
 
 def opens_folders(host: str, share: bool = False) -> bool:

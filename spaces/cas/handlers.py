@@ -36,7 +36,8 @@ EXAMPLES = {
 AT_ONCE = 2  # comparisons; as many as a free Space has cores
 PAIRS_OF_VIDEO = 8
 _FIRST = {"a": "sim_1", "b": "sim_2", "pair": "28", "patch": "29"}  # without a link
-_HEARTBEAT = 0.2  # seconds between two moments at which a comparison can be cancelled
+_POLL = 0.1  # seconds between two looks at whether to stop
+_MOST_SESSIONS = 1000
 _MOMENT = 0.25  # seconds between two letters that are typed
 _MOST_K = 20
 
@@ -54,6 +55,8 @@ class Handlers:
     def __init__(self, at: SimpleNamespace, bench: Bench):
         self.at, self.bench = at, bench
         self._typing: dict[str, str] = {}
+        self._waiting: dict[str, tuple[tuple[Any, ...], threading.Event]] = {}  # what each session asks for
+        self._stops: dict[str, threading.Event] = {}  # of each session's comparison, which waits or runs
         self._example_shown = lru_cache(maxsize=32)(self._shown)  # which many visitors see
 
     def example(self, a: str, b: str) -> Updates:
@@ -96,21 +99,36 @@ class Handlers:
             return {self.at.status: show.note_html("This result is no longer kept. Press Compare for it again.")}
         return {self.at.look: show.look(result, max(0, min(int(event.pair), result.num_looks - 1)))}
 
-    def begin(self) -> Updates:
-        """Show that a comparison waits for its turn."""
+    def begin(
+        self, a: str, b: str, pairs: str, k: float, target: Any, source: Any, clip: Any, request: gr.Request
+    ) -> Updates:
+        """Ask for a comparison, in place of any that the session has asked for before."""
+        self.leave(request)
+        session, stop = request.session_hash or "", threading.Event()
+        self._stops[session] = stop
+        self._waiting[session] = (a, b, pairs, k, target, source, clip), stop
+        while len(self._stops) > _MOST_SESSIONS:
+            self._stop(next(iter(self._stops)))
         at, stage = self.at, show.stage_html("Waiting for a free place", None)
         return {at.compare: gr.update(interactive=False), at.cancel: gr.update(visible=True), at.status: stage}
 
-    def cancel(self) -> Updates:
-        """Show that the comparison is cancelled; Gradio closes `run`."""
+    def cancel(self, request: gr.Request) -> Updates:
+        """Stop the session's comparison at its next step."""
+        self.leave(request)
         return self._end("Cancelled. Nothing was kept.")
 
-    def run(
-        self, a: str, b: str, pairs: str, k: float, target: Any, source: Any, clip: list[View] | None
-    ) -> Iterator[Updates]:
-        """Compare two models, and report on the way. Gradio closes this generator where the visitor cancels or leaves,
-        which stops the work at its next step."""
-        stop = threading.Event()
+    def leave(self, request: gr.Request) -> None:
+        """The same, where nobody looks any more."""
+        self._stop(request.session_hash or "")
+
+    def run(self, request: gr.Request) -> Iterator[Updates]:
+        """Compare what the session asked for last, and report on the way. Gradio does not forget an event that was
+        cancelled while it waited; the first one that gets its turn does the work, and the others do nothing."""
+        session = request.session_hash or ""
+        yield {self.at.status: gr.skip()}
+        if not (asked := self._waiting.pop(session, None)):
+            return
+        (a, b, pairs, k, target, source, clip), stop = asked
 
         def work(report: Report) -> tuple[str, Result]:
             views = self._views(pairs, target, source, clip)
@@ -119,21 +137,21 @@ class Handlers:
             return self.bench.keep(result), result
 
         try:
-            for step in _steps(work):
-                if step is None:
-                    yield {self.at.status: gr.skip()}
-                elif isinstance(step[1], Result):
+            for step in _steps(work, stop):
+                if isinstance(step[1], Result):
                     yield self._end() | self._shown(*step)
                 else:
                     yield {self.at.status: show.stage_html(*step)}
-        except Cancelled:  # the app ends
-            yield self._end()
+        except Cancelled:  # the page says so already, and the next comparison may be on its way
+            yield {self.at.status: gr.skip()}  # since Gradio sends the last value again when this ends
         except Exception as error:
             message = visitor_message(error)
             gr.Warning(message, title="Not compared")
             yield self._end(message, alert=True)
         finally:
             stop.set()
+            if self._stops.get(session) is stop:
+                del self._stops[session]
 
     def search(self, event: gr.KeyUpData, request: gr.Request) -> Any:
         """Offer models of the Hub for what was typed, once no other letter comes for a moment."""
@@ -180,6 +198,11 @@ class Handlers:
             self.cells("position_free")
         except Cancelled:
             pass  # the app ends
+
+    def _stop(self, session: str) -> None:
+        self._waiting.pop(session, None)
+        if stop := self._stops.pop(session, None):
+            stop.set()
 
     def _views(self, pairs: str, target: Any, source: Any, clip: list[View] | None) -> PairSet | list[View]:
         if pairs == "pictures":
@@ -285,9 +308,12 @@ def add_api(bench: Bench) -> None:
         gr.Button().click(compare_on_pictures, [*names, *views], answer, api_name="compare_on_pictures", **shared)
 
 
-def _steps(work: Callable[[Report], Any]) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, None while it reports nothing, so that the caller
-    can be closed, and at last what it returns; raises what it raises."""
+def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
+    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises.
+
+    Raises:
+        Cancelled: it is to stop. The work is not waited for: it ends by itself at its next step.
+    """
     told: queue.Queue[tuple[str, Any]] = queue.Queue()
 
     def run() -> None:
@@ -297,17 +323,17 @@ def _steps(work: Callable[[Report], Any]) -> Iterator[Any]:
             told.put(("failed", error))
 
     threading.Thread(target=run).start()  # no daemon: torch must not run on while Python ends
-    while True:
+    while not stop.is_set():
         try:
-            kind, value = told.get(timeout=_HEARTBEAT)
+            kind, value = told.get(timeout=_POLL)
         except queue.Empty:
-            yield None
             continue
         if kind == "failed":
             raise value
         yield value
         if kind == "done":
             return
+    raise Cancelled("Cancelled.")
 
 
 def _number(query: dict[str, str], name: str, most: int) -> int | None:
