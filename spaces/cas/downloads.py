@@ -10,7 +10,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote
 
 from filelock import FileLock, Timeout
@@ -26,56 +25,17 @@ from huggingface_hub.errors import (
 )
 from huggingface_hub.hf_api import ModelInfo
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
-from limits import Cancelled, Limits, VisitorError
+from limits import Request, VisitorError
 
-from singlelife import __version__
+from singlelife._version import __version__
 from singlelife.files import free_bytes
-from singlelife.text import duration, in_bytes
-
-Progress = Callable[[str, float | None], None]
+from singlelife.text import in_bytes
 
 _COMMIT = re.compile(r"[0-9a-f]{40,64}")
 _TRIES = 3  # of a download whose connection breaks
-_LARGEST_ANSWER = 8 << 20  # bytes of what the Hub says of a model, its list of files
-_LARGEST_SEARCH = 2 << 20
-_POLL = 0.2  # seconds between two looks at whether to go on waiting
+_LARGEST_ANSWER = 8 << 20  # bytes of what the Hub says about a model, its list of files
+_POLL = 0.2  # seconds between two checks of a request that waits
 _RESERVED = ".reserved"  # a file as large as a download will be, without taking room
-
-
-class Request:
-    """What one visitor waits for: it ends when the time is over or the visitor has given up.
-
-    Args:
-        limits: `download_seconds` counts from now.
-        progress, cancelled: of [`models.open_model`].
-    """
-
-    def __init__(
-        self, limits: Limits, progress: Progress | None = None, cancelled: Callable[[], bool] | None = None
-    ) -> None:
-        self.limits, self._progress, self._cancelled = limits, progress, cancelled
-        self._end = time.monotonic() + limits.download_seconds
-
-    def tell(self, what: str, share: float | None = None) -> None:
-        """Report progress, and check."""
-        self.check()
-        if self._progress is not None:
-            self._progress(what, share)
-
-    def check(self) -> None:
-        """Whether to go on.
-
-        Raises:
-            Cancelled: the visitor has given up.
-            VisitorError: the time is over.
-        """
-        if self._cancelled is not None and self._cancelled():
-            raise Cancelled("Cancelled.")
-        if time.monotonic() >= self._end:
-            raise VisitorError(
-                f"The model was not here within {duration(self.limits.download_seconds)}. The Hub may be slow right "
-                "now: try again later, or take a smaller model."
-            )
 
 
 class Remote:
@@ -84,10 +44,10 @@ class Remote:
     Args:
         repo_id: ORG/NAME, checked already.
         revision: None for its main branch.
-        request: what it is fetched for.
+        request: for which it is fetched.
 
     Attributes:
-        info: what the Hub says of it.
+        info: what the Hub says about it.
         sizes: of its files, in bytes, by name.
     """
 
@@ -96,7 +56,7 @@ class Remote:
         path = f"{constants.ENDPOINT}/api/models/{repo_id}"
         if revision is not None:
             path += f"/revision/{quote(revision, safe='')}"
-        answer = self.read(f"{path}?blobs=true", _LARGEST_ANSWER)
+        answer = self._read(f"{path}?blobs=true", _LARGEST_ANSWER)
         try:
             self.info = ModelInfo(**json.loads(answer))
             self.commit = str(self.info.sha)
@@ -112,46 +72,35 @@ class Remote:
         """A file of at most so many bytes.
 
         Raises:
-            VisitorError: it is larger, or cannot be had.
+            VisitorError: it is larger, or cannot be fetched.
         """
         if self.sizes.get(name, 0) > largest:
-            raise VisitorError(
-                f"The file {name} of {self.repo_id} is over {in_bytes(largest)}, which it should not be."
-            )
-        return self.read(self._url(name), largest)
-
-    def read(self, url: str, largest: int, first: int | None = None) -> bytes:
-        """The body of an answer, of at most `largest` bytes; or, from the byte `first` on, exactly so many.
-
-        Raises:
-            VisitorError: it is longer (or shorter), or cannot be had.
-        """
-        content = bytearray()
-        wanted = {} if first is None else {"Range": f"bytes={first}-{first + largest - 1}"}
-        with _told(self.repo_id), self._get(url, wanted) as (status, chunks):
-            if first and status != 206:
-                raise VisitorError(f"The Hub does not give a part of a file of {self.repo_id}. Try again later.")
-            for chunk in chunks:
-                content += chunk
-                if first is not None and len(content) >= largest:
-                    break
-                if len(content) > largest:
-                    raise VisitorError(f"The Hub sends more than {in_bytes(largest)} where {self.repo_id} has less.")
-        if first is not None and len(content) < largest:
-            raise VisitorError(f"A file of {self.repo_id} is cut off. Its owner has to upload it again.")
-        return bytes(content[:largest])
+            raise VisitorError(f"The file {name} of {self.repo_id} is over {in_bytes(largest)}, which is too much.")
+        return self._read(self._url(name), largest)
 
     def read_part(self, name: str, first: int, count: int) -> bytes:
-        """Bytes of a file, from `first` on."""
-        return self.read(self._url(name), count, first)
+        """Exactly so many bytes of a file, from `first` on.
+
+        Raises:
+            VisitorError: it has fewer, or cannot be fetched.
+        """
+        content = bytearray()
+        with _for_visitors(self.repo_id), self._get(self._url(name), first, first + count - 1) as chunks:
+            for chunk in chunks:
+                content += chunk
+                if len(content) >= count:
+                    break
+        if len(content) < count:
+            raise VisitorError(f"A file of {self.repo_id} is cut off. Its owner has to upload it again.")
+        return bytes(content[:count])
 
     def download(self, name: str, to: Path, done: Callable[[int], None]) -> None:
-        """A whole file, of exactly the size and hash that the Hub says it has.
+        """Fetch a whole file, of exactly the size and hash that the Hub says it has.
 
-        Where the connection breaks, it goes on from there, up to three times.
+        Where the connection breaks, the download goes on from there, up to three times.
 
         Args:
-            done: is told how many bytes of it are here.
+            done: receives how many bytes of it are here.
 
         Raises:
             VisitorError: it could not be fetched, or is not what the Hub said.
@@ -160,82 +109,67 @@ class Remote:
         with to.open("wb") as file:
             for left in reversed(range(_TRIES)):
                 try:
-                    wanted = {"Range": f"bytes={got}-"} if got else {}
-                    with _told(self.repo_id, broken=_Broken), self._get(self._url(name), wanted) as (status, chunks):
-                        if got and status != 206:
-                            raise VisitorError(f"The download of {self.repo_id} broke. Try again.")
+                    with _for_visitors(self.repo_id), self._get(self._url(name), got) as chunks:
                         for chunk in chunks:
                             got += len(chunk)
                             if got > size:
-                                raise VisitorError(
-                                    f"The Hub sends more of {self.repo_id} than it said there is. It was not taken."
-                                )
+                                raise VisitorError(f"The Hub sends more of {self.repo_id} than it said. Take another.")
                             digest.update(chunk)
                             file.write(chunk)
                             done(got)
                     if got == size:
                         break
-                except _Broken as error:
-                    if not left:
-                        raise VisitorError(str(error)) from error
+                except VisitorError as error:
+                    if not (left and error.may_retry):
+                        raise
                     time.sleep(1)
-            file.flush()
         if got != size:
             raise VisitorError(f"The download of {self.repo_id} ends before the end of {name}. Try again later.")
         if name in self._hashes and digest.hexdigest() != self._hashes[name]:
             raise VisitorError(f"What came as {name} of {self.repo_id} is not what the Hub has. Try again later.")
 
+    def _read(self, url: str, largest: int) -> bytes:
+        content = bytearray()
+        with _for_visitors(self.repo_id), self._get(url) as chunks:
+            for chunk in chunks:
+                content += chunk
+                if len(content) > largest:
+                    raise VisitorError(f"The Hub sends more than {in_bytes(largest)} where {self.repo_id} has less.")
+        return bytes(content)
+
     def _url(self, name: str) -> str:
         return f"{constants.ENDPOINT}/{self.repo_id}/resolve/{self.commit}/{quote(name)}"
 
     @contextmanager
-    def _get(self, url: str, more: dict[str, str]) -> Iterator[tuple[int, Iterator[bytes]]]:
-        """The status, and the chunks of the body as they come, each after a check."""
+    def _get(self, url: str, first: int = 0, last: int | str = "") -> Iterator[Iterator[bytes]]:
+        """The chunks of a body as they come, each after a check; of its bytes from `first` to `last`."""
         self._request.check()
-        headers = {**_headers(), "Accept-Encoding": "identity", **more}  # the body as it is counted, not as it unpacks
+        headers = build_hf_headers(token=visible_token(), library_name="singlelife", library_version=__version__)
+        headers["Accept-Encoding"] = "identity"  # the body as it is counted, not as it unpacks
+        if first or last:
+            headers["Range"] = f"bytes={first}-{last}"
         timeout = self._request.limits.stall_seconds
         with get_session().stream("GET", url, headers=headers, timeout=timeout) as response:
             hf_raise_for_status(response)
+            if first and response.status_code != 206:
+                raise VisitorError(f"The Hub does not give a part of a file of {self.repo_id}. Try again later.")
 
             def chunks() -> Iterator[bytes]:
                 for chunk in response.iter_raw():
                     self._request.check()
                     yield chunk
 
-            yield response.status_code, chunks()
-
-
-def search(text: str, tag: str, limit: int, seconds: float) -> list[dict[str, Any]]:
-    """What the Hub lists of models with a tag for a few words, most downloaded first.
-
-    Raises:
-        ConnectionError: it does not answer in so many seconds.
-    """
-    wanted = {"search": text, "filter": tag, "sort": "downloads", "limit": str(limit)}
-    content, end = bytearray(), time.monotonic() + seconds
-    try:
-        address = f"{constants.ENDPOINT}/api/models"
-        with get_session().stream("GET", address, params=wanted, headers=_headers(), timeout=seconds) as response:
-            hf_raise_for_status(response)
-            for chunk in response.iter_bytes():
-                content += chunk
-                if len(content) > _LARGEST_SEARCH or time.monotonic() > end:
-                    raise TimeoutError
-        found = json.loads(content)
-    except (HTTPError, OSError, ValueError, RecursionError) as error:
-        raise ConnectionError("The Hub does not answer.") from error
-    return [each for each in found if isinstance(each, dict)] if isinstance(found, list) else []
+            yield chunks()
 
 
 class ModelCache:
     """Models on the disk, a folder for each commit, up to a cap.
 
     Several visitors, and several processes, share a download: the others wait for the first. A model is written aside
-    and renamed when it is whole. To make room the model that was used longest ago goes first, and none that is being
-    loaded or downloaded.
+    and renamed when it is whole. The model that was used longest ago makes room first, and none that is in use.
 
     Args:
-        folder: of nothing else.
+        folder: which holds nothing else.
         most: bytes of all models together.
     """
 
@@ -245,12 +179,12 @@ class ModelCache:
 
     @contextmanager
     def use(self, key: str, fill: Callable[[Path], None], check: Callable[[], None]) -> Iterator[Path]:
-        """The folder of a model, which stays for as long as the block runs.
+        """The folder of a model, which stays while the block runs.
 
         Args:
-            key: names it, as a file name.
-            fill: puts its files into an empty folder, where it is not there yet.
-            check: asked while waiting for another visitor who has it; raises to give up.
+            key: its name, as a file name.
+            fill: puts its files into an empty folder; called where it is not there yet.
+            check: called while another visitor has it; raises to give up.
         """
         there = self._folder / key
         with _held(self._lock(key), check):
@@ -268,16 +202,14 @@ class ModelCache:
             yield there
 
     def make_room(self, aside: Path, size: int, check: Callable[[], None]) -> None:
-        """Reserve room for what comes into the folder that `fill` was given.
+        """Reserve room for the files that come into the folder that `fill` was given.
 
         Raises:
-            VisitorError: what is in use takes all the room.
+            VisitorError: the models in use take all the room.
         """
-        with _held(FileLock(self._folder / ".locks" / "room"), check):
-            kept = sorted(
-                (path for path in self._folder.iterdir() if path.is_dir() and path.name != ".locks" and path != aside),
-                key=lambda path: (not path.name.endswith(".part"), _last_use(path)),  # first what was left half done
-            )
+        with _held(self._lock("room"), check):
+            kept = [path for path in self._folder.iterdir() if path.name != ".locks" and path != aside]
+            kept.sort(key=lambda path: (path.suffix != ".part", _last_use(path)))  # first what was left half done
             sizes = {path: _size(path) for path in kept}
             for path in kept:
                 if sum(sizes.values()) + size <= self._most and size <= free_bytes(self._folder):
@@ -285,16 +217,13 @@ class ModelCache:
                 try:
                     key = path.name.removesuffix(".part")
                     with self._lock(key).acquire(timeout=0):
-                        gone = path.rename(self._folder / f"{key}.part")  # so that no half of it is taken for whole
+                        gone = path.rename(self._folder / f"{key}.part")  # so that no half of it looks whole
                         shutil.rmtree(gone, ignore_errors=True)
                     del sizes[path]
                 except Timeout:
                     continue  # in use
             if sum(sizes.values()) + size > self._most or size > free_bytes(self._folder):
-                raise VisitorError(
-                    "There is no room for this model here right now, since others are in use. Try again in a few "
-                    "minutes, or take a smaller one."
-                )
+                raise VisitorError("There is no room for this model here right now. Try again in a few minutes.")
             with (aside / _RESERVED).open("wb") as file:
                 file.truncate(size)
 
@@ -334,47 +263,40 @@ def _last_use(folder: Path) -> float:
         return 0.0
 
 
-def _headers() -> dict[str, str]:
-    """Without a token, unless the Space's owner says so: what a visitor may see is what everybody may see."""
-    token = None if os.environ.get("SINGLELIFE_SPACE_USE_TOKEN") == "1" else False
-    return build_hf_headers(token=token, library_name="singlelife", library_version=__version__)
-
-
-class _Broken(VisitorError):
-    """The connection broke, and may be tried again."""
+def visible_token() -> bool | None:
+    """For clients of the Hub: no token (False), so that a visitor sees what everybody sees, unless the Space's owner
+    says to use theirs (None)."""
+    return None if os.environ.get("SINGLELIFE_SPACE_USE_TOKEN") == "1" else False
 
 
 @contextmanager
-def _told(repo_id: str, broken: type[VisitorError] = VisitorError) -> Iterator[None]:
+def _for_visitors(repo_id: str) -> Iterator[None]:
     """Turn errors of the client and of the network into what a visitor can act on."""
     try:
         yield
     except VisitorError:
         raise
-    except OfflineModeIsEnabled as error:
-        raise VisitorError("This machine does not ask the Hub. Choose one of the models that come with it.") from error
-    except GatedRepoError as error:
-        raise VisitorError(
-            f"{repo_id} is gated: its owner gives access on request, which this page has not got. Take an open model, "
-            "or run `singlelife cas` on your own machine, with your own access."
-        ) from error
-    except RevisionNotFoundError as error:
-        raise VisitorError(f"{repo_id} has no such revision. Leave it empty for the newest.") from error
-    except RepositoryNotFoundError as error:
-        raise VisitorError(
-            f"There is no model {repo_id} on the Hub that everybody may see. Check its name, as in ORG/NAME."
-        ) from error
-    except EntryNotFoundError as error:
-        raise VisitorError(f"{repo_id} lacks a file that it should have. Take another model.") from error
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        if status in (401, 403):
-            raise VisitorError(f"{repo_id} cannot be read by everybody. Take an open model.") from error
-        raise broken(f"The Hub has trouble right now (status {status}). Try again in a few minutes.") from error
-    except (HTTPError, OSError) as error:
-        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
-            raise VisitorError("There is no room here for another model right now. Try again later.") from error
-        raise broken(
-            f"The Hub stopped answering while {repo_id} was fetched. Try again in a minute, or choose one of the "
-            "models that come with this page."
-        ) from error
+    except (HTTPError, OSError, EntryNotFoundError) as error:
+        raise _visitor_error(error, repo_id) from error
+
+
+def _visitor_error(error: Exception, repo_id: str) -> VisitorError:
+    match error:
+        case OfflineModeIsEnabled():
+            return VisitorError("This machine does not ask the Hub. Choose one of the models that come with it.")
+        case GatedRepoError():
+            return VisitorError(f"{repo_id} is gated. Take an open model, or run `singlelife cas` with your access.")
+        case RevisionNotFoundError():
+            return VisitorError(f"{repo_id} has no such revision. Leave it out for the newest.")
+        case RepositoryNotFoundError():
+            return VisitorError(f"There is no model {repo_id} on the Hub that everybody may see. Check its name.")
+        case EntryNotFoundError():
+            return VisitorError(f"{repo_id} lacks a file that it should have. Take another model.")
+        case HfHubHTTPError() if error.response.status_code in (401, 403):
+            return VisitorError(f"{repo_id} cannot be read by everybody. Take an open model.")
+        case HfHubHTTPError():
+            status = error.response.status_code
+            return VisitorError(f"The Hub has trouble right now (status {status}). Try again later.", may_retry=True)
+        case OSError() if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS):
+            return VisitorError("There is no room here for another model right now. Try again later.")
+    return VisitorError(f"The Hub stopped answering about {repo_id}. Try again in a minute.", may_retry=True)

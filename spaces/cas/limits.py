@@ -1,6 +1,6 @@
-"""What a visitor may ask of this machine, and what a visitor is told when it is too much.
+"""What a visitor may ask of this machine, and what the page says where that is too much.
 
-Whatever comes from outside is taken for hostile: the name of a model, its files, a picture, a video.
+Everything from outside is treated as hostile: the name of a model, its files, a picture, a video.
 """
 
 import gc
@@ -9,8 +9,9 @@ import math
 import os
 import re
 import tempfile
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -20,220 +21,197 @@ import torch
 from huggingface_hub.constants import HF_HOME
 
 from singlelife.errors import SingleLifeError
-from singlelife.lives.prepare import default_cache_dir
+from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
 from singlelife.text import duration, in_bytes
 
 _PREFIX = "SINGLELIFE_SPACE_"  # begins the environment variable of each limit
 _LONGEST_MESSAGE = 600  # characters
+_LESS = "Try fewer pairs or a smaller model, or run it on your own machine with `singlelife demo`."
 _TOKEN = re.compile(r"\b(hf_|api_org_)\w+|\bBearer\s+\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.])(?:file:/*|~/|/(?=[\w.]+/)|/tmp/|[A-Za-z]:\\)[^\s'\",;:)\]]*")
 
 log = logging.getLogger("singlelife.space")
+closing = threading.Event()  # set when the app ends: requests stop at their next step
+
+Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done, 0 to 1
 
 
 class VisitorError(SingleLifeError):
-    """What a visitor asked for cannot be done. The message is for the visitor: what is wrong and what to do, with no
-    path of this machine, no trace and no token in it."""
+    """A visitor's request cannot be done. The message is for the visitor: what is wrong and what to do, without a path
+    of this machine, a trace or a token.
+
+    Args:
+        message: for the visitor.
+        may_retry: the connection broke, so that the same may work the next time.
+    """
+
+    def __init__(self, message: str, may_retry: bool = False):
+        super().__init__(message)
+        self.may_retry = may_retry
 
 
 class Cancelled(VisitorError):
-    """The visitor has given up."""
+    """The visitor gave up."""
 
 
 @dataclass(frozen=True)
 class Limits:
     """How much of this machine a visitor may take.
 
-    Each is set by the environment variable SINGLELIFE_SPACE_ and its name in capitals, such as
-    SINGLELIFE_SPACE_VIDEO_SECONDS=60. The defaults are for the free Space of two cores and 16 GiB.
-
-    Attributes:
-        parameters: of a model.
-        weight_bytes: of all weights' files of a model; float32 at `parameters`, and as much as is ever downloaded.
-        patches: of a view, rows times columns; the maps of a pair grow with its square.
-        download_seconds: until a model is there, waiting for others included.
-        stall_seconds: for which the Hub may be silent; also the longest that a cancel takes in a download.
-        cache_bytes: of models that are kept on the disk.
-        picture_bytes, picture_pixels: of a picture that is uploaded, as it is stored.
-        video_bytes, video_seconds: of a video that is uploaded.
-        video_pixels: of a frame of it, width times height.
-        video_pairs: of pairs that are drawn from it.
-        video_work_seconds: for which it may be decoded.
-        request_seconds: for one request, from its start.
-        memory: bytes that this process may hold in RAM while it works for visitors.
+    The environment variable SINGLELIFE_SPACE_ with a field's name in capitals sets it, such as
+    SINGLELIFE_SPACE_VIDEO_SECONDS=60. The defaults suit the free Space of two cores and 16 GiB.
     """
 
     parameters: int = 1_000_000_000
+    """Parameters of a model."""
     weight_bytes: int = 4_200_000_000
+    """All weight files of a model, and so the largest download."""
     patches: int = 2_500
+    """Patches of a view, rows times columns; the maps of a pair grow with its square."""
     download_seconds: float = 600.0
+    """Until a model is here, including the wait for other visitors."""
     stall_seconds: float = 15.0
+    """How long the Hub may be silent; also the longest that a cancel takes during a download."""
     cache_bytes: int = 20_000_000_000
+    """Models that are kept on the disk."""
     picture_bytes: int = 25_000_000
+    """The file of a picture."""
     picture_pixels: int = 50_000_000
+    """Pixels of a picture as it is stored."""
     video_bytes: int = 64_000_000
+    """The file of a video."""
     video_seconds: float = 120.0
+    """Length of a video."""
     video_pixels: int = 3840 * 2160
+    """Pixels of a frame, width times height."""
     video_pairs: int = 32
+    """Pairs that are drawn from a video."""
     video_work_seconds: float = 120.0
+    """How long a video may take to decode."""
     request_seconds: float = 900.0
+    """One request, from its start."""
     memory: int = 12_000_000_000
+    """Bytes of RAM that this process may hold while it works for visitors."""
 
     @classmethod
     def from_environment(cls) -> "Limits":
-        """The limits that the environment sets, and the defaults for the others.
+        """The limits that the environment sets, and the defaults of the others.
 
         Raises:
-            SingleLifeError: a variable is no number above 0.
+            SingleLifeError: a variable is not a number above 0.
         """
         values: dict[str, float] = {}
         for field in fields(cls):
             variable = _PREFIX + field.name.upper()
-            said = os.environ.get(variable)
-            if not said:
+            if not (words := os.environ.get(variable)):
                 continue
             try:
-                value = float(said.replace("_", ""))
+                value = float(words.replace("_", ""))
             except ValueError:
                 value = math.nan
             if not 0 < value < math.inf:
-                raise SingleLifeError(f"{variable} should be a number above 0, not {said!r}.")
+                raise SingleLifeError(f"{variable} should be a number above 0, not {words!r}.")
             values[field.name] = int(value) if isinstance(field.default, int) else value
         return cls(**values)  # type: ignore[arg-type]
 
 
-class Deadline:
-    """A time by which a request has to be done; see [`deadline`]."""
+class Request:
+    """One request of a visitor: it reports progress, and it ends when the visitor gives up or time or memory run out.
 
-    def __init__(self, seconds: float):
-        self.seconds, self._end = seconds, time.monotonic() + seconds
+    Work runs in a thread, which Python cannot stop from outside. So every step of it calls `check`, and a request ends
+    at most one batch, one chunk of a download or one loading of weights late.
 
-    @property
-    def left(self) -> float:
-        """Seconds until then, not below 0."""
-        return max(0.0, self._end - time.monotonic())
-
-    def check(self) -> None:
-        """Call it between any two steps of work.
-
-        Raises:
-            VisitorError: the time is over.
-        """
-        if time.monotonic() >= self._end:
-            raise VisitorError(
-                f"This takes longer than the {duration(self.seconds)} that a request may take here. Try fewer pairs "
-                "or a smaller model, or run it on your own machine with `singlelife demo`."
-            )
-
-
-@contextmanager
-def deadline(seconds: float) -> Iterator[Deadline]:
-    """A request that may take so many seconds.
-
-        with deadline(limits.request_seconds) as clock, memory_guard(limits) as memory:
-            for batch in batches:
-                clock.check()
-                memory.check()
-                ...
-
-    Work runs in a thread, which Python cannot stop from outside: what bounds it are the calls of `check`, here and
-    from the callbacks `progress` and `cancelled` of `open_model`. A request so ends within one batch, one chunk of a
-    download or one loading of weights after its time. Nothing is kept outside the object that is yielded, so that it
-    works across the steps of a generator, which gradio runs in different threads.
+    Args:
+        limits: its `request_seconds` count from now.
+        report: receives the progress.
+        cancelled: whether the visitor has given up.
     """
-    clock = Deadline(seconds)
-    clock.check()
-    yield clock
 
+    def __init__(
+        self, limits: Limits, report: Report | None = None, cancelled: Callable[[], bool] | None = None
+    ) -> None:
+        self.limits, self._report, self._cancelled = limits, report, cancelled
+        late = f"This takes longer than the {duration(limits.request_seconds)} that a request may take here. {_LESS}"
+        self._ends = [(time.monotonic() + limits.request_seconds, late)]
 
-class MemoryGuard:
-    """What this process may hold in RAM; see [`memory_guard`]."""
-
-    def __init__(self, limits: Limits):
-        self._most = limits.memory
+    def tell(self, what: str, share: float | None = None) -> None:
+        """Report progress, and check."""
+        self.check()
+        if self._report is not None:
+            self._report(what, share)
 
     def check(self, more: int = 0) -> None:
-        """Call it between any two steps of work, and before one that takes much.
+        """Call this between any two steps of work, and before a step that takes much memory.
 
         Args:
-            more: bytes that are to be taken now.
+            more: bytes that the next step takes.
 
         Raises:
-            VisitorError: there is no room for it.
+            Cancelled: the visitor has given up, or the app ends.
+            VisitorError: the time is over, or there is no memory left. The whole process counts, all visitors
+                together; where the system has no /proc, memory is not counted.
         """
+        if closing.is_set() or (self._cancelled is not None and self._cancelled()):
+            raise Cancelled("Cancelled.")
+        for end, late in self._ends:
+            if time.monotonic() >= end:
+                raise VisitorError(late)
         if self._over(more):
             gc.collect()
             if self._over(more):
-                log.warning("At %s of %s of memory", in_bytes(resident() or 0), in_bytes(self._most))
-                raise VisitorError(
-                    "There is not enough memory for that here right now. Try again in a minute, with fewer pairs or a "
-                    "smaller model, or run it on your own machine with `singlelife demo`."
-                )
+                log.warning("At %s of %s of memory", in_bytes(resident() or 0), in_bytes(self.limits.memory))
+                raise VisitorError(f"There is not enough memory for that here right now. {_LESS}")
+
+    @contextmanager
+    def within(self, seconds: float, late: str) -> Iterator[None]:
+        """A part of the request that may take so many seconds; `late` is the message where it takes longer."""
+        end = time.monotonic() + seconds, late
+        self._ends.append(end)
+        try:
+            yield
+        finally:
+            self._ends.remove(end)
 
     def _over(self, more: int) -> bool:
-        return (resident() or 0) + more > self._most
+        return (resident() or 0) + more > self.limits.memory
 
 
 @contextmanager
-def memory_guard(limits: Limits) -> Iterator[MemoryGuard]:
-    """A request that may not bring this process over `limits.memory`.
-
-    What is bounded is the whole process, all visitors together, at the start and wherever `check` is called; memory
-    that a single step takes between two checks is not. Where the system itself refuses memory inside the block, that
-    too becomes a VisitorError. On a system without /proc, only the latter is left.
-
-    Raises:
-        VisitorError: the process is there already.
-    """
-    guard = MemoryGuard(limits)
-    guard.check()
+def memory_errors_for_visitors() -> Iterator[None]:
+    """Where the system itself refuses memory, raise a VisitorError."""
     try:
-        yield guard
-    except (MemoryError, torch.OutOfMemoryError) as error:
-        raise _out_of_memory() from error
-    except RuntimeError as error:
-        if "not enough memory" not in str(error) and "allocate memory" not in str(error):
+        yield
+    except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError
+        known = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not known and "not enough memory" not in str(error) and "allocate memory" not in str(error):
             raise
-        raise _out_of_memory() from error
+        raise VisitorError(f"The memory was not enough for that. {_LESS}") from error
 
 
 def visitor_message(error: BaseException) -> str:
-    """What to tell a visitor of any error.
+    """The message that a visitor gets for any error.
 
-    A VisitorError is told as it is, with what the visitor typed in it. Other errors that a user can act on are told
-    without paths and folders of this machine. No message has a token. Of any other error, which is a defect of ours,
-    there is a reference number, under which the log has its traceback.
+    A VisitorError keeps its words, with what the visitor typed in them. Other errors that a user can act on lose the
+    paths and folders of this machine. No message has a token. Any other error is a defect of ours: its message is a
+    reference number, under which the log has the traceback.
     """
     if isinstance(error, VisitorError):
         return _in_a_line(_without_tokens(str(error)))
     if isinstance(error, SingleLifeError):
         log.info("Told a visitor: %s", _without_tokens(str(error)))
-        return _without_secrets(str(error))
+        return _in_a_line(_without_paths(_without_tokens(str(error))))
     reference = uuid4().hex[:8]
     log.error("Reference %s: %s", reference, type(error).__name__, exc_info=error)
-    return (
-        "Something went wrong on our side. Try again; if it happens again, tell us what you did and this number: "
-        f"{reference}."
-    )
+    return f"Something went wrong on our side. Try again; if it happens again, send us this number: {reference}."
 
 
-def _out_of_memory() -> VisitorError:
-    return VisitorError("The memory was not enough for that. Try fewer pairs, or a smaller model.")
-
-
-def _without_secrets(message: str) -> str:
-    message = _without_tokens(message)
+def _without_paths(message: str) -> str:
     here = {Path(__file__).resolve().parent, Path.home(), Path(HF_HOME), default_cache_dir(), Path.cwd()}
     here.add(Path(tempfile.gettempdir()))
     for folder in sorted((str(each) for each in here if len(each.parts) > 1), key=len, reverse=True):
         message = re.sub(re.escape(folder) + r"(?:/[^\s'\",;:)\]]*)?", "a file here", message)
-    return _in_a_line(_PATH.sub("a file here", message))
-
-
-def _in_a_line(message: str) -> str:
-    message = " ".join(message.split())
-    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
+    return _PATH.sub("a file here", message)
 
 
 def _without_tokens(message: str) -> str:
@@ -241,3 +219,8 @@ def _without_tokens(message: str) -> str:
         if len(value) >= 8 and re.search(r"TOKEN|SECRET|PASSWORD|API_?KEY", name, re.IGNORECASE):
             message = message.replace(value, "…")
     return _TOKEN.sub("…", message)
+
+
+def _in_a_line(message: str) -> str:
+    message = " ".join(message.split())
+    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

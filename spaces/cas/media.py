@@ -1,18 +1,15 @@
-"""Pictures and videos that visitors upload: of the few formats that are meant, within limits, and gone afterwards."""
+"""Pictures and videos that visitors upload: of a few formats, within limits, and deleted afterwards."""
 
 import contextlib
-import logging
 import math
 import os
 import tempfile
-import time
 import warnings
-from collections.abc import Callable
 from pathlib import Path, PurePath
 
 import numpy as np
 import pyarrow as pa
-from limits import Cancelled, Limits, VisitorError
+from limits import Limits, Request, VisitorError, log
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from singlelife.errors import LifeError
@@ -31,32 +28,27 @@ _MOST_TICKS = 30.0
 _MOST_FRAMES_A_SECOND = 240
 _NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4, mov, webm, mkv or avi file."
 
-log = logging.getLogger("singlelife.space")
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
 
 
-def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
+def read_picture(path: str | Path, limits: Limits) -> np.ndarray:
     """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
-    One whose shorter side has over 1,024 px is made smaller; of an animation it is the first frame.
+    It is made smaller where its shorter side has over 1,024 px. An animation gives its first frame.
 
     Args:
-        path: of a JPEG, PNG or WebP file, by its content, whatever its name.
-        limits: the defaults if left out.
+        path: a JPEG, PNG or WebP file, by its content, whatever its name.
 
     Raises:
         VisitorError: it is none of these, too large, or damaged.
     """
-    limits = limits or Limits()
     _check_size(path, limits.picture_bytes, "picture")
+    most = f"{limits.picture_pixels / 1e6:.0f} million pixels that it may have here. Make it smaller and try again."
     try:
         with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height > limits.picture_pixels:
-                raise VisitorError(
-                    f"The picture has {width} x {height} px, more than the {limits.picture_pixels / 1e6:.0f} "
-                    "million pixels that it may have here. Make it smaller and upload it again."
-                )
+                raise VisitorError(f"The picture has {width} x {height} px, more than the {most}")
             picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
             picture.load()
             pixels = _small(picture) if picture.mode in _SCALED else _small(_rgb(picture))
@@ -66,32 +58,24 @@ def read_picture(path: str | Path, limits: Limits | None = None) -> np.ndarray:
     except UnidentifiedImageError as error:
         raise VisitorError("This is no picture that can be read: upload a JPEG, PNG or WebP file.") from error
     except Image.DecompressionBombError as error:
-        raise VisitorError(
-            f"The picture has more than the {limits.picture_pixels / 1e6:.0f} million pixels that it may have here. "
-            "Make it smaller and upload it again."
-        ) from error
+        raise VisitorError(f"The picture has more than the {most}") from error
     except Exception as error:  # of many kinds, by what is wrong in a file
         raise VisitorError("The picture is damaged or cut off. Save it anew and upload it again.") from error
 
 
 def pairs_of_video(
-    path: str | Path,
-    *,
-    gap_seconds: float,
-    count: int,
-    limits: Limits,
-    cancelled: Callable[[], bool] | None = None,
+    path: str | Path, *, gap_seconds: float, count: int, request: Request
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of frames of a video, evenly spread over it, uint8 (H, W, 3) each, RGB, upright, in the order of time.
 
-    The shorter side of a frame has 512 px at most. Of a file that is damaged in the middle, the pairs are of what can
-    be read. It is decoded once, in order, and never opened by a path, so that nothing else can be.
+    The shorter side of a frame has 512 px at most. A file that is damaged in the middle gives the pairs that can be
+    read. It is decoded once, in order, and never opened by a path, so that nothing else can be.
 
     Args:
-        path: of an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
+        path: an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
         gap_seconds: from the first frame of a pair to the second.
         count: of pairs; fewer where the video is too short for so many different ones, or over the limit.
-        cancelled: whether the visitor has given up; asked a few times for each second of video.
+        request: for which it is read; checked a few times for each second of video.
 
     Raises:
         Cancelled: the visitor has given up.
@@ -99,37 +83,30 @@ def pairs_of_video(
     """
     if not 0 < gap_seconds < math.inf or count < 1:
         raise VisitorError("Choose a gap of more than 0 seconds, and at least one pair.")
+    limits, late = request.limits, "Reading the video takes too long here. Upload a shorter or smaller one."
     _check_size(path, limits.video_bytes, "video")
-    end = time.monotonic() + limits.video_work_seconds
-
-    def check() -> None:
-        if time.monotonic() >= end:
-            raise VisitorError("Reading the video takes too long here. Upload a shorter or smaller one.")
-        if cancelled is not None and cancelled():
-            raise Cancelled("Cancelled.")
-
     try:
-        with pa.memory_map(str(path)) as file:
+        with pa.memory_map(str(path)) as file, request.within(limits.video_work_seconds, late):
             source = EmbeddedVideo(PurePath("the video"), file.read_buffer())
-            seconds = _seconds(source, limits, check)
+            seconds = _seconds(source, request)
             if seconds <= gap_seconds:
                 raise VisitorError(
                     f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart. Choose a "
                     "smaller gap, or upload a longer video."
                 )
-            return _pairs(source, seconds, gap_seconds, min(count, limits.video_pairs), limits, check)
+            return _pairs(source, seconds, gap_seconds, min(count, limits.video_pairs), request)
     except (LifeError, OSError) as error:
         log.info("A video could not be read: %s", error)
         raise VisitorError(_NO_VIDEO) from error
 
 
 def delete_upload(path: str | Path | None) -> None:
-    """Delete an uploaded file, and nothing that is not in the folder of uploads. What is gone already is no error.
+    """Delete an uploaded file, and nothing outside the folder of uploads; nothing happens if it is gone already.
 
-    Gradio names the folder of an upload by its content: of two visitors who upload the same file at the same time, the
-    second may be told to upload it again.
+    Gradio names the folder of an upload by its content: where two visitors upload the same file at the same time, the
+    second may have to upload it again.
     """
-    if path is None:
+    if not path:
         return
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
     file = Path(path)
@@ -166,7 +143,7 @@ def _small(picture: Image.Image) -> Image.Image:
 
 
 def _rgb(picture: Image.Image) -> Image.Image:
-    """Of any mode that the three formats have."""
+    """A picture of any mode that the three formats have, in RGB."""
     if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
         return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
@@ -188,8 +165,9 @@ def _reader(source: EmbeddedVideo, limits: Limits, frame_rate: float = 1.0) -> V
     )
 
 
-def _seconds(source: EmbeddedVideo, limits: Limits, check: Callable[[], None]) -> float:
+def _seconds(source: EmbeddedVideo, request: Request) -> float:
     """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header."""
+    limits = request.limits
     with _reader(source, limits) as reader:
         width, height = reader.stored_size
         if width * height > limits.video_pixels:
@@ -200,7 +178,7 @@ def _seconds(source: EmbeddedVideo, limits: Limits, check: Callable[[], None]) -
         first, last = math.inf, -math.inf
         for index, shown in enumerate(reader.packet_times()):
             if index % 500 == 0:
-                check()
+                request.check()
             first, last = min(first, shown), max(last, shown)
             if last - first > limits.video_seconds or index > limits.video_seconds * _MOST_FRAMES_A_SECOND:
                 raise VisitorError(
@@ -210,9 +188,9 @@ def _seconds(source: EmbeddedVideo, limits: Limits, check: Callable[[], None]) -
 
 
 def _pairs(
-    source: EmbeddedVideo, seconds: float, gap: float, count: int, limits: Limits, check: Callable[[], None]
+    source: EmbeddedVideo, seconds: float, gap: float, count: int, request: Request
 ) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The pairs start at ticks that are spread evenly, of a clock of which the gap is a whole number of ticks."""
+    """Pairs that start at evenly spread ticks of a clock; the gap is a whole number of its ticks."""
     rate = min(_MOST_TICKS, max(_TICKS, count / (seconds - gap)))
     step = math.ceil(gap * rate)
     rate = step / gap
@@ -220,9 +198,9 @@ def _pairs(
     starts = sorted({round(start) for start in np.linspace(0, max(0, last), count)})
     wanted = {*starts, *(start + step for start in starts)}
     frames: dict[int, np.ndarray] = {}
-    with _reader(source, limits, rate) as reader:
+    with _reader(source, request.limits, rate) as reader:
         for frame in reader:
-            check()
+            request.check()
             tick = round(frame.timestamp * rate)
             if tick in wanted:
                 frames.setdefault(tick, frame.image)

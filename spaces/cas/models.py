@@ -1,7 +1,7 @@
-"""The models of visitors: named by anybody, looked at from afar, fetched within limits, and opened without trust.
+"""The models of visitors: named by anybody, inspected from afar, fetched within limits, and opened without trust.
 
-What is known of a model before any of its weights are here: the sizes of its files from the Hub, the architecture and
-the number of parameters from its config, and the shape of every tensor from the headers of its safetensors files.
+Three things are known before any weights are here: the sizes of the files, from the Hub; the architecture and the
+number of parameters, from the config; and the shape of every tensor, from the headers of the safetensors files.
 Nothing but JSON and safetensors is ever fetched.
 """
 
@@ -12,20 +12,21 @@ import re
 import struct
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
-from downloads import ModelCache, Progress, Remote, Request, search
-from huggingface_hub.constants import HF_HUB_OFFLINE
-from limits import Limits, VisitorError, log, memory_guard, visitor_message
+from downloads import ModelCache, Remote, visible_token
+from huggingface_hub import constants
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+from limits import Limits, Request, VisitorError, log, memory_errors_for_visitors, visitor_message
 from transformers import AutoModel, PretrainedConfig
 
-from singlelife.alignment.models import UNTRAINED, AttentionMapProvider, load_checkpoint, load_model, plan_of
+from singlelife.alignment.models import AttentionMapProvider, load_checkpoint, plan_of
 from singlelife.alignment.models.backbones import ARCHITECTURES, DUAL_TOWERS, geometry
 from singlelife.alignment.models.checkpoints import (
     CONFIG,
@@ -37,33 +38,34 @@ from singlelife.alignment.models.checkpoints import (
     weights_among,
 )
 from singlelife.errors import SingleLifeError
-from singlelife.files import config_names
 from singlelife.hub.cards import TAG
 from singlelife.hub.errors import is_repo_id
-from singlelife.lives.prepare import default_cache_dir
-from singlelife.text import in_bytes
+from singlelife.lives.registry import default_cache_dir
+from singlelife.text import duration, in_bytes
 
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # an organisation has no dot: an address has
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
-_SEED = re.compile(r"\d{1,9}", re.ASCII)
 _LARGEST_JSON = 1 << 20  # bytes of a config
 _LARGEST_INDEX = 4 << 20
 _LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
 _MOST_PARTS = 50  # files of weights
 _MOST_LAYERS = 256
 _MOST_OTHER_TOKENS = 64  # registers
-_LONGEST_SIDE = 4096  # pixels that an image processor may resize to
-_LARGEST_FIELD = 10**6  # of any number in a config: what is above makes no layer
+_LONGEST_SIDE = 4096  # pixels to which an image processor may resize
+_LARGEST_FIELD = 10**6  # of any number in a config
 _SIZES = ("size", "crop_size", "pad_size")  # of an image processor
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "F8_E4M3": 8, "F8_E5M2": 8, "U16": 16, "I16": 16, "F16": 16, "BF16": 16,
     "U32": 32, "I32": 32, "F32": 32, "U64": 64, "I64": 64, "F64": 64,
 }  # fmt: skip
-_TOLD_EVERY = 0.2  # seconds, of a download
-_SEARCH_SECONDS = 3.0
+_SMALLER = "Take a smaller model, or run `singlelife cas` on your own machine."
+_UPLOAD_AGAIN = "Its owner has to upload them again; take another model."
+_TELL_EVERY = 0.2  # seconds, of a download
+_SEARCH_SECONDS = 2.0
 _SEARCH_KEPT = 60.0  # seconds for which the Hub is not asked the same again, or anything if it did not answer
 
 _loading = threading.Lock()
+_away_until = -math.inf  # the Hub did not answer a search
 
 
 def embedded_models() -> dict[str, Path]:
@@ -72,81 +74,67 @@ def embedded_models() -> dict[str, Path]:
     return {path.parent.name: path.parent for path in sorted(folder.glob("*/config.json"))}
 
 
-def open_model(
-    name: str,
-    revision: str | None = None,
-    *,
-    limits: Limits,
-    progress: Progress | None = None,
-    cancelled: Callable[[], bool] | None = None,
-    local: bool = False,
-    layers: Sequence[int] | None = None,
-    method: str | None = None,
-) -> AttentionMapProvider:
+def open_model(name: str, request: Request, *, local: bool = False) -> AttentionMapProvider:
     """A model that a visitor names, on the CPU.
 
-    Nothing that it returns is kept here: to open the same model once for several visitors, keep what is returned.
-    Several threads may use one at a time, since running a model changes nothing in it.
+    Several threads may run it at a time, since running a model changes nothing in it.
 
     Args:
-        name: a Hub id, ORG/NAME; the name of an embedded model; `untrained:MODEL` or `untrained:MODEL@SEED` for fresh
-            weights of a preset or of an embedded model's architecture; and, only if `local`, a folder.
-        revision: a branch, tag or commit on the Hub; its main branch by default.
-        progress: is told what is done, in a few words, and the share of it that is done, 0 to 1, or None.
-        cancelled: whether the visitor has given up; asked with each chunk of a download, and while waiting. The
-            loading of weights that are here is not interrupted.
-        local: the visitor is the owner of this machine, and may open folders.
-        layers, method: as of [`singlelife.alignment.models.load_model`].
+        name: ORG/NAME or ORG/NAME@REVISION on the Hub (a branch, tag or commit; its main branch by default); the name
+            of an embedded model; and, only if `local`, a folder.
+        request: for which it is opened. The loading of weights that are here is not interrupted.
+        local: the visitor owns this machine, and may open its folders.
 
     Raises:
-        VisitorError: whatever is wrong with the model, its name, or the way to it.
+        Cancelled: the visitor has given up.
+        VisitorError: the model, its name, or the way to it cannot be used.
     """
-    request = Request(limits, progress, cancelled)
+    late = f"The model was not here within {duration(request.limits.download_seconds)}. Try again later."
     try:
-        with memory_guard(limits):
-            return _open(name.strip(), revision.strip() if revision else None, request, local, layers, method)
+        with memory_errors_for_visitors(), request.within(request.limits.download_seconds, late):
+            request.check()
+            return _open(name.strip(), request, local)
     except VisitorError:
         raise
     except SingleLifeError as error:
         raise VisitorError(str(error) if local else visitor_message(error)) from error  # the owner knows the paths
     except (ValueError, TypeError, KeyError, AttributeError, RuntimeError, ArithmeticError, RecursionError) as error:
-        # From deep in the code of an architecture, whose config says what it should not.
+        # From deep in the code of an architecture whose config makes no sense.
         log.info("A model could not be opened", exc_info=error)
         raise VisitorError(
-            f"{_shown(name)} cannot be opened: its config, image processor and weights do not fit together. Take "
-            "another model."
+            f"{_shown(name)} cannot be opened: its config, image processor and weights do not fit together."
         ) from error
 
 
 def search_models(text: str, limit: int = 10) -> list[str]:
     """Hub ids of models that can be compared, for what has been typed so far: lives first. For no text, lives alone.
 
-    Empty where nothing is found, or the Hub does not answer within a few seconds; it is then left alone for a minute.
-    Takes those seconds at most; the same words are looked up once a minute.
+    Empty where nothing is found, or the Hub does not answer; then it is not asked again for a minute. The same words
+    are looked up once a minute.
     """
-    return [] if HF_HUB_OFFLINE else _searches(" ".join(text.split())[:100])[:limit]
+    global _away_until
+    now = time.monotonic()
+    if constants.HF_HUB_OFFLINE or now < _away_until:
+        return []
+    try:
+        return _search(" ".join(text.split())[:100], int(now // _SEARCH_KEPT))[:limit]
+    except (HTTPError, OSError, ValueError):
+        _away_until = now + _SEARCH_KEPT
+        return []
 
 
-def _open(
-    name: str,
-    revision: str | None,
-    request: Request,
-    local: bool,
-    layers: Sequence[int] | None,
-    method: str | None,
-) -> AttentionMapProvider:
+def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
     embedded = embedded_models()
-    if name.startswith(UNTRAINED):
-        return _untrained(name, embedded, request, layers, method)
-    if revision is None and name.count("@") == 1:
+    shown, revision = name, None
+    if name.count("@") == 1:
         name, _, revision = name.partition("@")
-    shown = f"{name}@{revision}" if revision else name
     if name in embedded:
-        if revision:
-            raise VisitorError(f"{name} comes with this page and has no revisions. Leave the revision empty.")
-        return _load(Checkpoint(name, embedded[name], weights_among(_names(embedded[name]))), request, layers, method)
-    if local and name and Path(name).expanduser().is_dir():
-        return _load(find_checkpoint(name), request, layers, method)
+        if revision is not None:
+            raise VisitorError(f"{name} comes with this page and has no revisions. Leave out @{revision[:80]}.")
+        names = [file.name for file in embedded[name].iterdir()]
+        return _load(Checkpoint(name, embedded[name], weights_among(names)), request)
+    if local and shown and Path(shown).expanduser().is_dir():
+        return _load(find_checkpoint(shown), request)
     _check_name(name, revision, embedded, local)
 
     request.tell(f"Looking up {shown}")
@@ -155,85 +143,72 @@ def _open(
     cache = ModelCache(default_cache_dir() / "space-models", request.limits.cache_bytes)
 
     def fill(folder: Path) -> None:
-        for file in (CONFIG, *PROCESSORS):
-            if file in remote.sizes:
-                (folder / file).write_bytes(remote.small_file(file, _LARGEST_JSON))
-        if len(weights) > 1 and INDEX in remote.sizes:
-            (folder / INDEX).write_bytes(remote.small_file(INDEX, _LARGEST_INDEX))
-        _inspect(Checkpoint(shown, folder, weights, commit=remote.commit), request, method)
-        for file in weights:
-            _check_header(name, remote.sizes[file], partial(remote.read_part, file))
-        total = sum(remote.sizes[file] for file in weights)
-        cache.make_room(folder, total, request.check)
-        before = 0
-        for file in weights:
-            remote.download(file, folder / file, partial(told, total, before))
-            before += remote.sizes[file]
-
-    last_told = -math.inf
-
-    def told(total: int, before: int, got: int) -> None:
-        nonlocal last_told
-        got, now = got + before, time.monotonic()
-        if got == total or now - last_told > _TOLD_EVERY:
-            last_told = now
-            request.tell(f"Downloading {shown}: {in_bytes(got)} of {in_bytes(total)}", got / total)
+        _fetch(remote, Checkpoint(shown, folder, weights, commit=remote.commit), cache, request)
 
     def wait() -> None:
         request.tell(f"Waiting for {shown}, which another visitor is opening")
 
     with cache.use(f"{name.replace('/', '--')}@{remote.commit}", fill, wait) as folder:
-        return _load(Checkpoint(shown, folder, weights, commit=remote.commit), request, layers, method)
+        return _load(Checkpoint(shown, folder, weights, commit=remote.commit), request)
 
 
-def _load(
-    checkpoint: Checkpoint, request: Request, layers: Sequence[int] | None, method: str | None
-) -> AttentionMapProvider:
+def _fetch(remote: Remote, checkpoint: Checkpoint, cache: ModelCache, request: Request) -> None:
+    """Fill a model's folder: what is small first, so that what cannot be compared costs no more."""
+    folder, weights = checkpoint.folder, checkpoint.weights
+    for file in (CONFIG, *PROCESSORS):
+        if file in remote.sizes:
+            (folder / file).write_bytes(remote.small_file(file, _LARGEST_JSON))
+    if len(weights) > 1 and INDEX in remote.sizes:
+        (folder / INDEX).write_bytes(remote.small_file(INDEX, _LARGEST_INDEX))
+    _inspect(checkpoint, request)
+    for file in weights:
+        _check_header(remote.repo_id, remote.sizes[file], partial(remote.read_part, file))
+    total, before, last_told = sum(remote.sizes[file] for file in weights), 0, -math.inf
+    cache.make_room(folder, total, request.check)
+
+    def tell(got: int) -> None:
+        nonlocal last_told
+        got, now = got + before, time.monotonic()
+        if got == total or now - last_told > _TELL_EVERY:
+            last_told = now
+            request.tell(f"Downloading {checkpoint.name}: {in_bytes(got)} of {in_bytes(total)}", got / total)
+
+    for file in weights:
+        remote.download(file, folder / file, tell)
+        before += remote.sizes[file]
+
+
+def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
     """The model of files that are here."""
-    parameters = _inspect(checkpoint, request, method)
+    parameters = _inspect(checkpoint, request)
     for file in checkpoint.weights:
         with (checkpoint.folder / file).open("rb") as content:
             _check_header(checkpoint.name, os.fstat(content.fileno()).st_size, partial(_part, content))
     request.tell(f"Loading {checkpoint.name}")
-    with _one_at_a_time(request), memory_guard(request.limits) as memory:
-        memory.check(more=4 * parameters)
-        model = load_checkpoint(checkpoint, method=method, layers=layers)
-        _try(model)
-    return model
-
-
-def _untrained(
-    name: str, embedded: dict[str, Path], request: Request, layers: Sequence[int] | None, method: str | None
-) -> AttentionMapProvider:
-    where, at, seed = name.removeprefix(UNTRAINED).partition("@")
-    presets = config_names("models")
-    if (where not in presets and where not in embedded) or (at and not _SEED.fullmatch(seed)):
-        raise VisitorError(
-            f"{_shown(name)} is no untrained model here. Write {UNTRAINED}MODEL or {UNTRAINED}MODEL@SEED, where MODEL "
-            f"is one of {', '.join((*presets, *embedded))} and SEED a whole number."
-        )
-    request.tell(f"Making {name}")
-    spec = f"{UNTRAINED}{embedded.get(where, where)}@{seed or 0}"
-    with _one_at_a_time(request), memory_guard(request.limits):
-        model = load_model(spec, method=method, layers=layers)
-    model.name = name
+    with _one_at_a_time(request):
+        request.check(more=4 * parameters)
+        model = load_checkpoint(checkpoint)
+        # Run it once, on noise, since finite weights may still give maps that are not finite.
+        generator = torch.Generator().manual_seed(0)
+        size = (1, 3, model.image_size, model.image_size)
+        model.logits(*(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(2)))
     return model
 
 
 def _check_name(name: str, revision: str | None, embedded: dict[str, Path], local: bool) -> None:
-    """Whether a visitor's words have the form of a repository on the Hub, and nothing else."""
+    """Make sure that a visitor's words have the form of a repository on the Hub."""
     if not _NAME.fullmatch(name) or not is_repo_id(name):
-        known = ", ".join(embedded) or "none here"
         raise VisitorError(
             f"{_shown(name)} is no name of a model. Write ORG/NAME, as on the Hub, without its address; or one of "
-            f"those that come with this page: {known}." + (" There is no such folder either." if local else "")
+            f"those that come with this page: {', '.join(embedded)}."
+            + (" There is no such folder either." if local else "")
         )
     if revision is not None and (not _REVISION.fullmatch(revision) or len(revision) > 100 or ".." in revision):
         raise VisitorError(f"{_shown(revision)} is no revision: write a branch, a tag or a commit of {name}.")
 
 
 def _check_files(remote: Remote, limits: Limits) -> tuple[str, ...]:
-    """The names of a model's files of weights, if what the Hub says of it is within the limits."""
+    """The names of a model's weight files, if what the Hub says about them is within the limits."""
     name, names = remote.repo_id, list(remote.sizes)
     if CONFIG not in names:
         raise VisitorError(f"{name} holds no model: it has no {CONFIG}. Take another.")
@@ -246,53 +221,57 @@ def _check_files(remote: Remote, limits: Limits) -> tuple[str, ...]:
     total = sum(remote.sizes[file] for file in weights)
     if total > limits.weight_bytes or len(weights) > _MOST_PARTS:
         raise VisitorError(
-            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here they may be "
-            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. Take a smaller model, or run "
-            "`singlelife cas` on your own machine."
+            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here the limit is "
+            f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. {_SMALLER}"
         )
-    said = remote.info.safetensors
-    if said is not None and said.total > limits.parameters:
-        raise _too_many(name, said.total, limits)
+    if remote.info.safetensors is not None:
+        _check_parameters(name, remote.info.safetensors.total, limits)
     return weights
 
 
-def _inspect(checkpoint: Checkpoint, request: Request, method: str | None) -> int:
+def _inspect(checkpoint: Checkpoint, request: Request) -> int:
     """The number of parameters of a model whose config and image processor are here, if they are within the limits."""
     try:
-        needs_code = "auto_map" in json.loads((checkpoint.folder / CONFIG).read_text(encoding="utf-8"))
-    except (OSError, ValueError, TypeError, RecursionError):
-        needs_code = False  # that it cannot be read is told below
-    try:
-        plan = plan_of(checkpoint, method)
+        plan = plan_of(checkpoint, None)
     except SingleLifeError as error:
-        if needs_code:
+        if _needs_code(checkpoint):
             raise VisitorError(
                 f"{checkpoint.name} needs code of its own, which is not run here. Take another model, or one of these "
                 f"architectures: {', '.join(sorted({*ARCHITECTURES, *DUAL_TOWERS}))}."
             ) from error
         raise
-    config, limits = plan.config, request.limits
-    _check_numbers(checkpoint.name, config)
-    _, _, grid = geometry(checkpoint.name, config, plan.processor)
-    if grid[0] * grid[1] > limits.patches:
-        raise VisitorError(
-            f"{checkpoint.name} cuts a view into {grid[0]} x {grid[1]} patches; here it may be {limits.patches}."
-        )
+    _check_numbers(checkpoint.name, plan.config)
+    _, _, grid = geometry(checkpoint.name, plan.config, plan.processor)
+    if grid[0] * grid[1] > request.limits.patches:
+        size = f"{grid[0]} x {grid[1]} patches; here the limit is {request.limits.patches}"
+        raise VisitorError(f"{checkpoint.name} cuts a view into {size}.")
     sides = [each for name in _SIZES for each in dict(getattr(plan.processor, name, None) or {}).values()]
     if any(isinstance(side, int | float) and side > _LONGEST_SIDE for side in sides):
-        raise VisitorError(
-            f"The image processor of {checkpoint.name} makes views of over {_LONGEST_SIDE} px. Take another model."
-        )
+        raise VisitorError(f"The image processor of {checkpoint.name} makes views of over {_LONGEST_SIDE} px.")
     with _one_at_a_time(request), torch.device("meta"):
-        model = AutoModel.from_config(config)
-    parameters = sum(each.numel() for each in model.parameters()) + sum(each.numel() for each in model.buffers())
-    if parameters > limits.parameters:
-        raise _too_many(checkpoint.name, parameters, limits)
+        model = AutoModel.from_config(plan.config)
+    parameters = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
+    _check_parameters(checkpoint.name, parameters, request.limits)
     return parameters
 
 
+def _needs_code(checkpoint: Checkpoint) -> bool:
+    try:
+        return "auto_map" in json.loads((checkpoint.folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, TypeError, RecursionError):
+        return False
+
+
+def _check_parameters(name: str, parameters: int, limits: Limits) -> None:
+    if parameters > limits.parameters:
+        raise VisitorError(
+            f"{name} has {parameters / 1e6:,.0f} million parameters; here the limit is {limits.parameters / 1e6:,.0f} "
+            f"million. {_SMALLER}"
+        )
+
+
 def _check_numbers(name: str, config: PretrainedConfig) -> None:
-    """Whether a model of this config can be made at all, be it without memory."""
+    """Make sure that a model of this config can be made at all, even without memory."""
     for field, value in config.to_dict().items():
         numbers = value if isinstance(value, list | tuple) else (value,)
         most = _LARGEST_FIELD
@@ -301,16 +280,16 @@ def _check_numbers(name: str, config: PretrainedConfig) -> None:
         elif field in ("num_register_tokens", "num_query_tokens"):
             most = _MOST_OTHER_TOKENS
         if wrong := [each for each in numbers if isinstance(each, int) and abs(each) > most]:
-            raise VisitorError(f"The config of {name} says {field} {wrong[0]:.0e}; here it may be {most} at most.")
+            raise VisitorError(f"The config of {name} says {field} {wrong[0]:.0e}; here the limit is {most}.")
 
 
 def _check_header(name: str, size: int, read: Callable[[int, int], bytes]) -> None:
-    """Whether the header of a safetensors file describes a file of its size, tensor after tensor.
+    """Make sure that the header of a safetensors file describes a file of its size, tensor after tensor.
 
     Args:
         name: of the model.
         size: of the file, in bytes.
-        read: bytes of it, from an offset on, so many.
+        read: gives bytes of the file, by an offset and their number.
 
     Raises:
         VisitorError: it does not, so the file is cut off, damaged, or made to do harm.
@@ -319,8 +298,7 @@ def _check_header(name: str, size: int, read: Callable[[int, int], bytes]) -> No
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else 0
     if not 0 < length <= min(_LARGEST_HEADER, size - 8):
         raise VisitorError(
-            f"The weights of {name} are no safetensors: their header would have {length:,} bytes of {size:,}, where "
-            f"at most {_LARGEST_HEADER:,} are taken. Take another model."
+            f"The weights of {name} are no safetensors: their header would have {length:,} bytes of {size:,}."
         )
     try:
         described = json.loads(read(8, length))
@@ -332,13 +310,11 @@ def _check_header(name: str, size: int, read: Callable[[int, int], bytes]) -> No
                 raise ValueError("gaps, or tensors that are not as large as their shape")
             end = last
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise VisitorError(
-            f"The header of the weights of {name} is damaged. Its owner has to upload them again; take another model."
-        ) from error
+        raise VisitorError(f"The header of the weights of {name} is damaged. {_UPLOAD_AGAIN}") from error
     if 8 + length + end != size:
         raise VisitorError(
             f"The weights of {name} are cut off or damaged: by their header they have {in_bytes(8 + length + end)}, "
-            f"the file has {in_bytes(size)}. Its owner has to upload them again; take another model."
+            f"the file has {in_bytes(size)}. {_UPLOAD_AGAIN}"
         )
 
 
@@ -349,16 +325,8 @@ def _part(content: BinaryIO, first: int, count: int) -> bytes:
 
 def _bytes(dtype: str, shape: list[int]) -> int:
     if any(not isinstance(side, int) or side < 0 for side in shape):
-        raise ValueError("a shape that is none")
+        raise ValueError("not a shape")
     return math.prod(shape) * _BITS[dtype] // 8
-
-
-def _try(model: AttentionMapProvider) -> None:
-    """Run a model once, on noise, since weights that are finite may still give what is not."""
-    generator = torch.Generator().manual_seed(0)
-    size = (1, 3, model.image_size, model.image_size)
-    views = [torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(2)]
-    model.logits(*views)
 
 
 @contextmanager
@@ -372,48 +340,21 @@ def _one_at_a_time(request: Request) -> Iterator[None]:
         _loading.release()
 
 
-class _Searches:
-    """What was found for words in the last minute."""
+@lru_cache(maxsize=200)
+def _search(words: str, minute: int) -> list[str]:
+    """What the Hub finds for some words; asked once a minute."""
 
-    def __init__(self) -> None:
-        self._found: OrderedDict[str, tuple[float, list[str]]] = OrderedDict()
-        self._away_until = 0.0
+    def listed(tag: str, limit: int) -> list[dict[str, Any]]:
+        wanted = {"search": words, "filter": tag, "sort": "downloads", "limit": str(limit)}
+        headers, address = build_hf_headers(token=visible_token()), f"{constants.ENDPOINT}/api/models"
+        answer = get_session().get(address, params=wanted, headers=headers, timeout=_SEARCH_SECONDS)
+        hf_raise_for_status(answer)
+        return answer.json()
 
-    def __call__(self, words: str) -> list[str]:
-        now = time.monotonic()
-        kept = self._found.get(words)
-        if kept is not None and now - kept[0] < _SEARCH_KEPT:
-            return kept[1]
-        if now < self._away_until:
-            return []
-        try:
-            lives = search(words, TAG, 20, _SEARCH_SECONDS / 2)
-            others = search(words, "safetensors", 100, _SEARCH_SECONDS / 2) if words else []
-        except ConnectionError:
-            self._away_until = now + _SEARCH_KEPT
-            return []
-        supported = {*ARCHITECTURES, *DUAL_TOWERS}
-        kinds = {kind: set(each.get("tags") or []) for each in others if (kind := str(each.get("id")))}
-        found = [str(each.get("id")) for each in lives] + [one for one, tags in kinds.items() if tags & supported]
-        found = [each for each in dict.fromkeys(found) if _NAME.fullmatch(each)]
-        self._found[words] = now, found
-        while len(self._found) > 200:
-            self._found.popitem(last=False)
-        return found
-
-
-_searches = _Searches()
-
-
-def _too_many(name: str, parameters: int, limits: Limits) -> VisitorError:
-    return VisitorError(
-        f"{name} has {parameters / 1e6:,.0f} million parameters; here it may have {limits.parameters / 1e6:,.0f} "
-        "million. Take a smaller model, or run `singlelife cas` on your own machine."
-    )
-
-
-def _names(folder: Path) -> list[str]:
-    return [file.name for file in folder.iterdir()]
+    supported = {*ARCHITECTURES, *DUAL_TOWERS}
+    others = listed("safetensors", 100) if words else []
+    found = listed(TAG, 20) + [each for each in others if supported & set(each.get("tags") or [])]
+    return [name for name in dict.fromkeys(each["id"] for each in found) if _NAME.fullmatch(name)]
 
 
 def _shown(words: str) -> str:

@@ -41,7 +41,7 @@ class Browser:
         self.driver.get("about:blank")
         self.severe()  # that the page before was left while it was waiting for something
         self.driver.get(f"{self.url}/{query}")
-        self.until(lambda: self.shown(".look-said") and self.one(".look-said").text, "the first result")
+        self.until(lambda: self.shown(".look-answer") and self.one(".look-answer").text, "the first result")
 
     def screen(self, width: int, height: int, mobile: bool = False) -> None:
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": mobile}

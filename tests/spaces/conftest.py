@@ -1,5 +1,6 @@
-"""The Space, running as a process of its own."""
+"""The Space, running as a process of its own, and the scores of the command line to compare with."""
 
+import json
 import os
 import socket
 import subprocess
@@ -14,48 +15,58 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from singlelife.cli import main
+
 SPACE = Path(__file__).parents[2] / "spaces" / "cas"
+
+
+def command_line(tmp_path: Path, b: str, pairs: Path, *options: str) -> dict:
+    """What `singlelife cas` says about sim_1 and another model of the page."""
+    file, models = tmp_path / "cas.json", [str(SPACE / "models" / name) for name in ("sim_1", b)]
+    assert main(["cas", *models, "--pairs", str(pairs), "--json", str(file), *options]) == 0
+    return json.loads(file.read_text())
+
+
+def same_scores(ours: dict, theirs: dict) -> None:
+    assert {"cas", "chance", "low", "high"} <= ours.keys() == theirs.keys()
+    for name, value in theirs.items():
+        assert ours[name] == pytest.approx(value, abs=1e-6), name
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 @dataclass(frozen=True)
 class RunningSpace:
-    """The app.
-
-    Attributes:
-        url: where it is.
-        uploads: the folder that visitors' files are in.
-        log: what it has said.
-        pid: of its process.
-    """
+    """The app."""
 
     url: str
     uploads: Path
+    """Of visitors' files."""
     log: Path
-    pid: int
 
     def uploaded(self) -> list[Path]:
-        """What visitors have sent that is still there. Gradio leaves empty files of uploads."""
+        """The files of visitors that are still there. Gradio leaves empty files of uploads."""
         return [path for path in self.uploads.rglob("*") if path.is_file() and path.stat().st_size]
 
 
 @pytest.fixture(scope="session")
 def space(hub_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The app as `python spaces/cas/app.py` starts it, with the loopback Hub for the real one and small limits."""
-    folder = tmp_path_factory.mktemp("space")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    """The app as `python spaces/cas/app.py` starts it, with the loopback Hub for the real one."""
+    folder, port = tmp_path_factory.mktemp("space"), free_port()
     environment = hub_environment | {
+        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "SINGLELIFE_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
     }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(SPACE / "app.py"), "--port", str(port)], env=environment, stdout=log, stderr=log
-        )
-    running = RunningSpace(f"http://127.0.0.1:{port}", folder / "uploads", folder / "log", process.pid)
+        process = subprocess.Popen([sys.executable, str(SPACE / "app.py")], env=environment, stdout=log, stderr=log)
+    running = RunningSpace(f"http://127.0.0.1:{port}", folder / "uploads", folder / "log")
     try:
         _wait(running, process)
         yield running

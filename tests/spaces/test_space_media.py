@@ -1,5 +1,4 @@
-"""Pictures and videos of visitors: what is meant is read as it should look, and all else costs little and opens
-nothing."""
+"""Pictures and videos of visitors: they look as they should, and anything else costs little and opens nothing."""
 
 import io
 import struct
@@ -15,12 +14,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from limits import Cancelled, Limits, VisitorError
+from limits import Cancelled, Limits, Request, VisitorError
 from media import delete_upload, pairs_of_video, read_picture
 from PIL import Image
 
+from singlelife.machine import peak_resident
+
 from ..hub_server import Hub
-from ..lives.conftest import write_clip
 
 LIMITS = Limits()
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
@@ -32,6 +32,10 @@ def halves(mode: str = "RGB") -> Image.Image:
     picture = Image.new("RGB", (40, 20), RED)
     picture.paste(GREEN, (20, 0, 40, 20))
     return picture.convert(mode)
+
+
+def pairs_of(path: Path, gap: float = 0.5, count: int = 4, **limits: float) -> list:
+    return pairs_of_video(path, gap_seconds=gap, count=count, request=Request(replace(LIMITS, **limits)))
 
 
 def stored(picture: Image.Image, kind: str, **options) -> bytes:
@@ -53,11 +57,10 @@ def png(width: int, height: int, data: bytes) -> bytes:
 # Pictures.
 
 
-@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
-@pytest.mark.parametrize("name", ["a.png", "a.jpg", "a.mp4", "a"])
+@pytest.mark.parametrize(("kind", "name"), [("JPEG", "a.png"), ("PNG", "a.mp4"), ("WEBP", "a")])
 def test_a_picture_is_read_by_its_content(kind, name, tmp_path):
     (tmp_path / name).write_bytes(stored(halves(), kind, quality=95))
-    pixels = read_picture(tmp_path / name)
+    pixels = read_picture(tmp_path / name, LIMITS)
     assert pixels.shape == (20, 40, 3) and pixels.dtype == np.uint8
     np.testing.assert_allclose(pixels[10, [5, 35]], [RED, GREEN], atol=8)
 
@@ -75,7 +78,7 @@ def test_a_picture_is_upright_as_its_exif_says(orientation, kind, tmp_path):
         1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
         6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels),
     }[orientation]  # fmt: skip
-    found = read_picture(tmp_path / "a")
+    found = read_picture(tmp_path / "a", LIMITS)
     assert found.shape == upright.shape
     assert np.abs(found.astype(int) - upright).mean() < 12
 
@@ -83,7 +86,7 @@ def test_a_picture_is_upright_as_its_exif_says(orientation, kind, tmp_path):
 def test_every_mode_looks_as_it_should(tmp_path):
     def read(picture: Image.Image, kind: str = "PNG", **options) -> np.ndarray:
         (tmp_path / "a").write_bytes(stored(picture, kind, **options))
-        return read_picture(tmp_path / "a")
+        return read_picture(tmp_path / "a", LIMITS)
 
     np.testing.assert_array_equal(read(halves("P"))[10, [5, 35]], [RED, GREEN])
     np.testing.assert_allclose(read(halves("CMYK"), "JPEG")[10, [5, 35]], [RED, GREEN], atol=8)
@@ -109,7 +112,7 @@ def test_a_large_picture_is_made_smaller(kind, tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     (tmp_path / "a").write_bytes(stored(halves().resize((4400, 2200)), kind, exif=exif))
-    pixels = read_picture(tmp_path / "a")
+    pixels = read_picture(tmp_path / "a", LIMITS)
     assert pixels.shape == (2048, 1024, 3)
     np.testing.assert_allclose(pixels[[200, 1800], 500], [RED, GREEN], atol=8)
 
@@ -118,7 +121,7 @@ def test_of_an_animation_it_is_the_first_frame(tmp_path):
     for kind in ("PNG", "WEBP"):
         file = stored(halves(), kind, save_all=True, append_images=[Image.new("RGB", (40, 20))] * 3, lossless=True)
         (tmp_path / "a").write_bytes(file)
-        np.testing.assert_array_equal(read_picture(tmp_path / "a")[10, [5, 35]], [RED, GREEN])
+        np.testing.assert_array_equal(read_picture(tmp_path / "a", LIMITS)[10, [5, 35]], [RED, GREEN])
 
 
 BAD_PICTURES: dict[str, tuple[bytes, str]] = {
@@ -152,18 +155,16 @@ def test_what_is_no_picture_or_too_large_is_refused(case, tmp_path):
     content, message = BAD_PICTURES[case]
     (tmp_path / "a.png").write_bytes(content)
     with pytest.raises(VisitorError, match=message) as told:
-        read_picture(tmp_path / "a.png")
+        read_picture(tmp_path / "a.png", LIMITS)
     assert str(tmp_path) not in str(told.value)
 
 
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bomb_takes_no_memory(tmp_path):
-    from singlelife.machine import peak_resident
-
     before = peak_resident()
     (tmp_path / "a.png").write_bytes(png(20_000, 20_000, zlib.compress(bytes(20_001 * 2000), 9)))
     with pytest.raises(VisitorError):
-        read_picture(tmp_path / "a.png")
+        read_picture(tmp_path / "a.png", LIMITS)
     assert peak_resident() - before < 150e6  # of the 1.2 GB that it would be
 
 
@@ -178,15 +179,13 @@ def test_damage_of_any_kind_ends_in_a_picture_or_an_error_for_visitors(tmp_path_
     file = tmp_path_factory.getbasetemp() / "damaged"
     file.write_bytes(content)
     try:
-        pixels = read_picture(file)
+        pixels = read_picture(file, LIMITS)
     except VisitorError:
         return
     assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
-@pytest.mark.parametrize(
-    "read", [read_picture, lambda path: pairs_of_video(path, gap_seconds=1, count=1, limits=LIMITS)]
-)
+@pytest.mark.parametrize("read", [lambda path: read_picture(path, LIMITS), pairs_of])
 def test_what_is_not_there_is_told(read, tmp_path):
     for path in (tmp_path / "none", "\0"):
         with pytest.raises(VisitorError, match="is not here any more"):
@@ -203,6 +202,17 @@ def numbered(index: int, height: int, width: int) -> np.ndarray:
     return np.full((height, width, 3), 20 + 2 * min(index, 107), dtype=np.uint8)
 
 
+def film(path: Path, count: int = 80, *, codec: str = "libx264", kind: str | None = None, **options: str) -> Path:
+    """Numbered frames at 20 Hz."""
+    with av.open(str(path), "w", format=kind, options=options) as container:
+        stream = container.add_stream(codec, rate=20)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 4_000_000
+        for index in range(count):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index, 48, 64), format="rgb24")))
+        container.mux(stream.encode())
+    return path
+
+
 def numbers(pairs: list) -> list[tuple[float, float]]:
     return [tuple((float(view.mean()) - 20) / 2 for view in pair) for pair in pairs]
 
@@ -215,7 +225,7 @@ def video(tmp_path_factory) -> Callable[[str], Path]:
 
     def video(kind: str) -> Path:
         path = folder / f"a.{kind}"
-        return path if path.is_file() else write_clip(path, codec=codecs[kind], picture=numbered)
+        return path if path.is_file() else film(path, codec=codecs[kind])
 
     return video
 
@@ -224,7 +234,7 @@ def video(tmp_path_factory) -> Callable[[str], Path]:
 def test_pairs_keep_the_gap_and_are_spread_over_the_video(kind, video, tmp_path):
     nameless = tmp_path / "upload"
     nameless.write_bytes(video(kind).read_bytes())
-    found = numbers(pairs_of_video(nameless, gap_seconds=0.5, count=6, limits=LIMITS))
+    found = numbers(pairs_of(nameless, 0.5, 6))
     assert len(found) == 6
     for first, second in found:
         assert second - first == pytest.approx(10, abs=1.5)
@@ -234,40 +244,35 @@ def test_pairs_keep_the_gap_and_are_spread_over_the_video(kind, video, tmp_path)
 
 
 def test_short_videos_give_as_many_different_pairs_as_they_have(video):
-    found = pairs_of_video(video("mp4"), gap_seconds=3.5, count=8, limits=LIMITS)
+    found = pairs_of(video("mp4"), 3.5, 8)
     assert 5 <= len(found) <= 8
     assert len({first for first, _ in numbers(found)}) == len(found)
-    assert len(pairs_of_video(video("mp4"), gap_seconds=0.1, count=99, limits=replace(LIMITS, video_pairs=4))) == 4
+    assert len(pairs_of(video("mp4"), 0.1, 99, video_pairs=4)) == 4
     for gap in (4.0, 1e9):
         with pytest.raises(VisitorError, match=r"is 4.0 s long, too short for frames|is 3.9\d? s long, too short"):
-            pairs_of_video(video("mp4"), gap_seconds=gap, count=4, limits=LIMITS)
+            pairs_of(video("mp4"), gap, 4)
     with pytest.raises(VisitorError, match=r"no two frames that are 0\.01 s apart"):
-        pairs_of_video(video("mp4"), gap_seconds=0.01, count=4, limits=LIMITS)
+        pairs_of(video("mp4"), 0.01, 4)
     for gap, count in ((0, 1), (-1, 1), (float("nan"), 1), (1, 0)):
         with pytest.raises(VisitorError, match="Choose a gap of more than 0 seconds"):
-            pairs_of_video(video("mp4"), gap_seconds=gap, count=count, limits=LIMITS)
+            pairs_of(video("mp4"), gap, count)
 
 
 def test_a_recording_of_a_browser_which_tells_no_length_is_read(tmp_path):
-    with av.open(str(tmp_path / "live.webm"), "w", options={"live": "1"}) as container:
-        stream = container.add_stream("libvpx", rate=20)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(60):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index, 48, 64), format="rgb24")))
-        container.mux(stream.encode())
+    film(tmp_path / "live.webm", 60, codec="libvpx", live="1")
     with av.open(str(tmp_path / "live.webm")) as container:
         assert not container.duration
-    found = numbers(pairs_of_video(tmp_path / "live.webm", gap_seconds=1, count=3, limits=LIMITS))
+    found = numbers(pairs_of(tmp_path / "live.webm", 1, 3))
     assert [second - first for first, second in found] == pytest.approx([20] * 3, abs=2)
 
 
 def test_a_phone_held_upright_gives_upright_frames(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", seconds=1, height=48, width=64, picture=numbered)
+    path = film(tmp_path / "a.mp4", 20)
     content = bytearray(path.read_bytes())
     start = content.index(struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000), content.index(b"tkhd"))
     content[start : start + 36] = struct.pack(">9i", 0, 0x10000, 0, -0x10000, 0, 0, 0, 0, 0x40000000)
     path.write_bytes(content)
-    [(first, _)] = pairs_of_video(path, gap_seconds=0.5, count=1, limits=LIMITS)
+    [(first, _)] = pairs_of(path, 0.5, 1)
     assert first.shape == (64, 48, 3)
 
 
@@ -276,8 +281,8 @@ def test_damage_in_the_middle_loses_only_itself(tmp_path):
     middle = len(content) // 3
     content[middle : middle + 1000] = bytes(1000)
     (tmp_path / "a.mp4").write_bytes(content)
-    whole = pairs_of_video(HIGHWAY, gap_seconds=0.4, count=5, limits=LIMITS)
-    found = pairs_of_video(tmp_path / "a.mp4", gap_seconds=0.4, count=5, limits=LIMITS)
+    whole = pairs_of(HIGHWAY, 0.4, 5)
+    found = pairs_of(tmp_path / "a.mp4", 0.4, 5)
     assert 3 <= len(found) <= len(whole) == 5
     assert whole[0][0].shape[0] == 270
 
@@ -285,14 +290,14 @@ def test_damage_in_the_middle_loses_only_itself(tmp_path):
 def test_what_is_cut_off_gives_its_beginning(video, tmp_path):
     content = video("mkv").read_bytes()
     (tmp_path / "a.mkv").write_bytes(content[: len(content) * 2 // 3])
-    found = numbers(pairs_of_video(tmp_path / "a.mkv", gap_seconds=0.5, count=4, limits=LIMITS))
+    found = numbers(pairs_of(tmp_path / "a.mkv"))
     assert found and found[-1][1] < 70
 
 
 def test_videos_over_a_limit_are_refused(video):
     def refused(**limits) -> str:
         with pytest.raises(VisitorError) as told:
-            pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, limits=replace(LIMITS, **limits))
+            pairs_of(video("mp4"), 0.5, 4, **limits)
         return str(told.value)
 
     assert "longer than 3 s. Cut it" in refused(video_seconds=3.0)
@@ -300,11 +305,12 @@ def test_videos_over_a_limit_are_refused(video):
     assert "here it may have 1.0 kB. Upload a smaller one" in refused(video_bytes=1000)
     assert "takes too long here" in refused(video_work_seconds=1e-6)
     with pytest.raises(Cancelled):
-        pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, limits=LIMITS, cancelled=lambda: True)
+        request = Request(LIMITS, cancelled=lambda: True)
+        pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, request=request)
 
 
 def test_the_length_is_that_of_the_frames_and_not_what_the_header_says(tmp_path):
-    path = write_clip(tmp_path / "a.avi", seconds=10, rate=20, picture=numbered, codec="mpeg4")
+    path = film(tmp_path / "a.avi", 200, codec="mpeg4")
     content = bytearray(path.read_bytes())
     frames = content.index(b"avih") + 8 + 16
     content[frames : frames + 4] = struct.pack("<I", 20)
@@ -312,7 +318,7 @@ def test_the_length_is_that_of_the_frames_and_not_what_the_header_says(tmp_path)
     content[length : length + 4] = struct.pack("<I", 20)
     path.write_bytes(content)
     with pytest.raises(VisitorError, match="longer than 5 s"):
-        pairs_of_video(path, gap_seconds=0.5, count=2, limits=replace(LIMITS, video_seconds=5.0))
+        pairs_of(path, 0.5, 2, video_seconds=5.0)
 
 
 def test_frames_that_grow_over_the_limit_on_the_way_are_not_decoded(tmp_path):
@@ -327,18 +333,12 @@ def test_frames_that_grow_over_the_limit_on_the_way_are_not_decoded(tmp_path):
             packet.stream, packet.pts, packet.dts, packet.time_base = stream, index, index, Fraction(1, 20)
             packet.is_keyframe = True
             container.mux(packet)
-    found = pairs_of_video(path, gap_seconds=0.2, count=8, limits=replace(LIMITS, video_pixels=100 * 100))
+    found = pairs_of(path, 0.2, 8, video_pixels=100 * 100)
     assert found and all(view.shape == (48, 64, 3) for pair in found for view in pair)
 
 
 def test_a_playlist_in_disguise_opens_no_file_and_no_address(hub: Hub, video, tmp_path):
-    beside = tmp_path / "beside.ts"
-    with av.open(str(beside), "w", format="mpegts") as container:
-        stream = container.add_stream("mpeg2video", rate=20)
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        for index in range(40):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(numbered(index, 48, 64), format="rgb24")))
-        container.mux(stream.encode())
+    beside = film(tmp_path / "beside.ts", 40, codec="mpeg2video", kind="mpegts")
     part = "#EXTM3U\n#EXT-X-VERSION:3\n#EXT-X-TARGETDURATION:2\n#EXTINF:2.0,\n{}\n#EXT-X-ENDLIST\n"
     dash = (
         '<?xml version="1.0"?><MPD xmlns="urn:mpeg:dash:schema:mpd:2011" type="static" '
@@ -361,16 +361,8 @@ def test_a_playlist_in_disguise_opens_no_file_and_no_address(hub: Hub, video, tm
         for name in ("a.mp4", "a.m3u8", "a.avi"):
             (tmp_path / name).write_text(text)
             with pytest.raises(VisitorError, match="no video that can be read, or it is damaged"):
-                pairs_of_video(tmp_path / name, gap_seconds=0.5, count=2, limits=LIMITS)
+                pairs_of(tmp_path / name, 0.5, 2)
     assert hub.requests == []
-
-
-def sound(path: Path) -> None:
-    with wave.open(str(path), "wb") as file:
-        file.setnchannels(1)
-        file.setsampwidth(2)
-        file.setframerate(8000)
-        file.writeframes(bytes(16000))
 
 
 @pytest.mark.parametrize(
@@ -384,16 +376,18 @@ def sound(path: Path) -> None:
 def test_what_is_no_video_is_refused(content, tmp_path):
     (tmp_path / "a.mp4").write_bytes(content)
     with pytest.raises(VisitorError, match="no video that can be read, or it is damaged") as told:
-        pairs_of_video(tmp_path / "a.mp4", gap_seconds=0.5, count=2, limits=LIMITS)
+        pairs_of(tmp_path / "a.mp4", 0.5, 2)
     assert str(tmp_path) not in str(told.value)
 
 
 def test_sound_and_rare_codecs_are_refused(tmp_path):
-    sound(tmp_path / "a.wav")
-    write_clip(tmp_path / "b.avi", codec="ffv1", picture=numbered)
+    with wave.open(str(tmp_path / "a.wav"), "wb") as sound:
+        sound.setparams((1, 2, 8000, 8000, "NONE", ""))
+        sound.writeframes(bytes(16000))
+    film(tmp_path / "b.avi", codec="ffv1")
     for name in ("a.wav", "b.avi"):
         with pytest.raises(VisitorError, match="no video that can be read"):
-            pairs_of_video(tmp_path / name, gap_seconds=0.5, count=2, limits=LIMITS)
+            pairs_of(tmp_path / name, 0.5, 2)
 
 
 @settings(max_examples=25)
@@ -405,7 +399,7 @@ def test_damage_of_any_kind_ends_in_pairs_or_an_error_for_visitors(tmp_path_fact
     file = tmp_path_factory.getbasetemp() / "damaged.mp4"
     file.write_bytes(content)
     try:
-        found = pairs_of_video(file, gap_seconds=0.3, count=2, limits=replace(LIMITS, video_seconds=10.0))
+        found = pairs_of(file, 0.3, 2, video_seconds=10.0)
     except VisitorError:
         return
     assert found and all(view.dtype == np.uint8 and view.shape[2] == 3 for pair in found for view in pair)

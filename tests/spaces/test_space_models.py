@@ -1,4 +1,4 @@
-"""What visitors name as a model: opened if it is one, within limits, and else refused with a reason, at no cost."""
+"""What visitors name as a model: opened where it is one, within limits, and else refused with a reason, at no cost."""
 
 import json
 import os
@@ -14,17 +14,18 @@ from pathlib import Path
 import pytest
 import torch
 from downloads import ModelCache
-from limits import Cancelled, Limits, VisitorError, deadline, memory_guard, visitor_message
+from limits import Cancelled, Limits, Request, VisitorError, memory_errors_for_visitors, visitor_message
 from models import embedded_models, open_model, search_models
-from safetensors.torch import load_file, save
+from safetensors.torch import load, save
 
 from singlelife.alignment.models import load_model
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError, SingleLifeError
+from singlelife.machine import resident
 
 from ..alignment.test_backbones import MODELS, saved
 from ..hub_server import STRANGER, WRITER, Break, Hub, Trouble
 
+pytestmark = pytest.mark.integration
 SPACE = Path(__file__).parents[2] / "spaces" / "cas"
 SETUP = """
 import os, sys
@@ -32,7 +33,7 @@ if space not in sys.path:
     sys.path.insert(0, space)
 os.environ["SINGLELIFE_CACHE"] = cache
 import models
-from limits import Limits
+from limits import Limits, Request
 """
 OPEN = (
     SETUP
@@ -44,7 +45,7 @@ def cancelled():
     return cancel is not None and any(what.startswith(cancel) for what, _ in told)
 import torch
 images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
-model = models.open_model(name, revision, limits=Limits(**limits), progress=progress, cancelled=cancelled)
+model = models.open_model(name, Request(Limits(**limits), progress, cancelled))
 result = [model.name, model.revision, model.logits(images[:1], images[1:]).tolist(), told]
 """
 )
@@ -63,26 +64,18 @@ def dino(tmp_path_factory) -> Path:
     return saved(tmp_path_factory.mktemp("models") / "dinov2", config, processor)
 
 
-@pytest.fixture(scope="module")
-def croco(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("croco")
-    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 64}
-    decoder = {f"decoder_{name}": size for name, size in sizes.items()}
-    CroCoForPreTraining(CroCoConfig(image_size=32, patch_size=8, **sizes, **decoder)).save_pretrained(folder)
-    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    return folder
-
-
 @pytest.fixture
 def ask(hub_client, tmp_path) -> Callable:
     """Opens a model in a process whose Hub is that on loopback, with a cache of this test's own."""
 
-    def ask(name="lives/vit", revision=None, token=None, cancel=None, code=OPEN, **limits):
-        return hub_client.ask(
-            code, token, space=str(SPACE), cache=tmp_path, name=name, revision=revision, cancel=cancel, limits=limits
-        )
+    def ask(name="lives/vit", token=None, cancel=None, code=OPEN, **limits):
+        return hub_client.ask(code, token, space=str(SPACE), cache=tmp_path, name=name, cancel=cancel, limits=limits)
 
     return ask
+
+
+def opened(name: str, local: bool = False, **limits: float):
+    return open_model(name, Request(Limits(**limits)), local=local)
 
 
 def content(folder: Path) -> Files:
@@ -108,7 +101,7 @@ def test_a_model_of_the_hub_is_opened_by_revision_and_kept(hub, ask, vit, tmp_pa
     images = torch.arange(2 * 3 * 32 * 32).reshape(2, 3, 32, 32).remainder(251).to(torch.uint8)
     expected = load_model(str(vit)).logits(images[:1], images[1:])
 
-    answer = ask(revision=first)
+    answer = ask(f"lives/vit@{first}")
     assert answer.error is None, answer.error[2]
     name, revision, logits, told = answer.result
     assert (name, revision) == (f"lives/vit@{first}", first)
@@ -143,7 +136,7 @@ def test_visitors_who_want_the_same_model_share_its_download(hub, ask, vit):
     code = SETUP + (
         "from concurrent.futures import ThreadPoolExecutor\n"
         "with ThreadPoolExecutor(4) as pool:\n"
-        "    found = list(pool.map(lambda _: models.open_model(name, limits=Limits()), range(4)))\n"
+        "    found = list(pool.map(lambda _: models.open_model(name, Request(Limits())), range(4)))\n"
         "result = len({model.revision for model in found})\n"
     )
     answer = ask(code=code)
@@ -174,7 +167,7 @@ def test_a_model_in_parts_is_put_together(hub, ask, vit, tmp_path):
 def test_every_architecture_that_is_supported_passes(kind, tmp_path):
     config, processor, _ = MODELS[kind]
     folder = str(saved(tmp_path / kind, config, processor))
-    ours, theirs = open_model(folder, limits=Limits(), local=True), load_model(folder)
+    ours, theirs = opened(folder, local=True), load_model(folder)
     assert (ours.revision, ours.method, ours.grid) == (theirs.revision, theirs.method, theirs.grid)
 
 
@@ -214,8 +207,6 @@ def file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Files], Files
 
 def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Files], Files]:
     def changed(data: bytes) -> bytes:
-        from safetensors.torch import load
-
         return save({name: change(tensor) for name, tensor in load(data).items()}, {"format": "pt"})
 
     return file("model.safetensors", changed)
@@ -234,12 +225,10 @@ def largest(files: dict) -> object:
     return files.update({"weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}})
 
 
-def crops(data: bytes) -> bytes:
-    return json.dumps(json.loads(data) | {"crop_size": {"height": 10**5, "width": 10**5}}).encode()
-
-
-def enlarges(data: bytes) -> bytes:
-    return json.dumps(json.loads(data) | {"size": {"height": 10**5, "width": 10**5}}).encode()
+def processor(field: str) -> Callable[[Files], Files]:
+    """Whose images are huge."""
+    huge = {field: {"height": 10**5, "width": 10**5}}
+    return file("preprocessor_config.json", lambda data: json.dumps(json.loads(data) | huge).encode())
 
 
 def pickled(files: Files) -> Files:
@@ -302,19 +291,17 @@ BAD = {
     "logits that are none": Bad("gives features that are not finite", weights(lambda w: w.sign() * 1e38), weights=3),
     "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=3),
     "too many parameters": Bad(
-        r"has [\d,]+ million parameters; here it may have 1,000", config(hidden_size=16384, num_hidden_layers=99)
+        r"has [\d,]+ million parameters; here the limit is 1,000", config(hidden_size=16384, num_hidden_layers=99)
     ),
     "too many layers": Bad("says num_hidden_layers 1e\\+09", config(num_hidden_layers=10**9)),
     "too wide": Bad("says hidden_size 1e\\+12", config(hidden_size=10**12)),
     "too many patches": Bad(r"cuts a view into 1000 x 1000 patches", config(image_size=8000)),
     "no patches": Bad("patches of 0 x 0 px", config(patch_size=0)),
     "too many patches by the processor": Bad(
-        r"cuts a view into 12500 x 12500 patches",
-        file("preprocessor_config.json", crops),
-        of="dino",
+        r"cuts a view into 12500 x 12500 patches", processor("crop_size"), of="dino"
     ),
     "views that are resized to gigabytes": Bad(
-        "makes views of over 4096 px", file("preprocessor_config.json", enlarges), of="croco"
+        "makes views of over 4096 px", processor("size"), of="croco"
     ),
     "too many registers": Bad(
         "says num_register_tokens 1e\\+05",
@@ -330,9 +317,11 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(case, hub, ask, vit, dino, croco, tmp_path):
+def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(
+    case, hub, ask, vit, dino, micro_checkpoint, tmp_path
+):
     bad = BAD[case]
-    files = bad.files(content({"vit": vit, "dino": dino, "croco": croco}[bad.of]))
+    files = bad.files(content({"vit": vit, "dino": dino, "croco": micro_checkpoint}[bad.of]))
     repository = hub.create("lives/vit", "model", **bad.options)
     hub.put(repository, files)
     repository.told_sizes = bad.told(files)
@@ -354,7 +343,7 @@ def safe_to_show(message: str, *folders: Path) -> None:
 def test_what_is_not_there_is_told(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
     assert "There is no model lives/none" in ask("lives/none").error[1]
-    assert "lives/vit has no such revision" in ask(revision="nowhere").error[1]
+    assert "lives/vit has no such revision" in ask("lives/vit@nowhere").error[1]
 
 
 def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_path):
@@ -385,7 +374,7 @@ def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(silent
     hub.breaks.append(Break("GET", WEIGHTS, after, times=10**6, silent=silent))
     start = time.monotonic()
     answer = ask(stall_seconds=0.3)
-    assert answer.error[0] == "VisitorError" and "The Hub stopped answering while lives/vit" in answer.error[1]
+    assert answer.error[0] == "VisitorError" and "The Hub stopped answering about lives/vit" in answer.error[1]
     assert time.monotonic() - start < 60
     assert kept(tmp_path) == []
     safe_to_show(answer.error[1], tmp_path)
@@ -492,7 +481,7 @@ def give_up() -> None:
         "C:\\models", "lives/vit\n", "lives/vit\0", "lives/vit?x=1", "lives/vit#x", "lives/%2e%2e", "lives/vit.git",
         "lives/a--b", "ｌives/vit", "lives/" + "x" * 200, "untrained:/etc", "untrained:tiny@", "untrained:tiny@-1",
         "untrained:tiny@1e9", "untrained:lives/vit", "untrained:", "untrained:../tiny",
-        "untrained:tiny@" + "9" * 50,
+        "untrained:tiny@3", "untrained:tiny@" + "9" * 50, "lives/vit@a@b", "lives@vit/x",
     ],
 )  # fmt: skip
 def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tmp_path, monkeypatch):
@@ -500,44 +489,44 @@ def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tm
     if name == "lives/vit\n":
         name = "lives/v\nit"  # around a name, white space is taken off
     for local in (False, True):
-        with pytest.raises(
-            VisitorError, match=r"is no name of a model|is no untrained model|cannot be opened"
-        ) as told:
-            open_model(name, limits=Limits(), local=local and not Path(name.replace("\0", "")).is_dir())
+        with pytest.raises(VisitorError, match=r"is no name of a model|cannot be opened") as told:
+            opened(name, local=local and not Path(name.replace("\0", "")).is_dir())
         safe_to_show(str(told.value).replace(name, ""), tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("revision", ["..", "../main", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
+@pytest.mark.parametrize("revision", ["", "..", "../main", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
 def test_what_is_no_revision_is_refused(revision):
     with pytest.raises(VisitorError, match="is no revision"):
-        open_model("lives/vit", revision, limits=Limits())
+        opened(f"lives/vit@{revision}")
 
 
 def test_a_folder_is_opened_for_its_owner_alone_and_with_the_same_checks(vit, tmp_path):
     with pytest.raises(VisitorError, match="is no name of a model"):
-        open_model(str(vit), limits=Limits())
-    assert open_model(str(vit), limits=Limits(), local=True).revision == load_model(str(vit)).revision
+        opened(str(vit))
+    assert opened(str(vit), local=True).revision == load_model(str(vit)).revision
     shutil.copytree(vit, tmp_path / "vit")
     (tmp_path / "vit" / WEIGHTS).write_bytes(content(vit)[WEIGHTS][:-1])
     with pytest.raises(VisitorError, match="cut off or damaged"):
-        open_model(str(tmp_path / "vit"), limits=Limits(), local=True)
+        opened(str(tmp_path / "vit"), local=True)
     with pytest.raises(VisitorError, match=f"The folder {tmp_path} holds no model"):
-        open_model(str(tmp_path), limits=Limits(), local=True)
+        opened(str(tmp_path), local=True)
 
 
-def test_untrained_models_are_those_of_the_package(monkeypatch):
-    ours = open_model("untrained:tiny@3", limits=Limits())
-    theirs = load_model("untrained:tiny@3")
-    assert (ours.name, ours.revision, ours.method) == ("untrained:tiny@3", theirs.revision, theirs.method)
+def test_the_models_that_come_with_the_page_have_no_revisions():
     for name, folder in embedded_models().items():
-        assert open_model(name, limits=Limits()).name == name and folder.name == name
-        assert open_model(f"untrained:{name}@1", limits=Limits()).name == f"untrained:{name}@1"
+        assert opened(name).name == name and folder.name == name
+        with pytest.raises(VisitorError, match="has no revisions"):
+            opened(f"{name}@main")
 
 
 # Search.
 
-SEARCH = SETUP + "models._searches = models._Searches()\nresult = [models.search_models(each) for each in words]\n"
+SEARCH = f"""{SETUP}
+models._search.cache_clear()
+models._away_until = -1.0
+result = [models.search_models(each) for each in words]
+"""
 
 
 def card(*tags: str) -> Files:
@@ -583,32 +572,28 @@ def test_limits_are_set_by_the_environment(monkeypatch):
 
 
 def test_a_request_over_its_time_or_memory_ends_at_the_next_check():
-    with deadline(0.05) as clock:
-        clock.check()
-        time.sleep(0.06)
-        assert clock.left == 0
-        with pytest.raises(VisitorError, match="longer than the 0 s that a request may take"):
-            clock.check()
-    with (
-        pytest.raises(VisitorError, match="not enough memory for that here right now"),
-        memory_guard(Limits(memory=1)),
-    ):
-        pass
-    with memory_guard(Limits()) as memory:
-        memory.check()
-        with pytest.raises(VisitorError, match="not enough memory"):
-            memory.check(more=10**15)
-    with pytest.raises(VisitorError, match="The memory was not enough"), memory_guard(Limits()):
+    request = Request(Limits(request_seconds=0.05))
+    request.check()
+    time.sleep(0.06)
+    with pytest.raises(VisitorError, match="longer than the 0 s that a request may take"):
+        request.check()
+    request = Request(Limits())
+    with request.within(1e-6, "too late"), pytest.raises(VisitorError, match="too late"):
+        request.check()
+    request.check()  # that part is over
+    with pytest.raises(VisitorError, match="not enough memory for that here right now"):
+        Request(Limits(memory=1)).check()
+    with pytest.raises(VisitorError, match="not enough memory"):
+        request.check(more=10**15)
+    with pytest.raises(VisitorError, match="The memory was not enough"), memory_errors_for_visitors():
         torch.empty(1 << 60)
-    with pytest.raises(ZeroDivisionError), memory_guard(Limits()):
+    with pytest.raises(ZeroDivisionError), memory_errors_for_visitors():
         _ = 1 / 0
 
 
 def test_a_model_that_would_not_fit_into_the_memory_is_refused_before_it_is_loaded(vit):
-    from singlelife.machine import resident
-
     with pytest.raises(VisitorError, match="not enough memory"):
-        open_model(str(vit), limits=Limits(memory=resident() // 2), local=True)
+        opened(str(vit), local=True, memory=resident() // 2)
 
 
 @pytest.mark.parametrize(
@@ -647,10 +632,3 @@ def test_a_defect_is_a_number_that_the_log_has(caplog):
     number = re.search(r"this number: ([0-9a-f]{8})\.", told)[1]
     assert "secret" not in told
     assert number in caplog.text and "secret" in caplog.text and "Traceback" in caplog.text
-
-
-def test_saved_weights_are_read_as_the_package_reads_them(vit):
-    assert load_file(vit / WEIGHTS)  # the model that the cases above are made of is sound
-    assert open_model(str(vit), limits=Limits(), local=True, layers=[0]).layers == (0,)
-    with pytest.raises(VisitorError, match="no layer 9"):
-        open_model(str(vit), limits=Limits(), local=True, layers=[9])

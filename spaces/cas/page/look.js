@@ -1,5 +1,5 @@
-// Where both models look for a patch of the target. The value comes from pictures.look; all else happens here, so that
-// a click is answered at once.
+// Where both models look for a patch of the target. The value comes from show.look; all else happens here, so that a
+// click is answered at once.
 const part = (selector) => element.querySelector(selector);
 const canvas = (name) => part(`canvas[data-view="${name}"]`);
 const input = (name) => part(`[data-input="${name}"]`);
@@ -129,19 +129,19 @@ function draw() {
     }
     if (match >= 0) diamond(context, match);
   });
-  say(shared.size, match, shares);
+  describe(shared.size, match, shares);
 }
 
-function say(shared, match, shares) {
+function describe(shared, match, shares) {
   const row = Math.floor(patch / value.columns) + 1, column = patch % value.columns + 1;
-  let said = `Row ${row}, column ${column}: A and B share ${shared} of their ${value.k} strongest matches.`;
+  let answer = `Row ${row}, column ${column}: A and B share ${shared} of their ${value.k} strongest matches.`;
   if (match >= 0) {
     const has = [0, 1].map((model) => topOf(model, patch).includes(match));
-    said += has[0] && has[1] ? ' Both have the true match (◇) among them.'
+    answer += has[0] && has[1] ? ' Both have the true match (◇) among them.'
       : has[0] ? ' A has the true match (◇) among them, B has not.'
       : has[1] ? ' B has the true match (◇) among them, A has not.' : ' Neither has the true match (◇) among them.';
-  } else if (value.truth.some((each) => each >= 0)) said += ' What it shows is out of sight in the source.';
-  part('.look-said').textContent = said;
+  } else if (value.truth.some((each) => each >= 0)) answer += ' What it shows is out of sight in the source.';
+  part('.look-answer').textContent = answer;
   const mean = shares.reduce((sum, each) => sum + each, 0) / shares.length;
   canvas('target').setAttribute('aria-label', `Target view, ${value.rows} by ${value.columns} patches. Row ${row}, `
     + `column ${column} is chosen; arrow keys choose another.`);

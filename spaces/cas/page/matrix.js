@@ -1,4 +1,4 @@
-// The scores of models two by two, a button for each two; the value comes from matrix.cells.
+// The scores of models two by two, a button for each two. The value comes from show.matrix.
 const table = element.querySelector('table');
 const PALE = [226, 240, 238], DARK = [17, 94, 89];
 
@@ -31,7 +31,6 @@ function load() {
       button.style.background = `rgb(${PALE.map((pale, at) => Math.round(pale + share * (DARK[at] - pale)))})`;
       button.style.color = share > 0.45 ? 'white' : '#0f172a';
       button.setAttribute('aria-label', `${first} and ${second}: ${value.scores[i][j].toFixed(3)}. Open this pair.`);
-      button.title = `${first} and ${second}: ${value.low[i][j].toFixed(3)} to ${value.high[i][j].toFixed(3)}`;
     });
   });
 }

@@ -1,4 +1,4 @@
-// Small pictures of the pairs; the value comes from pictures.strip.
+// Small pictures of the pairs. The value comes from show.strip.
 const row = element.querySelector('.strip');
 
 function load() {

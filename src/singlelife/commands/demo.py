@@ -1,53 +1,71 @@
-"""`singlelife demo`: the Space on this machine."""
+"""`singlelife demo`: the page that compares models, on this machine or as a Space on the Hub."""
 
-import argparse
 import socket
 import sys
+from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
-from singlelife.commands.options import Commands
 from singlelife.errors import SingleLifeError
+from singlelife.hub.spaces import deploy_space, space_files, space_folder
+from singlelife.machine import configure_cpu
+from singlelife.text import aligned, in_bytes
 
 
-def add_command(commands: Commands) -> None:
-    """Describe `singlelife demo`."""
-    command = commands.add_parser(
-        "demo",
-        help="compare two models in the browser",
-        description="Start the page of spaces/cas on this machine: choose two models, see whether they agree about "
-        "where things are, and click on a patch to see where each looks. Works without a network, with the small "
-        "models that come with it. Listening on this machine alone, it also opens folders such as runs/sim_1. To let "
-        "others use it, put it on the Hub with `singlelife hub deploy-space`. Ends with Ctrl-C.",
-        epilog="example: singlelife demo --port 7860",
-    )
-    command.add_argument(
-        "--host", metavar="ADDRESS", help="the address to listen on (default: 127.0.0.1, this machine alone)"
-    )
-    command.add_argument("--port", type=int, metavar="N", help="the port (default: the first free one from 7860)")
-    command.add_argument("--no-browser", action="store_true", help="only print the address, do not open it")
-    command.set_defaults(run=run)
+@dataclass(frozen=True)
+class Demo:
+    """Compare two models in the browser: choose them, see whether they agree about where things are, and click on a
+    patch to see where each looks. Works without a network, with the small models that come with the page. While only
+    this machine can open the page, it also opens folders such as runs/sim_1. Ends with Ctrl-C.
 
+    With --deploy, upload the page as a Gradio Space instead, which the Hub builds and starts. This package goes along
+    as it is here. Run the same command again after an update. The variables SINGLELIFE_SPACE_... in the Space's
+    settings limit what a visitor may ask (docs/space.md). Needs `hf auth login`, or HF_TOKEN.
+    """
 
-def run(arguments: argparse.Namespace) -> int:
-    from singlelife.hub.spaces import space_folder
-    from singlelife.machine import configure_cpu
+    host: str = "127.0.0.1"
+    """The address to listen on; the default is this machine alone."""
+    port: int | None = None
+    """The port; by default the first free one from 7860."""
+    share: bool = False
+    """Let everybody who has its address open the page, through a tunnel of Gradio's."""
+    browser: bool = True
+    """Open the page in the browser; otherwise only print its address."""
+    deploy: str | None = None
+    """ORG/NAME of the Space to upload the page to, made if it is not there."""
+    public: bool = False
+    """With --deploy: let everybody see and use the Space; by default it is private."""
+    dry_run: bool = False
+    """With --deploy: only list the files."""
 
-    if arguments.port is not None and not 0 < arguments.port < 65536:
-        raise SingleLifeError(f"--port should be a number from 1 to 65535, not {arguments.port}.")
-    folder = space_folder()
-    if find_spec("gradio") is None:
-        raise SingleLifeError("The page takes gradio, which is not installed: pip install 'singlelife[spaces]'")
-    if arguments.port:
-        _check_free(arguments.host or "127.0.0.1", arguments.port)
-    configure_cpu()
-    sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
-    words = [] if arguments.no_browser else ["--open"]
-    if arguments.host:
-        words += ["--host", arguments.host]
-    if arguments.port:
-        words += ["--port", str(arguments.port)]
-    return import_module("app").main(words)
+    def __post_init__(self) -> None:
+        if self.port is not None and not 0 < self.port < 65536:
+            raise SingleLifeError(f"--port should be a number from 1 to 65535, not {self.port}.")
+        if self.deploy is None and (self.public or self.dry_run):
+            raise SingleLifeError("--public and --dry-run go with --deploy ORG/NAME.")
+
+    def run(self) -> int:
+        if self.deploy is not None:
+            return self._deploy(self.deploy)
+        folder = space_folder()
+        if find_spec("gradio") is None:
+            raise SingleLifeError("The page needs gradio, which is not installed: pip install 'singlelife[spaces]'")
+        if self.port:
+            _check_free(self.host, self.port)
+        configure_cpu()
+        sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
+        return import_module("app").main(self.host, self.port, self.share, self.browser)
+
+    def _deploy(self, repo_id: str) -> int:
+        if self.dry_run:
+            files = space_files().items()
+            sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files}
+            print(aligned([(name, in_bytes(size)) for name, size in sizes.items()]))
+            print(f"\n{len(sizes)} files, {in_bytes(sum(sizes.values()))}, would be in the Space {repo_id}.")
+            return 0
+        url = deploy_space(repo_id, private=not self.public)
+        print(f"{url}\nThe Hub builds it now, which takes some minutes.")
+        return 0
 
 
 def _check_free(host: str, port: int) -> None:
@@ -58,6 +76,9 @@ def _check_free(host: str, port: int) -> None:
     except OSError as error:
         why = (error.strerror or str(error)).split(" (")[0]
         raise SingleLifeError(
-            f"The page cannot listen on {host}:{port}: {why}. Choose another --port or --host, or "
-            "leave out --port for the first free one."
+            f"The page cannot listen on {host}:{port}: {why}. Choose another --port or --host, or leave out --port "
+            "for the first free one."
         ) from error
+
+
+COMMAND = Demo

@@ -1,8 +1,8 @@
 """The Space of `spaces/cas`: where it is, and how it gets to the Hub together with this package.
 
-A Space installs its `requirements.txt` before its files are there, and from nowhere but package indexes and addresses
-that need no token. So the package goes along as a folder beside `app.py`, which Python finds first, and the
-requirements are those of the package. What runs there is exactly what runs here, published or not.
+A Space installs its `requirements.txt` before its files are there, so that a wheel among them would not be found.
+So the package goes along as a folder beside `app.py`, which Python finds first, and its dependencies take its place in
+the requirements. What runs there is exactly what runs here, published or not.
 """
 
 import re
@@ -21,6 +21,7 @@ from singlelife.hub.errors import is_repo_id, translate_hub_errors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REQUIREMENTS = "requirements.txt"
+_OURS = re.compile(r"singlelife(-[^/]+\.dist-info)?/")  # what the package brings, by its path there
 _WITHOUT_CUDA = "--extra-index-url https://download.pytorch.org/whl/cpu"
 
 
@@ -33,7 +34,7 @@ def space_folder() -> Path:
 
 
 def space_files() -> dict[str, Path | bytes]:
-    """What the Space's repository is to hold: by its path there, a file of this machine or the content itself."""
+    """The files of the Space's repository, by their path there: a file of this machine, or the content itself."""
     folder = space_folder()
     files: dict[str, Path | bytes] = dict(_files(folder))
     files[_REQUIREMENTS] = _requirements((folder / _REQUIREMENTS).read_text(encoding="utf-8")).encode()
@@ -45,16 +46,15 @@ def space_files() -> dict[str, Path | bytes]:
     return dict(sorted(files.items()))
 
 
-def deploy_space(repo_id: str, *, private: bool = True, token: str | None = None) -> str:
+def deploy_space(repo_id: str, *, private: bool = True) -> str:
     """Upload the Space in one commit, which the Hub then builds and starts.
 
-    What an earlier version of the package had and this one has not is deleted there; what others added stays. Where
-    nothing has changed, nothing is sent.
+    Files of an earlier version of the package that this one lacks are deleted there; what others added stays. Where
+    nothing has changed, nothing is sent. Needs the token of `hf auth login` or of HF_TOKEN.
 
     Args:
         repo_id: ORG/NAME; it is made if it is not there.
         private: only its owner sees it.
-        token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
 
     Returns:
         Its URL.
@@ -64,24 +64,16 @@ def deploy_space(repo_id: str, *, private: bool = True, token: str | None = None
     """
     if not is_repo_id(repo_id):
         raise HubError(f"{repo_id!r} is no name of a Space; write ORG/NAME.")
-    check_token(token)
-    api, files = hub_api(token), space_files()
+    check_token()
+    api, files = hub_api(), space_files()
     with translate_hub_errors(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="Space"):
         open_repository(api, repo_id, "space", private)
         there = api.list_repo_files(repo_id, repo_type="space")
-        ours = re.compile(r"singlelife(-[^/]+\.dist-info)?/")
-        api.create_commit(
-            repo_id,
-            [
-                *(
-                    CommitOperationAdd(name, file if isinstance(file, bytes) else str(file))
-                    for name, file in files.items()
-                ),
-                *(CommitOperationDelete(name) for name in there if ours.match(name) and name not in files),
-            ],
-            commit_message=f"singlelife {version('singlelife')}",
-            repo_type="space",
-        )
+        gone = [name for name in there if _OURS.match(name) and name not in files]
+        changes = [CommitOperationDelete(name) for name in gone] + [
+            CommitOperationAdd(name, file if isinstance(file, bytes) else str(file)) for name, file in files.items()
+        ]
+        api.create_commit(repo_id, changes, commit_message=f"singlelife {version('singlelife')}", repo_type="space")
     return f"{api.endpoint}/spaces/{repo_id}"
 
 

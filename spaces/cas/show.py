@@ -1,0 +1,259 @@
+"""What the page shows of a result: the scores in plain words, and the values that `page/*.js` draw."""
+
+import base64
+import html
+import io
+import json
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import numpy as np
+import torch
+from PIL import Image
+from score import BUILT_IN_PAIRS, Bench, Result, built_in_models, built_in_pairs
+
+from singlelife.alignment.score import Score, common_per_patch, unpack
+
+METHODS = {
+    "cross-attention": "by cross-attention of its decoder",
+    "feature correlation": "by the correlation of its patch features",
+    "decoder correlation": "by the correlation of its decoder's patch features",
+}
+_CLEAR, _STRONG = 0.1, 0.4  # chance-corrected, position-free
+_COLOURS = ["#3b82f6", "#f97316", "#22c55e"]  # of A, B and both, which also differ in shape: see look.js
+_THUMBNAIL = 56  # pixels
+
+
+def verdict(result: Result) -> str:
+    """The scores in one line. Pairs that are too few for a position-free score take that of the built-in ones."""
+    raw, free = result.comparison.raw, result.reference.position_free
+    if free.low > free.chance:
+        strength = free.chance_corrected or 0.0
+        how = "strongly" if strength >= _STRONG else "clearly" if strength >= _CLEAR else "a little"
+        truths = [reading.truth for reading in result.reference.readings]
+        # True matches at large shifts, which a model that looks at the same place never finds.
+        if all(truth and (truth.large_shifts or 0.0) > result.reference.raw.chance for truth in truths):
+            return f"They agree {how} about where things are."
+        return f"They agree {how}, but not about where things are: they do not find the true matches."
+    if raw.low > raw.chance:
+        return "They agree only in looking at the same place, whatever is there."
+    if raw.high < raw.chance:
+        return "They agree less than by chance: they look at different places."
+    return "They agree no more than by chance."
+
+
+def reading(result: Result) -> str:
+    """The scores in a few sentences."""
+    comparison, reference = result.comparison, result.reference
+    raw, free = comparison.raw, reference.position_free
+    sentences = [f"These models agree on {raw.cas:.0%} of matches; chance is {raw.chance:.0%}."]
+    if result.same_place is not None:
+        sentences.append(
+            f"A model that only looks at the same place has {result.same_place:.0%} of these matches too."
+        )
+    where = "" if reference is comparison else f", measured on the {reference.num_pairs} built-in pairs"
+    against = "above" if free.low > free.chance else "below" if free.high < free.chance else "no more than"
+    sentences.append(
+        f"Without each model's habits of place they agree on {free.cas:.0%}{where}; that is {against} chance "
+        f"({free.chance:.0%})."
+    )
+    if len(result.pairs) == 1:
+        sentences.append("One pair says little: another may score quite differently.")
+    truths = [each.truth for each in comparison.readings]
+    shares = [truth.large_shifts for truth in truths if truth and truth.large_shifts is not None]
+    if len(shares) == 2:
+        sentences.append(
+            f"Models can agree on mistakes: where the view shifts far, the top {comparison.k} of A hold the true "
+            f"match for {shares[0]:.0%} of patches, those of B for {shares[1]:.0%}."
+        )
+    return " ".join(sentences)
+
+
+def to_dict(result: Result) -> dict[str, Any]:
+    """All of a result as JSON has it: the fields of `singlelife cas --json`, and what this page adds to them."""
+    own = result.reference is result.comparison
+    return result.comparison.to_dict() | {
+        "reading": reading(result),
+        "same_place": result.same_place,
+        "per_pair": result.table(),
+        "position_free_reference": None if own else result.reference.to_dict(),
+    }
+
+
+def score_html(result: Result) -> str:
+    """The scores as a piece of the page. The JSON is inside its link, so that nothing is kept on the disk."""
+    comparison, reference = result.comparison, result.reference
+    free_on = "" if reference is comparison else f", on the {reference.num_pairs} built-in pairs"
+    rows = [
+        _bar("CAS", "matches shared", comparison.raw, "raw", interval=len(result.pairs) > 1),
+        _bar("Position-free", f"without habits of place{free_on}", reference.position_free, "free", interval=True),
+    ]
+    facts = [
+        f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(name)}</b> "
+        f"{METHODS[method]} (block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))})</dd>"
+        for letter, name, method, layers in zip(
+            "ab", result.models, comparison.methods, comparison.layers, strict=True
+        )
+    ]
+    count = comparison.grid[0] * comparison.grid[1]
+    facts.append(
+        f"<dt>On</dt><dd>{comparison.num_pairs} pair{'s' * (comparison.num_pairs != 1)} of "
+        f"{html.escape(comparison.pairs)}, top {comparison.k} of {count} patches</dd>"
+    )
+    content = _data_uri(json.dumps(to_dict(result), indent=2).encode(), "application/json")
+    return (
+        f"<section class='score' aria-label='Result'><h2>{html.escape(verdict(result))}</h2>{''.join(rows)}"
+        f"<p>{html.escape(reading(result))}</p><dl>{''.join(facts)}</dl>"
+        f"<p class='score-links'><a download='cas.json' href='{content}'>Download JSON</a></p></section>"
+    )
+
+
+def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool) -> str:
+    facts = [f"{score.low:.3f} to {score.high:.3f}"] if interval else []
+    facts.append(f"chance {score.chance:.3f}")
+    if score.chance_corrected is not None:
+        facts.append(f"chance-corrected {score.chance_corrected:.2f}")
+    whisker = f"<i class='score-whisker' style='left:{score.low:.2%};width:{score.high - score.low:.2%}'></i>"
+    return (
+        f"<div class='score-row' data-score='{kind}'><div class='score-name'><b>{name}</b> <span>{what}</span></div>"
+        f"<div class='score-value' data-value='{score.cas!r}'>{score.cas:.3f}</div>"
+        f"<div class='score-track' role='img' aria-label='{score.cas:.3f} of 1; chance is {score.chance:.3f}'>"
+        f"<i class='score-fill' style='width:{score.cas:.2%}'></i>{whisker if interval else ''}"
+        f"<i class='score-chance' style='left:{score.chance:.2%}'></i></div>"
+        f"<div class='score-facts'>{', '.join(facts)}</div></div>"
+    )
+
+
+def stage_html(what: str, share: float | None) -> str:
+    """The work that runs, with a bar."""
+    value = "" if share is None else f" value='{share:.3f}'"
+    bar = f"<progress max='1'{value} aria-label='Progress'></progress>"
+    return f"<div class='stage' role='status'><span>{html.escape(what)}…</span>{bar}</div>"
+
+
+def note_html(what: str, *, alert: bool = False) -> str:
+    """A message that stays."""
+    kind = "alert" if alert else "status"
+    return f"<div class='note note-{kind}' role='{kind}'>{html.escape(what)}</div>"
+
+
+def look(result: Result, pair: int, patch: int | None = None, position_free: bool = False) -> dict[str, Any]:
+    """Where both models look in one pair, for the element `look`.
+
+    Args:
+        pair: from 0.
+        patch: of the target, to begin with; one that shows much by default.
+        position_free: begin without the models' habits of place.
+    """
+    rows, columns = result.comparison.grid
+    maps = {}
+    for name, free in (("raw", False), ("free", True)):
+        logits, sets = result.look(pair, free)
+        least, most = logits.min(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True)
+        heat = np.rint(255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
+        chosen = unpack(sets, rows * columns)
+        top = np.nonzero(chosen)[2].reshape(2, rows * columns, result.comparison.k).astype("<u2")
+        maps[name] = {"heat": [_base64(each) for each in heat], "top": [_base64(each) for each in top]}
+    return {
+        "pair": pair,
+        "names": list(result.models),
+        "rows": rows,
+        "columns": columns,
+        "k": result.comparison.k,
+        "views": [_picture_uri(result.pairs.target[pair]), _picture_uri(result.pairs.source[pair])],
+        "maps": maps,
+        "truth": result.true_match[pair].tolist(),
+        "patch": _telling_patch(result, pair)[0] if patch is None else patch,
+        "free": position_free,
+        "query": _link_query(result),
+        "colours": _COLOURS,
+    }
+
+
+def telling_pair(result: Result) -> int:
+    """The pair with the patch that shows the most."""
+    return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(result.num_looks)]))
+
+
+def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
+    """The patch of the target that shows the most, and how much: both models agree about it, and find the true match
+    far from the same place."""
+    rows, columns = result.comparison.grid
+    sets = np.stack([run.extraction.raw[pair] for run in result.runs])
+    truth, index = result.true_match[pair], np.arange(rows * columns)
+    chosen = unpack(sets, rows * columns)
+    right = (truth >= 0) & chosen[0, index, truth] & chosen[1, index, truth]
+    shift = np.hypot(truth // columns - index // columns, truth % columns - index % columns)
+    shows = common_per_patch(sets[0], sets[1]) + right * np.minimum(shift, 4)
+    return int(np.argmax(shows)), float(shows.max())
+
+
+def strip(result: Result, chosen: int) -> dict[str, Any]:
+    """Small pictures of all pairs, to choose one by, for the element `strip`."""
+    pairs = [
+        {"cas": f"{cas:.0%}", "thumbnail": _thumbnail(result.pairs.target[index], result.pairs.source[index])}
+        for index, cas in enumerate(result.per_pair[: result.num_looks])
+    ]
+    return {"pairs": pairs, "chosen": chosen}
+
+
+def matrix(bench: Bench, variant: str) -> dict[str, Any]:
+    """The scores of this Space's models two by two, for the element `matrix`.
+
+    Args:
+        variant: `"raw"` or `"position_free"`.
+    """
+    models = built_in_models()
+    scores: dict[tuple[int, int], Score] = {}
+    for i in range(len(models)):
+        for j in range(i):
+            comparison = bench.example(models[j], models[i])[1].comparison
+            scores[i, j] = scores[j, i] = getattr(comparison, variant)
+    chance = comparison.raw.chance
+    name = "CAS" if variant == "raw" else "Position-free CAS"
+    return {
+        "models": models,
+        "scores": [[scores[i, j].cas if i != j else None for j in range(len(models))] for i in range(len(models))],
+        "chance": chance,
+        "highest": max(chance + 0.02, *(score.cas for score in scores.values())),
+        "caption": f"{name} on {comparison.num_pairs} simulated pairs; chance {chance:.3f}. Choose a cell to open "
+        "that pair of models.",
+    }
+
+
+def page_file(name: str) -> str:
+    """A file of the folder `page`: the scripts, styles and drawings of the page."""
+    return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
+
+
+def _link_query(result: Result) -> str:
+    """The query of a link to a result; empty for a visitor's own pairs, which no link can restore."""
+    built_in = [name for name in BUILT_IN_PAIRS if built_in_pairs(name) is result.pairs]
+    words = {"a": result.models[0], "b": result.models[1], "k": str(result.comparison.k)}
+    return urlencode(words | {"pairs": built_in[0]}) if built_in else ""
+
+
+def _picture_uri(view: torch.Tensor) -> str:
+    image, content = Image.fromarray(view.permute(1, 2, 0).numpy()), io.BytesIO()
+    kind = "png" if max(image.size) <= 128 else "jpeg"
+    image.save(content, kind, quality=90)
+    return _data_uri(content.getvalue(), f"image/{kind}")
+
+
+def _thumbnail(target: torch.Tensor, source: torch.Tensor) -> str:
+    both = Image.new("RGB", (2 * _THUMBNAIL + 2, _THUMBNAIL), "#888888")
+    for number, view in enumerate((target, source)):
+        image = Image.fromarray(view.permute(1, 2, 0).numpy()).resize((_THUMBNAIL, _THUMBNAIL))
+        both.paste(image, (number * (_THUMBNAIL + 2), 0))
+    content = io.BytesIO()
+    both.save(content, "JPEG", quality=80)
+    return _data_uri(content.getvalue(), "image/jpeg")
+
+
+def _data_uri(content: bytes, kind: str) -> str:
+    return f"data:{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _base64(array: np.ndarray) -> str:
+    return base64.b64encode(np.ascontiguousarray(array).tobytes()).decode()

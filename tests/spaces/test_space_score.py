@@ -1,0 +1,172 @@
+"""The Space computes the scores of the command line, and it stops, waits and forgets as it should."""
+
+import base64
+import json
+import threading
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import score
+import show
+from limits import Cancelled, Limits, Request, VisitorError
+from PIL import Image
+
+from singlelife.alignment.score import unpack
+
+from .conftest import SPACE, command_line, same_scores
+
+pytestmark = pytest.mark.integration
+LIVES = ("sim_1", "sim_2")
+
+
+@pytest.fixture(scope="module")
+def bench() -> score.Bench:
+    return score.Bench(Limits())
+
+
+@pytest.fixture(scope="module")
+def lives(bench: score.Bench) -> score.Result:
+    return bench.example(*LIVES)[1]
+
+
+@pytest.mark.parametrize(("pairs", "k"), [("simulated", 5), ("motorway", 3)])
+def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: str, k: int):
+    found = show.to_dict(bench.example("sim_1", "sim_still", pairs, k)[1])
+    theirs = command_line(tmp_path, "sim_still", SPACE / "pairs" / pairs, "--k", str(k))
+    for variant in ("raw", "position_free"):
+        same_scores(found[variant], theirs[variant])
+    assert found["pairs_hash"] == theirs["pairs_hash"]
+    assert list(found["models"]) == ["sim_1", "sim_still"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_a_visitors_pictures_give_the_command_lines_scores(bench, lives, pictures, tmp_path):
+    views = [tuple(score.as_view(np.asarray(Image.open(file))) for file in pictures)]
+    found = bench.compare(*LIVES, views)
+    same_scores(show.to_dict(found)["raw"], command_line(tmp_path, "sim_2", pictures[0].parent)["raw"])
+    # One pair has no mean map of its own: the built-in pairs give it, and the position-free score.
+    assert found.per_pair_position_free is None
+    reference = show.to_dict(found)["position_free_reference"]
+    assert reference["num_pairs"] == 64
+    assert reference["position_free"]["cas"] == pytest.approx(lives.comparison.position_free.cas, abs=1e-6)
+    assert "One pair" in show.reading(found)
+    logits, sets = found.look(0, True)
+    assert np.allclose(logits, found.look(0, False)[0] - np.stack(lives.comparison.mean_maps))
+    assert (unpack(sets, 64).sum(axis=-1) == 5).all()
+
+
+def test_a_result_adds_up(lives: score.Result):
+    assert lives.per_pair.mean() == pytest.approx(lives.comparison.raw.cas)
+    assert lives.per_pair_position_free.mean() == pytest.approx(lives.comparison.position_free.cas)
+    sets = [unpack(run.extraction.raw, 64) for run in lives.runs]
+    near = unpack(score.position_sets((8, 8), 5), 64)
+    assert lives.same_place == pytest.approx((sets[0] & sets[1] & near).sum() / (sets[0] & sets[1]).sum())
+    assert 0 < lives.same_place < 1
+    assert len(lives.table()) == 64
+
+
+def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
+    pair = 7
+    drawn = show.look(lives, pair)
+    for variant, position_free in (("raw", False), ("free", True)):
+        _, sets = lives.look(pair, position_free)
+        for model in range(2):
+            top = np.frombuffer(base64.b64decode(drawn["maps"][variant]["top"][model]), "<u2").reshape(64, 5)
+            chosen = unpack(sets[model], 64)
+            assert all(set(row) == set(np.flatnonzero(chosen[patch])) for patch, row in enumerate(top))
+            heat = np.frombuffer(base64.b64decode(drawn["maps"][variant]["heat"][model]), np.uint8).reshape(64, 64)
+            assert (np.take_along_axis(heat, top.astype(int), 1).max(axis=1) == 255).all()
+    assert len(json.dumps(drawn)) < 120_000
+
+
+@pytest.mark.parametrize("variant", ["raw", "position_free"])
+def test_the_matrix_has_the_scores_of_all_models(bench, lives, variant: str):
+    cells = show.matrix(bench, variant)
+    assert cells["models"] == [*LIVES, "sim_still", *score.UNTRAINED]
+    assert cells["scores"][0][1] == cells["scores"][1][0] == getattr(lives.comparison, variant).cas
+    assert all(cells["scores"][i][i] is None for i in range(5))
+
+
+def test_names_are_text_on_the_page(lives: score.Result):
+    hostile = "<img src=x onerror=alert(1)>"
+    shown = show.score_html(replace(lives, models=(hostile, "'\"")))
+    assert "<img" not in shown
+    assert "&lt;img" in shown
+    assert "<b>" not in show.stage_html("<b>", None)
+    assert "<script" not in show.note_html("<script>")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "says"),
+    [
+        ("sim_1", "sim_1", "strongly about where"),
+        ("sim_1", "sim_2", "clearly about where"),
+        ("sim_1", "sim_still", "less than by chance"),
+        ("untrained:tiny@1", "untrained:tiny@2", "but not about where"),
+    ],
+)
+def test_the_verdict(bench, a: str, b: str, says: str):
+    assert says in show.verdict(bench.example(a, b)[1])
+
+
+def test_cancel_stops_between_steps_and_keeps_nothing():
+    bench, steps = score.Bench(Limits()), []
+    request = Request(bench.limits, lambda what, share: steps.append(what), lambda: "Running sim_1" in steps)
+    with pytest.raises(Cancelled):
+        bench.compare(*LIVES, score.built_in_pairs("simulated"), request=request)
+    assert steps == ["Running sim_1"]
+    assert len(bench._runs) == 1  # of sim_1, which was done
+
+
+def test_many_at_once_run_a_model_once(monkeypatch):
+    bench = score.Bench(Limits())
+    runs, extract = [], score.extract
+    monkeypatch.setattr(score, "extract", lambda *a, **settings: runs.append(1) or extract(*a, **settings))
+    found: list[score.Result] = []
+    threads = [threading.Thread(target=lambda: found.append(bench.example(*LIVES)[1])) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 8
+    assert len({id(result) for result in found}) == 1
+    assert len(runs) == 2
+
+
+def test_results_are_found_again_until_they_are_forgotten(bench, lives):
+    token = bench.keep(lives)
+    assert bench.find(token) is lives
+    bench.forget(token)
+    assert bench.find(token) is None
+    assert bench.find(None) is None
+    example = bench.example(*LIVES)[0]
+    bench.forget(example)
+    assert bench.find(example) is lives  # which others see too
+    first = bench.keep(lives)
+    for _ in range(score._KEPT_RESULTS):
+        bench.keep(lives)
+    assert bench.find(first) is None  # pushed out: what is kept is bounded
+
+
+@pytest.mark.parametrize(
+    ("a", "pairs", "k", "says"),
+    [
+        ("sim_1", "simulated", 65, "k should be"),
+        ("sim_1", "../../etc", 5, "There are the pairs"),
+        ("sim_9", "simulated", 5, "not one of the models"),
+    ],
+)
+def test_what_cannot_be_compared_is_refused(bench, a: str, pairs: str, k: int, says: str):
+    with pytest.raises(VisitorError, match=says):
+        bench.example(a, "sim_2", pairs, k)
+
+
+def test_a_request_has_an_end():
+    bench = score.Bench(Limits(request_seconds=1e-9))
+    with pytest.raises(VisitorError, match="longer than"):
+        bench.compare(*LIVES, score.built_in_pairs("simulated"))
+
+
+def test_every_shipped_file_is_small():
+    assert all(path.stat().st_size < 4_000_000 for path in SPACE.rglob("*") if path.is_file())
