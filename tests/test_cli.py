@@ -224,6 +224,20 @@ def test_a_wrong_command_line_says_what_is_right(words, fact, capsys):
     assert fact in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("package", "words", "extra"),
+    [("vizdoom", ["prepare", "sim_1"], "sim"), ("matplotlib", ["pairs", "show", "{pairs}"], "plots")],
+)
+def test_a_package_that_is_missing_is_named_with_its_extra(package, words, extra, pairs, tmp_path):
+    code = (
+        f"import sys; sys.modules[{package!r}] = None; from singlelife.cli import main; sys.exit(main(sys.argv[1:]))"
+    )
+    words = [word.format(pairs=pairs) for word in words] + ["--cache-dir", str(tmp_path)]
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert package in done.stderr and f"singlelife[{extra}]" in done.stderr
+
+
 def test_a_reader_that_has_seen_enough_is_no_error():
     result = subprocess.run(
         f"{sys.executable} -m singlelife.cli lives | head -1", shell=True, capture_output=True, text=True

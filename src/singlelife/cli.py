@@ -21,6 +21,8 @@ COMMANDS = {
     "demo": "compare models in the browser, here or as a Space on the Hub",
 }
 
+_EXTRAS = {"vizdoom": "sim", "matplotlib": "plots", "pycolmap": "poses", "h5py": "evaluation", "gradio": "spaces"}
+
 _USAGE = """\
 usage: singlelife COMMAND ...
 
@@ -66,6 +68,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SingleLifeError as error:
         print(f"singlelife: {error}", file=sys.stderr)
         return error.exit_code
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        extra = f"pip install 'singlelife[{_EXTRAS[package]}]'"
+        print(f"singlelife: this needs {package}, which is not installed: {extra}", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("singlelife: interrupted.", file=sys.stderr)
         return 130
