@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -40,6 +39,7 @@ OBSERVATIONS = "semidense_observations.csv.gz"
 CALIBRATION = "online_calibration.jsonl"
 FOLDERS = "vrs_to_multi_slam.json"
 TIMES = "_mp4_to_vrs_time_ns.csv"  # after a video's name without its extension
+_TIME = "tracking_timestamp_us"  # the column of a pose's time
 
 DEFAULT_VOXEL_SIZE = 0.1  # metres
 
@@ -84,10 +84,18 @@ def aria_geometry(
         LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.
     """
     folder_of = _folders_of_videos(life.videos, folders, beside)
-    for folder in dict.fromkeys(folder_of.values()):
-        _check_whole(folder)
+    for folder in folder_of.values():
+        for name in (TRAJECTORY, POINTS):
+            if not (folder / name).is_file():
+                raise LifeError(f"{folder / name} is missing: poses are in {TRAJECTORY}, points in {POINTS}. Get it.")
+        if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
+            raise LifeError(
+                f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}, one of which is needed to know what a frame "
+                "sees. Get one of the two files."
+            )
     times = _device_times(life, folder_of, beside, settings)
-    geometry = Geometry.unknown(len(life))
+    all_components = np.full(len(life), -1, dtype=np.int64)
+    all_poses, intrinsics = np.full((len(life), 4, 4), np.nan), np.full((len(life), 4), np.nan)
     sizes = frame_sizes(life)
     graphs: dict[str, int] = {}
     seen = _Seen()
@@ -97,24 +105,15 @@ def aria_geometry(
         rows = rows[np.argsort(times[rows], kind="stable")]
         reading = _Folder(folder, times[rows], settings, graphs, progress)
         poses, component = reading.poses()
-        if (component < 0).all():
-            first, last = reading.span
-            start, end = times[rows[[0, -1]]] / 1e6 if len(rows) else (np.nan, np.nan)
-            raise LifeError(
-                f"The times of {_listed(life.videos[video] for video in videos)} and of {folder / TRAJECTORY} do not "
-                f"overlap: frames from {start:.3f} to {end:.3f} s, poses from {first / 1e6:.3f} to {last / 1e6:.3f} s "
-                f"of the device's clock. Check that the folder is that of the video, and its {TIMES[1:]} or "
-                "--video-start."
-            )
         camera = RgbCamera.read(folder / CALIBRATION, settings.upright)
         if camera is not None:
             poses = poses @ camera.device_from_camera
             poses[component < 0] = np.nan
-            geometry.intrinsics[rows] = camera.intrinsics(sizes[life.video_index[rows]])
-            geometry.intrinsics[rows[component < 0]] = np.nan
-        geometry.poses[rows], geometry.component[rows] = poses, component
+            posed = rows[component >= 0]
+            intrinsics[posed] = camera.intrinsics(sizes[life.video_index[posed]])
+        all_poses[rows], all_components[rows] = poses, component
         reading.points(seen, rows, poses, component, camera)
-    return Geometry(seen.finish(len(life)), geometry.component, geometry.poses, geometry.intrinsics)
+    return Geometry(seen.finish(len(life)), all_components, all_poses, intrinsics)
 
 
 @dataclass(frozen=True)
@@ -153,12 +152,12 @@ class RgbCamera:
                 np.array([[real, *imaginary]], dtype=np.float64),
                 np.array([found["T_Device_Camera"]["Translation"]], dtype=np.float64),
             )[0]
-        except (ValueError, KeyError, TypeError, StopIteration, UnicodeDecodeError) as error:
+            if parameters.shape != (15,) or not np.isfinite(pose).all():
+                raise ValueError("FISHEYE624 has 15 parameters, and a pose")
+        except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise LifeError(
-                f"{path}: its first line is no calibration with a camera-rgb. Get the file again."
+                f"{path}: its first line is no calibration with a camera-rgb ({error!r}). Get the file again."
             ) from error
-        if parameters.shape != (15,) or not np.isfinite(pose).all():
-            raise LifeError(f"{path}: camera-rgb has {parameters.size} parameters, where FISHEYE624 has 15.")
         if upright:
             pose = pose @ np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
         # Some files count in pixels of the halved sensor; the focal length, 1220 px, tells which.
@@ -220,40 +219,42 @@ class _Folder:
     ):
         self.folder, self.times, self.settings, self.progress = folder, times, settings, progress
         self.graphs = graphs  # number of each graph_uid met so far, in all folders
-        self.span = (0, 0)  # of the trajectory
         self._tolerance = round(settings.tolerance * _MICROSECONDS)
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """World from device (n, 4, 4), NaN where no pose is near enough, and graph (n,), -1 there."""
-        place = [f"t{axis}_world_device" for axis in "xyz"]
-        turn = [f"q{axis}_world_device" for axis in "wxyz"]
-        columns = {"graph_uid": pa.string(), "tracking_timestamp_us": pa.int64()}
-        columns |= dict.fromkeys(place + turn, pa.float64())
-        count = len(self.times)
-        best = np.full(count, self._tolerance + 1)
-        values, graph = np.full((count, 7), np.nan), np.full(count, -1, dtype=np.int64)
-        first, last = np.iinfo(np.int64).max, np.iinfo(np.int64).min
-        for batch in self._stream(TRAJECTORY, columns):
-            time = _numbers(batch, "tracking_timestamp_us")
+        numbers = [f"{name}_world_device" for name in ("tx", "ty", "tz", "qw", "qx", "qy", "qz")]
+        columns = {"graph_uid": pa.string(), _TIME: pa.int64(), **dict.fromkeys(numbers, pa.float64())}
+        times, tolerance = self.times, self._tolerance
+        best = np.full(len(times), tolerance + 1)
+        values, graph = np.full((len(times), 7), np.nan), np.full(len(times), -1, dtype=np.int64)
+        first, last = np.inf, -np.inf
+        for batch in _stream(self.folder / TRAJECTORY, columns, self.progress):
+            time = _numbers(batch, _TIME)
             order = np.argsort(time, kind="stable")
             time = time[order]
-            first, last = min(first, int(time[0])), max(last, int(time[-1]))
-            near = np.arange(*np.searchsorted(self.times, [time[0] - self._tolerance, time[-1] + self._tolerance + 1]))
-            after = np.searchsorted(time, self.times[near])
+            first, last = min(first, time[0]), max(last, time[-1])
+            near = np.arange(*np.searchsorted(times, [time[0] - tolerance, time[-1] + tolerance + 1]))
+            after = np.searchsorted(time, times[near])
             before, after = np.maximum(after - 1, 0), np.minimum(after, len(time) - 1)
-            distance = np.abs(time[[before, after]] - self.times[near])
+            distance = np.abs(time[[before, after]] - times[near])
             nearest = np.where(distance[0] <= distance[1], before, after)
             distance = distance.min(axis=0)
             better = distance < best[near]
             rows, picked = near[better], order[nearest[better]]
             best[rows] = distance[better]
-            values[rows] = np.stack([_numbers(batch, name)[picked] for name in place + turn], axis=1)
+            values[rows] = np.stack([_numbers(batch, name)[picked] for name in numbers], axis=1)
             graph[rows] = self._graph_numbers(batch)[picked]
-        if first > last:
-            raise LifeError(f"{self.folder / TRAJECTORY} holds no poses. Get the file again.")
-        self.span = (first, last)
         poses = rigid_transforms(values[:, 3:], values[:, :3])
-        return poses, np.where(np.isfinite(poses).all(axis=(1, 2)), graph, -1)
+        graph[np.isnan(poses[:, 0, 0])] = -1
+        if (graph < 0).all():
+            start, end = times[[0, -1]] / _MICROSECONDS if len(times) else (np.nan, np.nan)
+            raise LifeError(
+                f"No frame has a pose in {self.folder / TRAJECTORY}: frames from {start:.3f} to {end:.3f} s, poses "
+                f"from {first / _MICROSECONDS:.3f} to {last / _MICROSECONDS:.3f} s of the device's clock. Check that "
+                f"the folder is that of the video, and its {TIMES[1:]} or --video-start."
+            )
+        return poses, graph
 
     def points(
         self, seen: "_Seen", rows: np.ndarray, poses: np.ndarray, component: np.ndarray, camera: RgbCamera | None
@@ -266,11 +267,12 @@ class _Folder:
                 sees = component[frame] == graph[point]
                 frame, point = frame[sees], point[sees]
                 if camera is not None:
-                    sees = camera.sees(_in_camera(poses[frame], world[point]))
+                    away = world[point] - poses[frame, :3, 3]
+                    sees = camera.sees(np.einsum("kji,kj->ki", poses[frame, :3, :3], away))
                     frame, point = frame[sees], point[sees]
                 seen.add(rows[frame], voxels[point])
             return
-        assert camera is not None  # see _check_whole
+        assert camera is not None  # one of the two files is there
         _, one_each = np.unique(np.stack([graph, voxels]), axis=1, return_index=True)
         world, graph, voxels = world[one_each], graph[one_each], voxels[one_each]
         posed = np.flatnonzero(component >= 0).tolist()
@@ -283,19 +285,19 @@ class _Folder:
 
     def _good_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points that are certain enough, by ascending uid: int64 (m,), float32 (m, 3), and their graphs (m,)."""
+        place = ["px_world", "py_world", "pz_world"]
         columns = {"uid": pa.int64(), "graph_uid": pa.string()}
-        columns |= dict.fromkeys(("px_world", "py_world", "pz_world", "inv_dist_std", "dist_std"), pa.float64())
-        parts: list[tuple[np.ndarray, ...]] = []
-        for batch in self._stream(POINTS, columns):
+        columns |= dict.fromkeys((*place, "inv_dist_std", "dist_std"), pa.float64())
+        parts = []
+        for batch in _stream(self.folder / POINTS, columns, self.progress):
             good = _numbers(batch, "inv_dist_std") <= self.settings.max_inv_dist_std
             good &= _numbers(batch, "dist_std") <= self.settings.max_dist_std
-            world = np.stack([_numbers(batch, f"p{axis}_world")[good] for axis in "xyz"], axis=1)
+            world = np.stack([_numbers(batch, name)[good] for name in place], axis=1)
             parts.append((_numbers(batch, "uid")[good], world.astype(np.float32), self._graph_numbers(batch)[good]))
-        if not sum(len(part[0]) for part in parts):
+        if not any(len(part[0]) for part in parts):
             raise LifeError(
                 f"{self.folder / POINTS} has no point of inv_dist_std up to {self.settings.max_inv_dist_std:g} and "
-                f"dist_std up to {self.settings.max_dist_std:g}. Raise --max-inv-dist-std and --max-dist-std, or get "
-                "the file again."
+                f"dist_std up to {self.settings.max_dist_std:g}. Raise --max-inv-dist-std and --max-dist-std."
             )
         uid, world, graph = (np.concatenate(values) for values in zip(*parts, strict=True))
         order = np.argsort(uid, kind="stable")
@@ -303,7 +305,8 @@ class _Folder:
 
     def _observed(self, uid: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Pairs of a frame and a good point that was observed within the tolerance of its time."""
-        for batch in self._stream(OBSERVATIONS, {"uid": pa.int64(), "frame_tracking_timestamp_us": pa.int64()}):
+        columns = {"uid": pa.int64(), "frame_tracking_timestamp_us": pa.int64()}
+        for batch in _stream(self.folder / OBSERVATIONS, columns, self.progress):
             time, observed = _numbers(batch, "frame_tracking_timestamp_us"), _numbers(batch, "uid")
             point = np.searchsorted(uid, observed).clip(max=len(uid) - 1)
             known = uid[point] == observed
@@ -318,74 +321,59 @@ class _Folder:
         numbers = [self.graphs.setdefault(uid, len(self.graphs)) for uid in encoded.dictionary.to_pylist()]
         return np.array(numbers, dtype=np.int64)[encoded.indices.to_numpy()]
 
-    def _stream(self, name: str, columns: dict[str, pa.DataType]) -> Iterator[pa.RecordBatch]:
-        """A CSV file in blocks; only the columns named, of these types."""
-        path = self.folder / name
-        try:
-            with (
-                pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
-                pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
-                pacsv.open_csv(
-                    stream,
-                    read_options=pacsv.ReadOptions(block_size=_BLOCK),
-                    convert_options=pacsv.ConvertOptions(include_columns=list(columns), column_types=columns),
-                ) as reader,
-                tqdm(
-                    None, f"Reading {name}", file.size(), unit="B", unit_scale=True, disable=not self.progress
-                ) as bar,
-            ):
-                for batch in reader:
-                    if len(batch):
-                        yield batch
-                    bar.update(file.tell() - bar.n)
-        except KeyError as error:
-            raise LifeError(f"{path} is no such MPS file: {error.args[0]}.") from error
-        except (pa.ArrowInvalid, OSError) as error:
-            why = str(error).splitlines()[0].rstrip(".")
-            raise LifeError(f"{path} is damaged or cut off ({why}). Get the file again.") from error
-
 
 class _Seen:
     """Gathers which frame sees which voxel, in bounded memory: doubles are thrown out as it fills."""
 
     def __init__(self) -> None:
-        self._frames: list[np.ndarray] = []
-        self._ids: list[np.ndarray] = []
+        self._parts = [pa.table({"frame": np.zeros(0, dtype=np.int32), "id": np.zeros(0, dtype=np.int64)})]
         self._added, self._limit = 0, _ROWS_IN_MEMORY
 
     def add(self, frames: np.ndarray, ids: np.ndarray) -> None:
         known = ids >= 0
-        self._frames.append(frames[known].astype(np.int32))
-        self._ids.append(ids[known])
-        self._added += len(self._ids[-1])
+        self._parts.append(pa.table({"frame": frames[known].astype(np.int32), "id": ids[known]}))
+        self._added += len(self._parts[-1])
         if self._added > self._limit:
-            self._tidy()
+            self._parts = [self._unique()]
+            self._added = len(self._parts[0])
             self._limit = max(_ROWS_IN_MEMORY, 2 * self._added)
 
     def finish(self, num_frames: int) -> VisiblePoints:
-        self._tidy()
-        return VisiblePoints.from_counts(np.bincount(self._frames[0], minlength=num_frames), self._ids[0])
+        table = self._unique().sort_by([("frame", "ascending"), ("id", "ascending")])
+        counts = np.bincount(table.column("frame").to_numpy(), minlength=num_frames)
+        return VisiblePoints.from_counts(counts, table.column("id").to_numpy())
 
-    def _tidy(self) -> None:
-        frames = np.concatenate([*self._frames, np.zeros(0, dtype=np.int32)])
-        ids = np.concatenate([*self._ids, np.zeros(0, dtype=np.int64)])
-        order = np.lexsort((ids, frames))
-        frames, ids = frames[order], ids[order]
-        new = np.ones(len(ids), dtype=bool)
-        new[1:] = (frames[1:] != frames[:-1]) | (ids[1:] != ids[:-1])
-        self._frames, self._ids = [frames[new]], [ids[new]]
-        self._added = len(self._ids[0])
+    def _unique(self) -> pa.Table:
+        return pa.concat_tables(self._parts).group_by(["frame", "id"]).aggregate([])
 
 
-def _check_whole(folder: Path) -> None:
-    for name in (TRAJECTORY, POINTS):
-        if not (folder / name).is_file():
-            raise LifeError(f"{folder / name} is missing: poses come from {TRAJECTORY}, points from {POINTS}. Get it.")
-    if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
-        raise LifeError(
-            f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}: which points a frame sees is not known without "
-            "one of them. Get one of the two files."
-        )
+def _stream(path: Path, columns: dict[str, pa.DataType], progress: bool) -> Iterator[pa.RecordBatch]:
+    """A CSV file in blocks; only the columns named, of these types."""
+    try:
+        with (
+            pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
+            pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
+            pacsv.open_csv(
+                stream,
+                read_options=pacsv.ReadOptions(block_size=_BLOCK),
+                convert_options=pacsv.ConvertOptions(include_columns=list(columns), column_types=columns),
+            ) as reader,
+            tqdm(None, f"Reading {path.name}", file.size(), unit="B", unit_scale=True, disable=not progress) as bar,
+        ):
+            for batch in reader:
+                if len(batch):
+                    yield batch
+                bar.update(file.tell() - bar.n)
+    except KeyError as error:
+        raise LifeError(f"{path} is no such file of Aria's: {error.args[0]}.") from error
+    except (pa.ArrowInvalid, OSError) as error:
+        why = str(error).splitlines()[0].rstrip(".")
+        raise LifeError(f"{path} is damaged or cut off ({why}). Get the file again.") from error
+
+
+def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
+    column = batch.column(name)
+    return pc.fill_null(column, float("nan") if pa.types.is_floating(column.type) else -1).to_numpy()
 
 
 def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Sequence[Path]) -> dict[int, Path]:
@@ -401,16 +389,18 @@ def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Seque
     found = {}
     for number, video in enumerate(videos):
         stem = Path(video).stem
-        by_name = [folder for folder in folders if {stem, f"mps_{stem}_vrs"} & set(folder.parts)]
-        by_file = [folder for folder in folders if stem in named and named[stem] in (folder, *folder.parents)]
-        matching = by_file or by_name or (folders if len(folders) == 1 else [])
+        matching = [folder for folder in folders if named.get(stem) in (folder, *folder.parents)]
+        matching = matching or [folder for folder in folders if {stem, f"mps_{stem}_vrs"} & set(folder.parts)]
+        matching = matching or (list(folders) if len(folders) == 1 else [])
         if len(matching) > 1:
-            raise LifeError(f"Several MPS folders are named after the video {video}: {_listed(matching)}. Keep one.")
+            raise LifeError(
+                f"Several MPS folders are named after the video {video}: {matching[0]} and {matching[1]}. Keep one."
+            )
         if matching:
             found[number] = matching[0]
     if not found:
         raise LifeError(
-            f"None of the {len(folders)} MPS folders is that of a video of the life: {_listed(folders)}. Name each "
+            f"None of the {len(folders)} MPS folders is that of a video of the life, such as {folders[0]}. Name each "
             f"after its video, as in slam/{Path(videos[0]).stem}/, or add the {FOLDERS} that comes with them."
         )
     return found
@@ -431,16 +421,16 @@ def _device_times(
         video = life.videos[number]
         rows = np.flatnonzero(life.video_index == number)
         if starts:
-            start = _first_time(folder / TRAJECTORY) if starts == "trajectory" else float(starts) * _MICROSECONDS
+            start = float(starts) * _MICROSECONDS if starts != "trajectory" else _first_time(folder / TRAJECTORY)
             times[rows] = np.round(start + life.timestamps[rows] * _MICROSECONDS)
             continue
         name = f"{Path(video).stem}{TIMES}"
         files = [path for place in (folder, *beside) for path in sorted(place.rglob(name))]
         if not files:
             raise LifeError(
-                f"When the video {video} begins on the device's clock is not known: there is no {name} in "
-                f"{_listed(dict.fromkeys((folder, *beside)))}. Put it there, or give --video-start SECONDS, or "
-                "--video-start trajectory if the first frame was taken at the first pose."
+                f"When the video {video} begins on the device's clock is not known: there is no {name} in {folder}"
+                f"{''.join(f' or {place}' for place in beside if place != folder)}. Put it there, or give "
+                "--video-start SECONDS, or --video-start trajectory if the first frame was taken at the first pose."
             )
         shown, taken = _read_times(files[0])
         seconds = life.timestamps[rows]
@@ -450,41 +440,17 @@ def _device_times(
     return times
 
 
-def _read_times(path: Path) -> tuple[np.ndarray, np.ndarray]:
+def _read_times(path: Path) -> list[np.ndarray]:
     """Columns `mp4_time_ns` and `vrs_device_time_ns`, a row for each frame, as Aria's VRS to MP4 tool writes them."""
-    names = ["mp4_time_ns", "vrs_device_time_ns"]
-    try:
-        table = pacsv.read_csv(
-            path,
-            convert_options=pacsv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.int64())),
-        )
-    except (pa.ArrowInvalid, KeyError, OSError) as error:
-        raise LifeError(f"{path} should be a CSV with the columns {' and '.join(names)} ({error}).") from error
-    shown, taken = (table.column(name).to_numpy() for name in names)
-    if not len(shown) or (np.diff(shown) < 0).any() or (np.diff(taken) < 0).any():
+    columns = {"mp4_time_ns": pa.int64(), "vrs_device_time_ns": pa.int64()}
+    batches = list(_stream(path, columns, progress=False))
+    times = [np.concatenate([_numbers(batch, name) for batch in batches] or [np.zeros(0)]) for name in columns]
+    if not batches or any((np.diff(values) < 0).any() for values in times):
         raise LifeError(f"{path} holds no rows, or times that run backwards.")
-    return shown, taken
+    return times
 
 
 def _first_time(path: Path) -> int:
-    try:
-        with path.open(encoding="utf-8") as file:
-            header, first = file.readline().strip().split(","), file.readline().split(",")
-        return int(first[header.index("tracking_timestamp_us")])
-    except (OSError, ValueError, IndexError) as error:
-        raise LifeError(f"{path} is missing or holds no poses ({error}). Get the file again.") from error
-
-
-def _numbers(batch: pa.RecordBatch, name: str) -> np.ndarray:
-    column = batch.column(name)
-    return pc.fill_null(column, float("nan") if pa.types.is_floating(column.type) else -1).to_numpy()
-
-
-def _in_camera(poses: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Points (k, 3) of the world in the axes of the camera of each, poses (k, 4, 4)."""
-    return np.einsum("kji,kj->ki", poses[:, :3, :3], points - poses[:, :3, 3])
-
-
-def _listed(things: Any) -> str:
-    words = [str(thing) for thing in things]
-    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+    for batch in _stream(path, {_TIME: pa.int64()}, progress=False):
+        return _numbers(batch, _TIME)[0]
+    raise LifeError(f"{path} holds no poses. Get the file again.")

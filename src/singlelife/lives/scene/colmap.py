@@ -127,8 +127,8 @@ def _read_camera(content: "_Bytes") -> tuple[int, tuple[np.ndarray, np.ndarray]]
     name = _MODELS[model] if 0 <= model < len(_MODELS) else str(model)
     if name not in _NUM_PARAMETERS:
         raise LifeError(
-            f"{content.path} has a camera of model {name}; read are {', '.join(_NUM_PARAMETERS)}. Undistort the images "
-            "first (colmap image_undistorter), or reconstruct with one of those models."
+            f"{content.path} has a camera of model {name}, not {', '.join(_NUM_PARAMETERS)}. Undistort the images "
+            "first (colmap image_undistorter), or reconstruct with one of these models."
         )
     if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
         content.damaged(f"a camera of {width}x{height} px makes no sense")
