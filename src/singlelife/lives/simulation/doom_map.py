@@ -45,8 +45,7 @@ class DoomMap:
     """Lines and sectors of a map, in map units. Sectors are numbered as in ViZDoom's `state.sectors`.
 
     Attributes:
-        start: (lines, 2) float64, where a line starts.
-        direction: (lines, 2) float64, from there to where it ends.
+        start, direction: (lines, 2) float64, where a line starts, and from there to where it ends.
         right, left: (lines,) int64, the sector on either side, looking along the line; `OUTSIDE` if none.
         impassable: (lines,) bool, whether it stops a walker whatever the heights are.
         special: (lines,) int64, the action it triggers; 0 for none.
