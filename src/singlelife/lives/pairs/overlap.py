@@ -10,7 +10,6 @@ appears whole or not at all. When several processes ask for a table, one makes i
 
 import hashlib
 import json
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 _COMMON_AT_ONCE = 1 << 25  # pairs of frames with a common point in one block, at most: bounds the memory
 _TARGET_BITS = 7  # of the sort key of a pair: the place of the target in its block
 _BLOCK_FRAMES = 1 << _TARGET_BITS  # frames compared with the others at a time, at most
-_MANY_FRAMES = 300_000  # many minutes; the time grows with the square
 _FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table
 _DESCRIPTION = b"singlelife"  # the key of our JSON in the metadata of the file's schema
 _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap", pa.float32())])
@@ -164,12 +162,6 @@ def stored_pair_table(
         with locked(life.path.with_name(f"{life.path.name}.pairs.lock"), f"the pairs of {life.name}"):
             table = _read_if_there(path, key)  # perhaps made by the process that held the lock
             if table is None:
-                if progress and len(looked_at) > _MANY_FRAMES:
-                    print(
-                        f"The overlaps of {len(looked_at):,} frames take hours to find. --spatial-rate 1 looks at one "
-                        "a second, which is enough for a life of days.",
-                        file=sys.stderr,
-                    )
                 table = replace(find_overlaps(geometry.points, component, settings, progress=progress), key=key)
                 _write(table, path)
     except OSError as error:

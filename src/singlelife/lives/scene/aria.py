@@ -26,7 +26,6 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import (
     Geometry,
-    GeometrySettings,
     VisiblePoints,
     frame_sizes,
     rigid_transforms,
@@ -42,10 +41,11 @@ TIMES = "_mp4_to_vrs_time_ns.csv"  # after a video's name without its extension
 _TIME = "tracking_timestamp_us"  # the column of a pose's time
 
 DEFAULT_VOXEL_SIZE = 0.1  # metres
+MAX_INV_DIST_STD, MAX_DIST_STD = 0.005, 0.01  # 1/m and m: less certain points are left out, as Aria's makers advise
 
 _BLOCK = 8 << 20  # bytes of CSV at a time
 _ROWS_IN_MEMORY = 1 << 24  # observed points before doubles are thrown out
-_MICROSECONDS = 1e6
+_TOLERANCE = 50_000  # microseconds between a frame and its pose, and between it and what it sees, at most
 _SENSOR_SIDE = 2880  # pixels of the RGB sensor, which its calibration counts in
 _SENSOR_BORDER = 32  # of these, left out on each side of a video
 _WIDEST_ANGLE = np.deg2rad(65)  # off the axis; beyond, the lens polynomial is not defined and nothing is seen
@@ -60,8 +60,8 @@ def aria_geometry(
     life: PreparedLife,
     folders: Sequence[Path],
     beside: Sequence[Path],
-    settings: GeometrySettings,
     *,
+    voxel_size: float = DEFAULT_VOXEL_SIZE,
     progress: bool = True,
 ) -> Geometry:
     """The geometry that MPS found of a life.
@@ -70,30 +70,21 @@ def aria_geometry(
     upright as its videos are, or of the device where there is no calibration; then intrinsics are not known. The lens
     is a fisheye: intrinsics are those of the pinhole camera that agrees with it in the middle of the image.
 
-    Without observations, the points that lie within `max_distance` and project into the image are taken, also those
-    that something hides.
-
     Args:
         life: the prepared life.
         folders: MPS folders.
         beside: folders in which `vrs_to_multi_slam.json` and the videos' `_mp4_to_vrs_time_ns.csv` are looked for.
-        settings: thresholds and tolerances.
+        voxel_size: side of the voxels that stand for points, in metres.
         progress: show progress bars on stderr.
 
     Raises:
         LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.
     """
     folder_of = _folders_of_videos(life.videos, folders, beside)
-    for folder in folder_of.values():
-        for name in (TRAJECTORY, POINTS):
-            if not (folder / name).is_file():
-                raise LifeError(f"{folder / name} is missing: poses are in {TRAJECTORY}, points in {POINTS}. Get it.")
-        if not (folder / OBSERVATIONS).is_file() and not (folder / CALIBRATION).is_file():
-            raise LifeError(
-                f"{folder} has neither {OBSERVATIONS} nor {CALIBRATION}, one of which is needed to know what a frame "
-                "sees. Get one of the two files."
-            )
-    times = _device_times(life, folder_of, beside, settings)
+    for path in (folder / name for folder in folder_of.values() for name in (TRAJECTORY, POINTS, OBSERVATIONS)):
+        if not path.is_file():
+            raise LifeError(f"{path} is missing: MPS writes it beside {TRAJECTORY}, {POINTS} and {OBSERVATIONS}.")
+    times = _device_times(life, folder_of, beside)
     all_components = np.full(len(life), -1, dtype=np.int64)
     all_poses, intrinsics = np.full((len(life), 4, 4), np.nan), np.full((len(life), 4), np.nan)
     sizes = frame_sizes(life)
@@ -103,16 +94,20 @@ def aria_geometry(
         videos = [video for video, its_folder in folder_of.items() if its_folder == folder]
         rows = np.flatnonzero(np.isin(life.video_index, videos) & (times >= 0))
         rows = rows[np.argsort(times[rows], kind="stable")]
-        reading = _Folder(folder, times[rows], settings, graphs, progress)
+        reading = _Folder(folder, times[rows], graphs, progress)
         poses, component = reading.poses()
-        camera = RgbCamera.read(folder / CALIBRATION, settings.upright)
+        camera = RgbCamera.read(folder / CALIBRATION)
         if camera is not None:
             poses = poses @ camera.device_from_camera
-            poses[component < 0] = np.nan
             posed = rows[component >= 0]
             intrinsics[posed] = camera.intrinsics(sizes[life.video_index[posed]])
         all_poses[rows], all_components[rows] = poses, component
-        reading.points(seen, rows, poses, component, camera)
+        for frame, world, graph in reading.observed():
+            sees = component[frame] == graph
+            if camera is not None:
+                away = world - poses[frame, :3, 3]
+                sees &= camera.sees(np.einsum("kji,kj->ki", poses[frame, :3, :3], away))
+            seen.add(rows[frame[sees]], voxel_ids(world[sees], voxel_size))
     return Geometry(seen.finish(len(life)), all_components, all_poses, intrinsics)
 
 
@@ -123,18 +118,17 @@ class RgbCamera:
     Attributes:
         parameters: f, cx, cy in pixels of the whole sensor as it is mounted (the first pixel's centre is 0, 0); six
             radial terms, two tangential, four of a thin prism; float64 (15,).
-        device_from_camera: float64 (4, 4); the camera's axes as those of the video.
-        upright: whether the video is turned by a quarter clockwise from the sensor.
+        device_from_camera: float64 (4, 4); the camera's axes are those of the video, which is turned by a quarter
+            clockwise from the sensor.
         side: of the sensor that `parameters` count in, in pixels.
     """
 
     parameters: np.ndarray
     device_from_camera: np.ndarray
-    upright: bool
     side: int
 
     @classmethod
-    def read(cls, path: Path, upright: bool) -> "RgbCamera | None":
+    def read(cls, path: Path) -> "RgbCamera | None":
         """From the first record of a calibration file (the online calibration changes little), or None without one.
 
         Raises:
@@ -158,25 +152,22 @@ class RgbCamera:
             raise LifeError(
                 f"{path}: its first line is no calibration with a camera-rgb ({error!r}). Get the file again."
             ) from error
-        if upright:
-            pose = pose @ np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+        pose = pose @ np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
         # Some files count in pixels of the halved sensor; the focal length, 1220 px, tells which.
-        return cls(parameters, pose, upright, _SENSOR_SIDE if parameters[0] > 900 else _SENSOR_SIDE // 2)
+        return cls(parameters, pose, _SENSOR_SIDE if parameters[0] > 900 else _SENSOR_SIDE // 2)
 
     def intrinsics(self, sizes: np.ndarray) -> np.ndarray:
         """fx, fy, cx, cy in pixels of frames of `sizes`, (k, 2) height and width; float64 (k, 4)."""
         focal, cx, cy = self.parameters[:3]
         border = self.side * _SENSOR_BORDER / _SENSOR_SIDE
-        centre = np.array([self.side - 0.5 - cy, cx + 0.5] if self.upright else [cx + 0.5, cy + 0.5]) - border
+        centre = np.array([self.side - 0.5 - cy, cx + 0.5]) - border
         scale = sizes[:, ::-1] / (self.side - 2 * border)
         return np.concatenate([focal * scale, centre * scale], axis=1)
 
     def sees(self, points: np.ndarray) -> np.ndarray:
         """Whether points (..., 3), in the camera's axes, are in the image that the video shows; bool (...)."""
         x, y, z = np.moveaxis(points, -1, 0)
-        if self.upright:
-            x, y = y, -x
-        u, v = self.project(np.stack([x, y, z], axis=-1))
+        u, v = self.project(np.stack([y, -x, z], axis=-1))
         border = self.side * _SENSOR_BORDER / _SENSOR_SIDE
         low, high = border - 0.5, self.side - border - 0.5
         in_view = np.hypot(x, y) < np.tan(_WIDEST_ANGLE) * z
@@ -214,19 +205,16 @@ class RgbCamera:
 class _Folder:
     """One MPS folder, read for frames at `times` (int64 microseconds of the device's clock, ascending)."""
 
-    def __init__(
-        self, folder: Path, times: np.ndarray, settings: GeometrySettings, graphs: dict[str, int], progress: bool
-    ):
-        self.folder, self.times, self.settings, self.progress = folder, times, settings, progress
+    def __init__(self, folder: Path, times: np.ndarray, graphs: dict[str, int], progress: bool):
+        self.folder, self.times, self.progress = folder, times, progress
         self.graphs = graphs  # number of each graph_uid met so far, in all folders
-        self._tolerance = round(settings.tolerance * _MICROSECONDS)
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
         """World from device (n, 4, 4), NaN where no pose is near enough, and graph (n,), -1 there."""
         numbers = [f"{name}_world_device" for name in ("tx", "ty", "tz", "qw", "qx", "qy", "qz")]
         columns = {"graph_uid": pa.string(), _TIME: pa.int64(), **dict.fromkeys(numbers, pa.float64())}
-        times, tolerance = self.times, self._tolerance
-        best = np.full(len(times), tolerance + 1)
+        times = self.times
+        best = np.full(len(times), _TOLERANCE + 1)
         values, graph = np.full((len(times), 7), np.nan), np.full(len(times), -1, dtype=np.int64)
         first, last = np.inf, -np.inf
         for batch in _stream(self.folder / TRAJECTORY, columns, self.progress):
@@ -234,7 +222,7 @@ class _Folder:
             order = np.argsort(time, kind="stable")
             time = time[order]
             first, last = min(first, time[0]), max(last, time[-1])
-            near = np.arange(*np.searchsorted(times, [time[0] - tolerance, time[-1] + tolerance + 1]))
+            near = np.arange(*np.searchsorted(times, [time[0] - _TOLERANCE, time[-1] + _TOLERANCE + 1]))
             after = np.searchsorted(time, times[near])
             before, after = np.maximum(after - 1, 0), np.minimum(after, len(time) - 1)
             distance = np.abs(time[[before, after]] - times[near])
@@ -248,40 +236,13 @@ class _Folder:
         poses = rigid_transforms(values[:, 3:], values[:, :3])
         graph[np.isnan(poses[:, 0, 0])] = -1
         if (graph < 0).all():
-            start, end = times[[0, -1]] / _MICROSECONDS if len(times) else (np.nan, np.nan)
+            start, end = times[[0, -1]] / 1e6 if len(times) else (np.nan, np.nan)
             raise LifeError(
                 f"No frame has a pose in {self.folder / TRAJECTORY}: frames from {start:.3f} to {end:.3f} s, poses "
-                f"from {first / _MICROSECONDS:.3f} to {last / _MICROSECONDS:.3f} s of the device's clock. Check that "
-                f"the folder is that of the video, and its {TIMES[1:]} or --video-start."
+                f"from {first / 1e6:.3f} to {last / 1e6:.3f} s of the device's clock. Check that the folder and the "
+                f"file {TIMES[1:]} are those of the video."
             )
         return poses, graph
-
-    def points(
-        self, seen: "_Seen", rows: np.ndarray, poses: np.ndarray, component: np.ndarray, camera: RgbCamera | None
-    ) -> None:
-        """Tell `seen` which voxels each frame sees; `rows` are its frames' numbers in the life."""
-        uid, world, graph = self._good_points()
-        voxels = voxel_ids(world, self.settings.voxel_size or DEFAULT_VOXEL_SIZE)
-        if (self.folder / OBSERVATIONS).is_file():
-            for frame, point in self._observed(uid):
-                sees = component[frame] == graph[point]
-                frame, point = frame[sees], point[sees]
-                if camera is not None:
-                    away = world[point] - poses[frame, :3, 3]
-                    sees = camera.sees(np.einsum("kji,kj->ki", poses[frame, :3, :3], away))
-                    frame, point = frame[sees], point[sees]
-                seen.add(rows[frame], voxels[point])
-            return
-        assert camera is not None  # one of the two files is there
-        _, one_each = np.unique(np.stack([graph, voxels]), axis=1, return_index=True)
-        world, graph, voxels = world[one_each], graph[one_each], voxels[one_each]
-        posed = np.flatnonzero(component >= 0).tolist()
-        for number in tqdm(posed, desc="Projecting points", unit=" frames", disable=not self.progress):
-            away = world - poses[number, :3, 3].astype(np.float32)
-            near = (graph == component[number]) & (np.einsum("pi,pi->p", away, away) <= self.settings.max_distance**2)
-            point = np.flatnonzero(near)
-            point = point[camera.sees(away[point] @ poses[number, :3, :3])]
-            seen.add(np.full(len(point), rows[number]), voxels[point])
 
     def _good_points(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Points that are certain enough, by ascending uid: int64 (m,), float32 (m, 3), and their graphs (m,)."""
@@ -290,31 +251,31 @@ class _Folder:
         columns |= dict.fromkeys((*place, "inv_dist_std", "dist_std"), pa.float64())
         parts = []
         for batch in _stream(self.folder / POINTS, columns, self.progress):
-            good = _numbers(batch, "inv_dist_std") <= self.settings.max_inv_dist_std
-            good &= _numbers(batch, "dist_std") <= self.settings.max_dist_std
+            good = _numbers(batch, "inv_dist_std") <= MAX_INV_DIST_STD
+            good &= _numbers(batch, "dist_std") <= MAX_DIST_STD
             world = np.stack([_numbers(batch, name)[good] for name in place], axis=1)
             parts.append((_numbers(batch, "uid")[good], world.astype(np.float32), self._graph_numbers(batch)[good]))
         if not any(len(part[0]) for part in parts):
-            raise LifeError(
-                f"{self.folder / POINTS} has no point of inv_dist_std up to {self.settings.max_inv_dist_std:g} and "
-                f"dist_std up to {self.settings.max_dist_std:g}. Raise --max-inv-dist-std and --max-dist-std."
-            )
+            raise LifeError(f"{self.folder / POINTS} has no point that is certain enough. Get the file again.")
         uid, world, graph = (np.concatenate(values) for values in zip(*parts, strict=True))
         order = np.argsort(uid, kind="stable")
         return uid[order], world[order], graph[order]
 
-    def _observed(self, uid: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of a frame and a good point that was observed within the tolerance of its time."""
+    def observed(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+        """Frames with a point each that was observed within the tolerance of their time: the frame's number in
+        `times`, the point in the world (k, 3), and the point's graph."""
+        uid, world, graph = self._good_points()
         columns = {"uid": pa.int64(), "frame_tracking_timestamp_us": pa.int64()}
         for batch in _stream(self.folder / OBSERVATIONS, columns, self.progress):
             time, observed = _numbers(batch, "frame_tracking_timestamp_us"), _numbers(batch, "uid")
             point = np.searchsorted(uid, observed).clip(max=len(uid) - 1)
             known = uid[point] == observed
             time, point = time[known], point[known]
-            first = np.searchsorted(self.times, time - self._tolerance)
-            count = np.searchsorted(self.times, time + self._tolerance, side="right") - first
+            first = np.searchsorted(self.times, time - _TOLERANCE)
+            count = np.searchsorted(self.times, time + _TOLERANCE, side="right") - first
             start = np.repeat(np.cumsum(count) - count, count)
-            yield np.repeat(first, count) + np.arange(count.sum()) - start, np.repeat(point, count)
+            point = np.repeat(point, count)
+            yield np.repeat(first, count) + np.arange(count.sum()) - start, world[point], graph[point]
 
     def _graph_numbers(self, batch: pa.RecordBatch) -> np.ndarray:
         encoded = pc.dictionary_encode(batch.column("graph_uid"))
@@ -406,35 +367,21 @@ def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Seque
     return found
 
 
-def _device_times(
-    life: PreparedLife, folder_of: dict[int, Path], beside: Sequence[Path], settings: GeometrySettings
-) -> np.ndarray:
+def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequence[Path]) -> np.ndarray:
     """When each frame was taken on the device's clock, int64 microseconds (n,); -1 where that is not known."""
     times = np.full(len(life), -1, dtype=np.int64)
-    starts = settings.video_start
-    shared = len(set(folder_of.values())) < len(folder_of)  # one trajectory, so one start, for several videos
-    if (starts == "trajectory" and shared) or (starts not in ("", "trajectory") and len(life.videos) > 1):
-        raise LifeError(
-            f"A start of {starts} cannot be that of {len(life.videos)} videos; give each its NAME{TIMES} instead."
-        )
     for number, folder in folder_of.items():
-        video = life.videos[number]
-        rows = np.flatnonzero(life.video_index == number)
-        if starts:
-            start = float(starts) * _MICROSECONDS if starts != "trajectory" else _first_time(folder / TRAJECTORY)
-            times[rows] = np.round(start + life.timestamps[rows] * _MICROSECONDS)
-            continue
-        name = f"{Path(video).stem}{TIMES}"
+        name = f"{Path(life.videos[number]).stem}{TIMES}"
         files = [path for place in (folder, *beside) for path in sorted(place.rglob(name))]
         if not files:
             raise LifeError(
-                f"When the video {video} begins on the device's clock is not known: there is no {name} in {folder}"
-                f"{''.join(f' or {place}' for place in beside if place != folder)}. Put it there, or give "
-                "--video-start SECONDS, or --video-start trajectory if the first frame was taken at the first pose."
+                f"When the video {life.videos[number]} begins on the device's clock is not known. Put {name}, which "
+                f"Aria's vrs_to_mp4 writes, into {' or '.join(map(str, dict.fromkeys((folder, *beside))))}."
             )
         shown, taken = _read_times(files[0])
+        rows = np.flatnonzero(life.video_index == number)
         seconds = life.timestamps[rows]
-        inside = seconds <= (shown[-1] - shown[0]) / 1e9 + settings.tolerance
+        inside = seconds <= (shown[-1] - shown[0]) / 1e9 + _TOLERANCE / 1e6
         at = np.interp(seconds[inside] * 1e9, shown - shown[0], taken - taken[0])
         times[rows[inside]] = np.round((taken[0] + at) / 1000)
     return times
@@ -448,9 +395,3 @@ def _read_times(path: Path) -> list[np.ndarray]:
     if not batches or any((np.diff(values) < 0).any() for values in times):
         raise LifeError(f"{path} holds no rows, or times that run backwards.")
     return times
-
-
-def _first_time(path: Path) -> int:
-    for batch in _stream(path, {_TIME: pa.int64()}, progress=False):
-        return _numbers(batch, _TIME)[0]
-    raise LifeError(f"{path} holds no poses. Get the file again.")

@@ -6,7 +6,7 @@ frame's points. A depth map holds the first surface along each ray, so hidden po
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -81,40 +81,6 @@ class Geometry:
 
     def __len__(self) -> int:
         return len(self.component)
-
-
-@dataclass(frozen=True)
-class GeometrySettings:
-    """How to make geometry from its source. Each source takes what it needs."""
-
-    voxel_size: float = 0.0
-    """side of the voxels that stand for points, in the unit of the poses; 0 takes 0.1 m for Aria, and an eighth of
-    the median depth for depth"""
-    max_inv_dist_std: float = 0.005
-    """leave out points of Aria that are less certain, in 1/m; the default is what its makers recommend"""
-    max_dist_std: float = 0.01
-    """leave out points of Aria that are less certain, in m; the default is what its makers recommend"""
-    tolerance: float = 0.05
-    """most seconds between a frame of an Aria video and its pose, and between it and the observations it sees"""
-    max_distance: float = 5.0
-    """how far points of Aria count as visible where there are no observations, in m"""
-    video_start: str = ""
-    """when an Aria video begins on the device's clock, in seconds, or `trajectory` for the time of the first pose;
-    needed where no NAME_mp4_to_vrs_time_ns.csv says"""
-    upright: bool = True
-    """Aria's videos have been turned by a quarter clockwise from how the sensor is mounted, as its tools do"""
-
-    def __post_init__(self) -> None:
-        numbers = {name: value for name, value in asdict(self).items() if isinstance(value, float)}
-        for name, value in numbers.items():
-            if not 0 <= value < float("inf"):
-                raise LifeError(f"{name} should be a number from 0, not {value:g}.")
-        try:
-            number = 0.0 if self.video_start in ("", "trajectory") else float(self.video_start)
-        except ValueError:
-            number = float("nan")
-        if not 0 <= number < float("inf"):
-            raise LifeError(f"video_start should be seconds from 0, or trajectory, not {self.video_start!r}.")
 
 
 def frame_sizes(life: "PreparedLife") -> np.ndarray:

@@ -6,7 +6,6 @@ made from. It appears whole or not at all, and is made again when its source has
 
 import hashlib
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,6 @@ from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
 from singlelife.lives.scene.geometry import (
     Geometry,
-    GeometrySettings,
     VisiblePoints,
     default_voxel_size,
     depth_geometry,
@@ -41,6 +39,15 @@ _FILES = {
     "COLMAP": ("cameras.bin", "images.bin"),
     "depth": (),
 }
+# Part of the format, of earlier versions in which they could be set.
+_SETTINGS = {
+    "max_inv_dist_std": aria.MAX_INV_DIST_STD,
+    "max_dist_std": aria.MAX_DIST_STD,
+    "tolerance": 0.05,
+    "max_distance": 5.0,
+    "video_start": "",
+    "upright": True,
+}
 
 
 class GeometrySource(NamedTuple):
@@ -48,10 +55,10 @@ class GeometrySource(NamedTuple):
 
     kind: str
     """`"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own)"""
-    root: Path | None = None
-    """the folder that was searched; None for depth"""
     folders: tuple[Path, ...] = ()
-    """the MPS folders or COLMAP models in it"""
+    """the MPS folders or COLMAP models"""
+    roots: tuple[Path, ...] = ()
+    """where their files lie, and the times of Aria's videos"""
 
 
 def stored_geometry(life: PreparedLife) -> Geometry | None:
@@ -112,7 +119,7 @@ def life_geometry(
     life: PreparedLife,
     *,
     source: Path | None = None,
-    settings: GeometrySettings | None = None,
+    voxel_size: float = 0.0,
     progress: bool = True,
 ) -> Geometry:
     """The geometry of a life: the stored one, or made and stored now.
@@ -123,7 +130,8 @@ def life_geometry(
         life: the prepared life.
         source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
             the folder `slam` of the life's recordings; else the life's own depth and poses.
-        settings: how to make it; by default as it was made before, or the defaults.
+        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else
+            0.1 m for Aria, and an eighth of the median depth for depth. COLMAP's points need none.
         progress: show progress bars on stderr.
 
     Raises:
@@ -133,8 +141,7 @@ def life_geometry(
     named_before = source is None and metadata is not None and metadata["chosen"]
     found = None if named_before else find_source(life, source)
     if found is not None:
-        if settings is None:
-            settings = GeometrySettings(**metadata["settings"]) if metadata else GeometrySettings()
+        settings = {"voxel_size": voxel_size or (metadata["settings"]["voxel_size"] if metadata else 0.0), **_SETTINGS}
         fingerprint = _fingerprint(life, found, settings)
         if metadata is None or metadata["fingerprint"] != fingerprint:
             with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
@@ -164,7 +171,9 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if not shuffled else []
     for kind, matches in (("Aria MPS", aria.is_mps_folder), ("COLMAP", colmap.is_model)):
         if folders := tuple(filter(matches, places)):
-            return GeometrySource(kind, root, folders)
+            times = recordings_dir() / life.name  # a video's times may lie with the recordings
+            beside = (times,) if kind == "Aria MPS" and times.is_dir() else ()
+            return GeometrySource(kind, folders, (root, *beside))
     if folder is not None:
         raise LifeError(
             f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model "
@@ -179,36 +188,28 @@ def _slam_folder(life: PreparedLife) -> Path:
     return recordings_dir() / life.name / "slam"
 
 
-def _beside(life: PreparedLife, source: GeometrySource) -> list[Path]:
-    """Where the files of a source are looked for: a video's times may lie with the recordings."""
-    if source.root is None:
-        return []
-    recordings = recordings_dir() / life.name
-    return [source.root, recordings] if source.kind == "Aria MPS" and recordings.is_dir() else [source.root]
-
-
-def _fingerprint(life: PreparedLife, source: GeometrySource, settings: GeometrySettings) -> str:
+def _fingerprint(life: PreparedLife, source: GeometrySource, settings: dict[str, Any]) -> str:
     files: set[Path] = set()
-    for root in _beside(life, source):
+    for root in source.roots:
         files |= {path for pattern in _FILES[source.kind] for path in root.rglob(pattern) if path.is_file()}
     described = [
         FORMAT_VERSION,
         life.metadata["fingerprint"],
         source.kind,
-        asdict(settings),
+        settings,
         [[path.name, file_fingerprint(VideoFile(path))] for path in sorted(files)],
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
 def _make(
-    life: PreparedLife, source: GeometrySource, settings: GeometrySettings, metadata: dict[str, Any], progress: bool
+    life: PreparedLife, source: GeometrySource, settings: dict[str, Any], metadata: dict[str, Any], progress: bool
 ) -> None:
     """Make and store the geometry, and `metadata` with it."""
-    voxel_size = settings.voxel_size
+    voxel_size = settings["voxel_size"]
     if source.kind == "Aria MPS":
         voxel_size = voxel_size or aria.DEFAULT_VOXEL_SIZE
-        geometry = aria.aria_geometry(life, source.folders, _beside(life, source), settings, progress=progress)
+        geometry = aria.aria_geometry(life, source.folders, source.roots, voxel_size=voxel_size, progress=progress)
     elif source.kind == "COLMAP":
         voxel_size = 0.0
         geometry = colmap.colmap_geometry(life, list(source.folders))
@@ -218,7 +219,7 @@ def _make(
     metadata |= {
         "format_version": FORMAT_VERSION,
         "source": source.kind,
-        "settings": asdict(settings),
+        "settings": settings,
         "voxel_size": voxel_size,
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
