@@ -209,6 +209,7 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
         if not settings.is_file() or json.loads(settings.read_text(encoding="utf-8")) != described:
             shutil.rmtree(work, ignore_errors=True)  # of another rate, life or version: nothing of it can be used
             _write_frames(life, rows, work / "images", names, progress)
+            pycolmap.Database.open(work / "database.db").close()
             # All in one call, or each call would make cameras of its own.
             pycolmap.import_images(work / "database.db", work / "images", pycolmap.CameraMode.PER_FOLDER, names)
             settings.write_text(json.dumps(described), encoding="utf-8")  # last, so that it vouches for the rest
