@@ -18,7 +18,7 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation.doom_map import DoomMap, MapGeometry, depth_of_buffer
+from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
 from singlelife.lives.simulation.doom_walker import Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
@@ -114,7 +114,6 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
     with tempfile.TemporaryDirectory() as scratch, closing(_start_game(source, scratch)) as game:
         walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
-        geometry = MapGeometry(doom_map)
         scale = frame_size / _HEIGHT
         camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
         timestamp, last_position = 0.0, None
@@ -136,8 +135,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
-                geometry.update_heights(state.sectors)
-                exact = geometry.depth(position, angle, camera, frame_size)
+                exact = exact_depth(doom_map, state.sectors, position, angle, camera, frame_size)
                 known = np.isfinite(exact)  # infinite is the sky
                 # The buffer may be off by its own error, and by half a pixel on a slanted surface.
                 known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
