@@ -93,7 +93,8 @@ def find_overlaps(
         )
     found, in_range, above = [], 0, 0
     with tqdm(desc="Finding overlaps", total=int((component >= 0).sum()), unit=" frames", disable=not progress) as bar:
-        for rows in _rows_of_components(component):
+        for number in np.unique(component[component >= 0]):
+            rows = np.flatnonzero(component == number)
             for start, target, source, overlap in _overlapping(points, rows, bar):
                 above += int((overlap > np.float32(most)).sum())
                 inside = (overlap >= np.float32(least)) & (overlap <= np.float32(most))
@@ -212,13 +213,6 @@ def _overlapping(
         yield start, target[others], source[others], (common.data / union)[others]
         bar.update(stop - start)
         start = stop
-
-
-def _rows_of_components(component: np.ndarray) -> list[np.ndarray]:
-    """The rows of each component, ascending."""
-    order = np.argsort(component, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
-    return [rows for rows in groups if len(rows) and component[rows[0]] >= 0]
 
 
 def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, most: int) -> np.ndarray:

@@ -13,7 +13,7 @@ import mmap
 import shutil
 import struct
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
 
 import numpy as np
@@ -28,7 +28,6 @@ _MODELS = (
     "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
 )  # fmt: skip  # in the order of their numbers in the format
 _NUM_PARAMETERS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8}
-_LONGEST_NAME = 4096
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
 _STEPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)  # each frame is paired with these of the next frames of its video
@@ -104,70 +103,68 @@ def _read_model(folder: Path) -> list[_Image]:
             )
         if not path.is_file():
             raise LifeError(f"The COLMAP model in {folder} is not whole: {path.name} is missing.")
-    content = _Bytes(folder / "cameras.bin")
-    cameras = dict(_read_camera(content) for _ in range(content.values("Q")[0]))
-    content, images = _Bytes(folder / "images.bin"), []
-    for _ in range(content.values("Q")[0]):
-        _, *pose, camera = content.values("I7dI")
-        name = content.name()
-        points = content.array(_OBSERVATION, content.values("Q")[0])["point"]
-        if camera not in cameras:
-            raise LifeError(f"The image {name!r} in {folder} is of camera {camera}, which is missing there.")
-        camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
-        if not np.isfinite(camera_from_world).all():
-            content.damaged(f"the pose of {name!r} makes no sense")
-        pose = np.linalg.inv(camera_from_world)
-        images.append(_Image(name, *cameras[camera], pose, points[points >= 0].astype(np.int64)))
-    return images
+    path = folder / "cameras.bin"
+    try:
+        content = _Bytes(path)
+        cameras = dict(_read_camera(content) for _ in range(content.values("Q")[0]))
+        content = _Bytes(path := folder / "images.bin")
+        return [_read_image(content, cameras) for _ in range(content.values("Q")[0])]
+    except (ValueError, struct.error) as error:
+        raise LifeError(f"{path} is damaged or cut off ({error}). Copy or reconstruct it again.") from error
 
 
-def _read_camera(content: "_Bytes") -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """A camera's number, the size of its images and its intrinsics."""
+class _Bytes:
+    """A file that is read from front to back; ValueError or struct.error where it ends too soon."""
+
+    def __init__(self, path: Path):
+        with path.open("rb") as file:
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._place = 0
+
+    def values(self, layout: str) -> tuple:
+        found = struct.unpack_from(f"<{layout}", self._content, self._place)
+        self._place += struct.calcsize(f"<{layout}")
+        return found
+
+    def bytes(self, count: int) -> bytes:
+        found = self._content[self._place : self._place + count]
+        if len(found) < count:
+            raise ValueError(f"it ends after {len(self._content)} bytes, within something that it announces")
+        self._place += count
+        return found
+
+    def name(self) -> str:
+        end = self._content.find(b"\0", self._place)
+        if end < 0:
+            raise ValueError("a name in it does not end")
+        return self.bytes(end + 1 - self._place)[:-1].decode("utf-8", errors="replace")
+
+
+def _read_camera(content: _Bytes) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+    """A camera's number, and the size of its images and its intrinsics."""
     number, model, width, height = content.values("IiQQ")
     name = _MODELS[model] if 0 <= model < len(_MODELS) else str(model)
     if name not in _NUM_PARAMETERS:
         raise LifeError(
-            f"{content.path} has a camera of model {name}, not {', '.join(_NUM_PARAMETERS)}. Undistort the images "
-            "first (colmap image_undistorter), or reconstruct with one of these models."
+            f"A camera is of the model {name}, not {', '.join(_NUM_PARAMETERS)}. Undistort the images first (colmap "
+            "image_undistorter), or reconstruct with one of these models."
         )
     if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
-        content.damaged(f"a camera of {width}x{height} px makes no sense")
+        raise ValueError(f"a camera of {width}x{height} px makes no sense")
     parameters = content.values(f"{_NUM_PARAMETERS[name]}d")
     if name not in ("PINHOLE", "OPENCV"):  # one focal length
         parameters = (parameters[0], *parameters)
     return number, (np.array([width, height]), np.array(parameters[:4]))
 
 
-class _Bytes:
-    """A file that is read from front to back, never past its end."""
-
-    def __init__(self, path: Path):
-        self.path, self._place = path, 0
-        with path.open("rb") as file:
-            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-
-    def damaged(self, what: str) -> NoReturn:
-        raise LifeError(f"{self.path} is damaged or cut off: {what}. Copy or reconstruct it again.")
-
-    def take(self, size: int) -> int:
-        """Where the next `size` bytes begin."""
-        start, self._place = self._place, self._place + size
-        if self._place > len(self._content):
-            self.damaged(f"it ends after {len(self._content)} bytes, within something that it announces")
-        return start
-
-    def values(self, layout: str) -> tuple:
-        return struct.unpack_from(f"<{layout}", self._content, self.take(struct.calcsize(f"<{layout}")))
-
-    def array(self, dtype: np.dtype, count: int) -> np.ndarray:
-        return np.frombuffer(self._content, dtype, count, self.take(count * dtype.itemsize))
-
-    def name(self) -> str:
-        end = self._content.find(b"\0", self._place, self._place + _LONGEST_NAME)
-        if end < 0:
-            self.damaged("a name in it does not end")
-        start = self.take(end + 1 - self._place)
-        return self._content[start:end].decode("utf-8", errors="replace")
+def _read_image(content: _Bytes, cameras: dict[int, tuple[np.ndarray, np.ndarray]]) -> _Image:
+    _, *pose, camera = content.values("I7dI")
+    name = content.name()
+    points = np.frombuffer(content.bytes(content.values("Q")[0] * _OBSERVATION.itemsize), _OBSERVATION)["point"]
+    camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
+    if camera not in cameras or not np.isfinite(camera_from_world).all():
+        raise ValueError(f"the pose of {name!r} makes no sense, or its camera {camera} is missing")
+    return _Image(name, *cameras[camera], np.linalg.inv(camera_from_world), points[points >= 0].astype(np.int64))
 
 
 def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:
