@@ -57,7 +57,8 @@ def write_observations(folder: Path, observations: list[tuple[int, int]]) -> Non
 
 def write_times(folder: Path, name: str, start: int, seconds: float = 1.0, pace: int = 10) -> None:
     """As Aria's VRS to MP4 tool does; the device's clock runs `pace` tenths as fast."""
-    rows = [f"{shown},{start * 1000 + shown * pace // 10}" for shown in range(0, int(seconds * 1e9), 50_000_000)]
+    shown = range(0, int(seconds * 1e9), 50_000_000)
+    rows = [f"{float(time)},{start * 1000 + time * pace // 10}" for time in shown]
     (folder / f"{name}{aria.TIMES}").write_text("\n".join(["mp4_time_ns,vrs_device_time_ns", *rows]) + "\n")
 
 

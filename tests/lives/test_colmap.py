@@ -104,12 +104,12 @@ def test_a_count_beyond_the_file_allocates_nothing(small_life, tmp_path):
     content = bytearray((model / "images.bin").read_bytes())
     content[:8] = struct.pack("<Q", 2**62)
     (model / "images.bin").write_bytes(content)
-    with pytest.raises(LifeError, match="images.bin is damaged or cut off"):
+    with pytest.raises(LifeError, match=r"images.bin is damaged or cut off"):
         colmap_geometry(small_life, [model])
     place = content.index(b"0.jpg\0") + 6
     content[place : place + 8] = struct.pack("<Q", 2**60)
     (model / "images.bin").write_bytes(content)
-    with pytest.raises(LifeError, match="images.bin is damaged or cut off"):
+    with pytest.raises(LifeError, match=r"images.bin is damaged or cut off"):
         colmap_geometry(small_life, [model])
 
 

@@ -363,8 +363,9 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
         files = [path for place in (folder, *beside) for path in sorted(place.rglob(name))]
         if not files:
             raise LifeError(
-                f"When the video {life.videos[number]} begins on the device's clock is not known. Put {name}, which "
-                f"Aria's vrs_to_mp4 writes, into {' or '.join(map(str, dict.fromkeys((folder, *beside))))}."
+                f"When the video {life.videos[number]} begins on the device's clock is not known. Aria's vrs_to_mp4 "
+                f"writes {TIMES[1:]} into its log folder; put it as {name} into "
+                f"{' or '.join(map(str, dict.fromkeys((folder, *beside))))}."
             )
         shown, taken = _read_times(files[0])
         rows = np.flatnonzero(life.video_index == number)
@@ -375,11 +376,11 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
     return times
 
 
-def _read_times(path: Path) -> list[np.ndarray]:
-    """Columns `mp4_time_ns` and `vrs_device_time_ns`, a row for each frame, as Aria's VRS to MP4 tool writes them."""
-    columns = {"mp4_time_ns": pa.int64(), "vrs_device_time_ns": pa.int64()}
+def _read_times(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Columns `mp4_time_ns` and `vrs_device_time_ns`, a row for each frame, as Aria's vrs_to_mp4 writes them."""
+    columns = {"mp4_time_ns": pa.float64(), "vrs_device_time_ns": pa.int64()}  # the first is written with a point
     table = pd.concat([pd.DataFrame(columns=list(columns)), *_stream(path, columns, progress=False)])
-    times = [table[name].to_numpy(dtype=np.int64) for name in columns]
-    if table.empty or any((np.diff(values) < 0).any() for values in times):
+    shown, taken = table["mp4_time_ns"].to_numpy(np.float64), table["vrs_device_time_ns"].to_numpy(np.int64)
+    if table.empty or (np.diff(shown) < 0).any() or (np.diff(taken) < 0).any():
         raise LifeError(f"{path} holds no rows, or times that run backwards.")
-    return times
+    return shown, taken
