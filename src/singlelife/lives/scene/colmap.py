@@ -259,8 +259,8 @@ def _match(pycolmap: Any, work: Path, names: list[str], pairs: np.ndarray, progr
     options.match_list_path = listed
     with tqdm(desc="Matching pairs", unit=" pairs", total=len(pairs), disable=not progress) as bar:
         for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-            some = pairs[start : start + _PAIRS_AT_ONCE]
-            listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in some), encoding="utf-8")
+            part = pairs[start : start + _PAIRS_AT_ONCE]
+            listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in part), encoding="utf-8")
             pycolmap.match_image_pairs(database, pairing_options=options, device=pycolmap.Device.cpu)
             bar.update(len(some))
 
