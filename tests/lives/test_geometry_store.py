@@ -169,6 +169,8 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
     assert subprocess.run([sys.executable, "-c", script, str(simulated.path)]).returncode == 9
     assert stored_geometry(simulated) is None
     assert len(life_geometry(simulated, progress=False)) == len(simulated)
+    (simulated.path / f"{FOLDER}.old.tmp" / "half deleted").mkdir(parents=True)
+    life_geometry(simulated, voxel_size=60.0, progress=False)
     assert not list(simulated.path.glob(f"{FOLDER}.*"))
 
 
