@@ -51,7 +51,9 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 def remove_dir(folder: Path) -> None:
     """Delete a folder, which loses its name first: nothing of that name is ever half deleted."""
-    shutil.rmtree(folder.rename(folder.with_name(f"{folder.name}.old.tmp")))
+    old = folder.with_name(f"{folder.name}.old.tmp")
+    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed while it deleted
+    shutil.rmtree(folder.rename(old))
 
 
 def sync(path: Path) -> None:

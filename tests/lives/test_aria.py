@@ -1,9 +1,9 @@
 """Aria MPS: a real trajectory, cut down, with observations made here, and small recordings written whole."""
 
+import csv
 import gzip
 import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,17 +15,16 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene import aria
 from singlelife.lives.scene.aria import RgbCamera, aria_geometry
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings, voxel_ids
+from singlelife.lives.scene.geometry import Geometry, voxel_ids
 
 from .conftest import write_clip
 
 REAL = Path(__file__).parents[1] / "data" / "aria_mps"
 START = 5_000_000  # microseconds on the device's clock at the first frame
-FROM_START = GeometrySettings(video_start="5")
 
 
-def read(life: PreparedLife, folder: Path, settings: GeometrySettings = FROM_START) -> Geometry:
-    return aria_geometry(life, [folder], [folder], settings, progress=False)
+def read(life: PreparedLife, folder: Path) -> Geometry:
+    return aria_geometry(life, [folder], [folder], progress=False)
 
 
 def write_gz(path: Path, lines: list[str]) -> None:
@@ -52,9 +51,15 @@ def write_points(folder: Path, points: list[tuple]) -> None:
 def write_observations(folder: Path, observations: list[tuple[int, int]]) -> None:
     """uid, time; each by the left SLAM camera."""
     header = "uid,frame_tracking_timestamp_us,camera_serial,u,v"
-    write_gz(
-        folder / aria.OBSERVATIONS, [header, *(f"{uid},{time},0072510f1b21,101.5,99.25" for uid, time in observations)]
-    )
+    lines = (f"{uid},{time},0072510f1b21,101.5,99.25" for uid, time in observations)
+    write_gz(folder / aria.OBSERVATIONS, [header, *lines])
+
+
+def write_times(folder: Path, name: str, start: int, seconds: float = 1.0, pace: int = 10) -> None:
+    """As Aria's VRS to MP4 tool does; the device's clock runs `pace` tenths as fast."""
+    shown = range(0, int(seconds * 1e9), 50_000_000)
+    rows = [f"{float(time)},{start * 1000 + time * pace // 10}" for time in shown]
+    (folder / f"{name}{aria.TIMES}").write_text("\n".join(["mp4_time_ns,vrs_device_time_ns", *rows]) + "\n")
 
 
 def good(uid: int, graph: str = "a", place: tuple = (0.0, 0.0, 3.0)) -> tuple:
@@ -69,6 +74,7 @@ def mps(tmp_path) -> Path:
     write_trajectory(folder, times, ["a"] * len(times))
     write_points(folder, [good(uid, place=(uid, 0.05, 3.05)) for uid in range(40)])
     write_observations(folder, [(uid, START + 100_000 * uid + 10_000) for uid in range(40)])
+    write_times(folder, "small", START, seconds=4)
     return folder
 
 
@@ -99,8 +105,6 @@ def test_uncertain_points_are_left_out(small_life, mps):
     points[3], points[4] = (*points[3][:5], 0.0051, 0.005), (*points[4][:5], 0.001, 0.0101)
     write_points(mps, points)
     assert np.flatnonzero(read(small_life, mps).points.counts == 0).tolist() == [3, 4]
-    loose = GeometrySettings(video_start="5", max_inv_dist_std=0.006, max_dist_std=0.02)
-    assert (read(small_life, mps, loose).points.counts == 1).all()
 
 
 def test_tracks_of_one_place_are_one_point(small_life, mps):
@@ -147,14 +151,15 @@ def walk(tmp_path_factory) -> PreparedLife:
     return prepare_life(get_life("walk", [clip]), cache_dir=folder / "cache", progress=False)
 
 
-@pytest.fixture
-def real(tmp_path) -> Path:
-    return Path(shutil.copytree(REAL, tmp_path / "mps"))
-
-
-def test_a_real_trajectory_gives_upright_cameras_that_see_near_points(walk, real):
-    settings = GeometrySettings(video_start="trajectory")
-    geometry = read(walk, real, settings)
+def test_a_real_trajectory_gives_upright_cameras_that_see_what_is_before_them(walk, tmp_path):
+    """Every point, observed all the time: what a frame sees is what the calibration puts into its image."""
+    mps = Path(shutil.copytree(REAL, tmp_path / "mps"))
+    write_times(mps, "P01-20230614-202000", 149_202_610, seconds=11)
+    with gzip.open(mps / aria.POINTS, "rt") as file:
+        points = [row for row in csv.DictReader(file) if float(row["inv_dist_std"]) <= 0.005]
+    points = [row for row in points if float(row["dist_std"]) <= 0.01]
+    write_observations(mps, [(row["uid"], 149_202_610 + 100_000 * step) for step in range(110) for row in points])
+    geometry = read(walk, mps)
     assert (geometry.component == 0).all()
     assert (geometry.poses[:, 2, 1] < -0.8).all()  # the image's down is the world's: gravity is along -z
     np.testing.assert_allclose(np.linalg.det(geometry.poses[:, :3, :3]), 1, atol=1e-6)
@@ -162,28 +167,17 @@ def test_a_real_trajectory_gives_upright_cameras_that_see_near_points(walk, real
     # The video shows 2816 of the sensor's pixels in 64; turned upright, x comes from the sensor's rows.
     np.testing.assert_allclose([fx, fy], 1220.0194 * 64 / 2816, rtol=1e-6)
     np.testing.assert_allclose([cx, cy], np.array([2880 - 1447.5872 - 32, 1461.5912 - 32]) * 64 / 2816, atol=0.01)
-    assert geometry.points.counts.min() > 20
-    near = read(walk, real, GeometrySettings(video_start="trajectory", max_distance=1.0))
-    assert near.points.counts.sum() < geometry.points.counts.sum() / 2
-
-
-def test_observations_outside_the_image_do_not_count(walk, real):
-    """Every point, observed all the time: what a frame sees is what projects into it, at any distance."""
-    settings = GeometrySettings(video_start="trajectory", max_distance=1e6)
-    projected = read(walk, real, settings)
-    with gzip.open(real / aria.POINTS, "rt") as file:
-        uids = [int(line.split(",")[0]) for line in list(file)[1:]]
-    write_observations(real, [(uid, 149_202_610 + 100_000 * step) for step in range(110) for uid in uids])
-    observed = read(walk, real, settings)
-    assert 0.1 < projected.points.counts.mean() / 1000 < 0.9
-    differing = sum(
-        len(np.setxor1d(projected.points[row], observed.points[row], assume_unique=True)) for row in range(len(walk))
-    )
-    assert differing <= 0.01 * len(projected.points.ids)  # voxels of several points, at the image's edge
+    world = np.array([[float(row[f"p{axis}_world"]) for axis in "xyz"] for row in points], dtype=np.float32)
+    names = voxel_ids(world, aria.DEFAULT_VOXEL_SIZE)
+    for row in range(0, len(walk), 10):
+        x, y, z = ((world - geometry.poses[row, :3, 3]) @ geometry.poses[row, :3, :3]).T
+        angle = np.degrees(np.arctan2(np.hypot(x, y), z))
+        assert np.isin(names[angle < 25], geometry.points[row]).all()
+        assert np.isin(geometry.points[row], names[angle < 66]).all()  # the farthest corner of the image
 
 
 def test_the_lens_is_that_of_its_definition():
-    camera = RgbCamera.read(REAL / aria.CALIBRATION, upright=False)
+    camera = RgbCamera.read(REAL / aria.CALIBRATION)
     assert camera is not None
     f, cx, cy = camera.parameters[:3]
     u, v = camera.project(np.array([[0, 0, 2.0], [0.002, 0, 2], [0, -0.002, 2], [0, 0, -1]]))
@@ -212,17 +206,10 @@ def two_videos(tmp_path_factory) -> PreparedLife:
     return prepare_life(get_life("two_clips", clips), cache_dir=folder / "cache", num_workers=1, progress=False)
 
 
-def write_times(folder: Path, name: str, start: int, seconds: float = 1.0) -> None:
-    """As Aria's VRS to MP4 tool does; the device's clock runs a tenth faster."""
-    rows = [f"{shown},{shown},{start * 1000 + shown * 11 // 10}" for shown in range(0, int(seconds * 1e9), 50_000_000)]
-    lines = ["mp4_time_ns,relative_vrs_device_time_ns,vrs_device_time_ns", *rows]
-    (folder / f"{name}{aria.TIMES}").write_text("\n".join(lines) + "\n")
-
-
 def test_videos_share_one_folder_by_their_times(two_videos, mps):
-    write_times(mps, "P01-1", START)
-    write_times(mps, "P01-2", START + 2_000_000)
-    geometry = read(two_videos, mps, GeometrySettings())
+    write_times(mps, "P01-1", START, pace=11)
+    write_times(mps, "P01-2", START + 2_000_000, pace=11)
+    geometry = read(two_videos, mps)
     expected = np.concatenate([1.1 * two_videos.timestamps[:10], 2 + 1.1 * two_videos.timestamps[10:]])
     np.testing.assert_allclose(geometry.poses[:, 0, 3], expected, atol=0.0101)
 
@@ -235,27 +222,21 @@ def test_folders_are_found_by_name_and_by_the_file_that_maps_them(two_videos, mp
         write_times(root, f"P01-{2 - number}", start)
     folders = [root / "0" / "slam", root / "1" / "slam"]
     with pytest.raises(LifeError, match=r"None of the 2 MPS folders is that of a video .*slam/P01-1/"):
-        aria_geometry(two_videos, folders, [root], GeometrySettings(), progress=False)
+        aria_geometry(two_videos, folders, [root], progress=False)
     mapping = {"/data/P01-1.vrs": "1", "/data/P01-2_anonymized.vrs": "0"}
     (root / aria.FOLDERS).write_text(json.dumps(mapping))
-    mapped = aria_geometry(two_videos, folders, [root], GeometrySettings(), progress=False)
+    mapped = aria_geometry(two_videos, folders, [root], progress=False)
     np.testing.assert_allclose(mapped.poses[[0, 10], 0, 3], [2, 0], atol=1e-6)
     assert (mapped.component == 0).all()  # two recordings of one world
     (root / aria.FOLDERS).unlink()
     for number in (0, 1):
         (root / str(number)).rename(root / f"P01-{2 - number}")
     named = [root / "P01-1" / "slam", root / "P01-2" / "slam"]
-    by_name = aria_geometry(two_videos, named, [root], GeometrySettings(), progress=False)
+    by_name = aria_geometry(two_videos, named, [root], progress=False)
     np.testing.assert_array_equal(by_name.poses, mapped.poses)
 
 
 # Bad input.
-
-
-def test_one_start_is_not_that_of_two_videos(two_videos, mps):
-    for start in ("5", "trajectory"):
-        with pytest.raises(LifeError, match=f"A start of {start} cannot be that of 2 videos"):
-            read(two_videos, mps, GeometrySettings(video_start=start))
 
 
 @pytest.mark.parametrize("name", [aria.POINTS, aria.OBSERVATIONS])
@@ -284,31 +265,20 @@ def cut_within_a_line(folder: Path) -> None:
     (folder / aria.TRAJECTORY).write_bytes((folder / aria.TRAJECTORY).read_bytes()[:-20])
 
 
-def of_other_columns(folder: Path) -> None:
-    write_gz(folder / aria.OBSERVATIONS, ["uid,time", "1,2"])
-
-
 @pytest.mark.parametrize(
-    ("damage", "settings", "message"),
+    ("damage", "message"),
     [
-        (without(aria.TRAJECTORY), {}, f"{aria.TRAJECTORY} is missing"),
-        (without(aria.POINTS), {}, f"{aria.POINTS} is missing"),
-        (without(aria.OBSERVATIONS), {}, f"neither {aria.OBSERVATIONS} nor {aria.CALIBRATION}"),
-        (cut_within_a_line, {}, f"{aria.TRAJECTORY} is damaged or cut off"),
-        (of_other_columns, {}, f"{aria.OBSERVATIONS}.*frame_tracking_timestamp_us"),
-        (lambda _: None, {"video_start": ""}, "small_mp4_to_vrs_time_ns.csv .*--video-start"),
-        (lambda _: None, {"video_start": "900"}, "frames from 900.000 to 903.900 s, poses from 5.000 to 9.000 s"),
-        (lambda _: None, {"max_inv_dist_std": 1e-5}, "1e-05.* --max-inv-dist-std"),
+        (without(aria.TRAJECTORY), f"{aria.TRAJECTORY} is missing"),
+        (without(aria.POINTS), f"{aria.POINTS} is missing"),
+        (without(aria.OBSERVATIONS), f"{aria.OBSERVATIONS} is missing"),
+        (cut_within_a_line, f"{aria.TRAJECTORY} is damaged or cut off"),
+        (lambda mps: write_gz(mps / aria.OBSERVATIONS, ["uid,time", "1,2"]), f"{aria.OBSERVATIONS}.*frame_tracking"),
+        (without(f"small{aria.TIMES}"), "small_mp4_to_vrs_time_ns.csv"),
+        (lambda mps: write_times(mps, "small", 900_000_000, 4), "from 900.000 to 903.900 s, poses from 5.000 to 9.0"),
+        (lambda mps: write_points(mps, [(*good(1)[:5], 1, 1)]), "no point that is certain enough"),
     ],
 )
-def test_what_cannot_be_used_is_named(small_life, mps, damage, settings, message):
+def test_what_cannot_be_used_is_named(small_life, mps, damage, message):
     damage(mps)
     with pytest.raises(LifeError, match=message):
-        read(small_life, mps, replace(FROM_START, **settings))
-
-
-@pytest.mark.parametrize("wrong", [{"tolerance": -1.0}, {"video_start": "noon"}, {"voxel_size": float("inf")}])
-def test_settings_that_make_no_sense_are_refused(wrong):
-    [(name, value)] = wrong.items()
-    with pytest.raises(LifeError, match=f"{name} should be .*not .*{value:g}" if name != "video_start" else "noon"):
-        GeometrySettings(**wrong)
+        read(small_life, mps)

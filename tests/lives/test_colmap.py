@@ -1,13 +1,27 @@
-"""COLMAP models, written here in both of their formats, and what is said of damaged ones."""
+"""COLMAP: models written here, whole and damaged, and a real reconstruction against the poses of a simulated life."""
 
+import signal
 import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.scene.colmap import colmap_geometry, is_model
+from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.registry import get_life
+from singlelife.lives.scene.colmap import colmap_geometry, is_model, pairs_to_match, reconstruct
+from singlelife.lives.scene.geometry import frames_at_rate
+from singlelife.lives.scene.store import life_geometry
+from singlelife.lives.simulation.simulated import render
+
+from .conftest import write_clip
 
 # number, model's number and name, width, height, parameters
 PINHOLE = (1, 1, "PINHOLE", 128, 96, (100.0, 90.0, 64.0, 48.0))
@@ -30,21 +44,7 @@ def image(number: int, name: str, points: list[int]) -> tuple:
 IMAGES = [image(1, "small.mp4/0.jpg", [7, -1, 5, 7]), image(2, "small.mp4/0020.png", []), image(3, "x/1.jpg", [1])]
 
 
-def write_text(folder: Path, camera: tuple = PINHOLE, images: list[tuple] = IMAGES) -> Path:
-    folder.mkdir(parents=True)
-    number, _, model, width, height, parameters = camera
-    (folder / "cameras.txt").write_text(
-        f"# Camera list\n{number} {model} {width} {height} {' '.join(map(str, parameters))}\n"
-    )
-    lines = ["# Image list with two lines of data per image:"]
-    for number, pose, camera_number, name, points in images:
-        lines.append(f"{number} {' '.join(map(repr, map(float, pose)))} {camera_number} {name}")
-        lines.append(" ".join(f"{10.5 * place} 3.25 {point}" for place, point in enumerate(points)))
-    (folder / "images.txt").write_text("\n".join(lines) + "\n")
-    return folder
-
-
-def write_binary(folder: Path, camera: tuple = PINHOLE, images: list[tuple] = IMAGES) -> Path:
+def write_model(folder: Path, camera: tuple = PINHOLE, images: list[tuple] = IMAGES) -> Path:
     folder.mkdir(parents=True)
     number, model, _, width, height, parameters = camera
     content = struct.pack(f"<QIiQQ{len(parameters)}d", 1, number, model, width, height, *parameters)
@@ -57,9 +57,8 @@ def write_binary(folder: Path, camera: tuple = PINHOLE, images: list[tuple] = IM
     return folder
 
 
-@pytest.mark.parametrize("write", [write_text, write_binary])
-def test_poses_intrinsics_and_points_are_those_of_the_model(write, small_life, tmp_path):
-    model = write(tmp_path / "model")
+def test_poses_intrinsics_and_points_are_those_of_the_model(small_life, tmp_path):
+    model = write_model(tmp_path / "model")
     assert is_model(model) and not is_model(tmp_path)
     geometry = colmap_geometry(small_life, [model])
     rows = np.flatnonzero(geometry.component >= 0)
@@ -74,18 +73,17 @@ def test_poses_intrinsics_and_points_are_those_of_the_model(write, small_life, t
     assert np.isnan(geometry.poses[unknown]).all() and np.isnan(geometry.intrinsics[unknown]).all()
 
 
-@pytest.mark.parametrize("write", [write_text, write_binary])
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
-def test_camera_models(write, camera, small_life, tmp_path):
-    geometry = colmap_geometry(small_life, [write(tmp_path / "model", camera)])
+def test_camera_models(camera, small_life, tmp_path):
+    geometry = colmap_geometry(small_life, [write_model(tmp_path / "model", camera)])
     second = 45 if len({"PINHOLE", "OPENCV"} & {camera[2]}) else 50
     np.testing.assert_allclose(geometry.intrinsics[0], [50, second, 32, 24])
 
 
 def test_models_are_components_and_a_frame_belongs_to_the_largest(small_life, tmp_path):
     names = [f"small.mp4/{2 * number}.jpg" for number in range(5)]
-    few = write_binary(tmp_path / "0", images=[image(1, names[0], [1]), image(2, names[4], [1])])
-    many = write_text(tmp_path / "1", images=[image(number, name, [2]) for number, name in enumerate(names[:4])])
+    few = write_model(tmp_path / "0", images=[image(1, names[0], [1]), image(2, names[4], [1])])
+    many = write_model(tmp_path / "1", images=[image(number, name, [2]) for number, name in enumerate(names[:4])])
     geometry = colmap_geometry(small_life, [few, many])
     assert geometry.component[:6].tolist() == [1, 1, 1, 1, 0, -1]
     assert [geometry.points[row].tolist() for row in range(5)] == [[2], [2], [2], [2], [1]]
@@ -93,7 +91,7 @@ def test_models_are_components_and_a_frame_belongs_to_the_largest(small_life, tm
 
 @pytest.mark.parametrize("name", ["cameras.bin", "images.bin"])
 def test_a_binary_model_cut_anywhere_is_refused(small_life, tmp_path, name):
-    model = write_binary(tmp_path / "model")
+    model = write_model(tmp_path / "model")
     content = (model / name).read_bytes()
     for size in range(0, len(content), 5):
         (model / name).write_bytes(content[:size])
@@ -102,32 +100,26 @@ def test_a_binary_model_cut_anywhere_is_refused(small_life, tmp_path, name):
 
 
 def test_a_count_beyond_the_file_allocates_nothing(small_life, tmp_path):
-    model = write_binary(tmp_path / "model")
+    model = write_model(tmp_path / "model")
     content = bytearray((model / "images.bin").read_bytes())
     content[:8] = struct.pack("<Q", 2**62)
     (model / "images.bin").write_bytes(content)
-    with pytest.raises(LifeError, match="cut off: it ends after"):
+    with pytest.raises(LifeError, match=r"images.bin is damaged or cut off"):
         colmap_geometry(small_life, [model])
     place = content.index(b"0.jpg\0") + 6
     content[place : place + 8] = struct.pack("<Q", 2**60)
     (model / "images.bin").write_bytes(content)
-    with pytest.raises(LifeError, match="cut off: it ends after"):
+    with pytest.raises(LifeError, match=r"images.bin is damaged or cut off"):
         colmap_geometry(small_life, [model])
 
 
-def test_a_text_model_that_is_not_whole_is_refused(small_life, tmp_path):
-    model = write_text(tmp_path / "model")
-    whole = (model / "images.txt").read_text()
-    lines = whole.splitlines()
-    for damaged in ("\n".join(lines[:-1]), whole.replace("3.25 7", "3.25", 1), whole.replace("-2.0", "two", 1)):
-        (model / "images.txt").write_text(damaged)
-        with pytest.raises(LifeError, match=r"images.txt is damaged or cut off: .*"):
-            colmap_geometry(small_life, [model])
-    (model / "images.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(LifeError, match="it is no text"):
+def test_a_model_that_is_not_whole_or_text_is_refused(small_life, tmp_path):
+    model = write_model(tmp_path / "model")
+    (model / "images.bin").rename(model / "images.txt")
+    with pytest.raises(LifeError, match=r"colmap model_converter --output_type BIN"):
         colmap_geometry(small_life, [model])
     (model / "images.txt").unlink()
-    with pytest.raises(LifeError, match=r"not whole: images.txt is missing"):
+    with pytest.raises(LifeError, match=r"images.bin is missing"):
         colmap_geometry(small_life, [model])
 
 
@@ -139,7 +131,111 @@ def test_a_text_model_that_is_not_whole_is_refused(small_life, tmp_path):
         ({"images": [image(1, "frame_000001.jpg", [1])]}, "'frame_000001.jpg'.* 'small.mp4/0.jpg', 'small.mp4/2.jpg'"),
     ],
 )
-@pytest.mark.parametrize("write", [write_text, write_binary])
-def test_what_does_not_fit_is_named(write, model, message, small_life, tmp_path):
+def test_what_does_not_fit_is_named(model, message, small_life, tmp_path):
     with pytest.raises(LifeError, match=message):
-        colmap_geometry(small_life, [write(tmp_path / "model", **model)])
+        colmap_geometry(small_life, [write_model(tmp_path / "model", **model)])
+
+
+# Reconstruction.
+
+
+def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
+    np.testing.assert_allclose(small_life.timestamps[frames_at_rate(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
+    assert len(frames_at_rate(small_life, 100.0)) == len(small_life)
+    clips = [write_clip(tmp_path / f"{number}.mp4", seconds=0.7) for number in range(3)]
+    life = prepare_life(get_life("three", clips), cache_dir=tmp_path, num_workers=1, progress=False)
+    assert life.frame_index[frames_at_rate(life, 1.0)].tolist() == [0, 0, 0]
+
+
+def test_pairs_are_along_each_video_and_across_the_life():
+    video_index = np.array([0] * 100 + [1] * 900)
+    pairs = pairs_to_match(video_index)
+    assert (pairs[:, 0] < pairs[:, 1]).all() and len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
+    known = set(map(tuple, pairs.tolist()))
+    assert {(10, 11), (10, 15), (10, 18), (10, 74), (0, 999)} <= known
+    assert (10, 17) not in known and (99, 100) not in known  # not along a video
+    assert len(pairs) < 12 * len(video_index) + 150 * 149 / 2  # in proportion to the life, not to its square
+    assert pairs_to_match(np.zeros(3, dtype=np.int64)).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+@pytest.mark.integration
+def test_a_video_without_texture_gives_nothing_and_says_why(tmp_path):
+    pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
+    clip = write_clip(
+        tmp_path / "grey wall.mp4", picture=lambda _, height, width: np.full((height, width, 3), 90, "u1")
+    )
+    life = prepare_life(get_life("wall", [clip]), cache_dir=tmp_path, progress=False)
+    for _ in range(2):
+        with pytest.raises(
+            LifeError, match="could reconstruct nothing from 8 frames of the life wall: it needs texture"
+        ):
+            reconstruct(life, progress=False)
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory) -> tuple[PreparedLife, np.ndarray]:
+    """A corner of a simulated life at 288 x 240 px, as a video, and its true poses: (frames of the video, 4, 4)."""
+    folder = tmp_path_factory.mktemp("walk")
+    source = replace(get_life("sim_1").simulation, num_frames=420)
+    frames = [frame for frame in render(source, 240) if frame.frame_index >= 320]
+    # The game's pixels are 1.2 times as high as wide; a camera's are square.
+    pictures = [np.asarray(Image.fromarray(frame.image).resize((288, 240))) for frame in frames]
+    clip = write_clip(
+        folder / "a walk.mp4",
+        times=[index * 2 / 35 for index in range(len(frames))],
+        rate=35,
+        height=240,
+        width=288,
+        picture=lambda index, *_: pictures[index],
+    )
+    life = prepare_life(get_life("walk", [clip]), cache_dir=folder, progress=False)
+    return life, np.stack([frame.pose for frame in frames])
+
+
+def turns(poses: np.ndarray) -> np.ndarray:
+    """Rotation from each frame to the next, (n - 1, 3, 3)."""
+    return np.einsum("nji,njk->nik", poses[:-1, :3, :3], poses[1:, :3, :3])
+
+
+@pytest.mark.slow
+@pytest.mark.integration
+def test_a_reconstruction_that_is_killed_goes_on_and_finds_the_true_poses(walk):
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
+    life, true_poses = walk
+    work = life.path.with_name(f"{life.path.name}.sfm")
+    script = (
+        "import sys\n"
+        "from singlelife.lives.prepared import PreparedLife\n"
+        "from singlelife.lives.scene.colmap import reconstruct\n"
+        "reconstruct(PreparedLife.load(sys.argv[1]), rate=5)\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", script, str(life.path)], stderr=subprocess.PIPE)
+    while process.poll() is None and not (work / "pairs.txt").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (work / "models").exists()
+    with pycolmap.Database.open(work / "database.db") as database:
+        features = database.num_descriptors()
+    assert features > 0
+
+    models = reconstruct(life, rate=5, progress=False)
+    with pycolmap.Database.open(work / "database.db") as database:
+        assert (database.num_descriptors(), database.num_cameras()) == (features, 1)  # none was made again
+    geometry = life_geometry(life, source=models, progress=False)
+
+    largest = np.bincount(geometry.component[geometry.component >= 0]).argmax()  # COLMAP begins where it likes
+    rows = np.flatnonzero(geometry.component == largest)
+    assert len(rows) >= 12
+    expected, found = turns(true_poses[life.frame_index[rows]]), turns(geometry.poses[rows])
+    angles = np.degrees(np.arccos(np.clip((np.einsum("nij,nij->n", expected, found) - 1) / 2, -1, 1)))
+    turned = np.degrees(np.arccos(np.clip((np.trace(expected, axis1=1, axis2=2) - 1) / 2, -1, 1)))
+    assert np.median(angles) < 2 < np.median(turned)
+    assert geometry.intrinsics[rows[0], 0] == pytest.approx(192, rel=0.15)
+
+    for image in pycolmap.Reconstruction(models / str(largest)).images.values():  # read as pycolmap reads it
+        [row] = np.flatnonzero(life.frame_index == int(Path(image.name).stem))
+        if geometry.component[row] == largest:
+            np.testing.assert_allclose(geometry.poses[row][:3], image.cam_from_world().inverse().matrix(), atol=1e-9)
+            seen = {point.point3D_id for point in image.points2D if point.has_point3D()}
+            assert geometry.points[row].tolist() == sorted(seen)

@@ -7,8 +7,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.pairs.overlap import find_overlaps
 from singlelife.lives.pairs.pairing import PairSettings, RandomPairing, SpatialPairing
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.depth import back_project, default_voxel_size, depth_geometry
-from singlelife.lives.scene.geometry import voxel_ids
+from singlelife.lives.scene.geometry import back_project, default_voxel_size, depth_geometry, voxel_ids
 
 pytestmark = pytest.mark.integration
 

@@ -19,16 +19,10 @@ from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene import store
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
-from singlelife.lives.scene.store import (
-    FOLDER,
-    METADATA,
-    geometry_metadata,
-    life_geometry,
-    stored_geometry,
-)
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints
+from singlelife.lives.scene.store import FOLDER, METADATA, geometry_metadata, life_geometry, stored_geometry
 
-from .test_colmap import image, write_binary
+from .test_colmap import image, write_model
 
 pytestmark = pytest.mark.integration
 
@@ -77,7 +71,7 @@ def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
 
 def test_another_setting_makes_it_again_and_stays(simulated):
     usual = life_geometry(simulated, progress=False)
-    coarse = life_geometry(simulated, settings=GeometrySettings(voxel_size=60.0), progress=False)
+    coarse = life_geometry(simulated, voxel_size=60.0, progress=False)
     assert coarse.points.counts.mean() < usual.points.counts.mean() / 2
     assert equal(coarse, life_geometry(simulated, progress=False))
     assert geometry_metadata(simulated)["voxel_size"] == 60.0
@@ -97,11 +91,9 @@ def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a
         generator.random((len(frames), 4)),
     )
     life = PreparedLife(folder, {"name": "any"}, datasets.Dataset.from_dict({"timestamp": [0.0] * len(frames)}))
-    before, store._ROWS_IN_A_BATCH = store._ROWS_IN_A_BATCH, rows_in_a_batch
-    try:
-        store._store(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
-    finally:
-        store._ROWS_IN_A_BATCH = before
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(store, "_ROWS_IN_A_BATCH", rows_in_a_batch)
+        store.store_geometry(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
     assert equal(geometry, stored_geometry(life))
 
 
@@ -123,7 +115,7 @@ def test_datasets_opens_it_with_typed_columns_and_joins_it_to_the_frames(simulat
 
 
 def test_a_folder_named_once_is_remembered(life, tmp_path):
-    model = write_binary(tmp_path / "elsewhere" / "0", images=FRAMES)
+    model = write_model(tmp_path / "elsewhere" / "0", images=FRAMES)
     made = life_geometry(life, source=tmp_path / "elsewhere", progress=False)
     assert np.flatnonzero(made.component == 0).tolist() == list(range(12))
     shutil.rmtree(model)
@@ -131,17 +123,17 @@ def test_a_folder_named_once_is_remembered(life, tmp_path):
 
 
 def test_the_folder_slam_of_a_life_is_found_and_its_changes_noticed(life, tmp_path):
-    model = write_binary(tmp_path / "lives" / "small" / "slam" / "model", images=FRAMES)
+    model = write_model(tmp_path / "lives" / "small" / "slam" / "model", images=FRAMES)
     assert (life_geometry(life, progress=False).component >= 0).sum() == 12
     shutil.rmtree(model)
-    write_binary(model, images=FRAMES[:4])
+    write_model(model, images=FRAMES[:4])
     assert (life_geometry(life, progress=False).component >= 0).sum() == 4
     shutil.rmtree(model)
     assert (life_geometry(life, progress=False).component >= 0).sum() == 4  # what was made is kept
 
 
 def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
-    write_binary(tmp_path / "model", images=FRAMES)
+    write_model(tmp_path / "model", images=FRAMES)
     made = life_geometry(life, source=tmp_path / "model", progress=False)
     (tmp_path / "other").mkdir()
     for source in (tmp_path / "other", tmp_path / "nowhere"):
@@ -150,7 +142,7 @@ def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
     (tmp_path / "other" / "0.zip").write_bytes(b"")
     with pytest.raises(LifeError, match=r"Unpack the .zip files"):
         life_geometry(life, source=tmp_path / "other", progress=False)
-    write_binary(tmp_path / "foreign", images=[image(1, "a.jpg", [1])])
+    write_model(tmp_path / "foreign", images=[image(1, "a.jpg", [1])])
     with pytest.raises(LifeError, match="No image of the COLMAP model"):
         life_geometry(life, source=tmp_path / "foreign", progress=False)
     assert equal(made, stored_geometry(life))
@@ -158,11 +150,11 @@ def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
 
 @pytest.mark.parametrize("file", ["data-00000-of-00001.arrow", "state.json", METADATA])
 def test_what_is_damaged_is_named(life, tmp_path, file):
-    write_binary(tmp_path / "model", images=FRAMES)
+    write_model(tmp_path / "model", images=FRAMES)
     life_geometry(life, source=tmp_path / "model", progress=False)
     path = life.path / FOLDER / file
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    with pytest.raises(LifeError, match=r"geometry.* cannot be read .* run `singlelife poses small` again"):
+    with pytest.raises(LifeError, match=r"geometry.* cannot be read .* `singlelife poses small`"):
         stored_geometry(PreparedLife.load(life.path))
 
 
@@ -177,6 +169,8 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
     assert subprocess.run([sys.executable, "-c", script, str(simulated.path)]).returncode == 9
     assert stored_geometry(simulated) is None
     assert len(life_geometry(simulated, progress=False)) == len(simulated)
+    (simulated.path / f"{FOLDER}.old.tmp" / "half deleted").mkdir(parents=True)
+    life_geometry(simulated, voxel_size=60.0, progress=False)
     assert not list(simulated.path.glob(f"{FOLDER}.*"))
 
 
@@ -198,7 +192,7 @@ def test_the_command_reports_what_it_made(tmp_path, capsys, monkeypatch):
 def test_the_command_takes_a_folder_and_names_what_is_wrong(clip_folder, small_life, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("SINGLELIFE_CACHE", str(clip_folder / "cache"))
     monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
-    write_binary(tmp_path / "models" / "0", images=FRAMES)
+    write_model(tmp_path / "models" / "0", images=FRAMES)
     words = ["poses", "small", "--video", str(clip_folder / "small.mp4")]
     try:
         assert main([*words, "--from", str(tmp_path / "models")]) == 0

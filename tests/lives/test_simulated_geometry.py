@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import vizdoom as vzd
 
-from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap, MapGeometry
+from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap, exact_depth
 
 FREEDOOM2 = Path(vzd.__file__).parent / "freedoom2.wad"
 INTRINSICS = np.array([32.0, 32.0, 32.0, 32.0])
@@ -40,9 +40,7 @@ def heights(*rooms: tuple[float, float]) -> list[SimpleNamespace]:
 
 def depth_eastwards(doom_map: DoomMap, rooms: list[SimpleNamespace]) -> np.ndarray:
     """Seen from the middle of room 0, eye 41 above its floor."""
-    geometry = MapGeometry(doom_map)
-    geometry.update_heights(rooms)
-    return geometry.depth(np.array([256.0, 256.0, 41.0]), 0.0, INTRINSICS, 64)
+    return exact_depth(doom_map, rooms, np.array([256.0, 256.0, 41.0]), 0.0, INTRINSICS, 64)
 
 
 def test_depth_of_walls_floors_and_ceilings():
@@ -75,9 +73,8 @@ def test_sky_has_no_depth():
 @pytest.mark.parametrize("angle", [0, 37.5, 90, 180, 271])
 def test_depth_turns_with_the_camera(angle):
     """From the middle of a closed square room, the wall straight ahead is met where plain geometry says."""
-    geometry = MapGeometry(corridor())
-    geometry.update_heights(heights((0, 128), (0, 0), (0, 0)))
-    depth = geometry.depth(np.array([256.0, 256.0, 64.0]), angle, np.array([32.0, 32.0, 0.5, 0.5]), 1)
+    rooms, one_pixel = heights((0, 128), (0, 0), (0, 0)), np.array([32.0, 32.0, 0.5, 0.5])
+    depth = exact_depth(corridor(), rooms, np.array([256.0, 256.0, 64.0]), angle, one_pixel, 1)
     straight = 256 / max(abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle))))
     assert depth[0, 0] == pytest.approx(straight, rel=1e-6)
 

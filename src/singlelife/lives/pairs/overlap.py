@@ -10,7 +10,6 @@ appears whole or not at all. When several processes ask for a table, one makes i
 
 import hashlib
 import json
-import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -32,9 +31,8 @@ if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
 _COMMON_AT_ONCE = 1 << 25  # pairs of frames with a common point in one block, at most: bounds the memory
-_BLOCK_FRAMES = 128
 _TARGET_BITS = 7  # of the sort key of a pair: the place of the target in its block
-_MANY_FRAMES = 300_000  # many minutes; the time grows with the square
+_BLOCK_FRAMES = 1 << _TARGET_BITS  # frames compared with the others at a time, at most
 _FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table
 _DESCRIPTION = b"singlelife"  # the key of our JSON in the metadata of the file's schema
 _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap", pa.float32())])
@@ -70,27 +68,22 @@ def find_overlaps(
     component: np.ndarray,
     settings: PairSettings,
     *,
-    seed: int = 0,
-    block_frames: int = _BLOCK_FRAMES,
     progress: bool = False,
 ) -> PairTable:
     """All pairs of frames whose overlap is in a range, but for each frame at most `max_neighbours`.
 
-    Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the seed and the
-    two rows, whatever their order, so the choice is fair (it knows neither time nor overlap), the same in every run,
-    and independent of the size of blocks. The cap is on each target's sources: where it bites, (a, b) may be kept and
-    (b, a) not.
+    Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the two rows,
+    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run. The cap
+    is on each target's sources: where it bites, (a, b) may be kept and (b, a) not.
 
     Args:
         points: the points that each of n frames sees.
         component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
         settings: the range of overlaps, and the number of neighbours.
-        seed: of the choice among more, 0 to 2**64 - 1.
-        block_frames: frames compared with the others at a time, 1 to 128; the result does not depend on it.
         progress: show a progress bar on stderr.
 
     Raises:
-        LifeError: a setting is out of its range, or `points` and `component` are not of the same frames.
+        LifeError: a setting is out of its range.
     """
     least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
     if not 0 < least <= most <= 1 or neighbours < 1:
@@ -98,20 +91,16 @@ def find_overlaps(
             "The overlap of spatial pairs should be 0 < min_overlap <= max_overlap <= 1, and max_neighbours at least "
             f"1, not {least:g} to {most:g} and {neighbours}."
         )
-    if len(points) != len(component) or not 1 <= block_frames <= 1 << _TARGET_BITS:
-        raise LifeError(
-            f"The search for overlaps takes a component for each frame and blocks of 1 to {1 << _TARGET_BITS} frames, "
-            f"not {len(component)} components of {len(points)} frames and blocks of {block_frames}."
-        )
     found, in_range, above = [], 0, 0
     with tqdm(desc="Finding overlaps", total=int((component >= 0).sum()), unit=" frames", disable=not progress) as bar:
-        for rows in _rows_of_components(component):
-            for start, target, source, overlap in _overlapping(points, rows, block_frames, bar):
+        for number in np.unique(component[component >= 0]):
+            rows = np.flatnonzero(component == number)
+            for start, target, source, overlap in _overlapping(points, rows, bar):
                 above += int((overlap > np.float32(most)).sum())
                 inside = (overlap >= np.float32(least)) & (overlap <= np.float32(most))
                 target, source, overlap = target[inside], source[inside], overlap[inside]
                 in_range += len(target)
-                kept = _smallest_hashes(target - start, rows[target], rows[source], neighbours, seed)
+                kept = _smallest_hashes(target - start, rows[target], rows[source], neighbours)
                 found.append((rows[target[kept]], rows[source[kept]], overlap[kept]))
     # Components interleave in time, so the whole is sorted once more; within one it is sorted already.
     target, source, overlap = (
@@ -160,29 +149,20 @@ def stored_pair_table(
         LifeError: the geometry is of another life, a setting is out of its range, or the table cannot be written.
     """
     if len(geometry) != len(life):
-        raise LifeError(
-            f"The life {life.name} has {len(life)} frames and its geometry {len(geometry)}: they are not of the same "
-            "preparation. Make the poses again."
-        )
+        raise LifeError(f"The life {life.name} has {len(life)} frames, and this geometry {len(geometry)}.")
     component = np.full(len(life), -1, dtype=np.int64)
     looked_at = frames_at_rate(life, settings.spatial_rate)
     looked_at = looked_at[: np.searchsorted(looked_at, len(life) if num_frames is None else num_frames)]
     component[looked_at] = geometry.component[looked_at]
     key = pair_table_key(replace(geometry, component=component), settings)
     path = life.path / f"pairs-{key[:12]}.parquet"
-    table = _read_if_there(path, key, settings)
+    table = _read_if_there(path, key)
     if table is not None:
         return table
     try:
         with locked(life.path.with_name(f"{life.path.name}.pairs.lock"), f"the pairs of {life.name}"):
-            table = _read_if_there(path, key, settings)  # perhaps made by the process that held the lock
+            table = _read_if_there(path, key)  # perhaps made by the process that held the lock
             if table is None:
-                if progress and (count := int((component >= 0).sum())) > _MANY_FRAMES:
-                    print(
-                        f"Overlaps of {count:,} frames take hours and much memory to find. --spatial-rate 1 looks at "
-                        "one a second, which is enough for a life of days.",
-                        file=sys.stderr,
-                    )
                 table = replace(find_overlaps(geometry.points, component, settings, progress=progress), key=key)
                 _write(table, path)
     except OSError as error:
@@ -208,7 +188,7 @@ def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
 
 
 def _overlapping(
-    points: VisiblePoints, rows: np.ndarray, block_frames: int, bar: tqdm
+    points: VisiblePoints, rows: np.ndarray, bar: tqdm
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
     """For each block of one component's frames: its first frame, then target, source and overlap of its pairs.
 
@@ -225,7 +205,7 @@ def _overlapping(
     start = 0
     while start < len(rows):
         fitting = int(np.searchsorted(most_pairs, most_pairs[start] + _COMMON_AT_ONCE, side="right")) - 1
-        stop = min(max(fitting, start + 1), start + block_frames, len(rows))
+        stop = min(max(fitting, start + 1), start + _BLOCK_FRAMES, len(rows))
         common = (seen[start:stop] @ seen_from).tocoo()
         target, source = common.coords[0].astype(np.int64) + start, common.coords[1].astype(np.int64)
         union = (sizes[target] + sizes[source]).astype(np.float32) - common.data
@@ -235,16 +215,9 @@ def _overlapping(
         start = stop
 
 
-def _rows_of_components(component: np.ndarray) -> list[np.ndarray]:
-    """The rows of each component, ascending."""
-    order = np.argsort(component, kind="stable")
-    groups = np.split(order, np.flatnonzero(np.diff(component[order])) + 1)
-    return [rows for rows in groups if len(rows) and component[rows[0]] >= 0]
-
-
-def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, most: int, seed: int) -> np.ndarray:
+def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, most: int) -> np.ndarray:
     """Which pairs to keep, sorted by target and then by where they stand: for each target at most `most`."""
-    hashed = _hash(np.minimum(first, second), np.maximum(first, second), seed)
+    hashed = _hash(np.minimum(first, second), np.maximum(first, second))
     key = (target.astype(np.uint64) << np.uint64(64 - _TARGET_BITS)) | (hashed >> np.uint64(_TARGET_BITS))
     order = np.argsort(key)
     counts = np.bincount(target)
@@ -253,12 +226,11 @@ def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, 
     return kept[np.lexsort((second[kept], target[kept]))]
 
 
-def _hash(low: np.ndarray, high: np.ndarray, seed: int) -> np.ndarray:
+def _hash(low: np.ndarray, high: np.ndarray) -> np.ndarray:
     """A uint64 for each pair of rows: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), once for each part."""
     mixed = np.zeros(1, dtype=np.uint64)
-    for part in (np.array([seed], dtype=np.uint64), low, high):
-        mixed = mixed ^ part.astype(np.uint64)
-        mixed = mixed + np.uint64(0x9E3779B97F4A7C15)
+    for part in (mixed, low, high):  # the first once was a seed
+        mixed = (mixed ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
         mixed = mixed ^ (mixed >> np.uint64(31))
@@ -275,11 +247,10 @@ def _write(table: PairTable, path: Path) -> None:
         pq.write_table(columns, aside, compression="zstd")
 
 
-def _read_if_there(path: Path, key: str, settings: PairSettings) -> PairTable | None:
-    """A stored table, checked, since what is out of range here would be a crash hours into a run; None without one."""
+def _read_if_there(path: Path, key: str) -> PairTable | None:
+    """A stored table, checked, since a wrong one would be a crash hours into a run; None without one."""
     if not path.exists():
         return None
-    least, most = np.float32(settings.min_overlap), np.float32(settings.max_overlap)
     try:
         columns = pq.read_table(path)
         description = json.loads((columns.schema.metadata or {})[_DESCRIPTION])
@@ -290,8 +261,6 @@ def _read_if_there(path: Path, key: str, settings: PairSettings) -> PairTable | 
         for rows in (table.target, table.source):
             if len(rows) and not 0 <= rows.min() <= rows.max() < table.num_frames:
                 raise ValueError("it names frames that are not there")
-        if (np.diff(table.target) < 0).any() or not ((table.overlap >= least) & (table.overlap <= most)).all():
-            raise ValueError("its pairs are out of order or out of range")
     except Exception as error:  # of several libraries, by what is damaged
         warnings.warn(
             f"The pair table {path} cannot be used ({error}). It is made again.", SingleLifeWarning, stacklevel=3

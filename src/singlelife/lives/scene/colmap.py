@@ -1,45 +1,44 @@
-"""Poses and visible points of a COLMAP model, text or binary.
+"""COLMAP: poses and visible points of the models that it made, and the reconstruction of a life's frames.
 
-The two formats are short and documented, so they are read here, with every size checked against the file before
-anything is read. pycolmap is needed only to make a reconstruction, not to use one: it would also need the 3D points,
-and keep every keypoint in memory.
+The binary format of a model is short and documented, so it is read here, and every size is checked against the file:
+pycolmap makes numbers of what is cut off. It is needed only to reconstruct, which runs on the CPU.
+
+A reconstruction works in a folder beside the prepared life whose name ends in `.sfm`. Features and matches are kept
+there, in COLMAP's database, so a run that was killed goes on; only the last stage, which builds the models, starts
+again.
 """
 
+import json
 import mmap
+import shutil
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
-from urllib.parse import unquote
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote
 
 import numpy as np
+from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, rigid_transforms
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate, rigid_transforms
 
 _MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
     "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
-)  # fmt: skip  # in the order of their numbers in the binary format
+)  # fmt: skip  # in the order of their numbers in the format
 _NUM_PARAMETERS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8}
-_TWO_FOCAL_LENGTHS = ("PINHOLE", "OPENCV")
-_LONGEST_NAME = 4096
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
-
-@dataclass(frozen=True)
-class _Camera:
-    width: int
-    height: int
-    intrinsics: np.ndarray  # fx, fy, cx, cy in pixels of the images that COLMAP saw
+_STEPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)  # each frame is paired with these of the next frames of its video
+_KEYFRAMES = 150  # of the whole life, each paired with all others, to find places that are visited again
+_IMAGES_AT_ONCE, _PAIRS_AT_ONCE = 32, 512  # between two updates of the progress bar
 
 
-@dataclass(frozen=True)
-class _Image:
+class _Image(NamedTuple):
     name: str
-    camera: int
+    size: np.ndarray  # width and height of the image that COLMAP saw, in pixels
+    intrinsics: np.ndarray  # fx, fy, cx, cy, in its pixels
     pose: np.ndarray  # camera to world, (4, 4)
     points: np.ndarray  # int64, ids of the points that it sees
 
@@ -53,8 +52,8 @@ def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
     """The geometry that COLMAP found of a life.
 
     Images are matched to frames by their names, `<video>/<frame_index>.jpg`, such as `morning.mp4/120.jpg` (any
-    extension, percent-encoded or not; leading zeros do not matter). Lens distortion is left out of the intrinsics,
-    which are scaled to the stored frames. The unit of the poses is COLMAP's own, another in each model.
+    extension, percent-encoded or not; leading zeros do not matter). The intrinsics are scaled to the stored frames and
+    leave out lens distortion. The unit of the poses is COLMAP's own, another in each model.
 
     Args:
         life: the prepared life.
@@ -63,37 +62,30 @@ def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
     Raises:
         LifeError: a model is not whole, a camera is of a model that is not supported, or no image is one of a frame.
     """
-    geometry = Geometry.unknown(len(life))
-    sizes = frame_sizes(life)
-    row_of = {
-        (life.videos[video], int(index)): row
-        for row, (video, index) in enumerate(zip(life.video_index, life.frame_index, strict=True))
-    }
+    component = np.full(len(life), -1, dtype=np.int64)
+    poses, intrinsics = np.full((len(life), 4, 4), np.nan), np.full((len(life), 4), np.nan)
     points = [np.zeros(0, dtype=np.int64)] * len(life)
+    sizes = frame_sizes(life)
+    frames = zip(life.video_index.tolist(), life.frame_index.tolist(), strict=True)
+    row_of = {(life.videos[video], index): row for row, (video, index) in enumerate(frames)}
     read = [_read_model(folder) for folder in models]
-    names = []
-    for component in sorted(range(len(read)), key=lambda number: -len(read[number][1])):
-        cameras, images = read[component]
-        for image in images:
-            names.append(image.name)
+    for number in sorted(range(len(read)), key=lambda number: -len(read[number])):
+        for image in read[number]:
             row = row_of.get(_frame_of(image.name), row_of.get(_frame_of(unquote(image.name)), -1))
-            if row < 0 or geometry.component[row] >= 0:
-                continue
-            camera = cameras[image.camera]
-            height, width = sizes[life.video_index[row]]
-            scale = np.array([width / camera.width, height / camera.height])
-            geometry.component[row], geometry.poses[row] = component, image.pose
-            geometry.intrinsics[row] = camera.intrinsics * np.tile(scale, 2)
-            points[row] = image.points
-    if (geometry.component < 0).all():
-        wanted = [f"{video}/{index}.jpg" for video, index in list(row_of)[:3]]
+            if row >= 0 and component[row] < 0:
+                scale = sizes[life.video_index[row], ::-1] / image.size
+                component[row], poses[row], points[row] = number, image.pose, image.points
+                intrinsics[row] = image.intrinsics * np.tile(scale, 2)
+    if (component < 0).all():
+        names = [repr(image.name) for images in read for image in images[:3]]
+        wanted = [repr(f"{video}/{index}.jpg") for video, index in list(row_of)[:3]]
         raise LifeError(
             f"No image of the COLMAP model in {models[0].parent if len(models) > 1 else models[0]} is a frame of the "
-            f"life {life.name}. Its images are named {', '.join(map(repr, names[:3])) or '(there are none)'}; frames "
-            f"are named VIDEO/NUMBER.jpg, here {', '.join(map(repr, wanted))}. Rename the images, or let `singlelife "
-            f"poses {life.name}` make the model."
+            f"life {life.name}. Its images are named {', '.join(names[:3]) or '(there are none)'}; frames are named "
+            f"VIDEO/NUMBER.jpg, here {', '.join(wanted)}. Rename the images, or let `singlelife poses {life.name}` "
+            "make the model."
         )
-    return Geometry(VisiblePoints.from_frames(points), geometry.component, geometry.poses, geometry.intrinsics)
+    return Geometry(VisiblePoints.from_frames(points), component, poses, intrinsics)
 
 
 def _frame_of(name: str) -> tuple[str, int]:
@@ -102,137 +94,191 @@ def _frame_of(name: str) -> tuple[str, int]:
     return video, int(number) if number.isascii() and number.isdecimal() and len(number) < 19 else -1
 
 
-def _read_model(folder: Path) -> tuple[dict[int, _Camera], list[_Image]]:
-    kind = "bin" if (folder / "images.bin").is_file() else "txt"
-    for part in ("cameras", "images"):
-        if not (folder / f"{part}.{kind}").is_file():
-            raise LifeError(f"The COLMAP model in {folder} is not whole: {part}.{kind} is missing.")
-    if kind == "bin":
-        cameras = dict(_binary_cameras(folder / "cameras.bin"))
-        images = list(_binary_images(folder / "images.bin"))
-    else:
-        cameras = dict(_text_cameras(folder / "cameras.txt"))
-        images = list(_text_images(folder / "images.txt"))
-    for image in images:
-        if image.camera not in cameras:
+def _read_model(folder: Path) -> list[_Image]:
+    for path in (folder / "cameras.bin", folder / "images.bin"):
+        if path.with_suffix(".txt").is_file() and not path.is_file():
             raise LifeError(
-                f"The image {image.name!r} in {folder} is of camera {image.camera}, which is missing there."
+                f"The COLMAP model in {folder} is text. Make it binary: colmap model_converter --output_type BIN "
+                f"--input_path {folder} --output_path {folder}"
             )
-    return cameras, images
-
-
-def _camera(path: Path, model: str, width: int, height: int, parameters: tuple[float, ...]) -> _Camera:
-    if model not in _NUM_PARAMETERS:
-        raise LifeError(
-            f"{path} has a camera of model {model}; read are {', '.join(_NUM_PARAMETERS)}. Undistort the images first "
-            "(colmap image_undistorter), or reconstruct with one of those models."
-        )
-    if len(parameters) < _NUM_PARAMETERS[model] or not (0 < width < 1 << 20 and 0 < height < 1 << 20):
-        _damaged(path, f"a camera of {width}x{height} px with {len(parameters)} parameters makes no sense")
-    focal = parameters[:2] if model in _TWO_FOCAL_LENGTHS else (parameters[0], parameters[0])
-    centre = parameters[2:4] if model in _TWO_FOCAL_LENGTHS else parameters[1:3]
-    return _Camera(width, height, np.array([*focal, *centre]))
-
-
-def _image(
-    path: Path, name: str, camera: int, quaternion: np.ndarray, shift: np.ndarray, points: np.ndarray
-) -> _Image:
-    """From COLMAP's pose, world to camera, quaternion real part first."""
-    camera_from_world = rigid_transforms(quaternion[None], shift[None])[0]
-    if not np.isfinite(camera_from_world).all():
-        _damaged(path, f"the pose of {name!r} makes no sense")
-    pose = np.linalg.inv(camera_from_world)
-    return _Image(name, camera, pose, points[points >= 0].astype(np.int64))
-
-
-def _damaged(path: Path, what: str) -> NoReturn:
-    raise LifeError(f"{path} is damaged or cut off: {what}. Copy or reconstruct it again.")
-
-
-# The binary format.
+        if not path.is_file():
+            raise LifeError(f"The COLMAP model in {folder} is not whole: {path.name} is missing.")
+    path = folder / "cameras.bin"
+    try:
+        content = _Bytes(path)
+        cameras = dict(_read_camera(content) for _ in range(content.values("Q")[0]))
+        content = _Bytes(path := folder / "images.bin")
+        return [_read_image(content, cameras) for _ in range(content.values("Q")[0])]
+    except (ValueError, struct.error) as error:
+        raise LifeError(f"{path} is damaged or cut off ({error}). Copy or reconstruct it again.") from error
 
 
 class _Bytes:
-    """A file that is read from front to back, never past its end."""
+    """A file that is read from front to back; ValueError or struct.error where it ends too soon."""
 
     def __init__(self, path: Path):
-        self.path, self._place = path, 0
         with path.open("rb") as file:
-            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) if path.stat().st_size else b""
-
-    def take(self, size: int) -> int:
-        """Where the next `size` bytes begin."""
-        start, self._place = self._place, self._place + size
-        if self._place > len(self._content):
-            _damaged(self.path, f"it ends after {len(self._content)} bytes, within something that it announces")
-        return start
+            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._place = 0
 
     def values(self, layout: str) -> tuple:
-        return struct.unpack_from(f"<{layout}", self._content, self.take(struct.calcsize(f"<{layout}")))
+        found = struct.unpack_from(f"<{layout}", self._content, self._place)
+        self._place += struct.calcsize(f"<{layout}")
+        return found
 
-    def array(self, dtype: np.dtype, count: int) -> np.ndarray:
-        return np.frombuffer(self._content, dtype, count, self.take(count * dtype.itemsize))
+    def bytes(self, count: int) -> bytes:
+        found = self._content[self._place : self._place + count]
+        if len(found) < count:
+            raise ValueError(f"it ends after {len(self._content)} bytes, within something that it announces")
+        self._place += count
+        return found
 
     def name(self) -> str:
-        end = self._content.find(b"\0", self._place, self._place + _LONGEST_NAME)
+        end = self._content.find(b"\0", self._place)
         if end < 0:
-            _damaged(self.path, "a name in it does not end")
-        start = self.take(end + 1 - self._place)
-        return self._content[start:end].decode("utf-8", errors="replace")
+            raise ValueError("a name in it does not end")
+        return self.bytes(end + 1 - self._place)[:-1].decode("utf-8", errors="replace")
 
 
-def _binary_cameras(path: Path) -> Iterator[tuple[int, _Camera]]:
-    content = _Bytes(path)
-    for _ in range(content.values("Q")[0]):
-        number, model, width, height = content.values("IiQQ")
-        name = _MODELS[model] if 0 <= model < len(_MODELS) else str(model)
-        yield number, _camera(path, name, width, height, content.values(f"{_NUM_PARAMETERS.get(name, 0)}d"))
+def _read_camera(content: _Bytes) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
+    """A camera's number, and the size of its images and its intrinsics."""
+    number, model, width, height = content.values("IiQQ")
+    name = _MODELS[model] if 0 <= model < len(_MODELS) else str(model)
+    if name not in _NUM_PARAMETERS:
+        raise LifeError(
+            f"A camera is of the model {name}, not {', '.join(_NUM_PARAMETERS)}. Undistort the images first (colmap "
+            "image_undistorter), or reconstruct with one of these models."
+        )
+    if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
+        raise ValueError(f"a camera of {width}x{height} px makes no sense")
+    parameters = content.values(f"{_NUM_PARAMETERS[name]}d")
+    if name not in ("PINHOLE", "OPENCV"):  # one focal length
+        parameters = (parameters[0], *parameters)
+    return number, (np.array([width, height]), np.array(parameters[:4]))
 
 
-def _binary_images(path: Path) -> Iterator[_Image]:
-    content = _Bytes(path)
-    for _ in range(content.values("Q")[0]):
-        _, *pose, camera = content.values("I7dI")
-        name = content.name()
-        points = content.array(_OBSERVATION, content.values("Q")[0])["point"]
-        yield _image(path, name, camera, np.array(pose[:4]), np.array(pose[4:]), points)
+def _read_image(content: _Bytes, cameras: dict[int, tuple[np.ndarray, np.ndarray]]) -> _Image:
+    _, *pose, camera = content.values("I7dI")
+    name = content.name()
+    points = np.frombuffer(content.bytes(content.values("Q")[0] * _OBSERVATION.itemsize), _OBSERVATION)["point"]
+    camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
+    if camera not in cameras or not np.isfinite(camera_from_world).all():
+        raise ValueError(f"the pose of {name!r} makes no sense, or its camera {camera} is missing")
+    return _Image(name, *cameras[camera], np.linalg.inv(camera_from_world), points[points >= 0].astype(np.int64))
 
 
-# The text format.
+def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:
+    """Reconstruct a life from its frames.
 
+    Features are SIFT. Each video is taken to be of one camera, whose focal length is found too. Pairs are matched
+    along each video and between keyframes of the whole life.
 
-def _lines(path: Path) -> Iterator[str]:
+    Args:
+        life: the prepared life.
+        rate: frames used per second, in Hz.
+        progress: show progress bars on stderr.
+
+    Returns:
+        A folder of COLMAP models, for `life_geometry(life, source=...)`. Frames that did not register are in none.
+
+    Raises:
+        LifeError: pycolmap is not installed, there are too few frames, or nothing could be reconstructed.
+    """
     try:
-        with path.open(encoding="utf-8") as file:
-            yield from (line.rstrip("\r\n") for line in file if not line.startswith("#"))
-    except UnicodeDecodeError as error:
-        _damaged(path, f"it is no text ({error.reason})")
+        import pycolmap
+    except ImportError as error:
+        raise LifeError(
+            'Reconstructing poses needs pycolmap, which is not installed: pip install "singlelife[poses]". Or name '
+            "poses that there are with --from FOLDER."
+        ) from error
+    rows = frames_at_rate(life, rate)
+    if len(rows) < 3:
+        raise LifeError(
+            f"At {rate:g} Hz the life {life.name} gives {len(rows)} frames; 3 are the least. Raise --rate."
+        )
+    work = life.path.with_name(f"{life.path.name}.sfm")
+    # Percent-encoded, as COLMAP's lists of pairs have spaces between names and no quotes.
+    names = [f"{quote(life.videos[life.video_index[row]])}/{life.frame_index[row]}.jpg" for row in rows]
+    described = {"rate": rate, "life": life.metadata["fingerprint"], "pycolmap": pycolmap.__version__}
+    settings, models = work / "settings.json", work / "models"
+    quiet, pycolmap.logging.minloglevel = pycolmap.logging.minloglevel, 3
+    try:
+        if not settings.is_file() or json.loads(settings.read_text(encoding="utf-8")) != described:
+            shutil.rmtree(work, ignore_errors=True)  # of another rate, life or version: nothing of it can be used
+            _write_frames(life, rows, work / "images", names, progress)
+            pycolmap.Database.open(work / "database.db").close()
+            # All in one call, or each call would make cameras of its own.
+            pycolmap.import_images(work / "database.db", work / "images", pycolmap.CameraMode.PER_FOLDER, names)
+            settings.write_text(json.dumps(described), encoding="utf-8")  # last, so that it vouches for the rest
+        if not models.is_dir():
+            _match(pycolmap, work, names, pairs_to_match(life.video_index[rows]), progress)
+            _map(pycolmap, work, models, progress)
+    finally:
+        pycolmap.logging.minloglevel = quiet
+    if not any(models.iterdir()):
+        raise LifeError(
+            f"COLMAP could reconstruct nothing from {len(rows)} frames of the life {life.name}: it needs texture, and "
+            "a camera that moves sideways, not one that stands, only turns, or only goes straight on. Other frames "
+            "may do better: try --rate with another number."
+        )
+    return models
 
 
-def _text_cameras(path: Path) -> Iterator[tuple[int, _Camera]]:
-    for line in filter(str.strip, _lines(path)):
-        try:
-            number, model, width, height, *parameters = line.split()
-            values = int(number), int(width), int(height), tuple(map(float, parameters))
-        except ValueError:
-            _damaged(path, f"{line[:80]!r} is no camera")
-        yield values[0], _camera(path, model, *values[1:])
+def pairs_to_match(video_index: np.ndarray) -> np.ndarray:
+    """Which of the frames given to COLMAP are matched with which, int64 (number of pairs, 2), each once.
+
+    Args:
+        video_index: of these frames, (n,).
+    """
+    frames = np.arange(len(video_index))
+    keyframes = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _KEYFRAMES)).astype(np.int64))
+    pairs = [keyframes[np.stack(np.triu_indices(len(keyframes), 1), axis=1)]]
+    for step in _STEPS:
+        along = np.stack([frames[:-step], frames[step:]], axis=1)
+        pairs.append(along[video_index[along[:, 0]] == video_index[along[:, 1]]])
+    return np.unique(np.concatenate(pairs), axis=0)
 
 
-def _text_images(path: Path) -> Iterator[_Image]:
-    lines = _lines(path)
-    for line in lines:
-        if not line.strip():
-            continue
-        observed = next(lines, None)  # an empty line if the image sees no points
-        if observed is None:
-            _damaged(path, f"after {line[:80]!r} the line of its points is missing")
-        try:
-            _, *pose, camera, name = line.split(maxsplit=9)
-            values, points = np.array(pose, dtype=np.float64), np.array(observed.split()[2::3], dtype=np.int64)
-            number = int(camera)
-        except ValueError:
-            _damaged(path, f"{line[:80]!r} and the line after it are no image and its points")
-        if len(values) != 7 or len(observed.split()) % 3:
-            _damaged(path, f"{line[:80]!r} or the line after it is not whole")
-        yield _image(path, name, number, values[:4], values[4:], points)
+def _write_frames(life: PreparedLife, rows: np.ndarray, folder: Path, names: list[str], progress: bool) -> None:
+    """Write the frames as they are stored."""
+    images = life.dataset.select_columns("image").with_format("arrow")
+    for row, name in zip(rows, tqdm(names, desc="Writing frames", unit=" frames", disable=not progress), strict=True):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(images[int(row)]["image"][0]["bytes"].as_py())
+
+
+def _match(pycolmap: Any, work: Path, names: list[str], pairs: np.ndarray, progress: bool) -> None:
+    """Find features, and match them. COLMAP passes over what the database has."""
+    database, listed = work / "database.db", work / "pairs.txt"
+    with tqdm(desc="Finding features", unit=" frames", total=len(names), disable=not progress) as bar:
+        for start in range(0, len(names), _IMAGES_AT_ONCE):
+            some = names[start : start + _IMAGES_AT_ONCE]
+            pycolmap.extract_features(database, work / "images", image_names=some, device=pycolmap.Device.cpu)
+            bar.update(len(some))
+    options = pycolmap.ImportedPairingOptions()
+    options.match_list_path = listed
+    with tqdm(desc="Matching pairs", unit=" pairs", total=len(pairs), disable=not progress) as bar:
+        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
+            part = pairs[start : start + _PAIRS_AT_ONCE]
+            listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in part), encoding="utf-8")
+            pycolmap.match_image_pairs(database, pairing_options=options, device=pycolmap.Device.cpu)
+            bar.update(len(some))
+
+
+def _map(pycolmap: Any, work: Path, models: Path, progress: bool) -> None:
+    aside = work / "models.partial"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.extract_colors, options.random_seed = False, 0
+    # Without a total: COLMAP tries several beginnings, and takes up frames anew with each.
+    with tqdm(desc="Placing frames", unit=" frames", disable=not progress) as bar:
+        pycolmap.incremental_mapping(
+            work / "database.db",
+            work / "images",
+            aside,
+            options=options,
+            initial_image_pair_callback=lambda: bar.update(2),
+            next_image_callback=lambda: bar.update(1),
+        )
+    aside.rename(models)

@@ -6,27 +6,28 @@ made from. It appears whole or not at all, and is made again when its source has
 
 import hashlib
 import json
-import shutil
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
 from datasets import load_from_disk
+from datasets.arrow_writer import ArrowWriter
 
 from singlelife.errors import LifeError
-from singlelife.files import locked
+from singlelife.files import atomic_dir, locked
 from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import GEOMETRY as FOLDER
 from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.prepared import GEOMETRY_METADATA as METADATA
 from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
-from singlelife.lives.scene.depth import default_voxel_size, depth_geometry
-from singlelife.lives.scene.geometry import Geometry, GeometrySettings, VisiblePoints
+from singlelife.lives.scene.geometry import (
+    Geometry,
+    VisiblePoints,
+    default_voxel_size,
+    depth_geometry,
+)
 from singlelife.lives.video.sources import VideoFile
 from singlelife.lives.video.sources import fingerprint as file_fingerprint
 
@@ -35,24 +36,29 @@ FORMAT_VERSION = 1
 _ROWS_IN_A_BATCH = 4096
 _FILES = {
     "Aria MPS": (aria.TRAJECTORY, aria.POINTS, aria.OBSERVATIONS, aria.CALIBRATION, aria.FOLDERS, f"*{aria.TIMES}"),
-    "COLMAP": ("cameras.bin", "cameras.txt", "images.bin", "images.txt"),
+    "COLMAP": ("cameras.bin", "images.bin"),
     "depth": (),
+}
+# Part of the format, of earlier versions in which they could be set.
+_SETTINGS = {
+    "max_inv_dist_std": aria.MAX_INV_DIST_STD,
+    "max_dist_std": aria.MAX_DIST_STD,
+    "tolerance": 0.05,
+    "max_distance": 5.0,
+    "video_start": "",
+    "upright": True,
 }
 
 
-@dataclass(frozen=True)
-class GeometrySource:
-    """A source of geometry.
-
-    Attributes:
-        kind: `"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own).
-        root: the folder that was searched; None for depth.
-        folders: the MPS folders or COLMAP models in it.
-    """
+class GeometrySource(NamedTuple):
+    """Where geometry is made from."""
 
     kind: str
-    root: Path | None = None
+    """`"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own)"""
     folders: tuple[Path, ...] = ()
+    """the MPS folders or COLMAP models"""
+    roots: tuple[Path, ...] = ()
+    """where their files lie, and the times of Aria's videos"""
 
 
 def stored_geometry(life: PreparedLife) -> Geometry | None:
@@ -61,8 +67,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
     Raises:
         LifeError: what is there is damaged.
     """
-    metadata = geometry_metadata(life)
-    if metadata is None:
+    if geometry_metadata(life) is None:
         return None
     try:
         table = load_from_disk(str(life.path / FOLDER)).data
@@ -75,10 +80,10 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
         )
+        if len(geometry) != len(life):
+            raise ValueError(f"it is of {len(geometry)} frames, not {len(life)}")
     except Exception as error:  # of several libraries, by what is damaged
-        raise LifeError(f"{life.path / FOLDER} cannot be read ({error}). {_again(life)}") from error
-    if len(geometry) != len(life):
-        raise LifeError(f"{life.path / FOLDER} is of {len(geometry)} frames, not {len(life)}. {_again(life)}")
+        raise _damaged(life, FOLDER, error) from error
     return geometry
 
 
@@ -99,15 +104,22 @@ def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise LifeError(f"{path} cannot be read ({error}). {_again(life)}") from error
+        raise _damaged(life, f"{FOLDER}/{METADATA}", error) from error
     return metadata if metadata.get("format_version") == FORMAT_VERSION else None
+
+
+def _damaged(life: PreparedLife, name: str, error: Exception) -> LifeError:
+    return LifeError(
+        f"{life.path / name} cannot be read ({error}). Delete {life.path / FOLDER} and run `singlelife poses "
+        f"{life.name}` again."
+    )
 
 
 def life_geometry(
     life: PreparedLife,
     *,
     source: Path | None = None,
-    settings: GeometrySettings | None = None,
+    voxel_size: float = 0.0,
     progress: bool = True,
 ) -> Geometry:
     """The geometry of a life: the stored one, or made and stored now.
@@ -118,33 +130,31 @@ def life_geometry(
         life: the prepared life.
         source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
             the folder `slam` of the life's recordings; else the life's own depth and poses.
-        settings: how to make it; by default as it was made before, or the defaults.
+        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else
+            0.1 m for Aria, and an eighth of the median depth for depth. COLMAP's points need none.
         progress: show progress bars on stderr.
 
     Raises:
         LifeError: there is no source, or it cannot be used.
     """
     metadata = geometry_metadata(life)
-    found = None if source is None and metadata is not None and metadata["chosen"] else find_source(life, source)
-    if found is None:
-        geometry = stored_geometry(life)
-        if geometry is None:
-            raise LifeError(
-                f"The camera poses of the life {life.name} are not known. Put an Aria MPS folder or a COLMAP model "
-                f"into {_slam_folder(life)}, name one with `singlelife poses {life.name} --from FOLDER`, or let "
-                f"`singlelife poses {life.name}` reconstruct them from the frames."
-            )
-        return geometry
-    if settings is None:
-        settings = GeometrySettings(**metadata["settings"]) if metadata else GeometrySettings()
-    fingerprint = _fingerprint(life, found, settings)
-    if metadata is None or metadata["fingerprint"] != fingerprint:
-        with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
-            metadata = geometry_metadata(life)
-            if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
-                _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
+    named_before = source is None and metadata is not None and metadata["chosen"]
+    found = None if named_before else find_source(life, source)
+    if found is not None:
+        settings = {"voxel_size": voxel_size or (metadata["settings"]["voxel_size"] if metadata else 0.0), **_SETTINGS}
+        fingerprint = _fingerprint(life, found, settings)
+        if metadata is None or metadata["fingerprint"] != fingerprint:
+            with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
+                metadata = geometry_metadata(life)
+                if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
+                    _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
     geometry = stored_geometry(life)
-    assert geometry is not None
+    if geometry is None:
+        raise LifeError(
+            f"The camera poses of the life {life.name} are not known. Put an Aria MPS folder or a COLMAP model into "
+            f"{_slam_folder(life)}, name one with `singlelife poses {life.name} --from FOLDER`, or let `singlelife "
+            f"poses {life.name}` reconstruct them from the frames."
+        )
     return geometry
 
 
@@ -155,19 +165,19 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
     """
     root = folder or _slam_folder(life)
-    if life.metadata.get("shuffled"):  # its frames no longer stand where a recording's times say
-        if folder is not None:
-            raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
-        places = []
-    else:
-        places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if root.is_dir() else []
+    shuffled = life.metadata.get("shuffled")  # its frames no longer stand where a recording's times say
+    if shuffled and folder is not None:
+        raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
+    places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if not shuffled else []
     for kind, matches in (("Aria MPS", aria.is_mps_folder), ("COLMAP", colmap.is_model)):
         if folders := tuple(filter(matches, places)):
-            return GeometrySource(kind, root, folders)
+            times = recordings_dir() / life.name  # a video's times may lie with the recordings
+            beside = (times,) if kind == "Aria MPS" and times.is_dir() else ()
+            return GeometrySource(kind, folders, (root, *beside))
     if folder is not None:
         raise LifeError(
-            f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model (cameras "
-            "and images, .bin or .txt), nor do the folders in it."
+            f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model "
+            "(cameras.bin, images.bin), nor do the folders in it."
             + (" Unpack the .zip files in it first." if any(root.rglob("*.zip")) else "")
         )
     known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
@@ -178,39 +188,28 @@ def _slam_folder(life: PreparedLife) -> Path:
     return recordings_dir() / life.name / "slam"
 
 
-def _again(life: PreparedLife) -> str:
-    return f"Delete that folder and run `singlelife poses {life.name}` again."
-
-
-def _fingerprint(life: PreparedLife, source: GeometrySource, settings: GeometrySettings) -> str:
+def _fingerprint(life: PreparedLife, source: GeometrySource, settings: dict[str, Any]) -> str:
     files: set[Path] = set()
-    for root in _beside(life, source):
+    for root in source.roots:
         files |= {path for pattern in _FILES[source.kind] for path in root.rglob(pattern) if path.is_file()}
     described = [
         FORMAT_VERSION,
         life.metadata["fingerprint"],
         source.kind,
-        asdict(settings),
+        settings,
         [[path.name, file_fingerprint(VideoFile(path))] for path in sorted(files)],
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _beside(life: PreparedLife, source: GeometrySource) -> list[Path]:
-    """Where the files of a source are looked for: a video's times may lie with the recordings."""
-    if source.root is None:
-        return []
-    recordings = recordings_dir() / life.name
-    return [source.root, recordings] if source.kind == "Aria MPS" and recordings.is_dir() else [source.root]
-
-
 def _make(
-    life: PreparedLife, source: GeometrySource, settings: GeometrySettings, metadata: dict[str, Any], progress: bool
+    life: PreparedLife, source: GeometrySource, settings: dict[str, Any], metadata: dict[str, Any], progress: bool
 ) -> None:
-    voxel_size = settings.voxel_size
+    """Make and store the geometry, and `metadata` with it."""
+    voxel_size = settings["voxel_size"]
     if source.kind == "Aria MPS":
         voxel_size = voxel_size or aria.DEFAULT_VOXEL_SIZE
-        geometry = aria.aria_geometry(life, source.folders, _beside(life, source), settings, progress=progress)
+        geometry = aria.aria_geometry(life, source.folders, source.roots, voxel_size=voxel_size, progress=progress)
     elif source.kind == "COLMAP":
         voxel_size = 0.0
         geometry = colmap.colmap_geometry(life, list(source.folders))
@@ -220,7 +219,7 @@ def _make(
     metadata |= {
         "format_version": FORMAT_VERSION,
         "source": source.kind,
-        "settings": asdict(settings),
+        "settings": settings,
         "voxel_size": voxel_size,
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
@@ -228,7 +227,7 @@ def _make(
         "warnings": [],  # part of the format; of earlier versions that judged the camera's motion here
     }
     try:
-        _store(life, geometry, metadata)
+        store_geometry(life, geometry, metadata)
     except OSError as error:
         raise LifeError(
             f"The geometry of {life.name} cannot be written into {life.path}: {error.strerror or error}. Make room "
@@ -236,42 +235,22 @@ def _make(
         ) from error
 
 
-def _store(life: PreparedLife, geometry: Geometry, metadata: dict[str, Any]) -> None:
-    folder, aside, old = life.path / FOLDER, life.path / f"{FOLDER}.partial", life.path / f"{FOLDER}.old"
-    for leftover in (aside, old):
-        shutil.rmtree(leftover, ignore_errors=True)
-    aside.mkdir()
+def store_geometry(life: PreparedLife, geometry: Geometry, metadata: dict[str, Any]) -> None:
+    """Keep a geometry beside its life, in place of what is there."""
     file = "data-00000-of-00001.arrow"
-    schema = GEOMETRY_COLUMNS.arrow_schema
-    with pa.OSFile(str(aside / file), "wb") as sink, pa.ipc.new_stream(sink, schema) as stream:
-        for batch in _batches(geometry, schema):
-            stream.write_batch(batch)
-    write_dataset_description(aside, [file], GEOMETRY_COLUMNS, metadata["fingerprint"])
-    (aside / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
-    if folder.exists():
-        folder.rename(old)
-    aside.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def _batches(geometry: Geometry, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
-    points = geometry.points
-    for start in range(0, len(geometry), _ROWS_IN_A_BATCH):
-        rows = slice(start, start + _ROWS_IN_A_BATCH)
-        offsets = points.offsets[start : min(start + _ROWS_IN_A_BATCH, len(geometry)) + 1]
-        poses, intrinsics = geometry.poses[rows], geometry.intrinsics[rows]
-        matrix_rows = pa.ListArray.from_arrays(_every(4, len(poses) * 4), pa.array(poses.reshape(-1)))
-        matrices = pa.ListArray.from_arrays(_every(4, len(poses)), matrix_rows)
-        columns = [
-            pa.ExtensionArray.from_storage(schema.field("pose").type, matrices),
-            pa.FixedSizeListArray.from_arrays(pa.array(intrinsics.reshape(-1)), 4),
-            pa.array(geometry.component[rows]),
-            pa.ListArray.from_arrays(
-                pa.array((offsets - offsets[0]).astype(np.int32)), pa.array(points.ids[offsets[0] : offsets[-1]])
-            ),
-        ]
-        yield pa.RecordBatch.from_arrays(columns, schema=schema)
-
-
-def _every(step: int, count: int) -> pa.Array:
-    return pa.array(np.arange(count + 1, dtype=np.int32) * np.int32(step))
+    with atomic_dir(life.path / FOLDER) as aside:
+        with ArrowWriter(features=GEOMETRY_COLUMNS, path=str(aside / file)) as writer:
+            for start in range(0, len(geometry), _ROWS_IN_A_BATCH):
+                rows = range(start, min(start + _ROWS_IN_A_BATCH, len(geometry)))
+                part = slice(start, rows.stop)
+                writer.write_batch(
+                    {
+                        "pose": geometry.poses[part],
+                        "intrinsics": geometry.intrinsics[part],
+                        "component": geometry.component[part],
+                        "point_ids": [geometry.points[row] for row in rows],
+                    }
+                )
+            writer.finalize()
+        write_dataset_description(aside, [file], GEOMETRY_COLUMNS, metadata["fingerprint"])
+        (aside / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")

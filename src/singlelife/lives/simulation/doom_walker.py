@@ -8,13 +8,13 @@ the walker stops to look around.
 Paths lead over a grid of nodes that a player can stand on.
 """
 
-import heapq
 import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 import vizdoom as vzd
+from scipy.sparse import csgraph, csr_array
 
 from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
 
@@ -204,7 +204,6 @@ class Walkways:
         self._walls = sectors == OUTSIDE
         self._walls[touched[solid]] = True
         self._heights: np.ndarray | None = None
-        self._haunts: set[int] = set()
         self._blocked = self._walls.copy()  # and what has turned out to be in the way
 
         two_sided = ~solid
@@ -226,7 +225,7 @@ class Walkways:
         if self._heights is not None and np.array_equal(heights, self._heights):
             return
         self._heights = heights
-        self._haunts = set()
+        self._haunts = np.zeros(0, dtype=np.int64)
         nodes = self._node[self._first]
         bottom, top = np.full(len(self._blocked), np.inf), np.full(len(self._blocked), -np.inf)
         bottom[nodes] = np.maximum.reduceat(floor[self._sector], self._first)
@@ -242,8 +241,7 @@ class Walkways:
         node, number = np.nonzero(ways)
         there = node + np.array([dx * self._shape[1] + dy for dx, dy in _NEIGHBOURS])[number]
         length = np.array([np.hypot(dx, dy) for dx, dy in _NEIGHBOURS])[number] * self._discomfort()[there]
-        self._graph = _Graph(node, there, length, len(ways))
-        self._reversed_graph = _Graph(there, node, length, len(ways))
+        self._graph = csr_array((length, (node, there)), shape=(len(ways), len(ways)))
 
     def _discomfort(self) -> np.ndarray:
         """What it costs to go over each node: more beside walls."""
@@ -305,16 +303,28 @@ class Walkways:
         """
         start = self._start_near(position)
         if start not in self._haunts:
-            there, back = self._graph.reach(start), self._reversed_graph.reach(start)
-            self._haunts = there & back
+            there, back = (
+                csgraph.breadth_first_order(graph, start, return_predecessors=False)
+                for graph in (self._graph, self._graph.T.tocsr())
+            )
+            self._haunts = np.intersect1d(there, back)
             if len(self._haunts) < _PLACE:
-                self._haunts = set()
-                return np.array(sorted(there))
-        return np.array(sorted(self._haunts))
+                self._haunts = self._haunts[:0]
+                return np.sort(there)
+        return self._haunts
 
     def path(self, position: np.ndarray, goal: int) -> np.ndarray:
-        """Map coordinates from `position` to the node `goal`, (steps, 2)."""
-        return self.positions(np.array(self._graph.path(self._start_near(position), goal)))
+        """Map coordinates from `position` to the node `goal`, on the cheapest path, (steps, 2)."""
+        start = self._start_near(position)
+        cost, into = csgraph.dijkstra(self._graph, indices=start), self._graph.tocsc()
+        nodes = [goal]
+        while nodes[-1] != start:
+            ways = slice(*into.indptr[nodes[-1] : nodes[-1] + 2])
+            before = into.indices[ways]
+            # Of equally cheap ways the one that leaves the nearer node, then the lower: always the same path.
+            before = before[cost[before] + into.data[ways] == cost[nodes[-1]]]
+            nodes.append(int(before[cost[before].argmin()]))
+        return self.positions(np.array(nodes[::-1]))
 
     def _nodes_touching(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Nodes whose player would touch a sample point of a line, and the numbers of those points."""
@@ -328,47 +338,6 @@ class Walkways:
                 nodes.append(place[near, 0] * self._shape[1] + place[near, 1])
                 points.append(np.flatnonzero(near))
         return np.concatenate(nodes), np.concatenate(points)
-
-
-class _Graph:
-    """Edges by the node that they leave, in plain lists, which Python walks through fastest."""
-
-    def __init__(self, node: np.ndarray, there: np.ndarray, length: np.ndarray, num_nodes: int):
-        order = np.argsort(node, kind="stable")
-        self._first: list[int] = np.searchsorted(node[order], np.arange(num_nodes + 1)).tolist()
-        self._there: list[int] = there[order].tolist()
-        self._length: list[float] = length[order].tolist()
-
-    def reach(self, start: int) -> set[int]:
-        """The nodes that can be reached."""
-        found, waiting = {start}, [start]
-        while waiting:
-            node = waiting.pop()
-            for neighbour in self._there[self._first[node] : self._first[node + 1]]:
-                if neighbour not in found:
-                    found.add(neighbour)
-                    waiting.append(neighbour)
-        return found
-
-    def path(self, start: int, goal: int) -> list[int]:
-        """The nodes on the cheapest path to one that can be reached (Dijkstra's algorithm)."""
-        before: dict[int, int] = {}
-        cost = {start: 0.0}
-        queue = [(0.0, start, start)]
-        while goal not in before:
-            so_far, node, previous = heapq.heappop(queue)
-            if node in before:
-                continue
-            before[node] = previous
-            for edge in range(self._first[node], self._first[node + 1]):
-                neighbour, total = self._there[edge], so_far + self._length[edge]
-                if total < cost.get(neighbour, np.inf):
-                    cost[neighbour] = total
-                    heapq.heappush(queue, (total, neighbour, node))
-        path = [goal]
-        while path[-1] != start:
-            path.append(before[path[-1]])
-        return path[::-1]
 
 
 def _samples(doom_map: DoomMap) -> tuple[np.ndarray, np.ndarray]:

@@ -1,8 +1,7 @@
 """Simulated lives: a walker's life in a map of a game, with exact pose and depth.
 
 ViZDoom renders the free game data that its wheel carries (freedoom1 and freedoom2, BSD licence) in software, without a
-screen, several hundred frames per second and core. So everything that this package does can be tried, and checked
-against exact geometry, on a laptop without a network. A simulated life is never a substitute for a real one.
+screen, at several hundred frames per second and core. A simulated life is never a substitute for a real one.
 
 Frames show the view without head-up display, weapon and messages. There are no monsters and the walker cannot die.
 """
@@ -19,7 +18,7 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation.doom_map import DoomMap, MapGeometry, depth_of_buffer
+from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
 from singlelife.lives.simulation.doom_walker import Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
@@ -104,12 +103,6 @@ class SimulatedFrame:
     depth: np.ndarray | None
 
 
-def intrinsics(frame_size: int) -> np.ndarray:
-    """fx, fy, cx, cy of frames of `frame_size` px, float64 (4,)."""
-    scale = frame_size / _HEIGHT
-    return np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
-
-
 def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]:
     """Render a life. The same source and size give the same frames in every process.
 
@@ -121,8 +114,8 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
     with tempfile.TemporaryDirectory() as scratch, closing(_start_game(source, scratch)) as game:
         walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
-        geometry = MapGeometry(doom_map)
-        camera = intrinsics(frame_size)
+        scale = frame_size / _HEIGHT
+        camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
         timestamp, last_position = 0.0, None
         for index in range(source.num_frames):
             if game.is_episode_finished():  # the walker has found the exit
@@ -142,10 +135,10 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
-                geometry.update_heights(state.sectors)
-                exact = geometry.depth(position, angle, camera, frame_size)
+                exact = exact_depth(doom_map, state.sectors, position, angle, camera, frame_size)
                 known = np.isfinite(exact)  # infinite is the sky
-                known[known] = np.abs(exact[known] - depth[known]) <= _tolerance(exact[known])
+                # The buffer may be off by its own error, and by half a pixel on a slanted surface.
+                known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
                 depth = np.where(known, exact, np.float32(0))
             yield SimulatedFrame(
                 image=_EXPOSURE[_resize(_middle_square(state.screen_buffer), frame_size)],
@@ -180,18 +173,9 @@ def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
     game.set_mode(vzd.Mode.PLAYER)
     game.set_seed(source.seed)
     game.set_episode_timeout(0)
-    for switch_off in (
-        game.set_render_hud,
-        game.set_render_weapon,
-        game.set_render_crosshair,
-        game.set_render_decals,
-        game.set_render_particles,
-        game.set_render_effects_sprites,
-        game.set_render_messages,
-        game.set_render_corpses,
-        game.set_render_screen_flashes,
-    ):
-        switch_off(False)
+    for what in ("hud", "weapon", "crosshair", "decals", "particles", "effects_sprites", "messages", "corpses",
+                 "screen_flashes"):  # fmt: skip
+        getattr(game, f"set_render_{what}")(False)
     # Overlays of the game's own that the switches above leave on; head bobbing would move the eye unseen.
     game.add_game_args("-nomonsters +con_midtime 0 +con_notifytime 0 +cl_showsecretmessage 0 +sv_cheats 1 +movebob 0")
     game.set_available_buttons(list(Walker.BUTTONS))
@@ -231,11 +215,6 @@ def _pose(position: np.ndarray, angle: float) -> np.ndarray:
     pose = np.eye(4)
     pose[:3] = np.stack([right, [0.0, 0.0, -1.0], forward, position], axis=1)
     return pose
-
-
-def _tolerance(depth: np.ndarray) -> np.ndarray:
-    """How far the depth buffer may be from the exact depth: its own error, and half a pixel on a slanted surface."""
-    return 8 + 0.04 * depth
 
 
 def _middle_square(image: np.ndarray) -> np.ndarray:
