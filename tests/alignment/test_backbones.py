@@ -1,12 +1,10 @@
 """Maps of vision transformers without cross-attention: exactly the cosine of their patch tokens, in their place."""
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 import transformers as hf
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoModel, ViTForImageClassification
 
@@ -16,6 +14,7 @@ from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor, CroCoMode
 from singlelife.croco.convert import convert_croco
 from singlelife.errors import CheckpointError
 
+from ..croco.shared import golden as golden_numbers
 from ..micro import save_micro_model
 
 TINY = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
@@ -302,10 +301,7 @@ def test_features_of_a_croco_are_its_encoders_output(croco):
 @pytest.mark.parametrize("name", ["cosine", "rope100"])
 def test_a_converted_reference_checkpoint_gives_the_references_maps(name, tmp_path):
     """The golden views are floats, so the processor lets them through."""
-    with safe_open(Path(__file__).parents[1] / "data" / "croco_reference" / f"{name}.safetensors", "pt") as file:
-        kwargs = json.loads(file.metadata()["croco_kwargs"])
-        golden = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (a handle, not a dict)
-    state = {name.removeprefix("state."): tensor for name, tensor in golden.items() if name.startswith("state.")}
+    golden, state, kwargs = golden_numbers(name)
     config, weights = convert_croco(state, kwargs)
     model = CroCoForPreTraining(config)
     model.load_state_dict(weights)

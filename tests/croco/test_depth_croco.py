@@ -1,9 +1,6 @@
 """Depth from a frozen encoder: the loss by hand, checkpoints in and out, the pipeline, remote code."""
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -29,39 +26,23 @@ from singlelife.croco.depth_croco import (
 )
 
 from ..micro import MICRO, save_micro_model
+from .shared import run_without_the_package
 
 SIZE = {"height": 32, "width": 32}
 
 WITHOUT_THE_PACKAGE = """
-import sys
-
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "singlelife":
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Blocked())
-import torch
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import AutoModelForDepthEstimation, pipeline
 
-folder = sys.argv[1]
-expected = load_file(f"{folder}/expected.safetensors")
 model = AutoModelForDepthEstimation.from_pretrained(folder, trust_remote_code=True)
 assert (model(expected["pixels"]).predicted_depth - expected["depth"]).abs().max() == 0
 estimate = pipeline("depth-estimation", model=folder, trust_remote_code=True)
 assert estimate(Image.new("RGB", (40, 30)))["depth"].size == (40, 30)
-assert not any(name.partition(".")[0] == "singlelife" for name in sys.modules)
-print("loaded")
 """
 
 
 def config(**fields) -> CroCoDepthConfig:
-    usual = {"image_size": 32, "patch_size": 8, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
-    usual |= {"intermediate_size": 64, "decoder_hidden_size": 16, "decoder_num_hidden_layers": 1}
-    usual |= {"decoder_num_attention_heads": 2, "decoder_intermediate_size": 32, "mask_ratio": 0.5}
-    return CroCoDepthConfig(**usual | fields)
+    return CroCoDepthConfig(**MICRO | {"num_hidden_layers": 1} | fields)
 
 
 def model(**fields) -> CroCoForDepthEstimation:
@@ -219,11 +200,7 @@ def test_it_loads_as_remote_code_without_the_package(tmp_path):
     with torch.no_grad():
         depth = depth_model(pixels).predicted_depth
     save_file({"pixels": pixels, "depth": depth}, tmp_path / "expected.safetensors")
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path / "modules"), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(tmp_path)], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "loaded", done.stderr
+    run_without_the_package(WITHOUT_THE_PACKAGE, tmp_path, tmp_path / "modules")
 
 
 @pytest.mark.parametrize(
