@@ -55,14 +55,12 @@ class Architecture:
             top. None: whatever there is before as many tokens as there are patches.
         any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
         inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
-        overrides: values of the config to change.
         video: it is a video model, with a video processor.
     """
 
     prefix_tokens: int | None
     any_size: bool = False
     inputs: Callable[[PretrainedConfig, torch.Tensor, Grid], dict[str, Any]] = _images
-    overrides: tuple[tuple[str, Any], ...] = ()
     video: bool = False
 
 
@@ -79,7 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
     "siglip2_vision_model": Architecture(0, inputs=_patches),
     "siglip_vision_model": Architecture(0),
     "vit": Architecture(1),
-    "vit_mae": Architecture(1, inputs=_unshuffled, overrides=(("mask_ratio", 0.0),)),
+    "vit_mae": Architecture(1, inputs=_unshuffled),
     "vit_msn": Architecture(1),
     "vjepa2": Architecture(0, inputs=_still_clip, video=True),
 }
@@ -91,8 +89,8 @@ _UNKNOWN = Architecture(None)
 def vision_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config of the part that sees: of a dual tower its vision tower, else the config itself."""
     tower = config.vision_config if config.model_type in DUAL_TOWERS else config
-    for name, value in ARCHITECTURES.get(tower.model_type, _UNKNOWN).overrides:
-        setattr(tower, name, value)
+    if tower.model_type == "vit_mae":
+        tower.mask_ratio = 0.0
     return tower
 
 

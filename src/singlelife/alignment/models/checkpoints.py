@@ -153,20 +153,18 @@ class Checkpoint:
         return model
 
     def _refuse_other_weights(self) -> None:
-        if self.repo_id is None:
-            names = sorted(path.name for path in self.folder.iterdir())
-        else:
+        names = sorted(path.name for path in self.folder.iterdir())
+        if self.repo_id is not None:
             with translate_hub_errors(self.repo_id, f"Looking up {self.repo_id}", kind="model"):
                 names = hub_api().list_repo_files(self.repo_id, revision=self.commit)
-        if pickled := [name for name in names if name.endswith(PICKLED)]:
-            raise CheckpointError(
-                f"The weights of {self.name} cannot be loaded: it has only pickled weights ({pickled[0]}), which can "
-                f"run code when they are opened. Ask its owner for safetensors. {_CONVERT}"
-            )
-        raise CheckpointError(f"{self.name} has no weights: there is no model.safetensors.")
+        pickled = [name for name in names if name.endswith(PICKLED)]
+        why = (
+            f" It has only pickled weights ({pickled[0]}), which can run code when they are opened." if pickled else ""
+        )
+        raise CheckpointError(f"{self.name} has no weights: there is no {_WHOLE}.{why} Ask its owner. {_CONVERT}")
 
     def _check_index(self) -> None:
-        """The index says which file has a tensor: that has to be one of the weights, and of this folder."""
+        """The index of weights in parts says which file has a tensor: that has to be one of this model's."""
         if self.weights == (_WHOLE,) or not (self.folder / INDEX).is_file():
             return
         try:
@@ -212,18 +210,14 @@ def find_checkpoint(spec: str) -> Checkpoint:
         HubError: the Hub has it, but not for you, or it cannot be asked.
     """
     path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / CONFIG).is_file():
-            checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
-            hint = f" It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else ""
-            if not hint and any(file.suffix in PICKLED for file in path.iterdir()):
-                hint = f" {_CONVERT}"
-            raise CheckpointError(f"The folder {spec} holds no model: it has no {CONFIG}.{hint}")
+    if (path / CONFIG).is_file():
         return Checkpoint(spec, path, weights_among([file.name for file in path.iterdir()]))
-    if path.is_file():
-        raise CheckpointError(
-            f"{spec} is a file; a model is a folder with a {CONFIG} and safetensors, or a Hub id. {_CONVERT}"
+    if path.exists():
+        checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
+        hint = (
+            f"It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else _CONVERT
         )
+        raise CheckpointError(f"{spec} holds no model: there is no {CONFIG}. A model is a folder with one. {hint}")
     repo_id, _, revision = spec.partition("@")
     if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")

@@ -66,6 +66,7 @@ class FeatureCorrelation:
 
     method = "feature correlation"
     num_heads = 1
+    _default_layers = slice(-1, None)
 
     def __init__(
         self,
@@ -80,7 +81,7 @@ class FeatureCorrelation:
         self._backbone = Backbone(name, model, processor, device)
         self.grid, self.image_size = self._backbone.grid, self._backbone.image_size
         depth = self._depth()
-        chosen = self._default_layers(depth) if layers is None else layers
+        chosen = range(depth)[self._default_layers] if layers is None else layers
         wrong = [layer for layer in chosen if not -depth <= layer < depth]
         if wrong or not chosen:
             raise CheckpointError(
@@ -102,9 +103,6 @@ class FeatureCorrelation:
 
     def _depth(self) -> int:
         return self._backbone.depth
-
-    def _default_layers(self, depth: int) -> Sequence[int]:
-        return (-1,)
 
     def _tokens(self, view: torch.Tensor, other: torch.Tensor) -> list[torch.Tensor]:
         """The tokens of a view after each chosen block, float32 (B, N, D); a decoder's depend on the other view."""
@@ -144,6 +142,7 @@ class CrossAttention(DecoderCorrelation):
     """A CroCo's cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views."""
 
     method = "cross-attention"
+    _default_layers = slice(None)
 
     @property
     def num_heads(self) -> int:  # type: ignore[override]
@@ -162,9 +161,6 @@ class CrossAttention(DecoderCorrelation):
     def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         maps = torch.cat([block.cpu() for block in self._blocks(target, source)], dim=1)
         return self._finite("attention logits", maps)
-
-    def _default_layers(self, depth: int) -> Sequence[int]:
-        return range(depth)
 
     def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
         """The maps of the chosen blocks, float32 (B, heads, N, N) each."""

@@ -76,10 +76,9 @@ def make_balanced_pair_set(
         PairSetError: a setting is out of its range, or a bin of a life has too few pairs.
     """
     config = replace(config or PairSetConfig(), **settings)
-    if not lives:
-        raise PairSetError("A pair set is drawn from at least one life.")
-    if len({life.metadata["fingerprint"] for life in lives}) < len(lives):
-        raise PairSetError("A life is named twice. Name each once: all get the same number of pairs.")
+    fingerprints = {life.metadata["fingerprint"] for life in lives}
+    if not lives or len(fingerprints) < len(lives):
+        raise PairSetError("Name at least one life, and each once: all get the same number of pairs.")
     by = "none" if config.views == "shifted" else config.by
     geometries = _geometries(lives, by, progress) if by in (None, "overlap") else None
     by = by or ("gap" if geometries is None else "overlap")
@@ -209,8 +208,7 @@ def _enough(life: PreparedLife, frames: np.ndarray, wanted: int, what: str) -> n
     if len(frames) < wanted:
         raise PairSetError(
             f"The life {life.name} has too few pairs with {what} between which the camera moves: {wanted} are wanted "
-            f"and {len(frames)} were found. Ask for fewer pairs (--num-pairs), choose other bins (--bins), or "
-            "take a longer life."
+            f"and {len(frames)} were found. Lower --num-pairs, choose other --bins, or take a longer life."
         )
     return frames[:wanted]
 
@@ -251,7 +249,13 @@ def _cut_out(
     described["timestamps"] = timestamps.tolist()
     names = (life.videos for life, frames in pairs for _ in frames)
     described["videos"] = [[of_life[video] for video in pair] for of_life, pair in zip(names, videos, strict=True)]
-    overlap = np.concatenate([_overlaps(life, frames) for life, frames in pairs])
+    overlaps = []
+    for life, frames in pairs:
+        geometry = stored_geometry(life)
+        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where no points are kept beside the life
+        if geometry is not None:
+            overlaps[-1] = overlaps_of(geometry.points, geometry.component, frames)
+    overlap = np.concatenate(overlaps)
     return PairSet(
         name=f"{'+'.join(life.name for life in lives)}/{config.views}",
         target=torch.from_numpy(cut[0]),
@@ -265,14 +269,6 @@ def _cut_out(
     )
 
 
-def _overlaps(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
-    """The overlap of each pair, float32 (n,); NaN where no points are kept beside the life."""
-    geometry = stored_geometry(life)
-    if geometry is None:
-        return np.full(len(frames), np.nan, dtype=np.float32)
-    return overlaps_of(geometry.points, geometry.component, frames)
-
-
 def _geometry(pairs: Sequence[tuple[PreparedLife, np.ndarray]]) -> PairGeometry | None:
     depth: list[tuple[bytes, bytes] | None] = []
     scales, poses, intrinsics = [], [], []
@@ -282,11 +278,10 @@ def _geometry(pairs: Sequence[tuple[PreparedLife, np.ndarray]]) -> PairGeometry 
         if images is None or cameras is None or lenses is None:
             depth += [None] * count
             scales.append(np.full(count, np.nan))
-            poses.append(np.full((count, 2, 4, 4), np.nan))
-            intrinsics.append(np.full((count, 2, 4), np.nan))
-            continue
-        depth += list(zip(images[0::2], images[1::2], strict=True))
-        scales.append(np.full(count, float(life.metadata["depth_scale"])))
+            cameras, lenses = np.full((2 * count, 4, 4), np.nan), np.full((2 * count, 4), np.nan)
+        else:
+            depth += list(zip(images[0::2], images[1::2], strict=True))
+            scales.append(np.full(count, float(life.metadata["depth_scale"])))
         poses.append(cameras.reshape(-1, 2, 4, 4))
         intrinsics.append(lenses.reshape(-1, 2, 4))
     if not any(depth):
