@@ -48,15 +48,18 @@ def test_auto_classes_know_croco(checkpoint):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("line", ["from transformers import AutoModel", "import singlelife.croco.modeling_croco"])
-def test_the_order_of_imports_does_not_matter(checkpoint, line):
+@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
+def test_the_order_of_imports_does_not_matter(checkpoint, first):
     folder, _ = checkpoint
     code = f"""
-{line}
+import {first}
 import singlelife
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, AutoModelForDepthEstimation, AutoModelForPreTraining
 AutoModel.from_pretrained({str(folder)!r})
 AutoImageProcessor.from_pretrained({str(folder)!r})
+from singlelife.croco import CroCoConfig
+assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
+assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
@@ -80,20 +83,6 @@ def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_p
     tensors = {"target": target.clone(), "source": source.clone(), "decoded": decoded}
     save_file(tensors, folder / "expected.safetensors")
     run_without_the_package(WITHOUT_THE_PACKAGE, folder, tmp_path_factory.mktemp("modules"))
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
-def test_depth_models_are_registered_in_any_order_of_imports(first):
-    code = f"""
-import {first}
-import singlelife
-from transformers import AutoModelForDepthEstimation, AutoModelForPreTraining
-from singlelife.croco import CroCoConfig
-assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
-assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("name", config_names("models"))

@@ -204,21 +204,21 @@ def test_it_loads_as_remote_code_without_the_package(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("fields", "message"),
+    ("fields", "facts"),
     [
         ({"probe_type": "deep"}, "probe_type should be one of"),
         ({"probe_hidden_size": 0}, "probe_hidden_size should be at least 1"),
-        ({"min_depth": 2, "max_depth": 1}, "min_depth 2 and max_depth 1 should be positive, in order"),
+        ({"min_depth": 2, "max_depth": 1}, "min_depth 2 and max_depth 1"),
     ],
 )
-def test_settings_of_no_probe_are_refused(fields, message):
+def test_settings_of_no_probe_are_refused(fields, facts):
     with pytest.raises(StrictDataclassError) as raised:
         config(**fields)
-    assert message in str(raised.value.__cause__ or raised.value)
-
-
-def test_a_probe_of_impossible_width_is_refused():
+    assert facts in str(raised.value.__cause__ or raised.value)
     with pytest.raises(ValueError, match="a quarter of it by its 5 heads"):
         CroCoAttentiveProbe(32, (4, 4), 1, width=32, num_heads=5)
-    assert CroCoLinearProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
-    assert CroCoAttentiveProbe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)
+
+
+@pytest.mark.parametrize("probe", [CroCoLinearProbe, CroCoAttentiveProbe])
+def test_a_probe_may_predict_one_thing_of_all_patches(probe):
+    assert probe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)

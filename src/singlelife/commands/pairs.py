@@ -123,17 +123,11 @@ class Show:
         from singlelife.lives.resolve import resolve_life
         from singlelife.pretraining.arguments import parse_arguments
         from singlelife.pretraining.batches import pairings
-        from singlelife.pretraining.run_folder import RunFolder
 
         videos = ["--video", *self.video] if self.video else []
         words = ["--life", str(self.what), *videos, "--seed", str(self.seed or 0), "--validation-fraction", "0"]
         words += [word for setting in self._flags().items() for word in setting]
-        if self.of_run:
-            config = RunFolder(self.of_run).config
-            if not config.is_file():
-                raise SingleLifeError(f"{self.of_run} is not the folder of a run: it has no {config.name}.")
-            words = ["--config", str(config)]
-        run = parse_arguments(words)
+        run = parse_arguments(["--config", str(self.of_run / "config.yaml")] if self.of_run else words)
         where = self.cache_dir or run.life.cache_dir
         life = resolve_life(str(run.life.life), videos=run.life.video, cache_dir=where, strict=run.life.strict)
         only = self.pairing or ((run.pairs.pairing,) if self.of_run else ())

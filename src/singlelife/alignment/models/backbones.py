@@ -107,7 +107,7 @@ def geometry(name: str, config: PretrainedConfig, processor: Any) -> tuple[Grid,
     grid = (size[0] // max(1, patch[0]), size[1] // max(1, patch[1]))
     if min(*patch, *size, *grid) < 1:
         raise CheckpointError(
-            f"{name} takes images of {size[0]} x {size[1]} px, smaller than a patch of {patch[0]} x {patch[1]} px."
+            f"{name} takes images of {size[0]} x {size[1]} px in patches of {patch[0]} x {patch[1]} px: none fits in."
         )
     covered = (grid[0] * patch[0], grid[1] * patch[1])
     return covered if architecture.any_size else size, covered, grid

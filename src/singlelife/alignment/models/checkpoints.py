@@ -158,9 +158,7 @@ class Checkpoint:
             with translate_hub_errors(self.repo_id, f"Looking up {self.repo_id}", kind="model"):
                 names = hub_api().list_repo_files(self.repo_id, revision=self.commit)
         pickled = [name for name in names if name.endswith(PICKLED)]
-        why = (
-            f" It has only pickled weights ({pickled[0]}), which can run code when they are opened." if pickled else ""
-        )
+        why = f" It has only pickled weights ({pickled[0]}), which can run code once opened." if pickled else ""
         raise CheckpointError(f"{self.name} has no weights: there is no {_WHOLE}.{why} Ask its owner. {_CONVERT}")
 
     def _check_index(self) -> None:
@@ -214,10 +212,9 @@ def find_checkpoint(spec: str) -> Checkpoint:
         return Checkpoint(spec, path, weights_among([file.name for file in path.iterdir()]))
     if path.exists():
         checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
-        hint = (
-            f"It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else _CONVERT
-        )
-        raise CheckpointError(f"{spec} holds no model: there is no {CONFIG}. A model is a folder with one. {hint}")
+        hint = f"The last checkpoint of this unfinished run is {checkpoints[-1].parent}." if checkpoints else _CONVERT
+        kind = "folder" if path.is_dir() else "file"
+        raise CheckpointError(f"The {kind} {spec} holds no model, which is a folder with a {CONFIG}. {hint}")
     repo_id, _, revision = spec.partition("@")
     if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")
