@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
 _HELP = "as in `singlelife train` (default: that of the life's recipe)"
+_KINDS: dict[str, Any] = {each.name: each.type for each in fields(PairSettings)}
 _Settings = make_dataclass(
     "_Settings",
-    [(each.name, Annotated[each.type | None, tyro.conf.arg(help=_HELP)], None) for each in fields(PairSettings)],
+    [(name, Annotated[kind | None, tyro.conf.arg(help=_HELP)], None) for name, kind in _KINDS.items()],
     namespace={"__doc__": "Settings of the pairings."},
     frozen=True,
 )
@@ -77,7 +78,7 @@ class Show:
 
     def _flags(self) -> dict[str, str]:
         """The settings of pairings that were given."""
-        given = ((each.name, getattr(self.settings, each.name)) for each in fields(PairSettings))
+        given = ((name, getattr(self.settings, name)) for name in _KINDS)
         return {f"--{name.replace('_', '-')}": str(value) for name, value in given if value is not None}
 
     def run(self) -> int:

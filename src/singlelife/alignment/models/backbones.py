@@ -158,9 +158,10 @@ class Backbone:
             layers: 0 to `depth` - 1.
         """
         last = self.depth - 1
-        output = self._run(self._pixels(views), output_hidden_states=any(layer != last for layer in layers))
-        states = output.hidden_states if "hidden_states" in output else None
-        if any(layer != last for layer in layers) and (states is None or len(states) != self.depth + 1):
+        needed = any(layer != last for layer in layers)
+        output = self._run(self._pixels(views), output_hidden_states=needed)
+        states = (output.hidden_states or ()) if needed else ()
+        if needed and len(states) != self.depth + 1:
             raise CheckpointError(f"{self._name} gives no tokens but those after its last block.")
         chosen = (output.last_hidden_state if layer == last else states[layer + 1] for layer in layers)
         return [tokens[:, self._prefix :].float() for tokens in chosen]

@@ -214,7 +214,7 @@ def find_checkpoint(spec: str) -> Checkpoint:
         checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
         hint = f"The last checkpoint of this unfinished run is {checkpoints[-1].parent}." if checkpoints else _CONVERT
         kind = "folder" if path.is_dir() else "file"
-        raise CheckpointError(f"The {kind} {spec} holds no model, which is a folder with a {CONFIG}. {hint}")
+        raise CheckpointError(f"The {kind} {spec} holds no model: there is no {CONFIG}. {hint}")
     repo_id, _, revision = spec.partition("@")
     if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")

@@ -77,7 +77,8 @@ class FeatureCorrelation:
         device: str = "cpu",
         layers: Sequence[int] | None = None,
     ):
-        self.name, self.revision, self.model, self.processor = name, revision, model, processor
+        self.name, self.revision, self.processor = name, revision, processor
+        self.model: Any = model  # of any class
         self._backbone = Backbone(name, model, processor, device)
         self.grid, self.image_size = self._backbone.grid, self._backbone.image_size
         depth = self._depth()

@@ -82,7 +82,7 @@ def make_balanced_pair_set(
     by = "none" if config.views == "shifted" else config.by
     geometries = _geometries(lives, by, progress) if by in (None, "overlap") else None
     by = by or ("gap" if geometries is None else "overlap")
-    edges = list(config.bins or DEFAULT_BINS.get(by, ()))
+    edges = list(DEFAULT_BINS.get(by, ()) if config.bins is None else config.bins)
     usable = [None] * len(lives) if rows is None else list(rows)
     drawn = []
     for number, wanted in enumerate(_shares(config.num_pairs, len(lives))):
