@@ -20,7 +20,6 @@ _KINDS: dict[str, Any] = {each.name: each.type for each in fields(PairSettings)}
 _Settings = make_dataclass(
     "_Settings",
     [(name, Annotated[kind | None, tyro.conf.arg(help=_HELP)], None) for name, kind in _KINDS.items()],
-    namespace={"__doc__": "Settings of the pairings."},
     frozen=True,
 )
 
@@ -57,6 +56,7 @@ class Show:
     cache_dir: Path | None = None
     """Where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)."""
     settings: _Settings = field(default_factory=_Settings)  # type: ignore[valid-type]
+    """Settings of the pairings."""
 
     def __post_init__(self) -> None:
         if self.num < 1:
