@@ -86,14 +86,15 @@ def make_balanced_pair_set(
     usable = [None] * len(lives) if rows is None else list(rows)
     drawn = []
     for number, wanted in enumerate(_shares(config.num_pairs, len(lives))):
-        life, shares = lives[number], _shares(wanted, max(1, len(edges) - 1))
+        life, rows_here, shares = lives[number], usable[number], _shares(wanted, max(1, len(edges) - 1))
+        if by == "none":
+            drawn.append(_moment_apart(life, wanted, config.seed, rows_here))
+            continue
         if geometries is not None:
-            geometry = geometries[number]
-            drawn.append(_by_overlap(life, geometry, edges, shares, config.seed, usable[number], progress))
-        elif by == "gap":
-            drawn.append(_by_gap(life, edges, shares, config.seed, usable[number]))
+            candidates = _by_overlap(life, geometries[number], edges, config.seed, rows_here, progress)
         else:
-            drawn.append(_moment_apart(life, wanted, config.seed, usable[number]))
+            candidates = _by_gap(life, edges, shares, config.seed, rows_here)
+        drawn.append(_balanced(life, candidates, edges, shares, by))
     if config.views == "shifted":
         drawn = [frames[:, [0, 0]] for frames in drawn]
     described = {"views": config.views, "seed": config.seed, "by": by} | ({"bins": edges} if edges else {})
@@ -133,11 +134,29 @@ def _moment_apart(life: PreparedLife, num_pairs: int, seed: int, rows: np.ndarra
     return drawn[:num_pairs]
 
 
+def _balanced(
+    life: PreparedLife, candidates: list[np.ndarray], edges: list[float], shares: list[int], by: str
+) -> np.ndarray:
+    """The first different pairs of each bin between which the camera moved, as many as its share; int64 (sum, 2)."""
+    chosen = []
+    for number, (frames, wanted) in enumerate(zip(candidates, shares, strict=True)):
+        _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
+        frames = _moving(life, frames[np.sort(first)])
+        if len(frames) < wanted:
+            raise PairSetError(
+                f"The life {life.name} has too few pairs with {by} {edges[number]:g} to {edges[number + 1]:g} between "
+                f"which the camera moves: {wanted} are wanted and {len(frames)} were found. Lower --num-pairs, choose "
+                "other --bins, or take a longer life."
+            )
+        chosen.append(frames[:wanted])
+    return np.concatenate(chosen)
+
+
 def _by_gap(
     life: PreparedLife, edges: list[float], shares: list[int], seed: int, rows: np.ndarray | None
-) -> np.ndarray:
-    """Different pairs between which the camera moved, as many of each bin as its share; int64 (sum, 2)."""
-    chosen = []
+) -> list[np.ndarray]:
+    """Pairs of each bin, int64 (n, 2): as many draws as are likely to give its share."""
+    candidates = []
     for number, wanted in enumerate(shares):
         least, most = edges[number : number + 2]
         try:
@@ -147,21 +166,14 @@ def _by_gap(
             frames = np.zeros((0, 2), dtype=np.int64)
         if number < len(shares) - 1:  # the upper edge is of the next bin
             frames = frames[np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0]) < most - 1e-6]
-        frames = _different(_moving(life, frames))
-        chosen.append(_enough(life, frames, wanted, f"a gap of {least:g} to {most:g} s"))
-    return np.concatenate(chosen)
+        candidates.append(frames)
+    return candidates
 
 
 def _by_overlap(
-    life: PreparedLife,
-    geometry: Geometry,
-    edges: list[float],
-    shares: list[int],
-    seed: int,
-    rows: np.ndarray | None,
-    progress: bool,
-) -> np.ndarray:
-    """Different pairs between which the camera moved, as many of each bin of overlap as its share; int64 (sum, 2).
+    life: PreparedLife, geometry: Geometry, edges: list[float], seed: int, rows: np.ndarray | None, progress: bool
+) -> list[np.ndarray]:
+    """All pairs of each bin, int64 (n, 2), shuffled.
 
     A camera that stands still has pairs of any overlap too, since the points that are seen from depth flicker.
     """
@@ -174,17 +186,10 @@ def _by_overlap(
     if life.metadata.get("pairs_within_video", False):
         kept &= life.video_index[table.target] == life.video_index[table.source]
     frames = np.stack([table.target[kept], table.source[kept]], axis=1).astype(np.int64)
-    # The last bin has its upper edge.
-    bin_of = np.minimum(
-        np.searchsorted(np.array(edges, dtype=np.float32), table.overlap[kept], side="right") - 1, len(shares) - 1
-    )
-    chosen = []
-    for number, wanted in enumerate(shares):
-        of_bin = frames[bin_of == number]
-        shuffled = of_bin[np.random.default_rng([seed, number]).permutation(len(of_bin))]
-        what = f"an overlap of {edges[number]:g} to {edges[number + 1]:g}"
-        chosen.append(_enough(life, _moving(life, _different(shuffled)), wanted, what))
-    return np.concatenate(chosen)
+    bin_of = np.searchsorted(np.array(edges, dtype=np.float32), table.overlap[kept], side="right") - 1
+    bin_of = np.minimum(bin_of, len(edges) - 2)  # the last bin has its upper edge
+    bins = (frames[bin_of == number] for number in range(len(edges) - 1))
+    return [each[np.random.default_rng([seed, number]).permutation(len(each))] for number, each in enumerate(bins)]
 
 
 def _moving(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
@@ -196,21 +201,6 @@ def _moving(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
     moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
     turned = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])  # cosine between the view directions
     return frames[(moved >= _LEAST_MOVE) | (turned <= np.cos(_LEAST_TURN))]
-
-
-def _different(frames: np.ndarray) -> np.ndarray:
-    """Pairs (n, 2) without those that came before, in either order."""
-    _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)
-    return frames[np.sort(first)]
-
-
-def _enough(life: PreparedLife, frames: np.ndarray, wanted: int, what: str) -> np.ndarray:
-    if len(frames) < wanted:
-        raise PairSetError(
-            f"The life {life.name} has too few pairs with {what} between which the camera moves: {wanted} are wanted "
-            f"and {len(frames)} were found. Lower --num-pairs, choose other --bins, or take a longer life."
-        )
-    return frames[:wanted]
 
 
 def _cut_out(
