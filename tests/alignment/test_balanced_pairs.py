@@ -124,27 +124,22 @@ def test_only_the_rows_that_may_be_used_are(life_here):
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "facts"),
     [
-        (
-            {"by": "overlap", "bins": [0.9, 1.0]},
-            "sim_test has too few pairs with an overlap of 0.9 to 1 between which",
-        ),
-        (
-            {"by": "gap", "bins": [500, 900]},
-            "sim_test has too few pairs with a gap of 500 to 900 s .* 8 are wanted and 0",
-        ),
-        ({"by": "overlap", "bins": [0.5, 0.1]}, "Bins of overlap are two or more ascending edges, over 0 and up to 1"),
-        ({"by": "overlap", "bins": [0.1, 1.1]}, "over 0 and up to 1"),
-        ({"by": "gap", "bins": [0.5]}, "Bins of gap are two or more ascending edges, in seconds"),
-        ({"by": "gap", "bins": []}, "Bins of gap are two or more ascending edges"),
-        ({"by": "none", "bins": [0.1, 1]}, "there are no bins"),
-        ({"by": "time"}, "balanced by overlap, gap, none; not by 'time'"),
-        ({"by": "gap", "views": "shifted"}, "cut from one frame: there is no gap to balance"),
-        ({"num_pairs": 0}, "at least one pair"),
-        ({"image_size": 0}, "at least one pixel wide"),
+        ({"by": "overlap", "bins": [0.9, 1.0]}, "sim_test has too few pairs with overlap 0.9 to 1"),
+        ({"by": "gap", "bins": [500, 900]}, "gap 500 to 900 .* 8 are wanted and 0"),
+        ({"by": "overlap", "bins": [0.5, 0.1]}, "--bins 0.5 0.1"),
+        ({"by": "overlap", "bins": [0.1, 1.1]}, "up to 1"),
+        ({"by": "gap", "bins": [0.5]}, "two or more"),
+        ({"by": "none", "bins": [0.1, 1]}, "--bins"),
+        ({"by": "time"}, "--by time: .* overlap, gap, none"),
+        ({"by": "gap", "views": "shifted"}, "--by gap: shifted"),
+        ({"views": "sharp"}, "--views sharp: .* plain, zoomed, shifted"),
+        ({"num_pairs": 0}, "--num-pairs 0"),
+        ({"seed": -1}, "--seed -1"),
+        ({"by": "none", "rows": [np.arange(1)]}, "sim_test"),
     ],
 )
-def test_what_cannot_be_balanced_is_said(options, message, life_here):
-    with pytest.raises(PairSetError, match=message):
+def test_what_cannot_be_balanced_is_said(options, facts, life_here):
+    with pytest.raises(PairSetError, match=facts):
         make_balanced_pair_set([life_here], **{"num_pairs": 8, "image_size": 32} | options)

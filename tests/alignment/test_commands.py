@@ -181,7 +181,7 @@ TWO = ["untrained:tiny", "untrained:tiny@1"]
         (["pairs", "show", "--run", "no_such_run"], "no_such_run"),
         (["pairs", "show", "{life}", "--output", "/no/such/x.png"], "/no/such/x.png"),
         (["pairs", "show", "{life}", "--pairing", "spatal"], "spatal"),
-        (["pairs", "show", "{life}", "--pairing", "spatial", "--min-overlap", "0.9"], "min_overlap"),
+        (["pairs", "show", "{life}", "--pairing", "spatial", "--min-overlap", "0.9"], "--min-overlap"),
         (["pairs", "show", "{life}", "--pairing", "temporal", "--min-gap", "9"], "min_gap"),
         (["pairs", "show", "{life}", "--index", "-1"], "--index -1"),
         (["pairs", "make", "{life}", "--output", "{life}"], "exists already"),

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from datasets import Image, List, Value, load_dataset, load_from_disk
+from datasets import Value, load_dataset, load_from_disk
 from PIL import Image as PILImage
 
 from singlelife.alignment.pair_sets import PairSet, make_balanced_pair_set, make_pair_set, resolve_pair_set
@@ -65,7 +65,7 @@ def test_a_stored_set_is_the_same_to_the_bit(pairs, tmp_path):
     pairs.save(tmp_path / "pairs")
     same(PairSet.load(tmp_path / "pairs"), pairs)
     same(resolve_pair_set(str(tmp_path / "pairs"), **DRAW | {"image_size": 32}), pairs)
-    assert not (tmp_path / "pairs.partial").exists()
+    assert not (tmp_path / "pairs.tmp").exists()
 
 
 def test_so_is_one_of_several_lives_of_which_one_has_no_geometry(sim_test, tmp_path):
@@ -83,26 +83,22 @@ def test_datasets_opens_it_from_disk_and_as_a_data_set(stored, sim_test, tmp_pat
     pairs = PairSet.load(stored)
     from_disk = load_from_disk(str(stored))["test"]
     loaded = load_dataset(str(stored), split="test", cache_dir=str(tmp_path / "cache"))
-    assert loaded.features == from_disk.features
-    assert loaded.features["target"] == Image() and loaded.features["overlap"] == Value("float32")
-    assert loaded.features["source_box"] == List(Value("int64"), length=4)
+    assert loaded.features == from_disk.features and loaded.features["overlap"] == Value("float32")
     for rows in (from_disk, loaded):
-        assert len(rows) == 8
         row = rows[5]
+        assert len(rows) == 8 and np.array(row["source_depth"]).shape == (96, 96)
         assert np.array_equal(np.array(row["target"]), pairs.target[5].permute(1, 2, 0).numpy())
         assert [row["target_row"], row["source_row"]] == pairs.provenance["frames"][5]
         assert (row["life"], row["life_fingerprint"]) == ("sim_test", sim_test.metadata["fingerprint"])
         assert row["gap"] == pairs.gap[5] and row["overlap"] is None
-        assert np.array(row["source_depth"]).shape == (96, 96)
 
 
 # What is wrong.
 
 
-@pytest.mark.parametrize("place", [0.3, 0.5, 0.9])
-def test_a_changed_file_is_named(stored, place):
+def test_a_changed_file_is_named(stored):
     content = bytearray((stored / ROWS).read_bytes())
-    content[int(place * len(content))] ^= 1
+    content[len(content) // 2] ^= 1
     (stored / ROWS).write_bytes(content)
     with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ is not the file that pair_set.json names"):
         PairSet.load(stored)
@@ -123,90 +119,61 @@ def rewritten(stored: Path, change) -> None:
     describe_anew(stored, files={ROWS: hashlib.sha256((stored / ROWS).read_bytes()).hexdigest()})
 
 
-def with_column(table: pa.Table, name: str, values: list) -> pa.Table:
-    index = table.schema.get_field_index(name)
-    return table.set_column(index, table.schema.field(index), pa.array(values, table.schema.field(index).type))
+def with_column(name: str, change):
+    """A table of which a column has other values."""
 
+    def changed(table: pa.Table) -> pa.Table:
+        index = table.schema.get_field_index(name)
+        field = table.schema.field(index)
+        return table.set_column(index, field, pa.array([change(value.as_py()) for value in table[name]], field.type))
 
-def other_rows(table: pa.Table) -> pa.Table:
-    return with_column(table, "target_row", [row + 1 for row in table.column("target_row").to_pylist()])
-
-
-def other_poses(table: pa.Table) -> pa.Table:
-    moved = [[value + 1e-9 for value in pose] for pose in table.column("source_pose").to_pylist()]
-    return with_column(table, "source_pose", moved)
-
-
-def swapped_views(table: pa.Table) -> pa.Table:
-    return with_column(table, "target", table.column("source").to_pylist())
-
-
-def a_path(table: pa.Table) -> pa.Table:
-    return with_column(table, "target", [{"bytes": None, "path": "/etc/hostname"}] * len(table))
-
-
-def no_view(table: pa.Table) -> pa.Table:
-    return with_column(table, "source", [None] * len(table))
-
-
-def no_picture(table: pa.Table) -> pa.Table:
-    return with_column(table, "source", [{"bytes": b"GIF89a", "path": None}] * len(table))
-
-
-def no_column(table: pa.Table) -> pa.Table:
-    return table.drop_columns(["target_box"])
-
-
-def fewer(table: pa.Table) -> pa.Table:
-    return table.slice(0, 7)
+    return changed
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("change", "facts"),
     [
-        (other_rows, "have the hash"),
-        (other_poses, "have the hash"),
-        (swapped_views, "have the hash"),
-        (a_path, "a view is missing"),
-        (no_view, "a view is missing"),
-        (no_picture, "a view is damaged"),
-        (no_column, "target_box"),
-        (fewer, "7 pairs instead of 8"),
+        (with_column("target_row", lambda row: row + 1), "have the hash"),
+        (with_column("source_pose", lambda pose: [value + 1e-9 for value in pose]), "have the hash"),
+        (lambda table: table.set_column(0, table.schema.field(0), table["source"]), "have the hash"),
+        (with_column("target", lambda view: {"bytes": None, "path": "/etc/hostname"}), "a view is missing"),
+        (with_column("source", lambda view: None), "a view is missing"),
+        (with_column("source", lambda view: {"bytes": b"GIF89a", "path": None}), "a view is damaged"),
+        (lambda table: table.drop_columns(["target_box"]), "target_box"),
+        (lambda table: table.slice(0, 7), "7 pairs instead of 8"),
     ],
 )
-def test_pairs_that_are_not_those_of_the_hash_are_refused(stored, change, message):
+def test_pairs_that_are_not_those_of_the_hash_are_refused(stored, change, facts):
     rewritten(stored, change)
-    with pytest.raises(PairSetError, match=message) as error:
+    with pytest.raises(PairSetError, match=facts) as error:
         PairSet.load(stored)
     assert str(stored) in str(error.value)
 
 
 @pytest.mark.parametrize(
-    ("changes", "message"),
+    ("changes", "facts"),
     [
-        ({"hash": "0" * 64}, "pair_set.json says 000000000000"),
+        ({"hash": "0" * 64}, "000000000000"),
         ({"format_version": 2}, "of format 2, newer than the 1 .* pip install -U singlelife"),
-        ({"format_version": None}, "is not that of a pair set"),
-        ({"num_pairs": "8"}, "is not that of a pair set: num_pairs missing or wrong"),
-        ({"num_pairs": 0}, "out of range"),
+        ({"format_version": None}, "format_version"),
+        ({"num_pairs": "8"}, "num_pairs"),
         ({"num_pairs": 10**12}, "8 pairs instead of 1000000000000"),
         ({"image_size": 10**6}, "out of range"),
         ({"image_size": 32}, r"a view is of \(64, 64\) pixels"),
-        ({"files": {"../elsewhere.arrow": ""}}, "files missing or wrong"),
+        ({"files": {"../elsewhere.arrow": ""}}, "files"),
         ({"provenance": {"lives": [{"name": "other", "fingerprint": "x"}]}}, "cannot be read"),
     ],
 )
-def test_a_changed_description_is_refused(stored, changes, message):
+def test_a_changed_description_is_refused(stored, changes, facts):
     describe_anew(stored, **changes)
-    with pytest.raises(PairSetError, match=message):
+    with pytest.raises(PairSetError, match=facts):
         PairSet.load(stored)
 
 
-def test_what_is_there_is_never_overwritten(stored, sim_test):
-    before = (stored / ROWS).read_bytes()
+def test_what_is_there_is_never_overwritten(stored):
     with pytest.raises(PairSetError, match="is there already"):
-        make_pair_set(sim_test, num_pairs=4).save(stored)
-    assert (stored / ROWS).read_bytes() == before
+        PairSet.load(stored).save(stored)
+    assert len(PairSet.load(stored)) == 8
 
 
 def test_a_process_that_is_killed_leaves_no_half_of_a_set(sim_test, tmp_path):
@@ -219,14 +186,14 @@ def test_a_process_that_is_killed_leaves_no_half_of_a_set(sim_test, tmp_path):
     words = [sys.executable, "-c", code, str(sim_test.path), str(tmp_path / "pairs")]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     assert process.stdout is not None and process.stdout.readline() == b"made\n"
-    file = tmp_path / "pairs.partial" / ROWS
+    file = tmp_path / "pairs.tmp" / ROWS
     while not (file.exists() and file.stat().st_size) and process.poll() is None:
         time.sleep(0.005)
     os.kill(process.pid, signal.SIGKILL)
     process.wait(30)
-    assert not (tmp_path / "pairs").exists() and (tmp_path / "pairs.partial").exists()
+    assert not (tmp_path / "pairs").exists() and (tmp_path / "pairs.tmp").exists()
     make_pair_set(sim_test, num_pairs=4).save(tmp_path / "pairs")
-    assert len(PairSet.load(tmp_path / "pairs")) == 4 and not (tmp_path / "pairs.partial").exists()
+    assert len(PairSet.load(tmp_path / "pairs")) == 4 and not (tmp_path / "pairs.tmp").exists()
 
 
 # Folders of images.
@@ -266,47 +233,34 @@ def test_a_photo_is_seen_as_its_camera_was_held(tmp_path):
     assert load_image_pairs(tmp_path, 40).target[0, 0, 0].max() == 0
 
 
-def damaged(folder: Path) -> None:
+def broken(folder: Path) -> None:
     (folder / "a_target.png").write_bytes((folder / "a_target.png").read_bytes()[:300])
 
 
-def lonely(folder: Path) -> None:
-    (folder / "a_source.png").unlink()
-
-
-def lonely_source(folder: Path) -> None:
-    (folder / "a_target.png").unlink()
-
-
-def stranger(folder: Path) -> None:
-    picture(folder, "holiday.png")
-
-
-def twice(folder: Path) -> None:
-    picture(folder, "a_target.jpg")
-
-
-def subfolder(folder: Path) -> None:
-    (folder / "target").mkdir()
-
-
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("damage", "facts"),
     [
-        (damaged, r"The image \S+/a_target.png cannot be read"),
-        (lonely, r"a_target.png has no partner: its source is missing in the folder \S+"),
-        (lonely_source, r"a_source.png has no partner: its target is missing in the folder \S+"),
-        (stranger, "holiday.png is of no pair: the images of a pair are NAME_target.png and NAME_source.png"),
-        (twice, r"a_target.(png|jpg) is there twice, with another ending"),
-        (subfolder, "holds no pairs of images"),
+        (broken, r"\S+/a_target.png cannot be read"),
+        (lambda folder: (folder / "a_source.png").unlink(), "a_target.png has no partner: its source"),
+        (lambda folder: (folder / "a_target.png").unlink(), "a_source.png has no partner: its target"),
+        (lambda folder: picture(folder, "holiday.png"), "holiday.png .* NAME_target.png and NAME_source.png"),
+        (lambda folder: picture(folder, "a_target.jpg"), "a_target.png and a_target.jpg"),
+        (lambda folder: picture(folder / "source", "a.png"), "/source/a.png and a_source.png|a_source.png and a.png"),
     ],
 )
-def test_images_that_are_no_pairs_are_named(damage, message, tmp_path):
+def test_images_that_are_no_pairs_are_named(damage, facts, tmp_path):
     for view in ("target", "source"):
         picture(tmp_path, f"a_{view}.png")
     damage(tmp_path)
-    with pytest.raises(PairSetError, match=message):
+    with pytest.raises(PairSetError, match=facts):
         load_image_pairs(tmp_path, 32)
+
+
+def test_folders_of_targets_and_sources_are_pairs_too(tmp_path):
+    for view in ("target", "source"):
+        for name in ("a.png", "b.jpg"):
+            picture(tmp_path / view, name)
+    assert load_image_pairs(tmp_path, 32).provenance["files"][1] == ["target/b.jpg", "source/b.jpg"]
 
 
 # What words stand for.

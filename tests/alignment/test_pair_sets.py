@@ -24,31 +24,23 @@ def pairs(request, sim_test) -> PairSet:
     return make_pair_set(sim_test, views=request.param, num_pairs=48, seed=3)
 
 
-def test_pairs_have_the_promised_form(pairs):
-    assert len(pairs) == 48
-    for views in (pairs.target, pairs.source):
-        assert views.shape == (48, 3, 64, 64) and views.dtype == torch.uint8
-    match = pairs.true_match(GRID)
-    assert match.shape == (48, 64) and match.dtype == torch.int64
-    assert match.min() == -1 and match.max() <= 63
-
-
 def test_the_same_arguments_give_the_same_pairs_and_others_do_not(pairs, sim_test):
     views = pairs.provenance["views"]
     again = make_pair_set(sim_test, views=views, num_pairs=48, seed=3)
     assert again.hash == pairs.hash and again.provenance == pairs.provenance
+    assert pairs.target.shape == (48, 3, 64, 64) and pairs.target.dtype == torch.uint8
     torch.testing.assert_close(again.true_match(GRID), pairs.true_match(GRID))
     assert make_pair_set(sim_test, views=views, num_pairs=48, seed=4).hash != pairs.hash
-    assert make_pair_set(sim_test, views=views, num_pairs=47, seed=3).hash != pairs.hash
 
 
 def test_frames_of_a_pair_are_a_moment_apart_and_the_camera_moved(pairs, sim_test):
     frames = np.array(pairs.provenance["frames"])
+    np.testing.assert_array_equal(pairs.provenance["timestamps"], sim_test.timestamps[frames])
+    np.testing.assert_array_equal(pairs.gap, np.abs(np.diff(sim_test.timestamps[frames])[:, 0]))
     if pairs.provenance["views"] == "shifted":
         assert (frames[:, 0] == frames[:, 1]).all()
         return
-    gaps = np.abs(sim_test.timestamps[frames[:, 0]] - sim_test.timestamps[frames[:, 1]])
-    assert gaps.min() >= 2 / 17.5 - 1e-6 and gaps.max() <= 8 / 17.5 + 1e-6
+    assert pairs.gap.min() >= 2 / 17.5 - 1e-6 and pairs.gap.max() <= 8 / 17.5 + 1e-6
     poses = sim_test.poses(frames.reshape(-1)).reshape(-1, 2, 4, 4)
     moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
     turned = np.degrees(np.arccos(np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2]).clip(-1, 1)))
@@ -141,27 +133,7 @@ def test_a_still_life_measures_nothing(sim_still):
         make_pair_set(sim_still, num_pairs=8)
 
 
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"views": "sharp"}, "plain, zoomed, shifted views, not 'sharp'"),
-        ({"num_pairs": 0}, "at least one pair, not 0"),
-        ({"rows": np.arange(1)}, "sim_test"),
-    ],
-)
-def test_what_cannot_be_drawn_is_said(sim_test, wrong, message):
-    with pytest.raises(PairSetError, match=message):
-        make_pair_set(sim_test, **wrong)
-
-
 def test_damaged_depth_is_named():
     geometry = PairGeometry([(b"no picture", b"")], np.ones(1), np.eye(4)[None, None].repeat(2, 1), np.ones((1, 2, 4)))
     with pytest.raises(PairSetError, match="The depth of pair 0 is damaged"):
         pair_set([cut(0, 0, 64)] * 2, geometry).true_match(GRID)
-
-
-def test_gaps_are_those_of_the_frames(pairs, sim_test):
-    frames = np.array(pairs.provenance["frames"])
-    expected = np.abs(sim_test.timestamps[frames[:, 0]] - sim_test.timestamps[frames[:, 1]])
-    np.testing.assert_array_equal(pairs.gap, expected)
-    np.testing.assert_array_equal(pairs.provenance["timestamps"], sim_test.timestamps[frames])

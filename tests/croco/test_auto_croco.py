@@ -1,6 +1,5 @@
 """Checkpoints open with the Auto classes, with the package and, as remote code, without it."""
 
-import os
 import subprocess
 import sys
 
@@ -14,21 +13,11 @@ from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcess
 from singlelife.files import config_names, hub_configs, read_yaml
 
 from ..micro import save_micro_model
+from .shared import run_without_the_package
 
 WITHOUT_THE_PACKAGE = """
-import sys
+from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-class Blocked:
-    def find_spec(self, name, *_):
-        if name.partition(".")[0] == "singlelife":
-            raise ImportError(f"{name} is not installed here")
-
-sys.meta_path.insert(0, Blocked())
-from safetensors.torch import load_file
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
-
-folder = sys.argv[1]
-expected = load_file(f"{folder}/expected.safetensors")
 model = AutoModel.from_pretrained(folder, trust_remote_code=True)
 assert type(model).__name__ == "CroCoModel"
 output = model(expected["target"], expected["source"])
@@ -40,8 +29,6 @@ assert processor.size["height"] == 32
 whole.save_pretrained(f"{folder}/again")  # what was loaded as remote code can be loaded as such once more
 again = AutoModelForPreTraining.from_pretrained(f"{folder}/again", trust_remote_code=True)
 assert all((weight == again.state_dict()[name]).all() for name, weight in whole.state_dict().items())
-assert not any(name.partition(".")[0] == "singlelife" for name in sys.modules)
-print("loaded")
 """
 
 
@@ -61,29 +48,27 @@ def test_auto_classes_know_croco(checkpoint):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("line", ["from transformers import AutoModel", "import singlelife.croco.modeling_croco"])
-def test_the_order_of_imports_does_not_matter(checkpoint, line):
+@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
+def test_the_order_of_imports_does_not_matter(checkpoint, first):
     folder, _ = checkpoint
     code = f"""
-{line}
+import {first}
 import singlelife
-from transformers import AutoImageProcessor, AutoModel
+from transformers import AutoImageProcessor, AutoModel, AutoModelForDepthEstimation, AutoModelForPreTraining
 AutoModel.from_pretrained({str(folder)!r})
 AutoImageProcessor.from_pretrained({str(folder)!r})
+from singlelife.croco import CroCoConfig
+assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
+assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
 
 
 @pytest.mark.integration
-def test_every_public_name_is_there():
-    code = "import singlelife; assert all(getattr(singlelife, name) for name in singlelife.__all__)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.integration
-def test_importing_the_package_imports_no_torch():
-    code = "import singlelife, sys; assert not {'torch', 'transformers'} & set(sys.modules)"
+def test_importing_the_package_imports_no_torch_and_every_public_name_is_there():
+    code = "import singlelife, sys; assert not {'torch', 'transformers'} & set(sys.modules); "
+    code += "assert all(getattr(singlelife, name) for name in singlelife.__all__)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
@@ -95,28 +80,9 @@ def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_p
     target, source = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         decoded = model.croco(target, source).decoder_last_hidden_state
-    save_file(
-        {"target": target.clone(), "source": source.clone(), "decoded": decoded}, folder / "expected.safetensors"
-    )
-    environment = os.environ | {"HF_MODULES_CACHE": str(tmp_path_factory.mktemp("modules")), "HF_HUB_OFFLINE": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT_THE_PACKAGE, str(folder)], env=environment, capture_output=True, text=True
-    )
-    assert done.stdout.strip() == "loaded", done.stderr
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco", "singlelife.croco.modeling_croco"])
-def test_depth_models_are_registered_in_any_order_of_imports(first):
-    code = f"""
-import {first}
-import singlelife
-from transformers import AutoModelForDepthEstimation, AutoModelForPreTraining
-from singlelife.croco import CroCoConfig
-assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
-assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    tensors = {"target": target.clone(), "source": source.clone(), "decoded": decoded}
+    save_file(tensors, folder / "expected.safetensors")
+    run_without_the_package(WITHOUT_THE_PACKAGE, folder, tmp_path_factory.mktemp("modules"))
 
 
 @pytest.mark.parametrize("name", config_names("models"))
@@ -143,12 +109,8 @@ def test_processor_normalises_and_keeps_the_aspect_ratio():
     assert stretched.shape == (1, 3, 32, 32)
     assert stretched[0, :, :, :6].min() > 1
 
-    assert processor(image.convert("L"), size={"height": 16, "width": 48}, return_tensors="pt").pixel_values.shape == (
-        1,
-        3,
-        16,
-        48,
-    )
+    grey = processor(image.convert("L"), size={"height": 16, "width": 48}, return_tensors="pt").pixel_values
+    assert grey.shape == (1, 3, 16, 48)
 
 
 def test_a_pair_of_views_is_one_call():
@@ -162,13 +124,13 @@ def test_a_pair_of_views_is_one_call():
 
 
 @pytest.mark.parametrize(
-    ("image", "message"),
+    ("image", "facts"),
     [
         (torch.full((3, 32, 32), float("nan")), "Image 0 holds NaN"),
-        (torch.full((3, 32, 32), float("inf")), "Image 0 holds NaN or infinite"),
-        (torch.zeros(5, 32, 32), r"shape \(5, 32, 32\) has no axis of 3 channels"),
+        (torch.full((3, 32, 32), float("inf")), "infinite"),
+        (torch.zeros(5, 32, 32), "channel"),
     ],
 )
-def test_processor_refuses_bad_pixels(image, message):
-    with pytest.raises(ValueError, match=message):
+def test_processor_refuses_bad_pixels(image, facts):
+    with pytest.raises(ValueError, match=facts):
         CroCoImageProcessor(size={"height": 32, "width": 32}, do_rescale=False)(image, return_tensors="pt")

@@ -4,13 +4,14 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from singlelife.errors import SingleLifeError
+from singlelife.errors import PairSetError, SingleLifeError
 
 Views = Literal["plain", "zoomed", "shifted"]
 Direction = Literal["target-source", "source-target", "reciprocal"]
 Sinks = Literal["keep", "mask"]
 Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
 Heads = Literal["mean", "each"]
+BalancedBy = Literal["overlap", "gap", "none"]
 
 
 @dataclass(frozen=True)
@@ -106,3 +107,53 @@ class CasConfig:
         if unknown := sorted(set(overrides) - set(names)):
             raise SingleLifeError(f"There is no setting {', '.join(unknown)}. The settings are {', '.join(names)}.")
         return replace(config or cls(), **overrides)
+
+
+@dataclass(frozen=True)
+class PairSetConfig:
+    """How a pair set is drawn from lives.
+
+    Raises:
+        PairSetError: a value is not allowed; the message names its flag.
+    """
+
+    by: BalancedBy | None = None
+    """What to balance by: the overlap of the 3D points that the two frames see, whenever they were seen; the gap of
+    time between them; or none: pairs a moment apart (default: overlap where poses are known, else gap)."""
+
+    bins: tuple[float, ...] | None = None
+    """Edges of the bins, ascending; of gaps in seconds (default: 0.1 0.3 0.5 0.7 of overlap, 0.1 0.3 1 3 of gap)."""
+
+    num_pairs: int = 600
+    """Pairs in all. The first lives and bins get what cannot be shared out evenly."""
+
+    views: Views = "plain"
+    """plain: the middle square of each frame; zoomed: a square of 0.3 to 0.7 of its area, at a random place; shifted:
+    two cuts of one frame, of 0.55 of its side, so that true matches lie far apart and are known exactly."""
+
+    image_size: int = 224
+    """Side of the views in pixels."""
+
+    seed: int = 0
+    """Seed of the draw."""
+
+    def __post_init__(self) -> None:
+        for name, choice in (("views", Views), ("by", BalancedBy)):
+            if (value := getattr(self, name)) not in (*get_args(choice), *([None] if name == "by" else [])):
+                raise PairSetError(f"--{name} {value}: it should be one of {', '.join(get_args(choice))}.")
+        for name in ("num_pairs", "image_size"):
+            if getattr(self, name) < 1:
+                raise PairSetError(f"--{name.replace('_', '-')} {getattr(self, name)}: it should be at least 1.")
+        if not 0 <= self.seed < 2**63:
+            raise PairSetError(f"--seed {self.seed}: it should be from 0 to 2^63 - 1.")
+        if self.views == "shifted" and self.by not in (None, "none"):
+            raise PairSetError(f"--by {self.by}: shifted views are cut from one frame, so leave it out.")
+        if self.bins is None:
+            return
+        object.__setattr__(self, "bins", tuple(map(float, self.bins)))
+        if self.views == "shifted" or self.by == "none":
+            raise PairSetError("--bins: pairs are not balanced, so there are none. Choose --by overlap or --by gap.")
+        most, edges = 1.0 if self.by == "overlap" else float("inf"), self.bins
+        if len(edges) < 2 or edges[0] <= 0 or edges[-1] > most or list(edges) != sorted(set(edges)):
+            limits = "over 0 and up to 1 for overlap, in seconds for gaps"
+            raise PairSetError(f"--bins {' '.join(map(str, edges))}: name two or more ascending edges, {limits}.")

@@ -32,7 +32,7 @@ class Convert:
         from singlelife.croco.convert import convert_checkpoint
 
         disable_progress_bar()
-        made = convert_checkpoint(self.checkpoint, self.out, progress=True)
+        made = convert_checkpoint(self.checkpoint, self.out)
         rows, columns = made.config.grid_size
         print(
             f"{self.out}: {made.parameters:,} parameters, {rows}x{columns} patches of {made.config.patch_size} px, "

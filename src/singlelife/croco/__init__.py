@@ -13,15 +13,10 @@ if TYPE_CHECKING:
     from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
 
 _MODULES = {
-    "CroCoConfig": "configuration_croco",
-    "CroCoDepthConfig": "configuration_croco",
-    "CroCoForDepthEstimation": "depth_croco",
-    "CroCoForPreTraining": "modeling_croco",
-    "CroCoForPreTrainingOutput": "modeling_croco",
-    "CroCoImageProcessor": "image_processing_croco",
-    "CroCoModel": "modeling_croco",
-    "CroCoModelOutput": "modeling_croco",
-    "training_flops_per_pair": "configuration_croco",
+    "configuration_croco": ("CroCoConfig", "CroCoDepthConfig", "training_flops_per_pair"),
+    "depth_croco": ("CroCoForDepthEstimation",),
+    "image_processing_croco": ("CroCoImageProcessor",),
+    "modeling_croco": ("CroCoForPreTraining", "CroCoForPreTrainingOutput", "CroCoModel", "CroCoModelOutput"),
 }
 
 __all__ = [
@@ -38,6 +33,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(f".{module}", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -89,9 +89,8 @@ class CroCoConfig(PreTrainedConfig):
     def validate_architecture(self):
         """Part of `@strict`-powered validation: refuses combinations of values that do not make a model."""
         super().validate_architecture()
-        sizes = ("num_hidden_layers", "decoder_num_hidden_layers", "patch_size", "num_channels", "intermediate_size")
-        more = ("hidden_size", "decoder_hidden_size", "num_attention_heads", "decoder_num_attention_heads")
-        for name in sizes + more:
+        counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+        for name in (*counts, *(f"decoder_{count}" for count in counts), "patch_size", "num_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
         for name in ("layer_norm_eps", "rope_theta"):
@@ -114,15 +113,11 @@ class CroCoConfig(PreTrainedConfig):
                 raise ValueError(
                     f"{prefix}hidden_size {width} is not a multiple of {prefix}num_attention_heads {heads}."
                 )
-            if self.position_embedding_type == "rope" and (width // heads) % 4:
+            rope = self.position_embedding_type == "rope"
+            if (width // heads if rope else width) % 4:
                 raise ValueError(
-                    f"Rotary positions need heads of a width divisible by 4 (two axes, in pairs): "
-                    f"{prefix}hidden_size {width} over {prefix}num_attention_heads {heads} gives {width // heads}."
-                )
-            if self.position_embedding_type == "sincos" and width % 4:
-                raise ValueError(
-                    f"Sin-cos positions need a width divisible by 4 (two axes, in pairs), "
-                    f"but {prefix}hidden_size is {width}."
+                    f"Positions need a width divisible by 4 (two axes, in pairs): of each head for rope, of all for "
+                    f"sincos. {prefix}hidden_size is {width}, {prefix}num_attention_heads {heads}."
                 )
         if not 0 < self.mask_ratio < 1:
             raise ValueError(f"mask_ratio should lie strictly between 0 and 1, not {self.mask_ratio}.")

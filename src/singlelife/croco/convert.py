@@ -8,25 +8,22 @@ import ast
 import hashlib
 import json
 import re
-import shutil
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from textwrap import dedent
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from tqdm.auto import tqdm
 
 from singlelife._version import __version__
 from singlelife.croco.configuration_croco import CroCoConfig
 from singlelife.croco.image_processing_croco import CroCoImageProcessor
 from singlelife.croco.modeling_croco import CroCoForPreTraining, CroCoModel, patch_positions, sincos_embedding
 from singlelife.errors import CheckpointError
-from singlelife.files import check_room
+from singlelife.files import atomic_dir, check_room
 
 LICENSE = "cc-by-nc-sa-4.0"  # of the released weights of CroCo, DUSt3R and MASt3R
 CONVERSION = "conversion.json"
@@ -89,7 +86,7 @@ class Conversion:
     sha256: str
 
 
-def convert_checkpoint(checkpoint: Path, out: Path, *, progress: bool = False) -> Conversion:
+def convert_checkpoint(checkpoint: Path, out: Path) -> Conversion:
     """Turn a reference checkpoint into a folder that `AutoModel.from_pretrained` and every command here takes.
 
     Args:
@@ -97,7 +94,6 @@ def convert_checkpoint(checkpoint: Path, out: Path, *, progress: bool = False) -
             `.safetensors` with the arguments of its model in a `config.json` beside it.
         out: the folder to make; it appears when it is whole, with the config, weights as safetensors in float32, image
             processor, a card with the licence, and a `conversion.json` that says what it was made from.
-        progress: show a progress bar on stderr.
 
     Raises:
         CheckpointError: `out` is there already, or the checkpoint cannot be read or is not one of these models.
@@ -107,9 +103,11 @@ def convert_checkpoint(checkpoint: Path, out: Path, *, progress: bool = False) -
     if not out.absolute().parent.is_dir():
         raise CheckpointError(f"{out}: there is no such folder to write into.")
     state, arguments = _read(checkpoint)
-    kind = _kind(state)
+    kind = "pretraining" if "prediction_head.weight" in state else "fine-tuned"
+    if any(name.startswith("dec_blocks2.") for name in state):
+        kind = "two decoders"
     try:
-        config, weights = (convert_croco if kind == "pretraining" else convert_croco_backbone)(state, arguments)
+        config, weights = convert_croco(state, arguments, head=kind == "pretraining")
     except ValueError as error:
         raise CheckpointError(f"{checkpoint} cannot be converted. {error}") from error
     weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
@@ -118,9 +116,27 @@ def convert_checkpoint(checkpoint: Path, out: Path, *, progress: bool = False) -
         raise CheckpointError(
             f"{checkpoint} has weights that are not finite ({broken[0]} and {len(broken) - 1} more)."
         )
-    made = Conversion(kind, config, sum(tensor.numel() for tensor in weights.values()), _sha256(checkpoint, progress))
+    with checkpoint.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    made = Conversion(kind, config, sum(tensor.numel() for tensor in weights.values()), digest)
     check_room(4 * made.parameters, out.absolute().parent, f"The model {out}", "choose another place for it")
-    _write(out, made, weights, checkpoint.name, arguments)
+    with atomic_dir(out) as aside:
+        with torch.device("meta"):
+            model = (CroCoForPreTraining if made.kind == "pretraining" else CroCoModel)(made.config)
+        model.load_state_dict(weights, assign=True)
+        model.save_pretrained(aside)
+        rows, columns = made.config.grid_size
+        size = {"height": rows * made.config.patch_size, "width": columns * made.config.patch_size}
+        processor = CroCoImageProcessor(size=size)
+        if made.kind == "two decoders":  # DUSt3R's images lie between -1 and 1; CroCo's are normalised as ImageNet's
+            processor.image_mean = processor.image_std = [0.5, 0.5, 0.5]
+        processor.save_pretrained(aside)
+        auto = "AutoModelForPreTraining" if made.kind == "pretraining" else "AutoModel"
+        card = _CARD.format(source=checkpoint.name, what=_WHAT[made.kind], version=__version__, auto=auto, made=made)
+        (aside / "README.md").write_text(card, encoding="utf-8")
+        about = {"source": checkpoint.name, "sha256": made.sha256, "kind": made.kind, "arguments": arguments}
+        about |= {"license": LICENSE, "singlelife": __version__}
+        (aside / CONVERSION).write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")
     return made
 
 
@@ -130,24 +146,18 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise CheckpointError(f"There is no file {path}." + (" It is a folder." if path.is_dir() else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
-    with path.open("rb") as file:
-        start = file.read(2)
-    if start != b"PK" and start[:1] != b"\x80":
-        raise CheckpointError(
-            f"{path} is not a checkpoint: torch.save writes a zip archive or a pickle, and this "
-            + (f"begins with {start!r}." if start else "is empty.")
-        )
     try:
         # Its training's settings are a plain namespace, which runs nothing; all other classes are refused.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except Exception as error:  # of many kinds, by what is damaged
         reason = " ".join(str(error).split())
-        if "Unsupported global" in reason or "weights_only" in reason.lower():
+        if "weights_only" in reason.lower():  # the rest of the message is how to run the code
             what = reason.partition("GLOBAL ")[2].split(" ")[0] or "something"
             raise CheckpointError(
-                f"{path} holds more than tensors and plain values ({what}), which could run code when it is loaded, "
-                "and is not opened. Save its weights alone: torch.save({'model': …, 'croco_kwargs': …})."
+                f"{path} is no checkpoint, or holds more than tensors and plain values ({what}), which could run code "
+                "when it is loaded, so it is not opened. Save its weights alone: "
+                "torch.save({'model': …, 'croco_kwargs': …})."
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint that can be read, or is cut off: {reason[:200]}") from error
     if isinstance(content, Mapping) and _PATCHES in content:
@@ -205,58 +215,6 @@ def _arguments(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: what its model is cannot be read from its settings, {call[:80]!r}.") from error
 
 
-def _kind(state: Mapping[str, torch.Tensor]) -> str:
-    if any(name.startswith("dec_blocks2.") for name in state):
-        return "two decoders"
-    return "pretraining" if "prediction_head.weight" in state else "fine-tuned"
-
-
-def _sha256(path: Path, progress: bool) -> str:
-    digest = hashlib.sha256()
-    size = path.stat().st_size
-    with (
-        path.open("rb") as content,
-        tqdm(total=size, desc="Hashing", unit="B", unit_scale=True, disable=not progress, leave=False) as bar,
-    ):
-        while block := content.read(1 << 22):
-            digest.update(block)
-            bar.update(len(block))
-    return digest.hexdigest()
-
-
-def _write(
-    out: Path, made: Conversion, weights: dict[str, torch.Tensor], source: str, arguments: Mapping[str, Any]
-) -> None:
-    aside = out.with_name(out.name + ".tmp")
-    if aside.exists():  # of a conversion that was killed
-        shutil.rmtree(aside)
-    try:
-        with torch.device("meta"):
-            model = (CroCoForPreTraining if made.kind == "pretraining" else CroCoModel)(made.config)
-        model.load_state_dict(weights, assign=True)
-        model.save_pretrained(aside)
-        rows, columns = made.config.grid_size
-        size = {"height": rows * made.config.patch_size, "width": columns * made.config.patch_size}
-        processor = CroCoImageProcessor(size=size)
-        if made.kind == "two decoders":  # DUSt3R's images lie between -1 and 1; CroCo's are normalised as ImageNet's
-            processor.image_mean = processor.image_std = [0.5, 0.5, 0.5]
-        processor.save_pretrained(aside)
-        (aside / "README.md").write_text(_card(made, source), encoding="utf-8")
-        about = {
-            "source": source,
-            "sha256": made.sha256,
-            "kind": made.kind,
-            "arguments": dict(arguments),
-            "license": LICENSE,
-            "singlelife": __version__,
-        }
-        (aside / CONVERSION).write_text(json.dumps(about, indent=2, default=str) + "\n", encoding="utf-8")
-        aside.replace(out)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
-
-
 _WHAT = {
     "pretraining": "The whole model: encoder, decoder and pixel head compute what the reference computes.",
     "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute what they did there.",
@@ -269,54 +227,50 @@ _WHAT = {
 }
 
 
-def _card(made: Conversion, source: str) -> str:
-    auto = "AutoModelForPreTraining" if made.kind == "pretraining" else "AutoModel"
-    return dedent("""\
-        ---
-        license: {license}
-        library_name: transformers
-        tags: [croco]
-        ---
+_CARD = f"""\
+---
+license: {LICENSE}
+library_name: transformers
+tags: [croco]
+---
 
-        # {source}, converted
+# {{source}}, converted
 
-        {what}
+{{what}}
 
-        Converted by singlelife {version} from `{source}`, SHA-256
-        `{sha256}`: {parameters:,} parameters.
+Converted by singlelife {{version}} from `{{source}}`, SHA-256
+`{{made.sha256}}`: {{made.parameters:,}} parameters.
 
-        ```python
-        import singlelife
-        from transformers import AutoImageProcessor, {auto}
+```python
+import singlelife
+from transformers import AutoImageProcessor, {{auto}}
 
-        model = {auto}.from_pretrained("FOLDER")
-        processor = AutoImageProcessor.from_pretrained("FOLDER")
-        ```
+model = {{auto}}.from_pretrained("FOLDER")
+processor = AutoImageProcessor.from_pretrained("FOLDER")
+```
 
-        ## Licence: non-commercial
+## Licence: non-commercial
 
-        The released weights of CroCo, DUSt3R and MASt3R are under CC BY-NC-SA 4.0, and so is what is made of them: for
-        non-commercial use only, with attribution, shared alike. Conversion does not change that. Should the checkpoint
-        be of another owner, its licence is theirs to state.
-        """).format(
-        license=LICENSE,
-        source=source,
-        what=_WHAT[made.kind],
-        version=__version__,
-        sha256=made.sha256,
-        parameters=made.parameters,
-        auto=auto,
-    )
+The released weights of CroCo, DUSt3R and MASt3R are under CC BY-NC-SA 4.0, and so is what is made of them: for
+non-commercial use only, with attribution, shared alike. Conversion does not change that. Should the checkpoint
+be of another owner, its licence is theirs to state.
+"""
 
 
 def convert_croco(
-    state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any]
+    state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any], *, head: bool = True
 ) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
-    """Rename a reference CroCo's weights for [`CroCoForPreTraining`], leaving none over and none missing.
+    """Rename a reference CroCo's weights, leaving none over and none missing.
+
+    Of a model with two decoders, such as DUSt3R, the first is taken. There the decoders exchange their tokens in every
+    block, while CroCo's decoder sees the encoder's tokens of the other view in all of them: so its encoder is exact
+    here, and what its decoder gives is not what it gave there. A model with one decoder is exact throughout.
 
     Args:
         state_dict: the reference model's weights, under the names of its released checkpoints (`model` in those).
         croco_kwargs: the arguments that it was built with (`croco_kwargs` in those); defaults for those left out.
+        head: True for [`CroCoForPreTraining`]; False for a [`CroCoModel`], from a model that was fine-tuned: its heads
+            (`downstream_head*`, `head.*`) and second decoder are dropped, and a missing `mask_token` is 0.
 
     Returns:
         The configuration and the state dict. The loss on normalised pixels is assumed, as in the reference recipe.
@@ -325,41 +279,21 @@ def convert_croco(
         ValueError: an argument or a weight is unknown, missing, of the wrong shape, or belongs to a variant that
             CroCo here does not have.
     """
-    config = _convert_config(croco_kwargs)
-    return config, _convert_weights(dict(state_dict), config, CroCoForPreTraining)
-
-
-def convert_croco_backbone(
-    state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any]
-) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
-    """Rename the weights of a model fine-tuned from the reference CroCo for [`CroCoModel`], without its heads.
-
-    Of a model with two decoders, such as DUSt3R, the first is taken. There the decoders exchange their tokens in every
-    block, while CroCo's decoder sees the encoder's tokens of the other view in all of them: so its encoder is exact
-    here, and what its decoder gives is not what it gave there. A model with one decoder is exact throughout.
-
-    Args:
-        state_dict: its weights, under the reference's names. Those of heads (`downstream_head*`, `head.*`) and of a
-            second decoder (`dec_blocks2.*`) are dropped; without `mask_token`, which such models do not use, it is 0.
-        croco_kwargs: as in [`convert_croco`].
-
-    Returns, Raises:
-        As [`convert_croco`].
-    """
-    config = _convert_config(croco_kwargs)
-    kept = {name: tensor for name, tensor in state_dict.items() if not name.startswith(_NOT_OF_THE_BACKBONE)}
-    kept.setdefault("mask_token", torch.zeros(1, 1, config.decoder_hidden_size))
-    return config, _convert_weights(kept, config, CroCoModel)
-
-
-def _convert_weights(
-    remaining: dict[str, torch.Tensor], config: CroCoConfig, model_class: type[nn.Module]
-) -> dict[str, torch.Tensor]:
+    config, remaining = _convert_config(croco_kwargs), dict(state_dict)
+    if not head:
+        remaining = {name: each for name, each in remaining.items() if not name.startswith(_NOT_OF_THE_BACKBONE)}
+        remaining.setdefault("mask_token", torch.zeros(1, 1, config.decoder_hidden_size))
     _check_position_tables(remaining, config)
     weights: dict[str, torch.Tensor] = {}
     unused = []
     for name, tensor in remaining.items():
-        if _KEY_AND_VALUE.fullmatch(name):
+        if match := _KEY_AND_VALUE.fullmatch(name):
+            partner = f"dec_blocks.{match[1]}.cross_attn.projv.{match[3]}"
+            if partner not in remaining:
+                raise ValueError(f"{name} has no partner {partner} in this state dict.")
+            if name != partner:
+                joined = torch.cat([tensor, remaining[partner]])
+                weights[f"croco.decoder.layers.{match[1]}.cross_attention.kv_proj.{match[3]}"] = joined
             continue
         renames = [(re.match(pattern, name), new) for pattern, new in _RENAMES]
         found = [match.expand(new) + name[match.end() :] for match, new in renames if match]
@@ -367,25 +301,39 @@ def _convert_weights(
             weights[found[0]] = tensor
         else:
             unused.append(name)
-    for name, tensor in remaining.items():
-        match = _KEY_AND_VALUE.fullmatch(name)
-        if match and match[2] == "k":
-            partner = f"dec_blocks.{match[1]}.cross_attn.projv.{match[3]}"
-            if partner not in remaining:
-                raise ValueError(f"{name} has no partner {partner} in this state dict.")
-            joined = torch.cat([tensor, remaining[partner]])
-            weights[f"croco.decoder.layers.{match[1]}.cross_attention.kv_proj.{match[3]}"] = joined
     if "croco.decoder.mask_token" in weights:
         weights["croco.decoder.mask_token"] = weights["croco.decoder.mask_token"].flatten()
     embedding = "croco.encoder.patch_embedding.weight"
     if embedding in weights and weights[embedding].ndim == 4:  # a convolution's (out, channel, row, column)
         weights[embedding] = weights[embedding].permute(0, 2, 3, 1).flatten(1).contiguous()
+    if not head:
+        weights = {name.removeprefix("croco."): tensor for name, tensor in weights.items()}
+    _check_complete(weights, unused, CroCoForPreTraining if head else CroCoModel, config)
+    return config, weights
+
+
+def _check_complete(
+    weights: Mapping[str, torch.Tensor], unused: list[str], model_class: type[nn.Module], config: CroCoConfig
+) -> None:
     with torch.device("meta"):
         expected = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
-    if not any(name.startswith("croco.") for name in expected):
-        weights = {name.removeprefix("croco."): tensor for name, tensor in weights.items()}
-    _check_complete(weights, unused, expected)
-    return weights
+    shapes = [
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(expected[name])}"
+        for name in sorted(set(expected) & set(weights))
+        if weights[name].shape != expected[name]
+    ]
+    wrong = {
+        "not known": unused + sorted(set(weights) - set(expected)),
+        "missing": sorted(set(expected) - set(weights)),
+        "of another shape": shapes,
+    }
+    problems = [
+        f"{len(names)} {what}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
+        for what, names in wrong.items()
+        if names
+    ]
+    if problems:
+        raise ValueError("This is not a reference CroCo of these arguments. Weights " + "; ".join(problems) + ".")
 
 
 def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
@@ -431,21 +379,3 @@ def _check_position_tables(state_dict: dict[str, torch.Tensor], config: CroCoCon
             raise ValueError(f"{name} should be of shape {(config.num_patches, width)}, not {tuple(table.shape)}.")
         if not torch.allclose(table.float(), sincos_embedding(positions, width), atol=1e-5, rtol=0):
             raise ValueError(f"{name} is not the fixed sin-cos table; learned positions have no match here.")
-
-
-def _check_complete(
-    weights: Mapping[str, torch.Tensor], unused: list[str], expected: Mapping[str, torch.Size]
-) -> None:
-    problems = []
-    unused = unused + sorted(set(weights) - set(expected))
-    missing = sorted(set(expected) - set(weights))
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(expected[name])}"
-        for name in sorted(set(expected) & set(weights))
-        if weights[name].shape != expected[name]
-    ]
-    for what, names in (("not known", unused), ("missing", missing), ("of another shape", shapes)):
-        if names:
-            problems.append(f"{len(names)} {what}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}")
-    if problems:
-        raise ValueError("This is not a reference CroCo of these arguments. Weights " + "; ".join(problems) + ".")

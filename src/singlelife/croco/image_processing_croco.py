@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
@@ -79,14 +78,6 @@ class CroCoImageProcessor(TorchvisionBackend):
         features["source_pixel_values"] = source
         return features
 
-    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        if isinstance(image, np.ndarray | torch.Tensor) and not {1, 3, 4} & {image.shape[0], image.shape[-1]}:
-            raise ValueError(
-                f"An image of shape {tuple(image.shape)} has no axis of 3 channels (or of 1 or 4, which are made 3), "
-                "first or last."
-            )
-        return super().process_image(image, *args, **kwargs)
-
     def _preprocess(self, images: list[torch.Tensor], *args: Any, crop_to_aspect: bool = True, **kwargs: Any):
         for index, image in enumerate(images):
             if image.shape[0] != 3:
@@ -116,13 +107,12 @@ class CroCoImageProcessor(TorchvisionBackend):
             ValueError: there are not as many sizes as maps.
         """
         depths = outputs.predicted_depth
-        if target_sizes is None:
-            return [{"predicted_depth": depth} for depth in depths]
-        if len(target_sizes) != len(depths):
-            raise ValueError(f"There are {len(depths)} depth maps, but {len(target_sizes)} target_sizes.")
+        sizes = [depth.shape for depth in depths] if target_sizes is None else target_sizes
+        if len(sizes) != len(depths):
+            raise ValueError(f"There are {len(depths)} depth maps, but {len(sizes)} target_sizes.")
         resized = (
             torch.nn.functional.interpolate(depth[None, None], tuple(size), mode="bilinear", align_corners=False)
-            for depth, size in zip(depths, target_sizes, strict=True)
+            for depth, size in zip(depths, sizes, strict=True)
         )
         return [{"predicted_depth": depth[0, 0]} for depth in resized]
 

@@ -228,19 +228,6 @@ class CroCoDecoderLayer(GradientCheckpointingLayer):
         hidden_states = hidden_states + attended
         return hidden_states + self.mlp(self.norm3(hidden_states))
 
-    def cross_queries_and_keys(
-        self,
-        hidden_states: torch.Tensor,
-        source: torch.Tensor,
-        rotary: Rotations | None,
-        source_rotary: Rotations | None,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """What `attend_to_source` compares: float32 queries, already scaled, and keys, `(B, N, heads, head_dim)`."""
-        query, key, _ = self.cross_attention.project(
-            self.norm2(hidden_states), self.norm_source(source), rotary, source_rotary
-        )
-        return query.float() * self.cross_attention.scaling, key.float()
-
     def forward(
         self,
         hidden_states: torch.Tensor,
@@ -609,7 +596,9 @@ class CroCoModel(CroCoPreTrainedModel):
         )
         for layer in cast(Iterable[CroCoDecoderLayer], self.decoder.layers):
             hidden_states = layer.attend_to_self(hidden_states, rotary)
-            yield layer.cross_queries_and_keys(hidden_states, source, rotary, source_rotary)
+            attention, normed_source = layer.cross_attention, layer.norm_source(source)
+            query, key, _ = attention.project(layer.norm2(hidden_states), normed_source, rotary, source_rotary)
+            yield query.float() * attention.scaling, key.float()
             hidden_states = layer.attend_to_source(hidden_states, source, rotary, source_rotary)
 
 
@@ -679,7 +668,7 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         Returns:
             float32 of the shape of `pixel_values`, in its normalised units.
         """
-        patches = self.patchify(pixel_values).float()
+        patches = self.croco.patchify(pixel_values, interpolate_pos_encoding=True).float()
         assert outputs.logits is not None and outputs.mask is not None
         predicted = outputs.logits.float()
         if self.config.norm_pix_loss:
@@ -688,15 +677,11 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         completed = torch.where(outputs.mask.unsqueeze(-1), predicted, patches)
         return self.unpatchify(completed, (pixel_values.shape[2], pixel_values.shape[3]))
 
-    def patchify(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Views `(B, C, H, W)` of any size as patches `(B, N, patch_size**2 * C)`; see [`CroCoModel.patchify`]."""
-        return self.croco.patchify(pixel_values, interpolate_pos_encoding=True)
-
     def unpatchify(self, patches: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
         """The views `(B, C, H, W)` that patches `(B, N, patch_size**2 * C)` were cut from.
 
         Args:
-            patches: as `patchify` makes them.
+            patches: as [`CroCoModel.patchify`] makes them.
             size: height and width of the views in pixels; those of `config.image_size` by default.
 
         Raises:

@@ -1,4 +1,4 @@
-"""Patch tokens of any vision transformer, and the maps that models without cross-attention have: their correlation.
+"""Patch tokens of any vision transformer.
 
 To support another architecture of transformers whose `last_hidden_state` holds a token for each patch, add a line to
 `ARCHITECTURES`. What the line says is checked against the model itself when one is loaded.
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.functional import interpolate, pad
 from transformers import PretrainedConfig, PreTrainedModel
 
 from singlelife.errors import CheckpointError
@@ -54,14 +55,12 @@ class Architecture:
             top. None: whatever there is before as many tokens as there are patches.
         any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
         inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
-        overrides: values of the config to change.
         video: it is a video model, with a video processor.
     """
 
     prefix_tokens: int | None
     any_size: bool = False
     inputs: Callable[[PretrainedConfig, torch.Tensor, Grid], dict[str, Any]] = _images
-    overrides: tuple[tuple[str, Any], ...] = ()
     video: bool = False
 
 
@@ -78,7 +77,7 @@ ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
     "siglip2_vision_model": Architecture(0, inputs=_patches),
     "siglip_vision_model": Architecture(0),
     "vit": Architecture(1),
-    "vit_mae": Architecture(1, inputs=_unshuffled, overrides=(("mask_ratio", 0.0),)),
+    "vit_mae": Architecture(1, inputs=_unshuffled),
     "vit_msn": Architecture(1),
     "vjepa2": Architecture(0, inputs=_still_clip, video=True),
 }
@@ -87,41 +86,30 @@ DUAL_TOWERS = ("clip", "siglip", "siglip2")  # of which only the vision tower is
 _UNKNOWN = Architecture(None)
 
 
-def supported() -> str:
-    """The architectures that can be compared, for people."""
-    return ", ".join(sorted({*ARCHITECTURES, *DUAL_TOWERS}))
-
-
 def vision_config(config: PretrainedConfig) -> PretrainedConfig:
     """The config of the part that sees: of a dual tower its vision tower, else the config itself."""
     tower = config.vision_config if config.model_type in DUAL_TOWERS else config
-    for name, value in ARCHITECTURES.get(tower.model_type, _UNKNOWN).overrides:
-        setattr(tower, name, value)
+    if tower.model_type == "vit_mae":
+        tower.mask_ratio = 0.0
     return tower
 
 
 def geometry(name: str, config: PretrainedConfig, processor: Any) -> tuple[Grid, Grid, Grid]:
-    """Of the views that a model takes, before it is made: height and width, those of the part that patches cover, in
-    pixels, and rows and columns of patches.
+    """What views a model takes, before it is made: height and width, those of the part that patches cover, in pixels,
+    and rows and columns of patches.
 
     Raises:
         CheckpointError: its config and image processor give none, or no patch fits in.
     """
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
-    patch_height, patch_width = _pair(_first_of(config, "patch_size"), name, "patch_size")
-    size = _input_size(name, config, processor, architecture)
-    if min(patch_height, patch_width) < 1 or min(size) < 1:
+    patch = _pair(_first_of(config, "patch_size"), name, "patch_size")
+    size = _input_size(name, config, processor, architecture.any_size)
+    grid = (size[0] // max(1, patch[0]), size[1] // max(1, patch[1]))
+    if min(*patch, *size, *grid) < 1:
         raise CheckpointError(
-            f"The config of {name} gives patches of {patch_height} x {patch_width} px and images of {size[0]} x "
-            f"{size[1]} px."
+            f"{name} takes images of {size[0]} x {size[1]} px in patches of {patch[0]} x {patch[1]} px: none fits in."
         )
-    grid = (size[0] // patch_height, size[1] // patch_width)
-    if not min(grid):
-        raise CheckpointError(
-            f"{name} takes images of {size[0]} x {size[1]} px, smaller than a patch of {patch_height} x {patch_width} "
-            "px."
-        )
-    covered = (grid[0] * patch_height, grid[1] * patch_width)
+    covered = (grid[0] * patch[0], grid[1] * patch[1])
     return covered if architecture.any_size else size, covered, grid
 
 
@@ -130,7 +118,7 @@ class Backbone:
 
     Attributes:
         grid: rows and columns of patches of a view.
-        image_size: longer side of what the model takes, in pixels.
+        image_size: longer side of the views that the model takes, in pixels.
         depth: how many blocks it has.
 
     Args:
@@ -169,30 +157,23 @@ class Backbone:
             views: uint8 (B, 3, height, width), of any size.
             layers: 0 to `depth` - 1.
         """
-        needed = any(layer != self.depth - 1 for layer in layers)
+        last = self.depth - 1
+        needed = any(layer != last for layer in layers)
         output = self._run(self._pixels(views), output_hidden_states=needed)
-        chosen = []
-        for layer in layers:
-            if layer == self.depth - 1:
-                tokens = output.last_hidden_state
-            else:
-                states = output.hidden_states
-                if states is None or len(states) != self.depth + 1:
-                    raise CheckpointError(f"{self._name} gives no tokens but those after its last block.")
-                tokens = states[layer + 1]
-            chosen.append(tokens[:, self._prefix :].float())
-        return chosen
+        states = (output.hidden_states or ()) if needed else ()
+        if needed and len(states) != self.depth + 1:
+            raise CheckpointError(f"{self._name} gives no tokens but those after its last block.")
+        chosen = (output.last_hidden_state if layer == last else states[layer + 1] for layer in layers)
+        return [tokens[:, self._prefix :].float() for tokens in chosen]
 
     def _pixels(self, views: torch.Tensor) -> torch.Tensor:
         """Views as the model takes them, float32 (B, 3, H, W), normalised."""
         values = views.to(self._device).float()
         if tuple(values.shape[-2:]) != self._covered:
-            values = torch.nn.functional.interpolate(
-                values, self._covered, mode="bicubic", antialias=True, align_corners=False
-            ).clamp_(0, 255)
+            values = interpolate(values, self._covered, mode="bicubic", antialias=True).clamp_(0, 255)
         values = values * self._scale + self._shift
         below, right = (whole - covered for whole, covered in zip(self._size, self._covered, strict=True))
-        return torch.nn.functional.pad(values, (0, right, 0, below))  # which no patch sees
+        return pad(values, (0, right, 0, below))  # which no patch sees
 
     def _run(self, pixels: torch.Tensor, output_hidden_states: bool = False) -> Any:
         inputs = self._architecture.inputs(self._config, pixels, self.grid)
@@ -211,89 +192,31 @@ class Backbone:
                 f"{self._name} ({self._config.model_type!r}) gives no tokens for an image of {self._size[0]} x "
                 f"{self._size[1]} px: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
             ) from error
-        patches = self.grid[0] * self.grid[1]
+        rows, columns = self.grid
         prefix = self._architecture.prefix_tokens
-        expected = (
-            max(0, count - patches)
-            if prefix is None
-            else prefix + _first_of(self._config, "num_register_tokens", default=0)
-        )
-        if count != patches + expected:
+        if prefix is None:
+            prefix = max(0, count - rows * columns)
+        else:
+            prefix += _first_of(self._config, "num_register_tokens", default=0)
+        if count != rows * columns + prefix:
             raise CheckpointError(
-                f"{self._name} ({self._config.model_type!r}) gives {count} tokens of an image, not the {patches} of "
-                f"{self.grid[0]} x {self.grid[1]} patches after {expected} others that its config promises."
+                f"{self._name} ({self._config.model_type!r}) gives {count} tokens of an image, not the "
+                f"{rows * columns} of {rows} x {columns} patches after {prefix} others that its config promises."
             )
-        return expected
+        return prefix
 
 
-class FeatureCorrelation:
-    """The cosine of the patch tokens of the target and the source, averaged over the chosen layers.
-
-    See [`singlelife.alignment.models.AttentionMapProvider`].
-    """
-
-    method = "feature correlation"
-    num_heads = 1
-
-    def __init__(self, name: str, revision: str, backbone: Backbone, layers: Sequence[int] | None = None):
-        self.name, self.revision = name, revision
-        self.grid, self.image_size = backbone.grid, backbone.image_size
-        self.layers = chosen_layers(name, layers if layers is not None else (-1,), backbone.depth)
-        self._backbone = backbone
-
-    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        units = [
-            [torch.nn.functional.normalize(tokens, dim=-1) for tokens in self._backbone.tokens(views, self.layers)]
-            for views in (target, source)
-        ]
-        maps = [of_target @ of_source.mT for of_target, of_source in zip(*units, strict=True)]
-        return checked_finite(self.name, "features", torch.stack(maps).mean(dim=0).cpu())
-
-    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
-
-    def features(self, images: torch.Tensor) -> torch.Tensor:
-        return checked_finite(self.name, "features", self._backbone.tokens(images, self.layers[-1:])[0].cpu())
-
-
-def chosen_layers(name: str, layers: Sequence[int], depth: int) -> tuple[int, ...]:
-    """Layers as they are counted from 0, each once, in order; those below 0 are counted from the end.
-
-    Raises:
-        CheckpointError: the model has no such layer.
-    """
-    wrong = [layer for layer in layers if not -depth <= layer < depth]
-    if wrong or not layers:
-        raise CheckpointError(
-            f"{name} has the layers 0 to {depth - 1} (or -{depth} to -1)"
-            + (f", but no layer {wrong[0]}." if wrong else ", and none was chosen.")
-        )
-    return tuple(sorted({layer % depth for layer in layers}))
-
-
-def checked_finite(name: str, what: str, values: torch.Tensor) -> torch.Tensor:
-    """The values, if all are finite.
-
-    Raises:
-        CheckpointError: they are not; it names the model.
-    """
-    if not torch.isfinite(values).all():
-        raise CheckpointError(f"{name} gives {what} that are not finite; its training may have diverged.")
-    return values
-
-
-def _input_size(name: str, config: PretrainedConfig, processor: Any, architecture: Architecture) -> tuple[int, int]:
-    """Height and width of the images that the model is to take, in pixels."""
+def _input_size(name: str, config: PretrainedConfig, processor: Any, any_size: bool) -> tuple[int, int]:
+    """Height and width of the images that the model takes, in pixels."""
     if getattr(config, "num_patches", None) and not hasattr(config, "image_size"):  # a sequence of patches
         side = math.isqrt(config.num_patches) * config.patch_size
         return side, side
-    if architecture.any_size:
+    if any_size:
         cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
         size = dict(cropped or getattr(processor, "size", None) or {})
-        if size.get("height") and size.get("width"):
-            return int(size["height"]), int(size["width"])
-        if size.get("shortest_edge"):
-            return int(size["shortest_edge"]), int(size["shortest_edge"])
+        height, width = (size.get(side) or size.get("shortest_edge") for side in ("height", "width"))
+        if height and width:
+            return int(height), int(width)
     return _pair(_first_of(config, "image_size", "crop_size"), name, "image_size")
 
 

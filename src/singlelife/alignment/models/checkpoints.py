@@ -9,7 +9,6 @@ import json
 import math
 import os
 import re
-import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import SafetensorsParsingError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -42,16 +41,15 @@ _OTHER_WEIGHTS = ("quantization_config", "transformers_weights")  # fields of a 
 PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _CONVERT = "A reference CroCo has to be converted first: singlelife convert croco CKPT.pth OUT."
 _UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
-_LARGEST_HEADER = 100 << 20  # bytes; the format's own limit
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model that is there, of which only the small files have been read.
+    """A model that was found. Only its small files have been read.
 
     Attributes:
         name: what the user called it.
-        folder: that its files are in, or, for the Hub, will be.
+        folder: where its files are or, for the Hub, will be.
         weights: names of its safetensors files.
         repo_id, commit: where they are on the Hub; None for a folder.
     """
@@ -75,11 +73,7 @@ class Checkpoint:
         return digest.hexdigest()
 
     def config(self) -> PretrainedConfig:
-        """Its config.
-
-        Raises:
-            CheckpointError: it cannot be read, or says nothing of an architecture.
-        """
+        """Its config. Raises a CheckpointError if it cannot be read or names no architecture."""
         try:
             fields = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
             model_type, unsafe = fields.get("model_type"), next(_unsafe(fields), None)
@@ -96,15 +90,12 @@ class Checkpoint:
             return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
         except Exception as error:  # of many kinds, by what is wrong with a field
             raise CheckpointError(
-                f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: {_in_a_line(error)}"
+                f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: "
+                f"{' '.join(str(error).split())[:300]}"
             ) from error
 
     def processor(self, video: bool = False) -> Any:
-        """Its image processor, or video processor.
-
-        Raises:
-            CheckpointError: it has none that can be read.
-        """
+        """Its image or video processor. Raises a CheckpointError if it has none that can be read."""
         kind = AutoVideoProcessor if video else AutoImageProcessor
         try:
             return kind.from_pretrained(self.folder, trust_remote_code=False)
@@ -158,19 +149,15 @@ class Checkpoint:
         return model
 
     def _refuse_other_weights(self) -> None:
-        if self.repo_id is None:
-            names = sorted(path.name for path in self.folder.iterdir())
-        else:
+        names = sorted(path.name for path in self.folder.iterdir())
+        if self.repo_id is not None:
             names = list(look_up(self.repo_id, "model", self.commit).sizes)
-        if pickled := [name for name in names if name.endswith(PICKLED)]:
-            raise CheckpointError(
-                f"The weights of {self.name} cannot be loaded: it has only pickled weights ({pickled[0]}), which can "
-                f"run code when they are opened. Ask its owner for safetensors. {_CONVERT}"
-            )
-        raise CheckpointError(f"{self.name} has no weights: there is no model.safetensors.")
+        pickled = [name for name in names if name.endswith(PICKLED)]
+        why = f" It has only pickled weights ({pickled[0]}), which can run code once opened." if pickled else ""
+        raise CheckpointError(f"{self.name} has no weights: there is no {_WHOLE}.{why} Ask its owner. {_CONVERT}")
 
     def _check_index(self) -> None:
-        """The index says which file has a tensor: that has to be one of the weights, and of this folder."""
+        """The index of weights in parts says which file has a tensor: that has to be one of this model's."""
         if self.weights == (_WHOLE,) or not (self.folder / INDEX).is_file():
             return
         try:
@@ -183,39 +170,28 @@ class Checkpoint:
             )
 
     def _check_memory(self, device: str) -> None:
+        """The headers of the weights' files say how large they are as float32; a file may still be on the Hub."""
+        shapes: dict[str, list[int]] = {}
         try:
-            needed = 4 * sum(
-                math.prod(shape) for name, shape in self._shapes().items() if not name.startswith("text_model.")
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError, SafetensorsParsingError) as error:
+            for path in (self.folder / file for file in self.weights):
+                if self.repo_id is None or path.is_file():
+                    with safe_open(path, "pt") as file:
+                        shapes |= {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118
+                    continue
+                with translate_hub_errors(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
+                    header = hub_api().parse_safetensors_file_metadata(self.repo_id, path.name, revision=self.commit)
+                shapes |= {name: tensor.shape for name, tensor in header.tensors.items()}
+        except (OSError, SafetensorError, SafetensorsParsingError) as error:
             raise CheckpointError(
-                f"The weights of {self.name} cannot be loaded as safetensors: their header is damaged."
+                f"The weights of {self.name} cannot be loaded as safetensors: {path.name} is damaged."
             ) from error
+        needed = 4 * sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("text_model."))
         for where, free in _free_memory(device).items():
             if needed > free:
                 raise CheckpointError(
                     f"{self.name} is too large for the memory: its weights take {in_bytes(needed)} as float32, and "
                     f"{in_bytes(free)} are free{where}. Take a smaller model, or a machine with more memory."
                 )
-
-    def _shapes(self) -> dict[str, list[int]]:
-        """The shape of every tensor, from the headers of the weights' files alone."""
-        if self.repo_id is None:
-            return {name: shape for file in self.weights for name, shape in _header(self.folder / file).items()}
-        api = hub_api()
-        with translate_hub_errors(self.repo_id, f"Looking at the weights of {self.repo_id}", kind="model"):
-            headers = [
-                _header(self.folder / file)
-                if (self.folder / file).is_file()
-                else {
-                    name: tensor.shape
-                    for name, tensor in api.parse_safetensors_file_metadata(
-                        self.repo_id, file, revision=self.commit
-                    ).tensors.items()
-                }
-                for file in self.weights
-            ]
-        return {name: shape for header in headers for name, shape in header.items()}
 
 
 def find_checkpoint(spec: str) -> Checkpoint:
@@ -227,18 +203,13 @@ def find_checkpoint(spec: str) -> Checkpoint:
         HubError: the Hub has it, but not for you, or it cannot be asked.
     """
     path = Path(spec).expanduser()
-    if path.is_dir():
-        if not (path / CONFIG).is_file():
-            checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
-            hint = f" It is an unfinished run; its last checkpoint is {checkpoints[-1].parent}." if checkpoints else ""
-            if not hint and any(file.suffix in PICKLED for file in path.iterdir()):
-                hint = f" {_CONVERT}"
-            raise CheckpointError(f"The folder {spec} holds no model: it has no {CONFIG}.{hint}")
+    if (path / CONFIG).is_file():
         return Checkpoint(spec, path, weights_among([file.name for file in path.iterdir()]))
-    if path.is_file():
-        raise CheckpointError(
-            f"{spec} is a file; a model is a folder with a {CONFIG} and safetensors, or a Hub id. {_CONVERT}"
-        )
+    if path.exists():
+        checkpoints = sorted(path.glob(f"checkpoint-*/{CONFIG}"))
+        hint = f"The last checkpoint of this unfinished run is {checkpoints[-1].parent}." if checkpoints else _CONVERT
+        kind = "folder" if path.is_dir() else "file"
+        raise CheckpointError(f"The {kind} {spec} holds no model: there is no {CONFIG}. {hint}")
     repo_id, _, revision = spec.partition("@")
     if not is_repo_id(repo_id) or spec.startswith((".", "/", "~")):
         raise CheckpointError(f"There is no model {spec}: no such folder, and not a Hub id (ORGANISATION/NAME).")
@@ -267,8 +238,7 @@ def weights_among(names: list[str]) -> tuple[str, ...]:
 
 
 def _unsafe(fields: Any) -> Iterator[str]:
-    """The fields of a config, at any depth, that transformers would take for an order to read other files, or to fetch
-    code from the Hub."""
+    """The fields of a config, at any depth, that make transformers read other files or fetch code from the Hub."""
     if isinstance(fields, list):
         for each in fields:
             yield from _unsafe(each)
@@ -278,20 +248,6 @@ def _unsafe(fields: Any) -> Iterator[str]:
             if code or (name in _OTHER_WEIGHTS and value):
                 yield name
             yield from _unsafe(value)
-
-
-def _header(file: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in a safetensors file, which begins with its header's length and JSON.
-
-    Raises:
-        ValueError: it is not such a file.
-    """
-    with file.open("rb") as content:
-        length = content.read(8)
-        if len(length) < 8 or not 0 < (size := struct.unpack("<Q", length)[0]) <= _LARGEST_HEADER:
-            raise ValueError("It has no header.")
-        described = json.loads(content.read(size))
-    return {name: tensor["shape"] for name, tensor in described.items() if name != "__metadata__"}
 
 
 def _free_memory(device: str) -> dict[str, int]:
@@ -305,7 +261,3 @@ def _free_memory(device: str) -> dict[str, int]:
     if torch.device(device).type == "cuda":
         free[f" on {device}"] = torch.cuda.mem_get_info(device)[0]
     return free
-
-
-def _in_a_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:300]

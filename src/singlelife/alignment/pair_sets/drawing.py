@@ -2,32 +2,32 @@
 
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
+from singlelife.alignment.pair_sets.geometry import PairGeometry
+from singlelife.alignment.pair_sets.pair_set import PairSet
+from singlelife.alignment.settings import PairSetConfig, Views
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing
 from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.prepared import PreparedLife
+from singlelife.lives.scene.geometry import Geometry
 from singlelife.lives.scene.store import life_geometry, stored_geometry
 
-VIEWS = ("plain", "zoomed", "shifted")
-BALANCED_BY = ("overlap", "gap", "none")
+VIEWS = get_args(Views)
 DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
 
-_ZOOMED_AREA = (0.3, 0.7)
-_SHIFTED_SIDE = 0.55
+_AREAS = {"zoomed": (0.3, 0.7), "shifted": (0.55**2, 0.55**2)}  # of the frame's square
 _LEAST_TURN = np.deg2rad(4)  # of the camera, for a pair to count as moving
 _LEAST_MOVE = 16.0  # or this far, in the unit of the poses (for simulated lives: 0.4 eye heights)
 _TRIES = 16  # draws for each pair that is wanted of a bin of gaps
 _MANY_FRAMES = 100_000  # in longer lives, overlapping frames are looked for at one a second
-
-Box = tuple[int, int, int, int]
 
 
 def make_pair_set(
@@ -39,113 +39,83 @@ def make_pair_set(
     image_size: int = 64,
     rows: np.ndarray | None = None,
 ) -> PairSet:
-    """Draw pairs of views from a life. The same arguments give the same pairs.
+    """Draw pairs of views from frames of a life that are 2 to 8 frames apart. The same arguments give the same pairs.
 
     Args:
         life: the prepared life.
-        views: `"plain"`: two frames 2 to 8 frames of the life apart, each the frame's middle square. `"zoomed"`: the
-            same, each view cut out at a place of its own (area 0.3 to 0.7 of that square). `"shifted"`: two such cuts
-            of one frame (side 0.55), so that matches lie far apart and are known exactly.
-        num_pairs: how many.
-        seed: of the draw.
-        image_size: side of the views, in pixels.
+        views, num_pairs, seed, image_size: see [`PairSetConfig`].
         rows: of the life that may be used, sorted int64; all by default.
 
     Where the life has poses, only pairs between which the camera turned by 4 degrees or moved by 16 units are taken:
     without motion, looking at the same place is right, and nothing is measured.
 
     Raises:
-        PairSetError: the kind of views is not known, or there are too few such pairs.
+        PairSetError: an argument is out of its range, or there are too few such pairs.
     """
-    return make_balanced_pair_set(
-        [life], by="none", views=views, num_pairs=num_pairs, seed=seed, image_size=image_size, rows=[rows]
-    )
+    config = PairSetConfig("none", None, num_pairs, views, image_size, seed)  # type: ignore[arg-type]
+    return make_balanced_pair_set([life], config, rows=[rows])
 
 
 def make_balanced_pair_set(
     lives: Sequence[PreparedLife],
+    config: PairSetConfig | None = None,
     *,
-    by: str | None = None,
-    bins: Sequence[float] | None = None,
-    views: str = "plain",
-    num_pairs: int = 384,
-    seed: int = 0,
-    image_size: int = 224,
     rows: Sequence[np.ndarray | None] | None = None,
     progress: bool = False,
+    **settings: Any,
 ) -> PairSet:
     """Draw as many different pairs from each life and, in each, from each bin. The same arguments give the same pairs.
 
     Args:
         lives: prepared lives, at least one.
-        by: `"overlap"`: of the 3D points that the two frames see, whenever they were seen; `"gap"`: the time between
-            the two frames; `"none"`: no bins, as in `make_pair_set`. By default overlap if it can be known of all
-            lives, else gap, and none for shifted views.
-        bins: ascending edges; of overlaps from 0 to 1, of gaps in seconds. `DEFAULT_BINS` by default.
-        views, seed, image_size: as in `make_pair_set`.
-        num_pairs: in all; the first bins and lives get what cannot be shared out evenly.
+        config, settings: a configuration, the default one by default, and fields of it to replace.
         rows: of each life, those that may be used; None or all by default.
         progress: show progress bars on stderr.
 
     Raises:
-        PairSetError: an argument is out of its range, or a bin of a life has too few pairs.
+        PairSetError: a setting is out of its range, or a bin of a life has too few pairs.
     """
-    _check(views, num_pairs, image_size)
-    if not lives:
-        raise PairSetError("A pair set is drawn from at least one life.")
-    if len({life.metadata["fingerprint"] for life in lives}) < len(lives):
-        raise PairSetError("A life is named twice. Name each once: all get the same number of pairs.")
-    if by not in (None, *BALANCED_BY):
-        raise PairSetError(f"Pairs can be balanced by {', '.join(BALANCED_BY)}; not by {by!r}.")
-    if views == "shifted" and by not in (None, "none"):
-        raise PairSetError(f"Shifted views are cut from one frame: there is no {by} to balance them by.")
-    if views == "shifted":
-        by = "none"
+    config = replace(config or PairSetConfig(), **settings)
+    fingerprints = {life.metadata["fingerprint"] for life in lives}
+    if not lives or len(fingerprints) < len(lives):
+        raise PairSetError("Name at least one life, and each once: all get the same number of pairs.")
+    by = "none" if config.views == "shifted" else config.by
     geometries = _geometries(lives, by, progress) if by in (None, "overlap") else None
     by = by or ("gap" if geometries is None else "overlap")
-    edges = [float(edge) for edge in (DEFAULT_BINS.get(by, ()) if bins is None else bins)]
-    _check_edges(by, edges, given=bins is not None)
+    edges = list(DEFAULT_BINS.get(by, ()) if config.bins is None else config.bins)
     usable = [None] * len(lives) if rows is None else list(rows)
     drawn = []
-    for number, (life, wanted) in enumerate(zip(lives, _shares(num_pairs, len(lives)), strict=True)):
+    for number, wanted in enumerate(_shares(config.num_pairs, len(lives))):
+        life, rows_here, shares = lives[number], usable[number], _shares(wanted, max(1, len(edges) - 1))
         if by == "none":
-            drawn.append(_moment_apart(life, wanted, seed, usable[number]))
+            drawn.append(_moment_apart(life, wanted, config.seed, rows_here))
             continue
-        shares = _shares(wanted, len(edges) - 1)
-        if by == "gap":
-            drawn.append(_by_gap(life, edges, shares, seed, usable[number]))
+        if geometries is not None:
+            candidates = _by_overlap(life, geometries[number], edges, config.seed, rows_here, progress)
         else:
-            assert geometries is not None
-            drawn.append(_by_overlap(life, geometries[number], edges, shares, seed, usable[number], progress))
-    settings = {"by": by} | ({"bins": edges} if edges else {})
-    return _cut_out(
-        lives, drawn, usable, views=views, seed=seed, image_size=image_size, settings=settings, progress=progress
-    )
-
-
-def _check(views: str, num_pairs: int, image_size: int) -> None:
-    if views not in VIEWS:
-        raise PairSetError(f"There are {', '.join(VIEWS)} views, not {views!r}.")
-    if num_pairs < 1:
-        raise PairSetError(f"A pair set has at least one pair, not {num_pairs}.")
-    if image_size < 1:
-        raise PairSetError(f"Views are at least one pixel wide, not {image_size}.")
-
-
-def _check_edges(by: str, edges: list[float], given: bool) -> None:
-    if by == "none":
-        if given:
-            raise PairSetError("Without anything to balance by, there are no bins. Choose --by overlap or --by gap.")
-        return
-    most = 1.0 if by == "overlap" else np.inf
-    if len(edges) < 2 or edges[0] <= 0 or edges[-1] > most or (np.diff(edges) <= 0).any():
-        limits = "over 0 and up to 1" if by == "overlap" else "in seconds, over 0"
-        raise PairSetError(f"Bins of {by} are two or more ascending edges, {limits}; not {edges}.")
+            candidates = _by_gap(life, edges, shares, config.seed, rows_here)
+        drawn.append(_balanced(life, candidates, edges, shares, by))
+    if config.views == "shifted":
+        drawn = [frames[:, [0, 0]] for frames in drawn]
+    described = {"views": config.views, "seed": config.seed, "by": by} | ({"bins": edges} if edges else {})
+    return _cut_out(lives, drawn, usable, config, described, progress)
 
 
 def _shares(total: int, parts: int) -> list[int]:
     """`total` in that many parts that differ by one at most, the larger ones first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
+
+
+def _geometries(lives: Sequence[PreparedLife], by: str | None, progress: bool) -> list[Geometry] | None:
+    """The geometry of every life; None if one has none and overlap was not asked for."""
+    try:
+        return [life_geometry(life, progress=progress) for life in lives]
+    except LifeError as error:
+        if by == "overlap":
+            raise PairSetError(f"Pairs cannot be balanced by overlap: {error}") from error
+        if progress:
+            print(f"Overlaps are not known, so pairs are balanced by the time between them: {error}", file=sys.stderr)
+        return None
 
 
 def _moment_apart(life: PreparedLife, num_pairs: int, seed: int, rows: np.ndarray | None) -> np.ndarray:
@@ -164,22 +134,29 @@ def _moment_apart(life: PreparedLife, num_pairs: int, seed: int, rows: np.ndarra
     return drawn[:num_pairs]
 
 
-def _moving(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
-    """Those of some pairs (n, 2) between which the camera moved; all where the life has no poses."""
-    poses = life.poses(frames.reshape(-1))
-    if poses is None:
-        return frames
-    poses = poses.reshape(-1, 2, 4, 4)
-    moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
-    turned = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])  # cosine between the view directions
-    return frames[(moved >= _LEAST_MOVE) | (turned <= np.cos(_LEAST_TURN))]
+def _balanced(
+    life: PreparedLife, candidates: list[np.ndarray], edges: list[float], shares: list[int], by: str
+) -> np.ndarray:
+    """The first different pairs of each bin between which the camera moved, as many as its share; int64 (sum, 2)."""
+    chosen = []
+    for number, (frames, wanted) in enumerate(zip(candidates, shares, strict=True)):
+        _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
+        frames = _moving(life, frames[np.sort(first)])
+        if len(frames) < wanted:
+            raise PairSetError(
+                f"The life {life.name} has too few pairs with {by} {edges[number]:g} to {edges[number + 1]:g} between "
+                f"which the camera moves: {wanted} are wanted and {len(frames)} were found. Lower --num-pairs, choose "
+                "other --bins, or take a longer life."
+            )
+        chosen.append(frames[:wanted])
+    return np.concatenate(chosen)
 
 
 def _by_gap(
     life: PreparedLife, edges: list[float], shares: list[int], seed: int, rows: np.ndarray | None
-) -> np.ndarray:
-    """Different pairs between which the camera moved, as many of each bin as its share; int64 (sum, 2)."""
-    chosen = []
+) -> list[np.ndarray]:
+    """Pairs of each bin, int64 (n, 2): as many draws as are likely to give its share."""
+    candidates = []
     for number, wanted in enumerate(shares):
         least, most = edges[number : number + 2]
         try:
@@ -189,21 +166,14 @@ def _by_gap(
             frames = np.zeros((0, 2), dtype=np.int64)
         if number < len(shares) - 1:  # the upper edge is of the next bin
             frames = frames[np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0]) < most - 1e-6]
-        frames = _different(_moving(life, frames))
-        chosen.append(_enough(life, frames, wanted, f"a gap of {least:g} to {most:g} s"))
-    return np.concatenate(chosen)
+        candidates.append(frames)
+    return candidates
 
 
 def _by_overlap(
-    life: PreparedLife,
-    geometry: Any,
-    edges: list[float],
-    shares: list[int],
-    seed: int,
-    rows: np.ndarray | None,
-    progress: bool,
-) -> np.ndarray:
-    """Different pairs between which the camera moved, as many of each bin of overlap as its share; int64 (sum, 2).
+    life: PreparedLife, geometry: Geometry, edges: list[float], seed: int, rows: np.ndarray | None, progress: bool
+) -> list[np.ndarray]:
+    """All pairs of each bin, int64 (n, 2), shuffled.
 
     A camera that stands still has pairs of any overlap too, since the points that are seen from depth flicker.
     """
@@ -216,137 +186,92 @@ def _by_overlap(
     if life.metadata.get("pairs_within_video", False):
         kept &= life.video_index[table.target] == life.video_index[table.source]
     frames = np.stack([table.target[kept], table.source[kept]], axis=1).astype(np.int64)
-    # The last bin has its upper edge.
-    bin_of = np.minimum(
-        np.searchsorted(np.array(edges, dtype=np.float32), table.overlap[kept], side="right") - 1, len(shares) - 1
-    )
-    chosen = []
-    for number, wanted in enumerate(shares):
-        of_bin = frames[bin_of == number]
-        shuffled = of_bin[np.random.default_rng([seed, number]).permutation(len(of_bin))]
-        what = f"an overlap of {edges[number]:g} to {edges[number + 1]:g}"
-        chosen.append(_enough(life, _moving(life, _different(shuffled)), wanted, what))
-    return np.concatenate(chosen)
+    bin_of = np.searchsorted(np.array(edges, dtype=np.float32), table.overlap[kept], side="right") - 1
+    bin_of = np.minimum(bin_of, len(edges) - 2)  # the last bin has its upper edge
+    bins = (frames[bin_of == number] for number in range(len(edges) - 1))
+    return [each[np.random.default_rng([seed, number]).permutation(len(each))] for number, each in enumerate(bins)]
 
 
-def _different(frames: np.ndarray) -> np.ndarray:
-    """Pairs (n, 2) without those that came before, in either order."""
-    _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)
-    return frames[np.sort(first)]
-
-
-def _enough(life: PreparedLife, frames: np.ndarray, wanted: int, what: str) -> np.ndarray:
-    if len(frames) < wanted:
-        raise PairSetError(
-            f"The life {life.name} has too few pairs with {what} between which the camera moves: {wanted} are wanted "
-            f"and {len(frames)} were found. Ask for fewer pairs (--num-pairs), choose other bins (--bins), or "
-            "take a longer life."
-        )
-    return frames[:wanted]
-
-
-def _geometries(lives: Sequence[PreparedLife], by: str | None, progress: bool) -> list[Any] | None:
-    """The geometry of every life; None if one has none and overlap was not asked for."""
-    try:
-        return [life_geometry(life, progress=progress) for life in lives]
-    except LifeError as error:
-        if by == "overlap":
-            raise PairSetError(f"Pairs cannot be balanced by overlap: {error}") from error
-        if progress:
-            print(f"Overlaps are not known, so pairs are balanced by the time between them: {error}", file=sys.stderr)
-        return None
+def _moving(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
+    """Those of some pairs (n, 2) between which the camera moved; all where the life has no poses."""
+    poses = life.poses(frames.reshape(-1))
+    if poses is None:
+        return frames
+    poses = poses.reshape(-1, 2, 4, 4)
+    moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
+    turned = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])  # cosine between the view directions
+    return frames[(moved >= _LEAST_MOVE) | (turned <= np.cos(_LEAST_TURN))]
 
 
 def _cut_out(
     lives: Sequence[PreparedLife],
     drawn: Sequence[np.ndarray],
     usable: Sequence[np.ndarray | None],
-    *,
-    views: str,
-    seed: int,
-    image_size: int,
-    settings: dict[str, Any],
-    progress: bool = False,
+    config: PairSetConfig,
+    described: dict[str, Any],
+    progress: bool,
 ) -> PairSet:
     """The pair set of the frames that were drawn from each life, int64 (n, 2); one frame is decoded at a time."""
-    drawn = [np.stack([frames[:, 0]] * 2, axis=1) for frames in drawn] if views == "shifted" else drawn
-    count = sum(map(len, drawn))
-    cut = np.empty((2, count, 3, image_size, image_size), dtype=np.uint8)
-    boxes = np.zeros((2 * count, 4), dtype=np.int64)
-    generator = np.random.default_rng([seed, count])
-    images = (image for life, frames in zip(lives, drawn, strict=True) for image in life.iter_decode(frames.ravel()))
-    bar = tqdm(images, desc="Cutting out views", total=2 * count, unit=" views", disable=not progress)
-    for number, image in enumerate(bar):
-        boxes[number] = box = _box(views, generator, *image.shape[-2:])
+    pairs, size, count = list(zip(lives, drawn, strict=True)), config.image_size, sum(map(len, drawn))
+    cut = np.empty((2, count, 3, size, size), dtype=np.uint8)
+    boxes = np.zeros((count, 2, 4), dtype=np.int64)
+    generator = np.random.default_rng([config.seed, count])
+    images = (image for life, frames in pairs for image in life.iter_decode(frames.ravel()))
+    for number, image in enumerate(tqdm(images, "Cutting out views", 2 * count, disable=not progress)):
+        height, width = image.shape[-2:]
+        box = center_crop_box(height, width)
+        if config.views in _AREAS:
+            box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0))
+        pair, view = divmod(number, 2)
+        boxes[pair, view] = box
         # By numpy, which writes channels apart ten times as fast as torch does beside other work.
-        cut[number % 2, number // 2] = crop_and_resize(image, box, image_size).numpy()
-    described = [
+        cut[view, pair] = crop_and_resize(image, box, size).numpy()
+    described["lives"] = [
         {"name": life.name, "fingerprint": life.metadata["fingerprint"], "license": life.metadata["license"]}
         | ({"hub": life.metadata["hub"]} if "hub" in life.metadata else {})
         | ({} if rows is None else {"frames_used": len(rows)})
         for life, rows in zip(lives, usable, strict=True)
     ]
-    timestamps = np.concatenate([life.timestamps[frames] for life, frames in zip(lives, drawn, strict=True)])
-    videos = np.concatenate([life.video_index[frames] for life, frames in zip(lives, drawn, strict=True)])
-    provenance = {
-        "lives": described,
-        "views": views,
-        "seed": seed,
-        **settings,
-        "life": [number for number, frames in enumerate(drawn) for _ in frames],
-        "frames": np.concatenate(drawn).tolist(),
-        "timestamps": timestamps.tolist(),
-        "videos": [
-            [life.videos[video] for video in life.video_index[pair]]
-            for life, frames in zip(lives, drawn, strict=True)
-            for pair in frames
-        ],
-    }
-    overlap = np.concatenate([_overlaps(life, frames) for life, frames in zip(lives, drawn, strict=True)])
+    timestamps = np.concatenate([life.timestamps[frames] for life, frames in pairs])
+    videos = np.concatenate([life.video_index[frames] for life, frames in pairs])
+    described["life"] = [number for number, frames in enumerate(drawn) for _ in frames]
+    described["frames"] = np.concatenate(drawn).tolist()
+    described["timestamps"] = timestamps.tolist()
+    names = (life.videos for life, frames in pairs for _ in frames)
+    described["videos"] = [[of_life[video] for video in pair] for of_life, pair in zip(names, videos, strict=True)]
+    overlaps = []
+    for life, frames in pairs:
+        geometry = stored_geometry(life)
+        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where no points are kept beside the life
+        if geometry is not None:
+            overlaps[-1] = overlaps_of(geometry.points, geometry.component, frames)
+    overlap = np.concatenate(overlaps)
     return PairSet(
-        name=f"{'+'.join(life.name for life in lives)}/{views}",
+        name=f"{'+'.join(life.name for life in lives)}/{config.views}",
         target=torch.from_numpy(cut[0]),
         source=torch.from_numpy(cut[1]),
-        provenance=provenance,
-        _boxes=boxes.reshape(-1, 2, 4),
-        _geometry=None if views == "shifted" else _geometry(lives, drawn),
-        _same_frame=views == "shifted",
+        provenance=described,
+        _boxes=boxes,
+        _geometry=None if config.views == "shifted" else _geometry(pairs),
+        _same_frame=config.views == "shifted",
         gap=np.where(videos[:, 0] == videos[:, 1], np.abs(timestamps[:, 0] - timestamps[:, 1]), np.nan),
         overlap=None if np.isnan(overlap).all() else overlap,
     )
 
 
-def _box(views: str, generator: np.random.Generator, height: int, width: int) -> Box:
-    if views == "plain":
-        return center_crop_box(height, width)
-    area = _ZOOMED_AREA if views == "zoomed" else (_SHIFTED_SIDE**2, _SHIFTED_SIDE**2)
-    return random_crop_box(generator, height, width, area, (1.0, 1.0))
-
-
-def _overlaps(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
-    """The overlap of each pair, float32 (n,); NaN where no points are kept beside the life."""
-    geometry = stored_geometry(life)
-    if geometry is None:
-        return np.full(len(frames), np.nan, dtype=np.float32)
-    return overlaps_of(geometry.points, geometry.component, frames)
-
-
-def _geometry(lives: Sequence[PreparedLife], drawn: Sequence[np.ndarray]) -> PairGeometry | None:
+def _geometry(pairs: Sequence[tuple[PreparedLife, np.ndarray]]) -> PairGeometry | None:
     depth: list[tuple[bytes, bytes] | None] = []
     scales, poses, intrinsics = [], [], []
-    for life, frames in zip(lives, drawn, strict=True):
-        rows = frames.ravel()
-        known = (life.encoded_depth(rows), life.poses(rows), life.intrinsics(rows))
-        if any(each is None for each in known):
-            depth += [None] * len(frames)
-            scales.append(np.full(len(frames), np.nan))
-            poses.append(np.full((len(frames), 2, 4, 4), np.nan))
-            intrinsics.append(np.full((len(frames), 2, 4), np.nan))
-            continue
-        images, cameras, lenses = known
-        assert images is not None and cameras is not None and lenses is not None
-        depth += list(zip(images[0::2], images[1::2], strict=True))
-        scales.append(np.full(len(frames), float(life.metadata["depth_scale"])))
+    for life, frames in pairs:
+        rows, count = frames.ravel(), len(frames)
+        images, cameras, lenses = life.encoded_depth(rows), life.poses(rows), life.intrinsics(rows)
+        if images is None or cameras is None or lenses is None:
+            depth += [None] * count
+            scales.append(np.full(count, np.nan))
+            cameras, lenses = np.full((2 * count, 4, 4), np.nan), np.full((2 * count, 4), np.nan)
+        else:
+            depth += list(zip(images[0::2], images[1::2], strict=True))
+            scales.append(np.full(count, float(life.metadata["depth_scale"])))
         poses.append(cameras.reshape(-1, 2, 4, 4))
         intrinsics.append(lenses.reshape(-1, 2, 4))
     if not any(depth):

@@ -1,14 +1,13 @@
 """The one way from what a user names to a pair set.
 
-What is named is, in this order:
+A name stands for, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
-2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder
-   of image files: pairs of images;
+2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder:
+   pairs of image files;
 3. ORG/NAME or ORG/NAME@REVISION, where there is no such folder: a pair set or a life on the Hub;
 4. anything else: the name of a life.
 """
 
-import re
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -59,24 +58,16 @@ def resolve_pair_set(
 
 
 def stored_pair_set(pairs: str, image_size: int = 224) -> PairSet | None:
-    """The same of what is a pair set already; None of what may be a life.
+    """The same for what is a pair set already; None for what may be a life.
 
     Raises:
         SingleLifeError: a folder holds neither pairs nor a life, or a pair set cannot be used.
     """
     path = Path(pairs).expanduser()
+    if (path / DESCRIPTION).is_file():
+        return PairSet.load(path, progress=True)
     if path.is_dir():
-        if (path / DESCRIPTION).is_file():
-            return PairSet.load(path, progress=True)
-        if (path / METADATA).is_file():
-            return None
-        if _is_image_folder(path):
-            return load_image_pairs(path, image_size)
-        raise PairSetError(
-            f"The folder {pairs} holds no pairs: neither a stored pair set ({DESCRIPTION}), nor a prepared life "
-            f"({METADATA}), nor images NAME_target.png and NAME_source.png, or of the same name in the folders target "
-            "and source."
-        )
+        return None if (path / METADATA).is_file() else load_image_pairs(path, image_size)
     if pairs.endswith(_HELD_OUT) or (reference := life_reference(pairs)).kind != "hub":
         return None
     return hub_pair_set(reference.where, reference.revision)
@@ -98,11 +89,6 @@ def resolve_stretch(words: str, *, cache_dir: Path | None = None) -> tuple[Prepa
     if not len(rows):
         raise LifeError(f"Training on the life {life.name} holds nothing out. Name the life alone.")
     return life, rows
-
-
-def _is_image_folder(path: Path) -> bool:
-    """Whether a folder holds image files that may be pairs."""
-    return (path / "target").is_dir() or (path / "source").is_dir() or any(_images(path))
 
 
 def load_image_pairs(path: Path, image_size: int) -> PairSet:
@@ -147,38 +133,31 @@ def pair_set_of_images(
     return PairSet(name, views[0], views[1], provenance or {}, boxes)
 
 
-def _images(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(
-        file for file in folder.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")
-    )
-
-
 def _pairs_of_files(path: Path) -> list[tuple[Path, Path]]:
-    if (path / "target").is_dir() or (path / "source").is_dir():
-        found = {view: {file.stem: file for file in _images(path / view)} for view in VIEW_NAMES}
-        twice = [file for view in VIEW_NAMES for file in _images(path / view) if found[view][file.stem] != file]
-        where = {view: f"the folder {path / view}" for view in VIEW_NAMES}
-    else:
-        found, twice, where = {view: {} for view in VIEW_NAMES}, [], dict.fromkeys(VIEW_NAMES, f"the folder {path}")
-        for file in _images(path):
-            match = re.fullmatch(r"(.+)_(target|source)", file.stem)
-            if not match:
-                raise PairSetError(
-                    f"{file} is of no pair: the images of a pair are NAME_target.png and NAME_source.png, or have the "
-                    "same name in the folders target and source."
-                )
-            if match[1] in found[match[2]]:
-                twice.append(file)
-            found[match[2]][match[1]] = file
-    if twice:
-        raise PairSetError(f"{twice[0]} is there twice, with another ending: which of the two is meant?")
+    found: dict[str, dict[str, Path]] = {view: {} for view in VIEW_NAMES}
+    for file in sorted(each for view in ("", *VIEW_NAMES) for each in (path / view).glob("[!.]*")):
+        if file.suffix.lower() not in _IMAGES:
+            continue
+        view, name = file.parent.name, file.stem
+        if file.parent == path:
+            name, _, view = file.stem.rpartition("_")
+        if view not in found or not name:
+            raise PairSetError(
+                f"{file} belongs to no pair: the images of a pair are NAME_target.png and NAME_source.png, or of the "
+                "same name in the folders target and source."
+            )
+        if name in found[view]:
+            raise PairSetError(f"{file} and {found[view][name].name} are both the {view} of {name}: keep one of them.")
+        found[view][name] = file
     for view, other in (VIEW_NAMES, VIEW_NAMES[::-1]):
         if alone := sorted(set(found[view]) - set(found[other])):
-            raise PairSetError(f"{found[view][alone[0]]} has no partner: its {other} is missing in {where[other]}.")
+            raise PairSetError(f"{found[view][alone[0]]} has no partner: its {other} is missing in {path}.")
     if not found["target"]:
-        raise PairSetError(f"The folder {path} holds no pairs of images.")
+        raise PairSetError(
+            f"The folder {path} holds no pairs: neither a stored pair set ({DESCRIPTION}), nor a prepared life "
+            f"({METADATA}), nor images NAME_target.png and NAME_source.png, or of the same name in the folders target "
+            "and source."
+        )
     return [(found["target"][name], found["source"][name]) for name in sorted(found["target"])]
 
 
