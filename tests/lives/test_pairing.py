@@ -16,7 +16,7 @@ from singlelife.lives.pairs.pairing import (
     SpatialPairing,
     TemporalPairing,
     make_pairing,
-    pair_generator,
+
     pair_generators,
 )
 from singlelife.lives.pairs.segments import first_hours, hold_out, recording_time, segment_starts

@@ -40,7 +40,7 @@ class Show:
     """Draw pairs of a life, as training sees them before it crops, or pairs of a pair set.
 
     Of a life, the picture has a row for each way to make pairs, target and source side by side with the time between
-    them, their overlap and the pair's index, then histograms; a table says how many pairs there are of each kind. The
+    them, their overlap and the pair's index; a table says how many pairs there are of each kind. The
     overlap of two frames is the number of 3D points that both see over the number that either sees; it is known where
     a life has poses. Of a pair set, true matches are dots of one colour.
 
@@ -112,9 +112,8 @@ class Show:
         shown = [sample_pairs(life, name, pairing, seed, chosen, geometry) for name, pairing in pairings.items()]
         print(_table(life, sampled))
         of_run = f" of {self.of_run}" if self.of_run else ""
-        draw_sheet(
-            output, life, shown, sampled, f"Pairs of {life.name}{of_run}, seed {seed}: target left, source right"
-        )
+        title = f"Pairs of {life.name}{of_run}, seed {seed}: target left, source right"
+        draw_sheet(output, life, shown, title)
         print(f"\ndrawn in {output}")
         return 0
 

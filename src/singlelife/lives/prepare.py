@@ -15,10 +15,10 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -33,7 +33,7 @@ from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, free_bytes, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, default_cache_dir
-from singlelife.lives.shards import DEPTH_ERROR, Shard, VideoEstimate, start_worker, write_in_worker
+from singlelife.lives.shards import Shard, VideoEstimate, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
@@ -41,6 +41,8 @@ from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
 SHUFFLE_SEED = 0
+# In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
+DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
 _MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
@@ -56,20 +58,18 @@ class Plan:
     Attributes:
         folder: where the prepared life will be.
         is_done: it is there already.
-        estimates: of the videos that are to come, or of all if it is done.
         num_frames_done: how many frames are there already.
-        num_bytes: about how much room the frames to come will take.
-        free_bytes: how much room there is.
+        losses: which videos are damaged or cannot be used, and why, for people.
         mismatches: how the videos differ from those that the life should have, for people.
+        estimates: of the videos that are to come.
     """
 
     folder: Path
     is_done: bool
-    estimates: list[VideoEstimate]
     num_frames_done: int
-    num_bytes: int
-    free_bytes: int
+    losses: list[str]
     mismatches: tuple[str, ...] = ()
+    estimates: list[VideoEstimate] = field(default_factory=list)
 
     @property
     def num_frames(self) -> int:
@@ -77,19 +77,19 @@ class Plan:
         return sum(estimate.num_frames for estimate in self.estimates)
 
     @property
-    def fits(self) -> bool:
-        """Whether there is room."""
-        return self.num_bytes <= self.free_bytes
+    def num_bytes(self) -> int:
+        """About how much room they will take."""
+        return sum(estimate.num_bytes for estimate in self.estimates)
 
     @property
-    def losses(self) -> list[str]:
-        """Which videos are damaged or cannot be used, and why, for people."""
-        return _losses([dataclasses.asdict(estimate) for estimate in self.estimates])
+    def free_bytes(self) -> int:
+        """How much room there is."""
+        return free_bytes(self.folder)
 
     @property
     def gives_nothing(self) -> bool:
         """Whether no video can be used."""
-        return not self.is_done and not self.num_frames_done and all(estimate.error for estimate in self.estimates)
+        return not self.num_frames_done and all(estimate.error for estimate in self.estimates)
 
 
 def prepare_life(
@@ -119,11 +119,8 @@ def prepare_life(
     fingerprint = life_fingerprint(life)
     folder = _folder(life, fingerprint, cache_dir)
     if not folder.exists():
-        base = None
-        if life.base is not None:
-            base = prepare_life(
-                life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
-            )
+        more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
+        base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
@@ -150,8 +147,8 @@ def prepare_life(
 def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progress: bool = True) -> Plan:
     """What `prepare_life` would do, without doing it. Takes some milliseconds a video.
 
-    Besides videos that cannot be opened it finds those of which no frame can be decoded, and those that end before
-    their header says; damage in the middle of a video is only found by preparing it.
+    It finds videos that cannot be opened, of which no frame can be decoded, or that end before their header says;
+    damage in the middle of a video is only found by preparing it.
 
     Args:
         life: what would be prepared.
@@ -164,21 +161,24 @@ def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progres
     folder = _folder(life, life_fingerprint(life), cache_dir)
     if folder.exists():
         prepared = PreparedLife.load(folder)
-        estimates = [
-            VideoEstimate(report["video"], error=report.get("error"), damage=report.get("damage"))
-            for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
-        ]
-        return Plan(folder, True, estimates, len(prepared), 0, free_bytes(folder))
-    if life.base is not None:
-        return _plan_shuffled(plan_preparation(life.base, cache_dir=cache_dir, progress=progress), folder)
+        losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
+        return Plan(folder, True, len(prepared), losses)
+    if life.base is not None:  # a copy of its frames, and those too if they are not there yet
+        base = plan_preparation(life.base, cache_dir=cache_dir, progress=progress)
+        estimates = [dataclasses.replace(each, num_bytes=2 * each.num_bytes) for each in base.estimates]
+        if base.is_done:
+            size = _size(PreparedLife.load(base.folder))
+            estimates = [
+                VideoEstimate(life.base.name, base.num_frames_done / life.frame_rate, base.num_frames_done, size)
+            ]
+        return Plan(folder, False, 0, base.losses, base.mismatches, estimates)
     shards = _shards(life, _partial(folder))
     reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
-    missing = [shard for shard in shards if shard not in reports]
-    estimates = _estimates(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
-    done = sum(report["num_frames"] for report in reports.values())
-    num_bytes = sum(estimate.num_bytes for estimate in estimates)
+    estimates = _estimates([shard for shard in shards if shard not in reports], life.name, progress)
+    losses = _losses([*reports.values(), *map(dataclasses.asdict, estimates)])
     mismatches = life.mismatches([shard.video for shard in shards])
-    return Plan(folder, False, estimates, done, num_bytes, free_bytes(folder), mismatches)
+    done = sum(report["num_frames"] for report in reports.values())
+    return Plan(folder, False, done, losses, mismatches, estimates)
 
 
 def life_fingerprint(life: Life) -> str:
@@ -234,18 +234,6 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
     return [("/".join(source.path.parts[-depth:]), source) for source in sources]
 
 
-def _plan_shuffled(base: Plan, folder: Path) -> Plan:
-    """What a shuffled life takes: a copy of its base's frames, and those too if they are not there yet."""
-    if not base.is_done:
-        return dataclasses.replace(base, folder=folder, num_bytes=2 * base.num_bytes)
-    prepared = PreparedLife.load(base.folder)
-    seconds = sum(report["seconds"] for report in prepared.metadata["videos"])
-    estimate = VideoEstimate(prepared.name, seconds, len(prepared))
-    return dataclasses.replace(
-        base, folder=folder, is_done=False, estimates=[estimate], num_frames_done=0, num_bytes=_size(prepared)
-    )
-
-
 def seeded_order(length: int, seed: int) -> np.ndarray:
     """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
 
@@ -269,20 +257,19 @@ def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, pro
             columns = [(moments if name in _MOMENT else frames)[name] for name in schema.names]
             stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # else a batch for each row
             bar.update(len(moments))
-    metadata = base.metadata | {
-        "name": life.name,
-        "fingerprint": fingerprint,
-        "kind": life.kind,
-        "dataset": life.dataset,
-        "license": life.license,
-        "shuffled": {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED},
-        "videos": [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]],
-    }
+    shuffled = {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED}
+    videos = [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]]
+    metadata = base.metadata | _identity(life, fingerprint) | {"shuffled": shuffled, "videos": videos}
     _complete(folder, metadata, base.dataset.features)
 
 
 def _size(prepared: PreparedLife) -> int:
     return sum(file.stat().st_size for file in prepared.path.glob("*.arrow"))
+
+
+def _identity(life: Life, fingerprint: str) -> dict[str, Any]:
+    described = {name: getattr(life, name) for name in ("kind", "dataset", "license")}
+    return {"name": life.name, "fingerprint": fingerprint} | described
 
 
 def _prepare(
@@ -292,32 +279,27 @@ def _prepare(
     partial.mkdir(exist_ok=True)
     for leftover in partial.glob("*.tmp"):  # of processes that were killed
         leftover.unlink()
-    features = life_features(life)
     reports = _write(life, _shards(life, partial), num_workers, strict, progress)
-
     good = [report for report in reports if "error" not in report]
     left_out = [report for report in reports if "error" in report]
     if not good:
         raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
     depth = _depth(life)
+    simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
     metadata = {
         "format_version": FORMAT_VERSION,
-        "name": life.name,
-        "fingerprint": fingerprint,
-        "kind": life.kind,
-        "dataset": life.dataset,
-        "license": life.license,
+        **_identity(life, fingerprint),
         "frame_rate": life.frame_rate,
         "frame_size": life.frame_size,
         "pairs_within_video": life.pairs_within_video,
-        "simulation": _simulations(life),
+        "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
         "depth_scale": DEPTH_SCALE if depth else None,
         "depth_error": DEPTH_ERROR[depth] if depth else None,
         "num_frames": sum(report["num_frames"] for report in good),
         "videos": good,
         "left_out": left_out,
     }
-    _complete(folder, metadata, features)
+    _complete(folder, metadata, life_features(life))
     for report_file in folder.glob("*.report.json"):
         report_file.unlink()
 
@@ -335,38 +317,25 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
     """One for each video of a life, in order."""
     videos: list[tuple[str, VideoSource | SimulatedSource | ScreenSource]] = []
     for part in life.parts or (life,):
-        named = _named_videos(part) if part.simulation is None else [(part.name, part.simulation)]
-        videos += [(f"{part.name}/{video}" if life.parts and part.simulation is None else video, source)
-                   for video, source in named]  # fmt: skip
-    schema = life_features(life).arrow_schema
+        if part.simulation is not None:
+            videos.append((part.name, part.simulation))
+        else:
+            prefix = f"{part.name}/" if life.parts else ""
+            videos += [(prefix + name, source) for name, source in _named_videos(part)]
+    schema, count = life_features(life).arrow_schema, len(videos)
+    files = [partial / f"data-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
     return [
-        Shard(
-            source,
-            name,
-            life.frame_rate,
-            life.frame_size,
-            file=partial / f"data-{number:05d}-of-{len(videos):05d}.arrow",
-            schema=schema,
-        )
-        for number, (name, source) in enumerate(videos)
+        Shard(source, name, life.frame_rate, life.frame_size, file, schema)
+        for (name, source), file in zip(videos, files, strict=True)
     ]
 
 
-def _estimates(shards: Sequence[Shard], *, closely: bool = False, title: str | None = None) -> list[VideoEstimate]:
-    """Open the videos of shards, several at once, and read their headers.
-
-    Args:
-        shards: whose videos.
-        closely: as of `Shard.estimate`.
-        title: of a progress bar on stderr, which appears where there are many; None for none.
-    """
-
-    def estimate(shard: Shard) -> VideoEstimate:
-        return shard.estimate(closely=closely)
-
-    hidden = title is None or len(shards) < _MANY_VIDEOS
+def _estimates(shards: list[Shard], name: str, progress: bool) -> list[VideoEstimate]:
+    """Look at the videos of shards, several at once."""
+    hidden = not progress or len(shards) < _MANY_VIDEOS
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        return list(tqdm(threads.map(estimate, shards), title, len(shards), unit=" videos", disable=hidden))
+        looked_at = threads.map(Shard.estimate, shards)
+        return list(tqdm(looked_at, f"Looking at {name}", len(shards), unit=" videos", disable=hidden))
 
 
 def _write(
@@ -379,32 +348,27 @@ def _write(
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
-    estimates = _estimates(missing, title=f"Looking at {life.name}" if progress else None)
-    to_come = sum(estimate.num_frames for estimate in estimates)
+    estimates = _estimates(missing, life.name, progress)
     needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
     check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
-    with tqdm(
-        desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
-    ) as bar:
-
-        def finish(shard: Shard, report: dict[str, Any]) -> None:
+    total = there + sum(estimate.num_frames for estimate in estimates)
+    bar = tqdm(desc=f"Preparing {life.name}", initial=there, total=total, unit=" frames", disable=not progress)
+    with bar:
+        for shard, report in _written(missing, num_workers, bar):
             if strict:
                 _refuse(life.name, _losses([report]))
             reports[shard.video] = report
             if len(shards) > 1:
                 bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
-
-        if num_workers == 1:
-            for shard in missing:
-                finish(shard, shard.write(bar.update))
-        else:
-            _write_in_pool(missing, num_workers, finish, bar)
     return [reports[shard.video] for shard in shards]
 
 
-def _write_in_pool(
-    shards: list[Shard], num_workers: int, finish: Callable[[Shard, dict[str, Any]], None], bar: tqdm
-) -> None:
+def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    """Write shards, here or in so many processes, and give each with its report when it is done."""
+    if num_workers == 1:
+        for shard in shards:
+            yield shard, shard.write(bar.update)
+        return
     context = get_context("spawn")
     written = context.Value("q", 0)
     theirs, ours = context.Pipe(duplex=False)
@@ -416,7 +380,7 @@ def _write_in_pool(
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 bar.update(before + written.value - bar.n)
                 for future in done:
-                    finish(running.pop(future), future.result())
+                    yield running.pop(future), future.result()
         except BrokenProcessPool as error:
             raise LifeError(
                 "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
@@ -445,18 +409,10 @@ def _depth(life: Life) -> str:
     return source.depth if isinstance(source, SimulatedSource) else ""
 
 
-def _simulations(life: Life) -> dict[str, Any] | None:
-    """What was rendered: of a joined life, by the names of its parts. None of recordings."""
-    if life.parts and life.parts[0].simulation:
-        return {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
-    return dataclasses.asdict(life.simulation) if life.simulation else None
-
-
 def life_features(life: Life) -> Features:
     """The columns of a life's dataset of frames."""
-    known: tuple[str, ...] = ()
-    if depth := _depth(life):
-        known = ("pose", "intrinsics") if depth == "none" else tuple(OPTIONAL_COLUMNS)
+    depth = _depth(life)
+    known = () if not depth else ("pose", "intrinsics") if depth == "none" else tuple(OPTIONAL_COLUMNS)
     return Features(COLUMNS | {name: OPTIONAL_COLUMNS[name] for name in known})
 
 

@@ -35,35 +35,28 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"` (files of a recording), `"simulated"` (rendered on demand), `"shuffled"` (the frames of
-            another life in random order) or `"joined"` (the videos of several lives, one after another).
-        dataset: the data set that it belongs to.
-        description: one line for people.
-        license: of its frames.
-        source: how to get it, for lives that are not simulated; a sentence.
-        hours: about how long it is; 0 where that is not known.
-        place: `"indoor"`, `"outdoor"`, `"both"`, or empty where that is not known.
+        kind: `"video"`, `"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order) or
+            `"joined"` (the videos of several lives, one after another).
+        dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
+        source: how to get it, in a sentence; empty for simulated lives.
+        hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
+        place: `"indoor"`, `"outdoor"`, `"both"`, or empty where not known.
         poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
-        access: who may have it, in a word or two.
-        consent: what is known of the consent of those who are seen; a sentence.
-        url: the owners' page.
-        download_gb: about how much there is to get, in GB; 0 where that is not known.
-        script: the script of `datasets_scripts` that helps to get it; empty where there is none.
-        part: its folder within the data set as the owners lay it out; empty where that has no such folder.
+        access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
+        script: the script of `datasets_scripts` that helps to get it, if there is one.
+        part: its folder within the data set as the owners lay it out, if there is one.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
-        num_videos: how many videos it has; 0 where that is not known.
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
-        frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
+        frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording, in order: paths of files, or videos within a data set.
         simulation: what to render.
-        base: the life of the name `shuffle_of`.
-        parts: the lives of the names in `joins`.
+        base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
     """
 
     name: str
@@ -101,17 +94,15 @@ class Life:
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
-        simulated, shuffled, joined = (self.kind == kind for kind in ("simulated", "shuffled", "joined"))
         parts = self.joins.split()
-        other_parts = len(parts) != 1 and len({*parts, self.name}) == len(parts) + 1
+        made_of = {"simulated": self.simulation is not None, "shuffled": bool(self.shuffle_of), "joined": bool(parts)}
         rules = {
             f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
-            "have a simulation if it is simulated, and only then": simulated == (self.simulation is not None),
-            "have shuffle_of, the name of another life, if it is shuffled, and only then": (
-                shuffled == bool(self.shuffle_of) and self.shuffle_of != self.name
+            "have a simulation, shuffle_of or joins if it is simulated, shuffled or joined, and only then": all(
+                given == (self.kind == kind) for kind, given in made_of.items()
             ),
-            "have joins, the names of two or more other lives, if it is joined, and only then": (
-                joined == bool(parts) and other_parts
+            "be made of other lives: shuffle_of one, or joins two or more": (
+                len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) and len(parts) != 1
             ),
             f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate:g}": 0 < self.frame_rate <= 1000,
             f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
@@ -217,15 +208,11 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
         base = get_life(known.shuffle_of, videos)
         same = {field: getattr(base, field) for field in ("frame_rate", "frame_size", "license", "pairs_within_video")}
         return dataclasses.replace(known, base=base, **same)
-    if known is not None and known.joins:
-        if videos:
-            raise LifeError(f"The life {name!r} has the videos of {known.joins}; give your recording another name.")
-        return _joined(known)
     life = known or Life(name=name, kind="video", description="A recording of your own.")
-    if life.kind == "simulated":
+    if life.kind != "video":
         if videos:
-            raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
-        return life
+            raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
+        return _joined(life) if life.joins else life
     embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
     paths = [path for path in videos or () if not isinstance(path, EmbeddedVideo)]
     found = find_videos(paths) if videos else life.local_videos()
@@ -257,28 +244,28 @@ def _shuffled(name: str) -> Life:
 def _joined(life: Life) -> Life:
     """A joined life with its parts. They are of different people and places, so no pair may be of two of them."""
     parts = [get_life(name) for name in life.joins.split()]
-    if life.frames_of_each:
-        parts = [_beginning(life, part) for part in parts]
-    sizes = {(part.frame_rate, part.frame_size) for part in parts}
-    columns = {part.simulation.depth if isinstance(part.simulation, SimulatedSource) else "" for part in parts}
-    if any(part.kind not in ("video", "simulated") for part in parts) or len(sizes) > 1 or len(columns) > 1:
+    for number, part in enumerate(parts):
+        if life.frames_of_each and part.simulation is not None:
+            frames = min(life.frames_of_each, part.simulation.num_frames)
+            shorter = dataclasses.replace(part.simulation, num_frames=frames)
+            parts[number] = dataclasses.replace(part, simulation=shorter)
+    forms = {
+        (
+            part.frame_rate,
+            part.frame_size,
+            part.simulation.depth if isinstance(part.simulation, SimulatedSource) else "",
+        )
+        for part in parts
+    }
+    if any(part.kind not in ("video", "simulated") for part in parts) or len(forms) > 1:
         raise LifeError(
             f"The life {life.name!r} joins {life.joins}, which should all be videos, or all simulated with the same "
             "depth, of one frame_rate and frame_size."
         )
-    ((rate, size),) = sizes
+    ((rate, size, _),) = forms
     return dataclasses.replace(
         life, parts=tuple(parts), frame_rate=rate, frame_size=size, license=parts[0].license, pairs_within_video=True
     )
-
-
-def _beginning(life: Life, part: Life) -> Life:
-    if part.simulation is None:
-        raise LifeError(
-            f"The life {life.name!r} has frames_of_each, and {part.name}, which it joins, is not simulated."
-        )
-    num_frames = min(life.frames_of_each, part.simulation.num_frames)
-    return dataclasses.replace(part, simulation=dataclasses.replace(part.simulation, num_frames=num_frames))
 
 
 def _unknown(name: str) -> LifeError:
@@ -309,33 +296,31 @@ def _registered() -> dict[str, Life]:
 
 
 def _parse(where: str, name: str, defaults: dict[str, Any], values: Any) -> Life:
-    if not isinstance(values, dict):
-        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
-    values = defaults | values
-    simulation = values.pop("simulation", None)
-    arguments = _checked(Life, values, where, besides=("name",))
+    arguments = _checked(Life, values, where, defaults)
+    simulation = arguments.pop("simulation", None)
     try:
         if simulation is not None:
             source = ScreenSource if isinstance(simulation, dict) and "screen" in simulation else SimulatedSource
             arguments["simulation"] = source(**_checked(source, simulation, f"{where}, simulation"))
-        return Life(name=name, **arguments)
+        return Life(**arguments | {"name": name})
     except (LifeError, TypeError) as error:  # TypeError: something is missing
         raise LifeError(f"{where}: {error}") from error
 
 
-def _checked(cls: type, values: Any, where: str, besides: Sequence[str] = ()) -> dict[str, Any]:
+def _checked(cls: type, values: Any, where: str, defaults: dict[str, Any] | None = None) -> dict[str, Any]:
     """The arguments of a dataclass as a config gives them, if their names and types are right."""
     if not isinstance(values, dict):
         raise LifeError(f"{where}: should be a mapping, not {values!r}.")
+    values = (defaults or {}) | values
     accepted: dict[Any, Any] = {str: str, bool: bool, int: int, float: (int, float)}
-    fields = {field.name: field.type for field in dataclasses.fields(cls) if field.type in accepted}
-    known = [name for name in fields if name not in besides]
+    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
+    known = [name for name, kind in kinds.items() if name != "name" and (kind in accepted or name == "simulation")]
     for key, value in values.items():
         if key not in known:
             near = difflib.get_close_matches(str(key), known, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
             raise LifeError(f"{where}: unknown key {key!r}; {hint}")
-        kind: Any = fields[key]
-        if not isinstance(value, accepted[kind]) or (isinstance(value, bool) and kind is not bool):
+        kind = kinds[key]
+        if key != "simulation" and (not isinstance(value, accepted[kind]) or (type(value) is bool) != (kind is bool)):
             raise LifeError(f"{where}: {key} should be of type {kind.__name__}, not {value!r}.")
-    return dict(values)
+    return values

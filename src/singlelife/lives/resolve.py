@@ -89,44 +89,29 @@ def resolve_life(
     from singlelife.lives.prepare import prepare_life
     from singlelife.lives.prepared import PreparedLife
 
+    how = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
     reference = life_reference(words, videos)
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
     if reference.kind == "hub":
-        return download_life(
-            reference.where,
-            reference.name,
-            revision=reference.revision or revision,
-            cache_dir=cache_dir,
-            num_workers=num_workers,
-            strict=strict,
-            progress=progress,
-        )
-    return prepare_life(
-        get_life(words, videos), cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
-    )
+        revision = reference.revision or revision
+        return download_life(reference.where, reference.name, revision=revision, **how)  # type: ignore[arg-type]
+    return prepare_life(get_life(words, videos), **how)  # type: ignore[arg-type]
 
 
-def training_recipe(words: str, videos: Sequence[str | Path] | None = None, *, here: bool = True) -> str:
-    """The config in `hub_configs/train` that training on a life starts from: for a folder and a data set, that of the
-    registered life of their name, if there is one.
+def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> str:
+    """The config in `hub_configs/train` that training on a life starts from.
 
-    Args:
-        here: a registered life's videos should be here, or made here; otherwise it may be that they come later.
+    A folder and a data set on the Hub take that of the registered life of their name, if there is one.
 
     Raises:
-        LifeError: there is no such life, or it is not here and should be.
+        LifeError: there is no such life, or it is not here.
     """
     reference = life_reference(words, videos)
-    if reference.kind == "named" and not here and not videos and words in life_names():
-        return registered_life(words).train
     if reference.kind == "named":
         return get_life(words, videos).train
-    return (
-        registered_life(reference.name).train
-        if reference.name in life_names()
-        else Life(reference.name, "video").train
-    )
+    known = reference.name in life_names()
+    return (registered_life(reference.name) if known else Life(reference.name, "video")).train
 
 
 def _name_of(folder: Path) -> str:

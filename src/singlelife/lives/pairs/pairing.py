@@ -28,24 +28,17 @@ if TYPE_CHECKING:
 PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
 
 
-def pair_generator(seed: int, stream: int, index: int) -> np.random.Generator:
-    """The random generator that belongs to one pair.
+def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
+    """The random generator that belongs to each pair.
 
     Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the
-    run's seed and the counter's high words are the stream and the pair's index, so any pair is reached at once.
+    run's seed and the counter's high words are the stream and the pair's index, so any pair is reached at once. It is
+    one generator that is set to the next pair's counter each time, so draw from it before taking the next.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.
-        stream: which of the pair's independent streams, for example `CROP_STREAM`.
-        index: of the pair, 0 to 2**63 - 1.
-    """
-    return np.random.Generator(np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, index]))
-
-
-def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
-    """`pair_generator` of each of several pairs, int64 (n,), at an eighth of the time.
-
-    It is one generator that is set to the next pair's counter each time, so draw from it before taking the next.
+        stream: which of a pair's independent streams, for example `CROP_STREAM`.
+        indices: of the pairs, int64 (n,), 0 to 2**63 - 1.
     """
     philox = np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, 0])
     generator, state = np.random.Generator(philox), philox.state
@@ -86,10 +79,8 @@ class PairingContext:
     def of_life(
         cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
     ) -> "PairingContext":
-        """All rows of a life. Its geometry is read, or made, when a pairing first asks for overlaps.
-
-        Args:
-            num_frames: only the first so many, as if the life ended there: no others are partners in the pair table.
+        """All rows of a life, or the first `num_frames`, as if it ended there. Its geometry is read, or made, when a
+        pairing first asks for overlaps.
         """
 
         @cache
@@ -147,12 +138,10 @@ class TemporalPairing(Pairing):
     and after it alike.
 
     Args:
-        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame belongs to, int64 of shape (n,).
-        min_gap: the shortest time between the two frames, in seconds, over 0.
-        max_gap: the longest, in seconds, at least `min_gap`.
-        rows: the rows of the life that may be used (for example without the held-out stretches), sorted int64. Rows
-            that are not next to each other are never paired across the hole. All rows by default.
+        timestamps, video_index: of the life, as in `PairingContext`.
+        min_gap, max_gap: the shortest and longest time between the two frames, in seconds, over 0.
+        rows: the rows that may be used, sorted int64. Rows that are not next to each other are never paired across the
+            hole. All rows by default.
 
     Raises:
         LifeError: the gaps are not a range, or no two frames are that far apart.
@@ -177,15 +166,11 @@ class TemporalPairing(Pairing):
 
         is_start = np.zeros(len(timestamps) + 1, dtype=bool)
         is_start[segment_starts(timestamps, video_index)] = True
-        new_segment = (
-            np.concatenate([[True], is_start[rows[1:]] | (np.diff(rows) > 1)]) if len(rows) else np.zeros(0, bool)
-        )
-        segment = np.cumsum(new_segment)
-
+        new_segment = is_start[rows] | (np.diff(rows, prepend=-2) > 1)
         # One sorted key for segment and time makes the partners of every frame two slices found by binary search.
-        time = timestamps[rows] - (timestamps[rows].min() if len(rows) else 0.0)
-        stride = (time.max() if len(rows) else 0.0) + 2 * max_gap + 1.0
-        key = segment * stride + time
+        time = timestamps[rows] - timestamps[rows].min(initial=np.inf)
+        stride = time.max(initial=0.0) + 2 * max_gap + 1.0
+        key = np.cumsum(new_segment) * stride + time
         tolerance = 1e-6  # timestamps are exact to the microsecond at best
         before = np.searchsorted(key, [key - max_gap - tolerance, key - min_gap + tolerance])
         after = np.searchsorted(key, [key + min_gap - tolerance, key + max_gap + tolerance])
@@ -196,7 +181,7 @@ class TemporalPairing(Pairing):
         self._rows, self.targets = rows, rows[self._with_partner]
         if len(self.targets) == 0:
             stretches = np.split(time, np.flatnonzero(new_segment)[1:])
-            longest = max(np.ptp(stretch) for stretch in stretches) if len(rows) else 0.0
+            longest = max((np.ptp(stretch) for stretch in stretches if len(stretch)), default=0.0)
             raise LifeError(
                 f"No two frames are {min_gap:g} to {max_gap:g} s apart: the longest uninterrupted stretch of the "
                 f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps "
@@ -230,14 +215,13 @@ class TemporalPairing(Pairing):
 class SpatialPairing(Pairing):
     """Two frames that see the same place, whenever that was: their visible points overlap within a range.
 
-    The target is uniform over the frames that have a partner, the source uniform over that target's partners. Both
-    are among the rows that may be used.
+    The target is uniform over the frames that have a partner, the source uniform over that target's partners.
 
     Args:
         table: the overlapping frames of the life.
         rows: the rows of the life that may be used, int64.
         settings: those that the table was made with.
-        video_index: int64 of shape (n,), where pairs must not be of two videos.
+        video_index: int64 (n,), where pairs must not be of two videos.
 
     Raises:
         LifeError: there is no such pair.
@@ -285,19 +269,18 @@ def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSetti
     if table.num_in_range:
         return (
             f"None of the life's {table.num_in_range:,} pairs of frames with an overlap of {overlap} is among the "
-            f"{num_rows:,} frames that can be used (or within one video, where pairs must be). Use a longer life, "
-            "another range (--min-overlap, --max-overlap), or --pairing temporal."
+            f"{num_rows:,} usable frames, or within one video. Use a longer life, another range (--min-overlap, "
+            "--max-overlap), or --pairing temporal."
         )
     if table.num_above:
         return (
             f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see one place "
-            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved, so both frames "
-            "of a pair would be the same view, and nothing could be learnt from matching them. Use --pairing "
-            "temporal, which needs no poses; what it learns from a still camera, though, is not geometry."
+            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Take --pairing "
+            "temporal, which needs no poses; but what it learns from a still camera is not geometry."
         )
     return (
-        f"No two frames of this life overlap by {overlap}: it never sees a place twice from views that are near "
-        "enough, or too few points are known of its frames. Lower --min-overlap, or use --pairing temporal."
+        f"No two frames of this life overlap by {overlap}: it never sees a place twice from near views, or too few "
+        "points are known. Lower --min-overlap, or use --pairing temporal."
     )
 
 
@@ -389,11 +372,8 @@ class RandomPairing(Pairing):
 class AugmentedPairing(Pairing):
     """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera.
 
-    Args:
-        rows: the rows of the life that may be used, int64.
-
     Raises:
-        LifeError: there is none.
+        LifeError: no row may be used.
     """
 
     summary = "one frame twice, with the crops as the only difference (a baseline)"

@@ -78,9 +78,8 @@ def to_pixel_values(
 
         p → b·c·s·p + b·c·(1 - s)·luma(p) + b·(1 - c)·mean(luma)
 
-    It is taken as such, together with the normalisation, in float32. So unlike the operations one by one on uint8
-    (torchvision's `ColorJitter`), it neither rounds in between nor clips: what gets brighter than white stays so, and
-    the texture of a bright wall is not lost.
+    It is taken as such, with the normalisation, in float32. So unlike torchvision's `ColorJitter` on uint8 it neither
+    rounds in between nor clips: the texture of a bright wall is not lost.
 
     Args:
         images: uint8 (B, 3, H, W), in any memory format.

@@ -94,33 +94,28 @@ class VideoReader:
         self.damaged_packets = 0
         with source.open() as file:
             if not file.read(1):
-                raise LifeError(f"{self.path}: the file is empty.")
+                raise self._unusable("the file is empty")
         # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
         is_file = isinstance(source, VideoFile)
-        options = {"protocol_whitelist": "file" if is_file else "none"}
-        for option, names in (("format_whitelist", formats), ("codec_whitelist", codecs)):
-            if names is not None:
-                options[option] = ",".join(names)
-        if max_pixels is not None:
-            options["max_pixels"] = str(max_pixels)
+        limits = {
+            "protocol_whitelist": "file" if is_file else "none",
+            "format_whitelist": ",".join(formats or ()),
+            "codec_whitelist": ",".join(codecs or ()),
+            "max_pixels": str(max_pixels or ""),
+        }
+        options = {name: limit for name, limit in limits.items() if limit}
         try:
             self._container = av.open(
                 str(source.path) if is_file else source.open(), "r", metadata_errors="ignore", options=options
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise LifeError(f"{self.path}: not a video that can be read, or cut off ({_reason(error)}).") from error
-        streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
-        if not streams or _is_still(self._container.format.name):
-            kinds = sorted({stream.type for stream in self._container.streams if not streams})
+            reason = getattr(error, "strerror", None) or error
+            raise self._unusable(f"not a video that can be read, or cut off ({reason})") from error
+        try:
+            self._stream = self._video_stream(codecs)
+        except LifeError:
             self._container.close()
-            raise LifeError(f"{self.path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
-        self._stream = streams[0]
-        if self._stream.codec_context is None:
-            self._container.close()
-            raise LifeError(f"{self.path}: its frames are coded in a way that is not known here, or it is damaged.")
-        if codecs is not None and (codec := self._stream.codec_context.name) not in codecs:
-            self._container.close()
-            raise LifeError(f"{self.path}: its frames are coded as {codec}, not as {', '.join(codecs)}.")
+            raise
         if max_pixels is not None:
             self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
         self._stream.thread_type = "AUTO"
@@ -128,14 +123,39 @@ class VideoReader:
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
         self._end = 0  # of the last frame that was decoded, in ticks of that clock
-        self._announced = _announced_seconds(self._container, self._stream)
+        self._announced = self._announced_by_header()
         self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
         kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
         self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
-        self.stored_size = width, height = self._stream.width, self._stream.height
-        if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
-            self._container.close()
-            raise LifeError(f"{self.path}: its header says {width}x{height} px, which makes no sense.")
+        self.stored_size = self._stream.width, self._stream.height
+
+    def _video_stream(self, codecs: Sequence[str] | None) -> av.VideoStream:
+        container = self._container
+        cover = av.stream.Disposition.attached_pic  # of an audio file
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        # FFmpeg shows text art and single pictures as videos.
+        if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
+            kinds = sorted({stream.type for stream in container.streams if not streams})
+            raise self._unusable(f"holds no video, only {' and '.join(kinds) or 'text or a picture'}")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise self._unusable("its frames are coded in a way that is not known here, or it is damaged")
+        if codecs is not None and (codec := stream.codec_context.name) not in codecs:
+            raise self._unusable(f"its frames are coded as {codec}, not as {', '.join(codecs)}")
+        if not (0 < stream.width <= _MAX_SIDE and 0 < stream.height <= _MAX_SIDE):
+            raise self._unusable(f"its header says {stream.width}x{stream.height} px, which makes no sense")
+        return stream
+
+    def _unusable(self, why: str) -> LifeError:
+        return LifeError(f"{self.path}: {why}.")
+
+    def _announced_by_header(self) -> float | None:
+        """How long the video is. (The file's own length may be that of its sound.)"""
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None and len(self._container.streams) == 1:
+            return self._container.duration / av.time_base
+        return None
 
     @property
     def seconds(self) -> float:
@@ -152,9 +172,7 @@ class VideoReader:
         return "; ".join(lost) or None
 
     def glance(self) -> str | None:
-        """Whether the first frame can be decoded and the file goes on to its end, which takes a moment.
-
-        The reader is of no use afterwards.
+        """Decode the first frame and look for the end of the file. The reader is of no use afterwards.
 
         Returns:
             The damage that was seen, for people; None if there was none.
@@ -163,7 +181,7 @@ class VideoReader:
             LifeError: no frame could be decoded.
         """
         if next(self._decode(), None) is None:
-            raise LifeError(f"{self.path}: no frame of it can be decoded.")
+            raise self._unusable("no frame of it can be decoded")
         if self._announced is None:
             return None
         start, self._end = self._stream.start_time or 0, -1
@@ -218,7 +236,7 @@ class VideoReader:
             if nearest is None or distance < nearest_distance:
                 nearest, nearest_distance = (time, index, frame), distance
         if nearest is None:
-            raise LifeError(f"{self.path}: no frame of it can be decoded.")
+            raise self._unusable("no frame of it can be decoded")
         yield self._keep(*nearest)
 
     def _keep(self, time: int, index: int, frame: VideoFrame) -> KeptFrame:
@@ -280,28 +298,5 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return encoded.getvalue()
 
 
-def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """How long a video is, by its header. (The file's own length may be that of its sound.)"""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return None
-
-
 def _even(pixels: float) -> int:
     return max(2, 2 * round(pixels / 2))
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    """Whether a stream is the picture of an audio file's cover."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _is_still(format_name: str) -> bool:
-    """Whether a file is of a kind that FFmpeg shows as a video, but is none: text art, or one picture."""
-    return format_name in ("tty", "image2") or format_name.endswith("_pipe")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)
