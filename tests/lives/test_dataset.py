@@ -17,13 +17,12 @@ from singlelife.lives.pairs.pairing import (
     PairSettings,
     TemporalPairing,
     make_pairing,
-    pair_generator,
 )
 from singlelife.lives.pairs.transforms import random_crop_box
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import get_life
 
-from .conftest import write_clip
+from .conftest import pair_generator, write_clip
 
 
 def pair_dataset(life, **overrides) -> PairDataset:

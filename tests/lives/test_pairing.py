@@ -16,11 +16,12 @@ from singlelife.lives.pairs.pairing import (
     SpatialPairing,
     TemporalPairing,
     make_pairing,
-
     pair_generators,
 )
 from singlelife.lives.pairs.segments import first_hours, hold_out, recording_time, segment_starts
 from singlelife.lives.scene.geometry import VisiblePoints
+
+from .conftest import pair_generator
 
 
 def recording(*videos: list[float]) -> tuple[np.ndarray, np.ndarray]:

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from singlelife.errors import LifeError
+from singlelife.files import free_bytes
+from singlelife.lives.registry import get_life
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.text import duration, in_bytes
 
 if TYPE_CHECKING:
     from singlelife.lives.prepare import Plan
-    from singlelife.lives.registry import Life
 
 
 @dataclass(frozen=True)
@@ -51,41 +52,35 @@ class Command:
 
     def _dry_run(self) -> int:
         from singlelife.lives.prepare import plan_preparation  # `datasets` and torch come along
-        from singlelife.lives.registry import get_life
 
         if life_reference(self.life, self.video).kind != "named":
             raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
-        life = get_life(self.life, self.video)
-        plan = plan_preparation(life, cache_dir=self.cache_dir)
-        print(_table(life, plan))
-        refused = plan.gives_nothing or not plan.fits or (self.strict and (plan.losses or plan.mismatches))
+        plan = plan_preparation(get_life(self.life, self.video), cache_dir=self.cache_dir)
+        room = free_bytes(plan.folder)
+        print(_table(self.life, plan, room))
+        refused = plan.gives_nothing or plan.num_bytes > room or (self.strict and (plan.losses or plan.mismatches))
         return 2 if refused else 0
 
 
 COMMAND = Command
 
 
-def _table(life: "Life", plan: "Plan") -> str:
+def _table(name: str, plan: "Plan", room: int) -> str:
     """A plan for people."""
+    notes = [f"  {note}" for note in (*plan.losses, *plan.mismatches)]
     if plan.is_done:
-        ready = f"{life.name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}"
-        return "\n".join([ready, *(f"  {loss}" for loss in plan.losses)])
+        return "\n".join([f"{name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}", *notes])
     usable = [estimate for estimate in plan.estimates if not estimate.error]
-    unusable = len(plan.estimates) - len(usable)
     unsaid = sum(not estimate.num_frames for estimate in usable)
-    done = f", besides {plan.num_frames_done:,} that are done" if plan.num_frames_done else ""
-    lines = {
-        "videos": f"{len(usable)}" + (f", and {unusable} that cannot be used" if unusable else ""),
-        "length": duration(sum(estimate.seconds for estimate in usable)),
-        "frames": f"about {plan.num_frames:,}{done}",
-        "needed": f"about {in_bytes(plan.num_bytes)}",
-        "free": in_bytes(plan.free_bytes) + ("" if plan.fits else ": not enough. Make room, or see --cache-dir"),
-        "where": str(plan.folder),
-    }
-    notes = [*plan.losses, *plan.mismatches]
-    if unsaid:
-        notes.append(f"{unsaid} of the videos do not say how long they are, and come on top of this.")
-    if plan.gives_nothing:
-        notes.append(f"No video of the life {life.name} can be used.")
-    table = [*(f"  {name:<9}{text}" for name, text in lines.items()), *(f"  {note}" for note in notes)]
-    return "\n".join([f"{life.name}: to be prepared", *table])
+    more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
+    fits = "" if plan.num_bytes <= room else ": not enough. Make room, or see --cache-dir"
+    lines = [
+        f"{name}: to be prepared",
+        f"  videos   {len(usable)} of {len(plan.estimates)} can be used{more}",
+        f"  length   {duration(sum(estimate.seconds for estimate in usable))}",
+        f"  frames   about {plan.num_frames:,}, besides {plan.num_frames_done:,} that are done",
+        f"  needed   about {in_bytes(plan.num_bytes)}",
+        f"  free     {in_bytes(room)}{fits}",
+        f"  where    {plan.folder}",
+    ]
+    return "\n".join(lines + notes)

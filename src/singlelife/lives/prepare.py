@@ -2,12 +2,10 @@
 
 A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not
 at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
-it is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
-done.
+it is complete, and the folder is renamed at the end. A preparation that was killed goes on with the videos not done.
 
-A shuffled life, the control that has a life's frames in random order, is made from its base by copying the encoded
-frames. It has the moments of its base, one after the other, and at each the frame of some other moment, together with
-all that belongs to that frame (pose, depth). So its temporal pairs are pairs of any two frames.
+A shuffled life has the moments of its base, one after the other, and at each the encoded frame of some other moment,
+with its pose and depth. So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
@@ -18,7 +16,7 @@ import warnings
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,7 +28,7 @@ from datasets import DatasetInfo, Features
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeWarning
-from singlelife.files import check_room, free_bytes, locked
+from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, default_cache_dir
 from singlelife.lives.shards import Shard, VideoEstimate, start_worker, write_in_worker
@@ -42,7 +40,7 @@ from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
 SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
-DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
+DEPTH_ERROR = {"": None, "none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
 _MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
@@ -69,7 +67,7 @@ class Plan:
     num_frames_done: int
     losses: list[str]
     mismatches: tuple[str, ...] = ()
-    estimates: list[VideoEstimate] = field(default_factory=list)
+    estimates: tuple[VideoEstimate, ...] = ()
 
     @property
     def num_frames(self) -> int:
@@ -78,13 +76,8 @@ class Plan:
 
     @property
     def num_bytes(self) -> int:
-        """About how much room they will take."""
+        """About how much room the frames to come will take."""
         return sum(estimate.num_bytes for estimate in self.estimates)
-
-    @property
-    def free_bytes(self) -> int:
-        """How much room there is."""
-        return free_bytes(self.folder)
 
     @property
     def gives_nothing(self) -> bool:
@@ -116,20 +109,20 @@ def prepare_life(
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
-    fingerprint = life_fingerprint(life)
-    folder = _folder(life, fingerprint, cache_dir)
+    fingerprint, folder, partial = _folders(life, cache_dir)
     if not folder.exists():
         more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
         base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
-                if folder.exists():
-                    pass  # the process that held the lock has made it
-                elif base is not None:
-                    _shuffle(life, fingerprint, base, folder, progress)
-                else:
-                    _prepare(life, fingerprint, folder, num_workers, strict, progress)
+                if not folder.exists():  # else the process that held the lock has made it
+                    partial.mkdir(exist_ok=True)
+                    if base is not None:
+                        described = _shuffle(life, base, partial, progress)
+                    else:
+                        described = _write(life, partial, num_workers, strict, progress)
+                    _complete(life, fingerprint, described, partial, folder)
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
@@ -150,43 +143,34 @@ def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progres
     It finds videos that cannot be opened, of which no frame can be decoded, or that end before their header says;
     damage in the middle of a video is only found by preparing it.
 
-    Args:
-        life: what would be prepared.
-        cache_dir: as of `prepare_life`.
-        progress: show a progress bar on stderr if there are many videos.
-
     Raises:
         LifeError: a video is missing.
     """
-    folder = _folder(life, life_fingerprint(life), cache_dir)
+    _, folder, partial = _folders(life, cache_dir)
     if folder.exists():
         prepared = PreparedLife.load(folder)
-        losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
-        return Plan(folder, True, len(prepared), losses)
+        return Plan(folder, True, len(prepared), _losses(prepared.metadata["videos"] + prepared.metadata["left_out"]))
     if life.base is not None:  # a copy of its frames, and those too if they are not there yet
         base = plan_preparation(life.base, cache_dir=cache_dir, progress=progress)
         estimates = [dataclasses.replace(each, num_bytes=2 * each.num_bytes) for each in base.estimates]
         if base.is_done:
-            size = _size(PreparedLife.load(base.folder))
-            estimates = [
-                VideoEstimate(life.base.name, base.num_frames_done / life.frame_rate, base.num_frames_done, size)
-            ]
-        return Plan(folder, False, 0, base.losses, base.mismatches, estimates)
-    shards = _shards(life, _partial(folder))
-    reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
-    estimates = _estimates([shard for shard in shards if shard not in reports], life.name, progress)
+            count, size = base.num_frames_done, _size(PreparedLife.load(base.folder))
+            estimates = [VideoEstimate(life.base.name, count / life.frame_rate, count, size)]
+        return Plan(folder, False, 0, base.losses, base.mismatches, tuple(estimates))
+    shards = _shards(life, partial)
+    reports, missing = _finished(shards)
+    estimates = _estimates(missing, life.name, progress)
     losses = _losses([*reports.values(), *map(dataclasses.asdict, estimates)])
     mismatches = life.mismatches([shard.video for shard in shards])
     done = sum(report["num_frames"] for report in reports.values())
-    return Plan(folder, False, done, losses, mismatches, estimates)
+    return Plan(folder, False, done, losses, mismatches, tuple(estimates))
 
 
 def life_fingerprint(life: Life) -> str:
     """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
 
-    A video counts by its name, its size and its first and last MiB, not by its path or date: reading a week of video
-    only to hash it would take as long as decoding it. An edit of a file's middle that keeps both its ends and its
-    length to the byte is not noticed.
+    A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
+    video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
 
     Raises:
         LifeError: a video cannot be opened.
@@ -194,10 +178,8 @@ def life_fingerprint(life: Life) -> str:
     if isinstance(life.simulation, ScreenSource):
         contents: Any = dataclasses.asdict(life.simulation) | {"drawer": SCREEN_VERSION, "pillow": version("pillow")}
     elif life.simulation is not None:
-        contents = dataclasses.asdict(life.simulation) | {
-            "renderer": RENDERER_VERSION,
-            "vizdoom": version("vizdoom"),
-        }
+        renderer = {"renderer": RENDERER_VERSION, "vizdoom": version("vizdoom")}
+        contents = dataclasses.asdict(life.simulation) | renderer
     elif life.parts:
         contents = {"joined": [life_fingerprint(part) for part in life.parts]}
     elif life.base is not None:
@@ -210,12 +192,11 @@ def life_fingerprint(life: Life) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _folder(life: Life, fingerprint: str, cache_dir: str | Path | None) -> Path:
-    return Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial")
+def _folders(life: Life, cache_dir: str | Path | None) -> tuple[str, Path, Path]:
+    """A life's fingerprint, the folder of its prepared form, and the one to make that in."""
+    fingerprint = life_fingerprint(life)
+    folder = Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
+    return fingerprint, folder, Path(f"{folder}.partial")
 
 
 def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
@@ -243,10 +224,9 @@ def seeded_order(length: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
 
 
-def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, progress: bool) -> None:
-    check_room(_size(base), folder.parent, f"The life {life.name}", _ELSEWHERE)
-    partial = _partial(folder)
-    partial.mkdir(exist_ok=True)
+def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> dict[str, Any]:
+    """Copy the frames of the base in random order; gives the metadata."""
+    check_room(_size(base), partial, f"The life {life.name}", _ELSEWHERE)
     rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
     order = seeded_order(len(base), SHUFFLE_SEED)
     bar = tqdm(desc=f"Shuffling {base.name}", total=len(base), unit=" frames", disable=not progress)
@@ -259,58 +239,24 @@ def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, pro
             bar.update(len(moments))
     shuffled = {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED}
     videos = [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]]
-    metadata = base.metadata | _identity(life, fingerprint) | {"shuffled": shuffled, "videos": videos}
-    _complete(folder, metadata, base.dataset.features)
+    return base.metadata | {"shuffled": shuffled, "videos": videos}
 
 
 def _size(prepared: PreparedLife) -> int:
     return sum(file.stat().st_size for file in prepared.path.glob("*.arrow"))
 
 
-def _identity(life: Life, fingerprint: str) -> dict[str, Any]:
-    described = {name: getattr(life, name) for name in ("kind", "dataset", "license")}
-    return {"name": life.name, "fingerprint": fingerprint} | described
-
-
-def _prepare(
-    life: Life, fingerprint: str, folder: Path, num_workers: int | None, strict: bool, progress: bool
-) -> None:
-    partial = _partial(folder)
-    partial.mkdir(exist_ok=True)
-    for leftover in partial.glob("*.tmp"):  # of processes that were killed
-        leftover.unlink()
-    reports = _write(life, _shards(life, partial), num_workers, strict, progress)
-    good = [report for report in reports if "error" not in report]
-    left_out = [report for report in reports if "error" in report]
-    if not good:
-        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
-    depth = _depth(life)
-    simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        **_identity(life, fingerprint),
-        "frame_rate": life.frame_rate,
-        "frame_size": life.frame_size,
-        "pairs_within_video": life.pairs_within_video,
-        "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
-        "depth_scale": DEPTH_SCALE if depth else None,
-        "depth_error": DEPTH_ERROR[depth] if depth else None,
-        "num_frames": sum(report["num_frames"] for report in good),
-        "videos": good,
-        "left_out": left_out,
-    }
-    _complete(folder, metadata, life_features(life))
-    for report_file in folder.glob("*.report.json"):
-        report_file.unlink()
-
-
-def _complete(folder: Path, metadata: dict[str, Any], features: Features) -> None:
+def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: Path, folder: Path) -> None:
     """Describe what is in the partial folder, and give it its name."""
-    partial = _partial(folder)
+    identity = {"format_version": FORMAT_VERSION, "name": life.name, "fingerprint": fingerprint}
+    identity |= {name: getattr(life, name) for name in ("kind", "dataset", "license")}
+    metadata = identity | described | identity
     files = list(dict.fromkeys(report["file"] for report in metadata["videos"]))
-    write_dataset_description(partial, files, features, metadata["fingerprint"])
+    write_dataset_description(partial, files, life_features(life.base or life), fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     partial.rename(folder)
+    for report_file in folder.glob("*.report.json"):
+        report_file.unlink()
 
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
@@ -330,6 +276,12 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
     ]
 
 
+def _finished(shards: list[Shard]) -> tuple[dict[str, dict[str, Any]], list[Shard]]:
+    """The reports of shards that are there, by video, and those shards that are not."""
+    reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
+    return reports, [shard for shard in shards if shard.video not in reports]
+
+
 def _estimates(shards: list[Shard], name: str, progress: bool) -> list[VideoEstimate]:
     """Look at the videos of shards, several at once."""
     hidden = not progress or len(shards) < _MANY_VIDEOS
@@ -338,19 +290,18 @@ def _estimates(shards: list[Shard], name: str, progress: bool) -> list[VideoEsti
         return list(tqdm(looked_at, f"Looking at {name}", len(shards), unit=" videos", disable=hidden))
 
 
-def _write(
-    life: Life, shards: list[Shard], num_workers: int | None, strict: bool, progress: bool
-) -> list[dict[str, Any]]:
-    """Write the shards that are not there yet, several at once, and give the reports of all."""
-    reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
+def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, progress: bool) -> dict[str, Any]:
+    """Write the videos that are not there yet, several at once; gives the metadata."""
+    for leftover in partial.glob("*.tmp"):  # of processes that were killed
+        leftover.unlink()
+    shards = _shards(life, partial)
+    reports, missing = _finished(shards)
     there = sum(report["num_frames"] for report in reports.values())
-    missing = [shard for shard in shards if shard.video not in reports]
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, life.name, progress)
-    needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
-    check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
+    check_room(sum(estimate.num_bytes for estimate in estimates), partial, f"The life {life.name}", _ELSEWHERE)
     total = there + sum(estimate.num_frames for estimate in estimates)
     bar = tqdm(desc=f"Preparing {life.name}", initial=there, total=total, unit=" frames", disable=not progress)
     with bar:
@@ -358,9 +309,25 @@ def _write(
             if strict:
                 _refuse(life.name, _losses([report]))
             reports[shard.video] = report
-            if len(shards) > 1:
-                bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
-    return [reports[shard.video] for shard in shards]
+            bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
+    good, left_out = [], []
+    for shard in shards:
+        report = reports[shard.video]
+        (left_out if "error" in report else good).append(report)
+    if not good:
+        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
+    simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
+    return {
+        "frame_rate": life.frame_rate,
+        "frame_size": life.frame_size,
+        "pairs_within_video": life.pairs_within_video,
+        "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
+        "depth_scale": DEPTH_SCALE if life.depth else None,
+        "depth_error": DEPTH_ERROR[life.depth],
+        "num_frames": sum(report["num_frames"] for report in good),
+        "videos": good,
+        "left_out": left_out,
+    }
 
 
 def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple[Shard, dict[str, Any]]]:
@@ -403,16 +370,9 @@ def _refuse(name: str, losses: list[str]) -> None:
         raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
 
 
-def _depth(life: Life) -> str:
-    """That of a walk that is simulated, or of several that are joined; empty for anything else."""
-    source = (life.parts or (life,))[0].simulation
-    return source.depth if isinstance(source, SimulatedSource) else ""
-
-
 def life_features(life: Life) -> Features:
     """The columns of a life's dataset of frames."""
-    depth = _depth(life)
-    known = () if not depth else ("pose", "intrinsics") if depth == "none" else tuple(OPTIONAL_COLUMNS)
+    known = {"": (), "none": ("pose", "intrinsics")}.get(life.depth, OPTIONAL_COLUMNS)
     return Features(COLUMNS | {name: OPTIONAL_COLUMNS[name] for name in known})
 
 

@@ -95,18 +95,18 @@ class Life:
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
         parts = self.joins.split()
-        made_of = {"simulated": self.simulation is not None, "shuffled": bool(self.shuffle_of), "joined": bool(parts)}
+        made_of = {"simulated": self.simulation, "shuffled": self.shuffle_of, "joined": parts}
         rules = {
             f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
             "have a simulation, shuffle_of or joins if it is simulated, shuffled or joined, and only then": all(
-                given == (self.kind == kind) for kind, given in made_of.items()
+                bool(given) == (self.kind == kind) for kind, given in made_of.items()
             ),
             "be made of other lives: shuffle_of one, or joins two or more": (
-                len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) and len(parts) != 1
+                len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
             ),
-            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate:g}": 0 < self.frame_rate <= 1000,
+            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate}": 0 < self.frame_rate <= 1000,
             f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
-            f"have hours not below 0, not {self.hours:g}": self.hours >= 0,
+            f"have hours not below 0, not {self.hours}": self.hours >= 0,
             f"have a place of {', '.join(PLACES[1:])}, or none, not {self.place!r}": self.place in PLACES,
         }
         for rule, kept in rules.items():
@@ -122,6 +122,12 @@ class Life:
     def repository_name(self) -> str:
         """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
+
+    @property
+    def depth(self) -> str:
+        """How a walk that is simulated, or several that are joined, know depth; empty for anything else."""
+        source = (self.parts or (self,))[0].simulation
+        return source.depth if isinstance(source, SimulatedSource) else ""
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
@@ -181,11 +187,12 @@ def registered_life(name: str) -> Life:
     Raises:
         LifeError: there is no such life.
     """
-    if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in _registered():
+    lives = _registered()
+    if name in lives:
+        return lives[name]
+    if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in lives:
         return _shuffled(name)
-    if name not in _registered():
-        raise _unknown(name)
-    return _registered()[name]
+    raise _unknown(name)
 
 
 def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
@@ -245,18 +252,10 @@ def _joined(life: Life) -> Life:
     """A joined life with its parts. They are of different people and places, so no pair may be of two of them."""
     parts = [get_life(name) for name in life.joins.split()]
     for number, part in enumerate(parts):
-        if life.frames_of_each and part.simulation is not None:
-            frames = min(life.frames_of_each, part.simulation.num_frames)
-            shorter = dataclasses.replace(part.simulation, num_frames=frames)
+        if life.frames_of_each and (whole := part.simulation) is not None:
+            shorter = dataclasses.replace(whole, num_frames=min(life.frames_of_each, whole.num_frames))
             parts[number] = dataclasses.replace(part, simulation=shorter)
-    forms = {
-        (
-            part.frame_rate,
-            part.frame_size,
-            part.simulation.depth if isinstance(part.simulation, SimulatedSource) else "",
-        )
-        for part in parts
-    }
+    forms = {(part.frame_rate, part.frame_size, part.depth) for part in parts}
     if any(part.kind not in ("video", "simulated") for part in parts) or len(forms) > 1:
         raise LifeError(
             f"The life {life.name!r} joins {life.joins}, which should all be videos, or all simulated with the same "
@@ -285,42 +284,20 @@ def _registered() -> dict[str, Life]:
     for config in config_names("lives"):
         path = hub_configs() / "lives" / f"{config}.yaml"
         content = read_yaml(path)
-        defaults, described = content.get("defaults", {}), content.get("lives")
-        if set(content) - {"defaults", "lives"} or not isinstance(defaults, dict) or not isinstance(described, dict):
+        if not isinstance(content.get("lives"), dict) or set(content) - {"defaults", "lives"}:
             raise LifeError(f"{path} should hold `lives` and, if need be, `defaults`, both mappings; nothing else.")
-        for name, values in described.items():
+        for name, values in content["lives"].items():
             if name in lives:
                 raise LifeError(f"{path} describes the life {name!r}, which another file describes too.")
-            lives[str(name)] = _parse(f"{path}, life {name!r}", str(name), defaults, values)
+            try:
+                lives[name] = _described(name, content.get("defaults", {}) | values)
+            except (LifeError, TypeError) as error:  # TypeError: a name or a type is wrong, or something is missing
+                raise LifeError(f"{path}, life {name!r}: {error}") from error
     return lives
 
 
-def _parse(where: str, name: str, defaults: dict[str, Any], values: Any) -> Life:
-    arguments = _checked(Life, values, where, defaults)
-    simulation = arguments.pop("simulation", None)
-    try:
-        if simulation is not None:
-            source = ScreenSource if isinstance(simulation, dict) and "screen" in simulation else SimulatedSource
-            arguments["simulation"] = source(**_checked(source, simulation, f"{where}, simulation"))
-        return Life(**arguments | {"name": name})
-    except (LifeError, TypeError) as error:  # TypeError: something is missing
-        raise LifeError(f"{where}: {error}") from error
-
-
-def _checked(cls: type, values: Any, where: str, defaults: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The arguments of a dataclass as a config gives them, if their names and types are right."""
-    if not isinstance(values, dict):
-        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
-    values = (defaults or {}) | values
-    accepted: dict[Any, Any] = {str: str, bool: bool, int: int, float: (int, float)}
-    kinds: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(cls)}
-    known = [name for name, kind in kinds.items() if name != "name" and (kind in accepted or name == "simulation")]
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            raise LifeError(f"{where}: unknown key {key!r}; {hint}")
-        kind = kinds[key]
-        if key != "simulation" and (not isinstance(value, accepted[kind]) or (type(value) is bool) != (kind is bool)):
-            raise LifeError(f"{where}: {key} should be of type {kind.__name__}, not {value!r}.")
-    return values
+def _described(name: str, values: dict[str, Any]) -> Life:
+    simulation = values.pop("simulation", None)
+    if simulation is not None:
+        simulation = (ScreenSource if "screen" in simulation else SimulatedSource)(**simulation)
+    return Life(name=name, simulation=simulation, **values)

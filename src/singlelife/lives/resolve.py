@@ -58,8 +58,8 @@ def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> Li
     if len(path.parts) > 1 or words.startswith((".", "~")):
         found = "has no " + _METADATA if path.is_dir() else "is not there"
         raise LifeError(
-            f"{words} is no life: a path should be the folder of a prepared life, and this one {found}. A recording "
-            "of your own takes a name and --video PATH."
+            f"{words} is no life: it {found}, and a path should be the folder of a prepared life. A recording of your "
+            "own takes a name and --video PATH."
         )
     return LifeReference("named", words, words)
 
@@ -119,8 +119,8 @@ def _name_of(folder: Path) -> str:
     try:
         name = json.loads((folder / _METADATA).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, TypeError, KeyError):
-        name = None  # opening the life will say why
-    return name if isinstance(name, str) and LIFE_NAME.fullmatch(name) else _valid_name(folder.resolve().name)
+        name = ""  # opening the life will say why
+    return name if LIFE_NAME.fullmatch(str(name)) else _valid_name(folder.resolve().name)
 
 
 def _valid_name(words: str) -> str:
