@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reporting import COMPLETE, INCOMPLETE, run_script, script_parser, shown
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.files import atomic_write
-from singlelife.lives.dataset_cli import COMPLETE, INCOMPLETE, run_script, script_parser, shown
 from singlelife.lives.prepare import seeded_order
 from singlelife.lives.registry import VIDEO_LIST, registered_life
 from singlelife.lives.video.reader import VideoReader

@@ -19,6 +19,7 @@ from singlelife.lives.registry import get_life
 from .conftest import write_clip
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
+sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
 
 
 def script(name: str) -> ModuleType:

@@ -12,7 +12,6 @@ from singlelife.errors import LifeError, SingleLifeError
 from singlelife.lives.registry import (
     VIDEO_LIST,
     Life,
-    estimated_bytes,
     life_names,
     prepared_folders,
     registered_life,
@@ -52,17 +51,20 @@ class Command:
                 f"`singlelife prepare {self.show.life}` downloads it."
             )
         names = life_names() if self.show is None else [self.show.life]
-        lives = [(life, _presence(life, self.cache_dir)) for life in map(registered_life, names)]
+        lives = []
+        for life in map(registered_life, names):
+            prepared = prepared_folders(life, self.cache_dir)
+            lives.append((life, prepared, _state(life, prepared, self.cache_dir)))
         if self.json:
-            found = [_fields(life, presence) for life, presence in lives]
+            found = [_fields(*described) for described in lives]
             print(json.dumps(found[0] if self.show else found, indent=2))
         elif self.show:
             print(_explained(*lives[0]))
         else:
             rows = [
                 (life.name, life.dataset, life.kind, f"{life.hours:.2g}" if life.hours else "?", life.place or "?",
-                 life.poses or "-", life.access, presence.state)
-                for life, presence in lives
+                 life.poses or "-", life.access, state)
+                for life, _, state in lives
             ]  # fmt: skip
             print(f"{aligned([_COLUMNS, *rows])}\n\n{_NOTE}")
         return 0
@@ -71,51 +73,40 @@ class Command:
 COMMAND = Command
 
 
-@dataclass(frozen=True)
-class _Presence:
-    """What is here of a life: in a few words, its prepared forms, and the videos in its folder with their size."""
-
-    state: str
-    prepared: list[Path]
-    num_videos: int = 0
-    num_bytes: int = 0
-
-
-def _presence(life: Life, cache_dir: Path | None) -> _Presence:
-    prepared = prepared_folders(life, cache_dir)
+def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
+    """What is here of a life, in a few words."""
+    if prepared:
+        return "prepared"
     if life.kind != "video":
-        made_of = [life.shuffle_of] if life.shuffle_of else life.joins.split()
-        states = {name: _presence(registered_life(name), cache_dir).state for name in made_of}
+        states = {
+            part.name: _state(part, prepared_folders(part, cache_dir), cache_dir)
+            for part in map(registered_life, life.shuffle_of.split() or life.joins.split())
+        }
         missing = [name for name, state in states.items() if state == "not here"]
-        ready = f"needs {' '.join(missing)}" if missing else "made when needed"
-        return _Presence("prepared" if prepared else ready, prepared)
+        return f"needs {' '.join(missing)}" if missing else "made when needed"
     try:
         videos = life.local_videos()
     except LifeError:  # `get_life` says more
-        return _Presence(f"its {VIDEO_LIST} is wrong", prepared)
-    size = sum(video.stat().st_size for video in videos)
-    there = f"{len(videos):,} video(s), {in_bytes(size)}" if videos else "not here"
-    return _Presence("prepared" if prepared else there, prepared, len(videos), size)
+        return f"its {VIDEO_LIST} is wrong"
+    size = in_bytes(sum(video.stat().st_size for video in videos))
+    return f"{len(videos):,} video(s), {size}" if videos else "not here"
 
 
-def _fields(life: Life, presence: _Presence) -> dict[str, Any]:
+def _fields(life: Life, prepared: list[Path], state: str) -> dict[str, Any]:
     """The fields of a life for `--json`."""
     frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
     made_from = {"videos", "simulation", "base", "parts"}
     return {field.name: getattr(life, field.name) for field in fields(life) if field.name not in made_from} | {
         "folder": folder,
         "frames": frames,
-        "bytes": estimated_bytes(life, frames),
         "repository": life.repository_name,
-        "state": presence.state,
-        "prepared": list(map(str, presence.prepared)),
-        "videos": {"files": presence.num_videos, "bytes": presence.num_bytes},
+        "state": state,
+        "prepared": list(map(str, prepared)),
     }
 
 
-def _explained(life: Life, presence: _Presence) -> str:
+def _explained(life: Life, prepared: list[Path], state: str) -> str:
     frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
-    size = f": about {frames:,}, {in_bytes(estimated_bytes(life, frames))}" if frames else ""
     lines = {
         "data set": f"{life.dataset} ({life.access}) {life.url}".strip(),
         "licence": life.license,
@@ -124,12 +115,13 @@ def _explained(life: Life, presence: _Presence) -> str:
         "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
         "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
         "where to put it": f"{folder} (or name the files with --video)" if folder else "",
-        "will be made": f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side{size}",
+        "will be made": f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side"
+        + f": about {frames:,}" * bool(frames),
         "pairs": "within a video only" if life.pairs_within_video or life.joins else "",
         "poses": life.poses or "none",
         "recipe": f"hub_configs/train/{life.train}.yaml",
         "repository": f"ORGANISATION/{life.repository_name}",
-        "here": ", ".join(map(str, presence.prepared)) or presence.state,
+        "here": ", ".join(map(str, prepared)) or state,
     }
     filler = textwrap.TextWrapper(110, subsequent_indent=" " * 19, break_long_words=False, break_on_hyphens=False)
     table = [filler.fill(f"  {name + ':':<17}{text}") for name, text in lines.items() if text]

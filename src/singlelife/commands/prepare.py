@@ -58,7 +58,9 @@ class Command:
         plan = plan_preparation(get_life(self.life, self.video), cache_dir=self.cache_dir)
         room = free_bytes(plan.folder)
         print(_table(self.life, plan, room))
-        refused = plan.gives_nothing or plan.num_bytes > room or (self.strict and (plan.losses or plan.mismatches))
+        refused = (
+            plan.gives_nothing or plan.total("num_bytes") > room or (self.strict and (plan.losses or plan.mismatches))
+        )
         return 2 if refused else 0
 
 
@@ -70,16 +72,16 @@ def _table(name: str, plan: "Plan", room: int) -> str:
     notes = [f"  {note}" for note in (*plan.losses, *plan.mismatches)]
     if plan.is_done:
         return "\n".join([f"{name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}", *notes])
-    usable = [estimate for estimate in plan.estimates if not estimate.error]
-    unsaid = sum(not estimate.num_frames for estimate in usable)
+    usable = [estimate for estimate in plan.estimates if "error" not in estimate]
+    unsaid = sum(not estimate["num_frames"] for estimate in usable)
     more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
-    fits = "" if plan.num_bytes <= room else ": not enough. Make room, or see --cache-dir"
+    fits = "" if plan.total("num_bytes") <= room else ": not enough. Make room, or see --cache-dir"
     lines = [
         f"{name}: to be prepared",
         f"  videos   {len(usable)} of {len(plan.estimates)} can be used{more}",
-        f"  length   {duration(sum(estimate.seconds for estimate in usable))}",
-        f"  frames   about {plan.num_frames:,}, besides {plan.num_frames_done:,} that are done",
-        f"  needed   about {in_bytes(plan.num_bytes)}",
+        f"  length   {duration(plan.total('seconds'))}",
+        f"  frames   about {plan.total('num_frames'):,}, besides {plan.num_frames_done:,} that are done",
+        f"  needed   about {in_bytes(plan.total('num_bytes'))}",
         f"  free     {in_bytes(room)}{fits}",
         f"  where    {plan.folder}",
     ]

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -31,7 +31,7 @@ from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, default_cache_dir
-from singlelife.lives.shards import Shard, VideoEstimate, start_worker, write_in_worker
+from singlelife.lives.shards import Shard, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
@@ -59,7 +59,7 @@ class Plan:
         num_frames_done: how many frames are there already.
         losses: which videos are damaged or cannot be used, and why, for people.
         mismatches: how the videos differ from those that the life should have, for people.
-        estimates: of the videos that are to come.
+        estimates: of the videos that are to come, as `Shard.estimate` gives them.
     """
 
     folder: Path
@@ -67,22 +67,16 @@ class Plan:
     num_frames_done: int
     losses: list[str]
     mismatches: tuple[str, ...] = ()
-    estimates: tuple[VideoEstimate, ...] = ()
+    estimates: tuple[dict[str, Any], ...] = ()
 
-    @property
-    def num_frames(self) -> int:
-        """About how many frames are to come."""
-        return sum(estimate.num_frames for estimate in self.estimates)
-
-    @property
-    def num_bytes(self) -> int:
-        """About how much room the frames to come will take."""
-        return sum(estimate.num_bytes for estimate in self.estimates)
+    def total(self, what: str) -> float:
+        """About how many `num_frames`, `num_bytes` or `seconds` are to come."""
+        return _total(self.estimates, what)
 
     @property
     def gives_nothing(self) -> bool:
         """Whether no video can be used."""
-        return not self.num_frames_done and all(estimate.error for estimate in self.estimates)
+        return not self.num_frames_done and all("error" in estimate for estimate in self.estimates)
 
 
 def prepare_life(
@@ -152,17 +146,17 @@ def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progres
         return Plan(folder, True, len(prepared), _losses(prepared.metadata["videos"] + prepared.metadata["left_out"]))
     if life.base is not None:  # a copy of its frames, and those too if they are not there yet
         base = plan_preparation(life.base, cache_dir=cache_dir, progress=progress)
-        estimates = [dataclasses.replace(each, num_bytes=2 * each.num_bytes) for each in base.estimates]
+        estimates = [each | {"num_bytes": 2 * each.get("num_bytes", 0)} for each in base.estimates]
         if base.is_done:
             count, size = base.num_frames_done, _size(PreparedLife.load(base.folder))
-            estimates = [VideoEstimate(life.base.name, count / life.frame_rate, count, size)]
+            estimates = [{"seconds": count / life.frame_rate, "num_frames": count, "num_bytes": size}]
         return Plan(folder, False, 0, base.losses, base.mismatches, tuple(estimates))
     shards = _shards(life, partial)
     reports, missing = _finished(shards)
     estimates = _estimates(missing, life.name, progress)
-    losses = _losses([*reports.values(), *map(dataclasses.asdict, estimates)])
+    losses = _losses([*reports.values(), *estimates])
     mismatches = life.mismatches([shard.video for shard in shards])
-    done = sum(report["num_frames"] for report in reports.values())
+    done = _total(reports.values(), "num_frames")
     return Plan(folder, False, done, losses, mismatches, tuple(estimates))
 
 
@@ -282,7 +276,7 @@ def _finished(shards: list[Shard]) -> tuple[dict[str, dict[str, Any]], list[Shar
     return reports, [shard for shard in shards if shard.video not in reports]
 
 
-def _estimates(shards: list[Shard], name: str, progress: bool) -> list[VideoEstimate]:
+def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
     """Look at the videos of shards, several at once."""
     hidden = not progress or len(shards) < _MANY_VIDEOS
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
@@ -296,13 +290,13 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         leftover.unlink()
     shards = _shards(life, partial)
     reports, missing = _finished(shards)
-    there = sum(report["num_frames"] for report in reports.values())
+    there = _total(reports.values(), "num_frames")
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, life.name, progress)
-    check_room(sum(estimate.num_bytes for estimate in estimates), partial, f"The life {life.name}", _ELSEWHERE)
-    total = there + sum(estimate.num_frames for estimate in estimates)
+    check_room(_total(estimates, "num_bytes"), partial, f"The life {life.name}", _ELSEWHERE)
+    total = there + _total(estimates, "num_frames")
     bar = tqdm(desc=f"Preparing {life.name}", initial=there, total=total, unit=" frames", disable=not progress)
     with bar:
         for shard, report in _written(missing, num_workers, bar):
@@ -324,7 +318,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
         "depth_scale": DEPTH_SCALE if life.depth else None,
         "depth_error": DEPTH_ERROR[life.depth],
-        "num_frames": sum(report["num_frames"] for report in good),
+        "num_frames": _total(good, "num_frames"),
         "videos": good,
         "left_out": left_out,
     }
@@ -356,6 +350,10 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
         except BaseException:
             ours.close()  # the workers end now, not when their videos do
             raise
+
+
+def _total(reports: Iterable[dict[str, Any]], what: str) -> Any:
+    return sum(report.get(what, 0) for report in reports)
 
 
 def _losses(reports: list[dict[str, Any]]) -> list[str]:

@@ -44,9 +44,9 @@ class PreparedLife:
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
         metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `pairs_within_video`
-            (not in lives prepared before there was such a setting: False), `videos` and their `damage`, those
-            `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of the stored
-            depth) and `depth_error` (in length units; within it are 95% of the depths or more).
+            (missing in old lives: False), `videos` and their `damage`, those `left_out`, and for simulated lives
+            `simulation`, `depth_scale` (length units per level of the stored depth) and `depth_error` (in length
+            units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """
@@ -125,7 +125,7 @@ class PreparedLife:
             try:
                 image = decode_jpeg(content)
             except ValueError as error:
-                raise self._damaged("image", row) from error
+                raise LifeError(f"The image in row {row} of {self.path} is damaged. {_AGAIN}") from error
             yield image
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
@@ -151,7 +151,7 @@ class PreparedLife:
         try:
             levels = np.stack([decode_depth(content) for content in self.encoded_depth(indices) or ()])
         except ValueError as error:
-            raise self._damaged("depth", indices) from error
+            raise LifeError(f"The depth in one of the rows {indices} of {self.path} is damaged. {_AGAIN}") from error
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
 
     def with_geometry(self) -> Dataset:
@@ -172,9 +172,6 @@ class PreparedLife:
         if "depth" not in self.dataset.column_names:
             return None
         return pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
-
-    def _damaged(self, column: str, rows: object) -> LifeError:
-        return LifeError(f"The {column} in row {rows} of {self.path} is damaged. {_AGAIN}")
 
     def _array(self, column: str, shape: tuple[int, ...], indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Numbers of one column. (The numpy format of `datasets` would round them to float32.)"""
@@ -219,8 +216,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     """
     try:
         image = Image.open(io.BytesIO(content))
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError("It is larger than any frame.")
-        return np.array(image.convert("I;16"))
+        if image.width * image.height <= _MOST_PIXELS:
+            return np.array(image.convert("I;16"))
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
         raise ValueError("The depth is damaged.") from error
+    raise ValueError("The depth is larger than any frame.")

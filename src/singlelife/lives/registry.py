@@ -24,8 +24,6 @@ VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in whi
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 PLACES = ("", "indoor", "outdoor", "both")
 
-BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; simulated frames are sharper
-
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -167,13 +165,6 @@ def source_of_frames(life: Life) -> Life:
         return source_of_frames(life.base or life.parts[0])
     first = life.shuffle_of or life.joins.partition(" ")[0]
     return source_of_frames(registered_life(first)) if first else life
-
-
-def estimated_bytes(life: Life, num_frames: int) -> int:
-    """About how much room so many frames of a life take, if its videos are 16:9."""
-    kind = source_of_frames(life).kind
-    width = life.frame_size * (16 / 9 if kind == "video" else 1)
-    return round(num_frames * life.frame_size * width * BYTES_PER_PIXEL[kind])
 
 
 def life_names() -> list[str]:

@@ -4,8 +4,8 @@ A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run
 drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
 processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
 
-To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS` at
-the end of this file. That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
+To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS`.
+That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
 """
 
 from abc import ABC, abstractmethod
@@ -99,6 +99,8 @@ class PairingContext:
 class Pairing(ABC):
     """A rule that turns pair indices into frames of a life.
 
+    Its length is the number of different (target, source) pairs, its string the pairing and its settings, for people.
+
     Attributes:
         summary: what it does, in a few words for `--help`.
         targets: the rows that can be the target of a pair, sorted int64.
@@ -112,23 +114,17 @@ class Pairing(ABC):
     @classmethod
     @abstractmethod
     def of(cls, context: PairingContext) -> "Pairing":
-        """The pairing of a life.
-
-        Raises:
-            LifeError: no such pair can be drawn.
-        """
+        """The pairing of a life. Raises LifeError if no such pair can be drawn."""
 
     @abstractmethod
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
+        """Rows of the target and the source frame, int64 (len(indices), 2), for each pair index, int64."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """How many different (target, source) pairs there are."""
+    def __len__(self) -> int: ...
 
     @abstractmethod
-    def __str__(self) -> str:
-        """The pairing and its settings, for people."""
+    def __str__(self) -> str: ...
 
 
 class TemporalPairing(Pairing):
@@ -158,9 +154,7 @@ class TemporalPairing(Pairing):
         rows: np.ndarray | None = None,
     ):
         if not 0 < min_gap <= max_gap:
-            raise LifeError(
-                f"The gap of temporal pairs should be 0 < min_gap <= max_gap seconds, not {min_gap} to {max_gap}."
-            )
+            raise LifeError(f"Temporal pairs need 0 < min_gap <= max_gap in seconds, not {min_gap} to {max_gap}.")
         self.min_gap, self.max_gap = min_gap, max_gap
         rows = np.arange(len(timestamps)) if rows is None else np.asarray(rows, dtype=np.int64)
 
@@ -184,8 +178,7 @@ class TemporalPairing(Pairing):
             longest = max((np.ptp(stretch) for stretch in stretches if len(stretch)), default=0.0)
             raise LifeError(
                 f"No two frames are {min_gap:g} to {max_gap:g} s apart: the longest uninterrupted stretch of the "
-                f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps "
-                "(--min-gap, --max-gap)."
+                f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps (--max-gap)."
             )
 
     @classmethod
@@ -204,11 +197,8 @@ class TemporalPairing(Pairing):
         target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
         choice = (which_partner * self._num_partners[target]).astype(np.int64)
         num_before = self._num_before[target]
-        source = np.where(
-            choice < num_before,
-            self._first_before[target] + choice,
-            self._first_after[target] + choice - num_before,
-        )
+        before, after = self._first_before[target] + choice, self._first_after[target] + choice - num_before
+        source = np.where(choice < num_before, before, after)
         return self._rows[np.stack([target, source], axis=1)]
 
 
@@ -285,14 +275,11 @@ def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSetti
 
 
 class UnionPairing(Pairing):
-    """Spatial pairs, and temporal ones between them. Which of the two a pair is, its own generator decides.
+    """Spatial pairs, and temporal ones between them. Pair i is pair i of one of the two, as its own generator decides.
 
     Args:
-        spatial, temporal: the pairings to choose from. Pair i is pair i of one of them.
-        spatial_weight: the share of spatial pairs, 0 to 1.
-
-    Raises:
-        LifeError: the share is out of its range.
+        spatial, temporal: the pairings to choose from.
+        spatial_weight: the share of spatial pairs, 0 to 1; LifeError if it is out of that range.
     """
 
     summary = "spatial pairs, and temporal ones between them: the best of the paper"
@@ -309,8 +296,7 @@ class UnionPairing(Pairing):
         return cls(SpatialPairing.of(context), TemporalPairing.of(context), context.settings.spatial_weight)
 
     def __len__(self) -> int:
-        """As both count them: a pair that is spatial and temporal counts twice."""
-        return len(self.spatial) + len(self.temporal)
+        return len(self.spatial) + len(self.temporal)  # a pair that is spatial and temporal counts twice
 
     def __str__(self) -> str:
         return f"union of {self.spatial_weight:.0%} {self.spatial}, and {1 - self.spatial_weight:.0%} {self.temporal}"
@@ -318,8 +304,8 @@ class UnionPairing(Pairing):
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
         is_spatial = _uniform(seed, UNION_STREAM, indices, 1)[0] < self.spatial_weight
         pairs = np.empty((len(indices), 2), dtype=np.int64)
-        pairs[is_spatial] = self.spatial.pairs(seed, indices[is_spatial])
-        pairs[~is_spatial] = self.temporal.pairs(seed, indices[~is_spatial])
+        for pairing, chosen in ((self.spatial, is_spatial), (self.temporal, ~is_spatial)):
+            pairs[chosen] = pairing.pairs(seed, indices[chosen])
         return pairs
 
 
@@ -329,11 +315,8 @@ class RandomPairing(Pairing):
     The target is uniform over the frames that have a partner, the source uniform over the others.
 
     Args:
-        rows: the rows of the life that may be used, sorted int64.
-        video_index: int64 of shape (n,), where pairs must not be of two videos.
-
-    Raises:
-        LifeError: there are not two.
+        rows: the rows of the life that may be used, sorted int64; LifeError if there are not two.
+        video_index: int64 (n,), where pairs must not be of two videos.
     """
 
     summary = "any two frames of the life (a baseline)"
@@ -346,10 +329,8 @@ class RandomPairing(Pairing):
         self._with_partner = np.flatnonzero(counts[which] > 1)
         self.targets = rows[self._with_partner]
         if len(self.targets) == 0:
-            of_one_video = " of one video" if self._within_video else ""
-            raise LifeError(
-                f"Random pairs need two frames{of_one_video}, and {len(rows)} can be used. Use a longer video."
-            )
+            needed = "two frames of one video" if self._within_video else "two frames"
+            raise LifeError(f"Random pairs need {needed}, and {len(rows)} can be used in all. Use a longer video.")
 
     @classmethod
     def of(cls, context: PairingContext) -> "RandomPairing":
@@ -370,11 +351,7 @@ class RandomPairing(Pairing):
 
 
 class AugmentedPairing(Pairing):
-    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera.
-
-    Raises:
-        LifeError: no row may be used.
-    """
+    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera."""
 
     summary = "one frame twice, with the crops as the only difference (a baseline)"
 

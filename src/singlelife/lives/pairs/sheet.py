@@ -26,8 +26,7 @@ class PairSample:
     """Some pairs of one pairing.
 
     Attributes:
-        name: of the pairing.
-        pairing: itself.
+        name, pairing: of which.
         indices: of the pairs, int64 (m,).
         frames: target and source, rows of the life, int64 (m, 2).
         gaps: seconds between the two, float64 (m,); NaN where they are of two videos.
@@ -50,20 +49,12 @@ def sample_pairs(
     indices: np.ndarray | None = None,
     geometry: Geometry | None = None,
 ) -> PairSample:
-    """The pairs of some indices; the first 2,000 by default.
-
-    Args:
-        life: the prepared life.
-        name, pairing: which pairing of it.
-        seed: of the pairs.
-        indices: int64 (m,).
-        geometry: of the life, for overlaps.
-    """
+    """The pairs of some indices, int64 (m,), the first 2,000 by default; with overlaps where geometry is given."""
     indices = np.arange(_SAMPLED) if indices is None else indices
     frames = pairing.pairs(seed, indices)
-    target, source = frames[:, 0], frames[:, 1]
-    gaps = np.abs(life.timestamps[target] - life.timestamps[source])
-    gaps[life.video_index[target] != life.video_index[source]] = np.nan
+    target, source = frames.T
+    same_video = life.video_index[target] == life.video_index[source]
+    gaps = np.where(same_video, np.abs(life.timestamps[target] - life.timestamps[source]), np.nan)
     overlaps = np.full(len(frames), np.nan, dtype=np.float32)
     if geometry is not None:
         overlaps = overlaps_of(geometry.points, geometry.component, frames)
@@ -87,14 +78,7 @@ def median(values: np.ndarray) -> float:
 
 
 def draw_sheet(path: Path, life: PreparedLife, shown: Sequence[PairSample], title: str) -> None:
-    """Write a contact sheet as a PNG: pairs of each pairing, target and source side by side.
-
-    Args:
-        path: of the PNG.
-        life: the prepared life.
-        shown: the pairs to show, of one pairing or more.
-        title: of the sheet.
-    """
+    """Write a contact sheet as a PNG: pairs of each pairing, target and source side by side."""
     columns = min(_IN_A_LINE, max(len(sample.frames) for sample in shown))
     lines = [-(-len(sample.frames) // columns) for sample in shown]
     height, width = life.decode(shown[0].frames[:1, 0])[0].shape[-2:]
@@ -114,7 +98,10 @@ def draw_sheet(path: Path, life: PreparedLife, shown: Sequence[PairSample], titl
             axis.set_axis_off()
             if number < len(sample.frames):
                 axis.imshow(_side_by_side(*images[2 * number : 2 * number + 2]), interpolation="antialiased")
-                axis.set_title(_caption(sample, number), size=8, pad=3)
+                overlap = sample.overlaps[number]
+                known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
+                caption = f"{gap_text(sample.gaps[number])}{known}  ·  #{sample.indices[number]}"
+                axis.set_title(caption, size=8, pad=3)
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 
@@ -125,9 +112,3 @@ def _side_by_side(target: np.ndarray, source: np.ndarray) -> np.ndarray:
     white[: len(target), : target.shape[1]] = target
     white[: len(source), target.shape[1] + 3 :] = source
     return white
-
-
-def _caption(sample: PairSample, number: int) -> str:
-    overlap = sample.overlaps[number]
-    known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
-    return f"{gap_text(sample.gaps[number])}{known}  ·  #{sample.indices[number]}"

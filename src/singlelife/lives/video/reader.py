@@ -1,17 +1,13 @@
-"""From a video file to the frames that a life keeps.
-
-Each file is decoded once, in order, with constant memory: random access into long H.264 is the known bottleneck of
-training on video.
-"""
+"""From a video file to the frames that a life keeps, decoded once, in order, with constant memory."""
 
 import contextlib
 import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -23,7 +19,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.video.sources import VideoFile, VideoSource
 
 DECODER_VERSION = 2  # part of the fingerprint of a life: raise it when the same file gives other frames
-MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
+_MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
 
 _MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
 _LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: from there on the file is taken as broken
@@ -34,19 +30,15 @@ _MISSING_SECONDS = 2.0  # a file that ends this much before its header says has 
 _LAST_PACKETS = 3000  # read at most to see where a file ends
 
 
-@dataclass
-class KeptFrame:
-    """One frame of a life.
-
-    Attributes:
-        image: uint8 (height, width, 3), RGB, upright.
-        timestamp: seconds since the video's first frame.
-        frame_index: in the order of the video's frames, from 0, counting those not kept.
-    """
+class KeptFrame(NamedTuple):
+    """One frame of a life."""
 
     image: np.ndarray
+    """uint8 (height, width, 3), RGB, upright"""
     timestamp: float
+    """seconds since the video's first frame"""
     frame_index: int
+    """in the order of the video's frames, from 0, counting those not kept"""
 
 
 class VideoReader:
@@ -62,17 +54,16 @@ class VideoReader:
         frame_rate: in Hz.
         frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
             ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
-        num_threads: of the decoder, up to `MAX_THREADS`.
-        formats, codecs: of containers and video streams, by FFmpeg's names, that are opened and no others; all by
-            default.
+        num_threads: of the decoder, up to 16.
+        formats, codecs: the only containers and video streams that are opened, by FFmpeg's names; all by default.
         max_pixels: width times height of a frame, above which it is not decoded.
 
     Attributes:
         damaged_packets: how many packets of the stream could not be decoded so far.
         seconds: until the end of the last frame that was decoded.
         stored_size: width and height of the frames as they are stored, in pixels.
-        announced_seconds: how long the video is by its header; 0 if that does not say.
-        num_frames_estimate: about how many frames will be kept; 0 if the header does not say how long it is.
+        announced_seconds, num_frames_estimate: how long the video is by its header, and about how many frames will be
+            kept; 0 if that does not say.
 
     Raises:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
@@ -119,7 +110,7 @@ class VideoReader:
         if max_pixels is not None:
             self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
         self._stream.thread_type = "AUTO"
-        self._stream.thread_count = min(num_threads, MAX_THREADS)
+        self._stream.thread_count = min(num_threads, _MAX_THREADS)
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
         self._end = 0  # of the last frame that was decoded, in ticks of that clock
@@ -196,10 +187,8 @@ class VideoReader:
         return self.damage
 
     def packet_times(self) -> Iterator[float]:
-        """When the frame of each packet of the file is shown, in seconds of the stream's clock, without decoding any.
-
-        In the order of the file, up to where it is damaged. The reader is of no use afterwards.
-        """
+        """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
+        of the file, up to where it is damaged. The reader is of no use afterwards."""
         frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
         with contextlib.suppress(av.FFmpegError):
             for index, packet in enumerate(self._container.demux(self._stream)):
@@ -260,22 +249,19 @@ class VideoReader:
             yield last, frame
 
     def _decode(self) -> Iterator[VideoFrame]:
-        packets = self._container.demux(self._stream)
         errors_in_a_row = 0
-        while errors_in_a_row < _LONGEST_RUN_OF_ERRORS:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError:
-                self.damaged_packets += 1  # cut off: nothing more can be read
-                return
-            try:
-                yield from packet.decode()
-                errors_in_a_row = 0
-            except av.FFmpegError:
-                self.damaged_packets += 1
-                errors_in_a_row += 1
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    yield from packet.decode()
+                    errors_in_a_row = 0
+                except av.FFmpegError:
+                    self.damaged_packets += 1
+                    errors_in_a_row += 1
+                if errors_in_a_row == _LONGEST_RUN_OF_ERRORS:
+                    return
+        except av.FFmpegError:  # cut off: nothing more can be read
+            self.damaged_packets += 1
 
     def _upright(self, frame: VideoFrame) -> np.ndarray:
         ratio = float(self._stream.sample_aspect_ratio or 1)  # a pixel's width over its height

@@ -92,10 +92,10 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
         matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
         inside = [file for match in sorted(matches, key=_natural) for file in videos_in(match)]
         if not path or not inside:
-            why = "no such file or folder, and nothing that it matches as a glob"
-            if whole.is_dir():
-                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
-            raise LifeError(f"There is no video {path!r}: {why}.")
+            raise LifeError(
+                f"There is no video {path!r}: no such file, no match as a glob, or a folder without files that end in "
+                f"{' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves."
+            )
         found += inside
     return distinct(found)
 
