@@ -42,7 +42,6 @@ SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
 DEPTH_ERROR = {"": None, "none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
-_MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
 _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
@@ -278,10 +277,9 @@ def _finished(shards: list[Shard]) -> tuple[dict[str, dict[str, Any]], list[Shar
 
 def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
     """Look at the videos of shards, several at once."""
-    hidden = not progress or len(shards) < _MANY_VIDEOS
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
         looked_at = threads.map(Shard.estimate, shards)
-        return list(tqdm(looked_at, f"Looking at {name}", len(shards), unit=" videos", disable=hidden))
+        return list(tqdm(looked_at, f"Looking at {name}", len(shards), False, unit=" videos", disable=not progress))
 
 
 def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, progress: bool) -> dict[str, Any]:
@@ -358,7 +356,7 @@ def _total(reports: Iterable[dict[str, Any]], what: str) -> Any:
 
 def _losses(reports: list[dict[str, Any]]) -> list[str]:
     """What is missing of which videos, for people."""
-    losses = [(report["video"], report.get("error") or report.get("damage")) for report in reports]
+    losses = ((report.get("video"), report.get("error") or report.get("damage")) for report in reports)
     return [f"{video}: {loss}" for video, loss in losses if loss]
 
 

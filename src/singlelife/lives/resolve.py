@@ -69,7 +69,6 @@ def resolve_life(
     *,
     videos: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
-    revision: str | None = None,
     num_workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -77,10 +76,9 @@ def resolve_life(
     """The prepared life that `words` stand for (see above), prepared or downloaded now if it has not been before.
 
     Args:
-        words: a name, a folder, or ORG/NAME of a data set on the Hub.
+        words: a name, a folder, or ORG/NAME or ORG/NAME@REVISION of a data set on the Hub.
         videos: the recordings of a life of one's own.
         cache_dir, num_workers, strict, progress: see `prepare_life`.
-        revision: of the data set, where `words` give none.
 
     Raises:
         LifeError, HubError: there is no such life, or it cannot be prepared or downloaded.
@@ -94,8 +92,7 @@ def resolve_life(
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
     if reference.kind == "hub":
-        revision = reference.revision or revision
-        return download_life(reference.where, reference.name, revision=revision, **how)  # type: ignore[arg-type]
+        return download_life(reference.where, reference.name, revision=reference.revision, **how)  # type: ignore[arg-type]
     return prepare_life(get_life(words, videos), **how)  # type: ignore[arg-type]
 
 

@@ -255,12 +255,10 @@ class SpatialPairing(Pairing):
 
 
 def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSettings) -> str:
-    overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
     if table.num_in_range:
         return (
-            f"None of the life's {table.num_in_range:,} pairs of frames with an overlap of {overlap} is among the "
-            f"{num_rows:,} usable frames, or within one video. Use a longer life, another range (--min-overlap, "
-            "--max-overlap), or --pairing temporal."
+            f"None of the life's {table.num_in_range:,} overlapping pairs is among the {num_rows:,} usable frames, "
+            "or within one video. Use a longer life, other --min-overlap and --max-overlap, or --pairing temporal."
         )
     if table.num_above:
         return (
@@ -268,10 +266,8 @@ def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSetti
             f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Take --pairing "
             "temporal, which needs no poses; but what it learns from a still camera is not geometry."
         )
-    return (
-        f"No two frames of this life overlap by {overlap}: it never sees a place twice from near views, or too few "
-        "points are known. Lower --min-overlap, or use --pairing temporal."
-    )
+    overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
+    return f"No two frames of this life overlap by {overlap}. Lower --min-overlap, or use --pairing temporal."
 
 
 class UnionPairing(Pairing):
