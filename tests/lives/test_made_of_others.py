@@ -92,18 +92,6 @@ def test_a_base_that_is_not_here_is_named(name, message):
         get_life(name)
 
 
-def test_what_it_will_take_is_said_with_and_without_its_base(clips, tmp_path):
-    life = get_life("shuffled-walk", clips)
-    both = plan_preparation(life, cache_dir=tmp_path, progress=False)
-    base = prepare("walk", clips, tmp_path)
-    copy = plan_preparation(life, cache_dir=tmp_path, progress=False)
-    assert both.total("num_frames") == copy.total("num_frames") == 90 and not copy.is_done
-    size = sum(file.stat().st_size for file in base.path.glob("*.arrow"))
-    assert size == copy.total("num_bytes") < both.total("num_bytes")
-    assert copy.folder == both.folder == prepare("shuffled-walk", clips, tmp_path).path
-    assert plan_preparation(life, cache_dir=tmp_path, progress=False).is_done
-
-
 @given(st.integers(0, 200), st.integers(0, 2**64 - 1))
 def test_a_seeded_order_has_each_place_once(length, seed):
     assert sorted(seeded_order(length, seed).tolist()) == list(range(length))
@@ -123,7 +111,7 @@ def joined(joins: str = "sim_1 sim_2 sim_4", frames_of_each: int = 40):
 
 def test_it_has_the_frames_of_its_parts_in_order_and_no_pair_is_of_two_of_them(tmp_path):
     life = joined()
-    assert plan_preparation(life, cache_dir=tmp_path, progress=False).total("num_frames") == 120
+    assert sum(video["num_frames"] for video in plan_preparation(life, progress=False)) == 120
     prepared = prepare_life(life, cache_dir=tmp_path, num_workers=1, progress=False)
     assert prepared.videos == ["sim_1", "sim_2", "sim_4"] and len(prepared) == 120
     alone = prepare_life(shortened("sim_2", 40), cache_dir=tmp_path, progress=False)

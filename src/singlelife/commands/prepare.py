@@ -2,18 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from singlelife.errors import LifeError
 from singlelife.files import free_bytes
-from singlelife.lives.registry import get_life
+from singlelife.lives.registry import default_cache_dir, get_life
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.text import duration, in_bytes
-
-if TYPE_CHECKING:
-    from singlelife.lives.prepare import Plan
 
 
 @dataclass(frozen=True)
@@ -51,38 +48,28 @@ class Command:
         return 0
 
     def _dry_run(self) -> int:
-        from singlelife.lives.prepare import plan_preparation  # `datasets` and torch come along
+        from singlelife.lives.prepare import losses, plan_preparation  # `datasets` and torch come along
 
         if life_reference(self.life, self.video).kind != "named":
             raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
-        plan = plan_preparation(get_life(self.life, self.video), cache_dir=self.cache_dir)
-        room = free_bytes(plan.folder)
-        print(_table(self.life, plan, room))
-        refused = (
-            plan.gives_nothing or plan.total("num_bytes") > room or (self.strict and (plan.losses or plan.mismatches))
+        life = get_life(self.life, self.video)
+        estimates = plan_preparation(life)
+        usable = [estimate for estimate in estimates if "error" not in estimate]
+        unsaid = sum(not estimate["num_frames"] for estimate in usable)
+        seconds, num_frames, num_bytes = (
+            sum(estimate[what] for estimate in usable) for what in ("seconds", "num_frames", "num_bytes")
         )
-        return 2 if refused else 0
+        room = free_bytes(self.cache_dir or default_cache_dir())
+        wrong = [*losses(estimates), *life.mismatches([estimate["video"] for estimate in estimates])]
+        more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
+        print(f"{life.name}, before anything is prepared")
+        print(f"  videos   {len(usable)} of {len(estimates)} can be used{more}")
+        print(f"  length   {duration(seconds)}")
+        print(f"  frames   about {num_frames:,}")
+        print(f"  needed   about {in_bytes(num_bytes)}")
+        print(f"  free     {in_bytes(room)}{': not enough. Make room, or see --cache-dir' * (num_bytes > room)}")
+        print("\n".join(f"  {each}" for each in wrong))
+        return 2 if not usable or num_bytes > room or (self.strict and wrong) else 0
 
 
 COMMAND = Command
-
-
-def _table(name: str, plan: "Plan", room: int) -> str:
-    """A plan for people."""
-    notes = [f"  {note}" for note in (*plan.losses, *plan.mismatches)]
-    if plan.is_done:
-        return "\n".join([f"{name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}", *notes])
-    usable = [estimate for estimate in plan.estimates if "error" not in estimate]
-    unsaid = sum(not estimate["num_frames"] for estimate in usable)
-    more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
-    fits = "" if plan.total("num_bytes") <= room else ": not enough. Make room, or see --cache-dir"
-    lines = [
-        f"{name}: to be prepared",
-        f"  videos   {len(usable)} of {len(plan.estimates)} can be used{more}",
-        f"  length   {duration(plan.total('seconds'))}",
-        f"  frames   about {plan.total('num_frames'):,}, besides {plan.num_frames_done:,} that are done",
-        f"  needed   about {in_bytes(plan.total('num_bytes'))}",
-        f"  free     {in_bytes(room)}{fits}",
-        f"  where    {plan.folder}",
-    ]
-    return "\n".join(lines + notes)

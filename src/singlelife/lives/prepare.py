@@ -13,10 +13,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -48,36 +47,6 @@ _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled lif
 _ROWS_IN_MEMORY = 32
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What preparing a life will do, as far as it is known without doing it.
-
-    Attributes:
-        folder: where the prepared life will be.
-        is_done: it is there already.
-        num_frames_done: how many frames are there already.
-        losses: which videos are damaged or cannot be used, and why, for people.
-        mismatches: how the videos differ from those that the life should have, for people.
-        estimates: of the videos that are to come, as `Shard.estimate` gives them.
-    """
-
-    folder: Path
-    is_done: bool
-    num_frames_done: int
-    losses: list[str]
-    mismatches: tuple[str, ...] = ()
-    estimates: tuple[dict[str, Any], ...] = ()
-
-    def total(self, what: str) -> float:
-        """About how many `num_frames`, `num_bytes` or `seconds` are to come."""
-        return _total(self.estimates, what)
-
-    @property
-    def gives_nothing(self) -> bool:
-        """Whether no video can be used."""
-        return not self.num_frames_done and all("error" in estimate for estimate in self.estimates)
-
-
 def prepare_life(
     life: Life,
     *,
@@ -102,7 +71,9 @@ def prepare_life(
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
-    fingerprint, folder, partial = _folders(life, cache_dir)
+    fingerprint = life_fingerprint(life)
+    folder = Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
+    partial = Path(f"{folder}.partial")
     if not folder.exists():
         more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
         base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
@@ -122,41 +93,21 @@ def prepare_life(
                 f"there, or {_ELSEWHERE}. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
-    losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
+    reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
     if strict:
-        _refuse(life.name, losses)
-    for loss in losses:
+        _refuse(life.name, reports)
+    for loss in losses(reports):
         warnings.warn(f"The life {life.name} is not whole: {loss}", SingleLifeWarning, stacklevel=2)
     return prepared
 
 
-def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progress: bool = True) -> Plan:
-    """What `prepare_life` would do, without doing it. Takes some milliseconds a video.
+def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
+    """What each video of a life will give, as `Shard.estimate` says; of a shuffled life, of its base.
 
-    It finds videos that cannot be opened, of which no frame can be decoded, or that end before their header says;
-    damage in the middle of a video is only found by preparing it.
-
-    Raises:
-        LifeError: a video is missing.
+    It takes some milliseconds a video, and finds those that cannot be opened or decoded, or that end before their
+    header says. Damage in the middle of a video is only found by preparing it.
     """
-    _, folder, partial = _folders(life, cache_dir)
-    if folder.exists():
-        prepared = PreparedLife.load(folder)
-        return Plan(folder, True, len(prepared), _losses(prepared.metadata["videos"] + prepared.metadata["left_out"]))
-    if life.base is not None:  # a copy of its frames, and those too if they are not there yet
-        base = plan_preparation(life.base, cache_dir=cache_dir, progress=progress)
-        estimates = [each | {"num_bytes": 2 * each.get("num_bytes", 0)} for each in base.estimates]
-        if base.is_done:
-            count, size = base.num_frames_done, _size(PreparedLife.load(base.folder))
-            estimates = [{"seconds": count / life.frame_rate, "num_frames": count, "num_bytes": size}]
-        return Plan(folder, False, 0, base.losses, base.mismatches, tuple(estimates))
-    shards = _shards(life, partial)
-    reports, missing = _finished(shards)
-    estimates = _estimates(missing, life.name, progress)
-    losses = _losses([*reports.values(), *estimates])
-    mismatches = life.mismatches([shard.video for shard in shards])
-    done = _total(reports.values(), "num_frames")
-    return Plan(folder, False, done, losses, mismatches, tuple(estimates))
+    return _estimates(_shards(life.base or life, Path()), life.name, progress)
 
 
 def life_fingerprint(life: Life) -> str:
@@ -183,13 +134,6 @@ def life_fingerprint(life: Life) -> str:
     if life.pairs_within_video:
         described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _folders(life: Life, cache_dir: str | Path | None) -> tuple[str, Path, Path]:
-    """A life's fingerprint, the folder of its prepared form, and the one to make that in."""
-    fingerprint = life_fingerprint(life)
-    folder = Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
-    return fingerprint, folder, Path(f"{folder}.partial")
 
 
 def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
@@ -269,12 +213,6 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
     ]
 
 
-def _finished(shards: list[Shard]) -> tuple[dict[str, dict[str, Any]], list[Shard]]:
-    """The reports of shards that are there, by video, and those shards that are not."""
-    reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
-    return reports, [shard for shard in shards if shard.video not in reports]
-
-
 def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
     """Look at the videos of shards, several at once."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
@@ -287,19 +225,22 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     for leftover in partial.glob("*.tmp"):  # of processes that were killed
         leftover.unlink()
     shards = _shards(life, partial)
-    reports, missing = _finished(shards)
-    there = _total(reports.values(), "num_frames")
+    reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
+    missing = [shard for shard in shards if shard.video not in reports]
+    there = sum(report["num_frames"] for report in reports.values())
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, life.name, progress)
-    check_room(_total(estimates, "num_bytes"), partial, f"The life {life.name}", _ELSEWHERE)
-    total = there + _total(estimates, "num_frames")
-    bar = tqdm(desc=f"Preparing {life.name}", initial=there, total=total, unit=" frames", disable=not progress)
+    needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
+    check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
+    bar = tqdm(
+        desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
+    )
     with bar:
         for shard, report in _written(missing, num_workers, bar):
             if strict:
-                _refuse(life.name, _losses([report]))
+                _refuse(life.name, [report])
             reports[shard.video] = report
             bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
     good, left_out = [], []
@@ -307,7 +248,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         report = reports[shard.video]
         (left_out if "error" in report else good).append(report)
     if not good:
-        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
+        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *losses(left_out)]))
     simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
     return {
         "frame_rate": life.frame_rate,
@@ -316,7 +257,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
         "depth_scale": DEPTH_SCALE if life.depth else None,
         "depth_error": DEPTH_ERROR[life.depth],
-        "num_frames": _total(good, "num_frames"),
+        "num_frames": sum(report["num_frames"] for report in good),
         "videos": good,
         "left_out": left_out,
     }
@@ -350,20 +291,16 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
             raise
 
 
-def _total(reports: Iterable[dict[str, Any]], what: str) -> Any:
-    return sum(report.get(what, 0) for report in reports)
+def losses(reports: list[dict[str, Any]]) -> list[str]:
+    """What is missing of which videos, by their reports or estimates, for people."""
+    found = ((report["video"], report.get("error") or report.get("damage")) for report in reports)
+    return [f"{video}: {loss}" for video, loss in found if loss]
 
 
-def _losses(reports: list[dict[str, Any]]) -> list[str]:
-    """What is missing of which videos, for people."""
-    losses = ((report.get("video"), report.get("error") or report.get("damage")) for report in reports)
-    return [f"{video}: {loss}" for video, loss in losses if loss]
-
-
-def _refuse(name: str, losses: list[str]) -> None:
-    if losses:
-        listed = "".join(f"\n  {loss}" for loss in losses)
-        raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
+def _refuse(name: str, reports: list[dict[str, Any]]) -> None:
+    if lost := losses(reports):
+        listed = "\n  ".join([f"The life {name} is not whole:", *lost])
+        raise LifeError(f"{listed}\nMend or leave out what is named, or drop --strict.")
 
 
 def life_features(life: Life) -> Features:

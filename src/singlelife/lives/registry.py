@@ -22,7 +22,6 @@ from singlelife.lives.video.sources import EmbeddedVideo, distinct, find_videos,
 KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
-PLACES = ("", "indoor", "outdoor", "both")
 
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -104,8 +103,6 @@ class Life:
             ),
             f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate}": 0 < self.frame_rate <= 1000,
             f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
-            f"have hours not below 0, not {self.hours}": self.hours >= 0,
-            f"have a place of {', '.join(PLACES[1:])}, or none, not {self.place!r}": self.place in PLACES,
         }
         for rule, kept in rules.items():
             if not kept:

@@ -29,6 +29,8 @@ _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92,
 _ROWS_IN_MEMORY = 32
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
+Counted = Callable[[int], object]  # called with the number of frames just written
+
 
 @dataclass(frozen=True, eq=False)
 class Shard:
@@ -57,11 +59,8 @@ class Shard:
         report = self._report()
         return json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
 
-    def write(self, counted: Callable[[int], object]) -> dict[str, Any]:
+    def write(self, counted: Counted) -> dict[str, Any]:
         """Write the Arrow file with constant memory.
-
-        Args:
-            counted: called with the number of frames just written.
 
         Returns:
             `video` and `file` (names), `num_frames`, `seconds` (time of the last frame) and `damage` (what was lost
@@ -110,8 +109,8 @@ class Shard:
             pixels = width * height * min(1.0, self.frame_size / min(width, height)) ** 2
             bytes_per_pixel = _BYTES_PER_PIXEL["video"]
         num_bytes = round(num_frames * pixels * bytes_per_pixel)
-        return {"video": self.video, "seconds": seconds, "num_frames": num_frames, "num_bytes": num_bytes,
-                "damage": damage}  # fmt: skip
+        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": num_bytes, "damage": damage}
+        return {"video": self.video} | found
 
     def _report(self) -> Path:
         return self.file.with_suffix(".report.json")
@@ -120,9 +119,7 @@ class Shard:
         """An error about a video without the video's path, since it may be published with the life."""
         return str(error).removeprefix(f"{getattr(self.source, 'path', '')}: ")
 
-    def _write_rows(
-        self, path: Path, rows: Iterator[dict[str, Any]], counted: Callable[[int], object]
-    ) -> tuple[int, float]:
+    def _write_rows(self, path: Path, rows: Iterator[dict[str, Any]], counted: Counted) -> tuple[int, float]:
         num_frames, seconds = 0, 0.0
         with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, self.schema) as stream:
             while batch := list(itertools.islice(rows, _ROWS_IN_MEMORY)):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,6 @@ from singlelife.lives.scene.geometry import Geometry
 
 _SAMPLED = 2_000  # pairs that the numbers are of
 _IN_A_LINE = 6  # pairs
-
-# Heights in inches, and the space between pairs.
-_TITLE, _HEADING, _FRAME, _CAPTION = 0.45, 0.3, 1.15, 0.3
-_BETWEEN = 0.3
 
 
 @dataclass(frozen=True)
@@ -81,27 +78,18 @@ def draw_sheet(path: Path, life: PreparedLife, shown: Sequence[PairSample], titl
     """Write a contact sheet as a PNG: pairs of each pairing, target and source side by side."""
     columns = min(_IN_A_LINE, max(len(sample.frames) for sample in shown))
     lines = [-(-len(sample.frames) // columns) for sample in shown]
-    height, width = life.decode(shown[0].frames[:1, 0])[0].shape[-2:]
-    heights = [_TITLE, *(_HEADING + count * (_FRAME + _CAPTION) for count in lines)]
-    size = (max(columns * (2 * _FRAME * width / height + _BETWEEN), 8.0), sum(heights))
-    figure = Figure(figsize=size, facecolor="white")
-    parts = figure.subfigures(len(heights), 1, height_ratios=heights, squeeze=False)[:, 0]
-    parts[0].suptitle(title, size=13, weight="bold", y=0.7)
-    for part, sample, count in zip(parts[1:], shown, lines, strict=True):
-        about = str(sample.pairing).partition(" ")[2].removeprefix("of ")
-        part.suptitle(f"{sample.name}  {about}", size=10)
-        top = 1 - (_HEADING + _CAPTION) / (_HEADING + count * (_FRAME + _CAPTION))
-        grid = {"left": 0.02, "right": 0.98, "bottom": 0, "top": top, "hspace": _CAPTION / _FRAME}
-        axes = part.subplots(count, columns, squeeze=False, gridspec_kw=grid).ravel()
+    figure = Figure(figsize=(3 * columns + 1, 1.6 * sum(lines) + 0.5), facecolor="white", layout="constrained")
+    figure.suptitle(title, size=13, weight="bold")
+    axes = figure.subplots(sum(lines), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for sample, first in zip(shown, np.cumsum([0, *lines]), strict=False):
         images = [image.permute(1, 2, 0).numpy() for image in life.decode(sample.frames.reshape(-1))]
-        for number, axis in enumerate(axes):
-            axis.set_axis_off()
-            if number < len(sample.frames):
-                axis.imshow(_side_by_side(*images[2 * number : 2 * number + 2]), interpolation="antialiased")
-                overlap = sample.overlaps[number]
-                known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
-                caption = f"{gap_text(sample.gaps[number])}{known}  ·  #{sample.indices[number]}"
-                axis.set_title(caption, size=8, pad=3)
+        for number, gap, overlap, index in zip(count(), sample.gaps, sample.overlaps, sample.indices, strict=False):
+            known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
+            axis = axes[first + number // columns, number % columns]
+            axis.imshow(_side_by_side(*images[2 * number : 2 * number + 2]), interpolation="antialiased")
+            axis.set_title(f"{sample.name}  ·  {gap_text(gap)}{known}  ·  #{index}", size=8, pad=3)
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=150, format="png")
 

@@ -175,15 +175,13 @@ class VideoReader:
             raise self._unusable("no frame of it can be decoded")
         if self._announced is None:
             return None
-        start, self._end = self._stream.start_time or 0, -1
+        start, self._end = self._stream.start_time or 0, 0
         with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
             self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
-        if self._end < 0:
-            return f"nothing can be read of its end, after the {self._announced:.1f} s that its header announces"
         return self.damage
 
     def packet_times(self) -> Iterator[float]:

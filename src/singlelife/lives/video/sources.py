@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import pyarrow as pa
 
@@ -151,7 +151,7 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
         column: which of its columns; may be left out where one alone is of the type `Video`.
 
     Raises:
-        LifeError: there is no such column, there are several, or a row's video is not on this machine.
+        LifeError: there is no such column, there are several, or it has no rows.
     """
     from datasets import Dataset, Video  # here, so that workers, which are given sources, start without it
 
@@ -168,21 +168,16 @@ def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | Embe
     cells = [rows[row][named[0]][0] for row in range(len(dataset))]
     paths = [cell["path"].as_py() if cell.is_valid else None for cell in cells]
     times = Counter(paths)
-    videos: dict[Any, Path | EmbeddedVideo] = {}  # by path, so that a file that several rows name comes once
+    videos: list[Path | EmbeddedVideo] = []
     for row, (path, cell) in enumerate(zip(paths, cells, strict=True)):
         content = cell["bytes"].as_buffer() if cell.is_valid and cell["bytes"].is_valid else None
         if content is None and path:
-            if not Path(path).is_file():
-                raise LifeError(
-                    f"Row {row} of the column {named[0]!r} holds no bytes, and its path {path!r} is no file of this "
-                    "machine. Load the data set without streaming, so that its videos are downloaded."
-                )
-            videos[path] = Path(path)
+            videos.append(Path(path))
         else:
             name = PurePath(path or "")
             if not name.name or times[path] > 1:
                 name = PurePath(f"row-{row:06d}", name.name)
-            videos[row] = EmbeddedVideo(name, content or pa.py_buffer(b""))
+            videos.append(EmbeddedVideo(name, content or pa.py_buffer(b"")))
     if not videos:
         raise LifeError(f"The data set has no rows, so no videos in its column {named[0]!r}.")
-    return list(videos.values())
+    return videos
