@@ -13,16 +13,15 @@ from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
+    AugmentedPairing,
     PairingContext,
     PairSettings,
     TemporalPairing,
     make_pairing,
 )
 from singlelife.lives.pairs.transforms import random_crop_box
-from singlelife.lives.prepare import prepare_life
-from singlelife.lives.registry import get_life
 
-from .conftest import pair_generator, write_clip
+from .conftest import pair_generator
 
 
 def pair_dataset(life, **overrides) -> PairDataset:
@@ -35,16 +34,6 @@ def loaded(dataset: PairDataset, num_workers: int) -> dict[str, torch.Tensor]:
     loader = DataLoader(dataset, batch_size=16, num_workers=num_workers, collate_fn=lambda batch: batch)
     batches = list(loader)
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
-
-
-def test_a_batch_holds_what_it_says(small_life):
-    batch = pair_dataset(small_life).__getitems__(list(range(8)))
-    assert batch["target"].shape == batch["source"].shape == (8, 3, 32, 32)
-    assert batch["target"].dtype == batch["source"].dtype == torch.uint8
-    assert batch["bool_masked_pos"].shape == (8, 16)
-    assert batch["bool_masked_pos"].sum(1).tolist() == [12] * 8
-    gaps = small_life.timestamps[batch["frames"].numpy()]
-    assert (np.abs(gaps[:, 0] - gaps[:, 1]) <= 0.5 + 1e-6).all()
 
 
 @pytest.mark.integration
@@ -69,34 +58,14 @@ print(pairing.pairs(3, np.arange(10_000, 10_064)).tolist())
     assert output.strip() == str(alone["frames"].tolist())
 
 
-class SameFrame:
-    def pairs(self, seed, indices):
-        return np.zeros((len(indices), 2), dtype=np.int64)
-
-
 def test_crops_are_independent_unless_shared(small_life):
     """The same frame as target and source shows whether the boxes are the same."""
-    shared = pair_dataset(small_life, pairing=SameFrame(), shared_crop=True).__getitems__(list(range(8)))
+    same = AugmentedPairing(np.zeros(1, dtype=np.int64))
+    shared = pair_dataset(small_life, pairing=same, shared_crop=True).__getitems__(list(range(8)))
     assert torch.equal(shared["target"], shared["source"])
     assert len(shared["target"].flatten(1).unique(dim=0)) == 8
-    independent = pair_dataset(small_life, pairing=SameFrame()).__getitems__(list(range(8)))
+    independent = pair_dataset(small_life, pairing=same).__getitems__(list(range(8)))
     assert not (independent["target"] == independent["source"]).flatten(1).all(dim=1).any()
-
-
-def test_a_shared_crop_of_frames_of_two_sizes_lies_inside_both(tmp_path):
-    wide = write_clip(tmp_path / "wide.mp4", seconds=1, height=48, width=128)
-    tall = write_clip(tmp_path / "tall.mp4", seconds=1, height=96, width=48)
-    life = prepare_life(get_life("two", [wide, tall]), cache_dir=tmp_path, num_workers=1, progress=False)
-
-    class OneOfEach:
-        def pairs(self, seed, indices):
-            return np.stack([indices % 10, 10 + indices % 10], axis=1)
-
-    batch = pair_dataset(life, pairing=OneOfEach(), shared_crop=True, crop_area=(0.9, 1.0)).__getitems__(range(16))
-    for index in range(16):  # the red channel tells a frame's number, whatever is cut out of it
-        for view, name in enumerate(("target", "source")):
-            expected = life.decode(batch["frames"][index, [view]])[0][0].float().mean()
-            assert abs(batch[name][index, 0].float().mean() - expected) < 4
 
 
 def test_views_are_those_of_a_slow_reference(small_life):
@@ -104,6 +73,7 @@ def test_views_are_those_of_a_slow_reference(small_life):
     dataset = pair_dataset(small_life, num_pairs=2**40)
     index = [0, 1, 2, 3, 4, 5, 2**39]
     batch = dataset.__getitems__(index)
+    assert batch["target"].dtype == batch["source"].dtype == torch.uint8
     mirrored = 0
     for row, pair in enumerate(index):
         generator = pair_generator(3, CROP_STREAM, pair)
@@ -129,7 +99,6 @@ def test_views_are_those_of_a_slow_reference(small_life):
         ({"mask_ratio": 1.5}, "mask ratio"),
         ({"mask_ratio": 0.99}, "masks 16 of 16 patches"),
         ({"crop_area": (0.5, 1.2)}, "crop's area"),
-        ({"crop_area": (0.5, 0.2)}, "crop's area"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(small_life, overrides, message):

@@ -84,13 +84,11 @@ def test_hd_epic_names_what_slam_lacks(hd_epic, capsys):
     with zipfile.ZipFile(slam / "multi" / "0.zip", "w") as file:
         for part in HD_EPIC.SLAM_FILES[:2]:
             file.writestr(f"0/slam/{part}", "x")
-    (slam / "other_aligned" / "P07-20240529-134410.zip").unlink()
     (hd_epic / "Videos" / "P07" / "P07-20240529-134410_mp4_to_vrs_time_ns.csv").unlink()
     assert HD_EPIC.main(["hdepic_7", "--root", str(hd_epic)]) == 1
     out = capsys.readouterr().out
     assert "P07-20240529-102652: SLAM/multi/0: semidense_observations.csv.gz" in out
-    assert "P07-20240529-131737: SLAM/multi/1.zip is not whole" in out
-    assert "SLAM of 0 of 3 videos" in out
+    assert "P07-20240529-131737: SLAM/multi/1.zip is not whole" in out and "SLAM of 0 of 3 videos" in out
     (slam / "multi" / "vrs_to_multi_slam.json").write_text("[")
     assert HD_EPIC.main(["hdepic_7", "--root", str(hd_epic)]) == 1
     assert "vrs_to_multi_slam.json cannot be read" in capsys.readouterr().out
@@ -114,11 +112,6 @@ def test_the_films_are_listed_by_life(tmp_path, monkeypatch, capsys):
     assert lines[0].split() == ["wt_1", "Amsterdam", "https://www.youtube.com/watch?v=AAAAAAAAAAA"]
     assert "CCCCCCCCCCC" in lines[2] and "DDDDDDDDDDD" in lines[3] and "EEEEEEEEEEE" in lines[4]
     assert "not in the list" in lines[7]
-
-
-def test_without_the_hub_the_list_is_out_of_reach(capsys):
-    assert WALKING_TOURS.main([]) == 2
-    assert "WTour.txt of https://huggingface.co/datasets/shawshankvkt/Walking_Tours cannot" in capsys.readouterr().err
 
 
 @pytest.fixture

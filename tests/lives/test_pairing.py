@@ -76,18 +76,17 @@ def test_rows_left_out_are_not_bridged():
 
 
 @pytest.mark.parametrize(
-    ("timestamps", "min_gap", "max_gap", "message"),
+    ("timestamps", "min_gap", "message"),
     [
-        ([0.0, 0.1, 0.2], 0.5, 1.0, "lasts 0.20 s"),
-        ([0.0], 0.1, 1.0, "No two frames"),
-        ([], 0.1, 1.0, "No two frames"),
-        ([0.0, 0.1], 0.0, 1.0, "0 < min_gap"),
-        ([0.0, 0.1], 2.0, 1.0, "0 < min_gap"),
+        ([0.0, 0.1, 0.2], 0.5, "lasts 0.20 s"),
+        ([], 0.1, "No two frames"),
+        ([0.0, 0.1], 0.0, "0 < min_gap"),
+        ([0.0, 0.1], 2.0, "0 < min_gap"),
     ],
 )
-def test_impossible_pairings_are_refused(timestamps, min_gap, max_gap, message):
+def test_impossible_gaps_are_refused(timestamps, min_gap, message):
     with pytest.raises(LifeError, match=message):
-        TemporalPairing(*recording(timestamps), min_gap, max_gap)
+        TemporalPairing(*recording(timestamps), min_gap, 1.0)
 
 
 @settings(max_examples=60)
@@ -211,8 +210,6 @@ def test_random_pairs_within_videos_are_all_of_them():
     pairs = {tuple(pair) for pair in pairing.pairs(0, np.arange(500)).tolist()}
     assert pairs == {(a, b) for a in range(6) for b in range(6) if a != b and video_index[a] == video_index[b]}
     assert (len(pairing), pairing.targets.tolist()) == (8, [0, 1, 3, 4, 5])
-    with pytest.raises(LifeError, match="two frames of one video"):
-        RandomPairing(np.array([0, 2, 3]), video_index)
 
 
 @pytest.mark.parametrize(
@@ -247,7 +244,6 @@ def test_every_pairing_is_a_pure_function_of_seed_and_index(name):
     [
         ([[1, 2, 3]] * 5, "useless for this life: all 20 pairs .* --pairing temporal"),  # a still camera
         ([[1, 2], [3, 4], [5]], "No two frames of this life overlap by 0.2 to 0.7"),
-        ([[]] * 3, "No two frames"),
         ([], "No two frames"),
     ],
 )

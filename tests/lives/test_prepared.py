@@ -143,14 +143,12 @@ def jpeg_header_of_a_huge_image() -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"nothing", "half", "scratched", jpeg_header_of_a_huge_image(), None], ids=repr
-)
+@pytest.mark.parametrize("content", [b"", b"nothing", "half", "scratched", "huge", None], ids=repr)
 def test_a_damaged_image_is_named_by_its_row(copied, two_sizes, content):
-    if content in ("half", "scratched"):
-        whole = two_sizes.encoded([7])[0].to_pybytes()
-        content = whole[: len(whole) // 2] if content == "half" else whole[:-60] + b"\xff\xd9" + whole[-58:]
-    rewrite(copied / "data-00000-of-00002.arrow", 7, content)
+    whole = two_sizes.encoded([7])[0].to_pybytes()
+    made = {"half": whole[: len(whole) // 2], "scratched": whole[:-60] + b"\xff\xd9" + whole[-58:]}
+    made["huge"] = jpeg_header_of_a_huge_image()
+    rewrite(copied / "data-00000-of-00002.arrow", 7, made.get(content, content))
     life = PreparedLife.load(copied)
     with pytest.raises(LifeError, match=r"The image in row 7 of .*life is damaged. Delete the folder"):
         life.frames([5, 7, 9])

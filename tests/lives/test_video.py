@@ -99,7 +99,6 @@ COLOUR_FORMS = {  # pixel format and what the stream says of its colours
     "bt601": ("yuv420p", {"colorspace": "smpte170m", "color_range": "tv"}),
     "nothing said": ("yuv420p", {}),
     "bt2020 of 10 bits": ("yuv420p10le", {"colorspace": "bt2020nc", "color_range": "tv"}),
-    "full chroma": ("yuv444p", {"colorspace": "bt709", "color_range": "tv"}),
     "rgb": ("bgr0", {}),
     "grey": ("gray", {}),
 }
