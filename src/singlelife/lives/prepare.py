@@ -185,9 +185,9 @@ def _size(prepared: PreparedLife) -> int:
 
 def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: Path, folder: Path) -> None:
     """Describe what is in the partial folder, and give it its name."""
-    identity = {"format_version": FORMAT_VERSION, "name": life.name, "fingerprint": fingerprint}
+    identity: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": life.name, "fingerprint": fingerprint}
     identity |= {name: getattr(life, name) for name in ("kind", "dataset", "license")}
-    metadata = identity | described | identity
+    metadata = identity | described | identity  # in this order of keys, whatever is described
     files = list(dict.fromkeys(report["file"] for report in metadata["videos"]))
     write_dataset_description(partial, files, life_features(life.base or life), fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
@@ -243,10 +243,9 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
                 _refuse(life.name, [report])
             reports[shard.video] = report
             bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
-    good, left_out = [], []
-    for shard in shards:
-        report = reports[shard.video]
-        (left_out if "error" in report else good).append(report)
+    ordered = [reports[shard.video] for shard in shards]
+    good = [report for report in ordered if "error" not in report]
+    left_out = [report for report in ordered if "error" in report]
     if not good:
         raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *losses(left_out)]))
     simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}

@@ -96,20 +96,20 @@ class Shard:
             `video`, about what it will give in `seconds`, `num_frames` and `num_bytes`, each 0 if its header does not
             say, and `damage`, what is seen to be missing, or None; or `video` and `error`, why it cannot be used.
         """
+        damage = None
         if isinstance(self.source, SimulatedSource | ScreenSource):
-            pixels, num_frames, damage = self.frame_size**2, self.source.num_frames, None
-            seconds, bytes_per_pixel = num_frames / self.frame_rate, _BYTES_PER_PIXEL["simulated"]
+            num_frames, seconds = self.source.num_frames, self.source.num_frames / self.frame_rate
+            size = self.frame_size**2 * _BYTES_PER_PIXEL["simulated"]
         else:
             try:
                 with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
-                    num_frames, (width, height) = reader.num_frames_estimate, reader.stored_size
-                    seconds, damage = reader.announced_seconds, reader.glance()
+                    num_frames, seconds = reader.num_frames_estimate, reader.announced_seconds
+                    width, height = reader.stored_size
+                    damage = reader.glance()
             except LifeError as error:
                 return {"video": self.video, "error": self._without_path(error)}
-            pixels = width * height * min(1.0, self.frame_size / min(width, height)) ** 2
-            bytes_per_pixel = _BYTES_PER_PIXEL["video"]
-        num_bytes = round(num_frames * pixels * bytes_per_pixel)
-        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": num_bytes, "damage": damage}
+            size = width * height * min(1.0, self.frame_size / min(width, height)) ** 2 * _BYTES_PER_PIXEL["video"]
+        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": round(num_frames * size), "damage": damage}
         return {"video": self.video} | found
 
     def _report(self) -> Path:
