@@ -140,20 +140,8 @@ def test_a_sample_is_drawn_written_down_and_used_again(kinetics, tmp_path, capsy
     write_clip(kinetics / "yoga" / "iiiiiiiiiii_000000_000010.mp4", seconds=2)
     assert KINETICS.main(words) == 0
     assert "is used again" in capsys.readouterr().out and listed.read_text() == drawn
-    assert KINETICS.main([*words, "--redraw"]) == 0
-    assert listed.read_text() != drawn
-
-
-def test_the_sample_of_another_machine_is_taken_by_its_names(kinetics, tmp_path, capsys):
-    theirs = tmp_path / "theirs.txt"
-    theirs.write_text(
-        "# of another machine\n/mnt/x/ddddddddddd_000003_000013.mkv\n/mnt/x/aaaaaaaaaaa_000000_000010.mp4\n"
-    )
-    assert KINETICS.main(["--root", str(kinetics), "--same-as", str(theirs)]) == 0
-    assert [Path(video).name[0] for video in get_life("k400_30h").videos] == ["d", "a"]
-    theirs.write_text("/mnt/x/ddddddddddd_000003_000013.mkv\nxxxxxxxxxxx_000000_000010.mp4\n")
-    assert KINETICS.main(["--root", str(kinetics), "--same-as", str(theirs), "--redraw"]) == 2
-    assert "1 of the 2 clips of" in capsys.readouterr().err
+    listed.unlink()
+    assert KINETICS.main(words) == 0 and listed.read_text() != drawn
 
 
 CLIPS = [Path(f"clip_{number:02d}.mp4") for number in range(20)]
