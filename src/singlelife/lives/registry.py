@@ -37,11 +37,9 @@ class Life:
         dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
         source: how to get it, in a sentence; empty for simulated lives.
         hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
-        place: `"indoor"`, `"outdoor"`, `"both"`, or empty where not known.
-        poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
+        place, poses: `"indoor"`, `"outdoor"` or `"both"`, and where poses come from; empty where not known or none.
         access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
-        script: the script of `datasets_scripts` that helps to get it, if there is one.
-        part: its folder within the data set as the owners lay it out, if there is one.
+        script, part: the script of `datasets_scripts` that helps to get it, and its folder in the owners' data set.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
@@ -176,11 +174,11 @@ def registered_life(name: str) -> Life:
         LifeError: there is no such life.
     """
     lives = _registered()
-    if name in lives:
-        return lives[name]
     if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in lives:
         return _shuffled(name)
-    raise _unknown(name)
+    if name not in lives:
+        raise _unknown(name)
+    return lives[name]
 
 
 def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
