@@ -6,8 +6,9 @@ import sys
 import zipfile
 from pathlib import Path
 
+from reporting import COMPLETE, Findings, run_script, script_parser, shown
+
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import COMPLETE, Findings, run_script, script_parser, shown
 from singlelife.lives.registry import Life, life_names, registered_life
 from singlelife.lives.video.sources import videos_in
 

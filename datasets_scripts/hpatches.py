@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
+from reporting import Findings, run_script, script_parser
 from tqdm.auto import tqdm
 
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.homography import read_homography
-from singlelife.lives.dataset_cli import Findings, run_script, script_parser
 
 NAME = "hpatches"
 SEQUENCES = {"v": ("viewpoint", 59), "i": ("illumination", 57)}

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from reporting import COMPLETE, INCOMPLETE, run_script, script_parser, shown
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.files import atomic_write
-from singlelife.lives.dataset_cli import COMPLETE, INCOMPLETE, run_script, script_parser, shown
 from singlelife.lives.prepare import seeded_order
 from singlelife.lives.registry import VIDEO_LIST, registered_life
 from singlelife.lives.video.reader import VideoReader
@@ -26,7 +26,6 @@ DESCRIPTION = (
 )
 EXAMPLES = """\
   python datasets_scripts/kinetics400.py --root /data/kinetics400/train      draw the sample
-  python datasets_scripts/kinetics400.py --root DIR --same-as videos.txt     the sample of another machine
   singlelife prepare k400_30h                                                its dataset of frames"""
 
 
@@ -50,9 +49,6 @@ def main(words: list[str] | None = None) -> int:
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
     parser.add_argument("--root", type=Path, required=True, metavar="DIR", help="the folder of the clips")
     parser.add_argument("--hours", type=float, metavar="H", help="how much to draw (default: 30)")
-    parser.add_argument("--same-as", type=Path, metavar="FILE", help=f"take the clips of an earlier {VIDEO_LIST}, of "
-                        "any machine, by their names, instead of drawing")  # fmt: skip
-    parser.add_argument("--redraw", action="store_true", help=f"replace the {VIDEO_LIST} that is there")
     return run_script(NAME, lambda: _run(parser.parse_args(words)))
 
 
@@ -63,31 +59,29 @@ def _run(arguments: argparse.Namespace) -> int:
     hours = life.hours if arguments.hours is None else arguments.hours
     if hours <= 0:
         raise LifeError(f"--hours should be over 0, not {hours:g}.")
-    if listed.exists() and not arguments.redraw:
-        print(f"The sample of {listed} is used again; --redraw draws another.")
+    if listed.exists():
+        print(f"The sample of {listed} is used again; delete that file to draw another.")
         return COMPLETE
     print(f"Looking for clips in {arguments.root}", file=sys.stderr)  # a minute for all of Kinetics
     clips = videos_in(arguments.root) if arguments.root.is_dir() else []
     if not clips:
         print(f"missing: there is no clip in {arguments.root}\nhow to get it: {life.source}")
         return INCOMPLETE
-    if arguments.same_as:
-        sample, rule = same_sample(clips, arguments.same_as), f"those of {arguments.same_as.name}"
-    else:
-        with tqdm(desc="Drawing", unit=" clips", disable=None, leave=False) as bar:
+    with tqdm(desc="Drawing", unit=" clips", disable=None, leave=False) as bar:
 
-            def seconds_of(clip: Path) -> float:
-                bar.update()
-                return _seconds(clip)
+        def seconds_of(clip: Path) -> float:
+            bar.update()
+            with VideoReader(clip, frame_rate=1, frame_size=16) as reader:
+                return reader.announced_seconds
 
-            sample = draw_sample(clips, 3600 * hours, SEED, seconds_of)
-        rule = f"drawn from {len(clips):,} with seed {SEED} (draw_sample of datasets_scripts/kinetics400.py says how)"
-        if sample.seconds < 3600 * hours:
-            print(
-                f"The clips in {arguments.root} last {duration(sample.seconds)}, not {hours:g} h. "
-                "Get more of them, or draw less with --hours."
-            )
-            return INCOMPLETE
+        sample = draw_sample(clips, 3600 * hours, SEED, seconds_of)
+    if sample.seconds < 3600 * hours:
+        print(
+            f"The clips in {arguments.root} last {duration(sample.seconds)}, not {hours:g} h. "
+            "Get more of them, or draw less with --hours."
+        )
+        return INCOMPLETE
+    rule = f"drawn from {len(clips):,} with seed {SEED} (draw_sample of datasets_scripts/kinetics400.py says how)"
     lines = [
         f"# {shown(len(sample.clips), 'clip')} of Kinetics-400, {duration(sample.seconds)}: {rule}",
         *(f"# left out, since it cannot be read: {clip.name}" for clip in sample.unreadable),
@@ -136,31 +130,6 @@ def draw_sample(clips: Sequence[Path], seconds: float, seed: int, seconds_of: Ca
         (taken if lasts > 0 else unreadable).append(clip)
         total += lasts
     return Sample(taken, total, unreadable)
-
-
-def same_sample(clips: list[Path], earlier: Path) -> Sample:
-    """The clips whose names an earlier list has, in its order.
-
-    Raises:
-        LifeError: the list cannot be read, or names clips that are not here.
-    """
-    try:
-        lines = earlier.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise LifeError(f"--same-as {earlier} cannot be read ({error}).") from error
-    by_name = {clip.stem: clip for clip in clips}
-    wanted = [Path(line.strip()).stem for line in lines if line.strip() and not line.startswith("#")]
-    gone = [name for name in wanted if name not in by_name]
-    if gone or not wanted:
-        raise LifeError(f"{len(gone)} of the {len(wanted)} clips of {earlier} are not here" + (f", such as {gone[0]}."
-                        if gone else "."))  # fmt: skip
-    same = [by_name[name] for name in wanted]
-    return Sample(same, sum(map(_seconds, same)), [])
-
-
-def _seconds(clip: Path) -> float:
-    with VideoReader(clip, frame_rate=1, frame_size=16) as reader:
-        return reader.announced_seconds
 
 
 if __name__ == "__main__":

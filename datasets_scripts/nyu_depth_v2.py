@@ -5,9 +5,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from reporting import Findings, run_script, script_parser, shown
+
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.depth_data import LABELED, SPLITS, open_nyu
-from singlelife.lives.dataset_cli import Findings, run_script, script_parser, shown
 from singlelife.text import in_bytes
 
 NAME = "nyu_depth_v2"

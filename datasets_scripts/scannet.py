@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+from reporting import Findings, run_script, script_parser, shown
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import Findings, run_script, script_parser, shown
 
 NAME = "scannet"
 SCENE = re.compile(r"scene\d{4}_\d{2}")

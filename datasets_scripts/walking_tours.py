@@ -4,8 +4,9 @@ import re
 import sys
 from pathlib import Path
 
+from reporting import COMPLETE, run_script, script_parser
+
 from singlelife.errors import LifeError
-from singlelife.lives.dataset_cli import COMPLETE, run_script, script_parser
 from singlelife.lives.registry import life_names, registered_life
 
 NAME = "walking_tours"

@@ -1,6 +1,7 @@
 """The scripts that check evaluation sets, on small files in the real formats."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -9,6 +10,7 @@ import pytest
 from PIL import Image as Pictures
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
+sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
 
 
 def script(name: str) -> ModuleType:

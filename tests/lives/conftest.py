@@ -54,6 +54,11 @@ def write_clip(
     return path
 
 
+def pair_generator(seed: int, stream: int, index: int) -> np.random.Generator:
+    """By its definition, the random generator that belongs to one pair."""
+    return np.random.Generator(np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, index]))
+
+
 @pytest.fixture(scope="session")
 def clip_folder(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("clips")

@@ -13,22 +13,20 @@ from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
+    AugmentedPairing,
     PairingContext,
     PairSettings,
     TemporalPairing,
     make_pairing,
-    pair_generator,
 )
 from singlelife.lives.pairs.transforms import random_crop_box
-from singlelife.lives.prepare import prepare_life
-from singlelife.lives.registry import get_life
 
-from .conftest import write_clip
+from .conftest import pair_generator
 
 
 def pair_dataset(life, **overrides) -> PairDataset:
     settings = {"seed": 3, "num_pairs": 64, "image_size": 32, "patch_size": 8, "mask_ratio": 0.75}
-    pairing = TemporalPairing(life.timestamps, life.video_index, 0.05, 0.5)
+    pairing = overrides.pop("pairing", None) or TemporalPairing(life.timestamps, life.video_index, 0.05, 0.5)
     return PairDataset(life, pairing, **(settings | overrides))
 
 
@@ -38,37 +36,16 @@ def loaded(dataset: PairDataset, num_workers: int) -> dict[str, torch.Tensor]:
     return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
-def test_a_batch_holds_what_it_says(small_life):
-    batch = pair_dataset(small_life).__getitems__(list(range(8)))
-    assert batch["target"].shape == batch["source"].shape == (8, 3, 32, 32)
-    assert batch["target"].dtype == batch["source"].dtype == torch.uint8
-    assert batch["bool_masked_pos"].shape == (8, 16)
-    assert batch["bool_masked_pos"].sum(1).tolist() == [12] * 8
-    gaps = small_life.timestamps[batch["frames"].numpy()]
-    assert (np.abs(gaps[:, 0] - gaps[:, 1]) <= 0.5 + 1e-6).all()
-
-
 @pytest.mark.integration
-def test_pairs_do_not_depend_on_the_number_of_workers(small_life):
-    dataset = pair_dataset(small_life)
-    alone = loaded(dataset, num_workers=0)
-    for num_workers in (1, 4):
-        together = loaded(dataset, num_workers)
-        for name, values in alone.items():
-            torch.testing.assert_close(together[name], values, rtol=0, atol=0)
-
-
-@pytest.mark.integration
-@pytest.mark.parametrize("name", ["spatial", "union"])
-def test_pairs_from_geometry_are_the_same_for_any_workers_and_in_another_process(sim_test, name):
+@pytest.mark.parametrize("name", ["temporal", "union"])
+def test_pairs_are_the_same_for_any_workers_and_in_another_process(sim_test, name):
     settings = {"seed": 3, "num_pairs": 10_064, "image_size": 32, "patch_size": 8, "mask_ratio": 0.75}
     pairing = make_pairing(name, PairingContext.of_life(sim_test, PairSettings(), progress=False))
     dataset = torch.utils.data.Subset(PairDataset(sim_test, pairing, **settings), range(10_000, 10_064))
     alone = loaded(dataset, num_workers=0)
-    for num_workers in (1, 4):
+    for num_workers in (1, 3):
         together = loaded(dataset, num_workers)
-        for key, values in alone.items():
-            torch.testing.assert_close(together[key], values, rtol=0, atol=0)
+        assert all(torch.equal(together[key], values) for key, values in alone.items())
     code = f"""
 import numpy as np
 from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
@@ -83,34 +60,12 @@ print(pairing.pairs(3, np.arange(10_000, 10_064)).tolist())
 
 def test_crops_are_independent_unless_shared(small_life):
     """The same frame as target and source shows whether the boxes are the same."""
-
-    class SameFrame:
-        def pairs(self, seed, indices):
-            return np.stack([np.zeros(len(indices), dtype=np.int64)] * 2, axis=1)
-
-    settings = {"seed": 0, "num_pairs": 8, "image_size": 32, "patch_size": 8, "mask_ratio": 0.5}
-    shared = PairDataset(small_life, SameFrame(), shared_crop=True, **settings).__getitems__(list(range(8)))
-    torch.testing.assert_close(shared["target"], shared["source"], rtol=0, atol=0)
+    same = AugmentedPairing(np.zeros(1, dtype=np.int64))
+    shared = pair_dataset(small_life, pairing=same, shared_crop=True).__getitems__(list(range(8)))
+    assert torch.equal(shared["target"], shared["source"])
     assert len(shared["target"].flatten(1).unique(dim=0)) == 8
-    independent = PairDataset(small_life, SameFrame(), **settings).__getitems__(list(range(8)))
+    independent = pair_dataset(small_life, pairing=same).__getitems__(list(range(8)))
     assert not (independent["target"] == independent["source"]).flatten(1).all(dim=1).any()
-
-
-def test_a_shared_crop_of_frames_of_two_sizes_lies_inside_both(tmp_path):
-    wide = write_clip(tmp_path / "wide.mp4", seconds=1, height=48, width=128)
-    tall = write_clip(tmp_path / "tall.mp4", seconds=1, height=96, width=48)
-    life = prepare_life(get_life("two", [wide, tall]), cache_dir=tmp_path, num_workers=1, progress=False)
-
-    class OneOfEach:
-        def pairs(self, seed, indices):
-            return np.stack([indices % 10, 10 + indices % 10], axis=1)
-
-    settings = {"num_pairs": 16, "image_size": 32, "patch_size": 8, "mask_ratio": 0.5, "crop_area": (0.9, 1.0)}
-    batch = PairDataset(life, OneOfEach(), seed=0, shared_crop=True, flip=False, **settings).__getitems__(range(16))
-    for index in range(16):  # the red channel tells a frame's number, whatever is cut out of it
-        for view, name in enumerate(("target", "source")):
-            expected = life.decode(batch["frames"][index, [view]])[0][0].float().mean()
-            assert abs(batch[name][index, 0].float().mean() - expected) < 4
 
 
 def test_views_are_those_of_a_slow_reference(small_life):
@@ -118,6 +73,7 @@ def test_views_are_those_of_a_slow_reference(small_life):
     dataset = pair_dataset(small_life, num_pairs=2**40)
     index = [0, 1, 2, 3, 4, 5, 2**39]
     batch = dataset.__getitems__(index)
+    assert batch["target"].dtype == batch["source"].dtype == torch.uint8
     mirrored = 0
     for row, pair in enumerate(index):
         generator = pair_generator(3, CROP_STREAM, pair)
@@ -140,11 +96,9 @@ def test_views_are_those_of_a_slow_reference(small_life):
     [
         ({"image_size": 33}, "33 px cannot be cut into patches of 8 px"),
         ({"mask_ratio": 0.0}, "mask ratio"),
-        ({"mask_ratio": 1.0}, "mask ratio"),
         ({"mask_ratio": 1.5}, "mask ratio"),
         ({"mask_ratio": 0.99}, "masks 16 of 16 patches"),
         ({"crop_area": (0.5, 1.2)}, "crop's area"),
-        ({"crop_area": (0.5, 0.2)}, "crop's area"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(small_life, overrides, message):

@@ -9,8 +9,6 @@ from singlelife.errors import LifeError
 from singlelife.lives.registry import registered_life
 from singlelife.lives.resolve import LifeReference, life_reference, resolve_life, training_recipe
 
-COMMIT = "0123456789" * 4
-
 
 @pytest.fixture(autouse=True)
 def elsewhere(tmp_path, monkeypatch):
@@ -21,14 +19,11 @@ def elsewhere(tmp_path, monkeypatch):
     ("words", "reference"),
     [
         ("sim_1", LifeReference("named", "sim_1", "sim_1")),
-        ("my_day", LifeReference("named", "my_day", "my_day")),
         ("ann/kitchen", LifeReference("hub", "kitchen", "ann/kitchen")),
         ("ann/my.kitchen", LifeReference("hub", "my-kitchen", "ann/my.kitchen")),
         ("ann/_kitchen_", LifeReference("hub", "kitchen_", "ann/_kitchen_")),
         ("ann/...", LifeReference("hub", "life", "ann/...")),
-        ("ann/kitchen@v2", LifeReference("hub", "kitchen", "ann/kitchen", "v2")),
         ("ann/kitchen@refs/pr/1", LifeReference("hub", "kitchen", "ann/kitchen", "refs/pr/1")),
-        (f"ann/kitchen@{COMMIT}", LifeReference("hub", "kitchen", "ann/kitchen", COMMIT)),
     ],
 )
 def test_words_for_a_life(words, reference):
@@ -58,7 +53,7 @@ def test_with_videos_it_is_a_recording_of_ones_own(small_life):
 @pytest.mark.parametrize("words", ["./kitchen", "../kitchen", "a/b/c", "~/kitchen", "runs/empty"])
 def test_a_path_to_no_life_is_refused(words, tmp_path):
     (tmp_path / "runs" / "empty").mkdir(parents=True)
-    with pytest.raises(LifeError, match=r"is no life: .* (is not there|has no metadata.json)"):
+    with pytest.raises(LifeError, match=r"is no life: .*(is not there|has no metadata.json)"):
         life_reference(words)
     assert not Path("kitchen").exists()
 

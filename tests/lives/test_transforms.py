@@ -3,15 +3,10 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.lives.pairs.transforms import (
-    color_factors,
-    crop_and_resize,
-    random_crop_box,
-    to_pixel_values,
-)
+from singlelife.lives.pairs.transforms import color_factors, crop_and_resize, random_crop_box, to_pixel_values
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -21,7 +16,6 @@ def noise_images(count: int, height: int, width: int, seed: int = 0) -> torch.Te
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
-@settings(deadline=None)
 @given(st.integers(0, 1000), st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 1), st.floats(0, 1))
 def test_random_crops_lie_inside_the_image(seed, height, width, low, extra):
     generator = np.random.default_rng(seed)
@@ -35,8 +29,7 @@ def test_random_crops_lie_inside_the_image(seed, height, width, low, extra):
 def test_random_crops_have_the_area_and_aspect_asked_for():
     generator = np.random.default_rng(0)
     boxes = np.array([random_crop_box(generator, 200, 320, (0.3, 0.6), (0.8, 1.25)) for _ in range(2000)])
-    area = boxes[:, 2] * boxes[:, 3] / 200**2
-    aspect = boxes[:, 3] / boxes[:, 2]
+    area, aspect = boxes[:, 2] * boxes[:, 3] / 200**2, boxes[:, 3] / boxes[:, 2]
     assert 0.29 <= area.min() < 0.32 and 0.58 < area.max() <= 0.61
     assert 0.78 <= aspect.min() < 0.83 and 1.2 < aspect.max() <= 1.28
     assert boxes[:, 1].max() > 150, "the whole width is used"
@@ -54,13 +47,6 @@ def luma(images: torch.Tensor) -> torch.Tensor:
     return 0.299 * red + 0.587 * green + 0.114 * blue
 
 
-def test_pixel_values_are_those_of_the_definition():
-    images = noise_images(2, 8, 8)
-    mean, std = (torch.tensor(values).double().view(3, 1, 1) for values in (MEAN, STD))
-    expected = (images.double() / 255 - mean) / std
-    torch.testing.assert_close(to_pixel_values(images, MEAN, STD).double(), expected, atol=1e-5, rtol=0)
-
-
 def test_colours_are_those_of_the_definition_step_by_step():
     images = noise_images(3, 24, 20)
     factors = torch.tensor([[1.4, 0.7, 1.2], [0.6, 1.3, 0.0], [1.0, 1.0, 1.0]])
@@ -74,7 +60,8 @@ def test_colours_are_those_of_the_definition_step_by_step():
     pixel_values = to_pixel_values(images, MEAN, STD, factors)
     assert pixel_values.dtype == torch.float32 and pixel_values.is_contiguous()
     torch.testing.assert_close(pixel_values.double(), (changed - mean) / std, atol=1e-5, rtol=0)
-    torch.testing.assert_close(pixel_values[2], to_pixel_values(images, MEAN, STD)[2], atol=1e-5, rtol=0)
+    plain = (images.double() / 255 - mean) / std
+    torch.testing.assert_close(to_pixel_values(images, MEAN, STD).double(), plain, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("factors", [None, torch.tensor([[1.2, 0.9, 0.5], [0.8, 1.1, 1.5]])])
@@ -82,8 +69,8 @@ def test_pixel_values_do_not_depend_on_the_memory_format_and_leave_their_input_a
     images = noise_images(2, 12, 8)
     before = images.clone()
     expected = to_pixel_values(images, MEAN, STD, factors)
-    channels_last = images.contiguous(memory_format=torch.channels_last)
-    torch.testing.assert_close(to_pixel_values(channels_last, MEAN, STD, factors), expected, rtol=0, atol=0)
+    again = to_pixel_values(images.contiguous(memory_format=torch.channels_last), MEAN, STD, factors)
+    torch.testing.assert_close(again, expected, rtol=0, atol=0)
     assert torch.equal(images, before)
 
 

@@ -41,18 +41,15 @@ def test_each_tick_gives_the_frame_nearest_to_it(tmp_path_factory, steps, frame_
     times = np.cumsum([0, *steps]) / 1000
     path = write_clip(tmp_path_factory.mktemp("clip") / "a.mkv", times=list(times), height=16, width=16)
     frames, _ = kept(path, frame_rate, 16)
+    indices = [frame.frame_index for frame in frames]
     ticks = times * frame_rate
     nearest_tick = np.ceil(ticks - 0.5)
-    expected = [
-        int(members[np.abs(ticks[members] - tick).argmin()])
-        for tick in np.unique(nearest_tick)
-        for members in [np.flatnonzero(nearest_tick == tick)]
-    ]
-    near_a_tie = np.abs(ticks % 1 - 0.5).min() < 1e-4
-    if not near_a_tie:
-        assert [frame.frame_index for frame in frames] == expected
-    assert (np.diff([frame.frame_index for frame in frames]) > 0).all()
-    np.testing.assert_allclose([frame.timestamp for frame in frames], times[[frame.frame_index for frame in frames]])
+    members = [np.flatnonzero(nearest_tick == tick) for tick in np.unique(nearest_tick)]
+    expected = [int(frames[np.abs(ticks[frames] - nearest_tick[frames]).argmin()]) for frames in members]
+    if np.abs(ticks % 1 - 0.5).min() > 1e-4:  # no tie
+        assert indices == expected
+    assert (np.diff(indices) > 0).all()
+    np.testing.assert_allclose([frame.timestamp for frame in frames], times[indices])
 
 
 def test_a_spliced_recording_has_a_cut(tmp_path):
@@ -67,15 +64,17 @@ def test_a_spliced_recording_has_a_cut(tmp_path):
     assert reader.damage is None
 
 
-def test_the_shorter_side_is_resized_and_never_enlarged(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", height=96, width=160, seconds=0.5)
-    assert kept(path, frame_size=48)[0][0].image.shape == (48, 80, 3)
-    assert kept(path, frame_size=400)[0][0].image.shape == (96, 160, 3)
-
-
-def test_pixels_that_are_not_square_are_made_so(tmp_path):
-    path = write_clip(tmp_path / "a.mp4", height=48, width=48, seconds=0.5, sample_aspect_ratio=Fraction(2, 1))
-    assert kept(path, frame_size=48)[0][0].image.shape == (48, 96, 3)
+@pytest.mark.parametrize(
+    ("written", "frame_size", "shape"),
+    [
+        ({"height": 96, "width": 160}, 48, (48, 80, 3)),
+        ({"height": 96, "width": 160}, 400, (96, 160, 3)),  # never enlarged
+        ({"height": 48, "width": 48, "sample_aspect_ratio": Fraction(2, 1)}, 48, (48, 96, 3)),
+    ],
+)
+def test_the_shorter_side_is_resized_and_pixels_made_square(tmp_path, written, frame_size, shape):
+    path = write_clip(tmp_path / "a.mp4", seconds=0.5, **written)
+    assert kept(path, frame_size=frame_size)[0][0].image.shape == shape
 
 
 def psnr(image: np.ndarray, reference: np.ndarray) -> float:
@@ -100,7 +99,6 @@ COLOUR_FORMS = {  # pixel format and what the stream says of its colours
     "bt601": ("yuv420p", {"colorspace": "smpte170m", "color_range": "tv"}),
     "nothing said": ("yuv420p", {}),
     "bt2020 of 10 bits": ("yuv420p10le", {"colorspace": "bt2020nc", "color_range": "tv"}),
-    "full chroma": ("yuv444p", {"colorspace": "bt709", "color_range": "tv"}),
     "rgb": ("bgr0", {}),
     "grey": ("gray", {}),
 }
@@ -135,10 +133,6 @@ def test_colours_do_not_shift(tmp_path, form):
     difference = image.astype(int) - expected
     assert np.abs(difference.mean(axis=(0, 1))).max() < 2.2  # FFmpeg's fast conversion to RGB rounds down
     assert np.abs(difference).max() < 12
-    with av.open(str(path)) as container:
-        whole = next(container.decode(video=0)).to_ndarray(format="rgb24")
-    by_pyav = np.asarray(Image.fromarray(whole).resize((64, 48), Image.Resampling.BOX)).astype(int)
-    assert np.abs((image - by_pyav).mean(axis=(0, 1))).max() < 2.2
 
 
 def marked_corner(_index: int, height: int, width: int) -> np.ndarray:
@@ -169,24 +163,10 @@ def test_rotation_in_the_metadata_is_applied(tmp_path, degrees_clockwise, matrix
 
     image = kept(path)[0][0].image
     assert image.shape == ((64, 48, 3) if degrees_clockwise % 180 else (48, 64, 3))
-    height, width = image.shape[:2]
-    quarters = {
-        (row, column): image[
-            row * height // 2 : (row + 1) * height // 2, column * width // 2 : (column + 1) * width // 2
-        ]
-        for row in (0, 1)
-        for column in (0, 1)
-    }
-    assert max(quarters, key=lambda place: quarters[place].mean()) == corner
-
-
-def test_real_video():
-    frames, reader = kept(HIGHWAY, frame_rate=5, frame_size=64)
-    assert frames[0].image.shape == (64, 114, 3)
-    assert reader.damaged_packets == 0
-    assert np.diff([frame.timestamp for frame in frames])[:-1] == pytest.approx(0.2, abs=1e-3)
-    assert reader.damage is None
-    assert frames[0].image.std() > 20
+    height, width = image.shape[0] // 2, image.shape[1] // 2
+    row, column = corner
+    brightest = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
+    assert brightest.mean() > 200 and image.mean() < 80
 
 
 def test_a_damaged_middle_loses_only_itself(tmp_path):
@@ -195,22 +175,12 @@ def test_a_damaged_middle_loses_only_itself(tmp_path):
     content[middle : middle + 1000] = bytes(1000)
     (tmp_path / "a.mp4").write_bytes(content)
     frames, reader = kept(tmp_path / "a.mp4", frame_rate=25, frame_size=64)
-    whole, _ = kept(HIGHWAY, frame_rate=25, frame_size=64)
+    whole, undamaged = kept(HIGHWAY, frame_rate=25, frame_size=64)
+    assert undamaged.damage is None and whole[0].image.shape == (64, 114, 3)
     assert len(whole) - 5 < len(frames) <= len(whole)
     assert frames[-1].timestamp == whole[-1].timestamp
     assert reader.damage == f"packets that cannot be decoded: {reader.damaged_packets}"
     assert reader.damaged_packets > 0
-
-
-def test_a_file_that_was_cut_off_gives_what_it_has_and_says_so(tmp_path):
-    path = write_clip(tmp_path / "a.mkv", seconds=8)
-    content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
-    frames, reader = kept(path)
-    assert 3 < frames[-1].timestamp < 5
-    np.testing.assert_allclose(np.diff([frame.timestamp for frame in frames]), 0.1, atol=1e-3)
-    assert reader.damage.startswith("it ends after")
-    assert reader.damage.endswith("of the 8.0 s that its header announces")
 
 
 def write_audio(path: Path) -> None:
@@ -222,18 +192,9 @@ def write_audio(path: Path) -> None:
         container.mux(stream.encode())
 
 
-def write_cut_off(path: Path) -> None:
-    content = write_clip(path).read_bytes()
-    path.write_bytes(content[: len(content) // 2])  # an MP4's index is at its end
-
-
 def write_unknown_codec(path: Path) -> None:
     content = write_clip(path, codec="libx264").read_bytes()
     path.write_bytes(content.replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
-
-
-def write_picture(path: Path) -> None:
-    Image.new("RGB", (64, 48)).save(path)
 
 
 BAD_FILES = {
@@ -241,11 +202,10 @@ BAD_FILES = {
     "empty.mp4": (lambda path: path.touch(), "the file is empty"),
     "text.mp4": (lambda path: path.write_text("hello " * 100), "not a video that can be read"),
     "notes.txt": (lambda path: path.write_text("hello " * 100), "holds no video, only text or a picture"),
-    "picture.png": (write_picture, "holds no video, only text or a picture"),
+    "picture.png": (lambda path: Image.new("RGB", (64, 48)).save(path), "holds no video, only text or a picture"),
     "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nhttp://localhost/a.ts\n"), "not a video that can be read"),
     "sound.wav": (write_audio, "holds no video, only audio"),
     "unknown_codec.mp4": (write_unknown_codec, "coded in a way that is not known here"),
-    "cut_off.mp4": (write_cut_off, "not a video that can be read, or cut off"),
 }
 
 

@@ -29,8 +29,8 @@ class Show:
     """Draw pairs of a life, as training sees them before it crops, or pairs of a pair set.
 
     Of a life, the picture has a row for each pairing: target and source side by side with the time between them, their
-    overlap (the 3D points that both frames see over those that either sees) and the pair's index, then histograms. A
-    table says how many pairs there are of each kind. Of a pair set, true matches are dots of one colour.
+    overlap (the 3D points that both frames see over those that either sees) and the pair's index. A table says how
+    many pairs there are of each kind. Of a pair set, true matches are dots of one colour.
 
     Examples: singlelife pairs show sim_1 --pairing spatial temporal --num 12; the pairs that a run saw at its step
     700, of 32 each: singlelife pairs show --run runs/sim_1 --index $(seq 22400 22431)
@@ -115,7 +115,7 @@ class Show:
             rows.append((sample.name, *numbers, *times, "not known" if np.isnan(overlap) else f"{overlap:.2f}"))
         print(aligned(rows))
         title = f"Pairs of {self.of_run or life.name}, seed {seed}: target left, source right"
-        draw_sheet(output, life, shown, sampled, title)
+        draw_sheet(output, life, shown, title)
         print(f"\ndrawn in {output}")
         return 0
 

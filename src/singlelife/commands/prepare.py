@@ -2,17 +2,15 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from singlelife.errors import LifeError
+from singlelife.files import free_bytes
+from singlelife.lives.registry import default_cache_dir, get_life
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.text import duration, in_bytes
-
-if TYPE_CHECKING:
-    from singlelife.lives.prepare import Plan
-    from singlelife.lives.registry import Life
 
 
 @dataclass(frozen=True)
@@ -50,42 +48,28 @@ class Command:
         return 0
 
     def _dry_run(self) -> int:
-        from singlelife.lives.prepare import plan_preparation  # `datasets` and torch come along
-        from singlelife.lives.registry import get_life
+        from singlelife.lives.prepare import losses, plan_preparation  # `datasets` and torch come along
 
         if life_reference(self.life, self.video).kind != "named":
             raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
         life = get_life(self.life, self.video)
-        plan = plan_preparation(life, cache_dir=self.cache_dir)
-        print(_table(life, plan))
-        refused = plan.gives_nothing or not plan.fits or (self.strict and (plan.losses or plan.mismatches))
-        return 2 if refused else 0
+        estimates = plan_preparation(life)
+        usable = [estimate for estimate in estimates if "error" not in estimate]
+        unsaid = sum(not estimate["num_frames"] for estimate in usable)
+        seconds, num_frames, num_bytes = (
+            sum(estimate[what] for estimate in usable) for what in ("seconds", "num_frames", "num_bytes")
+        )
+        room = free_bytes(self.cache_dir or default_cache_dir())
+        wrong = [*losses(estimates), *life.mismatches([estimate["video"] for estimate in estimates])]
+        more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
+        print(f"{life.name}, before anything is prepared")
+        print(f"  videos   {len(usable)} of {len(estimates)} can be used{more}")
+        print(f"  length   {duration(seconds)}")
+        print(f"  frames   about {num_frames:,}")
+        print(f"  needed   about {in_bytes(num_bytes)}")
+        print(f"  free     {in_bytes(room)}{': not enough. Make room, or see --cache-dir' * (num_bytes > room)}")
+        print("\n".join(f"  {each}" for each in wrong))
+        return 2 if not usable or num_bytes > room or (self.strict and wrong) else 0
 
 
 COMMAND = Command
-
-
-def _table(life: "Life", plan: "Plan") -> str:
-    """A plan for people."""
-    if plan.is_done:
-        ready = f"{life.name}: prepared already, {plan.num_frames_done:,} frames in {plan.folder}"
-        return "\n".join([ready, *(f"  {loss}" for loss in plan.losses)])
-    usable = [estimate for estimate in plan.estimates if not estimate.error]
-    unusable = len(plan.estimates) - len(usable)
-    unsaid = sum(not estimate.num_frames for estimate in usable)
-    done = f", besides {plan.num_frames_done:,} that are done" if plan.num_frames_done else ""
-    lines = {
-        "videos": f"{len(usable)}" + (f", and {unusable} that cannot be used" if unusable else ""),
-        "length": duration(sum(estimate.seconds for estimate in usable)),
-        "frames": f"about {plan.num_frames:,}{done}",
-        "needed": f"about {in_bytes(plan.num_bytes)}",
-        "free": in_bytes(plan.free_bytes) + ("" if plan.fits else ": not enough. Make room, or see --cache-dir"),
-        "where": str(plan.folder),
-    }
-    notes = [*plan.losses, *plan.mismatches]
-    if unsaid:
-        notes.append(f"{unsaid} of the videos do not say how long they are, and come on top of this.")
-    if plan.gives_nothing:
-        notes.append(f"No video of the life {life.name} can be used.")
-    table = [*(f"  {name:<9}{text}" for name, text in lines.items()), *(f"  {note}" for note in notes)]
-    return "\n".join([f"{life.name}: to be prepared", *table])

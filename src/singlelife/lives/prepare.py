@@ -2,12 +2,10 @@
 
 A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not
 at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
-it is complete, and the folder is renamed at the end. So a preparation that was killed goes on with the videos not yet
-done.
+it is complete, and the folder is renamed at the end. A preparation that was killed goes on with the videos not done.
 
-A shuffled life, the control that has a life's frames in random order, is made from its base by copying the encoded
-frames. It has the moments of its base, one after the other, and at each the frame of some other moment, together with
-all that belongs to that frame (pose, depth). So its temporal pairs are pairs of any two frames.
+A shuffled life has the moments of its base, one after the other, and at each the encoded frame of some other moment,
+with its pose and depth. So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
@@ -15,10 +13,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -30,10 +27,10 @@ from datasets import DatasetInfo, Features
 from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError, SingleLifeWarning
-from singlelife.files import check_room, free_bytes, locked
+from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, default_cache_dir
-from singlelife.lives.shards import DEPTH_ERROR, Shard, VideoEstimate, start_worker, write_in_worker
+from singlelife.lives.shards import Shard, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
@@ -41,55 +38,13 @@ from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
 SHUFFLE_SEED = 0
+# In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
+DEPTH_ERROR = {"": None, "none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
-_MANY_VIDEOS = 50  # to open more takes so long that it needs a progress bar
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
 _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
 _ROWS_IN_MEMORY = 32
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What preparing a life will do, as far as it is known without doing it.
-
-    Attributes:
-        folder: where the prepared life will be.
-        is_done: it is there already.
-        estimates: of the videos that are to come, or of all if it is done.
-        num_frames_done: how many frames are there already.
-        num_bytes: about how much room the frames to come will take.
-        free_bytes: how much room there is.
-        mismatches: how the videos differ from those that the life should have, for people.
-    """
-
-    folder: Path
-    is_done: bool
-    estimates: list[VideoEstimate]
-    num_frames_done: int
-    num_bytes: int
-    free_bytes: int
-    mismatches: tuple[str, ...] = ()
-
-    @property
-    def num_frames(self) -> int:
-        """About how many frames are to come."""
-        return sum(estimate.num_frames for estimate in self.estimates)
-
-    @property
-    def fits(self) -> bool:
-        """Whether there is room."""
-        return self.num_bytes <= self.free_bytes
-
-    @property
-    def losses(self) -> list[str]:
-        """Which videos are damaged or cannot be used, and why, for people."""
-        return _losses([dataclasses.asdict(estimate) for estimate in self.estimates])
-
-    @property
-    def gives_nothing(self) -> bool:
-        """Whether no video can be used."""
-        return not self.is_done and not self.num_frames_done and all(estimate.error for estimate in self.estimates)
 
 
 def prepare_life(
@@ -117,76 +72,49 @@ def prepare_life(
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
     fingerprint = life_fingerprint(life)
-    folder = _folder(life, fingerprint, cache_dir)
+    folder = Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
+    partial = Path(f"{folder}.partial")
     if not folder.exists():
-        base = None
-        if life.base is not None:
-            base = prepare_life(
-                life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
-            )
+        more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
+        base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
-                if folder.exists():
-                    pass  # the process that held the lock has made it
-                elif base is not None:
-                    _shuffle(life, fingerprint, base, folder, progress)
-                else:
-                    _prepare(life, fingerprint, folder, num_workers, strict, progress)
+                if not folder.exists():  # else the process that held the lock has made it
+                    partial.mkdir(exist_ok=True)
+                    if base is not None:
+                        described = _shuffle(life, base, partial, progress)
+                    else:
+                        described = _write(life, partial, num_workers, strict, progress)
+                    _complete(life, fingerprint, described, partial, folder)
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
                 f"there, or {_ELSEWHERE}. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
-    losses = _losses(prepared.metadata["videos"] + prepared.metadata["left_out"])
+    reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
     if strict:
-        _refuse(life.name, losses)
-    for loss in losses:
+        _refuse(life.name, reports)
+    for loss in losses(reports):
         warnings.warn(f"The life {life.name} is not whole: {loss}", SingleLifeWarning, stacklevel=2)
     return prepared
 
 
-def plan_preparation(life: Life, *, cache_dir: str | Path | None = None, progress: bool = True) -> Plan:
-    """What `prepare_life` would do, without doing it. Takes some milliseconds a video.
+def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
+    """What each video of a life will give, as `Shard.estimate` says; of a shuffled life, of its base.
 
-    Besides videos that cannot be opened it finds those of which no frame can be decoded, and those that end before
-    their header says; damage in the middle of a video is only found by preparing it.
-
-    Args:
-        life: what would be prepared.
-        cache_dir: as of `prepare_life`.
-        progress: show a progress bar on stderr if there are many videos.
-
-    Raises:
-        LifeError: a video is missing.
+    It takes some milliseconds a video, and finds those that cannot be opened or decoded, or that end before their
+    header says. Damage in the middle of a video is only found by preparing it.
     """
-    folder = _folder(life, life_fingerprint(life), cache_dir)
-    if folder.exists():
-        prepared = PreparedLife.load(folder)
-        estimates = [
-            VideoEstimate(report["video"], error=report.get("error"), damage=report.get("damage"))
-            for report in prepared.metadata["videos"] + prepared.metadata["left_out"]
-        ]
-        return Plan(folder, True, estimates, len(prepared), 0, free_bytes(folder))
-    if life.base is not None:
-        return _plan_shuffled(plan_preparation(life.base, cache_dir=cache_dir, progress=progress), folder)
-    shards = _shards(life, _partial(folder))
-    reports = {shard: report for shard in shards if (report := shard.finished()) is not None}
-    missing = [shard for shard in shards if shard not in reports]
-    estimates = _estimates(missing, closely=True, title=f"Looking at {life.name}" if progress else None)
-    done = sum(report["num_frames"] for report in reports.values())
-    num_bytes = sum(estimate.num_bytes for estimate in estimates)
-    mismatches = life.mismatches([shard.video for shard in shards])
-    return Plan(folder, False, estimates, done, num_bytes, free_bytes(folder), mismatches)
+    return _estimates(_shards(life.base or life, Path()), life.name, progress)
 
 
 def life_fingerprint(life: Life) -> str:
     """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
 
-    A video counts by its name, its size and its first and last MiB, not by its path or date: reading a week of video
-    only to hash it would take as long as decoding it. An edit of a file's middle that keeps both its ends and its
-    length to the byte is not noticed.
+    A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
+    video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
 
     Raises:
         LifeError: a video cannot be opened.
@@ -194,10 +122,8 @@ def life_fingerprint(life: Life) -> str:
     if isinstance(life.simulation, ScreenSource):
         contents: Any = dataclasses.asdict(life.simulation) | {"drawer": SCREEN_VERSION, "pillow": version("pillow")}
     elif life.simulation is not None:
-        contents = dataclasses.asdict(life.simulation) | {
-            "renderer": RENDERER_VERSION,
-            "vizdoom": version("vizdoom"),
-        }
+        renderer = {"renderer": RENDERER_VERSION, "vizdoom": version("vizdoom")}
+        contents = dataclasses.asdict(life.simulation) | renderer
     elif life.parts:
         contents = {"joined": [life_fingerprint(part) for part in life.parts]}
     elif life.base is not None:
@@ -208,14 +134,6 @@ def life_fingerprint(life: Life) -> str:
     if life.pairs_within_video:
         described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
-
-
-def _folder(life: Life, fingerprint: str, cache_dir: str | Path | None) -> Path:
-    return Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
-
-
-def _partial(folder: Path) -> Path:
-    return folder.with_name(f"{folder.name}.partial")
 
 
 def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
@@ -234,18 +152,6 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
     return [("/".join(source.path.parts[-depth:]), source) for source in sources]
 
 
-def _plan_shuffled(base: Plan, folder: Path) -> Plan:
-    """What a shuffled life takes: a copy of its base's frames, and those too if they are not there yet."""
-    if not base.is_done:
-        return dataclasses.replace(base, folder=folder, num_bytes=2 * base.num_bytes)
-    prepared = PreparedLife.load(base.folder)
-    seconds = sum(report["seconds"] for report in prepared.metadata["videos"])
-    estimate = VideoEstimate(prepared.name, seconds, len(prepared))
-    return dataclasses.replace(
-        base, folder=folder, is_done=False, estimates=[estimate], num_frames_done=0, num_bytes=_size(prepared)
-    )
-
-
 def seeded_order(length: int, seed: int) -> np.ndarray:
     """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
 
@@ -255,10 +161,9 @@ def seeded_order(length: int, seed: int) -> np.ndarray:
     return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
 
 
-def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, progress: bool) -> None:
-    check_room(_size(base), folder.parent, f"The life {life.name}", _ELSEWHERE)
-    partial = _partial(folder)
-    partial.mkdir(exist_ok=True)
+def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> dict[str, Any]:
+    """Copy the frames of the base in random order; gives the metadata."""
+    check_room(_size(base), partial, f"The life {life.name}", _ELSEWHERE)
     rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
     order = seeded_order(len(base), SHUFFLE_SEED)
     bar = tqdm(desc=f"Shuffling {base.name}", total=len(base), unit=" frames", disable=not progress)
@@ -269,142 +174,100 @@ def _shuffle(life: Life, fingerprint: str, base: PreparedLife, folder: Path, pro
             columns = [(moments if name in _MOMENT else frames)[name] for name in schema.names]
             stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # else a batch for each row
             bar.update(len(moments))
-    metadata = base.metadata | {
-        "name": life.name,
-        "fingerprint": fingerprint,
-        "kind": life.kind,
-        "dataset": life.dataset,
-        "license": life.license,
-        "shuffled": {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED},
-        "videos": [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]],
-    }
-    _complete(folder, metadata, base.dataset.features)
+    shuffled = {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED}
+    videos = [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]]
+    return base.metadata | {"shuffled": shuffled, "videos": videos}
 
 
 def _size(prepared: PreparedLife) -> int:
     return sum(file.stat().st_size for file in prepared.path.glob("*.arrow"))
 
 
-def _prepare(
-    life: Life, fingerprint: str, folder: Path, num_workers: int | None, strict: bool, progress: bool
-) -> None:
-    partial = _partial(folder)
-    partial.mkdir(exist_ok=True)
-    for leftover in partial.glob("*.tmp"):  # of processes that were killed
-        leftover.unlink()
-    features = life_features(life)
-    reports = _write(life, _shards(life, partial), num_workers, strict, progress)
-
-    good = [report for report in reports if "error" not in report]
-    left_out = [report for report in reports if "error" in report]
-    if not good:
-        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *_losses(left_out)]))
-    depth = _depth(life)
-    metadata = {
-        "format_version": FORMAT_VERSION,
-        "name": life.name,
-        "fingerprint": fingerprint,
-        "kind": life.kind,
-        "dataset": life.dataset,
-        "license": life.license,
-        "frame_rate": life.frame_rate,
-        "frame_size": life.frame_size,
-        "pairs_within_video": life.pairs_within_video,
-        "simulation": _simulations(life),
-        "depth_scale": DEPTH_SCALE if depth else None,
-        "depth_error": DEPTH_ERROR[depth] if depth else None,
-        "num_frames": sum(report["num_frames"] for report in good),
-        "videos": good,
-        "left_out": left_out,
-    }
-    _complete(folder, metadata, features)
-    for report_file in folder.glob("*.report.json"):
-        report_file.unlink()
-
-
-def _complete(folder: Path, metadata: dict[str, Any], features: Features) -> None:
+def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: Path, folder: Path) -> None:
     """Describe what is in the partial folder, and give it its name."""
-    partial = _partial(folder)
+    identity: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": life.name, "fingerprint": fingerprint}
+    identity |= {name: getattr(life, name) for name in ("kind", "dataset", "license")}
+    metadata = identity | described | identity  # in this order of keys, whatever is described
     files = list(dict.fromkeys(report["file"] for report in metadata["videos"]))
-    write_dataset_description(partial, files, features, metadata["fingerprint"])
+    write_dataset_description(partial, files, life_features(life.base or life), fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
     partial.rename(folder)
+    for report_file in folder.glob("*.report.json"):
+        report_file.unlink()
 
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
     """One for each video of a life, in order."""
     videos: list[tuple[str, VideoSource | SimulatedSource | ScreenSource]] = []
     for part in life.parts or (life,):
-        named = _named_videos(part) if part.simulation is None else [(part.name, part.simulation)]
-        videos += [(f"{part.name}/{video}" if life.parts and part.simulation is None else video, source)
-                   for video, source in named]  # fmt: skip
-    schema = life_features(life).arrow_schema
+        if part.simulation is not None:
+            videos.append((part.name, part.simulation))
+        else:
+            prefix = f"{part.name}/" if life.parts else ""
+            videos += [(prefix + name, source) for name, source in _named_videos(part)]
+    schema, count = life_features(life).arrow_schema, len(videos)
+    files = [partial / f"data-{number:05d}-of-{count:05d}.arrow" for number in range(count)]
     return [
-        Shard(
-            source,
-            name,
-            life.frame_rate,
-            life.frame_size,
-            file=partial / f"data-{number:05d}-of-{len(videos):05d}.arrow",
-            schema=schema,
-        )
-        for number, (name, source) in enumerate(videos)
+        Shard(source, name, life.frame_rate, life.frame_size, file, schema)
+        for (name, source), file in zip(videos, files, strict=True)
     ]
 
 
-def _estimates(shards: Sequence[Shard], *, closely: bool = False, title: str | None = None) -> list[VideoEstimate]:
-    """Open the videos of shards, several at once, and read their headers.
-
-    Args:
-        shards: whose videos.
-        closely: as of `Shard.estimate`.
-        title: of a progress bar on stderr, which appears where there are many; None for none.
-    """
-
-    def estimate(shard: Shard) -> VideoEstimate:
-        return shard.estimate(closely=closely)
-
-    hidden = title is None or len(shards) < _MANY_VIDEOS
+def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
+    """Look at the videos of shards, several at once."""
     with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
-        return list(tqdm(threads.map(estimate, shards), title, len(shards), unit=" videos", disable=hidden))
+        looked_at = threads.map(Shard.estimate, shards)
+        return list(tqdm(looked_at, f"Looking at {name}", len(shards), False, unit=" videos", disable=not progress))
 
 
-def _write(
-    life: Life, shards: list[Shard], num_workers: int | None, strict: bool, progress: bool
-) -> list[dict[str, Any]]:
-    """Write the shards that are not there yet, several at once, and give the reports of all."""
+def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, progress: bool) -> dict[str, Any]:
+    """Write the videos that are not there yet, several at once; gives the metadata."""
+    for leftover in partial.glob("*.tmp"):  # of processes that were killed
+        leftover.unlink()
+    shards = _shards(life, partial)
     reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
-    there = sum(report["num_frames"] for report in reports.values())
     missing = [shard for shard in shards if shard.video not in reports]
+    there = sum(report["num_frames"] for report in reports.values())
     cores = os.cpu_count() or 1
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
-    estimates = _estimates(missing, title=f"Looking at {life.name}" if progress else None)
-    to_come = sum(estimate.num_frames for estimate in estimates)
-    needed, lives = sum(estimate.num_bytes for estimate in estimates), shards[0].file.parent.parent
-    check_room(needed, lives, f"The life {life.name}", _ELSEWHERE)
-    with tqdm(
+    estimates = _estimates(missing, life.name, progress)
+    needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
+    check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
+    bar = tqdm(
         desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
-    ) as bar:
-
-        def finish(shard: Shard, report: dict[str, Any]) -> None:
+    )
+    with bar:
+        for shard, report in _written(missing, num_workers, bar):
             if strict:
-                _refuse(life.name, _losses([report]))
+                _refuse(life.name, [report])
             reports[shard.video] = report
-            if len(shards) > 1:
-                bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
+            bar.set_postfix_str(f"{len(reports)} of {len(shards)} videos")
+    ordered = [reports[shard.video] for shard in shards]
+    good = [report for report in ordered if "error" not in report]
+    left_out = [report for report in ordered if "error" in report]
+    if not good:
+        raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *losses(left_out)]))
+    simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
+    return {
+        "frame_rate": life.frame_rate,
+        "frame_size": life.frame_size,
+        "pairs_within_video": life.pairs_within_video,
+        "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
+        "depth_scale": DEPTH_SCALE if life.depth else None,
+        "depth_error": DEPTH_ERROR[life.depth],
+        "num_frames": sum(report["num_frames"] for report in good),
+        "videos": good,
+        "left_out": left_out,
+    }
 
-        if num_workers == 1:
-            for shard in missing:
-                finish(shard, shard.write(bar.update))
-        else:
-            _write_in_pool(missing, num_workers, finish, bar)
-    return [reports[shard.video] for shard in shards]
 
-
-def _write_in_pool(
-    shards: list[Shard], num_workers: int, finish: Callable[[Shard, dict[str, Any]], None], bar: tqdm
-) -> None:
+def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple[Shard, dict[str, Any]]]:
+    """Write shards, here or in so many processes, and give each with its report when it is done."""
+    if num_workers == 1:
+        for shard in shards:
+            yield shard, shard.write(bar.update)
+        return
     context = get_context("spawn")
     written = context.Value("q", 0)
     theirs, ours = context.Pipe(duplex=False)
@@ -416,7 +279,7 @@ def _write_in_pool(
                 done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
                 bar.update(before + written.value - bar.n)
                 for future in done:
-                    finish(running.pop(future), future.result())
+                    yield running.pop(future), future.result()
         except BrokenProcessPool as error:
             raise LifeError(
                 "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
@@ -427,36 +290,21 @@ def _write_in_pool(
             raise
 
 
-def _losses(reports: list[dict[str, Any]]) -> list[str]:
-    """What is missing of which videos, for people."""
-    losses = [(report["video"], report.get("error") or report.get("damage")) for report in reports]
-    return [f"{video}: {loss}" for video, loss in losses if loss]
+def losses(reports: list[dict[str, Any]]) -> list[str]:
+    """What is missing of which videos, by their reports or estimates, for people."""
+    found = ((report["video"], report.get("error") or report.get("damage")) for report in reports)
+    return [f"{video}: {loss}" for video, loss in found if loss]
 
 
-def _refuse(name: str, losses: list[str]) -> None:
-    if losses:
-        listed = "".join(f"\n  {loss}" for loss in losses)
-        raise LifeError(f"The life {name} is not whole:{listed}\nMend or leave out what is named, or drop --strict.")
-
-
-def _depth(life: Life) -> str:
-    """That of a walk that is simulated, or of several that are joined; empty for anything else."""
-    source = (life.parts or (life,))[0].simulation
-    return source.depth if isinstance(source, SimulatedSource) else ""
-
-
-def _simulations(life: Life) -> dict[str, Any] | None:
-    """What was rendered: of a joined life, by the names of its parts. None of recordings."""
-    if life.parts and life.parts[0].simulation:
-        return {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
-    return dataclasses.asdict(life.simulation) if life.simulation else None
+def _refuse(name: str, reports: list[dict[str, Any]]) -> None:
+    if lost := losses(reports):
+        listed = "\n  ".join([f"The life {name} is not whole:", *lost])
+        raise LifeError(f"{listed}\nMend or leave out what is named, or drop --strict.")
 
 
 def life_features(life: Life) -> Features:
     """The columns of a life's dataset of frames."""
-    known: tuple[str, ...] = ()
-    if depth := _depth(life):
-        known = ("pose", "intrinsics") if depth == "none" else tuple(OPTIONAL_COLUMNS)
+    known = {"": (), "none": ("pose", "intrinsics")}.get(life.depth, OPTIONAL_COLUMNS)
     return Features(COLUMNS | {name: OPTIONAL_COLUMNS[name] for name in known})
 
 

@@ -22,33 +22,17 @@ FORMAT_VERSION = 1
 METADATA = "metadata.json"
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 
-# Every prepared life has these columns.
+# Every prepared life has these columns,
 COLUMNS = Features(
-    {
-        "image": ImageFeature(),
-        "timestamp": Value("float64"),
-        "video": Value("string"),
-        "frame_index": Value("int64"),
-    }
+    {"image": ImageFeature(), "timestamp": Value("float64"), "video": Value("string"), "frame_index": Value("int64")}
 )
-# These are there where they are known.
-OPTIONAL_COLUMNS = Features(
-    {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "depth": ImageFeature(),
-    }
-)
+# and these where they are known.
+_CAMERA = {"pose": Array2D((4, 4), "float64"), "intrinsics": List(Value("float64"), length=4)}
+OPTIONAL_COLUMNS = Features(_CAMERA | {"depth": ImageFeature()})
 # The geometry has a row for each frame.
-GEOMETRY_COLUMNS = Features(
-    {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "component": Value("int64"),
-        "point_ids": List(Value("int64")),
-    }
-)
+GEOMETRY_COLUMNS = Features(_CAMERA | {"component": Value("int64"), "point_ids": List(Value("int64"))})
 
+_AGAIN = "Delete the folder and prepare the life again."
 _MOST_PIXELS = 1 << 26  # of a frame: more is damage, and is not worth the memory
 
 
@@ -60,9 +44,9 @@ class PreparedLife:
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
         metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `pairs_within_video`
-            (not in lives prepared before there was such a setting: False), `videos` and their `damage`, those
-            `left_out`, and for simulated lives `simulation`, `depth_scale` (length units per level of the stored
-            depth) and `depth_error` (in length units; within it are 95% of the depths or more).
+            (missing in old lives: False), `videos` and their `damage`, those `left_out`, and for simulated lives
+            `simulation`, `depth_scale` (length units per level of the stored depth) and `depth_error` (in length
+            units; within it are 95% of the depths or more).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
             and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """
@@ -85,19 +69,13 @@ class PreparedLife:
             raise LifeError(f"{path} is not a prepared life: its {METADATA} cannot be read ({error}).") from error
         version = metadata.get("format_version")
         if version != FORMAT_VERSION:
-            raise LifeError(
-                f"{path} was prepared in format {version}; this version of singlelife reads format {FORMAT_VERSION}. "
-                "Delete the folder and prepare the life again."
-            )
+            raise LifeError(f"{path} was prepared in format {version}; this version reads {FORMAT_VERSION}. {_AGAIN}")
         try:
             dataset = load_from_disk(str(path))
         except Exception as error:  # of several libraries, by what is damaged
-            raise LifeError(f"{path} cannot be read ({error}). Delete it and prepare the life again.") from error
+            raise LifeError(f"{path} cannot be read ({error}). {_AGAIN}") from error
         if len(dataset) != metadata["num_frames"]:
-            raise LifeError(
-                f"{path} holds {len(dataset)} frames instead of {metadata['num_frames']}. Delete it and prepare the "
-                "life again."
-            )
+            raise LifeError(f"{path} holds {len(dataset)} frames instead of {metadata['num_frames']}. {_AGAIN}")
         return cls(path, metadata, dataset)
 
     @property
@@ -147,7 +125,7 @@ class PreparedLife:
             try:
                 image = decode_jpeg(content)
             except ValueError as error:
-                raise self._damaged("image", row) from error
+                raise LifeError(f"The image in row {row} of {self.path} is damaged. {_AGAIN}") from error
             yield image
 
     def decode(self, indices: Sequence[int] | np.ndarray) -> list[torch.Tensor]:
@@ -155,16 +133,8 @@ class PreparedLife:
         return list(self.iter_decode(indices))
 
     def frames(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Frames as one batch, uint8 (k, 3, height, width).
-
-        Raises:
-            LifeError: they differ in size, or one is damaged.
-        """
-        images = self.decode(indices)
-        sizes = {tuple(image.shape[-2:]) for image in images}
-        if len(sizes) > 1:
-            raise LifeError(f"Frames of {self.name} of several sizes cannot be stacked: {sorted(sizes)}.")
-        return torch.stack(images)
+        """Frames of one size as a batch, uint8 (k, 3, height, width)."""
+        return torch.stack(self.decode(indices))
 
     def poses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Camera-to-world matrices, float64 (k, 4, 4), axes x right, y down, z forward; None where not known."""
@@ -178,7 +148,10 @@ class PreparedLife:
         """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
         if "depth" not in self.dataset.column_names:
             return None
-        levels = np.stack(self._depth_levels(indices))
+        try:
+            levels = np.stack([decode_depth(content) for content in self.encoded_depth(indices) or ()])
+        except ValueError as error:
+            raise LifeError(f"The depth in one of the rows {indices} of {self.path} is damaged. {_AGAIN}") from error
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
 
     def with_geometry(self) -> Dataset:
@@ -200,21 +173,6 @@ class PreparedLife:
             return None
         return pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
 
-    def _depth_levels(self, indices: Sequence[int] | np.ndarray) -> list[np.ndarray]:
-        """Depth as it is stored, each uint16 (height, width)."""
-        images = []
-        for row, content in zip(indices, self.encoded_depth(indices) or [], strict=True):
-            try:
-                images.append(decode_depth(content))
-            except ValueError as error:
-                raise self._damaged("depth", row) from error
-        return images
-
-    def _damaged(self, column: str, row: int) -> LifeError:
-        return LifeError(
-            f"The {column} in row {row} of {self.path} is damaged. Delete the folder and prepare the life again."
-        )
-
     def _array(self, column: str, shape: tuple[int, ...], indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
         """Numbers of one column. (The numpy format of `datasets` would round them to float32.)"""
         if column not in self.dataset.column_names:
@@ -235,9 +193,8 @@ class PreparedLife:
 def decode_jpeg(content: pa.Buffer | bytes | None) -> torch.Tensor:
     """The pixels of a JPEG file, uint8 (3, height, width), stored with the channels last.
 
-    They are the same as Pillow's, since both decode with libjpeg-turbo. simplejpeg needs two thirds of the time, as it
-    leaves out Pillow's fourth byte of each pixel and the copies, and refuses any file of which libjpeg warns, where
-    Pillow and torchvision return the grey rest of a damaged picture.
+    They are Pillow's, in two thirds of its time. Unlike Pillow, simplejpeg refuses a damaged picture instead of
+    returning it with a grey rest.
 
     Raises:
         ValueError: it is damaged, larger than any frame, or no JPEG file.
@@ -259,8 +216,8 @@ def decode_depth(content: bytes) -> np.ndarray:
     """
     try:
         image = Image.open(io.BytesIO(content))
-        if image.width * image.height > _MOST_PIXELS:
-            raise ValueError("It is larger than any frame.")
-        return np.array(image.convert("I;16"))
+        if image.width * image.height <= _MOST_PIXELS:
+            return np.array(image.convert("I;16"))
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
         raise ValueError("The depth is damaged.") from error
+    raise ValueError("The depth is larger than any frame.")

@@ -22,9 +22,6 @@ from singlelife.lives.video.sources import EmbeddedVideo, distinct, find_videos,
 KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
-PLACES = ("", "indoor", "outdoor", "both")
-
-BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; simulated frames are sharper
 
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
@@ -35,35 +32,26 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"` (files of a recording), `"simulated"` (rendered on demand), `"shuffled"` (the frames of
-            another life in random order) or `"joined"` (the videos of several lives, one after another).
-        dataset: the data set that it belongs to.
-        description: one line for people.
-        license: of its frames.
-        source: how to get it, for lives that are not simulated; a sentence.
-        hours: about how long it is; 0 where that is not known.
-        place: `"indoor"`, `"outdoor"`, `"both"`, or empty where that is not known.
-        poses: where camera poses come from, such as `"Aria MPS"`; empty where there are none.
-        access: who may have it, in a word or two.
-        consent: what is known of the consent of those who are seen; a sentence.
-        url: the owners' page.
-        download_gb: about how much there is to get, in GB; 0 where that is not known.
-        script: the script of `datasets_scripts` that helps to get it; empty where there is none.
-        part: its folder within the data set as the owners lay it out; empty where that has no such folder.
+        kind: `"video"`, `"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order) or
+            `"joined"` (the videos of several lives, one after another).
+        dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
+        source: how to get it, in a sentence; empty for simulated lives.
+        hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
+        place, poses: `"indoor"`, `"outdoor"` or `"both"`, and where poses come from; empty where not known or none.
+        access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
+        script, part: the script of `datasets_scripts` that helps to get it, and its folder in the owners' data set.
         video_pattern: the regular expression that the names of all its videos match; empty if they are free.
-        num_videos: how many videos it has; 0 where that is not known.
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
         frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
             apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
-        frame_size: the kept frames' shorter side, in pixels: a little over the 224 that the paper's models see.
+        frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording, in order: paths of files, or videos within a data set.
         simulation: what to render.
-        base: the life of the name `shuffle_of`.
-        parts: the lives of the names in `joins`.
+        base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
     """
 
     name: str
@@ -101,22 +89,18 @@ class Life:
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
-        simulated, shuffled, joined = (self.kind == kind for kind in ("simulated", "shuffled", "joined"))
         parts = self.joins.split()
-        other_parts = len(parts) != 1 and len({*parts, self.name}) == len(parts) + 1
+        made_of = {"simulated": self.simulation, "shuffled": self.shuffle_of, "joined": parts}
         rules = {
             f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
-            "have a simulation if it is simulated, and only then": simulated == (self.simulation is not None),
-            "have shuffle_of, the name of another life, if it is shuffled, and only then": (
-                shuffled == bool(self.shuffle_of) and self.shuffle_of != self.name
+            "have a simulation, shuffle_of or joins if it is simulated, shuffled or joined, and only then": all(
+                bool(given) == (self.kind == kind) for kind, given in made_of.items()
             ),
-            "have joins, the names of two or more other lives, if it is joined, and only then": (
-                joined == bool(parts) and other_parts
+            "be made of other lives: shuffle_of one, or joins two or more": (
+                len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
             ),
-            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate:g}": 0 < self.frame_rate <= 1000,
+            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate}": 0 < self.frame_rate <= 1000,
             f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
-            f"have hours not below 0, not {self.hours:g}": self.hours >= 0,
-            f"have a place of {', '.join(PLACES[1:])}, or none, not {self.place!r}": self.place in PLACES,
         }
         for rule, kept in rules.items():
             if not kept:
@@ -131,6 +115,12 @@ class Life:
     def repository_name(self) -> str:
         """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
+
+    @property
+    def depth(self) -> str:
+        """How a walk that is simulated, or several that are joined, know depth; empty for anything else."""
+        source = (self.parts or (self,))[0].simulation
+        return source.depth if isinstance(source, SimulatedSource) else ""
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
@@ -172,13 +162,6 @@ def source_of_frames(life: Life) -> Life:
     return source_of_frames(registered_life(first)) if first else life
 
 
-def estimated_bytes(life: Life, num_frames: int) -> int:
-    """About how much room so many frames of a life take, if its videos are 16:9."""
-    kind = source_of_frames(life).kind
-    width = life.frame_size * (16 / 9 if kind == "video" else 1)
-    return round(num_frames * life.frame_size * width * BYTES_PER_PIXEL[kind])
-
-
 def life_names() -> list[str]:
     """Names of the registered lives, in the order of their files."""
     return list(_registered())
@@ -190,11 +173,12 @@ def registered_life(name: str) -> Life:
     Raises:
         LifeError: there is no such life.
     """
-    if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in _registered():
+    lives = _registered()
+    if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in lives:
         return _shuffled(name)
-    if name not in _registered():
+    if name not in lives:
         raise _unknown(name)
-    return _registered()[name]
+    return lives[name]
 
 
 def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
@@ -217,15 +201,11 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
         base = get_life(known.shuffle_of, videos)
         same = {field: getattr(base, field) for field in ("frame_rate", "frame_size", "license", "pairs_within_video")}
         return dataclasses.replace(known, base=base, **same)
-    if known is not None and known.joins:
-        if videos:
-            raise LifeError(f"The life {name!r} has the videos of {known.joins}; give your recording another name.")
-        return _joined(known)
     life = known or Life(name=name, kind="video", description="A recording of your own.")
-    if life.kind == "simulated":
+    if life.kind != "video":
         if videos:
-            raise LifeError(f"The life {name!r} is simulated and takes no video; give your recording another name.")
-        return life
+            raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
+        return _joined(life) if life.joins else life
     embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
     paths = [path for path in videos or () if not isinstance(path, EmbeddedVideo)]
     found = find_videos(paths) if videos else life.local_videos()
@@ -257,28 +237,20 @@ def _shuffled(name: str) -> Life:
 def _joined(life: Life) -> Life:
     """A joined life with its parts. They are of different people and places, so no pair may be of two of them."""
     parts = [get_life(name) for name in life.joins.split()]
-    if life.frames_of_each:
-        parts = [_beginning(life, part) for part in parts]
-    sizes = {(part.frame_rate, part.frame_size) for part in parts}
-    columns = {part.simulation.depth if isinstance(part.simulation, SimulatedSource) else "" for part in parts}
-    if any(part.kind not in ("video", "simulated") for part in parts) or len(sizes) > 1 or len(columns) > 1:
+    for number, part in enumerate(parts):
+        if life.frames_of_each and (whole := part.simulation) is not None:
+            shorter = dataclasses.replace(whole, num_frames=min(life.frames_of_each, whole.num_frames))
+            parts[number] = dataclasses.replace(part, simulation=shorter)
+    forms = {(part.frame_rate, part.frame_size, part.depth) for part in parts}
+    if any(part.kind not in ("video", "simulated") for part in parts) or len(forms) > 1:
         raise LifeError(
             f"The life {life.name!r} joins {life.joins}, which should all be videos, or all simulated with the same "
             "depth, of one frame_rate and frame_size."
         )
-    ((rate, size),) = sizes
+    ((rate, size, _),) = forms
     return dataclasses.replace(
         life, parts=tuple(parts), frame_rate=rate, frame_size=size, license=parts[0].license, pairs_within_video=True
     )
-
-
-def _beginning(life: Life, part: Life) -> Life:
-    if part.simulation is None:
-        raise LifeError(
-            f"The life {life.name!r} has frames_of_each, and {part.name}, which it joins, is not simulated."
-        )
-    num_frames = min(life.frames_of_each, part.simulation.num_frames)
-    return dataclasses.replace(part, simulation=dataclasses.replace(part.simulation, num_frames=num_frames))
 
 
 def _unknown(name: str) -> LifeError:
@@ -298,44 +270,20 @@ def _registered() -> dict[str, Life]:
     for config in config_names("lives"):
         path = hub_configs() / "lives" / f"{config}.yaml"
         content = read_yaml(path)
-        defaults, described = content.get("defaults", {}), content.get("lives")
-        if set(content) - {"defaults", "lives"} or not isinstance(defaults, dict) or not isinstance(described, dict):
+        if not isinstance(content.get("lives"), dict) or set(content) - {"defaults", "lives"}:
             raise LifeError(f"{path} should hold `lives` and, if need be, `defaults`, both mappings; nothing else.")
-        for name, values in described.items():
+        for name, values in content["lives"].items():
             if name in lives:
                 raise LifeError(f"{path} describes the life {name!r}, which another file describes too.")
-            lives[str(name)] = _parse(f"{path}, life {name!r}", str(name), defaults, values)
+            try:
+                lives[name] = _described(name, content.get("defaults", {}) | values)
+            except (LifeError, TypeError) as error:  # TypeError: a name or a type is wrong, or something is missing
+                raise LifeError(f"{path}, life {name!r}: {error}") from error
     return lives
 
 
-def _parse(where: str, name: str, defaults: dict[str, Any], values: Any) -> Life:
-    if not isinstance(values, dict):
-        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
-    values = defaults | values
+def _described(name: str, values: dict[str, Any]) -> Life:
     simulation = values.pop("simulation", None)
-    arguments = _checked(Life, values, where, besides=("name",))
-    try:
-        if simulation is not None:
-            source = ScreenSource if isinstance(simulation, dict) and "screen" in simulation else SimulatedSource
-            arguments["simulation"] = source(**_checked(source, simulation, f"{where}, simulation"))
-        return Life(name=name, **arguments)
-    except (LifeError, TypeError) as error:  # TypeError: something is missing
-        raise LifeError(f"{where}: {error}") from error
-
-
-def _checked(cls: type, values: Any, where: str, besides: Sequence[str] = ()) -> dict[str, Any]:
-    """The arguments of a dataclass as a config gives them, if their names and types are right."""
-    if not isinstance(values, dict):
-        raise LifeError(f"{where}: should be a mapping, not {values!r}.")
-    accepted: dict[Any, Any] = {str: str, bool: bool, int: int, float: (int, float)}
-    fields = {field.name: field.type for field in dataclasses.fields(cls) if field.type in accepted}
-    known = [name for name in fields if name not in besides]
-    for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(str(key), known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are {', '.join(known)}."
-            raise LifeError(f"{where}: unknown key {key!r}; {hint}")
-        kind: Any = fields[key]
-        if not isinstance(value, accepted[kind]) or (isinstance(value, bool) and kind is not bool):
-            raise LifeError(f"{where}: {key} should be of type {kind.__name__}, not {value!r}.")
-    return dict(values)
+    if simulation is not None:
+        simulation = (ScreenSource if "screen" in simulation else SimulatedSource)(**simulation)
+    return Life(name=name, simulation=simulation, **values)

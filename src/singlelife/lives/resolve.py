@@ -58,8 +58,8 @@ def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> Li
     if len(path.parts) > 1 or words.startswith((".", "~")):
         found = "has no " + _METADATA if path.is_dir() else "is not there"
         raise LifeError(
-            f"{words} is no life: a path should be the folder of a prepared life, and this one {found}. A recording "
-            "of your own takes a name and --video PATH."
+            f"{words} is no life: it {found}, and a path should be the folder of a prepared life. A recording of your "
+            "own takes a name and --video PATH."
         )
     return LifeReference("named", words, words)
 
@@ -69,7 +69,6 @@ def resolve_life(
     *,
     videos: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
-    revision: str | None = None,
     num_workers: int | None = None,
     strict: bool = False,
     progress: bool = True,
@@ -77,10 +76,9 @@ def resolve_life(
     """The prepared life that `words` stand for (see above), prepared or downloaded now if it has not been before.
 
     Args:
-        words: a name, a folder, or ORG/NAME of a data set on the Hub.
+        words: a name, a folder, or ORG/NAME or ORG/NAME@REVISION of a data set on the Hub.
         videos: the recordings of a life of one's own.
         cache_dir, num_workers, strict, progress: see `prepare_life`.
-        revision: of the data set, where `words` give none.
 
     Raises:
         LifeError, HubError: there is no such life, or it cannot be prepared or downloaded.
@@ -89,44 +87,28 @@ def resolve_life(
     from singlelife.lives.prepare import prepare_life
     from singlelife.lives.prepared import PreparedLife
 
+    how = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
     reference = life_reference(words, videos)
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
     if reference.kind == "hub":
-        return download_life(
-            reference.where,
-            reference.name,
-            revision=reference.revision or revision,
-            cache_dir=cache_dir,
-            num_workers=num_workers,
-            strict=strict,
-            progress=progress,
-        )
-    return prepare_life(
-        get_life(words, videos), cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
-    )
+        return download_life(reference.where, reference.name, revision=reference.revision, **how)  # type: ignore[arg-type]
+    return prepare_life(get_life(words, videos), **how)  # type: ignore[arg-type]
 
 
-def training_recipe(words: str, videos: Sequence[str | Path] | None = None, *, here: bool = True) -> str:
-    """The config in `hub_configs/train` that training on a life starts from: for a folder and a data set, that of the
-    registered life of their name, if there is one.
+def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> str:
+    """The config in `hub_configs/train` that training on a life starts from.
 
-    Args:
-        here: a registered life's videos should be here, or made here; otherwise it may be that they come later.
+    A folder and a data set on the Hub take that of the registered life of their name, if there is one.
 
     Raises:
-        LifeError: there is no such life, or it is not here and should be.
+        LifeError: there is no such life, or it is not here.
     """
     reference = life_reference(words, videos)
-    if reference.kind == "named" and not here and not videos and words in life_names():
-        return registered_life(words).train
     if reference.kind == "named":
         return get_life(words, videos).train
-    return (
-        registered_life(reference.name).train
-        if reference.name in life_names()
-        else Life(reference.name, "video").train
-    )
+    known = reference.name in life_names()
+    return (registered_life(reference.name) if known else Life(reference.name, "video")).train
 
 
 def _name_of(folder: Path) -> str:
@@ -134,8 +116,8 @@ def _name_of(folder: Path) -> str:
     try:
         name = json.loads((folder / _METADATA).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, TypeError, KeyError):
-        name = None  # opening the life will say why
-    return name if isinstance(name, str) and LIFE_NAME.fullmatch(name) else _valid_name(folder.resolve().name)
+        name = ""  # opening the life will say why
+    return name if LIFE_NAME.fullmatch(str(name)) else _valid_name(folder.resolve().name)
 
 
 def _valid_name(words: str) -> str:

@@ -20,40 +20,16 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.registry import BYTES_PER_PIXEL
 from singlelife.lives.simulation.screen import ScreenSource, draw_screen
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedFrame, SimulatedSource, render
 from singlelife.lives.video.reader import VideoReader, jpeg
 from singlelife.lives.video.sources import VideoSource
 
-# In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
-DEPTH_ERROR = {"none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
-
+_BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper
 _ROWS_IN_MEMORY = 32
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
 Counted = Callable[[int], object]  # called with the number of frames just written
-
-
-@dataclass(frozen=True)
-class VideoEstimate:
-    """What one video of a life will give.
-
-    Attributes:
-        video: its name within the life.
-        seconds: how long it is; 0 if its header does not say, or it cannot be used.
-        num_frames: about how many will be kept; 0 likewise.
-        num_bytes: about how much room they will take.
-        error: why it cannot be used, or None.
-        damage: what is seen to be missing, or None.
-    """
-
-    video: str
-    seconds: float = 0.0
-    num_frames: int = 0
-    num_bytes: int = 0
-    error: str | None = None
-    damage: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,9 +39,9 @@ class Shard:
     Attributes:
         source: the video, or what to render.
         video: its name within the life.
-        frame_rate: kept frames per second, in Hz; unused in a simulation.
+        frame_rate: kept frames per second, in Hz.
         frame_size: shorter side of the kept frames, in pixels.
-        file: the Arrow file to write. Beside it appears a report, when the file is complete.
+        file: the Arrow file to write. A report appears beside it when it is complete.
         schema: of its columns.
         num_threads: of the video decoder.
     """
@@ -108,33 +84,40 @@ class Shard:
             aside.write_text(json.dumps(report), encoding="utf-8")
             aside.replace(self._report())
         except LifeError as error:
-            return {"video": self.video, "error": _without_path(error, self.source)}
+            return {"video": self.video, "error": self._without_path(error)}
         finally:
             aside.unlink(missing_ok=True)  # what is not whole only takes room
         return report
 
-    def estimate(self, *, closely: bool = False) -> VideoEstimate:
-        """Read the header of the video.
+    def estimate(self) -> dict[str, Any]:
+        """Read the video's header, decode its first frame, and see whether the file goes on to its end.
 
-        Args:
-            closely: also decode the first frame, and see whether the file goes on to its end.
+        Returns:
+            `video`, about what it will give in `seconds`, `num_frames` and `num_bytes`, each 0 if its header does not
+            say, and `damage`, what is seen to be missing, or None; or `video` and `error`, why it cannot be used.
         """
+        damage = None
         if isinstance(self.source, SimulatedSource | ScreenSource):
-            num_frames = self.source.num_frames
-            num_bytes = round(num_frames * self.frame_size**2 * BYTES_PER_PIXEL["simulated"])
-            return VideoEstimate(self.video, num_frames / self.frame_rate, num_frames, num_bytes)
-        try:
-            with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
-                num_frames, (width, height) = reader.num_frames_estimate, reader.stored_size
-                pixels = width * height * min(1.0, self.frame_size / min(width, height)) ** 2
-                num_bytes = round(num_frames * pixels * BYTES_PER_PIXEL["video"])
-                damage = reader.glance() if closely else None
-                return VideoEstimate(self.video, reader.announced_seconds, num_frames, num_bytes, damage=damage)
-        except LifeError as error:
-            return VideoEstimate(self.video, error=_without_path(error, self.source))
+            num_frames, seconds = self.source.num_frames, self.source.num_frames / self.frame_rate
+            size = self.frame_size**2 * _BYTES_PER_PIXEL["simulated"]
+        else:
+            try:
+                with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
+                    num_frames, seconds = reader.num_frames_estimate, reader.announced_seconds
+                    width, height = reader.stored_size
+                    damage = reader.glance()
+            except LifeError as error:
+                return {"video": self.video, "error": self._without_path(error)}
+            size = width * height * min(1.0, self.frame_size / min(width, height)) ** 2 * _BYTES_PER_PIXEL["video"]
+        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": round(num_frames * size), "damage": damage}
+        return {"video": self.video} | found
 
     def _report(self) -> Path:
         return self.file.with_suffix(".report.json")
+
+    def _without_path(self, error: LifeError) -> str:
+        """An error about a video without the video's path, since it may be published with the life."""
+        return str(error).removeprefix(f"{getattr(self.source, 'path', '')}: ")
 
     def _write_rows(self, path: Path, rows: Iterator[dict[str, Any]], counted: Counted) -> tuple[int, float]:
         num_frames, seconds = 0, 0.0
@@ -172,31 +155,19 @@ def _scene_columns(frame: SimulatedFrame) -> dict[str, Any]:
     return columns
 
 
-def _without_path(error: LifeError, source: VideoSource | SimulatedSource | ScreenSource) -> str:
-    """An error about a video without the video's path, since it may be published with the life."""
-    if isinstance(source, SimulatedSource | ScreenSource):
-        return str(error)
-    return str(error).removeprefix(f"{source.path}: ")
-
-
 _counter: Any = None  # frames written by all workers of a pool
 
 
 def start_worker(counter: Any, parent: Connection) -> None:
     """Make this process a worker that counts its frames into `counter` and ends as soon as `parent` is closed.
 
-    The other end of that pipe is open in the parent alone, so a parent that is killed, too, takes its workers along:
-    none goes on writing beside the next preparation.
+    The other end of that pipe is open in the parent alone, so a parent that is killed takes its workers along: none
+    goes on writing beside the next preparation.
     """
     global _counter
     _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
-    threading.Thread(target=_exit_when_closed, args=(parent,), daemon=True).start()
-
-
-def _exit_when_closed(parent: Connection) -> None:
-    wait([parent])
-    os._exit(1)
+    threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
 
 
 def write_in_worker(shard: Shard) -> dict[str, Any]:

@@ -26,8 +26,7 @@ class PairDataset(Dataset):
         pairing: which two frames make pair `i`.
         seed: of the run, 0 to 2**64 - 1.
         num_pairs: the length of the dataset.
-        image_size: side of the square views, in pixels.
-        patch_size: side of a patch, in pixels.
+        image_size, patch_size: sides of the square views and of a patch, in pixels.
         mask_ratio: the share of the target's patches to mask, strictly between 0 and 1.
         crop_area: range of a random crop's area, as a share of the frame's largest centred square. `None` takes that
             square itself.
@@ -56,13 +55,9 @@ class PairDataset(Dataset):
         flip: bool = True,
     ):
         if image_size % patch_size:
-            raise LifeError(
-                f"An image of {image_size} px cannot be cut into patches of {patch_size} px: not a multiple."
-            )
+            raise LifeError(f"An image of {image_size} px cannot be cut into patches of {patch_size} px.")
         if crop_area is not None and not 0 < crop_area[0] <= crop_area[1] <= 1:
-            raise LifeError(
-                f"A crop's area should be a range within (0, 1], not {crop_area[0]:g} to {crop_area[1]:g}."
-            )
+            raise LifeError(f"A crop's area should be a range within (0, 1], not {crop_area}.")
         self.num_patches = (image_size // patch_size) ** 2
         self.num_masked = round(mask_ratio * self.num_patches)
         if not 0 < mask_ratio < 1 or not 0 < self.num_masked < self.num_patches:

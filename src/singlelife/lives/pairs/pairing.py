@@ -4,8 +4,8 @@ A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run
 drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
 processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
 
-To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS` at
-the end of this file. That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
+To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS`.
+That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
 """
 
 from abc import ABC, abstractmethod
@@ -28,24 +28,17 @@ if TYPE_CHECKING:
 PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
 
 
-def pair_generator(seed: int, stream: int, index: int) -> np.random.Generator:
-    """The random generator that belongs to one pair.
+def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
+    """The random generator that belongs to each pair.
 
     Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the
-    run's seed and the counter's high words are the stream and the pair's index, so any pair is reached at once.
+    run's seed and the counter's high words are the stream and the pair's index, so any pair is reached at once. It is
+    one generator that is set to the next pair's counter each time, so draw from it before taking the next.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.
-        stream: which of the pair's independent streams, for example `CROP_STREAM`.
-        index: of the pair, 0 to 2**63 - 1.
-    """
-    return np.random.Generator(np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, index]))
-
-
-def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
-    """`pair_generator` of each of several pairs, int64 (n,), at an eighth of the time.
-
-    It is one generator that is set to the next pair's counter each time, so draw from it before taking the next.
+        stream: which of a pair's independent streams, for example `CROP_STREAM`.
+        indices: of the pairs, int64 (n,), 0 to 2**63 - 1.
     """
     philox = np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, 0])
     generator, state = np.random.Generator(philox), philox.state
@@ -86,10 +79,8 @@ class PairingContext:
     def of_life(
         cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
     ) -> "PairingContext":
-        """All rows of a life. Its geometry is read, or made, when a pairing first asks for overlaps.
-
-        Args:
-            num_frames: only the first so many, as if the life ended there: no others are partners in the pair table.
+        """All rows of a life, or the first `num_frames`, as if it ended there. Its geometry is read, or made, when a
+        pairing first asks for overlaps.
         """
 
         @cache
@@ -108,6 +99,8 @@ class PairingContext:
 class Pairing(ABC):
     """A rule that turns pair indices into frames of a life.
 
+    Its length is the number of different (target, source) pairs, its string the pairing and its settings, for people.
+
     Attributes:
         summary: what it does, in a few words for `--help`.
         targets: the rows that can be the target of a pair, sorted int64.
@@ -121,23 +114,17 @@ class Pairing(ABC):
     @classmethod
     @abstractmethod
     def of(cls, context: PairingContext) -> "Pairing":
-        """The pairing of a life.
-
-        Raises:
-            LifeError: no such pair can be drawn.
-        """
+        """The pairing of a life. Raises LifeError if no such pair can be drawn."""
 
     @abstractmethod
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        """Rows of the target and the source frame, int64 of shape (len(indices), 2), for each pair index."""
+        """Rows of the target and the source frame, int64 (len(indices), 2), for each pair index, int64."""
 
     @abstractmethod
-    def __len__(self) -> int:
-        """How many different (target, source) pairs there are."""
+    def __len__(self) -> int: ...
 
     @abstractmethod
-    def __str__(self) -> str:
-        """The pairing and its settings, for people."""
+    def __str__(self) -> str: ...
 
 
 class TemporalPairing(Pairing):
@@ -147,12 +134,10 @@ class TemporalPairing(Pairing):
     and after it alike.
 
     Args:
-        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame belongs to, int64 of shape (n,).
-        min_gap: the shortest time between the two frames, in seconds, over 0.
-        max_gap: the longest, in seconds, at least `min_gap`.
-        rows: the rows of the life that may be used (for example without the held-out stretches), sorted int64. Rows
-            that are not next to each other are never paired across the hole. All rows by default.
+        timestamps, video_index: of the life, as in `PairingContext`.
+        min_gap, max_gap: the shortest and longest time between the two frames, in seconds, over 0.
+        rows: the rows that may be used, sorted int64. Rows that are not next to each other are never paired across the
+            hole. All rows by default.
 
     Raises:
         LifeError: the gaps are not a range, or no two frames are that far apart.
@@ -169,23 +154,17 @@ class TemporalPairing(Pairing):
         rows: np.ndarray | None = None,
     ):
         if not 0 < min_gap <= max_gap:
-            raise LifeError(
-                f"The gap of temporal pairs should be 0 < min_gap <= max_gap seconds, not {min_gap} to {max_gap}."
-            )
+            raise LifeError(f"Temporal pairs need 0 < min_gap <= max_gap in seconds, not {min_gap} to {max_gap}.")
         self.min_gap, self.max_gap = min_gap, max_gap
         rows = np.arange(len(timestamps)) if rows is None else np.asarray(rows, dtype=np.int64)
 
         is_start = np.zeros(len(timestamps) + 1, dtype=bool)
         is_start[segment_starts(timestamps, video_index)] = True
-        new_segment = (
-            np.concatenate([[True], is_start[rows[1:]] | (np.diff(rows) > 1)]) if len(rows) else np.zeros(0, bool)
-        )
-        segment = np.cumsum(new_segment)
-
+        new_segment = is_start[rows] | (np.diff(rows, prepend=-2) > 1)
         # One sorted key for segment and time makes the partners of every frame two slices found by binary search.
-        time = timestamps[rows] - (timestamps[rows].min() if len(rows) else 0.0)
-        stride = (time.max() if len(rows) else 0.0) + 2 * max_gap + 1.0
-        key = segment * stride + time
+        time = timestamps[rows] - timestamps[rows].min(initial=np.inf)
+        stride = time.max(initial=0.0) + 2 * max_gap + 1.0
+        key = np.cumsum(new_segment) * stride + time
         tolerance = 1e-6  # timestamps are exact to the microsecond at best
         before = np.searchsorted(key, [key - max_gap - tolerance, key - min_gap + tolerance])
         after = np.searchsorted(key, [key + min_gap - tolerance, key + max_gap + tolerance])
@@ -196,11 +175,10 @@ class TemporalPairing(Pairing):
         self._rows, self.targets = rows, rows[self._with_partner]
         if len(self.targets) == 0:
             stretches = np.split(time, np.flatnonzero(new_segment)[1:])
-            longest = max(np.ptp(stretch) for stretch in stretches) if len(rows) else 0.0
+            longest = max((np.ptp(stretch) for stretch in stretches if len(stretch)), default=0.0)
             raise LifeError(
                 f"No two frames are {min_gap:g} to {max_gap:g} s apart: the longest uninterrupted stretch of the "
-                f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps "
-                "(--min-gap, --max-gap)."
+                f"{len(rows)} usable frames lasts {longest:.2f} s. Use a longer video or smaller gaps (--max-gap)."
             )
 
     @classmethod
@@ -219,25 +197,21 @@ class TemporalPairing(Pairing):
         target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
         choice = (which_partner * self._num_partners[target]).astype(np.int64)
         num_before = self._num_before[target]
-        source = np.where(
-            choice < num_before,
-            self._first_before[target] + choice,
-            self._first_after[target] + choice - num_before,
-        )
+        before, after = self._first_before[target] + choice, self._first_after[target] + choice - num_before
+        source = np.where(choice < num_before, before, after)
         return self._rows[np.stack([target, source], axis=1)]
 
 
 class SpatialPairing(Pairing):
     """Two frames that see the same place, whenever that was: their visible points overlap within a range.
 
-    The target is uniform over the frames that have a partner, the source uniform over that target's partners. Both
-    are among the rows that may be used.
+    The target is uniform over the frames that have a partner, the source uniform over that target's partners.
 
     Args:
         table: the overlapping frames of the life.
         rows: the rows of the life that may be used, int64.
         settings: those that the table was made with.
-        video_index: int64 of shape (n,), where pairs must not be of two videos.
+        video_index: int64 (n,), where pairs must not be of two videos.
 
     Raises:
         LifeError: there is no such pair.
@@ -281,35 +255,27 @@ class SpatialPairing(Pairing):
 
 
 def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSettings) -> str:
-    overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
     if table.num_in_range:
         return (
-            f"None of the life's {table.num_in_range:,} pairs of frames with an overlap of {overlap} is among the "
-            f"{num_rows:,} frames that can be used (or within one video, where pairs must be). Use a longer life, "
-            "another range (--min-overlap, --max-overlap), or --pairing temporal."
+            f"None of the life's {table.num_in_range:,} overlapping pairs is among the {num_rows:,} usable frames, "
+            "or within one video. Use a longer life, other --min-overlap and --max-overlap, or --pairing temporal."
         )
     if table.num_above:
         return (
             f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see one place "
-            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved, so both frames "
-            "of a pair would be the same view, and nothing could be learnt from matching them. Use --pairing "
-            "temporal, which needs no poses; what it learns from a still camera, though, is not geometry."
+            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Take --pairing "
+            "temporal, which needs no poses; but what it learns from a still camera is not geometry."
         )
-    return (
-        f"No two frames of this life overlap by {overlap}: it never sees a place twice from views that are near "
-        "enough, or too few points are known of its frames. Lower --min-overlap, or use --pairing temporal."
-    )
+    overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
+    return f"No two frames of this life overlap by {overlap}. Lower --min-overlap, or use --pairing temporal."
 
 
 class UnionPairing(Pairing):
-    """Spatial pairs, and temporal ones between them. Which of the two a pair is, its own generator decides.
+    """Spatial pairs, and temporal ones between them. Pair i is pair i of one of the two, as its own generator decides.
 
     Args:
-        spatial, temporal: the pairings to choose from. Pair i is pair i of one of them.
-        spatial_weight: the share of spatial pairs, 0 to 1.
-
-    Raises:
-        LifeError: the share is out of its range.
+        spatial, temporal: the pairings to choose from.
+        spatial_weight: the share of spatial pairs, 0 to 1; LifeError if it is out of that range.
     """
 
     summary = "spatial pairs, and temporal ones between them: the best of the paper"
@@ -326,8 +292,7 @@ class UnionPairing(Pairing):
         return cls(SpatialPairing.of(context), TemporalPairing.of(context), context.settings.spatial_weight)
 
     def __len__(self) -> int:
-        """As both count them: a pair that is spatial and temporal counts twice."""
-        return len(self.spatial) + len(self.temporal)
+        return len(self.spatial) + len(self.temporal)  # a pair that is spatial and temporal counts twice
 
     def __str__(self) -> str:
         return f"union of {self.spatial_weight:.0%} {self.spatial}, and {1 - self.spatial_weight:.0%} {self.temporal}"
@@ -335,8 +300,8 @@ class UnionPairing(Pairing):
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
         is_spatial = _uniform(seed, UNION_STREAM, indices, 1)[0] < self.spatial_weight
         pairs = np.empty((len(indices), 2), dtype=np.int64)
-        pairs[is_spatial] = self.spatial.pairs(seed, indices[is_spatial])
-        pairs[~is_spatial] = self.temporal.pairs(seed, indices[~is_spatial])
+        for pairing, chosen in ((self.spatial, is_spatial), (self.temporal, ~is_spatial)):
+            pairs[chosen] = pairing.pairs(seed, indices[chosen])
         return pairs
 
 
@@ -346,11 +311,8 @@ class RandomPairing(Pairing):
     The target is uniform over the frames that have a partner, the source uniform over the others.
 
     Args:
-        rows: the rows of the life that may be used, sorted int64.
-        video_index: int64 of shape (n,), where pairs must not be of two videos.
-
-    Raises:
-        LifeError: there are not two.
+        rows: the rows of the life that may be used, sorted int64; LifeError if there are not two.
+        video_index: int64 (n,), where pairs must not be of two videos.
     """
 
     summary = "any two frames of the life (a baseline)"
@@ -363,10 +325,8 @@ class RandomPairing(Pairing):
         self._with_partner = np.flatnonzero(counts[which] > 1)
         self.targets = rows[self._with_partner]
         if len(self.targets) == 0:
-            of_one_video = " of one video" if self._within_video else ""
-            raise LifeError(
-                f"Random pairs need two frames{of_one_video}, and {len(rows)} can be used. Use a longer video."
-            )
+            needed = "two frames of one video" if self._within_video else "two frames"
+            raise LifeError(f"Random pairs need {needed}, and {len(rows)} can be used in all. Use a longer video.")
 
     @classmethod
     def of(cls, context: PairingContext) -> "RandomPairing":
@@ -387,14 +347,7 @@ class RandomPairing(Pairing):
 
 
 class AugmentedPairing(Pairing):
-    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera.
-
-    Args:
-        rows: the rows of the life that may be used, int64.
-
-    Raises:
-        LifeError: there is none.
-    """
+    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera."""
 
     summary = "one frame twice, with the crops as the only difference (a baseline)"
 

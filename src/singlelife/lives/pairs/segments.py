@@ -12,17 +12,14 @@ _ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken 
 
 
 def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
-    """First row of each stretch of a life that was recorded without interruption.
+    """First row of each stretch of a life that was recorded without interruption: sorted int64, the first is 0.
 
     A stretch ends with its video, where time runs backwards, and at a cut: a step of over four times the video's
     median step between stored frames.
 
     Args:
-        timestamps: seconds, float64 of shape (n,), ordered within each video.
-        video_index: which video each frame belongs to, int64 of shape (n,).
-
-    Returns:
-        Sorted int64 rows; the first is 0.
+        timestamps: seconds since the start of the frame's video, float64 (n,), ordered within each video.
+        video_index: which video each frame belongs to, int64 (n,).
     """
     if len(timestamps) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -37,17 +34,10 @@ def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 
 
 def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
-    """Seconds of recording before each frame, and before the end of the last one.
+    """Seconds of recording before each frame and before the end of the last one, float64 (n + 1,), ascending from 0.
 
     Videos follow each other. A frame lasts until the next one of its uninterrupted stretch, the last of a stretch as
     long as is usual; time between stretches, when nothing was recorded, does not count.
-
-    Args:
-        timestamps: seconds, float64 of shape (n,), ordered within each video.
-        video_index: which video each frame belongs to, int64 of shape (n,).
-
-    Returns:
-        float64 of shape (n + 1,), ascending from 0.
     """
     if len(timestamps) == 0:
         return np.zeros(1)
@@ -60,19 +50,16 @@ def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 
 
 def first_hours(timestamps: np.ndarray, video_index: np.ndarray, hours: float) -> int:
-    """How many frames, from the first, were recorded in the first `hours` of a life (see `recording_time`).
-
-    Args:
-        hours: over 0. A life that is up to 1% shorter is taken as a whole.
+    """How many frames, from the first, were recorded in the first `hours` of a life (see `recording_time`), over 0.
 
     Raises:
-        LifeError: the life is shorter: what it gives would be taken for what more hours give.
+        LifeError: the life is more than 1% shorter: what it gives would be taken for what more hours give.
     """
     time = recording_time(timestamps, video_index)
     if hours * 3600 * (1 - _ROUNDED) > time[-1]:
         raise LifeError(
-            f"There are no {duration(hours * 3600)} of this life (--hours {hours:g}): it lasts {duration(time[-1])}, "
-            f"which is --hours {time[-1] / 3600:.3g}. Leave --hours out to train on all of it."
+            f"--hours {hours:g} is {duration(hours * 3600)}, and this life lasts {duration(time[-1])}, which is "
+            f"--hours {time[-1] / 3600:.3g}. Leave --hours out to train on all of it."
         )
     # Sums of steps are not exact: a frame that begins at the very end is not to be in or out by their last bit.
     return int(np.searchsorted(time[:-1], hours * 3600 - 1e-6))
@@ -81,23 +68,16 @@ def first_hours(timestamps: np.ndarray, video_index: np.ndarray, hours: float) -
 def hold_out(
     timestamps: np.ndarray, video_index: np.ndarray, fraction: float, max_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a life into rows to train on and held-out stretches.
+    """Split a life into rows to train on and held-out stretches: both sorted int64.
 
     The stretches are contiguous, evenly spread over the life and away from its ends: up to eight, fewer where they
     would be shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to
     neither part, so that no validation frame has a near twin in training.
 
     Args:
-        timestamps: seconds since the start of the frame's video, float64 of shape (n,).
-        video_index: which video each frame belongs to, int64 of shape (n,).
-        fraction: the share of the frames to hold out, 0 (none) to 0.5.
+        timestamps, video_index: see `segment_starts`.
+        fraction: the share of the frames to hold out, 0 (none) to 0.5; LifeError if it is out of that range.
         max_gap: the largest gap of a pair, in seconds.
-
-    Returns:
-        Sorted int64 rows to train on, and to validate on.
-
-    Raises:
-        LifeError: the fraction is out of its range.
     """
     if not 0 <= fraction <= 0.5:
         raise LifeError(f"The share of frames to hold out should be 0 to 0.5, not {fraction}.")

@@ -1,8 +1,4 @@
-"""From the uint8 crops of a batch to what the model takes, on the device.
-
-Crops and flips are made by the loader's workers, where the frames are decoded (`dataset.py`). Colour and
-normalisation are arithmetic on whole batches and run where the model runs.
-"""
+"""From frames to crops, in the loader's workers, and from a batch of crops to what the model takes, on the device."""
 
 import math
 from collections.abc import Sequence
@@ -56,12 +52,7 @@ def crop_and_resize(image: torch.Tensor, box: tuple[int, int, int, int], size: i
 def color_factors(strength: float, seed: int, pair_index: np.ndarray) -> torch.Tensor:
     """How much each pair changes brightness, contrast and saturation, float32 (B, 3).
 
-    Each is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair.
-
-    Args:
-        strength: 0 (no change) to 1.
-        seed: of the run.
-        pair_index: int64 (B,).
+    Each is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair of that seed and index.
     """
     amounts = [generator.uniform(-1, 1, 3) for generator in pair_generators(seed, COLOR_STREAM, pair_index)]
     return torch.from_numpy(1 + strength * np.stack(amounts)).float()
@@ -78,9 +69,8 @@ def to_pixel_values(
 
         p → b·c·s·p + b·c·(1 - s)·luma(p) + b·(1 - c)·mean(luma)
 
-    It is taken as such, together with the normalisation, in float32. So unlike the operations one by one on uint8
-    (torchvision's `ColorJitter`), it neither rounds in between nor clips: what gets brighter than white stays so, and
-    the texture of a bright wall is not lost.
+    It is taken as such, with the normalisation, in float32. So unlike torchvision's `ColorJitter` on uint8 it neither
+    rounds in between nor clips: the texture of a bright wall is not lost.
 
     Args:
         images: uint8 (B, 3, H, W), in any memory format.

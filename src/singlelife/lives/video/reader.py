@@ -1,17 +1,13 @@
-"""From a video file to the frames that a life keeps.
-
-Each file is decoded once, in order, with constant memory: random access into long H.264 is the known bottleneck of
-training on video.
-"""
+"""From a video file to the frames that a life keeps, decoded once, in order, with constant memory."""
 
 import contextlib
 import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import av
 import numpy as np
@@ -23,7 +19,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.video.sources import VideoFile, VideoSource
 
 DECODER_VERSION = 2  # part of the fingerprint of a life: raise it when the same file gives other frames
-MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
+_MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
 
 _MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
 _LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: from there on the file is taken as broken
@@ -34,19 +30,15 @@ _MISSING_SECONDS = 2.0  # a file that ends this much before its header says has 
 _LAST_PACKETS = 3000  # read at most to see where a file ends
 
 
-@dataclass
-class KeptFrame:
-    """One frame of a life.
-
-    Attributes:
-        image: uint8 (height, width, 3), RGB, upright.
-        timestamp: seconds since the video's first frame.
-        frame_index: in the order of the video's frames, from 0, counting those not kept.
-    """
+class KeptFrame(NamedTuple):
+    """One frame of a life."""
 
     image: np.ndarray
+    """uint8 (height, width, 3), RGB, upright"""
     timestamp: float
+    """seconds since the video's first frame"""
     frame_index: int
+    """in the order of the video's frames, from 0, counting those not kept"""
 
 
 class VideoReader:
@@ -62,17 +54,16 @@ class VideoReader:
         frame_rate: in Hz.
         frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
             ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
-        num_threads: of the decoder, up to `MAX_THREADS`.
-        formats, codecs: of containers and video streams, by FFmpeg's names, that are opened and no others; all by
-            default.
+        num_threads: of the decoder, up to 16.
+        formats, codecs: the only containers and video streams that are opened, by FFmpeg's names; all by default.
         max_pixels: width times height of a frame, above which it is not decoded.
 
     Attributes:
         damaged_packets: how many packets of the stream could not be decoded so far.
         seconds: until the end of the last frame that was decoded.
         stored_size: width and height of the frames as they are stored, in pixels.
-        announced_seconds: how long the video is by its header; 0 if that does not say.
-        num_frames_estimate: about how many frames will be kept; 0 if the header does not say how long it is.
+        announced_seconds, num_frames_estimate: how long the video is by its header, and about how many frames will be
+            kept; 0 if that does not say.
 
     Raises:
         LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
@@ -94,48 +85,68 @@ class VideoReader:
         self.damaged_packets = 0
         with source.open() as file:
             if not file.read(1):
-                raise LifeError(f"{self.path}: the file is empty.")
+                raise self._unusable("the file is empty")
         # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
         is_file = isinstance(source, VideoFile)
-        options = {"protocol_whitelist": "file" if is_file else "none"}
-        for option, names in (("format_whitelist", formats), ("codec_whitelist", codecs)):
-            if names is not None:
-                options[option] = ",".join(names)
-        if max_pixels is not None:
-            options["max_pixels"] = str(max_pixels)
+        limits = {
+            "protocol_whitelist": "file" if is_file else "none",
+            "format_whitelist": ",".join(formats or ()),
+            "codec_whitelist": ",".join(codecs or ()),
+            "max_pixels": str(max_pixels or ""),
+        }
+        options = {name: limit for name, limit in limits.items() if limit}
         try:
             self._container = av.open(
                 str(source.path) if is_file else source.open(), "r", metadata_errors="ignore", options=options
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            raise LifeError(f"{self.path}: not a video that can be read, or cut off ({_reason(error)}).") from error
-        streams = [stream for stream in self._container.streams.video if not _is_cover(stream)]
-        if not streams or _is_still(self._container.format.name):
-            kinds = sorted({stream.type for stream in self._container.streams if not streams})
+            reason = getattr(error, "strerror", None) or error
+            raise self._unusable(f"not a video that can be read, or cut off ({reason})") from error
+        try:
+            self._stream = self._video_stream(codecs)
+        except LifeError:
             self._container.close()
-            raise LifeError(f"{self.path}: holds no video, only {' and '.join(kinds) or 'text or a picture'}.")
-        self._stream = streams[0]
-        if self._stream.codec_context is None:
-            self._container.close()
-            raise LifeError(f"{self.path}: its frames are coded in a way that is not known here, or it is damaged.")
-        if codecs is not None and (codec := self._stream.codec_context.name) not in codecs:
-            self._container.close()
-            raise LifeError(f"{self.path}: its frames are coded as {codec}, not as {', '.join(codecs)}.")
+            raise
         if max_pixels is not None:
             self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
         self._stream.thread_type = "AUTO"
-        self._stream.thread_count = min(num_threads, MAX_THREADS)
+        self._stream.thread_count = min(num_threads, _MAX_THREADS)
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
         self._end = 0  # of the last frame that was decoded, in ticks of that clock
-        self._announced = _announced_seconds(self._container, self._stream)
+        self._announced = self._announced_by_header()
         self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
         kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
         self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
-        self.stored_size = width, height = self._stream.width, self._stream.height
-        if not (0 < width <= _MAX_SIDE and 0 < height <= _MAX_SIDE):
-            self._container.close()
-            raise LifeError(f"{self.path}: its header says {width}x{height} px, which makes no sense.")
+        self.stored_size = self._stream.width, self._stream.height
+
+    def _video_stream(self, codecs: Sequence[str] | None) -> av.VideoStream:
+        container = self._container
+        cover = av.stream.Disposition.attached_pic  # of an audio file
+        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        # FFmpeg shows text art and single pictures as videos.
+        if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
+            kinds = sorted({stream.type for stream in container.streams if not streams})
+            raise self._unusable(f"holds no video, only {' and '.join(kinds) or 'text or a picture'}")
+        stream = streams[0]
+        if stream.codec_context is None:
+            raise self._unusable("its frames are coded in a way that is not known here, or it is damaged")
+        if codecs is not None and (codec := stream.codec_context.name) not in codecs:
+            raise self._unusable(f"its frames are coded as {codec}, not as {', '.join(codecs)}")
+        if not (0 < stream.width <= _MAX_SIDE and 0 < stream.height <= _MAX_SIDE):
+            raise self._unusable(f"its header says {stream.width}x{stream.height} px, which makes no sense")
+        return stream
+
+    def _unusable(self, why: str) -> LifeError:
+        return LifeError(f"{self.path}: {why}.")
+
+    def _announced_by_header(self) -> float | None:
+        """How long the video is. (The file's own length may be that of its sound.)"""
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if self._container.duration is not None and len(self._container.streams) == 1:
+            return self._container.duration / av.time_base
+        return None
 
     @property
     def seconds(self) -> float:
@@ -152,9 +163,7 @@ class VideoReader:
         return "; ".join(lost) or None
 
     def glance(self) -> str | None:
-        """Whether the first frame can be decoded and the file goes on to its end, which takes a moment.
-
-        The reader is of no use afterwards.
+        """Decode the first frame and look for the end of the file. The reader is of no use afterwards.
 
         Returns:
             The damage that was seen, for people; None if there was none.
@@ -163,25 +172,21 @@ class VideoReader:
             LifeError: no frame could be decoded.
         """
         if next(self._decode(), None) is None:
-            raise LifeError(f"{self.path}: no frame of it can be decoded.")
+            raise self._unusable("no frame of it can be decoded")
         if self._announced is None:
             return None
-        start, self._end = self._stream.start_time or 0, -1
+        start, self._end = self._stream.start_time or 0, 0
         with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
             self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
-        if self._end < 0:
-            return f"nothing can be read of its end, after the {self._announced:.1f} s that its header announces"
         return self.damage
 
     def packet_times(self) -> Iterator[float]:
-        """When the frame of each packet of the file is shown, in seconds of the stream's clock, without decoding any.
-
-        In the order of the file, up to where it is damaged. The reader is of no use afterwards.
-        """
+        """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
+        of the file, up to where it is damaged. The reader is of no use afterwards."""
         frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
         with contextlib.suppress(av.FFmpegError):
             for index, packet in enumerate(self._container.demux(self._stream)):
@@ -218,7 +223,7 @@ class VideoReader:
             if nearest is None or distance < nearest_distance:
                 nearest, nearest_distance = (time, index, frame), distance
         if nearest is None:
-            raise LifeError(f"{self.path}: no frame of it can be decoded.")
+            raise self._unusable("no frame of it can be decoded")
         yield self._keep(*nearest)
 
     def _keep(self, time: int, index: int, frame: VideoFrame) -> KeptFrame:
@@ -242,22 +247,19 @@ class VideoReader:
             yield last, frame
 
     def _decode(self) -> Iterator[VideoFrame]:
-        packets = self._container.demux(self._stream)
         errors_in_a_row = 0
-        while errors_in_a_row < _LONGEST_RUN_OF_ERRORS:
-            try:
-                packet = next(packets)
-            except StopIteration:
-                return
-            except av.FFmpegError:
-                self.damaged_packets += 1  # cut off: nothing more can be read
-                return
-            try:
-                yield from packet.decode()
-                errors_in_a_row = 0
-            except av.FFmpegError:
-                self.damaged_packets += 1
-                errors_in_a_row += 1
+        try:
+            for packet in self._container.demux(self._stream):
+                try:
+                    yield from packet.decode()
+                    errors_in_a_row = 0
+                except av.FFmpegError:
+                    self.damaged_packets += 1
+                    errors_in_a_row += 1
+                if errors_in_a_row == _LONGEST_RUN_OF_ERRORS:
+                    return
+        except av.FFmpegError:  # cut off: nothing more can be read
+            self.damaged_packets += 1
 
     def _upright(self, frame: VideoFrame) -> np.ndarray:
         ratio = float(self._stream.sample_aspect_ratio or 1)  # a pixel's width over its height
@@ -280,28 +282,5 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return encoded.getvalue()
 
 
-def _announced_seconds(container: av.container.InputContainer, stream: av.VideoStream) -> float | None:
-    """How long a video is, by its header. (The file's own length may be that of its sound.)"""
-    if stream.duration is not None and stream.time_base is not None:
-        return float(stream.duration * stream.time_base)
-    if container.duration is not None and len(container.streams) == 1:
-        return container.duration / av.time_base
-    return None
-
-
 def _even(pixels: float) -> int:
     return max(2, 2 * round(pixels / 2))
-
-
-def _is_cover(stream: av.VideoStream) -> bool:
-    """Whether a stream is the picture of an audio file's cover."""
-    return bool(stream.disposition & av.stream.Disposition.attached_pic)
-
-
-def _is_still(format_name: str) -> bool:
-    """Whether a file is of a kind that FFmpeg shows as a video, but is none: text art, or one picture."""
-    return format_name in ("tty", "image2") or format_name.endswith("_pipe")
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error)

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, BinaryIO, TypeAlias
 
 import pyarrow as pa
 
@@ -35,12 +35,10 @@ class VideoFile:
         Raises:
             LifeError: there is no such file, or it cannot be opened.
         """
-        if not self.path.is_file():
-            raise LifeError(f"{self.path}: no such file.")
         try:
             return self.path.open("rb")
         except OSError as error:
-            raise LifeError(f"{self.path}: {error.strerror}.") from error
+            raise LifeError(f"{self.path}: {(error.strerror or str(error)).lower()}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,10 +92,10 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
         matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
         inside = [file for match in sorted(matches, key=_natural) for file in videos_in(match)]
         if not path or not inside:
-            why = "no such file or folder, and nothing that it matches as a glob"
-            if whole.is_dir():
-                why = f"a folder without files that end in {' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves"
-            raise LifeError(f"There is no video {path!r}: {why}.")
+            raise LifeError(
+                f"There is no video {path!r}: no such file, no match as a glob, or a folder without files that end in "
+                f"{' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves."
+            )
         found += inside
     return distinct(found)
 
@@ -114,8 +112,8 @@ def videos_in(path: Path) -> list[Path]:
     """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
     if not path.is_dir():
         return listed_in(path) if path.suffix == ".txt" else [path]
-    files = [file for file in path.rglob("*") if file.suffix.lower() in VIDEO_SUFFIXES and file.is_file()]
-    return sorted((file for file in files if not file.name.startswith(".")), key=_natural)
+    named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES]
+    return sorted(filter(Path.is_file, named), key=_natural)
 
 
 def listed_in(path: Path) -> list[Path]:
@@ -144,62 +142,42 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | EmbeddedVideo]:
     """The videos of a data set's `Video` column, in the order of its rows, for `get_life(name, videos=...)`.
 
-        videos = videos_of(load_dataset("videofolder", data_dir="clips", split="train"))
-        life = prepare_life(get_life("my_clips", videos=videos))
-
-    Rows that hold a path of this machine give that file, once if several rows name it. Rows that hold bytes are named
-    by the path beside them, with the row's number as a folder in front where two rows have the same one,
-    or by the row's number alone. Nothing is decoded, copied or written, and torchcodec is not needed.
+    Rows that hold bytes are named by the path beside them, with the row's number as a folder in front where two rows
+    have the same one, or by the row's number alone; other rows give the file of their path. Nothing is decoded, copied
+    or written, and torchcodec is not needed.
 
     Args:
         dataset: of one split, not streamed.
         column: which of its columns; may be left out where one alone is of the type `Video`.
 
     Raises:
-        LifeError: there is no such column, it is not of the type `Video`, there are several, or a row's video is not
-            on this machine.
+        LifeError: there is no such column, there are several, or it has no rows.
     """
-    column = _video_column(dataset, column)
-    view = dataset.select_columns(column).with_format("arrow")
-    paths: list[str | None] = []
-    contents: list[pa.Buffer | None] = []
-    for row in range(len(dataset)):
-        video = view[row][column][0]
-        known = video.is_valid
-        paths.append(video["path"].as_py() if known else None)
-        contents.append(video["bytes"].as_buffer() if known and video["bytes"].is_valid else None)
+    from datasets import Dataset, Video  # here, so that workers, which are given sources, start without it
 
+    if not isinstance(dataset, Dataset):
+        raise LifeError(f"Videos come from one split of a data set that is not streamed, not from {type(dataset)}.")
+    found = [name for name, feature in dataset.features.items() if isinstance(feature, Video)]
+    named = [name for name in found if column in (name, None)]
+    if len(named) != 1:
+        raise LifeError(
+            f"One column of the type Video should be named, not {column}. The data set has {found or 'none'} among "
+            f"its columns {', '.join(dataset.features)}."
+        )
+    rows = dataset.select_columns(named[0]).with_format("arrow")
+    cells = [rows[row][named[0]][0] for row in range(len(dataset))]
+    paths = [cell["path"].as_py() if cell.is_valid else None for cell in cells]
     times = Counter(paths)
-    videos: dict[Any, Path | EmbeddedVideo] = {}
-    for row, (path, content) in enumerate(zip(paths, contents, strict=True)):
+    videos: list[Path | EmbeddedVideo] = []
+    for row, (path, cell) in enumerate(zip(paths, cells, strict=True)):
+        content = cell["bytes"].as_buffer() if cell.is_valid and cell["bytes"].is_valid else None
         if content is None and path:
-            if not Path(path).is_file():
-                raise LifeError(
-                    f"Row {row} of the column {column!r} holds no bytes, and its path {path!r} is no file of this "
-                    "machine. Load the data set without streaming, so that its videos are downloaded."
-                )
-            videos[path] = Path(path)
+            videos.append(Path(path))
         else:
             name = PurePath(path or "")
             if not name.name or times[path] > 1:
                 name = PurePath(f"row-{row:06d}", name.name)
-            videos[row] = EmbeddedVideo(name, content or pa.py_buffer(b""))
+            videos.append(EmbeddedVideo(name, content or pa.py_buffer(b"")))
     if not videos:
-        raise LifeError(f"The data set has no rows, so no videos in its column {column!r}.")
-    return list(videos.values())
-
-
-def _video_column(dataset: "Dataset", column: str | None) -> str:
-    from datasets import Dataset, Video  # here, so that workers, which are given sources, start without it
-
-    if not isinstance(dataset, Dataset):
-        known = f" Choose one of its splits: {', '.join(map(str, dataset))}." if isinstance(dataset, dict) else ""
-        raise LifeError(f"Videos come from a datasets.Dataset that is not streamed, not from {type(dataset)}.{known}")
-    found = [name for name, feature in dataset.features.items() if isinstance(feature, Video)]
-    if column is None and len(found) == 1:
-        return found[0]
-    if column is None or column not in found:
-        listed = ", ".join(f"{name} ({type(feature).__name__})" for name, feature in dataset.features.items())
-        wanted = "One column of the type Video should be named" if column is None else f"{column!r} is no Video column"
-        raise LifeError(f"{wanted}: the data set has {listed}.")
-    return column
+        raise LifeError(f"The data set has no rows, so no videos in its column {named[0]!r}.")
+    return videos

@@ -1,4 +1,4 @@
-"""What the scripts of `datasets_scripts` share: how they report what they find, and how they end."""
+"""What the scripts share: how they report what they find, and how they end."""
 
 import argparse
 import sys
@@ -12,56 +12,38 @@ COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes
 
 _SHOWN = 5  # of many of a kind
 
-_EPILOG = """\
-exit codes: 0 all is here; 1 something is missing or wrong, and the script names it; 2 the command line is wrong, or
-the script failed and says why."""
-
 
 @dataclass
 class Findings:
-    """What there is to say about a data set that is, or should be, here.
-
-    Attributes:
-        facts: what is here.
-        missing: what is not.
-        wrong: files that are here and cannot be used.
-        notes: what is worth knowing, and no obstacle.
-    """
+    """What there is to say about a data set: what is here, missing, of no use, and worth knowing."""
 
     facts: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
-    @property
-    def complete(self) -> bool:
-        return not self.missing and not self.wrong
-
-    @property
-    def exit_code(self) -> int:
-        return COMPLETE if self.complete else INCOMPLETE
-
     def report(self, title: str, how_to_get: str) -> int:
         """Print them, and how to get what is missing; return the exit code."""
         print(title)
         for kind in ("facts", "missing", "wrong", "notes"):
             texts, prefix = getattr(self, kind), {"facts": "", "notes": "note: "}.get(kind, f"{kind}: ")
-            for text in texts[:_SHOWN]:
+            more = [f"and {len(texts) - _SHOWN:,} more"] if len(texts) > _SHOWN else []
+            for text in texts[:_SHOWN] + more:
                 print(f"  {prefix}{text}")
-            if len(texts) > _SHOWN:
-                print(f"  {prefix}and {len(texts) - _SHOWN:,} more")
-        if not self.complete:
-            text = f"how to get it: {how_to_get}"
-            print(textwrap.fill(text, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
-        return self.exit_code
+        if not self.missing and not self.wrong:
+            return COMPLETE
+        text = f"how to get it: {how_to_get}"
+        print(textwrap.fill(text, 110, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
+        return INCOMPLETE
 
 
 def script_parser(name: str, description: str, examples: str) -> argparse.ArgumentParser:
     """A parser whose help has examples and exit codes."""
+    codes = "exit codes: 0 all is here; 1 something is missing or wrong; 2 the command line is wrong"
     return argparse.ArgumentParser(
         prog=f"{name}.py",
         description=textwrap.fill(description, 100, break_long_words=False, break_on_hyphens=False),
-        epilog=f"examples:\n{examples}\n\n{_EPILOG}",
+        epilog=f"examples:\n{examples}\n\n{codes}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
 
@@ -73,9 +55,6 @@ def run_script(name: str, body: Callable[[], int]) -> int:
     except SingleLifeError as error:
         print(f"{name}.py: {error}", file=sys.stderr)
         return WRONG_USAGE
-    except KeyboardInterrupt:
-        print(f"{name}.py: interrupted.", file=sys.stderr)
-        return 130
 
 
 def shown(count: int, what: str) -> str:
