@@ -48,17 +48,8 @@ def test_classes_are_found(tmp_path, pictures, probe, capsys):
     assert found["task"] == "classification" and found["protocol"] == "classification/1" and found["num_items"] == 11
     assert list(found["left_out"].values()) and "cannot be read" in str(found["left_out"])
     assert model["measures"]["top1"]["mean"] > 0.9 and len(model["measures"]["top1"]["per_seed"]) == 2
-    assert set(model["details"]) == set(COLOURS)
     assert baseline["measures"]["top1"]["mean"] in (pytest.approx(3 / 11), pytest.approx(4 / 11))
     assert "most frequent class" in capsys.readouterr().out
-
-
-def test_a_set_with_one_split_is_divided(pictures):
-    train, test = opened(pictures / "train")
-    assert (len(train), len(test)) == (28, 8) and train.classes == sorted(COLOURS)
-    digests = [{data.item(index, (8, 8)).digest for index in range(len(data))} for data in (train, test)]
-    assert len(digests[0] | digests[1]) == 36
-    assert opened(pictures / "train")[1].item(0, (8, 8)).digest == test.item(0, (8, 8)).digest
 
 
 def test_data_without_classes_are_refused(tmp_path, capsys):
@@ -66,12 +57,10 @@ def test_data_without_classes_are_refused(tmp_path, capsys):
     for name, kind in (("numbers", Value("int64")), ("classes", ClassLabel(names=["a", "b"]))):
         features = Features({"image": Image(), "label": kind, "other": kind})
         Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
-    with pytest.raises(EvaluationError, match="ClassLabel; it has none"):
+    with pytest.raises(EvaluationError, match=r"ClassLabel.*none"):
         opened(tmp_path / "numbers")
-    with pytest.raises(EvaluationError, match=r"\['label', 'other'\].*--label-column"):
+    with pytest.raises(EvaluationError, match=r"label, other.*--label-column"):
         opened(tmp_path / "classes")
     assert opened(tmp_path / "classes", label_column="other")[0].classes == ["a", "b"]
-    with pytest.raises(EvaluationError, match="--label-column image"):
-        opened(tmp_path / "classes", label_column="image")
     assert run(tmp_path, "untrained:tiny", "--data", str(tmp_path / "nowhere")) == 2
     assert str(tmp_path / "nowhere") in capsys.readouterr().err

@@ -1,7 +1,6 @@
 """`singlelife evaluate depth` from end to end."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -12,7 +11,7 @@ from transformers import pipeline
 
 from singlelife.cli import main
 from singlelife.croco import CroCoForDepthEstimation
-from singlelife.evaluation.depth_frames import METRICS
+from singlelife.evaluation.depth_data import METRICS
 from singlelife.results import read_results
 
 from .conftest import bright_is_far, depth_dataset
@@ -73,27 +72,12 @@ def test_simulated_lives_and_a_model_that_cannot_be_loaded(tmp_path, sim_test, s
     assert found["models"][0]["measures"]["delta1"]["std"] == 0
 
 
-def test_trained_models_and_one_untrained_model_of_their_architecture(tmp_path, data, micro_checkpoint, capsys):
-    other = str(shutil.copytree(micro_checkpoint, tmp_path / "other"))
-    words = [str(micro_checkpoint), other, "--train", data, "--test", data, "--seeds", "1", "--epochs", "1"]
-    words += ["--num-test", "4", "--json", "-"]
-    assert run(tmp_path, *words) == 0
-    models = json.loads(capsys.readouterr().out)["models"]
-    names = [model["model"] for model in models]
-    assert names[:2] == words[:2] and names[2] == f"untrained:{micro_checkpoint}@0" and len(names) == 5
-    assert run(tmp_path, *words, "--no-baselines") == 0
-    again = json.loads(capsys.readouterr().out)["models"]
-    assert [model["measures"] for model in again] == [model["measures"] for model in models[:2]]
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["--train-split", "test"], "48 of the 48 items"),
-        (["--device", "nowhere"], "--device nowhere"),
         (["--save", "{tmp}"], "--save {tmp}"),
         (["--json", "{tmp}/no/such/file"], "--json {tmp}/no/such/file"),
-        (["--sheet", "{tmp}/no/such/file"], "--sheet {tmp}/no/such/file"),
         (["--depth-scale", "1000"], "--depth-scale"),
         (["--epochs", "0"], "--epochs 0"),
     ],

@@ -8,10 +8,10 @@ from PIL import Image
 
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.image_pairs import homography_pair, hpatches, pairs_of_set
-from singlelife.evaluation.images import read_image
+from singlelife.evaluation.features import read_image
+from singlelife.evaluation.image_pairs import hpatches, pairs_of_set, planar_truth, read_homography
 
-from .conftest import SHIFT, save, texture
+from .conftest import save, texture
 
 
 def assert_same_colours(pair) -> None:
@@ -34,7 +34,7 @@ def test_hpatches_pairs_are_image_k_in_image_1(sequences):
     assert [entry.name for entry in data.pairs[:2]] == ["v_one 1-2", "v_one 1-3"]
     for entry in data.pairs:
         assert_same_colours(entry.load())
-    assert len(hpatches(sequences, "illumination")) == 5
+    assert len(hpatches(sequences, "illumination").pairs) == 5
     with pytest.raises(EvaluationError, match="no viewpoint sequences"):
         hpatches(sequences.parent)
     one = hpatches(sequences / "v_two")
@@ -50,10 +50,49 @@ def test_the_hash_tells_pixels_and_truth_apart(sequences):
     assert len(hashes) == 3 and hpatches(sequences).pairs[0].load().hash in hashes
 
 
-def test_a_pair_with_a_homography(tmp_path, sequences):
-    np.save(tmp_path / "h.npy", SHIFT)
-    data = homography_pair(sequences / "v_one/1.ppm", sequences / "v_one/2.ppm", tmp_path / "h.npy")
-    assert data.pairs[0].load().hash == hpatches(sequences).pairs[0].load().hash
+# Homographies.
+
+GRAF = np.array(  # a real one, of the pair graf1 and graf3
+    [[0.76285898, -0.29922929, 225.67123], [0.33443473, 1.0143901, -76.999973], [3.4663091e-4, -1.4364524e-5, 1]]
+)
+
+
+def test_a_homography_is_read_and_says_where_pixels_go(tmp_path):
+    np.savetxt(tmp_path / "H_1_3", GRAF)
+    matrix = read_homography(tmp_path / "H_1_3")
+    assert matrix.dtype == np.float64 and (matrix == GRAF).all()
+    pixels = np.array([[0.0, 0.0], [799, 639], [400, 17]])
+    found, known = planar_truth(matrix, (640, 800), (600, 900), (pixels + 0.5) / [800, 640])
+    expected = np.c_[pixels, np.ones(3)] @ GRAF.T
+    np.testing.assert_allclose(found * [900, 600] - 0.5, expected[:, :2] / expected[:, 2:], rtol=1e-12)
+    assert known.all()
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"1 0 0\n0 1 0\n", "not a homography"),
+        (b"1 0 0\n0 1 0\n0 0 one", "one"),
+        (b"\xff\xfe\x00", "not a homography"),
+        (b"1 0 0\n0 nan 0\n0 0 1\n", "finite"),
+        (b"1 0 0\n0 1 0\n1 1 0\n", "singular"),
+        (b"100 200 3\n50 100 7\n0 0 1", "singular"),
+    ],
+)
+def test_what_is_no_homography_is_named(tmp_path, content, message):
+    (tmp_path / "H_1_3").write_bytes(content)
+    with pytest.raises(EvaluationError, match=f"H_1_3: .*{message}"):
+        read_homography(tmp_path / "H_1_3")
+
+
+def test_behind_the_horizon_nothing_is_seen():
+    """Row 60 of this target is the plane's horizon; rows above it would be seen from behind."""
+    matrix = np.array([[1, 0, 0], [0, 1, 0], [0, 1 / 60, -1.0]])
+    rows = np.array([0, 59.0, 60, 61, 199])
+    points = np.stack([np.full(5, 0.5), (rows + 0.5) / 200], axis=-1)
+    found, known = planar_truth(-matrix, (200, 100), (100, 100), points)
+    assert known.tolist() == [False, False, False, True, True]
+    assert np.isfinite(found).all()
 
 
 # Images.
@@ -67,11 +106,7 @@ def test_images_are_made_rgb_and_turned_upright(tmp_path):
     exif[0x0112] = 6  # turned by a quarter
     turned.save(tmp_path / "turned.jpg", exif=exif)
     assert read_image(tmp_path / "turned.jpg").shape == (3, 12, 8)
-
-
-@pytest.mark.parametrize("content", [b"", b"P6\n5 4\n255\nshort"])
-def test_damaged_images_are_named(tmp_path, content):
-    (tmp_path / "1.ppm").write_bytes(content)
+    (tmp_path / "1.ppm").write_bytes(b"P6\n5 4\n255\nshort")
     with pytest.raises(EvaluationError, match=r"1\.ppm: not an image"):
         read_image(tmp_path / "1.ppm")
     save(tmp_path / "deep.png", np.zeros((4, 4), np.uint16))
@@ -87,7 +122,7 @@ def test_damaged_images_are_named(tmp_path, content):
 def test_simulated_pairs_look_alike_where_they_are_found(sim_test, views):
     pairs = make_pair_set(sim_test, views=views, num_pairs=12, seed=1, image_size=96)
     data = pairs_of_set(pairs)
-    assert len(data) + len(data.left_out) == 12
+    assert len(data.pairs) + data.left_out == 12
     differences, chance = [], []
     for entry in data.pairs:
         pair = entry.load()
@@ -122,7 +157,7 @@ def test_pairs_without_known_matches_or_anything_in_common(sim_test):
     boxes = pairs._boxes.copy()
     boxes[1] = [[0, 0, 40, 40], [50, 50, 40, 40]]
     data = pairs_of_set(replace(pairs, _boxes=boxes))
-    assert len(data) == 3 and data.left_out == (f"{pairs.name} 1",)
+    assert len(data.pairs) == 3 and data.left_out == 1
     boxes[:] = boxes[1]
     with pytest.raises(EvaluationError, match="nothing in common"):
         pairs_of_set(replace(pairs, _boxes=boxes))

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from singlelife.errors import EvaluationError, RunError
-from singlelife.evaluation.probes import count_in_both, train_probe
+from singlelife.evaluation.probes import FrozenFeatures
 from singlelife.evaluation.settings import ProbeConfig
 
 
@@ -33,7 +33,8 @@ def squared(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
 def trained(seed: int, loss=squared, **settings) -> nn.Module:
     chosen = {"epochs": 30, "batch_size": 16, "learning_rate": 0.1} | settings
     config = ProbeConfig(probe="linear", progress=False, **chosen)
-    return train_probe(lambda: nn.Linear(4, 1), InMemory(), loss, config, seed)
+    features = FrozenFeatures(None, InMemory(), None, config, "cpu")
+    return features.train_probe(lambda: nn.Linear(4, 1), loss, seed)
 
 
 def test_a_probe_learns_and_the_seed_says_which():
@@ -54,22 +55,6 @@ def test_training_leaves_the_global_generator_alone():
 def test_a_loss_that_is_not_finite_stops():
     with pytest.raises(RunError, match=r"after 0 steps.*--learning-rate"):
         trained(0, lambda output, _: output.sum() / 0, epochs=1)
-
-
-class Digests(list):
-    """Items of which only the digests matter."""
-
-    @property
-    def digests(self) -> list[str]:
-        return list(self)
-
-
-def test_items_of_both_are_refused():
-    first, second, third = (Digests(letters) for letters in ("abc", "cde", "fghijklmnopqrstuvwxyzc"))
-    assert count_in_both(first, Digests("fg"), "a", "b") == 0
-    assert count_in_both(first, third, "a", "b") == 1  # of 22, as there are in public data sets
-    with pytest.raises(EvaluationError, match=r"1 of the 3 items .*\(b\).*\(a\)"):
-        count_in_both(first, second, "a", "b")
 
 
 @pytest.mark.parametrize("setting", ["seeds", "epochs", "learning_rate", "batch_size"])

@@ -30,7 +30,7 @@ def test_a_row_for_each_model_metric_and_seed(tmp_path):
     two_seeds = Measure.of(np.array([[0.0, 1.0], [1.0, 1.0]]))
     models = (
         ModelResult("runs/a", "abc", {"delta1": two_seeds, "rmse": two_seeds}, {"layers": [1]}),
-        ModelResult("mean depth", "", {"delta1": Measure.of(np.array([[0.5, 0.5]]))}),
+        ModelResult("mean depth", "", {"delta1": Measure.of(np.array([[0.5, 0.5]])), "rmse": two_seeds}),
     )
     evaluation = Evaluation(
         task="depth", protocol="depth-nyu/1", data="nyu", data_hash="f" * 64, num_items=2, settings={"epochs": 3},
@@ -38,7 +38,7 @@ def test_a_row_for_each_model_metric_and_seed(tmp_path):
     )  # fmt: skip
     append_results(tmp_path / "results.jsonl", evaluation.rows())
     frame = read_results(tmp_path / "results.jsonl")
-    assert len(frame) == 5 and len(evaluation.to_frame()) == 5
+    assert len(frame) == 7 and len(evaluation.to_frame()) == 7
     one = frame[(frame.model == "runs/a") & (frame.metric == "delta1")]
     assert one.value.tolist() == [0.5, 1.0] and one.seed.tolist() == [0, 1] and one.low.tolist() == [0.0, 1.0]
     assert one.settings.tolist() == [{"epochs": 3, "layers": [1]}] * 2
