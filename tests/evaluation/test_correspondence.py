@@ -1,26 +1,17 @@
 """Matches as they are measured: in Python, and as a user types it."""
 
 import json
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from singlelife.alignment.models import load_model
 from singlelife.cli import main
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.evaluation.correspondence import (
-    Matcher,
-    cost_volume,
-    evaluate_correspondence,
-    measure_matches,
-    patch_centres,
-)
+from singlelife.evaluation.correspondence import Matcher, evaluate_correspondence, measure_matches
 from singlelife.evaluation.image_pairs import hpatches
 from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.results import read_results
@@ -120,22 +111,6 @@ def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
         load_model(str(checkpoint), method="decoder-correlation", layers=[2])
 
 
-def test_views_are_the_whole_images_stretched(sequences):
-    """A model of another aspect ratio sees all of an image too: nothing is cropped."""
-    pair = hpatches(sequences).pairs[0].load()
-    model = PixelMatcher(grid=(8, 4), image_size=32)
-    (flow,) = Matcher(model, config(sequences)).flows([pair])
-    assert flow.shape == (8, 4, 2)
-    resized = [
-        torch.nn.functional.interpolate(image[None], (32, 16), mode="bicubic", antialias=True)
-        for image in (pair.target, pair.source)
-    ]
-    best = cost_volume(model, *resized, reciprocal=True, mask_sinks=False)[0].argmax(dim=1)
-    torch.testing.assert_close(
-        flow.flatten(0, 1), patch_centres((8, 4))[best] - patch_centres((8, 4)), atol=1e-3, rtol=0
-    )
-
-
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
@@ -185,21 +160,6 @@ def test_hpatches_is_a_table_files_and_a_sheet(checkpoint, sequences, tmp_path, 
 
 
 @pytest.mark.integration
-def test_a_model_that_diverged_is_named_and_the_others_are_kept(checkpoint, sequences, tmp_path, capsys):
-    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
-    weights = load_file(broken / "model.safetensors")
-    for name in weights:
-        if "decoder.layers.0.cross_attention.q_proj" in name:
-            weights[name].fill_(1e38)  # finite, but what it computes is not
-    save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    assert run(broken, checkpoint, "--data", sequences, "--json", tmp_path / "out.json") == 1
-    assert str(broken) in capsys.readouterr().err
-    content = json.loads((tmp_path / "out.json").read_text())
-    assert list(content["failed"]) == [str(broken)] and content["models"][0]["model"] == str(checkpoint)
-    assert run(broken, "--data", sequences, "--no-baselines") == 2
-
-
-@pytest.mark.integration
 def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
     words = ("--data", sim_test.path, "--num-pairs", 6, "--views", "shifted", "--results", tmp_path / "out.jsonl")
     assert run(checkpoint, "untrained:tiny", *words) == 0
@@ -216,9 +176,7 @@ def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
         (["--data", "sim_test", "--device", "nowhere"], "--device nowhere"),
         (["--data", "sim_test", "--json", "no/such/folder/out.json"], "--json no/such/folder/out.json"),
         (["--data", "sim_test", "--results", "no/such/out.jsonl"], "--results no/such/out.jsonl"),
-        (["--data", "sim_test", "--sheet", "no/such/folder/out.png"], "--sheet no/such/folder/out.png"),
         (["--data", "sim_test", "--temperature", "0"], "--temperature 0"),
-        (["--data", "sim_test", "--num-pairs", "-1"], "--num-pairs -1"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(words, message, capsys):

@@ -1,4 +1,4 @@
-"""Features are computed once, go on after a break, and are those that the encoder gives."""
+"""Features are computed once and are those that the encoder gives; probes learn from them, the same way for a seed."""
 
 import hashlib
 import os
@@ -10,9 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from singlelife.errors import CheckpointError, EvaluationError, LifeError
+from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.evaluation.features import Item, ItemError, extract, resized, view_size
+from singlelife.evaluation.probes import FrozenFeatures
+from singlelife.evaluation.settings import ProbeConfig
 
 
 class Noise:
@@ -64,7 +67,6 @@ def test_features_are_the_encoders_and_are_computed_once(encoder, tmp_path):
         expected = encoder.features(resized(item.image, view_size(encoder))[None])
         torch.testing.assert_close(again.features([position]), expected, atol=2e-3, rtol=2e-3)
         assert again.targets([position]).tolist() == [[row, -row]]
-    assert again.features(np.array([9, 0])).shape == (2, 64, 128)
     assert sorted(path.name for path in (tmp_path / "features").iterdir()) == [
         first.path.name, f"{first.path.name}.lock"
     ]  # fmt: skip
@@ -77,6 +79,8 @@ import sys
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_features import Noise
 from singlelife.alignment.models import load_model
+from singlelife.evaluation.probes import FrozenFeatures
+from singlelife.evaluation.settings import ProbeConfig
 from singlelife.evaluation.features import extract
 extract(load_model("untrained:tiny"), Noise(7, kill_at=5), cache_dir={str(tmp_path)!r}, batch_size=2, progress=False)
 """
@@ -88,18 +92,54 @@ extract(load_model("untrained:tiny"), Noise(7, kill_at=5), cache_dir={str(tmp_pa
     assert len([path for path in (tmp_path / "features").iterdir() if path.is_dir()]) == 1
 
 
-def test_data_of_which_nothing_can_be_used_leave_nothing(encoder, tmp_path):
-    with pytest.raises(EvaluationError, match=r"noise.*row 0: bad"):
-        extract(encoder, Noise(2, bad=(0, 1)), cache_dir=tmp_path, progress=False)
-    assert not [path for path in (tmp_path / "features").iterdir() if path.is_dir()]
+def test_a_full_disk_is_an_error_before_the_work(encoder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(LifeError, match=r"untrained:tiny on noise.*--cache-dir"):
+        extract(encoder, Noise(2), cache_dir=tmp_path, progress=False)
 
 
 def test_features_too_large_for_the_format_are_refused(encoder, tmp_path):
     with pytest.raises(CheckpointError, match=r"above 65,504"):
         extract(Counting(encoder, 1e6), Noise(2), cache_dir=tmp_path, progress=False)
+    assert not [path for path in (tmp_path / "features").iterdir() if path.is_dir()]
 
 
-def test_a_full_disk_is_an_error_before_the_work(encoder, tmp_path, monkeypatch):
-    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
-    with pytest.raises(LifeError, match=r"untrained:tiny on noise.*--cache-dir"):
-        extract(encoder, Noise(2), cache_dir=tmp_path, progress=False)
+class InMemory:
+    """Features whose first channel is the target."""
+
+    def __init__(self, count: int = 64):
+        self._features = torch.randn(count, 2, 4, generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self._features)
+
+    def features(self, indices: np.ndarray) -> torch.Tensor:
+        return self._features[indices]
+
+    def targets(self, indices: np.ndarray) -> torch.Tensor:
+        return self._features[indices][..., 0]
+
+
+def squared(output: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    return (output[..., 0] - target).square().mean()
+
+
+def trained(seed: int, loss=squared, **settings) -> nn.Module:
+    chosen = {"epochs": 30, "batch_size": 16, "learning_rate": 0.1} | settings
+    config = ProbeConfig(probe="linear", progress=False, **chosen)
+    features = FrozenFeatures(None, InMemory(), None, config, "cpu")
+    return features.train_probe(lambda: nn.Linear(4, 1), loss, seed)
+
+
+def test_a_probe_learns_and_the_seed_says_which():
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    first, again, other = (trained(seed) for seed in (0, 0, 1))
+    assert torch.equal(torch.get_rng_state(), before) and not first.training
+    assert squared(first(InMemory().features(np.arange(64))), InMemory().targets(np.arange(64))) < 1e-2
+    assert torch.equal(first.weight, again.weight) and not torch.equal(first.weight, other.weight)
+
+
+def test_a_loss_that_is_not_finite_stops():
+    with pytest.raises(RunError, match=r"after 0 steps.*--learning-rate"):
+        trained(0, lambda output, _: output.sum() / 0, epochs=1)

@@ -14,18 +14,15 @@ from singlelife.evaluation.image_pairs import hpatches, pairs_of_set, planar_tru
 from .conftest import save, texture
 
 
-def assert_same_colours(pair) -> None:
-    """Every pixel of the target whose true place is known and inside looks like the source there."""
-    height, width = pair.target.shape[1:]
-    side = [(np.arange(count) + 0.5) / count for count in (width, height)]
-    points = np.stack(np.meshgrid(*side), axis=-1).reshape(-1, 2)
-    found, known = pair.truth(points)
-    pixels = np.floor(found * [pair.source.shape[2], pair.source.shape[1]]).astype(int)
+def colours(pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of the target's pixels whose true places are known and inside: how they look, how the source looks there, and
+    how it looks elsewhere."""
+    target, source = (image.permute(1, 2, 0).numpy().astype(int) for image in (pair.target, pair.source))
+    side = [(np.arange(count) + 0.5) / count for count in target.shape[1::-1]]
+    found, known = pair.truth(np.stack(np.meshgrid(*side), axis=-1).reshape(-1, 2))
     known &= ((found >= 0) & (found < 1)).all(axis=1)
-    assert known.mean() > 0.3
-    there = pair.source.permute(1, 2, 0).numpy()[pixels[known, 1], pixels[known, 0]].astype(int)
-    here = pair.target.permute(1, 2, 0).numpy().reshape(-1, 3)[known].astype(int)
-    assert (there == here).all()
+    x, y = np.floor(found[known] * source.shape[1::-1]).astype(int).T
+    return target.reshape(-1, 3)[known], source[y, x], source[y[::-1], x[::-1]]
 
 
 def test_hpatches_pairs_are_image_k_in_image_1(sequences):
@@ -33,7 +30,8 @@ def test_hpatches_pairs_are_image_k_in_image_1(sequences):
     assert [entry.level for entry in data.pairs] == 2 * ["I", "II", "III", "IV", "V"]
     assert [entry.name for entry in data.pairs[:2]] == ["v_one 1-2", "v_one 1-3"]
     for entry in data.pairs:
-        assert_same_colours(entry.load())
+        here, there, _ = colours(entry.load())
+        assert len(here) > 0.3 * 64 * 80 and (here == there).all()
     assert len(hpatches(sequences, "illumination").pairs) == 5
     with pytest.raises(EvaluationError, match="no viewpoint sequences"):
         hpatches(sequences.parent)
@@ -72,11 +70,9 @@ def test_a_homography_is_read_and_says_where_pixels_go(tmp_path):
     ("content", "message"),
     [
         (b"1 0 0\n0 1 0\n", "not a homography"),
-        (b"1 0 0\n0 1 0\n0 0 one", "one"),
         (b"\xff\xfe\x00", "not a homography"),
         (b"1 0 0\n0 nan 0\n0 0 1\n", "finite"),
         (b"1 0 0\n0 1 0\n1 1 0\n", "singular"),
-        (b"100 200 3\n50 100 7\n0 0 1", "singular"),
     ],
 )
 def test_what_is_no_homography_is_named(tmp_path, content, message):
@@ -123,18 +119,12 @@ def test_simulated_pairs_look_alike_where_they_are_found(sim_test, views):
     pairs = make_pair_set(sim_test, views=views, num_pairs=12, seed=1, image_size=96)
     data = pairs_of_set(pairs)
     assert len(data.pairs) + data.left_out == 12
-    differences, chance = [], []
+    differences = []
     for entry in data.pairs:
-        pair = entry.load()
-        side = (np.arange(96) + 0.5) / 96
-        points = np.stack(np.meshgrid(side, side), axis=-1).reshape(-1, 2)
-        found, known = pair.truth(points)
-        known &= ((found >= 0) & (found < 1)).all(axis=1)
-        here = pair.target.flatten(1).T.numpy()[known].astype(int)
-        x, y = np.floor(found[known] * 96).astype(int).T
-        differences.append(np.abs(here - pair.source.permute(1, 2, 0).numpy()[y, x]).mean())
-        chance.append(np.abs(here - pair.source.permute(1, 2, 0).numpy()[y[::-1], x[::-1]]).mean())
-    assert np.mean(differences) < 0.6 * np.mean(chance)
+        here, there, elsewhere = colours(entry.load())
+        differences.append([np.abs(here - there).mean(), np.abs(here - elsewhere).mean()])
+    difference, chance = np.mean(differences, axis=0)
+    assert difference < 0.6 * chance
 
 
 @pytest.mark.integration
