@@ -3,8 +3,7 @@
     python report.py --config config.yaml --results results/shared_world --summary summary.csv --page results.md
     python report.py --config config.yaml --summary measured.csv --page ../../docs/results.md --images images/study
 
-The first line summarizes what the jobs wrote; it works at any time, on what there is so far. The second line makes the
-page again from a summary that was kept.
+The first line summarizes what the jobs have written so far. The second makes the page again from a kept summary.
 """
 
 import argparse

@@ -132,9 +132,6 @@ def test_a_bad_pair_is_named_and_the_rest_is_kept(sequences, file, content, mess
     assert data_hash != whole_hash
 
 
-# As a user types it.
-
-
 def run(*words: object) -> int:
     return main(["evaluate", "correspondence", *map(str, words), "--device", "cpu", "--no-progress"])
 

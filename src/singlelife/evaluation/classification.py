@@ -17,8 +17,6 @@ from singlelife.evaluation.settings import ClassificationConfig
 
 PROTOCOL = "classification/1"
 
-_AT_ONCE = 64  # test images
-
 
 class LabelledImages:
     """Images with the number of their class, of the names `classes`: `Examples` to extract features of."""
@@ -118,7 +116,7 @@ def _measured(features: FrozenFeatures, classes: list[str]) -> ModelResult:
     for seed in range(features.config.seeds):
         probe = features.train_probe(make, loss, seed)
         with torch.inference_mode():
-            for indices in np.array_split(np.arange(len(labels)), -(-len(labels) // _AT_ONCE)):
+            for indices in np.array_split(np.arange(len(labels)), -(-len(labels) // 64)):
                 output = probe(test.features(indices).to(features.device))
                 right[seed, indices] = output[:, 0].argmax(dim=1).cpu().numpy() == labels[indices]
     return ModelResult(encoder.name, encoder.revision, {"top1": Measure.of(right)})

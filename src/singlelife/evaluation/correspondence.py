@@ -28,7 +28,6 @@ from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.machine import choose_device
 
 PROTOCOL = "correspondence/1"
-IDENTITY = "identity flow"
 RESOLUTIONS: dict[str, int | None] = {"": None, "_240": 240}  # what metrics end in, and the side in pixels
 THRESHOLDS = (1, 3, 5)  # px, of the percentage of correct keypoints (PCK)
 
@@ -256,7 +255,7 @@ def measure_matches(matcher: Matcher, data: PairData) -> tuple[ModelResult, str,
         CheckpointError: the model's maps are not finite.
     """
     config, model = matcher.config, matcher.model
-    name, revision = (IDENTITY, "") if model is None else (model.name, model.revision)
+    name, revision = ("identity flow", "") if model is None else (model.name, model.revision)
     details: dict[str, dict[str, float]] = {}
     levels: list[str] = []
     failures: dict[str, str] = {}

@@ -27,7 +27,6 @@ from singlelife.lives.prepare import default_cache_dir
 FORMAT_VERSION = 2
 FEATURES, TARGETS, METADATA = "features.npy", "targets.npy", "metadata.json"
 
-_READERS = 2  # threads that read images
 _SPLIT_NAMES = {"train": ("train", "training", "all"), "test": ("test", "validation", "val", "all")}
 
 
@@ -184,7 +183,7 @@ def _compute(
             return error
 
     with (
-        ThreadPoolExecutor(_READERS) as pool,
+        ThreadPoolExecutor(2) as pool,
         tqdm(total=len(examples), desc=title, unit=" images", disable=None if progress else True) as bar,
     ):
         for start in range(0, len(examples), batch_size):
