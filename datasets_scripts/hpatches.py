@@ -1,16 +1,15 @@
 """HPatches, for zero-shot correspondence: whether all of its sequences are here and whole."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
 from reporting import Findings, run_script, script_parser
 from tqdm.auto import tqdm
 
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.homography import read_homography
+from singlelife.evaluation.features import read_image
+from singlelife.evaluation.image_pairs import read_homography
 
 NAME = "hpatches"
 SEQUENCES = {"v": ("viewpoint", 59), "i": ("illumination", 57)}
@@ -31,12 +30,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Check the folder of the command line (`sys.argv` by default) and return the exit code."""
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the sequences")
-    return run_script(NAME, lambda: _run(parser.parse_args(words)))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    findings = check(arguments.folder)
-    return findings.report(f"HPatches in {arguments.folder}" if arguments.folder else "HPatches", HOW_TO_GET)
+    folder = parser.parse_args(words).folder
+    return run_script(NAME, lambda: check(folder).report("HPatches", HOW_TO_GET))
 
 
 def check(folder: Path | None) -> Findings:
@@ -62,23 +57,14 @@ def check(folder: Path | None) -> Findings:
 
 def _faults(sequence: Path) -> list[str]:
     faults = []
-    for number in range(1, IMAGES + 1):
-        image = sequence / f"{number}.ppm"
+    readers = [(f"{number}.ppm", read_image) for number in range(1, IMAGES + 1)]
+    readers += [(f"H_1_{number}", read_homography) for number in range(2, IMAGES + 1)]
+    for name, read in readers:
         try:
-            with Image.open(image) as picture:
-                picture.load()
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-            faults.append(f"{image}: {_reason(error)}")
-    for number in range(2, IMAGES + 1):
-        try:
-            read_homography(sequence / f"H_1_{number}")
+            read(sequence / name)
         except EvaluationError as error:
             faults.append(str(error))
     return faults
-
-
-def _reason(error: Exception) -> str:
-    return "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """NYU Depth V2, for depth: whether its labelled frames are here and whole."""
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,12 +28,8 @@ def main(words: Sequence[str] | None = None) -> int:
     """Check the folder of the command line (`sys.argv` by default) and return the exit code."""
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
     parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=f"with {LABELED} and {SPLITS}")
-    return run_script(NAME, lambda: _run(parser.parse_args(words)))
-
-
-def _run(arguments: argparse.Namespace) -> int:
-    findings = check(arguments.folder)
-    return findings.report(f"NYU Depth V2 in {arguments.folder}" if arguments.folder else "NYU Depth V2", HOW_TO_GET)
+    folder = parser.parse_args(words).folder
+    return run_script(NAME, lambda: check(folder).report("NYU Depth V2", HOW_TO_GET))
 
 
 def check(folder: Path | None) -> Findings:

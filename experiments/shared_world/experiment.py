@@ -8,10 +8,6 @@ from pathlib import Path
 from typing import Any
 
 
-class ConfigError(Exception):
-    """The config does not fit together."""
-
-
 def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The models to train, by name, with their settings: flags of `singlelife train`.
 
@@ -19,19 +15,19 @@ def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     A name has the life, then what differs from the usual (pairing, hours, model), then the seed: `sim_1_0.003h_s2`.
 
     Raises:
-        ConfigError: an entry has no life, or two models of one name differ in their settings.
+        ValueError: an entry has no life, or two models of one name differ in their settings.
     """
     models: dict[str, dict[str, Any]] = {}
     for entry in config["models"]:
         settings = {**config.get("train", {}), "seed": 0, **entry}
         if not settings.get("life"):
-            raise ConfigError(f"The entry {entry} of `models` has no life.")
+            raise ValueError(f"The entry {entry} of `models` has no life.")
         choices = [value if isinstance(value, list) else [value] for value in settings.values()]
         for values in itertools.product(*choices):
             model = {key: value for key, value in zip(settings, values, strict=True) if value is not None}
             name = _name(model, config.get("train", {}))
             if models.setdefault(name, model) != model:
-                raise ConfigError(f"Two models are called {name}, and have different settings.")
+                raise ValueError(f"Two models are called {name}, and have different settings.")
     return models
 
 
@@ -51,13 +47,13 @@ def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
     command takes it, such as `untrained:tiny@1`.
 
     Raises:
-        ConfigError: a glob matches no model.
+        ValueError: a glob matches no model.
     """
     names, found = list(names), []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
         matching = [pattern] if ":" in pattern or "/" in pattern else fnmatch.filter(names, pattern)
         if not matching:
-            raise ConfigError(f"No model matches {pattern}; there are {', '.join(names)}.")
+            raise ValueError(f"No model matches {pattern}; there are {', '.join(names)}.")
         found += matching
     return list(dict.fromkeys(found))
 

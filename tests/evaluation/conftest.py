@@ -77,16 +77,14 @@ def scannet(tmp_path) -> Path:
     random = np.random.default_rng(0)
     folder = tmp_path / "scans"
     for number, scene in enumerate(("scene0000_00", "scene0707_01")):
-        for kind in ("color", "depth", "pose", "intrinsic"):
+        for kind in ("color", "depth"):
             (folder / scene / kind).mkdir(parents=True)
-        np.savetxt(folder / scene / "intrinsic" / "intrinsic_depth.txt", np.eye(4), fmt="%f")
         for frame in (0, 2, 10):
             image = random.integers(0, 256, (24, 32, 3), dtype=np.uint8)
             Pictures.fromarray(image).save(folder / scene / "color" / f"{frame}.jpg")
             depth = np.full((12, 16), 1000 * (number + 1) + frame, np.uint16)
             depth[0] = 0
             Pictures.fromarray(depth).save(folder / scene / "depth" / f"{frame}.png")
-            np.savetxt(folder / scene / "pose" / f"{frame}.txt", np.eye(4), fmt="%f")
     return folder
 
 

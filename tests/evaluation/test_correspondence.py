@@ -1,30 +1,26 @@
 """Matches as they are measured: in Python, and as a user types it."""
 
 import json
-import shutil
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file, save_file
 
 from singlelife.alignment.models import load_model
 from singlelife.cli import main
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.evaluation.correspondence import Matcher, evaluate_correspondence, measure_matches
-from singlelife.evaluation.flow import cost_volume, patch_centres
-from singlelife.evaluation.image_pairs import PairData, hpatches
+from singlelife.evaluation.image_pairs import hpatches
 from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.results import read_results
 
 from .conftest import SHIFT, SIZE, save, texture
 
 
-def config(*data, **settings) -> CorrespondenceConfig:
-    return CorrespondenceConfig(data=tuple(map(str, data)), device="cpu", progress=False, **settings)
+def config(data, **settings) -> CorrespondenceConfig:
+    return CorrespondenceConfig(data=str(data), device="cpu", progress=False, **settings)
 
 
 def identity_of(folder, **settings):
@@ -57,8 +53,14 @@ def test_the_identity_flow_is_off_by_the_true_displacement(sequences):
     assert measures["aepe_240"].mean == pytest.approx(3 * side_240)
     assert measures["pck5"].mean == 0
     assert identity_of(sequences)[0].details["v_one 1-2"]["pixels"] == (SIZE[0] - 4) * (SIZE[1] - 6)
-    still = evaluate_correspondence(["untrained:tiny"], config(sequences, split="illumination")).models[-1]
-    assert still.measures["aepe_240"].mean < 1e-6 and still.measures["pck1"].mean == 1
+    for number in range(1, 7):
+        (sequences / f"v_two/{number}.ppm").unlink()
+    (sequences / "v_one/6.ppm").unlink()
+    result, _, failures = identity_of(sequences)
+    assert len(result.details) == 4 and len(failures) == 6 and "aepe_V" not in result.measures
+    (sequences / "v_one/1.ppm").unlink()
+    with pytest.raises(EvaluationError, match=r"None of the 10 pairs .* v_one 1-2: .*1\.ppm: no such file"):
+        identity_of(sequences)
 
 
 def test_matching_by_pixels_finds_the_way(sequences):
@@ -105,34 +107,15 @@ def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
     torch.testing.assert_close(
         both.logits(views[:1], views[1:]), (forward + first.logits(views[:1], views[1:])) / 2, atol=1e-5, rtol=0
     )
-    torch.testing.assert_close(first.features(views), load_model(str(checkpoint)).features(views))
     with pytest.raises(CheckpointError, match="layers 0 to 1"):
         load_model(str(checkpoint), method="decoder-correlation", layers=[2])
-
-
-def test_views_are_the_whole_images_stretched(sequences):
-    """A model of another aspect ratio sees all of an image too: nothing is cropped."""
-    pair = hpatches(sequences).pairs[0].load()
-    model = PixelMatcher(grid=(8, 4), image_size=32)
-    (flow,) = Matcher(model, config(sequences)).flows([pair])
-    assert flow.shape == (8, 4, 2)
-    resized = [
-        torch.nn.functional.interpolate(image[None], (32, 16), mode="bicubic", antialias=True)
-        for image in (pair.target, pair.source)
-    ]
-    best = cost_volume(model, *resized, reciprocal=True, mask_sinks=False)[0].argmax(dim=1)
-    torch.testing.assert_close(
-        flow.flatten(0, 1), patch_centres((8, 4))[best] - patch_centres((8, 4)), atol=1e-3, rtol=0
-    )
 
 
 @pytest.mark.parametrize(
     ("file", "content", "message"),
     [
-        ("H_1_3", b"1 0 0\n0 1 0\n1 1 0\n", "singular"),
         ("H_1_3", b"1 0 0\n0 1\n", "H_1_3: not a homography"),
         ("H_1_3", None, "H_1_3: no such file"),
-        ("3.ppm", None, "3.ppm: no such file"),
         ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not an image"),
         ("H_1_3", b"1 0 500\n0 1 0\n0 0 1\n", "no overlap"),
     ],
@@ -147,39 +130,6 @@ def test_a_bad_pair_is_named_and_the_rest_is_kept(sequences, file, content, mess
     assert list(failures) == ["v_one 1-3"] and message in failures["v_one 1-3"]
     assert result.details == {pair: errors for pair, errors in whole.details.items() if pair != "v_one 1-3"}
     assert data_hash != whole_hash
-
-
-def test_what_cannot_be_measured_at_all(sequences):
-    (sequences / "v_two/1.ppm").unlink()
-    assert len(identity_of(sequences)[0].details) == 5  # without its first image, a sequence loses all its pairs
-    (sequences / "v_one/6.ppm").unlink()
-    assert "aepe_V" not in identity_of(sequences)[0].measures
-    (sequences / "v_one/1.ppm").unlink()
-    with pytest.raises(EvaluationError, match=r"None of the 10 pairs .* v_one 1-2: .*1\.ppm: no such file"):
-        identity_of(sequences)
-
-
-def test_memory_holds_one_batch(sequences):
-    """Pairs are read when their turn comes: no more are alive than there are in a batch."""
-    import weakref
-
-    data, alive, most = hpatches(sequences), [], []
-
-    def watched(entry):
-        def load():
-            pair = entry.load()
-            alive.append(weakref.ref(pair))
-            most.append(sum(reference() is not None for reference in alive))
-            return pair
-
-        return type(entry)(entry.name, load)
-
-    entries = [watched(entry) for entry in data.pairs]
-    measure_matches(Matcher(None, config(sequences, batch_size=2)), PairData(data.name, entries))
-    assert len(most) == 10 and max(most) <= 4  # the batch that is read, and the one before until it is replaced
-
-
-# As a user types it.
 
 
 def run(*words: object) -> int:
@@ -204,32 +154,6 @@ def test_hpatches_is_a_table_files_and_a_sheet(checkpoint, sequences, tmp_path, 
     assert aepe.settings["sinks"] == "mask" and aepe.data_hash == content["data_hash"]
     with Image.open(tmp_path / "out.png") as picture:
         assert picture.format == "PNG" and picture.width > 1000
-        assert len(np.unique(np.asarray(picture.convert("RGB")).reshape(-1, 3), axis=0)) > 1000
-    assert not list(tmp_path.glob("*.tmp"))
-
-
-@pytest.mark.integration
-def test_a_model_that_diverged_is_named_and_the_others_are_kept(checkpoint, sequences, tmp_path, capsys):
-    broken = Path(shutil.copytree(checkpoint, tmp_path / "broken"))
-    weights = load_file(broken / "model.safetensors")
-    for name in weights:
-        if "decoder.layers.0.cross_attention.q_proj" in name:
-            weights[name].fill_(1e38)  # finite, but what it computes is not
-    save_file(weights, broken / "model.safetensors", {"format": "pt"})
-    assert run(broken, checkpoint, "--data", sequences, "--json", tmp_path / "out.json") == 1
-    assert str(broken) in capsys.readouterr().err
-    content = json.loads((tmp_path / "out.json").read_text())
-    assert list(content["failed"]) == [str(broken)] and content["models"][0]["model"] == str(checkpoint)
-    assert run(broken, "--data", sequences, "--no-baselines") == 2
-
-
-def test_two_images_with_a_homography(checkpoint, sequences, tmp_path, capsys):
-    np.save(tmp_path / "h.npy", SHIFT)
-    images = sequences / "v_one/1.ppm", sequences / "v_one/2.ppm"
-    assert run(checkpoint, "--data", *images, "--homography", tmp_path / "h.npy") == 0
-    assert f"{np.hypot(6, 4):.3f}" in capsys.readouterr().out  # of the identity flow
-    assert run(checkpoint, "--data", images[0], "7.ppm", "--homography", tmp_path / "h.npy") == 2
-    assert "7.ppm: no such file" in capsys.readouterr().err
 
 
 @pytest.mark.integration
@@ -245,18 +169,11 @@ def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--data", "a.png", "b.png"], "--homography"),
-        (["--data", "sim_test", "--homography", "h"], "--homography"),
-        (["--data", "a", "b", "c"], "--data"),
         (["--data", "nothing_here/at/all"], "nothing_here/at/all"),
-        (["--data", __file__], "is a file"),
         (["--data", "sim_test", "--device", "nowhere"], "--device nowhere"),
         (["--data", "sim_test", "--json", "no/such/folder/out.json"], "--json no/such/folder/out.json"),
         (["--data", "sim_test", "--results", "no/such/out.jsonl"], "--results no/such/out.jsonl"),
-        (["--data", "sim_test", "--sheet", "no/such/folder/out.png"], "--sheet no/such/folder/out.png"),
         (["--data", "sim_test", "--temperature", "0"], "--temperature 0"),
-        (["--data", "sim_test", "--temperature", "nan"], "--temperature nan"),
-        (["--data", "sim_test", "--num-pairs", "-1"], "--num-pairs -1"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(words, message, capsys):

@@ -1,4 +1,4 @@
-"""Frames with true depth from small files in the formats of the real data sets, and what is wrong with bad ones."""
+"""Depth metrics by hand, and frames from small files in the formats of the real data sets, good and bad."""
 
 import h5py
 import numpy as np
@@ -8,8 +8,8 @@ from datasets import Array2D, Image, List, Value
 from PIL import Image as Pictures
 from scipy.io import savemat
 
-from singlelife.errors import EvaluationError
-from singlelife.evaluation.depth_data import open_depth
+from singlelife.errors import EvaluationError, LifeError
+from singlelife.evaluation.depth_data import METRICS, PROTOCOLS, depth_metrics, open_depth, sampled
 from singlelife.evaluation.features import ItemError, extract
 from singlelife.evaluation.settings import DepthConfig
 
@@ -46,8 +46,12 @@ def test_scannet_is_read_in_millimetres_and_by_its_list(scannet, tmp_path):
     (tmp_path / "val.txt").write_text("scene0707_01\n")
     chosen = frames_of(scannet, test_split=str(tmp_path / "val.txt"))
     assert len(chosen) == 3 and chosen.depth(0).max() == np.float32(2.0)
-    with pytest.raises(EvaluationError, match="--test-split val "):
-        frames_of(scannet, test_split="val")
+    (scannet / "scene0707_01" / "depth" / "10.png").unlink()
+    with pytest.raises(ItemError, match=r"row 2: .*10\.png"):
+        chosen.item(2, (64, 64))
+    Pictures.fromarray(np.full((16, 12), 1500, np.uint16)).save(scannet / "scene0707_01" / "depth" / "2.png")
+    with pytest.raises(ItemError, match=r"row 1: .*32x24 .*12x16"):
+        chosen.item(1, (64, 64))
     (tmp_path / "val.txt").write_text("scene0707_01\nscene0708_00\n")
     with pytest.raises(EvaluationError, match=r"lacks 1 of the 2 scenes .* scene0708_00"):
         frames_of(scannet, test_split=str(tmp_path / "val.txt"))
@@ -69,9 +73,6 @@ def test_whole_numbers_take_a_scale(tmp_path):
     with pytest.raises(EvaluationError, match=r"whole numbers.*--depth-scale"):
         frames_of(folder)
     np.testing.assert_allclose(frames_of(folder, depth_scale=0.001).depth(0), depths[2], atol=6e-4)
-    pictures = depth_dataset(tmp_path / "pictures", images, [level.astype(np.uint8) for level in levels], Image())
-    with pytest.raises(EvaluationError, match="whole numbers"):
-        frames_of(pictures)
 
 
 @pytest.mark.parametrize("factor", [1000, 100, 0.01])
@@ -92,7 +93,6 @@ def test_the_depth_of_simulated_lives_is_in_metres(sim_test, sim_still):
     assert len(both) == 5 and both.name == "sim_test + sim_still"
     np.testing.assert_allclose(both.depth(3), sim_still.depth([0])[0] / 32)
     assert torch.equal(both.item(4, (64, 64)).image, sim_still.decode([99])[0])
-    assert len(both.note.split("; ")) == 2  # the errors of the depth buffer and of the exact depth
 
 
 def test_bad_frames_are_named_and_the_others_kept(tmp_path, encoder):
@@ -105,28 +105,9 @@ def test_bad_frames_are_named_and_the_others_kept(tmp_path, encoder):
     test = frames_of(depth_dataset(tmp_path / "set", images, bad, FLOATS))
     assert (test.depth(4)[np.eye(32) > 0] == 0).all()  # NaN is unknown
     kept = extract(encoder, test, cache_dir=tmp_path, progress=False)
-    assert kept.rows.tolist() == [0, 4, 5, 6, 7, 8, 9]
-    for (row, why), reason in zip(kept.left_out, ("is empty", "NaN or infinite", "0 to 0"), strict=True):
+    assert kept.rows == [0, 4, 5, 6, 7, 8, 9]
+    for (row, why), reason in zip(kept.left_out.items(), ("is empty", "NaN or infinite", "0 to 0"), strict=True):
         assert f"row {row}: " in why and reason in why
-
-
-def test_an_image_and_a_depth_map_of_different_frames_are_refused(scannet):
-    Pictures.fromarray(np.full((16, 12), 1500, np.uint16)).save(scannet / "scene0000_00" / "depth" / "2.png")
-    (scannet / "scene0000_00" / "depth" / "10.png").unlink()
-    frames = frames_of(scannet)
-    with pytest.raises(ItemError, match=r"row 1: .*32x24 .*12x16"):
-        frames.item(1, (64, 64))
-    with pytest.raises(ItemError, match=r"row 2: .*10\.png"):
-        frames.item(2, (64, 64))
-
-
-def cut_off(folder):
-    (folder / "nyu_depth_v2_labeled.mat").write_bytes(b"\x89HDF\r\n")
-
-
-def in_millimetres(folder):
-    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
-        content["rawDepths"][...] *= 1000
 
 
 def without_depth(folder):
@@ -134,22 +115,16 @@ def without_depth(folder):
         del content["rawDepths"]
 
 
-def with_split(test, train):
-    return lambda folder: savemat(
-        folder / "splits.mat", {"testNdxs": np.array([test]), "trainNdxs": np.array([train])}
-    )
+def beyond_the_frames(folder):
+    savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (lambda folder: (folder / "splits.mat").unlink(), "splits.mat is missing"),
         (lambda folder: (folder / "splits.mat").write_bytes(b"MATLAB"), "splits.mat cannot be read"),
-        (cut_off, "is not an HDF5"),
         (without_depth, "rawDepths"),
-        (with_split([9], [2]), "1 to 4, each once"),
-        (with_split([1, 2], [2, 3]), "1 to 4, each once"),
-        (in_millimetres, "--depth-scale"),
+        (beyond_the_frames, "1 to 4, each once"),
     ],
 )
 def test_what_is_wrong_with_nyu_is_named(nyu, damage, message):
@@ -167,8 +142,38 @@ def test_data_without_what_is_needed_are_refused(tmp_path, nyu):
     with pytest.raises(EvaluationError, match=r"no val.*--test-split"):
         frames_of(folder, depth_column="far", test_split="val")
     with pytest.raises(EvaluationError, match="32x32"):  # the Eigen crop is of other frames
-        frames_of(folder, depth_column="far", protocol="nyu")
-    with pytest.raises(EvaluationError, match="no such folder"):
+        frames_of(folder, depth_column="far", protocol="nyu").item(0, (64, 64))
+    with pytest.raises(LifeError, match="nowhere"):
         frames_of(tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match="--protocol"):  # theirs differ
         frames_of(depth_dataset(tmp_path / "other", images, list(depths), FLOATS), nyu)
+
+
+def test_metrics_by_hand():
+    true = np.array([1.0, 2.0, 4.0, 8.0])
+    predicted = true * [1.2, 1 / 1.5, 1.9, 4.0]  # within 1.25, 1.25², 1.25³, and none
+    measured = dict(zip(METRICS, depth_metrics(predicted, true), strict=True))
+    error = np.abs(predicted - true)
+    assert measured == pytest.approx({
+        "delta1": 0.25, "delta2": 0.5, "delta3": 0.75,
+        "abs_rel": (0.2 + 1 / 3 + 0.9 + 3) / 4,
+        "rmse": np.sqrt((error**2).mean()),
+        "log10": np.abs(np.log10([1.2, 1.5, 1.9, 4.0])).mean(),
+    })  # fmt: skip
+
+
+def test_the_eigen_crop_and_the_cap_say_which_pixels_count():
+    depth = np.full((480, 640), 2.0)
+    known = PROTOCOLS["nyu"].known(depth)
+    assert known.sum() == (471 - 45) * (601 - 41)
+    assert known[45, 41] and not known[44, 41] and known[470, 600] and not known[470, 601]
+    row = np.array([[0.0, 5.0, 10.0, 10.1, np.nan]])
+    assert PROTOCOLS["metric"].known(row).tolist() == [[False, True, True, False, False]]
+    with pytest.raises(EvaluationError, match="320x240"):
+        PROTOCOLS["nyu"].known(np.ones((240, 320)))
+
+
+def test_depth_is_not_mixed_over_edges():
+    depth = np.arange(16.0).reshape(4, 4)
+    assert sampled(depth, (2, 2)).tolist() == [[5, 7], [13, 15]]
+    assert set(np.unique(sampled(depth, (7, 9)))) <= set(depth.ravel())

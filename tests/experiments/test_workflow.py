@@ -1,14 +1,12 @@
-"""The workflow: what it plans, a miniature of it from lives to a page, and a training that was killed."""
+"""The workflow: what it plans, and a miniature of it from lives to a page."""
 
 import json
 import re
 import subprocess
 import sys
-import time
 from importlib.util import find_spec
 from pathlib import Path
 
-import psutil
 import pytest
 import yaml
 
@@ -17,18 +15,9 @@ from .conftest import FOLDER
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 
-def words(*more: str) -> list[str]:
-    return [sys.executable, "-m", "snakemake", "--snakefile", str(FOLDER / "Snakefile"), *more]
-
-
 def snakemake(folder: Path, *more: str) -> subprocess.CompletedProcess:
-    return subprocess.run(words(*more), cwd=folder, capture_output=True, text=True)
-
-
-def jobs(output: str) -> dict[str, int]:
-    """How many jobs of each rule a dry run plans."""
-    table = output.partition("Job stats:")[2].partition("total")[0]
-    return {name: int(count) for name, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)}
+    words = [sys.executable, "-m", "snakemake", "--snakefile", str(FOLDER / "Snakefile"), *more]
+    return subprocess.run(words, cwd=folder, capture_output=True, text=True)
 
 
 @pytest.mark.parametrize(
@@ -42,7 +31,12 @@ def test_both_studies_can_be_planned(config, planned, tmp_path, monkeypatch):
     monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "none"))  # so that the two clips are left out
     plan = snakemake(tmp_path, "--configfile", str(FOLDER / config), "--cores", "2", "--dry-run", "--printshellcmds")
     assert plan.returncode == 0, plan.stderr + plan.stdout
-    assert jobs(plan.stdout + plan.stderr) == planned
+    output = plan.stdout + plan.stderr
+    table = output.partition("Job stats:")[2].partition("total")[0]
+    assert {rule: int(count) for rule, count in re.findall(r"^(\w+) +(\d+)$", table, re.MULTILINE)} == planned
+    outputs = re.findall(r"^ +output: (.*)$", output, re.MULTILINE)
+    assert not any("/runs/" in each for each in outputs)  # Snakemake would delete what a killed training has done
+    assert output.count("--resume >>") == planned["train"]
     assert not (tmp_path / "results").exists()
 
 
@@ -55,11 +49,10 @@ def test_the_profile_of_slurm_asks_for_gpus(tmp_path):
     assert "gpu=8" in training and "runtime=1440" in training and "slurm_partition=gpu" in training
 
 
-@pytest.fixture
-def miniature(sim_test, sim_still, micro_model, micro_checkpoint) -> dict:
-    """The config of a study of two lives, with every kind of job."""
+def test_from_lives_to_a_page_and_nothing_twice(sim_test, sim_still, micro_model, micro_checkpoint, tmp_path):
+    """A study of two lives, with every kind of job."""
     walk, still = sim_test.path, sim_still.path
-    return {
+    miniature = {
         "title": "A miniature",
         "about": "Micro-models.",
         "output": "out",
@@ -90,14 +83,8 @@ def miniature(sim_test, sim_still, micro_model, micro_checkpoint) -> dict:
         },
     }  # fmt: skip
 
-
-def write(folder: Path, config: dict) -> tuple[str, ...]:
-    (folder / "mini.yaml").write_text(yaml.safe_dump(config, sort_keys=False))
-    return ("--configfile", "mini.yaml", "--cores", "2")
-
-
-def test_from_lives_to_a_page_and_nothing_twice(miniature, tmp_path):
-    flags = write(tmp_path, miniature)
+    (tmp_path / "mini.yaml").write_text(yaml.safe_dump(miniature, sort_keys=False))
+    flags = ("--configfile", "mini.yaml", "--cores", "2")
     made = snakemake(tmp_path, *flags)
     assert made.returncode == 0, made.stderr + made.stdout
     assert len(list((tmp_path / "out" / "runs").glob("*/model.safetensors"))) == 2
@@ -106,31 +93,3 @@ def test_from_lives_to_a_page_and_nothing_twice(miniature, tmp_path):
     assert {row["task"] for row in rows} == {"cas", "correspondence"}
     again = snakemake(tmp_path, *flags, "--dry-run")
     assert "Nothing to be done" in again.stdout + again.stderr
-
-
-def test_a_killed_training_goes_on_from_its_checkpoint(miniature, tmp_path):
-    miniature["train"] |= {"max_steps": 150, "save_steps": 20}
-    miniature |= {"scores": {}, "evaluations": {}, "questions": {}}
-    flags = write(tmp_path, miniature)
-    name = f"{Path(miniature['models'][0]['life'][0]).name}_s0"
-    run, target = tmp_path / "out" / "runs" / name, f"out/trained/{name}"
-    process = subprocess.Popen(
-        words(*flags, target), cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    _wait_for(lambda: any(re.fullmatch(r"checkpoint-\d+", path.name) for path in run.glob("*")))
-    started = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
-    for each in started:
-        each.kill()
-    process.wait()
-    assert not (tmp_path / target).exists()
-    made = snakemake(tmp_path, *flags, target, "--rerun-incomplete", "--nolock")
-    assert made.returncode == 0, made.stderr + made.stdout
-    assert (run / "model.safetensors").is_file()
-    assert re.search(r"going on from +.*checkpoint-\d+", (tmp_path / "out" / "logs" / f"{name}.log").read_text())
-
-
-def _wait_for(true, seconds: float = 100) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.05)

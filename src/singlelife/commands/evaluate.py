@@ -83,7 +83,7 @@ class Correspondence(_Evaluate):
 
     config: CorrespondenceConfig
     sheet: Path | None = None
-    """draw matches and warped images into this PNG"""
+    """draw the matches of some pairs into this PNG"""
 
     def run(self) -> int:
         self._check_folder("--sheet", self.sheet)
@@ -91,14 +91,14 @@ class Correspondence(_Evaluate):
         from singlelife.evaluation.correspondence import evaluate_correspondence
         from singlelife.evaluation.sheets import draw_matches, matches
 
-        shown = []
+        flows = {}
 
-        def keep(matcher: "Matcher", data: "PairData") -> None:
-            shown.append(matches(matcher, data))
+        def draw(matcher: "Matcher", data: "PairData") -> None:
+            if self.sheet and matcher.model:
+                flows[matcher.model.name] = matches(matcher, data)
+                draw_matches(self.sheet, data, flows)
 
-        evaluation = evaluate_correspondence(self.models, self.config, on_model=keep if self.sheet else None)
-        if self.sheet:
-            draw_matches(self.sheet, shown)
+        evaluation = evaluate_correspondence(self.models, self.config, on_model=draw)
         return self._report(evaluation) or (SOME_FAILED if evaluation.left_out else 0)
 
 
@@ -130,18 +130,17 @@ class Depth(_Evaluate):
 
         if self.save:
             croco_of(load_model(self.models[0]))  # fails now if it cannot be saved, not after hours
-        maps = []
+        maps = {}
 
         def keep(probed: "ProbedModel") -> None:
+            name = probed.features.encoder.name
             if self.sheet:
-                maps.append(depth_maps(probed))
-            if self.save and probed.features.encoder.name == self.models[0]:
+                maps[name] = depth_maps(probed)
+                draw_depth(self.sheet, probed.frames, maps)
+            if self.save and name == self.models[0]:
                 save_depth_model(probed, self.save)
 
-        evaluation = evaluate_depth(self.models, self.config, on_model=keep)
-        if self.sheet:
-            draw_depth(self.sheet, maps)
-        return self._report(evaluation)
+        return self._report(evaluate_depth(self.models, self.config, on_model=keep))
 
 
 @dataclass(frozen=True, kw_only=True)

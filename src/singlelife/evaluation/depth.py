@@ -20,13 +20,14 @@ from singlelife.croco.depth_croco import (
     scale_invariant_log_loss,
 )
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.evaluation.depth_data import open_depth
-from singlelife.evaluation.depth_frames import METRICS, DepthFrames, depth_metrics
-from singlelife.evaluation.features import FeatureSet, patch_size, view_size
+from singlelife.evaluation.depth_data import METRICS, DepthFrames, depth_metrics, open_depth
+from singlelife.evaluation.features import patch_size, view_size
 from singlelife.evaluation.probes import FrozenFeatures, evaluate_by_probes
 from singlelife.evaluation.results import Evaluation, Measure, ModelResult
 from singlelife.evaluation.settings import DepthConfig
+from singlelife.files import atomic_dir
 
+VERSION = 1  # of all protocols, raised when their numbers would change
 _LOSS = f"scale-invariant log, lambda {SCALE_INVARIANCE}, at the model's resolution"
 _SAMPLED = 512  # training frames that the first bias is taken from
 
@@ -46,11 +47,14 @@ class ProbedModel:
     frames: DepthFrames
 
     @torch.inference_mode()
-    def predict(self, seed: int, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """Depth of test items by the probe of one seed, float32 (k, height, width) in metres, at the model's size."""
+    def predict(self, indices: np.ndarray) -> list[torch.Tensor]:
+        """Depth of test items by each probe, float32 (k, height, width) in metres, at the model's size."""
         encoder = self.features.encoder
-        output = self.probes[seed](self.features.test.features(indices).to(self.features.device))
-        return log_depth_map(output, encoder.grid, patch_size(encoder)).exp().float().cpu()
+        features = self.features.test.features(indices).to(self.features.device)
+        return [
+            log_depth_map(probe(features), encoder.grid, patch_size(encoder)).exp().float().cpu()
+            for probe in self.probes
+        ]
 
 
 def evaluate_depth(
@@ -81,11 +85,7 @@ def evaluate_depth(
 
     def measure(features: FrozenFeatures) -> ModelResult:
         probed = ProbedModel(features, _train(features), test)
-
-        def predictions(indices: np.ndarray) -> list[torch.Tensor]:
-            return [probed.predict(seed, indices) for seed in range(config.seeds)]
-
-        values = _compare(predictions, config.seeds, features, test)
+        values = _compare(probed.predict, config.seeds, features, test)
         if on_model:
             on_model(probed)
         return ModelResult(features.encoder.name, features.encoder.revision, _measures(values))
@@ -93,7 +93,7 @@ def evaluate_depth(
     return evaluate_by_probes(
         models, train, test, config, measure, lambda features: _mean_depths(features, test),
         task="depth",
-        protocol=f"depth-{protocol.name}/{protocol.version}",
+        protocol=f"depth-{protocol.name}/{VERSION}",
         settings={"min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "crop": protocol.crop,
                   "protocol": protocol.name, "loss": _LOSS},
         notes=[f"{frames.name}: {frames.note}" for frames in (train, test) if frames.note],
@@ -103,10 +103,11 @@ def evaluate_depth(
 def _train(features: FrozenFeatures) -> list[nn.Module]:
     encoder, data = features.encoder, features.train
     patch = patch_size(encoder)
-    bias = _mean_log_depth(data)
+    some = data.targets(np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(int)).float()
+    bias = float(some[some > 0].log().mean())
 
     def make() -> nn.Module:
-        probe = depth_probe(features.config.probe, data.metadata["tokens"][1], encoder.grid, patch)
+        probe = depth_probe(features.config.probe, data.features([0]).shape[-1], encoder.grid, patch)
         probe.apply(init_probe_weights)
         nn.init.constant_(probe.head.bias, bias)
         return probe
@@ -114,33 +115,27 @@ def _train(features: FrozenFeatures) -> list[nn.Module]:
     def loss(output: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
         return scale_invariant_log_loss(log_depth_map(output, encoder.grid, patch), depth.float())
 
-    return features.train_probes(make, loss)
-
-
-def _mean_log_depth(data: FeatureSet) -> float:
-    some = np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(int)
-    depth = data.targets(some).float()
-    return float(depth[depth > 0].log().mean())
+    return [features.train_probe(make, loss, seed) for seed in range(features.config.seeds)]
 
 
 def _mean_depths(features: FrozenFeatures, frames: DepthFrames) -> list[ModelResult]:
     """The baselines that do not look at the image."""
     train = features.train
-    total = torch.zeros(tuple(train.metadata["target_shape"]), dtype=torch.float64)
+    total = torch.zeros(train.targets([0]).shape[1:], dtype=torch.float64)
     count = torch.zeros_like(total)
     for rows in np.array_split(np.arange(len(train)), -(-len(train) // 64)):
         depth = train.targets(rows).double()
         total += torch.where(depth > 0, depth.clamp_min(1e-6).log(), 0).sum(dim=0)
         count += (depth > 0).sum(dim=0)
     mean = (total.sum() / count.sum()).exp()
-    means = torch.where(count > 0, (total / count.clamp_min(1)).exp(), mean).float()
-
-    def predictions(indices: np.ndarray) -> list[torch.Tensor]:
-        return [each.expand(len(indices), *total.shape) for each in (mean.float(), means)]
-
-    values = _compare(predictions, 2, features, frames)
-    names = ("mean depth", "mean depth at each place")
-    return [ModelResult(name, "", _measures(values[number : number + 1])) for number, name in enumerate(names)]
+    everywhere = {
+        "mean depth": mean.expand_as(total).float(),
+        "mean depth at each place": torch.where(count > 0, (total / count.clamp_min(1)).exp(), mean).float(),
+    }
+    values = _compare(
+        lambda indices: [each.expand(len(indices), -1, -1) for each in everywhere.values()], 2, features, frames
+    )
+    return [ModelResult(name, "", _measures(each[None])) for name, each in zip(everywhere, values, strict=True)]
 
 
 def _measures(values: np.ndarray) -> dict[str, Measure]:
@@ -159,7 +154,7 @@ def _compare(
         for indices in np.array_split(np.arange(len(data)), -(-len(data) // 16)):
             maps = predictions(indices)
             for position, index in enumerate(indices):
-                true = frames.depth(int(data.rows[index]))
+                true = frames.depth(data.rows[index])
                 known = frames.protocol.known(true)
                 for number in range(count):
                     depth = at_size(maps[number][position], true.shape, frames)
@@ -181,13 +176,9 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
 
     Raises:
         CheckpointError: the model is no CroCo.
-        EvaluationError: the folder is there.
     """
-    encoder = probed.features.encoder
+    encoder, protocol = probed.features.encoder, probed.frames.protocol
     model = croco_of(encoder)
-    if folder.exists():
-        raise EvaluationError(f"{folder} is there already. Remove it, or choose another folder.")
-    protocol = probed.frames.protocol
     config = CroCoDepthConfig.of(
         model.config,
         probe_type=probed.features.config.probe,
@@ -198,13 +189,12 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     depth_model = CroCoForDepthEstimation(config)
     depth_model.croco.encoder.load_state_dict(model.encoder.state_dict())
     depth_model.probe.load_state_dict(probed.probes[0].state_dict())
-    height, width = view_size(encoder)
-    partial = folder.with_name(f"{folder.name}.partial")
-    depth_model.eval().save_pretrained(partial)
     processor = CroCoImageProcessor.from_dict(encoder.processor.to_dict())  # type: ignore[attr-defined]
+    height, width = view_size(encoder)
     processor.size, processor.crop_to_aspect = SizeDict(height=height, width=width), False
-    processor.save_pretrained(partial)
-    partial.rename(folder)
+    with atomic_dir(folder) as aside:
+        depth_model.eval().save_pretrained(aside)
+        processor.save_pretrained(aside)
 
 
 def croco_of(encoder: AttentionMapProvider) -> CroCoModel:

@@ -1,15 +1,13 @@
-"""Features of a frozen encoder, computed once for a data set and kept on disk.
+"""Images and data sets of them, and the features of a frozen encoder, computed once for a data set and kept on disk.
 
 A folder holds the features of one model's weights on one data set, each item's target beside them. It appears whole or
-not at all: work goes on in a folder beside it whose name ends in `.partial`, to which batches are appended, so that a
-run that was killed goes on with the items not yet done. Neither to write nor to read takes memory for more than a few
-batches.
+not at all. Neither to write nor to read it takes memory for more than a few batches.
 """
 
 import hashlib
+import io
 import json
-import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,17 +16,18 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from filelock import FileLock
+from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
-from singlelife.files import check_room
+from singlelife.files import atomic_dir, check_room
 from singlelife.lives.prepare import default_cache_dir
 
-FORMAT_VERSION = 1
-FEATURES, TARGETS, ROWS, METADATA = "features.f16", "targets.bin", "rows.jsonl", "metadata.json"
+FORMAT_VERSION = 2
+FEATURES, TARGETS, METADATA = "features.npy", "targets.npy", "metadata.json"
 
-_READERS = 2  # threads that read images while the encoder runs
+_SPLIT_NAMES = {"train": ("train", "training", "all"), "test": ("test", "validation", "val", "all")}
 
 
 class Item(NamedTuple):
@@ -50,12 +49,10 @@ class ItemError(EvaluationError):
 
 
 class Examples(Protocol):
-    """A data set to probe on.
+    """A data set to probe on, called `name` by the user.
 
-    Attributes:
-        name: what the user called it.
-        identity: a string that differs where the data differ, and takes no reading of all of it.
-        target_dtype: of an item's target.
+    `identity` is a string that differs where the data differ, and takes no reading of all of it. `item` gives an
+    example, its target made for views of a size (height and width in pixels), or raises an `ItemError`.
     """
 
     name: str
@@ -63,20 +60,9 @@ class Examples(Protocol):
 
     @property
     def identity(self) -> str: ...
-
     def __len__(self) -> int: ...
-
-    def target_shape(self, size: tuple[int, int]) -> tuple[int, ...]:
-        """Shape of a target for views of `size`, height and width in pixels."""
-        ...
-
-    def item(self, index: int, size: tuple[int, int]) -> Item:
-        """An example, its target made for views of `size`.
-
-        Raises:
-            ItemError: it cannot be used.
-        """
-        ...
+    def target_shape(self, size: tuple[int, int]) -> tuple[int, ...]: ...
+    def item(self, index: int, size: tuple[int, int]) -> Item: ...
 
 
 def view_size(encoder: AttentionMapProvider) -> tuple[int, int]:
@@ -104,47 +90,32 @@ class FeatureSet:
 
     Attributes:
         path: their folder.
-        metadata: `tokens` (N and D), `target_shape`, `target_dtype`, and `data_hash` (SHA-256 over the items'
-            digests).
-        rows: number in the data set of each item that is kept, int64 (n,).
+        data_hash: SHA-256 over the items' digests.
+        rows: number in the data set of each item that is kept.
         digests: of these, as hexadecimal.
-        left_out: number and reason of each item that cannot be used.
+        left_out: why an item cannot be used, by its number.
     """
 
     path: Path
-    metadata: dict[str, Any]
-    rows: np.ndarray
+    data_hash: str
+    rows: list[int]
     digests: list[str]
-    left_out: list[tuple[int, str]]
-
-    @classmethod
-    def load(cls, path: Path) -> "FeatureSet":
-        """Open a folder."""
-        metadata = json.loads((path / METADATA).read_text(encoding="utf-8"))
-        lines = [json.loads(line) for line in (path / ROWS).read_text(encoding="utf-8").splitlines()]
-        kept = [line for line in lines if "digest" in line]
-        left_out = [(line["row"], line["left_out"]) for line in lines if "left_out" in line]
-        rows = np.array([line["row"] for line in kept], dtype=np.int64)
-        return cls(path, metadata, rows, [line["digest"] for line in kept], left_out)
+    left_out: dict[str, str]
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def features(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """float32 (k, N, D), of the items `indices`, numbers among those that are kept."""
-        return self._read(FEATURES, np.dtype(np.float16), self.metadata["tokens"], indices).float()
+        return self._read(FEATURES, indices).float()
 
     def targets(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         """(k, *target_shape), of the type they are stored in."""
-        dtype = np.dtype(self.metadata["target_dtype"])
-        return self._read(TARGETS, dtype, self.metadata["target_shape"], indices)
+        return self._read(TARGETS, indices)
 
-    def _read(
-        self, name: str, dtype: np.dtype, shape: Sequence[int], indices: Sequence[int] | np.ndarray
-    ) -> torch.Tensor:
+    def _read(self, name: str, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
         # Mapped anew each time, so that what was read before does not count as this process's memory.
-        rows = np.memmap(self.path / name, dtype, "r", shape=(len(self), *shape))
-        return torch.from_numpy(np.asarray(rows[np.asarray(indices)]))
+        return torch.from_numpy(np.load(self.path / name, mmap_mode="r")[np.asarray(indices)])
 
 
 def extract(
@@ -177,8 +148,10 @@ def extract(
     folder.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(folder.with_suffix(".lock")):  # another process may be computing the same
         if not folder.is_dir():
-            _compute(encoder, examples, size, folder, batch_size, progress)
-    return FeatureSet.load(folder)
+            with atomic_dir(folder) as aside:
+                metadata = _compute(encoder, examples, size, aside, batch_size, progress)
+                (aside / METADATA).write_text(json.dumps(metadata) + "\n", encoding="utf-8")
+    return FeatureSet(folder, **json.loads((folder / METADATA).read_text(encoding="utf-8")))
 
 
 def _compute(
@@ -188,104 +161,129 @@ def _compute(
     folder: Path,
     batch_size: int,
     progress: bool,
-) -> None:
-    partial = folder.with_name(f"{folder.name}.partial")
-    partial.mkdir(exist_ok=True)
+) -> dict[str, Any]:
+    """Write the arrays into the folder, and return the fields of `FeatureSet`."""
     tokens = tuple(encoder.features(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[1:])
     shape, dtype = examples.target_shape(size), examples.target_dtype
-    row_bytes = {FEATURES: 2 * int(np.prod(tokens)), TARGETS: dtype.itemsize * int(np.prod(shape))}
-    lines = _resume(partial, row_bytes)
-    done = len(lines)
-    check_room(
-        (len(examples) - done) * sum(row_bytes.values()),
-        folder.parent,
-        f"The features of {encoder.name} on {examples.name}",
-        "choose another place with --cache-dir or the variable SINGLELIFE_CACHE",
-    )
+    title = f"Features of {encoder.name} on {examples.name}"
+    item_bytes = 2 * int(np.prod(tokens)) + dtype.itemsize * int(np.prod(shape))
+    elsewhere = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
+    check_room(len(examples) * item_bytes, folder.parent, title, elsewhere)
+    features = np.lib.format.open_memmap(folder / FEATURES, "w+", np.float16, (len(examples), *tokens))
+    targets = np.lib.format.open_memmap(folder / TARGETS, "w+", dtype, (len(examples), *shape))
+    rows: list[int] = []
+    digests: list[str] = []
+    left_out: dict[str, str] = {}
+
+    def read(row: int) -> Item | ItemError:
+        try:
+            item = examples.item(row, size)
+            return item._replace(image=resized(item.image, size))
+        except ItemError as error:
+            return error
+
     with (
-        (partial / FEATURES).open("ab") as features,
-        (partial / TARGETS).open("ab") as targets,
-        (partial / ROWS).open("a", encoding="utf-8") as rows,
-        tqdm(
-            total=len(examples),
-            initial=done,
-            desc=f"Features of {encoder.name} on {examples.name}",
-            unit=" images",
-            disable=None if progress else True,
-        ) as bar,
+        ThreadPoolExecutor(2) as pool,
+        tqdm(total=len(examples), desc=title, unit=" images", disable=None if progress else True) as bar,
     ):
-        for batch in _batches(examples, size, range(done, len(examples)), batch_size):
-            items = [item for _, item in batch if isinstance(item, Item)]
+        for start in range(0, len(examples), batch_size):
+            batch = range(start, min(start + batch_size, len(examples)))
+            items: list[Item] = []
+            for row, item in zip(batch, pool.map(read, batch), strict=True):
+                if isinstance(item, Item):
+                    items.append(item)
+                    rows.append(row)
+                    digests.append(item.digest.hex())
+                else:
+                    left_out[str(row)] = str(item)
             if items:
                 values = encoder.features(torch.stack([item.image for item in items])).to(torch.float16)
                 if not torch.isfinite(values).all():
                     raise CheckpointError(
                         f"{encoder.name} gives features above 65,504 (or that are not finite), too large for float16."
                     )
-                features.write(values.contiguous().numpy().tobytes())
-                targets.write(np.stack([item.target for item in items]).astype(dtype).tobytes())
-                features.flush()
-                targets.flush()
-            for row, item in batch:
-                line = {"row": row} | (
-                    {"digest": item.digest.hex()} if isinstance(item, Item) else {"left_out": str(item)}
-                )
-                lines.append(line)
-                rows.write(json.dumps(line) + "\n")
-            rows.flush()
+                features[len(rows) - len(items) : len(rows)] = values.numpy()
+                targets[len(rows) - len(items) : len(rows)] = np.stack([item.target for item in items])
             bar.update(len(batch))
-    digests = [line["digest"] for line in lines if "digest" in line]
-    if not digests:
-        shutil.rmtree(partial)
-        raise EvaluationError(f"Nothing of {examples.name} can be used; the first: {lines[0]['left_out']}")
-    metadata = {
-        "model": encoder.name,
-        "revision": encoder.revision,
-        "data": examples.name,
-        "tokens": tokens,
-        "target_shape": shape,
-        "target_dtype": dtype.name,
-        "data_hash": hashlib.sha256("\n".join(digests).encode()).hexdigest(),
-    }
-    (partial / METADATA).write_text(json.dumps(metadata, indent=2) + "\n", encoding="utf-8")
-    partial.rename(folder)
+    if not rows:
+        raise EvaluationError(f"Nothing of {examples.name} can be used; the first: {next(iter(left_out.values()))}")
+    data_hash = hashlib.sha256("\n".join(digests).encode()).hexdigest()
+    return {"data_hash": data_hash, "rows": rows, "digests": digests, "left_out": left_out}
 
 
-def _resume(partial: Path, row_bytes: dict[str, int]) -> list[dict[str, Any]]:
-    """The lines of the items that an earlier run has done; what it wrote beyond them is cut off."""
-    path = partial / ROWS
-    written = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []  # the last may be cut short
-    lines = [json.loads(line) for line in written]
-    kept = sum("digest" in line for line in lines)
-    files = {partial / name: kept * size for name, size in row_bytes.items()}
-    if any((file.stat().st_size if file.is_file() else 0) < size for file, size in files.items()):
-        lines, files = [], dict.fromkeys(files, 0)  # the machine lost power: a line is there, but not its data
-    for file, size in files.items():
-        file.touch()
-        with file.open("r+b") as content:
-            content.truncate(size)
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return lines
+def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
+    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub.
+
+    Args:
+        word: which data set.
+        role: `"train"` or `"test"`.
+        split: the split's name; by default that of the role, and of a test also a validation split.
+
+    Returns:
+        The split's name, and the split, which has a column `image`.
+
+    Raises:
+        EvaluationError: there is no such split or column, or the data set cannot be loaded.
+    """
+    from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+
+    folder = Path(word).expanduser()
+    try:
+        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+            content = load_from_disk(str(folder))
+        else:
+            name, _, revision = (str(folder), "", "") if folder.is_dir() else word.partition("@")
+            content = load_dataset(name, revision=revision or None)
+    except Exception as error:  # several libraries raise here, each what it likes
+        raise EvaluationError(
+            f"{word} cannot be loaded as a data set: {(str(error) or type(error).__name__).splitlines()[0]}"
+        ) from error
+    splits = DatasetDict({"all": content}) if isinstance(content, Dataset) else content
+    names = (split,) if split else _SPLIT_NAMES[role]
+    found = next((name for name in names if name in splits), None)
+    if found is None:
+        raise EvaluationError(
+            f"{word} has the splits {', '.join(splits)}, and no {' or '.join(names)}. Name one with --{role}-split."
+        )
+    if "image" not in (columns := splits[found].column_names):
+        raise EvaluationError(f"{word} has no column image; it has {', '.join(columns)}.")
+    return found, splits[found]
 
 
-def _batches(
-    examples: Examples, size: tuple[int, int], rows: range, batch_size: int
-) -> Iterator[list[tuple[int, Item | ItemError]]]:
-    """Rows with their items, read one batch ahead."""
+def data_identity(data: Any) -> str:
+    """A string that differs where the rows of a `datasets` data set do, without reading them."""
+    files = [Path(file["filename"]) for file in data.cache_files]
+    stats = " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
+    chosen = "" if data._indices is None else data._fingerprint  # where only some rows are chosen
+    return f"{len(data)} {stats or data._fingerprint} {chosen}"
 
-    def read(row: int) -> tuple[int, Item | ItemError]:
-        try:
-            item = examples.item(row, size)
-            return row, item._replace(image=resized(item.image, size))
-        except ItemError as error:
-            return row, error
 
-    with ThreadPoolExecutor(_READERS) as pool:
-        ahead = None
-        for start in range(0, len(rows), batch_size):
-            batch = [pool.submit(read, row) for row in rows[start : start + batch_size]]
-            if ahead is not None:
-                yield [future.result() for future in ahead]
-            ahead = batch
-        if ahead is not None:
-            yield [future.result() for future in ahead]
+def rgb(picture: Any) -> torch.Tensor:
+    """A PIL image, or its encoded bytes in a mapping, as uint8 (3, height, width).
+
+    Raises:
+        ValueError: there is none.
+        OSError: it is damaged.
+    """
+    if picture is None:
+        raise ValueError("there is none")
+    if isinstance(picture, dict):
+        picture = Image.open(io.BytesIO(picture["bytes"]))
+    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
+
+
+def read_image(path: Path) -> torch.Tensor:
+    """An image file as uint8 (3, height, width), turned upright as its camera says.
+
+    Raises:
+        EvaluationError: it is missing, damaged, or has more than 8 bits a channel.
+    """
+    try:
+        with Image.open(path) as picture:
+            if picture.mode.startswith(("I", "F")):
+                raise EvaluationError(f"{path}: not an image of 8 bits a channel, but of the mode {picture.mode}.")
+            return rgb(ImageOps.exif_transpose(picture))
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path}: no such file") from error
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise EvaluationError(f"{path}: not an image that can be read ({error})") from error

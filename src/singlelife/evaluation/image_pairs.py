@@ -1,7 +1,6 @@
-"""Pairs of images whose true correspondences are known.
+"""Pairs of images whose true correspondences are known: HPatches' sequences, and pairs of a life with depth and poses.
 
-HPatches' sequences, one pair with a homography, and pairs drawn from a life with depth and poses. The
-*target* is the image whose pixels are looked for in the *source*. In HPatches, as is usual for dense matching, the
+The *target* is the image whose pixels are looked for in the *source*. In HPatches, as is usual for dense matching, the
 target is image k and the source image 1.
 """
 
@@ -10,33 +9,25 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 import torch
 
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.errors import EvaluationError, PairSetError
-from singlelife.evaluation.homography import PlanarTruth, read_homography
-from singlelife.evaluation.images import read_image
+from singlelife.evaluation.features import read_image
 from singlelife.evaluation.settings import CorrespondenceConfig
 
 LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with images 2 to 6
 
+# From places in the target, float64 (n, 2), to places in the source and whether they are known, bool (n,). Places are
+# fractions of the width and height of their image; its top left corner is (0, 0). Places in the source may lie outside
+# of it. What is hidden in the source is not known.
+Truth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+
 _LOOK = (24, 24)  # rows and columns of points at which two views are looked at for anything in common
-_SUFFIXES = (".ppm", ".png", ".jpg", ".jpeg")  # as published, or converted
-
-
-class Truth(Protocol):
-    """Where what is seen at points of the target is in the source."""
-
-    def __call__(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """From places in the target, float64 (N, 2), to places in the source and whether they are known, bool (N,).
-
-        Places are fractions of the width and height of their image; its top left corner is (0, 0). Those in the source
-        may lie outside it. What is hidden in the source is not known.
-        """
-        ...
+_THOUSANDS = np.diag([1e-3, 1e-3, 1.0])  # from pixels to a unit in which the nine numbers are of comparable size
+_WORST_CONDITION = 1e9  # of a homography in that unit
 
 
 @dataclass(frozen=True)
@@ -46,7 +37,7 @@ class ImagePair:
     Attributes:
         target, source: uint8 (3, H, W), each of its own size.
         truth: where the target's pixels are in the source.
-        truth_key: what `truth` follows from, so that the hash of the data tells another truth apart.
+        truth_key: what `truth` follows from, for the hash.
     """
 
     target: torch.Tensor
@@ -86,15 +77,12 @@ class PairData:
     Attributes:
         name: for people.
         pairs: the pairs.
-        left_out: names of pairs of a set whose views have nothing in common.
+        left_out: how many pairs of a set have views with nothing in common.
     """
 
     name: str
     pairs: Sequence[PairEntry]
-    left_out: tuple[str, ...] = ()
-
-    def __len__(self) -> int:
-        return len(self.pairs)
+    left_out: int = 0
 
 
 def open_pairs(config: CorrespondenceConfig) -> PairData:
@@ -103,24 +91,12 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
     Raises:
         SingleLifeError: there are no such pairs.
     """
-    where = Path(config.data[0]).expanduser()
-    if config.homography is not None:
-        return homography_pair(where, Path(config.data[1]).expanduser(), config.homography.expanduser())
+    where = Path(config.data).expanduser()
     if where.is_dir() and ((where / "H_1_2").is_file() or any(where.glob("[vi]_*/"))):
         return hpatches(where, config.split)
-    if where.is_file():
-        raise EvaluationError(
-            f"--data {config.data[0]} is a file. It takes a folder, a life, or two images with --homography FILE."
-        )
-    is_path = len(where.parts) > 2 or config.data[0].startswith(("/", ".", "~"))
-    if is_path and not where.exists() and where.name != "held-out":  # which ends the words for a part of a life
-        raise EvaluationError(
-            f"There is nothing to evaluate correspondence on at {config.data[0]}: no such folder. --data takes the "
-            "folder of HPatches' sequences, a prepared life, a stored pair set, or two images."
-        )
     return pairs_of_set(
         resolve_pair_set(
-            config.data[0], views=config.views, num_pairs=config.num_pairs, seed=config.seed, image_size=None,
+            config.data, views=config.views, num_pairs=config.num_pairs, seed=config.seed, image_size=None,
             cache_dir=config.cache_dir,
         )
     )  # fmt: skip
@@ -128,9 +104,6 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
 
 def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
     """HPatches: of each sequence, the pairs of image 1 with images 2 to 6, levels I to V.
-
-    The usual 59 viewpoint sequences are all that the release has; for sparse keypoints some papers leave out those of
-    large images, which dense matching does not.
 
     Args:
         folder: of the sequences (`v_*` and `i_*`, each with `1.ppm` to `6.ppm` and `H_1_2` to `H_1_6`), or one of
@@ -155,16 +128,59 @@ def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
     return PairData(f"HPatches {split} ({len(sequences)} of its sequences)", entries)
 
 
-def homography_pair(reference: Path, other: Path, homography: Path) -> PairData:
-    """One pair whose homography maps pixels of `reference`, the source, to those of `other`, the target."""
-    name = f"{reference.stem}-{other.stem}"
-    return PairData(name, [PairEntry(name, partial(_planar_pair, reference, other, homography))])
+def _of_sequence(sequence: Path, number: int) -> ImagePair:
+    source, target = (read_image(sequence / f"{each}.ppm") for each in (1, number))
+    matrix = np.linalg.inv(read_homography(sequence / f"H_1_{number}"))
+    truth = partial(planar_truth, matrix, tuple(target.shape[1:]), tuple(source.shape[1:]))
+    return ImagePair(target, source, truth, matrix.astype("<f8").tobytes())
+
+
+def read_homography(path: Path) -> np.ndarray:
+    """The homography in a text file of three lines of three numbers. It maps the pixels (x, y, 1) of one image to
+    those of another, where (0, 0) is the *centre* of the top left pixel.
+
+    Returns:
+        float64 (3, 3).
+
+    Raises:
+        EvaluationError: it cannot be read, is no homography, or has no inverse.
+    """
+    try:
+        matrix = np.loadtxt(path, ndmin=2)
+        if matrix.shape != (3, 3) or not np.isfinite(matrix).all():
+            raise ValueError("it is not 3x3 finite numbers")
+        if not np.linalg.cond(_THOUSANDS @ matrix @ np.linalg.inv(_THOUSANDS)) < _WORST_CONDITION:
+            raise ValueError("it is singular: it maps the plane to a line or a point")
+    except FileNotFoundError as error:
+        raise EvaluationError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise EvaluationError(f"{path}: not a homography ({error})") from error
+    return matrix
+
+
+def planar_truth(
+    matrix: np.ndarray, target_size: tuple[int, ...], source_size: tuple[int, ...], points: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """The `Truth` of a homography.
+
+    Args:
+        matrix: from the pixels of the target to those of the source, float64 (3, 3).
+        target_size, source_size: height and width in pixels.
+        points: places in the target.
+    """
+    pixels = points * target_size[::-1] - 0.5
+    x, y, depth = matrix @ np.stack([pixels[:, 0], pixels[:, 1], np.ones(len(pixels))])
+    # The plane is seen from one side: beyond its horizon the third coordinate changes its sign.
+    middle = matrix[2] @ [(target_size[1] - 1) / 2, (target_size[0] - 1) / 2, 1]
+    seen = depth * np.sign(middle) > 1e-9 * np.abs(matrix[2]).max()
+    depth = np.where(seen, depth, 1.0)
+    return (np.stack([x / depth, y / depth], axis=-1) + 0.5) / source_size[::-1], seen
 
 
 def pairs_of_set(pairs: PairSet) -> PairData:
     """The pairs of a pair set whose true matches are known, from exact depth and poses or from two cuts of one frame.
 
-    Pairs are drawn by motion, and some of them turn away from all that they showed: these are left out.
+    Pairs are drawn by motion. Those that turn away from all that they showed are left out.
 
     Raises:
         EvaluationError: no true matches are known.
@@ -174,39 +190,22 @@ def pairs_of_set(pairs: PairSet) -> PairData:
             f"The true matches of the pairs {pairs.name} are not known: their life has no depth. Take a life that has "
             "it, such as sim_test, or --views shifted."
         )
-    key = pairs.hash.encode()
-    seen = (pairs.true_match(_LOOK) >= 0).any(dim=1).tolist()
+    common = (pairs.true_match(_LOOK) >= 0).any(dim=1).tolist()
     entries = [
-        PairEntry(f"{pairs.name} {number}", partial(_of_set, pairs, number, key)) for number in range(len(pairs))
+        PairEntry(f"{pairs.name} {number}", partial(_of_set, pairs, number))
+        for number in range(len(pairs))
+        if common[number]
     ]
-    left_out = tuple(entry.name for entry, common in zip(entries, seen, strict=True) if not common)
-    entries = [entry for entry, common in zip(entries, seen, strict=True) if common]
     if not entries:
         raise EvaluationError(f"The two views of each of the {len(pairs)} pairs {pairs.name} have nothing in common.")
-    return PairData(pairs.name, entries, left_out)
+    return PairData(pairs.name, entries, len(pairs) - len(entries))
 
 
-def _of_sequence(sequence: Path, number: int) -> ImagePair:
-    return _planar_pair(_numbered(sequence, 1), _numbered(sequence, number), sequence / f"H_1_{number}")
-
-
-def _numbered(sequence: Path, number: int) -> Path:
-    found = [path for suffix in _SUFFIXES if (path := sequence / f"{number}{suffix}").is_file()]
-    return found[0] if found else sequence / f"{number}{_SUFFIXES[0]}"
-
-
-def _planar_pair(reference: Path, other: Path, homography: Path) -> ImagePair:
-    source, target = read_image(reference), read_image(other)
-    matrix = np.linalg.inv(read_homography(homography))
-    sizes = ((target.shape[1], target.shape[2]), (source.shape[1], source.shape[2]))
-    return ImagePair(target, source, PlanarTruth(matrix, *sizes), matrix.astype("<f8").tobytes())
-
-
-def _of_set(pairs: PairSet, number: int, key: bytes) -> ImagePair:
+def _of_set(pairs: PairSet, number: int) -> ImagePair:
     def truth(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         try:
             return pairs.find(number, points)
         except PairSetError as error:
             raise EvaluationError(str(error)) from error
 
-    return ImagePair(pairs.target[number], pairs.source[number], truth, key + str(number).encode())
+    return ImagePair(pairs.target[number], pairs.source[number], truth, f"{pairs.hash}{number}".encode())

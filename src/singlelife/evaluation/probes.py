@@ -20,7 +20,7 @@ from singlelife.machine import choose_device
 from singlelife.optimization import learning_rate, parameter_groups
 
 _WEIGHT_DECAY = 0.05  # of matrices; biases, norms and learned tokens have none
-_MOST_IN_BOTH = 0.05  # of the test items
+_MOST_IN_BOTH = 0.05  # of the test items; public data sets have a few
 
 
 @dataclass(frozen=True)
@@ -40,15 +40,49 @@ class FrozenFeatures:
     config: ProbeConfig
     device: str
 
-    def train_probes(
-        self, make: Callable[[], nn.Module], loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
-    ) -> list[nn.Module]:
-        """A probe for each seed; arguments and errors as those of `train_probe`."""
-        return [
-            train_probe(make, self.train, loss, self.config, seed, device=self.device,
-                        title=f"Probe of {self.encoder.name}, seed {seed}")
-            for seed in range(self.config.seeds)
-        ]  # fmt: skip
+    def train_probe(
+        self, make: Callable[[], nn.Module], loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], seed: int
+    ) -> nn.Module:
+        """A probe trained on the features, in evaluation mode.
+
+        Args:
+            make: gives the probe with its first weights, which torch's global generator draws.
+            loss: of the probe's output and the targets of a batch, both on the device.
+            seed: of the first weights and the order of the data.
+
+        Raises:
+            RunError: the loss is no longer finite.
+        """
+        config, data, device = self.config, self.train, self.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            probe = make().to(device).train()
+        order = np.random.default_rng(seed)
+        groups = parameter_groups(probe, _WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=device == "cpu" or None)
+        steps_per_epoch = math.ceil(len(data) / config.batch_size)
+        max_steps, quiet = config.epochs * steps_per_epoch, not config.progress or None
+        batches = (
+            rows
+            for _ in range(config.epochs)
+            for rows in np.array_split(order.permutation(len(data)), steps_per_epoch)
+        )
+        bar = tqdm(batches, f"Probe, seed {seed}", max_steps, unit=" steps", disable=quiet, leave=False)
+        for step, rows in enumerate(bar):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step, peak=config.learning_rate, warmup_steps=max(1, max_steps // 20), max_steps=max_steps
+                )
+            error = loss(probe(data.features(rows).to(device)), data.targets(rows).to(device))
+            if not torch.isfinite(error):
+                raise RunError(
+                    f"The loss of the {config.probe} probe is not finite after {step} steps. Try a lower "
+                    f"--learning-rate than {config.learning_rate:g}."
+                )
+            error.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return probe.eval()
 
 
 def evaluate_by_probes(
@@ -66,18 +100,12 @@ def evaluate_by_probes(
 ) -> Evaluation:
     """Probe models one after the other.
 
-    Args:
-        models: as `load_model` takes them.
-        train, test: items of different places or sources.
-        config: of the probes.
-        measure: gives the result of a model.
-        baseline: gives the results that need no model, from the items of the first model's features.
-        task, protocol, notes: see `Evaluation`.
-        settings: beside those of `config`.
+    `measure` gives the result of a model, and `baseline` those that need no model, from the items of the first model's
+    features. `settings` are added to those of `config`.
 
     Raises:
-        EvaluationError: the data cannot be used, test items are among the training items, or no model could be
-            measured.
+        EvaluationError: the data cannot be used, more than a twentieth of the test items are among the training
+            items, or no model could be measured.
     """
     device = choose_device(config.device)
     first: list[FrozenFeatures] = []
@@ -92,98 +120,34 @@ def evaluate_by_probes(
         )  # fmt: skip
         features = FrozenFeatures(encoder, train_set, test_set, config, device)
         if not first:
-            if both := count_in_both(train_set, test_set, train.name, test.name):
+            known = set(train_set.digests)
+            both = len([digest for digest in test_set.digests if digest in known])
+            if both > _MOST_IN_BOTH * len(test_set):
+                raise EvaluationError(
+                    f"{both} of the {len(test_set)} items to test on ({test.name}) are among those to train on "
+                    f"({train.name}). Choose other data or another split for one of them."
+                )
+            if both:
                 all_notes.append(f"{both:,} of the test items are among the training items too")
             if train_set.left_out:
-                all_notes.append(f"{len(train_set.left_out):,} training items are left out; the first: "
-                                 f"{train_set.left_out[0][1]}")  # fmt: skip
+                why = next(iter(train_set.left_out.values()))
+                all_notes.append(f"{len(train_set.left_out):,} training items are left out; the first: {why}")
             first.append(features)
             means.extend(baseline(features) if config.baselines else [])
         return measure(features)
 
     results, failed = measure_models(models, partial(load_model, device=device), measured, baselines=config.baselines)
     data = first[0].test
-    trained_on = {"train": train.name, "train_hash": first[0].train.metadata["data_hash"]}
     return Evaluation(
         task=task,
         protocol=protocol,
         data=test.name,
-        data_hash=data.metadata["data_hash"],
+        data_hash=data.data_hash,
         num_items=len(data),
-        settings=config.settings() | settings | trained_on,
+        settings=config.settings() | settings | {"train": train.name, "train_hash": first[0].train.data_hash},
         seeds=tuple(range(config.seeds)),
         models=(*results, *means),
         failed=failed,
-        left_out={str(row): why for row, why in data.left_out},
+        left_out=data.left_out,
         notes=tuple(all_notes),
     )
-
-
-def train_probe(
-    make: Callable[[], nn.Module],
-    data: FeatureSet,
-    loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor],
-    config: ProbeConfig,
-    seed: int,
-    *,
-    device: str = "cpu",
-    title: str = "Probe",
-) -> nn.Module:
-    """A probe trained on cached features, in evaluation mode.
-
-    Args:
-        make: gives the probe with its first weights, which torch's global generator draws.
-        data: what it learns from.
-        loss: of the probe's output and the targets of a batch, both on the device.
-        config: see there.
-        seed: of the first weights and the order of the data.
-        device: where to train.
-        title: of the progress bar.
-
-    Raises:
-        RunError: the loss is no longer finite.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        probe = make().to(device).train()
-    order = np.random.default_rng(seed)
-    groups = parameter_groups(probe, _WEIGHT_DECAY)
-    optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=device == "cpu" or None)
-    steps_per_epoch = math.ceil(len(data) / config.batch_size)
-    max_steps, step = config.epochs * steps_per_epoch, 0
-    with tqdm(total=max_steps, desc=title, unit=" steps", disable=not config.progress or None, leave=False) as bar:
-        for _ in range(config.epochs):
-            for rows in np.array_split(order.permutation(len(data)), steps_per_epoch):
-                for group in optimizer.param_groups:
-                    group["lr"] = learning_rate(
-                        step, peak=config.learning_rate, warmup_steps=max(1, max_steps // 20), max_steps=max_steps
-                    )
-                output = probe(data.features(rows).to(device))
-                error = loss(output, data.targets(rows).to(device))
-                if not torch.isfinite(error):
-                    raise RunError(
-                        f"The loss of the {config.probe} probe is not finite after {step} steps. Try a lower "
-                        f"--learning-rate than {config.learning_rate:g}."
-                    )
-                error.backward()
-                optimizer.step()
-                optimizer.zero_grad()
-                step += 1
-                bar.update()
-    return probe.eval()
-
-
-def count_in_both(train: FeatureSet, test: FeatureSet, train_name: str, test_name: str) -> int:
-    """How many test items are also among the training items. Public data sets have a few; many are a mistake.
-
-    Raises:
-        EvaluationError: more than a twentieth of the test items are.
-    """
-    seen = set(train.digests)
-    both = sum(digest in seen for digest in test.digests)
-    if both > _MOST_IN_BOTH * len(test):
-        raise EvaluationError(
-            f"{both} of the {len(test)} items to test on ({test_name}) are among those to train on ({train_name}). "
-            "Choose other data or another split for one of them."
-        )
-    return both

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _TITLES = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "abs_rel": "AbsRel", "rmse": "RMSE m", "top1": "top-1",
            "aepe": "AEPE px", "pck1": "PCK@1", "pck3": "PCK@3", "pck5": "PCK@5"}  # fmt: skip
-_SHOWN = 3  # of the items that were left out
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class ModelResult:
         revision: what its weights are; empty for a baseline without a model.
         measures: by metric.
         settings: of this model alone, such as the blocks that its matches are read from.
-        details: for correspondence the errors of each pair, for classification the share found of each class.
+        details: for correspondence the errors of each pair.
     """
 
     model: str
@@ -113,7 +112,7 @@ class Evaluation:
         ]  # fmt: skip
 
     def to_frame(self) -> "pandas.DataFrame":
-        """The rows as a frame with the columns of `singlelife.results.ResultRow`."""
+        """The rows as a frame with the columns of `ResultRow`."""
         return to_frame(self.rows())
 
     def to_dict(self) -> dict[str, Any]:
@@ -123,9 +122,7 @@ class Evaluation:
     def __str__(self) -> str:
         """Tables for people."""
         settings = (
-            f"{name} {value[:12] if name.endswith('hash') else value}"
-            for name, value in self.settings.items()
-            if value is not None
+            f"{name} {value[:12] if name.endswith('hash') else value}" for name, value in self.settings.items()
         )
         lines = [
             f"{self.task} on {self.data}: {self.num_items:,} items ({self.data_hash[:12]}), protocol {self.protocol}",
@@ -133,31 +130,28 @@ class Evaluation:
             *self.notes,
         ]
         if self.left_out:
-            some = "; ".join(f"{item}: {why}" for item, why in list(self.left_out.items())[:_SHOWN])
-            more = f"; and {len(self.left_out) - _SHOWN:,} more" if len(self.left_out) > _SHOWN else ""
-            lines.append(f"left out {len(self.left_out):,}: {some}{more}")
+            some = "; ".join(f"{item}: {why}" for item, why in list(self.left_out.items())[:3])
+            lines.append(f"left out {len(self.left_out):,}, such as {some}")
         metrics = list(self.models[0].measures)
         small = [metric for metric in metrics if metric.endswith("_240")]
-        tables = {"": [metric for metric in metrics if metric not in small]}
+        lines += ["", self._table([metric for metric in metrics if metric not in small])]
         if small:
-            tables = {"in pixels of the source": tables[""], "in pixels of images of 240x240": small}
-        for title, shown in tables.items():
-            lines += ["", *([title] if title else []), self._table(shown)]
-        if len(self.models[0].measures[metrics[0]].per_seed) > 1:
+            lines += ["", "with images resized to 240x240", self._table(small)]
+        if len(self.seeds) > 1:
             lines += ["", "± is the standard deviation over seeds of the probe."]
         return "\n".join(lines)
 
     def _table(self, metrics: Sequence[str]) -> str:
-        titles = [_TITLES.get(metric.removesuffix("_240"), metric.removesuffix("_240")) for metric in metrics]
-        rows = [["", titles[0], "95% interval", *titles[1:]]]
+        names = [metric.removesuffix("_240") for metric in metrics]
+        first, *others = [_TITLES.get(name, name) for name in names]
+        rows = [["", first, "95% interval", *others]]
         for result in self.models:
             cells = []
             for metric in metrics:
-                measure = result.measures.get(metric)
-                spread = f" ± {measure.std:.3f}" if measure and len(measure.per_seed) > 1 else ""
-                cells.append(f"{measure.mean:.3f}{spread}" if measure else "-")
-            first = result.measures[metrics[0]]
-            rows.append([result.model, cells[0], f"{first.low:.3f} to {first.high:.3f}", *cells[1:]])
+                measure = result.measures[metric]
+                cells.append(f"{measure.mean:.3f}" + (f" ± {measure.std:.3f}" if len(measure.per_seed) > 1 else ""))
+            measure = result.measures[metrics[0]]
+            rows.append([result.model, cells[0], f"{measure.low:.3f} to {measure.high:.3f}", *cells[1:]])
         return aligned(rows)
 
 
@@ -168,13 +162,7 @@ def measure_models(
     *,
     baselines: bool,
 ) -> tuple[list[ModelResult], dict[str, str]]:
-    """Measure models one after the other, then an untrained one of each architecture.
-
-    Args:
-        models: as `load_model` takes them.
-        load: gives a model.
-        measure: gives its result.
-        baselines: whether the untrained models are wanted.
+    """Measure models one after the other, then, with `baselines`, an untrained one of each architecture.
 
     Returns:
         The results in order, untrained models last, and why each model that could not be measured could not.

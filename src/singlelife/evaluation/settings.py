@@ -7,7 +7,7 @@ from typing import Any, Literal
 from singlelife.errors import EvaluationError
 
 Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
-# Fields on which no number depends, and those that name the data, which results give beside the settings.
+# Fields on which no number depends, and those that name the data.
 _NO_SETTINGS = {"baselines", "device", "cache_dir", "progress", "train", "test", "data"}
 
 
@@ -25,11 +25,7 @@ class EvaluationConfig:
     """show progress bars"""
 
     def settings(self, *left_out: str) -> dict[str, Any]:
-        """What the numbers depend on, apart from models and data, as JSON has it: the fields that are set.
-
-        Args:
-            left_out: other fields that do not count.
-        """
+        """The fields that are set and that numbers depend on, apart from those `left_out`, as JSON has them."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -104,18 +100,14 @@ class DepthConfig(ProbeConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class ClassificationConfig(ProbeConfig):
-    """Classification by a probe on a frozen encoder.
-
-    Raises:
-        EvaluationError: a number is not above 0.
-    """
+    """Classification by a probe on a frozen encoder."""
 
     data: str
     """a folder that `datasets` opens, or ORG/NAME on the Hub, with images and a column of classes"""
     train_split: str | None = None
     """split to train on, usually train"""
     test_split: str | None = None
-    """split to test on, usually test or validation, else a fifth of the only split"""
+    """split to test on, usually test or validation"""
     label_column: str | None = None
     """column of the classes, where there are several"""
 
@@ -125,13 +117,11 @@ class CorrespondenceConfig(EvaluationConfig):
     """Zero-shot correspondence.
 
     Raises:
-        EvaluationError: a number is not above 0, or `data` and `homography` do not belong together.
+        EvaluationError: a number is not above 0.
     """
 
-    data: tuple[str, ...] = ("sim_test",)
-    """HPatches' folder; a life or pair set with known matches; or two images, REFERENCE OTHER, with --homography"""
-    homography: Path | None = None
-    """maps pixels of REFERENCE to those of OTHER: nine numbers as text, an OpenCV file, or .npy"""
+    data: str = "sim_test"
+    """the folder of HPatches' sequences, or a life or pair set with known matches"""
     split: Literal["viewpoint", "illumination"] = "viewpoint"
     """which of HPatches' sequences"""
     views: Literal["plain", "zoomed", "shifted"] = "plain"
@@ -155,9 +145,3 @@ class CorrespondenceConfig(EvaluationConfig):
 
     def __post_init__(self) -> None:
         self._check_above_zero("num_pairs", "temperature", "batch_size")
-        if len(self.data) not in (1, 2):
-            raise EvaluationError(f"--data takes one folder, life or pair set, or two images; not {len(self.data)}.")
-        if (len(self.data) == 2) != (self.homography is not None):
-            raise EvaluationError(
-                "--data REFERENCE OTHER and --homography FILE belong together: give both or neither."
-            )
