@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import position_map
+from singlelife.alignment.score import Score, common_per_pair, position_map, score, select_top_k
 
 
 class Given:
@@ -108,3 +108,12 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 def position_free(logits: torch.Tensor) -> torch.Tensor:
     """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
     return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)
+
+
+def score_of(a: np.ndarray, b: np.ndarray, k: int, *, free: bool = False, seed: int = 0) -> Score:
+    """The score of two models' logits (P, N, M), without any extraction."""
+    sets = []
+    for logits in (a, b):
+        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
+        sets.append(select_top_k(logits - mean_map if free else logits, [k])[k])
+    return score(common_per_pair(*sets) / (k * a.shape[1]), k / a.shape[2], seed)

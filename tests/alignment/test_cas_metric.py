@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from .providers import top_k
+from .providers import score_of, top_k
 
 pytestmark = pytest.mark.integration
 SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
@@ -35,11 +35,9 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("free", [False, True])
 def test_logits_score_as_in_the_package(load, k, free):
-    from singlelife.alignment.score import score_logits
-
     a, b = maps(0), maps(1) + 0.5 * maps(0)
     found = load().compute(predictions=a, references=b, k=k, position_free=free)
-    expected = score_logits(a, b, k, position_free=free)
+    expected = score_of(a, b, k, free=free)
     assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
     assert found["chance"] == expected.chance
     assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
@@ -47,9 +45,9 @@ def test_logits_score_as_in_the_package(load, k, free):
 
 
 def test_it_is_the_number_that_a_matrix_gives_of_packed_sets(load, tmp_path):
-    from .test_matrix import Zoo, logits, run
+    from .test_matrix import logits, run
 
-    matrix = run(Zoo(), tmp_path, k=[2]).main
+    matrix = run(tmp_path, k=[2]).main
     for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
         found = load().compute(
             predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
