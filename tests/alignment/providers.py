@@ -61,9 +61,6 @@ class Random:
         logits[:, :, 0] += 100
         return logits
 
-    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
-
 
 class Oracle:
     """Looks at the true match, or at the same place where it is not known."""
@@ -81,9 +78,6 @@ class Oracle:
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         self._at += len(target)
         return self._logits[self._at - len(target) : self._at]
-
-    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
 
 
 def numbered_pairs(num_pairs: int, **known: np.ndarray) -> PairSet:

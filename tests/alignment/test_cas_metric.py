@@ -44,19 +44,6 @@ def test_logits_score_as_in_the_package(load, k, free):
     assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.chance_corrected, abs=1e-6))
 
 
-def test_it_is_the_number_that_a_matrix_gives_of_packed_sets(load, tmp_path):
-    from .test_matrix import logits, run
-
-    matrix = run(tmp_path, k=[2]).main
-    for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
-        found = load().compute(
-            predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
-        )
-        names = ("cas", "chance", "chance_corrected")
-        assert [found[name] for name in names] == pytest.approx([getattr(variant, name)[0, 2] for name in names])
-        assert found["interval"] == pytest.approx([variant.low[0, 2], variant.high[0, 2]], abs=1e-12)
-
-
 def test_a_top_k_scores_as_its_logits_in_any_order(load):
     a, b = maps(2), maps(3)
     tops = [top_k(torch.from_numpy(each), 3).numpy() for each in (a, b)]

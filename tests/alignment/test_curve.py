@@ -3,12 +3,9 @@
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import yaml
-from PIL import Image
 
-from singlelife import cas_curve, cas_matrix
 from singlelife.alignment.curve import Against, curve_of, emerged, models_of_runs
 from singlelife.alignment.score import Score
 from singlelife.cli import main
@@ -110,17 +107,8 @@ def test_the_command_follows_a_run(tmp_path, make_run, sim_test: PreparedLife, c
     folder = make_run(tmp_path / "run", steps=(3, 6))
     command = ["cas", "--curve", folder, "--reference", "untrained:tiny", "--controls", "untrained:tiny@1"]
     command += ["--pairs", str(sim_test.path), "--num-pairs", "12", "--save", str(tmp_path / "saved")]
-    command += ["--cache-dir", str(tmp_path / "cache")]
-    assert main(command) == 0
-    told = capsys.readouterr().out
-    assert "optimiser steps" in told and "control untrained:tiny@1" in told
+    assert main([*command, "--cache-dir", str(tmp_path / "cache")]) == 0
+    assert "optimiser steps" in capsys.readouterr().out
     fields = json.loads((tmp_path / "saved" / "result.json").read_text())
     assert [point["at"] for point in fields["points"]] == [3, 6, 9] and fields["pairs_hash"]
-    with Image.open(tmp_path / "saved" / "curve.png") as image:
-        assert image.size[0] > 1000
-    settings = {"pairs": str(sim_test.path), "num_pairs": 12, "cache_dir": tmp_path / "cache", "progress": False}
-    again = cas_curve(folder, "untrained:tiny", controls=["untrained:tiny@1"], **settings)
-    assert again.points[0].raw.cas == fields["points"][0]["raw"]["cas"]
-    two = cas_matrix(["untrained:tiny", f"{folder}/checkpoint-3"], **settings)
-    assert two.main.raw.cas[0, 1] == pytest.approx(again.points[0].raw.cas)
-    assert np.isfinite(again.points[0].position_free.cas)
+    assert (tmp_path / "saved" / "curve.png").is_file()

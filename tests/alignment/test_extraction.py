@@ -18,14 +18,13 @@ from singlelife.alignment.extraction import (
     extract,
     extract_heads,
     find_sinks,
-    position_agreement,
     truth,
 )
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.alignment.score import position_map, resample, select_top_k, unpack
 from singlelife.alignment.settings import CasConfig
-from singlelife.errors import CheckpointError, LifeError, PairSetError
+from singlelife.errors import CheckpointError, LifeError
 
 from .providers import Given, numbered_pairs, position_free, score_of, top_k
 
@@ -109,20 +108,16 @@ def test_true_matches_are_found_in_every_direction():
     position = top_k(torch.from_numpy(position_map(grid, grid)), k)
     for direction in ("target-source", "source-target", "reciprocal"):
         found = extract(model, numbered_pairs(20), [k], direction=direction, **quiet)[k]
-        sets, hits, large, large_hits = unpack(found.raw, 9), 0, 0, 0
-        for pair in range(20):
-            for target, source in enumerate(true_match[pair].tolist()):
+        sets, hit, far = unpack(found.raw, 9), [], []
+        for pair, match in enumerate(true_match.tolist()):
+            for target, source in enumerate(match):
                 if source >= 0:
                     row, column = (source, target) if direction == "source-target" else (target, source)
-                    far = column not in position[row].tolist()
-                    hits, large, large_hits = (
-                        hits + sets[pair, row, column],
-                        large + far,
-                        large_hits + far * sets[pair, row, column],
-                    )
-        summary, count = truth(found, true_match.numpy(), "raw"), int((true_match >= 0).sum())
-        assert (summary.num_matches, summary.num_large_shifts) == (count, large)
-        assert (summary.matches, summary.large_shifts) == pytest.approx((hits / count, large_hits / large))
+                    hit.append(sets[pair, row, column])
+                    far.append(column not in position[row].tolist())
+        summary = truth(found, true_match.numpy(), "raw")
+        assert (summary.num_matches, summary.num_large_shifts) == (len(hit), sum(far))
+        assert (summary.matches, summary.large_shifts) == pytest.approx((np.mean(hit), np.array(hit)[far].mean()))
     assert truth(found, np.full((20, 9), -1), "raw") is None
 
 
@@ -197,12 +192,6 @@ def test_each_head_is_extracted_by_itself():
     assert "0.0 and 0.0" in str(result)
 
 
-def test_position_agreement_is_that_with_the_nearest_places():
-    grid = (4, 4)
-    looks_ahead = Given("g", torch.from_numpy(position_map(grid, grid)).expand(3, -1, -1), grid)
-    assert position_agreement(extract(looks_ahead, numbered_pairs(3), [4], **quiet)[4]).tolist() == [1, 1, 1]
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_logits_that_are_not_finite_are_named(value):
     logits = random_logits(5, (2, 2), 0)
@@ -220,14 +209,6 @@ def test_logits_for_which_there_is_no_room_are_refused_before_any_work(tmp_path,
     model = Given("g", random_logits(5, (2, 2), 0), (2, 2))
     with pytest.raises(LifeError, match="logits on all pairs needs about 320 bytes"):
         extract(model, numbered_pairs(5), [1], **quiet)
-    assert model.pairs_seen == 0
-
-
-@pytest.mark.parametrize("ks", [[0], [7], [2, 9]])
-def test_k_out_of_range_is_refused_before_any_work(ks):
-    model = Given("g", random_logits(5, (2, 3), 0), (2, 3))
-    with pytest.raises(PairSetError, match=rf"from 1 to the number of patches, 6; not {ks[-1]}"):
-        extract(model, numbered_pairs(5), ks, **quiet)
     assert model.pairs_seen == 0
 
 
@@ -258,13 +239,3 @@ def test_the_size_of_batches_changes_less_than_a_thousandth_of_the_matches(views
     for variant in VARIANTS:
         assert agreement(one, other, variant).mean() >= 0.999
     np.testing.assert_allclose(one.mean_map, other.mean_map, atol=1e-5)
-
-
-@pytest.mark.integration
-def test_bf16_changes_less_than_a_twentieth_of_the_matches(views):
-    model = load_model("untrained:tiny")
-    full = extract(model, views, [5], **quiet)[5]
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        half = extract(model, views, [5], **quiet)[5]
-    for variant in VARIANTS:
-        assert 0.95 <= agreement(full, half, variant).mean() < 1  # else nothing was half

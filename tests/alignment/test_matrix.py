@@ -161,12 +161,6 @@ def test_what_cannot_be_compared_is_refused_before_any_run(tmp_path):
     assert runs(models) == [0] * 4
 
 
-def test_models_of_other_grids_are_compared_on_the_coarser_one(tmp_path):
-    fine = Given("fine", torch.randn(40, 36, 36, generator=torch.Generator().manual_seed(0)), (6, 6))
-    result = run(tmp_path, [*zoo(), fine], groups={})
-    assert result.grid == GRID and result.main.raw.chance[0, 4] == pytest.approx(2 / 9)
-
-
 def test_the_fields_and_the_tables_say_the_same(tmp_path):
     result = run(tmp_path, k=[9, 2])
     result.save_json(tmp_path / "result.json")

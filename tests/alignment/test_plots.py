@@ -33,14 +33,6 @@ def test_every_result_has_its_pictures_and_those_of_an_earlier_one_do_not_stay(t
                 assert min(image.size) > 300
 
 
-def test_a_picture_that_cannot_be_written_leaves_none_behind(tmp_path):
-    result = run(tmp_path)
-    (tmp_path / "matrix.png").mkdir()
-    with pytest.raises(OSError):
-        save_pictures(result, tmp_path)
-    assert not list(tmp_path.glob(".*.tmp"))
-
-
 def test_cells_stand_by_group_and_bear_their_values(tmp_path):
     result = run(tmp_path, zoo(["a1", "b1", "a2", "b2"]))
     figure = draw_matrix(result)

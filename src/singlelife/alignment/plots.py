@@ -71,7 +71,7 @@ def draw_matrix(result: CasMatrix) -> Figure:
             gain = matrix.difference
             title += (
                 f"\nwithin groups {matrix.within.cas:.3f}, across {matrix.across.cas:.3f}\ndifference {gain.cas:+.3f} "
-                f"[{gain.low:+.3f}, {gain.high:+.3f}], p = {matrix.permutation.p_value:.2g}"
+                f"[{gain.low:+.3f}, {gain.high:+.3f}]\np = {matrix.permutation.p_value:.2g}"
             )
         axes.set_title(title, fontsize=9, color=_INK)
         axes.set_xticks(range(n), [str(index + 1) for index in order])
@@ -113,8 +113,6 @@ def draw_dendrogram(result: CasMatrix) -> Figure:
         joined = linkage(squareform(1 - matrix.cas, checks=False), method="average")
         shown = dendrogram(joined, ax=axes, orientation="left", labels=labels, color_threshold=0,
                            above_threshold_color=_FAINT)  # fmt: skip
-        for text, leaf in zip(axes.get_yticklabels(), shown["leaves"], strict=True):
-            text.set(color=colours[leaf], fontsize=8)
         chance = 1 - float(np.nanmean(matrix.chance))
         axes.axvline(chance, color=_INK, ls=":", lw=1, label="chance")
         axes.set_xlim(1.02 * max(joined[-1, 2], chance), 0.95 * joined[0, 2])  # not from 0, where no two models are
@@ -122,6 +120,8 @@ def draw_dendrogram(result: CasMatrix) -> Figure:
         axes.set_title(f"{_NAMES[variant]}: joined by average linkage", fontsize=9.5, color=_INK)
         axes.legend(frameon=False, fontsize=8)
         _bare(axes)
+        for text, leaf in zip(axes.get_yticklabels(), shown["leaves"], strict=True):
+            text.set_color(colours[leaf])
     return figure
 
 
