@@ -64,7 +64,6 @@ def test_parts_add_up_and_torch_is_taken(load):
     ("config", "change", "message"),
     [
         ("logits", {"k": 10}, "from 1 to the number of source patches, 9; not 10"),
-        ("logits", {"k": 0}, "from 1 to"),
         ("logits", {"references": maps(0, columns=8)}, "differ in shape"),
         ("logits", {"references": np.full((12, 6, 9), np.nan)}, "references hold NaN"),
         ("logits", {"references": [[[1.0], [1.0, 2.0]]] * 12}, "rows of different lengths"),

@@ -80,7 +80,3 @@ def test_bad_settings_are_refused_before_any_work(pairs):
 def test_a_value_that_is_not_allowed_is_named_with_its_flag(setting, facts):
     with pytest.raises(SingleLifeError, match=facts):
         CasConfig(**setting)
-
-
-def test_a_single_k_is_a_list_of_one():
-    assert CasConfig(k=3) == CasConfig(k=(3,)) and CasConfig(k=[5, 1]).k == (5, 1)

@@ -22,7 +22,7 @@ from singlelife.alignment.extraction import (
 )
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
-from singlelife.alignment.score import position_map, resample, select_top_k, unpack
+from singlelife.alignment.score import position_map, select_top_k, unpack
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, LifeError
 
@@ -165,14 +165,6 @@ def test_fewer_patches_than_k_that_are_no_sinks_are_refused():
     model = Given("g", with_sinks(random_logits(8, (3, 3), 0), [0]), (3, 3))
     with pytest.raises(CheckpointError, match="g has 8 that are no sinks, which is fewer than k, 9"):
         extract(model, numbered_pairs(8), [9], sinks="mask", **quiet)
-
-
-def test_logits_are_resampled_to_the_grid_that_is_asked_for():
-    fine, coarse = (4, 4), (2, 2)
-    logits = random_logits(6, fine, 0)
-    model = Given("g", logits, fine)
-    found = extract(model, numbered_pairs(6), [2], grid=coarse, **quiet)[2]
-    np.testing.assert_array_equal(found.raw, sets_of(resample(logits, fine, coarse), 2))
 
 
 def test_each_head_is_extracted_by_itself():

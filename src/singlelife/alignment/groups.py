@@ -59,8 +59,7 @@ class Matrix:
         chance: what independent maps would score; NaN on the diagonal.
         chance_corrected: 0 by chance, 1 in full agreement; NaN where chance is 1.
         low, high: 95% bootstrap intervals of `cas` over pairs.
-        mean: of all cells off the diagonal.
-        within, across: of those of two models of one group, and of two; None where there are none.
+        mean, within, across: of all cells, of those of two models of one group, and of two; None where none is.
         difference: the mean within groups less that across, whose chance is 0; None without both.
         permutation: whether groups matter; None where they cannot.
     """

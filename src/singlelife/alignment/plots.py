@@ -179,6 +179,5 @@ def _figure(width: float, height: float, title: str) -> Figure:
 
 
 def _bare(axes: Axes) -> None:
-    """Without a frame above and on the right."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, labelsize=8, length=3)
