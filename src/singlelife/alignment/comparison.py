@@ -1,7 +1,4 @@
-"""Two models on one pair set: `singlelife.cas`, what `singlelife cas A B` prints, and what all results share.
-
-Every result has the facts of its measurement, its rows of the results table, JSON and text.
-"""
+"""Two models on one pair set: `singlelife.cas`, what `singlelife cas A B` prints, and what all results share."""
 
 import html
 import json
@@ -39,7 +36,7 @@ Model = str | Path | AttentionMapProvider
 
 PROTOCOL = "cas/1"
 _BEST_HEADS = 5  # pairs of heads that the table names
-_NOT_IN_JSON = ("per_pair",)
+_NOT_IN_JSON = ("per_pair", "mean_maps")
 
 
 @dataclass(frozen=True)
@@ -302,6 +299,7 @@ class CasResult(AlignmentResult):
         readings: what A and B do by themselves.
         curve: the scores at every k, ascending.
         heads: of each pair of heads, if that was asked for.
+        mean_maps: of each model's logits over the pair set, float32 (N, N).
     """
 
     raw: Score
@@ -309,6 +307,7 @@ class CasResult(AlignmentResult):
     readings: tuple[ModelReading, ...]
     curve: tuple[ScoresAtK, ...]
     heads: HeadScores | None = field(default=None, compare=False)
+    mean_maps: tuple[np.ndarray, ...] = field(repr=False, compare=False)
 
     def rows(self) -> list[ResultRow]:
         """Raw and position-free at every k, with A as the model and B as the reference; then each model by itself."""
@@ -437,6 +436,7 @@ def compare_extractions(
         readings=model_readings(both, pairs.true_match(both[0].grid).numpy(), seed),
         curve=tuple(main if k == main.k else at(k) for k in sorted(set(ks))),
         heads=heads,
+        mean_maps=tuple(each.mean_map for each in both),
     )
 
 

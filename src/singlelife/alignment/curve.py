@@ -1,8 +1,4 @@
-"""Alignment as it emerges: `singlelife.cas_curve`, and what `singlelife cas --curve` prints.
-
-The scores of one run's checkpoints, or of runs on more and more hours of life, against a reference, beside those of
-controls.
-"""
+"""Alignment as it emerges, over steps or hours: `singlelife.cas_curve`, and what `singlelife cas --curve` prints."""
 
 import json
 import re
