@@ -3,10 +3,10 @@
     python benchmarks/matrix.py
     python benchmarks/matrix.py --models 20 --pairs 2000 --threads 2 --json matrix.json
 
-The models are untrained, and the pairs are noise: neither matters for the time. All of `align_models` (raw and
-position-free, intervals, test; an empty cache) is timed. Every forward pass is done twice, and one of the two, first
-and second in turn, is taken out of the time, so a change of the speed meets both. Then the sets of two models
-are compared as packed bits and as lists of indices in torch, in turn; the agreement of every patch must be equal.
+The models are untrained, and the pairs are noise: neither matters for the time. The forward passes of all models are
+timed alone, then all of `cas_matrix` (raw and position-free, intervals, test; an empty cache). Then the sets of two
+models are compared as packed bits and as lists of indices in torch, in turn; the agreement of every patch must be
+equal.
 """
 
 import json
@@ -27,8 +27,8 @@ import numpy as np
 import torch
 import tyro
 
-from singlelife.alignment.matrix import align_models
-from singlelife.alignment.models import AttentionMapProvider, load_model
+from singlelife.alignment.matrix import cas_matrix
+from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import common_per_pair, common_per_patch, select_top_k
 from singlelife.alignment.settings import CasConfig
@@ -69,38 +69,37 @@ class Benchmark:
             self.json.write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
 
     def time_matrix(self) -> dict[str, float]:
-        """Seconds of the forward passes and of everything, and the memory that it takes."""
-        run: list[Twice] = []
-
-        def load(name: str) -> Any:
-            run.append(Twice(load_model(name)))
-            return run[-1]
-
+        """Seconds of the forward passes alone and of everything, and the memory that it takes."""
         with tempfile.TemporaryDirectory() as folder:
             config = CroCoConfig(**read_yaml(hub_configs() / "models" / f"{self.preset}.yaml"))
             config.image_size = side = self.patches * config.patch_size
             config.save_pretrained(folder)
             CroCoImageProcessor(size={"height": side, "width": side}).save_pretrained(folder)
             names = [f"untrained:{folder}@{seed}" for seed in range(self.models)]
-            groups = [str(index % 2) for index in range(self.models)]
+            groups = {str(index): names[index::2] for index in range(2)}
             views = torch.randint(256, (2, self.pairs, 3, side, side), dtype=torch.uint8)
             pairs = PairSet("noise", views[0], views[1], {}, np.zeros((self.pairs, 2, 4), dtype=np.int64))
+            settings = CasConfig(k=(self.k,), cache_dir=Path(folder) / "cache", device="cpu")
             load_model(names[0]).logits(pairs.target[:2], pairs.source[:2])  # what is done once is done before
-            settings = CasConfig(k=(self.k,), cache_dir=Path(folder) / "cache")
+            start = time.perf_counter()
+            for name in names:
+                model = load_model(name)
+                for batch in zip(*(each.split(settings.batch_size) for each in views), strict=True):
+                    model.logits(*batch)
+            forward = time.perf_counter() - start
+            del model
             before = memory("VmRSS")
             Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
             start = time.perf_counter()
-            result = align_models(names, load, lambda _: pairs, settings, groups=groups)
+            cas_matrix(names, settings, pairs=pairs, groups=groups)
             seconds, peak = time.perf_counter() - start, memory("VmHWM") - before
             start = time.perf_counter()
-            align_models(names, load, lambda _: pairs, settings, groups=groups)
+            cas_matrix(names, settings, pairs=pairs, groups=groups)
             again = time.perf_counter() - start
-        assert result.num_run == self.models
-        forward = sum(model.seconds for model in run)
         return {
             "forward_seconds": forward,
-            "matrix_seconds": seconds - forward,
-            "matrix_over_forward": (seconds - forward) / forward,
+            "matrix_seconds": seconds,
+            "matrix_over_forward": seconds / forward,
             "from_cache_seconds": again,
             "peak_gibibytes": peak / 2**20,
         }
@@ -128,31 +127,6 @@ class Benchmark:
         return {f"{name}_seconds": each for name, each in medians.items()} | {
             f"speedup_over_{name}": each / medians["packed"] for name, each in medians.items() if name != "packed"
         }
-
-
-class Twice:
-    """A model that does each forward pass twice, and adds up the time of one of the two."""
-
-    def __init__(self, model: AttentionMapProvider):
-        self._model, self._calls, self.seconds = model, 0, 0.0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """Those of the model."""
-        self._calls += 1
-        if self._calls % 2:
-            self._time(target, source)
-        logits = self._model.logits(target, source)
-        if not self._calls % 2:
-            self._time(target, source)
-        return logits
-
-    def _time(self, *views: torch.Tensor) -> None:
-        start = time.perf_counter()
-        self._model.logits(*views)
-        self.seconds += time.perf_counter() - start
 
 
 def common(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:

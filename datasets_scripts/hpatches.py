@@ -1,7 +1,7 @@
 """HPatches, for zero-shot correspondence: whether all of its sequences are here and whole."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from reporting import Findings, run_script, script_parser
@@ -57,6 +57,7 @@ def check(folder: Path | None) -> Findings:
 
 def _faults(sequence: Path) -> list[str]:
     faults = []
+    readers: list[tuple[str, Callable[[Path], object]]]
     readers = [(f"{number}.ppm", read_image) for number in range(1, IMAGES + 1)]
     readers += [(f"H_1_{number}", read_homography) for number in range(2, IMAGES + 1)]
     for name, read in readers:

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import load_file
 
 from singlelife import __version__
 from singlelife.cli import COMMANDS, main
@@ -103,8 +102,6 @@ def test_cas_takes_all_settings_and_saves_its_result(models, pairs, tmp_path, ca
     assert fields["k"] == 3 and [each["k"] for each in fields["curve"]] == [1, 3, 16]
     assert fields["direction"] == "reciprocal" and fields["sinks"] == "mask" and fields["layers"] == [[0], [0]]
     assert len(fields["revisions"]) == 2 and fields["pairs_hash"] and fields["version"] == __version__
-    maps = load_file(tmp_path / "saved" / "mean_maps.safetensors")
-    assert {name: each.shape for name, each in maps.items()} == {"a": (16, 16), "b": (16, 16)}
 
 
 def test_cas_of_many_models_names_failures_and_runs_each_model_once(models, pairs, tmp_path, capsys):
@@ -121,7 +118,7 @@ def test_cas_of_many_models_names_failures_and_runs_each_model_once(models, pair
     assert "no/model" in shown and "within less across" in shown
     fields = json.loads((tmp_path / "all.json").read_text())
     assert fields["models"] == [*models, "untrained:tiny"] and fields["groups"] == ["mine", "mine", "untrained"]
-    assert [each["model"] for each in fields["failed"]] == ["no/model"]
+    assert list(fields["failed"]) == ["no/model"]
     rows = read_results(tmp_path / "results.jsonl")
     assert len(rows[rows.metric == "raw"]) == 3
     assert before == {path.name: path.stat().st_mtime_ns for path in (cache / "alignment").iterdir()}

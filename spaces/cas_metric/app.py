@@ -94,7 +94,7 @@ def build() -> gr.Blocks:
         button.click(score, [first, second, kind, k, columns], table)
         gr.Markdown(
             "**Position-free**: each model's mean map over all pairs is subtracted first, so that two models which "
-            "only look at the same *place* score near chance. **Adjusted**: 0 by chance, 1 in full agreement."
+            "only look at the same *place* score near chance. **Chance-corrected**: 0 by chance, 1 in full agreement."
         )
     return page
 

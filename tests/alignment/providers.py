@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import position_map
+from singlelife.alignment.score import Score, common_per_pair, position_map, score, select_top_k
 
 
 class Given:
@@ -61,9 +61,6 @@ class Random:
         logits[:, :, 0] += 100
         return logits
 
-    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
-
 
 class Oracle:
     """Looks at the true match, or at the same place where it is not known."""
@@ -81,9 +78,6 @@ class Oracle:
     def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         self._at += len(target)
         return self._logits[self._at - len(target) : self._at]
-
-    def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
 
 
 def numbered_pairs(num_pairs: int, **known: np.ndarray) -> PairSet:
@@ -108,3 +102,12 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
 def position_free(logits: torch.Tensor) -> torch.Tensor:
     """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
     return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)
+
+
+def score_of(a: np.ndarray, b: np.ndarray, k: int, *, free: bool = False, seed: int = 0) -> Score:
+    """The score of two models' logits (P, N, M), without any extraction."""
+    sets = []
+    for logits in (a, b):
+        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
+        sets.append(select_top_k(logits - mean_map if free else logits, [k])[k])
+    return score(common_per_pair(*sets) / (k * a.shape[1]), k / a.shape[2], seed)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from .providers import top_k
+from .providers import score_of, top_k
 
 pytestmark = pytest.mark.integration
 SPACE = Path(__file__).parents[2] / "spaces" / "cas_metric"
@@ -35,28 +35,13 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
 @pytest.mark.parametrize("k", [1, 4, 9])
 @pytest.mark.parametrize("free", [False, True])
 def test_logits_score_as_in_the_package(load, k, free):
-    from singlelife.alignment.score import score_logits
-
     a, b = maps(0), maps(1) + 0.5 * maps(0)
     found = load().compute(predictions=a, references=b, k=k, position_free=free)
-    expected = score_logits(a, b, k, position_free=free)
+    expected = score_of(a, b, k, free=free)
     assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
     assert found["chance"] == expected.chance
     assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
     assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.chance_corrected, abs=1e-6))
-
-
-def test_it_is_the_number_that_a_matrix_gives_of_packed_sets(load, tmp_path):
-    from .test_matrix import Zoo, logits, run
-
-    matrix = run(Zoo(), tmp_path, k=[2]).main
-    for variant, free in ((matrix.raw, False), (matrix.position_free, True)):
-        found = load().compute(
-            predictions=logits("a1").numpy(), references=logits("b1").numpy(), k=2, position_free=free
-        )
-        names = ("cas", "chance", "chance_corrected")
-        assert [found[name] for name in names] == pytest.approx([getattr(variant, name)[0, 2] for name in names])
-        assert found["interval"] == pytest.approx([variant.low[0, 2], variant.high[0, 2]], abs=1e-12)
 
 
 def test_a_top_k_scores_as_its_logits_in_any_order(load):
@@ -79,7 +64,6 @@ def test_parts_add_up_and_torch_is_taken(load):
     ("config", "change", "message"),
     [
         ("logits", {"k": 10}, "from 1 to the number of source patches, 9; not 10"),
-        ("logits", {"k": 0}, "from 1 to"),
         ("logits", {"references": maps(0, columns=8)}, "differ in shape"),
         ("logits", {"references": np.full((12, 6, 9), np.nan)}, "references hold NaN"),
         ("logits", {"references": [[[1.0], [1.0, 2.0]]] * 12}, "rows of different lengths"),

@@ -1,26 +1,21 @@
-"""Alignment as it emerges: `singlelife.cas_curve`, and what `singlelife cas --curve` prints.
-
-The scores of one run's checkpoints, or of runs on more and more hours of life, against a reference, beside those of
-controls.
-"""
+"""Alignment as it emerges, over steps or hours: `singlelife.cas_curve`, and what `singlelife cas --curve` prints."""
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from singlelife.alignment.comparison import AlignmentResult, ModelReading, failure_lines, model_table, score_table
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import CasMatrix, Failure, cas_matrix
+from singlelife.alignment.matrix import CasMatrix, cas_matrix
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score
 from singlelife.alignment.settings import CasConfig
-from singlelife.alignment.tables import AlignmentResult, ModelReading, failures, number, score_columns
 from singlelife.errors import CheckpointError, RunError
 from singlelife.files import read_yaml
 from singlelife.results import ResultRow
-from singlelife.text import aligned
 
 UNITS = {"step": "optimiser steps", "hours": "hours of life"}
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
@@ -43,49 +38,34 @@ class Against:
     reading: ModelReading
 
 
-@dataclass(frozen=True)
-class Emerged:
-    """Where a score first clears the controls.
-
-    Attributes:
-        at: the first step, or hours, at which the interval lies above chance and above all intervals of the controls.
-        lasting: at all later ones it does too.
-    """
-
-    at: float
-    lasting: bool
-
-
 @dataclass(frozen=True, kw_only=True)
 class CasCurve(AlignmentResult):
-    """How the alignment with a reference grows. `models` are the reference, the controls and the points.
+    """How the alignment with a reference grows.
 
     Attributes:
+        reference: what all others are compared with.
         by: what the points differ in.
         points: ascending.
         controls: models that should not align.
-        emerged: for `"raw"` and `"position_free"`; None where it does not.
-        failed: those that could not be compared.
+        emerged: for `"raw"` and `"position_free"`, the first step, or hours, from which on the interval lies above
+            chance and above all intervals of the controls; None where it does not.
+        failed: the errors of those that could not be compared, by model.
     """
 
+    reference: str
     by: Literal["step", "hours"]
     points: tuple[Against, ...]
     controls: tuple[Against, ...]
-    emerged: dict[str, Emerged | None]
-    failed: tuple[Failure, ...] = ()
-
-    @property
-    def reference(self) -> str:
-        """What all others are compared with."""
-        return self.models[0]
+    emerged: dict[str, float | None]
+    failed: dict[str, str]
 
     def rows(self) -> list[ResultRow]:
         """For each point and control: raw and position-free against the reference, then the model by itself."""
         found = []
         for each in (*self.controls, *self.points):
             model = self.models.index(each.model)
-            found += [self._score_row(variant, getattr(each, variant), self.k, model, 0) for variant in VARIANTS]
-            found += self._reading_rows(each.reading, self.k, model)
+            found += self._score_rows(self.k, model, self.models.index(self.reference), each.raw, each.position_free)
+            found += self._reading_rows(self.k, model, each.reading)
         return found
 
     def sentence(self, variant: str) -> str:
@@ -94,28 +74,18 @@ class CasCurve(AlignmentResult):
         found = self.emerged[variant]
         if found is None:
             return f"does not clear {over}"
-        at = f"step {found.at:,.0f}" if self.by == "step" else f"{found.at:,.4g} {UNITS[self.by]}"
-        return f"clears {over} from {at} on" if found.lasting else f"first clears {over} at {at}, but not at all later"
+        return f"clears {over} from {found:,.6g} {UNITS[self.by]} on"
 
     def __str__(self) -> str:
-        rows = [[UNITS[self.by], "CAS, raw", "95% interval", "corrected", "CAS, free", "95% interval", "corrected",
-                 "position map", "large shifts (free)"]]  # fmt: skip
-        for each in (*self.points, *self.controls):
-            name = f"control {each.model}" if each.at is None else f"{each.at:,.0f}"
-            name = f"{each.at:,.4g}" if each.at is not None and self.by == "hours" else name
-            truth = each.reading.position_free_truth
-            scores = [*score_columns(each.raw), *score_columns(each.position_free)]
-            rows.append([name, *scores, number(each.reading.position.cas), number(truth and truth.large_shifts)])
-        if not any(row[-1] for row in rows[1:]):
-            rows = [row[:-1] for row in rows]
+        shown = (*self.points, *self.controls)
+        named = {f"control {each.model}" if each.at is None else f"{each.at:,.6g}": each for each in shown}
         parts = [
-            f"against {self.reference} on {self._title()}, chance {self.points[0].raw.chance:.3f}",
-            aligned(rows),
+            f"against {self.reference} on {self._title()}, by {UNITS[self.by]}",
+            score_table({name: (each.raw, each.position_free) for name, each in named.items()}),
+            model_table({name: each.reading for name, each in named.items()}),
             f"raw            {self.sentence('raw')}\nposition-free  {self.sentence('position_free')}",
         ]
-        if self.failed:
-            parts.append(failures([(each.model, each.error) for each in self.failed]))
-        return "\n\n".join(parts)
+        return "\n\n".join([*parts, failure_lines(self.failed)] if self.failed else parts)
 
 
 def cas_curve(
@@ -144,83 +114,55 @@ def cas_curve(
     Raises:
         SingleLifeError: a folder is no run, the runs do not differ in hours, or the reference cannot be compared.
     """
-    config = CasConfig.of(config, **overrides)
-    by, models = models_of_runs([runs] if isinstance(runs, str | Path) else runs)
-    names = [str(control) for control in controls]
-    return curve_of(lambda all_of: cas_matrix(all_of, config, pairs=pairs), by, models, str(reference), names)
+    by, at = models_of_runs([runs] if isinstance(runs, str | Path) else runs)
+    found = cas_matrix([reference, *controls, *at], config, pairs=pairs, **overrides)
+    return curve_of(found, str(reference), by, at)
 
 
-def curve_of(
-    align: Callable[[Sequence[str]], CasMatrix],
-    by: Literal["step", "hours"],
-    models: Mapping[str, float],
-    reference: str,
-    controls: Sequence[str] = (),
-) -> CasCurve:
-    """Compare models with a reference.
+def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at: Mapping[str, float]) -> CasCurve:
+    """The scores of a matrix with one of its models, the reference.
 
     Args:
-        align: compares models of these names.
-        by: what the models differ in.
-        models: where each stands.
-        reference: what they are compared with.
-        controls: models that should not align with it.
+        by: what the points differ in.
+        at: where each of them stands, ascending, by its model. All other models are controls.
 
     Raises:
-        CheckpointError: the reference cannot be used, is among the others, or none of the models can be compared.
+        CheckpointError: the reference failed, or all models of the curve did.
     """
-    named = [reference, *controls, *models]
-    if len(set(named)) < len(named):
-        raise CheckpointError("The reference, the controls and the models of the curve should be different ones.")
-    found = align(named)
-    errors = {each.model: each.error for each in found.failed}
-    if reference in errors:
-        raise CheckpointError(f"The reference {reference} cannot be used: {errors[reference]}")
-    of_reference = found.models.index(reference)
+    if reference in matrix.failed:
+        raise CheckpointError(f"The reference {reference} cannot be used: {matrix.failed[reference]}")
+    column = matrix.models.index(reference)
 
-    def against(model: str, at: float | None) -> Against:
-        index = found.models.index(model)
-        raw, free = (getattr(found.main, variant).cell(index, of_reference) for variant in VARIANTS)
-        return Against(model, at, raw, free, found.main.readings[index])
+    def against(model: str) -> Against:
+        row = matrix.models.index(model)
+        raw, free = (getattr(matrix.main, variant).cell(row, column) for variant in VARIANTS)
+        return Against(model, at.get(model), raw, free, matrix.main.readings[row])
 
-    points = tuple(against(model, at) for model, at in models.items() if model not in errors)
+    points = tuple(against(model) for model in at if model in matrix.models)
     if not points:
-        reasons = "\n".join(f"  {model}: {error}" for model, error in errors.items())
-        raise CheckpointError(f"None of the models of the curve can be compared:\n{reasons}")
-    against_controls = tuple(against(model, None) for model in controls if model not in errors)
+        raise CheckpointError(f"None of the models of the curve can be compared.\n{failure_lines(matrix.failed)}")
+    controls = tuple(against(model) for model in matrix.models if model != reference and model not in at)
     return CasCurve(
-        models=found.models,
-        revisions=found.revisions,
-        methods=found.methods,
-        layers=found.layers,
-        pairs=found.pairs,
-        pairs_hash=found.pairs_hash,
-        num_pairs=found.num_pairs,
-        views=found.views,
-        k=found.k,
-        grid=found.grid,
-        direction=found.direction,
-        sinks=found.sinks,
-        seed=found.seed,
+        **{each.name: getattr(matrix, each.name) for each in fields(AlignmentResult)},
+        reference=reference,
         by=by,
         points=points,
-        controls=against_controls,
-        emerged={variant: emerged(points, against_controls, variant) for variant in VARIANTS},
-        failed=found.failed,
+        controls=controls,
+        emerged={variant: emerged(points, controls, variant) for variant in VARIANTS},
+        failed=matrix.failed,
     )
 
 
-def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> Emerged | None:
-    """The first point whose interval lies above chance and above those of all controls."""
+def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> float | None:
+    """Where the first point stands from which on all intervals lie above chance and above those of all controls."""
     level = max([getattr(control, variant).high for control in controls], default=0.0)
-    scores = [getattr(point, variant) for point in points]
-    clear = [score.low > max(level, score.chance) for score in scores]
-    if not any(clear):
-        return None
-    first = clear.index(True)
-    at = points[first].at
-    assert at is not None
-    return Emerged(at, all(clear[first:]))
+    first = None
+    for point in reversed(points):
+        score: Score = getattr(point, variant)
+        if score.low <= max(level, score.chance):
+            break
+        first = point.at
+    return first
 
 
 def models_of_runs(runs: Sequence[str | Path]) -> tuple[Literal["step", "hours"], dict[str, float]]:
@@ -233,50 +175,31 @@ def models_of_runs(runs: Sequence[str | Path]) -> tuple[Literal["step", "hours"]
     Raises:
         RunError: a folder is no run, has no model, or the runs do not differ in `--hours`.
     """
-    folders = [Path(run) for run in runs]
-    if len(folders) == 1:
-        return "step", {str(path): float(step) for step, path in sorted(_checkpoints(folders[0]).items())}
-    hours = {folder: _hours(folder) for folder in folders}
-    if len(set(hours.values())) < len(folders):
-        given = ", ".join(f"{folder}: {each:g}" for folder, each in hours.items())
-        raise RunError(
-            f"A curve over several runs is a curve over hours of life, and these runs do not all differ in hours "
-            f"({given}). Train with --hours; for a curve over the steps of one run, give that run alone."
-        )
-    finished = {folder: sorted(_checkpoints(folder).items())[-1][1] for folder in folders}
-    return "hours", {str(finished[folder]): hours[folder] for folder in sorted(folders, key=hours.__getitem__)}
+    found = {Path(run): _read_run(Path(run)) for run in runs}
+    if len(found) == 1:
+        ((checkpoints, _),) = found.values()
+        return "step", {str(path): float(step) for step, path in sorted(checkpoints.items())}
+    hours = {folder: each for folder, (_, each) in found.items() if each is not None}
+    if len(set(hours.values())) < len(runs):
+        given = ", ".join(f"{folder}: {hours.get(folder, 'not known')}" for folder in found)
+        raise RunError(f"A curve over several runs needs different, known --hours of life, not {given}.")
+    last = {str(max(found[folder][0].items())[1]): each for folder, each in hours.items()}
+    return "hours", dict(sorted(last.items(), key=lambda item: item[1]))
 
 
-def _checkpoints(run: Path) -> dict[int, Path]:
-    """By step; the finished model, in the run's folder, is the last of them."""
-    settings = _settings(run)
+def _read_run(run: Path) -> tuple[dict[int, Path], float | None]:
+    """The checkpoints of a run by step, of which the finished model, in the run's folder, is the last, and how many
+    hours of its life it learnt from; of all of it, as life.json has them, if it does."""
+    config, life = run / "config.yaml", run / "life.json"
+    settings = read_yaml(config) if config.is_file() else {}
+    if not isinstance(settings.get("max_steps"), int):
+        raise RunError(f"{run} is not the folder of a run: it has no config.yaml with max_steps.")
     found = {int(match[1]): path for path in run.iterdir() if (match := _CHECKPOINT.fullmatch(path.name))}
     if (run / "model.safetensors").is_file() or (run / "model.safetensors.index.json").is_file():
-        found[int(settings["max_steps"])] = run
+        found[settings["max_steps"]] = run
     if not found:
         raise RunError(f"{run} holds no checkpoint yet; its training saves one every --save-steps.")
-    return found
-
-
-def _hours(run: Path) -> float:
-    """How many hours of its life a run learnt from; of all of it, as life.json has them."""
-    hours = _settings(run).get("hours")
-    if hours is None:
-        try:
-            hours = json.loads((run / "life.json").read_text(encoding="utf-8"))["hours"]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise RunError(
-                f"{run} learnt from all of its life, and has no life.json that says how long that is. "
-                "Leave it out, or train it with --hours."
-            ) from error
-    return float(hours)
-
-
-def _settings(run: Path) -> dict[str, Any]:
-    path = run / "config.yaml"
-    if not path.is_file():
-        raise RunError(f"{run} is not the folder of a run: it has no config.yaml.")
-    settings = read_yaml(path)
-    if not isinstance(settings.get("max_steps"), int):
-        raise RunError(f"{path} does not belong to a training run: it has no max_steps.")
-    return settings
+    hours = settings.get("hours")
+    if hours is None and life.is_file():
+        hours = json.loads(life.read_text(encoding="utf-8")).get("hours")
+    return found, hours if hours is None else float(hours)

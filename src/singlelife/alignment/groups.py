@@ -1,10 +1,9 @@
 """The scores of n models as a matrix, and what groups of models add: means within and across, and a test."""
 
-import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
 from pathlib import PurePath
 
 import numpy as np
@@ -13,6 +12,7 @@ from singlelife.alignment.models import UNTRAINED
 from singlelife.alignment.score import Score, scores
 from singlelife.lives.registry import SHUFFLED, life_names, registered_life
 
+_EXACT_UP_TO = 8  # models
 _PERMUTATIONS = 10_000
 
 
@@ -35,15 +35,6 @@ def group_of(name: str) -> str:
 
 
 @dataclass(frozen=True)
-class Difference:
-    """The mean of cells within groups less that of cells across, with its 95% interval over pairs."""
-
-    difference: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
 class Permutation:
     """Whether the groups that models belong to matter.
 
@@ -51,14 +42,12 @@ class Permutation:
         difference: mean of cells within groups less that of cells across.
         p_value: the share of assignments of the models to groups of these sizes whose difference is as large or
             larger; the one at hand is among them.
-        assignments: how many were looked at.
-        exact: those are all there are; else they were drawn at random.
+        assignments: how many were looked at: all there are of up to 8 models, else 10,000, drawn at random.
     """
 
     difference: float
     p_value: float
     assignments: int
-    exact: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,12 +56,11 @@ class Matrix:
 
     Attributes:
         cas: 0 to 1; 1 on the diagonal.
-        chance: what independent maps would score.
+        chance: what independent maps would score; NaN on the diagonal.
         chance_corrected: 0 by chance, 1 in full agreement; NaN where chance is 1.
         low, high: 95% bootstrap intervals of `cas` over pairs.
-        mean: of all cells off the diagonal; None for one model.
-        within, across: of those of two models of one group, and of two; None where there are none.
-        difference: of these two.
+        mean, within, across: of all cells, of those of two models of one group, and of two; None where none is.
+        difference: the mean within groups less that across, whose chance is 0; None without both.
         permutation: whether groups matter; None where they cannot.
     """
 
@@ -81,10 +69,10 @@ class Matrix:
     chance_corrected: np.ndarray
     low: np.ndarray
     high: np.ndarray
-    mean: Score | None
+    mean: Score
     within: Score | None
     across: Score | None
-    difference: Difference | None
+    difference: Score | None
     permutation: Permutation | None
 
     def cell(self, a: int, b: int) -> Score:
@@ -94,53 +82,41 @@ class Matrix:
         return Score(cas, chance, None if np.isnan(corrected) else corrected, low, high)
 
 
-def of_one_group(groups: Sequence[str]) -> np.ndarray:
-    """Which cells, in the order of `np.triu_indices(n, 1)`, are of two models of one group, bool (cells,)."""
-    return np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
-
-
-def matrix_of(values: np.ndarray, chances: np.ndarray, alone: np.ndarray, groups: Sequence[str], seed: int) -> Matrix:
+def matrix_of(values: np.ndarray, chances: np.ndarray, groups: Sequence[str], seed: int) -> Matrix:
     """The matrix of n models.
 
     Args:
         values: the score of each pair of views in each cell, float64 (P, cells), of which cell c is of the models
             `np.triu_indices(n, 1)[:, c]`.
         chances: of each cell.
-        alone: the chance of each model against itself.
         groups: of each model.
         seed: of the bootstrap and of the permutation test.
     """
     n = len(groups)
-    same = of_one_group(groups)
+    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
-    kinds = {name: cells for name, cells in kinds.items() if cells.any()}
-    averages = [values[:, cells].mean(axis=1) for cells in kinds.values()]
-    expected = [float(chances[cells].mean()) for cells in kinds.values()]
-    compared = "within" in kinds and "across" in kinds
-    if compared:
-        averages.append(averages[-2] - averages[-1])  # within, the last but one of the kinds, less across
+    averages = {name: values[:, cells].mean(axis=1) for name, cells in kinds.items() if cells.any()}
+    expected = [float(chances[kinds[name]].mean()) for name in averages]
+    if {"within", "across"} <= averages.keys():
+        averages["difference"] = averages["within"] - averages["across"]
         expected.append(0.0)
-    found = scores([*values.T, *averages], [*chances, *expected], seed)  # all of the same resamples
-    of_cells, found = found[: len(same)], found[len(same) :]
-    of_kinds = dict(zip(kinds, found, strict=False))
+    found = scores([*values.T, *averages.values()], [*chances, *expected], seed)  # all of the same resamples
+    of_kinds = dict(zip(averages, found[len(same) :], strict=True))
 
-    def square(name: str, diagonal: np.ndarray) -> np.ndarray:
-        matrix = np.diag(diagonal.astype(np.float64))
-        matrix[np.triu_indices(n, 1)] = [getattr(each, name) for each in of_cells]  # None becomes NaN
+    def square(name: str, diagonal: float = 1.0) -> np.ndarray:
+        matrix = np.diag(np.full(n, diagonal))
+        matrix[np.triu_indices(n, 1)] = [getattr(each, name) for each in found[: len(same)]]  # None becomes NaN
         return np.triu(matrix) + np.triu(matrix, 1).T
 
-    full = np.ones(n)
-    cas = square("cas", full)
+    cas = square("cas")
     return Matrix(
         cas=cas,
-        chance=square("chance", alone),
-        chance_corrected=square("chance_corrected", np.where(alone < 1, full, np.nan)),
-        low=square("low", full),
-        high=square("high", full),
-        mean=of_kinds.get("mean"),
-        within=of_kinds.get("within"),
-        across=of_kinds.get("across"),
-        difference=Difference(found[-1].cas, found[-1].low, found[-1].high) if compared else None,
+        chance=square("chance", np.nan),
+        chance_corrected=square("chance_corrected"),
+        low=square("low"),
+        high=square("high"),
+        mean=of_kinds["mean"],
+        **{name: of_kinds.get(name) for name in ("within", "across", "difference")},
         permutation=permutation_test(cas, groups, seed),
     )
 
@@ -172,22 +148,10 @@ def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -
         return inside / within - (total - inside) / (cells - within)
 
     (observed,) = differences(labels[None])
-    possible = math.factorial(len(labels)) // math.prod(math.factorial(int(size)) for size in sizes)
-    as_large = observed - 1e-12  # so that rounding does not tell equal ones apart
-    if possible <= _PERMUTATIONS:
-        found = differences(np.array(list(_assignments(sizes.tolist()))))
-        return Permutation(float(observed), float(np.mean(found >= as_large)), possible, True)
-    drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
-    as_large_as = 1 + int(np.sum(differences(drawn) >= as_large))
-    return Permutation(float(observed), as_large_as / _PERMUTATIONS, _PERMUTATIONS, False)
-
-
-def _assignments(sizes: list[int]) -> Iterator[list[int]]:
-    """All different orders of labels of which label i occurs sizes[i] times."""
-    if not any(sizes):
-        yield []
-        return
-    for label, left in enumerate(sizes):
-        if left:
-            rest = [count - (other == label) for other, count in enumerate(sizes)]
-            yield from ([label, *order] for order in _assignments(rest))
+    if len(labels) <= _EXACT_UP_TO:
+        assigned = np.unique(list(permutations(labels.tolist())), axis=0)
+    else:
+        drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
+        assigned = np.concatenate([labels[None], drawn])
+    as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not tell equal ones apart
+    return Permutation(float(observed), float(as_large.mean()), len(assigned))

@@ -10,9 +10,8 @@ By chance it is k / M. Two models that only look at the same *place* agree as we
 depend on the images, is subtracted first. And hence each model's score against the *position map*, which looks at the
 nearest patches on the grid.
 
-Top-k sets are bits, one for each source patch, and compared by counting bits. A row of M source patches takes
-ceil(M / 64) words of 64 bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches
-take 12.5 MB.
+Top-k sets are bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64 bits, and
+source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
 """
 
 from collections.abc import Sequence
@@ -22,7 +21,6 @@ import numpy as np
 import torch
 
 _WORD = np.dtype("<u8")  # the order of bytes that files have too
-_PAIRS_AT_ONCE = 32  # so that what lies between two steps stays in the processor's cache
 _RESAMPLES = 2000
 _RESAMPLES_AT_ONCE = 250
 
@@ -78,27 +76,17 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
 
 def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
     """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    (found,) = scores([per_pair], [chance], seed)
-    return found
+    return scores([per_pair], [chance], seed)[0]
 
 
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
     """`score` for several sets of values. All intervals use the same resamples of pairs."""
-    if not per_pair:
-        return []
     values = np.stack(per_pair, axis=1).astype(np.float64)
-    low, high = bootstrap(values, seed)
-    return [
-        Score(cas, float(chance), chance_corrected(cas, float(chance)), *bounds)
-        for cas, chance, *bounds in zip(
-            values.mean(axis=0).tolist(), chances, low.tolist(), high.tolist(), strict=True
-        )
-    ]
-
-
-def chance_corrected(cas: float, chance: float) -> float | None:
-    """(cas - chance) / (1 - chance); None where chance is 1, as nothing else is possible."""
-    return None if chance >= 1 else (cas - chance) / (1 - chance)
+    found = []
+    for cas, chance, low, high in zip(values.mean(axis=0), chances, *bootstrap(values, seed), strict=True):
+        corrected = None if chance >= 1 else float((cas - chance) / (1 - chance))
+        found.append(Score(float(cas), float(chance), corrected, float(low), float(high)))
+    return found
 
 
 @dataclass(frozen=True)
@@ -136,19 +124,18 @@ def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]
     if not ks or not 1 <= min(ks) <= max(ks) <= num_columns:
         raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {list(ks)}.")
     ordered = np.sort(logits, axis=-1)
-    return {k: pack(_largest(logits, ordered[..., num_columns - k, None], k)) for k in ks}
-
-
-def _largest(logits: np.ndarray, threshold: np.ndarray, k: int) -> np.ndarray:
-    """Which columns hold the k largest logits of each row, given the k-th largest, bool (..., N, M)."""
-    chosen = logits >= threshold
-    crowded = chosen.sum(axis=-1, dtype=np.int32) > k  # several equal the k-th largest: the first of them are taken
-    if crowded.any():
-        rows, limits = logits[crowded], threshold[crowded]
-        above, equal = rows > limits, rows == limits
-        left = k - above.sum(axis=-1, keepdims=True)
-        chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
-    return chosen
+    sets = {}
+    for k in ks:
+        threshold = ordered[..., num_columns - k, None]
+        chosen = logits >= threshold
+        crowded = chosen.sum(axis=-1, dtype=np.int32) > k  # several equal the k-th largest: the first are taken
+        if crowded.any():
+            rows, limits = logits[crowded], threshold[crowded]
+            above, equal = rows > limits, rows == limits
+            left = k - above.sum(axis=-1, keepdims=True)
+            chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+        sets[k] = pack(chosen)
+    return sets
 
 
 def pack(chosen: np.ndarray) -> np.ndarray:
@@ -170,44 +157,8 @@ def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many columns the sets of all rows of a pair share, summed over the rows.
-
-    Args:
-        a: uint64 (P, N, W).
-        b: the same, or (N, W) for one map that stands for all pairs.
-
-    Returns:
-        int64 (P,).
-    """
-    counts = np.empty(len(a), dtype=np.int64)
-    for start in range(0, len(a), _PAIRS_AT_ONCE):
-        part = slice(start, start + _PAIRS_AT_ONCE)
-        ones = np.bitwise_count(a[part] & (b[part] if b.ndim == 3 else b))
-        counts[part] = ones.reshape(len(ones), -1).sum(axis=1, dtype=np.uint32)
-    return counts
-
-
-def score_logits(
-    logits_a: np.ndarray, logits_b: np.ndarray, k: int, *, position_free: bool = False, seed: int = 0
-) -> Score:
-    """The score of two models' logits, floating (P, N, M): the definition, for maps from anywhere.
-
-    Args:
-        position_free: subtract each model's mean map over the pairs first.
-
-    Raises:
-        ValueError: the shapes differ, k is out of range, or a logit is NaN.
-    """
-    if logits_a.shape != logits_b.shape:
-        raise ValueError(f"The maps differ in shape: {logits_a.shape} and {logits_b.shape}.")
-    sets = []
-    for logits in (logits_a, logits_b):
-        if np.isnan(logits).any():
-            raise ValueError("The logits hold NaN.")
-        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
-        sets.append(select_top_k(logits - mean_map if position_free else logits, [k])[k])
-    common = common_per_pair(sets[0], sets[1]) / (k * logits_a.shape[1])
-    return score(common, k / logits_a.shape[2], seed)
+    """Summed over the rows of each pair: int64 (P,) of uint64 (P, N, W) and the same, or (N, W) for all pairs."""
+    return common_per_patch(a, b).sum(axis=1)
 
 
 def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
@@ -228,7 +179,7 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     count = len(values)
     means = np.empty((_RESAMPLES, values.shape[1]))
-    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):
+    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):  # of many values, all at once would not fit into memory
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES_AT_ONCE)
         means[start : start + _RESAMPLES_AT_ONCE] = drawn @ values / count
     return np.quantile(means, [0.025, 0.975], axis=0)

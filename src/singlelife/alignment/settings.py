@@ -1,8 +1,8 @@
 """The settings of an alignment score, written once: the command line, Python and YAML share them."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 from singlelife.errors import PairSetError, SingleLifeError
 
@@ -75,11 +75,10 @@ class CasConfig:
     """Show progress bars on stderr."""
 
     def __post_init__(self) -> None:
-        for name in ("k", "layers"):
-            value = getattr(self, name)
-            if value is not None:
-                object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
         object.__setattr__(self, "pairs", str(self.pairs))
+        for name in ("k", "layers"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
         choices = {"views": Views, "direction": Direction, "sinks": Sinks, "method": Method, "heads": Heads}
         for name, choice in choices.items():
             value, allowed = getattr(self, name), get_args(choice)
@@ -90,23 +89,10 @@ class CasConfig:
             if value is not None and value < least:
                 raise SingleLifeError(f"--{name.replace('_', '-')} {value}: it should be at least {least}.")
         if not self.k or min(self.k) < 1:
-            raise SingleLifeError(
-                f"--k {' '.join(map(str, self.k))}: k should be from 1 to the number of patches of a view."
-            )
+            given = " ".join(map(str, self.k))
+            raise SingleLifeError(f"--k {given}: k should be from 1 to the number of patches of a view.")
         if self.layers == ():
             raise SingleLifeError("--layers: name at least one block.")
-
-    @classmethod
-    def of(cls, config: "CasConfig | None" = None, **overrides: Any) -> "CasConfig":
-        """The default configuration, or a given one, with some values replaced.
-
-        Raises:
-            SingleLifeError: a value is not allowed, or there is no such setting.
-        """
-        names = [field.name for field in fields(cls)]
-        if unknown := sorted(set(overrides) - set(names)):
-            raise SingleLifeError(f"There is no setting {', '.join(unknown)}. The settings are {', '.join(names)}.")
-        return replace(config or cls(), **overrides)
 
 
 @dataclass(frozen=True)

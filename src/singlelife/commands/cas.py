@@ -4,19 +4,13 @@ import json
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import tyro
 
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import SingleLifeError
-from singlelife.files import atomic_write
 from singlelife.results import append_results
-
-if TYPE_CHECKING:
-    from singlelife.alignment.comparison import CasResult
-    from singlelife.alignment.curve import CasCurve
-    from singlelife.alignment.matrix import CasMatrix
 
 SOME_FAILED = 1  # exit code
 
@@ -49,8 +43,8 @@ class Cas:
     name. For more than two models."""
 
     representation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Also compare one vector per view, the mean of its patches' features: linear CKA, mutual nearest neighbours and
-    RSA. For more than two models."""
+    """Also compare one vector per view, the mean of its patches' features: linear CKA and mutual nearest neighbours.
+    For more than two models."""
 
     curve: tuple[str, ...] = ()
     """Instead of MODELs: score every saved checkpoint of one run, or the finished models of several runs that differ
@@ -70,24 +64,22 @@ class Cas:
     """Write all fields to this JSON file; - prints them instead of the table."""
 
     save: Path | None = None
-    """Write result.json, result.safetensors (mean maps, scores of each pair of views) and pictures into this
-    folder."""
+    """Write result.json and pictures (of a matrix or a curve) into this folder."""
 
     def __post_init__(self) -> None:
-        if self.curve:
-            given = {"MODELs": self.models, "--groups": self.groups, "--representation": self.representation}
-            if extra := [name for name, value in given.items() if value]:
-                raise SingleLifeError(f"--curve goes without {' and '.join(extra)}.")
-            if self.reference is None:
-                raise SingleLifeError("--curve needs the model to compare with: add --reference MODEL.")
-        elif self.reference or self.controls:
+        of_many = self.groups or self.representation
+        if self.curve and (self.models or of_many):
+            raise SingleLifeError("--curve goes without MODELs, --groups and --representation.")
+        if self.curve and self.reference is None:
+            raise SingleLifeError("--curve needs the model to compare with: add --reference MODEL.")
+        if not self.curve and (self.reference or self.controls):
             raise SingleLifeError("--reference and --controls belong to --curve RUN; add it.")
-        elif len(self.models) < 2:
+        if not self.curve and len(self.models) < 2:
             raise SingleLifeError(f"Name at least two models to compare, or --curve RUN; given: {len(self.models)}.")
-        if (self.curve or len(self.models) > 2) and self.config.heads == "each":
-            raise SingleLifeError("--heads each compares two models; name just two.")
-        if len(self.models) == 2 and (self.groups or self.representation):
+        if len(self.models) == 2 and of_many:
             raise SingleLifeError("--groups and --representation are for more than two models.")
+        if len(self.models) != 2 and self.config.heads == "each":
+            raise SingleLifeError("--heads each compares two models; name just two.")
         for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
             if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
                 raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
@@ -95,53 +87,43 @@ class Cas:
             raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
 
     def run(self) -> int:
-        groups = _named_groups(self.groups)
+        groups = dict(map(_named_group, self.groups))
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
+        from singlelife.alignment.comparison import AlignmentResult, cas
+        from singlelife.alignment.curve import cas_curve
+        from singlelife.alignment.matrix import cas_matrix
         from singlelife.machine import choose_device
 
         disable_progress_bar()
         set_verbosity_error()  # this command has its own bars and errors
         print(f"device: {choose_device(self.config.device)}", file=sys.stderr)
-        result = self._measure(groups)
-        fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
-        print(fields if self.json == "-" else result)
+        result: AlignmentResult
+        if self.reference:
+            result = cas_curve(self.curve, self.reference, self.config, controls=self.controls)
+        elif len(self.models) == 2:
+            result = cas(*self.models, config=self.config)
+        else:
+            result = cas_matrix(self.models, self.config, groups=groups, representation=self.representation)
+        print(json.dumps(result.to_dict(), indent=2, allow_nan=False) if self.json == "-" else result)
         if self.json and self.json != "-":
-            with atomic_write(Path(self.json)) as aside:
-                aside.write_text(fields + "\n", encoding="utf-8")
+            result.save_json(self.json)
         if self.results:
             append_results(self.results, result.rows())
         if self.save:
-            from singlelife.alignment.plots.figures import save_pictures
+            from singlelife.alignment.plots import save_pictures
 
-            result.save(self.save)
             save_pictures(result, self.save)
+            result.save_json(self.save / "result.json")
         return SOME_FAILED if getattr(result, "failed", ()) else 0
 
-    def _measure(self, groups: dict[str, list[str]]) -> "CasResult | CasMatrix | CasCurve":
-        if self.curve:
-            from singlelife.alignment.curve import cas_curve
 
-            assert self.reference is not None
-            return cas_curve(self.curve, self.reference, self.config, controls=self.controls)
-        if len(self.models) == 2:
-            from singlelife.alignment.comparison import cas
-
-            return cas(self.models[0], self.models[1], self.config)
-        from singlelife.alignment.matrix import cas_matrix
-
-        return cas_matrix(self.models, self.config, groups=groups, representation=self.representation)
-
-
-def _named_groups(words: tuple[str, ...]) -> dict[str, list[str]]:
-    groups = {}
-    for word in words:
-        name, equals, members = word.partition("=")
-        models = [model for model in members.split(",") if model]
-        if not (name and equals and models):
-            raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
-        groups[name] = models
-    return groups
+def _named_group(word: str) -> tuple[str, list[str]]:
+    name, _, members = word.partition("=")
+    models = [model for model in members.split(",") if model]
+    if not (name and models):
+        raise SingleLifeError(f"--groups takes NAME=MODEL,MODEL, not {word!r}.")
+    return name, models
 
 
 COMMAND = Cas

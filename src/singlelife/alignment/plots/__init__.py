@@ -1,1 +1,0 @@
-"""Pictures of alignment results, and a style for those of other rooms."""
