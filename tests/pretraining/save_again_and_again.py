@@ -13,8 +13,7 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.pretraining.checkpoints import TrainingState, load_moments, read_state, save_checkpoint
-from singlelife.pretraining.model import load_weights
+from singlelife.pretraining.checkpoints import TrainingState, load_moments, load_weights, read_state, save_checkpoint
 from singlelife.pretraining.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))

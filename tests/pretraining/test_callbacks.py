@@ -18,7 +18,7 @@ from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import RunError
 from singlelife.lives.resolve import resolve_life
 from singlelife.pretraining.callbacks import CasReference
-from singlelife.pretraining.model import load_weights
+from singlelife.pretraining.checkpoints import load_weights
 from singlelife.pretraining.pictures import draw_alignment
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 

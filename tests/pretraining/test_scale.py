@@ -14,7 +14,7 @@ from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.loop import create_optimizer
-from singlelife.pretraining.model import recompute
+from singlelife.pretraining.pretrain import recompute
 from singlelife.pretraining.run_folder import RunFolder
 
 from ..micro import MICRO

@@ -207,7 +207,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(1, self, "max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps")
         _at_least(1, self, "eval_steps", "eval_pairs", "save_steps", "cpu_threads")
-        _at_least(0, self, "save_total_limit", "picture_steps", "warmup_steps", "dataloader_num_workers", "max_skipped_steps")
+        _at_least(
+            0, self, "save_total_limit", "picture_steps", "warmup_steps", "dataloader_num_workers", "max_skipped_steps"
+        )
         _at_least(0, self, "weight_decay", "max_grad_norm")
         for name in ("base_learning_rate", "learning_rate"):
             value = getattr(self, name)

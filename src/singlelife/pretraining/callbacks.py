@@ -13,13 +13,13 @@ from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, cha
 from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
 from singlelife.alignment.score import score
-from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.arguments import RunConfig
 from singlelife.pretraining.batches import ToModel
+from singlelife.pretraining.checkpoints import whole_model
 from singlelife.pretraining.loop import Callback, Trainer
-from singlelife.pretraining.model import whole_model
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
@@ -60,10 +60,8 @@ def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset,
     def draw() -> dict[str, Any]:
         if state.step == trainer.settings.max_steps:
             return {}
-        whole = whole_model(trainer.model, accelerator)
-        if accelerator.is_main_process:
-            assert whole is not None, "the main process has it"
-            where = folder.pictures_path(state.step)
+        if (whole := whole_model(trainer.model, accelerator)) is not None and accelerator.is_main_process:
+            where = folder.pictures / f"step-{state.step}"
             with writing_folder(where) as aside:
                 names = draw_pictures(aside, whole, to_model, pairs, title(life, state.step))
             track_pictures(accelerator, {name: where / path.name for name, path in names.items()}, state.step)
@@ -121,10 +119,8 @@ class CasReference:
         self._true_match = pairs.true_match(self._grid).numpy()
 
     @classmethod
-    def of(
-        cls, config: RunConfig, processor: CroCoImageProcessor, grid: tuple[int, int], image_size: int, device: str
-    ) -> "CasReference":
-        """The reference and the pairs that the settings name.
+    def of(cls, config: RunConfig, processor: CroCoImageProcessor, model: CroCoConfig, device: str) -> "CasReference":
+        """The reference and the pairs that the settings name, for a model of that config.
 
         Raises:
             SingleLifeError: either of them is not there or cannot be used.
@@ -139,10 +135,10 @@ class CasReference:
             views=views,
             num_pairs=config.cas.cas_num_pairs,
             seed=0,
-            image_size=max(image_size, reference.image_size),
+            image_size=max(processor.size["height"], reference.image_size),
             cache_dir=Path(config.life.cache_dir) if config.life.cache_dir else None,
         )
-        return cls(reference, pairs, processor, grid, device)
+        return cls(reference, pairs, processor, model.grid_size, device)
 
     def compare(self, model: CroCoForPreTraining) -> dict[str, Any]:
         """The scores of a model, for the metrics. It is left in the mode it was in, and no random number is drawn.
@@ -188,24 +184,16 @@ def _short(model: str) -> str:
 
 
 def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: RunFolder, step: int) -> None:
-    """Begin to report, under the name of the run folder.
+    """Begin to report, under the name of the run folder; `step` is where the run goes on, 0 for a new one.
 
     A run that goes on goes on there too where a tracker can: TensorBoard drops what came after the checkpoint, trackio
     appends to the run of that name; wandb gets another run of the same name, unless its own variables say otherwise
     (`WANDB_RUN_ID`, `WANDB_RESUME`).
-
-    Args:
-        settings: of the run, shown with it.
-        folder: of the run.
-        step: that it goes on from, 0 for a new one.
     """
+    shown = {name: str(value) if isinstance(value, list) else value for name, value in settings.items()}
     accelerator.init_trackers(
         _PROJECT,
-        config={
-            name: str(value) if isinstance(value, list) else value
-            for name, value in settings.items()
-            if value is not None
-        },
+        config={name: value for name, value in shown.items() if value is not None},
         init_kwargs={
             "tensorboard": {"purge_step": step + 1} if step else {},
             "trackio": {"name": folder.path.name, "resume": "allow" if step else "never", "embed": False},
@@ -216,11 +204,10 @@ def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: R
 
 def track_pictures(accelerator: Accelerator, pictures: dict[str, Path], step: int) -> None:
     """Report PNG files by name, to those trackers that take pictures; called in the main process."""
+    images = {name: np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
     for tracker in accelerator.trackers:
-        images = {name: np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
         if tracker.name == "tensorboard":
-            for name, image in images.items():
-                tracker.log_images({name: image[None]}, step=step, dataformats="NHWC")
+            tracker.log_images({name: image[None] for name, image in images.items()}, step=step, dataformats="NHWC")
             tracker.tracker.flush()
         elif tracker.name == "wandb":
             tracker.log_images({name: [image] for name, image in images.items()}, step=step)

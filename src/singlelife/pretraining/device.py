@@ -4,10 +4,8 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -46,11 +44,6 @@ class Precision:
     attention: str
     reason: str
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The choice as fields of `TrainConfig`."""
-        return {"mixed_precision": self.name, "attention": self.attention}
-
     def __str__(self) -> str:
         attention = "" if self.attention == "sdpa" else f", {self.attention} attention"
         return f"{_format(self.name)}{attention} ({self.reason})"
@@ -79,29 +72,39 @@ def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingSta
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
-    precision, attention = train.mixed_precision, train.attention
+    asked = [train.mixed_precision, train.attention]
     if state.step:  # both are part of what the losses depend on
-        precision = state.sequence.get("mixed_precision", "auto") if precision == "auto" else precision
-        attention = state.sequence.get("attention", "auto") if attention == "auto" else attention
-        if "auto" not in (precision, attention):
-            return Precision(precision, attention, "as before")
+        before = [state.sequence.get(name, "auto") for name in ("mixed_precision", "attention")]
+        asked = [was if now == "auto" else now for now, was in zip(asked, before, strict=True)]
+        if "auto" not in asked:
+            return Precision(*asked, "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
-    choice = None
-    if process.is_main_process:
-        choice = choose_precision(config, max(1, share), process.device, precision, attention)
+    choice = choose_precision(config, max(1, share), process.device, *asked) if process.is_main_process else None
     (precision_of_all,) = broadcast_object_list([choice])
     return precision_of_all
+
+
+def _cpu_threads(num_processes: int) -> int:
+    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
+
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
+    cores but one idle; a 1 of theirs is not taken for the user's.
+    """
+    launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
+    if os.environ.get("OMP_NUM_THREADS") not in (None, "", "1" if launched else ""):
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
 
 
 def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     """Accelerate, or an error that says what of the settings it cannot have."""
     available = [str(tracker) for tracker in get_available_trackers()]
-    for tracker in train.report_to or []:
-        if tracker not in available:
-            raise RunError(
-                f"--report-to {tracker}: not a tracker that is installed here; those are "
-                f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
-            )
+    if absent := set(train.report_to or []).difference(available):
+        raise RunError(
+            f"--report-to {absent.pop()}: not a tracker that is installed here; those are "
+            f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
+        )
     sharding = None
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION") != "2":
@@ -122,35 +125,14 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     except ValueError as error:  # a number format that the device or the launcher's settings cannot have
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
     if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RunError(
-            f"{accelerator.distributed_type.value} is not supported; to spread a model over GPUs take FSDP2 "
-            "(hub_configs/accelerate/fsdp2_8gpu.yaml)."
-        )
+        raise RunError(f"{accelerator.distributed_type.value} is not supported; FSDP2 spreads a model over GPUs.")
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
     return accelerator
 
 
-def _cpu_threads(num_processes: int) -> int:
-    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
-
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
-    cores but one idle; a 1 of theirs is not taken for the user's.
-    """
-    launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen and not (launched and chosen == "1"):
-        return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
-
-
 def choose_precision(
-    config: CroCoConfig,
-    batch_size: int,
-    device: torch.device,
-    mixed_precision: str = "auto",
-    attention: str = "auto",
+    config: CroCoConfig, batch_size: int, device: torch.device, mixed_precision: str = "auto", attention: str = "auto"
 ) -> Precision:
     """What to train in where it was not asked for.
 
@@ -177,57 +159,40 @@ def choose_precision(
             mixed_precision, reason = "no", "this device has no bf16 of its own"
     if attention == "auto" and (device.type != "cpu" or mixed_precision == "fp16"):
         attention = "sdpa"
-    if mixed_precision == "auto" and (slower := _slowness_of_bf16()) > _HOPELESS:
-        mixed_precision, reason = "no", f"a product in bf16 takes this CPU {slower:.0f} times as long"
+    if "auto" not in (mixed_precision, attention):
+        return Precision(mixed_precision, attention, reason)
     formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
     attentions = ["sdpa", "eager"] if attention == "auto" else [attention]
-    usual = Precision(formats[0], attentions[0], reason)
-    if len(formats) * len(attentions) == 1:
-        return usual
-    return _fastest(config, batch_size, [replace(usual, name=f, attention=a) for f, a in product(formats, attentions)])
+    if mixed_precision == "auto":
+        matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+        full, half = (_seconds(lambda matrix=matrix: matrix @ matrix, 5) for matrix in matrices)
+        formats = formats[: 1 if half > _HOPELESS * full else 2]
+    return _fastest(config, batch_size, list(product(formats, attentions)))
 
 
-def _fastest(config: CroCoConfig, batch_size: int, choices: list[Precision]) -> Precision:
-    """The choice whose steps are fastest; the first, if no other is clearly faster."""
+def _fastest(config: CroCoConfig, batch_size: int, choices: list[tuple[str, str]]) -> Precision:
+    """The number format and attention whose steps are fastest; the first, if no other is clearly faster."""
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
+    rows, columns = (number * config.patch_size for number in config.grid_size)
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        step = _training_step(config, pairs)
-        taken = {choice: _seconds(partial(step, choice), 2) for choice in choices}
+        model = CroCoForPreTraining(config).train()
+        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
+
+        def step(number_format: str, attention: str) -> None:
+            model.set_attn_implementation(attention)
+            with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
+                loss = model(target, source).loss
+            loss.backward()
+
+        taken = {choice: _seconds(lambda choice=choice: step(*choice), 2) for choice in choices}
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
-    times = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
-    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(times)}")
+    times = [f"{seconds:.2g} s in {_format(name)}, {attention}" for (name, attention), seconds in taken.items()]
+    return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
 
 def _format(name: str) -> str:
     return "fp32" if name == "no" else name
-
-
-def _slowness_of_bf16() -> float:
-    """How many times as long a plain product takes in bf16 as in fp32, on this CPU."""
-    taken = {dtype: _seconds(_product(dtype), 5) for dtype in (torch.float32, torch.bfloat16)}
-    return taken[torch.bfloat16] / taken[torch.float32]
-
-
-def _product(dtype: torch.dtype) -> Callable[[], object]:
-    matrix = torch.ones(512, 512, dtype=dtype)
-    return lambda: matrix @ matrix
-
-
-def _training_step(config: CroCoConfig, batch_size: int) -> Callable[[Precision], None]:
-    """A function that makes the forward and backward pass of a step, in a given way."""
-    model = CroCoForPreTraining(config).train()
-    rows, columns = config.grid_size
-    shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
-    target, source = torch.randn(2, *shape)
-
-    def step(precision: Precision) -> None:
-        model.set_attn_implementation(precision.attention)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision.name == "bf16"):
-            loss = model(target, source).loss
-        loss.backward()
-
-    return step
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:

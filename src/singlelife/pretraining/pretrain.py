@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedConfig
@@ -16,6 +17,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import RunError
+from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
@@ -30,14 +32,21 @@ from singlelife.pretraining.callbacks import (
     track_pictures,
     validation,
 )
-from singlelife.pretraining.checkpoints import TrainingState, check_same_sequence, load_moments, read_state
+from singlelife.pretraining.checkpoints import (
+    TrainingState,
+    check_same_sequence,
+    load_moments,
+    load_weights,
+    read_state,
+    starting_config,
+    whole_model,
+)
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer, create_optimizer
-from singlelife.pretraining.model import load_weights, recompute, starting_config, starting_model, whole_model
 from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, life_facts, publish, read_metrics, writing_folder
+from singlelife.pretraining.run_folder import RunFolder, life_facts, read_metrics, write_text, writing
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
@@ -51,6 +60,16 @@ def pretrain(config: RunConfig) -> int:
     Raises:
         SingleLifeError: whatever the user can act on, as early as it is known.
     """
+    try:
+        return _run(config)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
+            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
+        ) from error
+
+
+def _run(config: RunConfig) -> int:
     start = time.perf_counter()
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(config.output_dir)
@@ -58,7 +77,7 @@ def pretrain(config: RunConfig) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
-    train = replace(config.train, **precision.settings)
+    train = replace(config.train, mixed_precision=precision.name, attention=precision.attention)
     config = replace(config, train=train)
     accelerator = start_accelerator(train, folder)
     publisher = None
@@ -80,41 +99,33 @@ def pretrain(config: RunConfig) -> int:
     if checkpoint:
         check_same_sequence(state, sequence, checkpoint)
     state.sequence = sequence
-    image_size = model_config.grid_size[0] * model_config.patch_size  # views are square
-    processor = CroCoImageProcessor(size={"height": image_size, "width": image_size})
+    size = data.train.image_size
+    processor = CroCoImageProcessor(size={"height": size, "width": size})
+    to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
     reference = None
     if config.cas.cas_reference is not None and accelerator.is_main_process:
-        reference = CasReference.of(config, processor, model_config.grid_size, image_size, str(accelerator.device))
+        reference = CasReference.of(config, processor, model_config, str(accelerator.device))
 
-    to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
     trainer = _trainer(config, accelerator, folder, state, checkpoint, model_config, processor, to_model)
     loader = train_loader(data.train, sampler, train.dataloader_num_workers, accelerator.device)
-    report = start_report(config, data.life, data.train, data.validation, trainer, precision, checkpoint)
-    accelerator.print(report)
+    accelerator.print(start_report(config, data.train, data.validation, trainer, precision, checkpoint))
     if config.start.dry_run:
         accelerator.print(dry_run(trainer, loader))
         accelerator.end_training()
         return 0
-    if accelerator.is_main_process:
-        _open_folder(folder, config, state, checkpoint, data.life)
-    accelerator.wait_for_everyone()
-    forget(folder)
-    if train.report_to:
-        start_trackers(accelerator, config.to_dict(), folder, state.step)
-
+    _open_folder(trainer, config, checkpoint, data.life)
     _add_callbacks(trainer, config, data, to_model, reference, sampler.local_batch_size)
     trainer.saved = publisher.offer if publisher else None
     with publisher or nullcontext():
         stopped_by = trainer.train(loader)
     whole = whole_model(trainer.model, accelerator)
-    if accelerator.is_main_process:
+    if whole is not None and accelerator.is_main_process:
         if stopped_by:
             print(
                 f"Stopped by {signal.Signals(stopped_by).name} after step {state.step} of {train.max_steps}; saved "
                 f"{folder.checkpoint_path(state.step)}. Go on with the same command and --resume."
             )
         else:
-            assert whole is not None, "the main process has it"
             _finish(trainer, whole, to_model, data, reference)
             print(end_report(config, folder, time.perf_counter() - start, state.skipped_steps))
         if publisher:
@@ -160,45 +171,29 @@ def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
     return checkpoint
 
 
-def _read_data(config: RunConfig, accelerator: Accelerator, state: TrainingState, model_config: CroCoConfig) -> _Data:
+def _read_data(config: RunConfig, accelerator: Accelerator, state: TrainingState, model: CroCoConfig) -> _Data:
     """The life, prepared or downloaded now if it has not been before, and its pairs.
+
+    A resumed run of a life on the Hub takes the commit that it began with, if the user names none.
 
     Raises:
         LifeError, HubError: the life or such pairs cannot be had.
     """
-    train, progress = config.train, accelerator.is_main_process
+    progress, life = accelerator.is_main_process, config.life.life
+    assert life, "parse_arguments makes sure of it"
+    reference, before = life_reference(life, config.life.video), str(state.sequence.get("life"))
+    if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
+        life = before
     with accelerator.main_process_first():
-        life = resolve_life(
-            _pinned(config, state),
+        prepared = resolve_life(
+            life,
             videos=config.life.video,
             cache_dir=config.life.cache_dir,
             num_workers=config.life.preprocessing_workers,
             strict=config.life.strict,
             progress=progress,
         )
-        train_pairs, validation_pairs = pair_datasets(
-            life,
-            config.pairs,
-            seed=train.seed,
-            batch_size=train.train_batch_size,
-            num_pairs=train.max_steps * train.train_batch_size,
-            num_validation_pairs=train.eval_pairs,
-            image_size=model_config.grid_size[0] * model_config.patch_size,
-            patch_size=model_config.patch_size,
-            mask_ratio=model_config.mask_ratio,
-            progress=progress,
-        )
-    return _Data(life, train_pairs, validation_pairs)
-
-
-def _pinned(config: RunConfig, state: TrainingState) -> str:
-    """The life as the user names it; in a resumed run of a data set on the Hub, the commit that the run began with."""
-    assert config.life.life, "parse_arguments makes sure of it"
-    reference = life_reference(config.life.life, config.life.video)
-    before = str(state.sequence.get("life"))
-    if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
-        return before
-    return config.life.life
+        return _Data(prepared, *pair_datasets(prepared, config.pairs, config.train, model, progress=progress))
 
 
 def _sequence(config: RunConfig, data: _Data, model_config: CroCoConfig) -> dict[str, Any]:
@@ -233,7 +228,8 @@ def _trainer(
     """
     train = config.train
     set_seed(train.seed)
-    model = load_weights(checkpoint, model_config) if checkpoint else starting_model(config.model, model_config)
+    weights = checkpoint or Path(config.model.model)
+    model = load_weights(weights, model_config) if weights.is_dir() else CroCoForPreTraining(model_config)
     model.set_attn_implementation(train.attention)
     recompute(model, train.gradient_checkpointing)
     if train.torch_compile:
@@ -247,23 +243,41 @@ def _trainer(
     return Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
 
 
-def _open_folder(
-    folder: RunFolder, config: RunConfig, state: TrainingState, checkpoint: Path | None, life: PreparedLife
-) -> None:
-    """Make the run folder what it was at `state.step`, with the settings of this run."""
-    if folder.holds_a_run() and not config.start.resumes:
-        folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
-    folder.path.mkdir(parents=True, exist_ok=True)
-    adopt(folder, checkpoint)
-    folder.rewind(state.step)
-    folder.write_life(life_facts(life))
-    if not config.train.keep_best:
-        folder.best.unlink(missing_ok=True)
-    folder.write_config(
-        config.to_dict(),
-        {name: version(name) for name in _VERSIONS},
-        [f"Learning rate at its peak: {learning_rate_report(config.train)}"],
-    )
+def recompute(model: CroCoForPreTraining, blocks: str) -> None:
+    """Let blocks keep only their inputs for the backward pass (Chen et al., 2016), which runs them forward once more.
+
+    Args:
+        blocks: `none`, `encoder` (its blocks see both views), `decoder` or `all`.
+    """
+    parts = {"encoder": (model.croco.encoder,), "decoder": (model.croco.decoder,), "all": (model,)}
+    for part in parts.get(blocks, ()):
+        # By the name that transformers 5.23 gave it where there is one; the older name warns there.
+        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+
+
+def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, life: PreparedLife) -> None:
+    """Make the run folder what it was at this step, with the settings of this run, and start the trackers."""
+    folder, accelerator, step = trainer.folder, trainer.accelerator, trainer.state.step
+    if accelerator.is_main_process:
+        if folder.holds_a_run() and not config.start.resumes:
+            folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
+        folder.path.mkdir(parents=True, exist_ok=True)
+        adopt(folder, checkpoint)
+        folder.rewind(step)
+        write_text(folder.life, json.dumps(life_facts(life), indent=2) + "\n")
+        if not config.train.keep_best:
+            folder.best.unlink(missing_ok=True)
+        folder.write_config(
+            config.to_dict(),
+            f"Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.",
+            "Start another with: --config config.yaml",
+            f"Learning rate at its peak: {learning_rate_report(config.train)}",
+        )
+    accelerator.wait_for_everyone()
+    forget(folder)
+    if config.train.report_to:
+        start_trackers(accelerator, config.to_dict(), folder, step)
 
 
 def _add_callbacks(
@@ -290,13 +304,16 @@ def _finish(
 ) -> None:
     """Write the finished model and its pictures into the run folder, and report the pictures to trackers."""
     folder, step = trainer.folder, trainer.state.step
-    name = title(data.life.name, step)
-    with writing_folder(folder.path / "final") as aside:
-        model.save_pretrained(aside)
-        trainer.processor.save_pretrained(aside)
-        pictures = draw_pictures(aside, model, to_model, data.pictured, name)
-        alignment = aside / "alignment.png"
-        if reference is not None and draw_alignment(alignment, read_metrics(folder.metrics), name, reference.name):
-            pictures["alignment"] = alignment
-    publish(folder.path / "final", folder.path)
+    name, final = title(data.life.name, step), folder.path / "final"
+    with writing(folder.path):
+        with atomic_dir(final) as aside:
+            model.save_pretrained(aside)
+            trainer.processor.save_pretrained(aside)
+            pictures = draw_pictures(aside, model, to_model, data.pictured, name)
+            alignment = aside / "alignment.png"
+            if reference is not None and draw_alignment(alignment, read_metrics(folder.metrics), name, reference.name):
+                pictures["alignment"] = alignment
+        for path in final.iterdir():  # all of them complete; each takes its place in one step
+            path.replace(folder.path / path.name)
+        final.rmdir()
     track_pictures(trainer.accelerator, {n: folder.path / path.name for n, path in pictures.items()}, step)

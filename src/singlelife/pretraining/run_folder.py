@@ -17,7 +17,7 @@ import json
 import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +31,10 @@ from singlelife.lives.pairs.segments import recording_time
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
+PICTURES = ("reconstruction.png", "cross_attention.png", "alignment.png")
+_TRACKED = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
 
 
 class RunFolder:
@@ -53,10 +54,7 @@ class RunFolder:
 
     def checkpoints(self) -> dict[int, Path]:
         """Complete checkpoints by their step, ascending."""
-        if not self.path.is_dir():
-            return {}
-        matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir() if path.is_dir()]
-        return dict(sorted((int(match[1]), path) for match, path in matches if match))
+        return _by_step(self.path, "checkpoint")
 
     def latest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the last step, or None."""
@@ -66,23 +64,12 @@ class RunFolder:
         """Where the checkpoint of a step is, or will be."""
         return self.path / f"checkpoint-{step}"
 
-    def pictures_path(self, step: int) -> Path:
-        """Where the pictures of a step on the way are, or will be."""
-        return self.pictures / f"step-{step}"
-
-    def _pictures(self) -> dict[int, Path]:
-        """Complete folders of pictures by their step."""
-        matches = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self.pictures.glob("step-*")]
-        return {int(match[1]): path for match, path in matches if match}
-
     def remove_run(self) -> None:
         """Delete the run's files, and no others that the folder may hold."""
-        for path in [*self.checkpoints().values(), *self._pictures().values()]:
+        for path in [*self.checkpoints().values(), *_by_step(self.pictures, "step").values()]:
             remove_dir(path)
-        written = ("config.yaml", "life.json", "metrics.jsonl", "best.json", RESULTS)
-        drawn = ("reconstruction.png", "cross_attention.png", "alignment.png")
-        tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, *drawn, *tracked, *MODEL_FILES):
+        written = (self.config, self.life, self.metrics, self.best)
+        for pattern in (*(path.name for path in written), RESULTS, *PICTURES, *_TRACKED, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
 
@@ -90,7 +77,7 @@ class RunFolder:
         """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
         for leftover in (*self.path.glob("*.tmp"), *self.pictures.glob("*.tmp")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for later, path in (*self.checkpoints().items(), *self._pictures().items()):
+        for later, path in (*self.checkpoints().items(), *_by_step(self.pictures, "step").items()):
             if later > step:
                 remove_dir(path)
         if self.metrics.exists():
@@ -122,22 +109,15 @@ class RunFolder:
         return step
 
     def keep_latest(self, limit: int | None, besides: int | None = None) -> None:
-        """Delete all but the latest `limit` checkpoints, and that of the step `besides`."""
-        if limit is not None:
-            for step, path in list(self.checkpoints().items())[:-limit]:
-                if step != besides:
-                    remove_dir(path)
+        """Delete all but the latest `limit` checkpoints (0 or None: keep all), and that of the step `besides`."""
+        for step, path in list(self.checkpoints().items())[: -limit if limit else 0]:
+            if step != besides:
+                remove_dir(path)
 
-    def write_config(self, settings: dict[str, Any], versions: dict[str, str], notes: Sequence[str] = ()) -> None:
+    def write_config(self, settings: dict[str, Any], *notes: str) -> None:
         """Write `config.yaml`; `notes` are lines of comment."""
-        about = ", ".join(f"{name} {version}" for name, version in versions.items())
-        head = [f"Written by a run with {about}.", f"Start another with: --config {self.config.name}", *notes]
-        comment = "".join(f"# {line}\n" for line in head)
+        comment = "".join(f"# {line}\n" for line in notes)
         write_text(self.config, comment + yaml.safe_dump(settings, sort_keys=False))
-
-    def write_life(self, facts: dict[str, Any]) -> None:
-        """Write `life.json` (see `life_facts`)."""
-        write_text(self.life, json.dumps(facts, indent=2) + "\n")
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to the metrics.
@@ -147,6 +127,12 @@ class RunFolder:
         """
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def _by_step(folder: Path, name: str) -> dict[int, Path]:
+    """The folders `<name>-<step>`, by step, ascending."""
+    matches = [(re.fullmatch(rf"{name}-(\d+)", path.name), path) for path in folder.glob(f"{name}-*")]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_dir()))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -166,7 +152,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def life_facts(life: "PreparedLife") -> dict[str, Any]:
-    """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
+    """What `life.json` says of the life, for whoever gets the model: no frame, no place on this machine."""
     seconds = float(recording_time(life.timestamps, life.video_index)[-1])
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
     return {
@@ -189,13 +175,6 @@ def writing_folder(folder: Path) -> Iterator[Path]:
     """
     with writing(folder), atomic_dir(folder) as aside:
         yield aside
-
-
-def publish(aside: Path, folder: Path) -> None:
-    """Move the files of `aside`, all complete, into `folder`, each in one step."""
-    for path in aside.iterdir():
-        path.replace(folder / path.name)
-    aside.rmdir()
 
 
 def write_text(path: Path, text: str) -> None:
