@@ -67,7 +67,7 @@ def miniature(sim_test, sim_still, micro_model, micro_checkpoint) -> dict:
         "train": {
             "model": str(micro_model), "max_steps": 3, "train_batch_size": 8, "eval_pairs": 8, "warmup_steps": 1,
             "dataloader_num_workers": 0, "mixed_precision": "no", "attention": "sdpa", "max_gap": 0.4,
-            "save_total_limit": 1, "keep_best": False,
+            "save_total_limit": 1,
         },
         "models": [{"life": [str(walk), str(still)]}],
         "scores": {

@@ -44,7 +44,7 @@ def save_until_killed(folder: RunFolder) -> None:
                     optimizer.state[parameter][name].fill_(state.step)
         folder.log({"step": state.step, "val_loss": 1 / (1 + state.step % 5)})
         save_checkpoint(folder, state, accelerator, model, optimizer, processor)
-        folder.keep_latest(2, besides=folder.note_best())
+        folder.keep_latest(2)
 
 
 if __name__ == "__main__":

@@ -162,7 +162,7 @@ def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, fini
 def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tmp_path: Path, command):
     folder = tmp_path / "run"
     diverging = {"learning_rate": 1e30, "warmup_steps": 0, "max_grad_norm": 0, "save_steps": 1, "max_skipped_steps": 3}
-    facts = r"is (nan|inf) at step 4 \(pairs 32 to 39\), the 4th.*checkpoint-1\. .*--learning"
+    facts = r"is (nan|inf) at step 4 \(pairs 32 to 39\).* in a row: 4\..*checkpoint-1\. .*--learning"
     with pytest.raises(RunError, match=facts):
         run(command(folder, **diverging))
     assert list(losses(folder)) == list(RunFolder(folder).checkpoints()) == [1]
@@ -304,7 +304,7 @@ def test_a_dry_run_times_real_steps_and_writes_nothing(whole_run: Path, command,
     before = everything_in(whole_run)
     assert run(command(whole_run, "--dry-run", max_steps=100_000, seed=3)) == 0
     said = capsys.readouterr().out
-    for fact in ("51 steps", "pairs/s", "TFLOP/s", "100,000 steps", "at most in a process", "a checkpoint"):
+    for fact in ("51 steps", "pairs/s", "TFLOP/s", "100,000 steps", "at most in a process"):
         assert fact in said
     with pytest.raises(RunError, match="12 steps 0 are left"):
         run(command(whole_run, "--dry-run", "--resume"))

@@ -1,6 +1,5 @@
 """Checkpoints outlive what ends a run: a kill at any moment, a full disk."""
 
-import json
 import os
 import random
 import resource
@@ -60,11 +59,9 @@ def kill_while_saving(folder: RunFolder, times: int, seed: int) -> None:
         assert process.stdout.readline() == "ended\n"
         halves += bool(list(folder.path.glob("*.tmp")))
         steps = check_all(folder)
-        assert 1 <= len(steps) <= 4  # the last two, the best, and one not yet rotated
+        assert 1 <= len(steps) <= 3  # the last two, and one not yet rotated
         assert last < max(steps)
         last = max(steps)
-        best = json.loads(folder.best.read_text())
-        assert best["step"] in steps
     process.stdin.close()
     process.wait(10)
     assert halves, "no kill fell into the middle of a save"

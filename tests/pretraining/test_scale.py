@@ -8,14 +8,13 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import AutoModel
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.loop import create_optimizer
 from singlelife.pretraining.pretrain import recompute
-from singlelife.pretraining.run_folder import RunFolder
 
 from ..micro import MICRO
 from .runs import column, launch, launch_sharded, run
@@ -167,34 +166,6 @@ def test_recomputed_blocks_keep_less(recwarn: pytest.WarningsRecorder):
     assert amounts["all"] < amounts["encoder"] < amounts["none"]
     assert amounts["all"] < amounts["decoder"] < amounts["none"]
     assert not [w for w in recwarn if issubclass(w.category, FutureWarning | DeprecationWarning)]
-
-
-def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, command, capsys):
-    folder = RunFolder(tmp_path / "run")
-    # A rate so large that the loss rises after the first steps.
-    settings = {"eval_steps": 2, "save_steps": 2, "save_total_limit": 1, "max_steps": 10}
-    assert run(command(folder.path, learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings)) == 0
-    losses = column(folder.path, "val_loss")
-    lowest = min(losses, key=lambda step: losses[step])
-    assert lowest < 10, "the test needs a run that gets worse"
-    assert list(folder.checkpoints()) == [lowest, 10]
-    best = json.loads(folder.best.read_text())
-    assert best == {"checkpoint": f"checkpoint-{lowest}", "step": lowest, "val_loss": losses[lowest]}
-    AutoModelForPreTraining.from_pretrained(folder.path / best["checkpoint"])
-    assert f"{folder.path / best['checkpoint']}, validation {losses[lowest]:.4f}" in capsys.readouterr().out
-
-    again = RunFolder(tmp_path / "again")
-    assert (
-        run(command(again.path, "--no-keep-best", learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings))
-        == 0
-    )
-    assert list(again.checkpoints()) == [10] and not again.best.exists()
-
-
-def test_a_run_that_does_not_validate_has_no_best(tmp_path: Path, command, capsys):
-    assert run(command(tmp_path / "run", max_steps=2, validation_fraction=0)) == 0
-    assert not (tmp_path / "run" / "best.json").exists()
-    assert "best checkpoint" not in capsys.readouterr().out
 
 
 def test_adamw_is_one_kernel_here():

@@ -199,8 +199,6 @@ class TrainConfig:
     """steps between checkpoints"""
     save_total_limit: int | None = 2
     """checkpoints to keep, the latest ones (0: all)"""
-    keep_best: bool = True
-    """keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated"""
     report_to: tuple[str, ...] | None = None
     """trackers of Accelerate to log to as well: tensorboard, trackio, wandb ..."""
 
@@ -317,10 +315,13 @@ FREE_ON_RESUME = {
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
     *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
-    *("keep_best", "report_to", "max_skipped_steps"),
+    *("report_to", "max_skipped_steps"),
 }
 
-_RETIRED = {"decoded_frames"}  # settings of earlier versions, in the configs of their runs; they changed no loss
+_RETIRED = {
+    "decoded_frames",
+    "keep_best",
+}  # settings of earlier versions, in the configs of their runs; they changed no loss
 _GROUPS: dict[str, Any] = get_type_hints(RunConfig)
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config

@@ -7,6 +7,7 @@ loader workers: each process reads its own share of them.
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -26,7 +27,7 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
 
 _PREFETCH = 4  # batches that each worker is ahead of the training, at most
-_NICENESS = 10  # of workers beside a training on the CPU: a tenth of a thread's share where both want a core
+_NICENESS = 10  # of workers: a tenth of a training thread's share where both want a core
 
 
 class StepSampler(Sampler[list[int]]):
@@ -76,15 +77,12 @@ class StepSampler(Sampler[list[int]]):
 def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
     """How pairs to train on are made, and those of held-out stretches (None where none are held out).
 
-    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs, and a
-    run says so as it starts.
+    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs.
 
-    With `hours`, no frame after them is trained on. What is held out is that of the whole life all the same: else
-    the validation losses of runs of several durations would be of different pairs, and could not be compared.
+    With `hours`, no frame after them is trained on. The held-out stretches stay those of the whole life, so that the
+    validation losses of runs of several durations are of the same pairs.
 
     Args:
-        life: the prepared life.
-        pairs: the settings.
         progress: show progress bars on stderr while overlaps are found, if they have to be.
 
     Raises:
@@ -102,11 +100,9 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
     held_out = replace(whole, rows=validation_rows)
     try:
         return train, make_pairing(pairs.pairing, held_out)
-    except LifeError as error:
-        why = error
-    try:
-        return train, TemporalPairing.of(held_out)
-    except LifeError:
+    except LifeError as why:
+        with suppress(LifeError):
+            return train, TemporalPairing.of(held_out)
         raise LifeError(
             f"The held-out stretches are too short to validate on: {why} Or hold out another share of the life "
             "(--validation-fraction; 0 goes without a validation loss)."
@@ -119,9 +115,7 @@ def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
     Raises:
         LifeError: the life is shorter than that.
     """
-    if pairs.hours is None:
-        return len(life)
-    return first_hours(life.timestamps, life.video_index, pairs.hours)
+    return len(life) if pairs.hours is None else first_hours(life.timestamps, life.video_index, pairs.hours)
 
 
 def pair_datasets(
@@ -172,7 +166,7 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
         collate_fn=_already_a_batch,
         num_workers=num_workers,
         prefetch_factor=_PREFETCH if num_workers else None,
-        worker_init_fn=_start_worker_beside_training if device.type == "cpu" else _start_worker,
+        worker_init_fn=_start_worker,
         pin_memory=device.type == "cuda",
     )
 
@@ -234,11 +228,7 @@ def _start_worker(_worker: int) -> None:
     # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-
-
-def _start_worker_beside_training(worker: int) -> None:
     # Where the model is trained on the same cores, a worker takes one from a thread of the training, and all the other
     # threads wait for that one. It reads ahead, so it can do with the time that they leave it.
-    _start_worker(worker)
     if hasattr(os, "nice"):
         os.nice(_NICENESS)

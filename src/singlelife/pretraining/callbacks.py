@@ -3,15 +3,13 @@
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from singlelife.alignment.comparison import coarser
 from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
 from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
-from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
+from singlelife.alignment.pair_sets import VIEWS, resolve_pair_set
 from singlelife.alignment.score import score
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
@@ -53,7 +51,7 @@ def validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_si
     return Callback(trainer.settings.eval_steps, measure)
 
 
-def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset, life: str) -> Callback:
+def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
     """Draw the model as it is into the run folder's `pictures`; at its end the run has pictures of its own."""
     state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
 
@@ -61,19 +59,12 @@ def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset,
         if state.step == trainer.settings.max_steps:
             return {}
         if (whole := whole_model(trainer.model, accelerator)) is not None and accelerator.is_main_process:
-            where = folder.pictures / f"step-{state.step}"
-            with writing_folder(where) as aside:
-                names = draw_pictures(aside, whole, to_model, pairs, title(life, state.step))
-            track_pictures(accelerator, {name: where / path.name for name, path in names.items()}, state.step)
+            with writing_folder(folder.pictures / f"step-{state.step}") as aside:
+                draw_pictures(aside, whole, to_model, pairs, state.step)
         accelerator.wait_for_everyone()
         return {}
 
     return Callback(trainer.settings.picture_steps, draw)
-
-
-def title(life: str, step: int) -> str:
-    """The title of a picture."""
-    return f"{life} after {step:,} steps"
 
 
 def cas_on_the_way(trainer: Trainer, reference: "CasReference | None", every: int) -> Callback:
@@ -94,43 +85,25 @@ class CasReference:
     """What a model in training is compared with. The reference's own attention is computed once, at the start.
 
     Args:
-        model: the reference.
-        pairs: the pair set.
+        config: names the reference and the pairs.
+        model: config of the model in training. CAS is on the coarser grid of the two models.
         processor: of the model in training.
-        grid: of the model in training, rows and columns of patches; CAS is on the coarser grid of the two models.
-        device: where the model in training runs.
+        device: where it runs.
 
     Attributes:
         name: of reference and pairs, as metrics and pictures show it, without any path of this machine.
+
+    Raises:
+        SingleLifeError: the reference or the pairs are not there or cannot be used.
     """
 
-    def __init__(
-        self,
-        model: AttentionMapProvider,
-        pairs: PairSet,
-        processor: CroCoImageProcessor,
-        grid: tuple[int, int],
-        device: str,
-    ):
-        self.name, self.pairs = f"{_short(model.name)} on {pairs.name}", pairs
-        self._processor, self._device = processor, device
-        self._grid = coarser([model.grid, grid])
-        self._reference = self._extract(model)
-        self._true_match = pairs.true_match(self._grid).numpy()
-
-    @classmethod
-    def of(cls, config: RunConfig, processor: CroCoImageProcessor, model: CroCoConfig, device: str) -> "CasReference":
-        """The reference and the pairs that the settings name, for a model of that config.
-
-        Raises:
-            SingleLifeError: either of them is not there or cannot be used.
-        """
+    def __init__(self, config: RunConfig, model: CroCoConfig, processor: CroCoImageProcessor, device: str):
         assert config.cas.cas_reference, "there is nothing to compare with"
         reference = load_model(config.cas.cas_reference, device)
         life, _, views = config.cas.cas_pairs.rpartition("/")
         if not life or views not in VIEWS:
             life, views = config.cas.cas_pairs, VIEWS[0]
-        pairs = resolve_pair_set(
+        self.pairs = resolve_pair_set(
             life,
             views=views,
             num_pairs=config.cas.cas_num_pairs,
@@ -138,7 +111,11 @@ class CasReference:
             image_size=max(processor.size["height"], reference.image_size),
             cache_dir=Path(config.life.cache_dir) if config.life.cache_dir else None,
         )
-        return cls(reference, pairs, processor, model.grid_size, device)
+        self.name = f"{_short(reference.name)} on {self.pairs.name}"
+        self._processor, self._device = processor, device
+        self._grid = coarser([reference.grid, model.grid_size])
+        self._reference = self._extract(reference)
+        self._true_match = self.pairs.true_match(self._grid).numpy()
 
     def compare(self, model: CroCoForPreTraining) -> dict[str, Any]:
         """The scores of a model, for the metrics. It is left in the mode it was in, and no random number is drawn.
@@ -200,18 +177,3 @@ def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: R
             "wandb": {"name": folder.path.name, "dir": str(folder.path)},
         },
     )
-
-
-def track_pictures(accelerator: Accelerator, pictures: dict[str, Path], step: int) -> None:
-    """Report PNG files by name, to those trackers that take pictures; called in the main process."""
-    images = {name: np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
-    for tracker in accelerator.trackers:
-        if tracker.name == "tensorboard":
-            tracker.log_images({name: image[None] for name, image in images.items()}, step=step, dataformats="NHWC")
-            tracker.tracker.flush()
-        elif tracker.name == "wandb":
-            tracker.log_images({name: [image] for name, image in images.items()}, step=step)
-        elif tracker.name == "trackio":
-            import trackio
-
-            tracker.log({name: trackio.Image(image) for name, image in images.items()}, step=step)

@@ -134,7 +134,7 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
 def choose_precision(
     config: CroCoConfig, batch_size: int, device: torch.device, mixed_precision: str = "auto", attention: str = "auto"
 ) -> Precision:
-    """What to train in where it was not asked for.
+    """What to train in where it was not asked for, that is where an argument is `"auto"`.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
     fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
@@ -142,11 +142,7 @@ def choose_precision(
     a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
 
     Args:
-        config: of the model.
         batch_size: pairs per process and step.
-        device: of this process.
-        mixed_precision: `"auto"`, or what was asked for.
-        attention: `"auto"`, or what was asked for.
     """
     reason = "as asked for"
     if mixed_precision == "auto":
@@ -162,33 +158,33 @@ def choose_precision(
     if "auto" not in (mixed_precision, attention):
         return Precision(mixed_precision, attention, reason)
     formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
-    attentions = ["sdpa", "eager"] if attention == "auto" else [attention]
     if mixed_precision == "auto":
         matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
         full, half = (_seconds(lambda matrix=matrix: matrix @ matrix, 5) for matrix in matrices)
         formats = formats[: 1 if half > _HOPELESS * full else 2]
-    return _fastest(config, batch_size, list(product(formats, attentions)))
-
-
-def _fastest(config: CroCoConfig, batch_size: int, choices: list[tuple[str, str]]) -> Precision:
-    """The number format and attention whose steps are fastest; the first, if no other is clearly faster."""
+    choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
-    rows, columns = (number * config.patch_size for number in config.grid_size)
-    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        model = CroCoForPreTraining(config).train()
-        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
-
-        def step(number_format: str, attention: str) -> None:
-            model.set_attn_implementation(attention)
-            with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
-                loss = model(target, source).loss
-            loss.backward()
-
-        taken = {choice: _seconds(lambda choice=choice: step(*choice), 2) for choice in choices}
+    taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
     times = [f"{seconds:.2g} s in {_format(name)}, {attention}" for (name, attention), seconds in taken.items()]
     return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
+
+
+def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
+    """How long a step takes on a CPU in each number format and attention."""
+    rows, columns = (number * config.patch_size for number in config.grid_size)
+
+    def step(number_format: str, attention: str) -> None:
+        model.set_attn_implementation(attention)
+        with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
+            loss = model(target, source).loss
+        loss.backward()
+
+    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
+        model = CroCoForPreTraining(config).train()
+        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
+        return [_seconds(lambda choice=choice: step(*choice), 2) for choice in choices]
 
 
 def _format(name: str) -> str:

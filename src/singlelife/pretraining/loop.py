@@ -4,7 +4,6 @@ import math
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -99,9 +98,18 @@ class Trainer:
             RunError: the loss is not finite, or a checkpoint cannot be written.
         """
         settings, state = self.settings, self.state
-        batches = iter(loader)
-        progress = Progress(state.step, settings, show=self.accelerator.is_main_process)
-        stopped_by = 0
+        batches, stopped_by = iter(loader), 0
+        seconds: list[float] = []  # of each step since the last line of the metrics, and of waiting for its data
+        waited: list[float] = []
+        bar = tqdm(
+            initial=state.step,
+            total=settings.max_steps,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
         self.model.train()
         with stop_signals() as received:
             while state.step < settings.max_steps and not stopped_by:
@@ -110,22 +118,27 @@ class Trainer:
                 stopped_by = step.stop
                 state.step += 1
                 if step.not_finite:
-                    self._skip(step, progress)
+                    self._skip(step.not_finite)
                 else:
                     state.skipped_in_a_row = 0
                     state.pending_losses.append(step.loss)
-                    progress.update(step, time.perf_counter() - start)
+                    seconds.append(time.perf_counter() - start)
+                    waited.append(step.waited)
+                    bar.set_postfix_str(
+                        f"loss {math.fsum(state.pending_losses) / len(state.pending_losses):.4f}", False
+                    )
+                bar.update()
 
                 last = state.step == settings.max_steps
                 if (state.step % settings.logging_steps == 0 or last) and state.pending_losses:
-                    self._log_losses(step, progress)
+                    self._log_losses(step, seconds, waited)
                 for callback in self.callbacks:
                     if state.step % callback.every == 0 or last:
                         self.log(callback.act())
                 # While steps fail, the checkpoints from before stay: they may be the last good ones.
                 if (state.step % settings.save_steps == 0 and not state.skipped_in_a_row) or last or stopped_by:
                     self.save()
-        progress.bar.close()
+        bar.close()
         return stopped_by
 
     def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> Step:
@@ -169,29 +182,34 @@ class Trainer:
         self.optimizer.zero_grad()
         return Step(mean_loss, rate, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
-    def _log_losses(self, step: Step, progress: "Progress") -> None:
-        """One line of the metrics: the mean loss since the last one, and the speed."""
-        pending = self.state.pending_losses
-        speed = progress.speed()
+    def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
+        """One line of the metrics: the mean loss since the last one, and the speed.
+
+        Its time is that of the steps alone, without validation and saving; `data_wait` is the share of it spent
+        waiting for the loader.
+        """
+        pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
+        rate = len(seconds) * self.settings.train_batch_size / total
         self.log(
             {
                 "loss": math.fsum(pending) / len(pending),
                 "learning_rate": step.learning_rate,
                 "grad_norm": step.grad_norm,
-                **speed,
-                "tflops": round(self.flops_per_pair * speed["pairs_per_second"] / 1e12, 6),
+                "pairs_per_second": round(rate, 2),
+                "data_wait": round(math.fsum(waited) / total, 4),
+                "tflops": round(self.flops_per_pair * rate / 1e12, 6),
             }
         )
-        self.state.pending_losses = []
-        progress.restart()
+        for values in (pending, seconds, waited):
+            values.clear()
 
-    def _skip(self, step: Step, progress: "Progress") -> None:
+    def _skip(self, what: str) -> None:
         """Count a step that changed nothing, and stop the run where that goes on.
 
         Raises:
             RunError: it was one too many.
         """
-        state, what = self.state, step.not_finite
+        state = self.state
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
         end = state.step * self.settings.train_batch_size
@@ -203,19 +221,17 @@ class Trainer:
                 f"{self.folder.latest_checkpoint() or 'none: it was too early'}. "
                 "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
             )
-        progress.bar.update()
         if self.accelerator.is_main_process:
             tqdm.write(f"Step {state.step} was skipped: {what} (pairs {first} to {last}).")
             self.folder.log({"step": state.step, "skipped": what, "first_pair": first, "last_pair": last})
 
     def save(self) -> None:
-        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
+        """Write a checkpoint and delete those past `save_total_limit`."""
         save_checkpoint(
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            best = self.folder.note_best() if self.settings.keep_best else None
-            self.folder.keep_latest(self.settings.save_total_limit, besides=best)
+            self.folder.keep_latest(self.settings.save_total_limit)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
@@ -235,50 +251,6 @@ def create_optimizer(model: torch.nn.Module, settings: TrainConfig, device: torc
         betas=(settings.adam_beta1, settings.adam_beta2),
         fused=device.type in ("cpu", "cuda", "mps", "xpu"),
     )
-
-
-class Progress:
-    """The bar of a run on stderr, and the speed since the last line of the metrics.
-
-    Time is that of the steps alone, without validation and saving; the data-wait share is the part of it spent
-    waiting for the loader.
-    """
-
-    def __init__(self, first_step: int, settings: TrainConfig, show: bool):
-        self._batch_size = settings.train_batch_size
-        self.bar = tqdm(
-            initial=first_step,
-            total=settings.max_steps,
-            unit="step",
-            disable=not show,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-        self._recent_losses: deque[float] = deque(maxlen=100)
-        self.restart()
-
-    def restart(self) -> None:
-        """Measure the speed from now on."""
-        self._steps, self._seconds, self._waited = 0, 1e-9, 0.0
-
-    def update(self, step: Step, seconds: float) -> None:
-        """Count a step that took `seconds`."""
-        self._steps += 1
-        self._seconds += seconds
-        self._waited += step.waited
-        self._recent_losses.append(step.loss)
-        loss, speed = sum(self._recent_losses) / len(self._recent_losses), self.speed()
-        about = f"loss {loss:.4f}, {speed['pairs_per_second']:.0f} pairs/s, data wait {speed['data_wait']:.0%}"
-        self.bar.set_postfix_str(about, refresh=False)
-        self.bar.update()
-
-    def speed(self) -> dict[str, float]:
-        """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""
-        return {
-            "pairs_per_second": round(self._steps * self._batch_size / self._seconds, 2),
-            "data_wait": round(self._waited / self._seconds, 4),
-        }
 
 
 @contextmanager

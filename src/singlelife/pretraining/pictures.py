@@ -22,25 +22,23 @@ def can_draw() -> bool:
 
 
 @torch.no_grad()
-def draw_pictures(
-    folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str
-) -> dict[str, Path]:
-    """Draw both pictures of the model into a folder, and return their paths by name; none where nothing can be drawn.
-    The model is left in the mode it was in."""
+def draw_pictures(folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, step: int) -> None:
+    """Draw both pictures of the model into a folder, if they can be drawn. The model is left in the mode it was in."""
     if not can_draw():
-        return {}
+        return
     was_training = model.training
     torch.nn.Module.to(model, to_model.device)
     model.eval()
     batch = pairs.__getitems__([row * len(pairs) // _ROWS for row in range(_ROWS)])
-    figures = {
-        "reconstruction": draw_reconstruction(model, to_model, batch, title),
-        "cross_attention": draw_cross_attention(model, to_model, batch, title),
-    }
-    for name, figure in figures.items():
-        figure.savefig(folder / f"{name}.png", dpi=_DPI)
+    for draw in (draw_reconstruction, draw_cross_attention):
+        figure = draw(model, to_model, batch, title(pairs, step))
+        figure.savefig(folder / f"{draw.__name__.removeprefix('draw_')}.png", dpi=_DPI)
     model.train(was_training)
-    return {name: folder / f"{name}.png" for name in figures}
+
+
+def title(pairs: PairDataset, step: int) -> str:
+    """The title of a picture."""
+    return f"{pairs.life.name} after {step:,} steps"
 
 
 def draw_reconstruction(
@@ -109,8 +107,8 @@ def draw_cross_attention(
     return figure
 
 
-def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> bool:
-    """CAS over steps, with 95% intervals and chance, as a PNG. Returns whether there was anything to draw.
+def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> None:
+    """CAS over steps, with 95% intervals and chance, as a PNG, if there is anything to draw.
 
     Args:
         path: of the PNG.
@@ -120,7 +118,7 @@ def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, refere
     """
     points = [line for line in metrics if line.get("cas_reference") == reference]
     if not points or not can_draw():
-        return False
+        return
     steps = [point["step"] for point in points]
     figure = _figure(7.2, 4.2)
     axes = figure.subplots()
@@ -134,7 +132,6 @@ def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, refere
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(frameon=False, fontsize=9)
     figure.savefig(path, dpi=_DPI)
-    return True
 
 
 def _textured_patches(image: np.ndarray, patch: int) -> list[int]:

@@ -4,7 +4,7 @@ import json
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,6 @@ from singlelife.pretraining.callbacks import (
     cas_on_the_way,
     pictures_on_the_way,
     start_trackers,
-    title,
-    track_pictures,
     validation,
 )
 from singlelife.pretraining.checkpoints import (
@@ -43,7 +41,7 @@ from singlelife.pretraining.checkpoints import (
 )
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer, create_optimizer
-from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures
+from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures, title
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, life_facts, read_metrics, write_text, writing
@@ -83,38 +81,45 @@ def _run(config: RunConfig) -> int:
     publisher = None
     if accelerator.is_main_process and not config.start.dry_run:
         publisher = start_publisher(config.hub, config.life_name, folder)
-    sampler = StepSampler(
-        state.step,
-        train.max_steps,
-        train.train_batch_size,
-        train.gradient_accumulation_steps,
-        accelerator.num_processes,
-        accelerator.process_index,
-    )
-
-    data = _read_data(config, accelerator, state, model_config)
-    if came_from := data.life.metadata.get("hub"):  # so that the run's config says which frames it saw
+    steps = state.step, train.max_steps, train.train_batch_size, train.gradient_accumulation_steps
+    sampler = StepSampler(*steps, accelerator.num_processes, accelerator.process_index)
+    pairs, held_out = _read_pairs(config, accelerator, state, model_config)
+    if came_from := pairs.life.metadata.get("hub"):  # so that the run's config says which frames it saw
         config = replace(config, life=replace(config.life, life=f"{came_from['repo_id']}@{came_from['revision']}"))
-    sequence = _sequence(config, data, model_config)
+    sequence = _sequence(config, pairs, model_config)
     if checkpoint:
         check_same_sequence(state, sequence, checkpoint)
     state.sequence = sequence
-    size = data.train.image_size
-    processor = CroCoImageProcessor(size={"height": size, "width": size})
+    processor = CroCoImageProcessor(size={"height": pairs.image_size, "width": pairs.image_size})
     to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
     reference = None
     if config.cas.cas_reference is not None and accelerator.is_main_process:
-        reference = CasReference.of(config, processor, model_config, str(accelerator.device))
+        reference = CasReference(config, model_config, processor, str(accelerator.device))
 
-    trainer = _trainer(config, accelerator, folder, state, checkpoint, model_config, processor, to_model)
-    loader = train_loader(data.train, sampler, train.dataloader_num_workers, accelerator.device)
-    accelerator.print(start_report(config, data.train, data.validation, trainer, precision, checkpoint))
+    model = _starting_model(config, checkpoint, model_config)
+    model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
+    if checkpoint:
+        load_moments(checkpoint, model, optimizer.optimizer)
+        if accelerator.scaler is not None and state.grad_scaler is not None:
+            accelerator.scaler.load_state_dict(state.grad_scaler)
+    coloured = replace(to_model, color_jitter=config.pairs.color_jitter, seed=train.seed)
+    trainer = Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
+    loader = train_loader(pairs, sampler, train.dataloader_num_workers, accelerator.device)
+    accelerator.print(start_report(config, pairs, held_out, trainer, precision, checkpoint))
     if config.start.dry_run:
         accelerator.print(dry_run(trainer, loader))
         accelerator.end_training()
         return 0
-    _open_folder(trainer, config, checkpoint, data.life)
-    _add_callbacks(trainer, config, data, to_model, reference, sampler.local_batch_size)
+
+    _open_folder(trainer, config, checkpoint, pairs.life)
+    if held_out:
+        trainer.callbacks.append(validation(trainer, held_out, to_model, sampler.local_batch_size))
+    if train.picture_steps and can_draw():
+        trainer.callbacks.append(pictures_on_the_way(trainer, to_model, held_out or pairs))
+    if config.cas.cas_reference is not None:
+        trainer.callbacks.append(cas_on_the_way(trainer, reference, config.cas.cas_steps))
+        if not state.step:
+            trainer.log(trainer.callbacks[-1].act())
     trainer.saved = publisher.offer if publisher else None
     with publisher or nullcontext():
         stopped_by = trainer.train(loader)
@@ -126,27 +131,13 @@ def _run(config: RunConfig) -> int:
                 f"{folder.checkpoint_path(state.step)}. Go on with the same command and --resume."
             )
         else:
-            _finish(trainer, whole, to_model, data, reference)
+            _finish(trainer, whole, to_model, held_out or pairs, reference)
             print(end_report(config, folder, time.perf_counter() - start, state.skipped_steps))
         if publisher:
             print(publisher.finish(hurry=bool(stopped_by)))
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return 128 + stopped_by if stopped_by else 0
-
-
-@dataclass(frozen=True)
-class _Data:
-    """A life, the pairs to train on, and those of held-out stretches (None where none are held out)."""
-
-    life: PreparedLife
-    train: PairDataset
-    validation: PairDataset | None
-
-    @property
-    def pictured(self) -> PairDataset:
-        """The pairs to draw pictures of."""
-        return self.validation or self.train
 
 
 def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
@@ -171,10 +162,11 @@ def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
     return checkpoint
 
 
-def _read_data(config: RunConfig, accelerator: Accelerator, state: TrainingState, model: CroCoConfig) -> _Data:
-    """The life, prepared or downloaded now if it has not been before, and its pairs.
-
-    A resumed run of a life on the Hub takes the commit that it began with, if the user names none.
+def _read_pairs(
+    config: RunConfig, accelerator: Accelerator, state: TrainingState, model: CroCoConfig
+) -> tuple[PairDataset, PairDataset | None]:
+    """The pairs to train on, and those of held-out stretches, of a life that is prepared or downloaded now if it has
+    not been before. A resumed run of a life on the Hub takes the commit that it began with, if the user names none.
 
     Raises:
         LifeError, HubError: the life or such pairs cannot be had.
@@ -193,54 +185,38 @@ def _read_data(config: RunConfig, accelerator: Accelerator, state: TrainingState
             strict=config.life.strict,
             progress=progress,
         )
-        return _Data(prepared, *pair_datasets(prepared, config.pairs, config.train, model, progress=progress))
+        return pair_datasets(prepared, config.pairs, config.train, model, progress=progress)
 
 
-def _sequence(config: RunConfig, data: _Data, model_config: CroCoConfig) -> dict[str, Any]:
+def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) -> dict[str, Any]:
     """All that the sequence of losses depends on."""
     settings = {name: value for name, value in config.to_dict().items() if name not in FREE_ON_RESUME}
-    if not data.life.metadata.get("hub"):
-        settings["life"] = data.life.name  # wherever its folder is; its fingerprint tells whether it is the same
+    if not pairs.life.metadata.get("hub"):
+        settings["life"] = pairs.life.name  # wherever its folder is; its fingerprint tells whether it is the same
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
     settings["learning_rate"] = config.train.peak_learning_rate  # however it was given
     settings.pop("base_learning_rate")
     model = {name: value for name, value in sorted(model_config.to_dict().items()) if name in own_fields}
-    sequence = settings | {"life_fingerprint": data.life.metadata["fingerprint"], "model_config": model}
-    if data.train.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
-        sequence["pair_table"] = data.train.pairing.fingerprint
+    sequence = settings | {"life_fingerprint": pairs.life.metadata["fingerprint"], "model_config": model}
+    if pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
+        sequence["pair_table"] = pairs.pairing.fingerprint
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
 
 
-def _trainer(
-    config: RunConfig,
-    accelerator: Accelerator,
-    folder: RunFolder,
-    state: TrainingState,
-    checkpoint: Path | None,
-    model_config: CroCoConfig,
-    processor: CroCoImageProcessor,
-    to_model: ToModel,
-) -> Trainer:
-    """The model and its optimiser as they were at `state.step`, ready for the next one.
+def _starting_model(config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig) -> CroCoForPreTraining:
+    """The model with the weights that the run starts or goes on with.
 
     Raises:
-        CheckpointError, RunError: the checkpoint cannot be read.
+        CheckpointError: they cannot be read.
     """
-    train = config.train
-    set_seed(train.seed)
+    set_seed(config.train.seed)
     weights = checkpoint or Path(config.model.model)
     model = load_weights(weights, model_config) if weights.is_dir() else CroCoForPreTraining(model_config)
-    model.set_attn_implementation(train.attention)
-    recompute(model, train.gradient_checkpointing)
-    if train.torch_compile:
+    model.set_attn_implementation(config.train.attention)
+    recompute(model, config.train.gradient_checkpointing)
+    if config.train.torch_compile:
         model.compile()
-    model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
-    if checkpoint:
-        load_moments(checkpoint, model, optimizer.optimizer)
-        if accelerator.scaler is not None and state.grad_scaler is not None:
-            accelerator.scaler.load_state_dict(state.grad_scaler)
-    coloured = replace(to_model, color_jitter=config.pairs.color_jitter, seed=train.seed)
-    return Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
+    return model
 
 
 def recompute(model: CroCoForPreTraining, blocks: str) -> None:
@@ -266,8 +242,6 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         adopt(folder, checkpoint)
         folder.rewind(step)
         write_text(folder.life, json.dumps(life_facts(life), indent=2) + "\n")
-        if not config.train.keep_best:
-            folder.best.unlink(missing_ok=True)
         folder.write_config(
             config.to_dict(),
             f"Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.",
@@ -280,40 +254,20 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         start_trackers(accelerator, config.to_dict(), folder, step)
 
 
-def _add_callbacks(
-    trainer: Trainer,
-    config: RunConfig,
-    data: _Data,
-    to_model: ToModel,
-    reference: CasReference | None,
-    batch_size: int,
-) -> None:
-    """Have the trainer validate, draw and compare between its steps, and compare now if it has made none."""
-    if data.validation:
-        trainer.callbacks.append(validation(trainer, data.validation, to_model, batch_size))
-    if config.train.picture_steps and can_draw():
-        trainer.callbacks.append(pictures_on_the_way(trainer, to_model, data.pictured, data.life.name))
-    if config.cas.cas_reference is not None:
-        trainer.callbacks.append(cas_on_the_way(trainer, reference, config.cas.cas_steps))
-        if not trainer.state.step:
-            trainer.log(trainer.callbacks[-1].act())
-
-
 def _finish(
-    trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, data: _Data, reference: CasReference | None
+    trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, reference: CasReference | None
 ) -> None:
-    """Write the finished model and its pictures into the run folder, and report the pictures to trackers."""
+    """Write the finished model and its pictures into the run folder."""
     folder, step = trainer.folder, trainer.state.step
-    name, final = title(data.life.name, step), folder.path / "final"
+    final = folder.path / "final"
     with writing(folder.path):
         with atomic_dir(final) as aside:
             model.save_pretrained(aside)
             trainer.processor.save_pretrained(aside)
-            pictures = draw_pictures(aside, model, to_model, data.pictured, name)
-            alignment = aside / "alignment.png"
-            if reference is not None and draw_alignment(alignment, read_metrics(folder.metrics), name, reference.name):
-                pictures["alignment"] = alignment
+            draw_pictures(aside, model, to_model, pairs, step)
+            if reference is not None:
+                measured = read_metrics(folder.metrics)
+                draw_alignment(aside / "alignment.png", measured, title(pairs, step), reference.name)
         for path in final.iterdir():  # all of them complete; each takes its place in one step
             path.replace(folder.path / path.name)
         final.rmdir()
-    track_pictures(trainer.accelerator, {n: folder.path / path.name for n, path in pictures.items()}, step)

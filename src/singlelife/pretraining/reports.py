@@ -1,6 +1,5 @@
 """What a run prints: at its start, of a dry run, and at its end."""
 
-import json
 import time
 from pathlib import Path
 
@@ -37,16 +36,17 @@ def start_report(
     life, train, pairs = train_pairs.life, config.train, config.pairs
     model = trainer.accelerator.unwrap_model(trainer.model).config
     seconds = recording_time(life.timestamps, life.video_index)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    millions = sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6
+    gflop = trainer.flops_per_pair / 1e9
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(seconds[-1])} of video, {held_out}",
         "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
-        "model": f"{config.model.model}, {parameters / 1e6:.2f} M parameters, {model.image_size} px, "
+        "model": f"{config.model.model}, {millions:.2f} M parameters, {model.image_size} px, "
         f"patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
         "device": _device(trainer.accelerator),
         "precision": str(precision),
-        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs; {trainer.flops_per_pair / 1e9:.3g} GFLOP a pair",
+        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs, {gflop:.3g} GFLOP each",
         "learning rate": learning_rate_report(train),
         "run folder": str(config.output_dir),
     }
@@ -81,10 +81,7 @@ def dry_run(trainer: Trainer, loader: DataLoader) -> str:
     """Make a few steps, and report their time and memory; called by every process.
 
     The first step is not timed: it allocates memory, and compiles where asked to. As many follow as take about ten
-    seconds, one at least and fifty at most.
-
-    Returns:
-        The report, a table. Memory is that of the main process: of tensors on a GPU, all that it holds on a CPU.
+    seconds, one at least and fifty at most. The report is that of the main process.
 
     Raises:
         RunError: there is no step left to make.
@@ -102,19 +99,18 @@ def dry_run(trainer: Trainer, loader: DataLoader) -> str:
     waited = sum(trainer.make_step(batches).waited for _ in range(count))
     seconds = (time.perf_counter() - start) / count
     rate = settings.train_batch_size / seconds
-    on_gpu = trainer.accelerator.device.type == "cuda"
+    on_gpu = trainer.accelerator.device.type == "cuda"  # where the memory that counts is that of tensors
     memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
     checkpoint = 12 * sum(parameter.numel() for parameter in trainer.model.parameters())  # weights and two moments
-    return _table(
-        {
-            "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
-            "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
-            f"data wait {waited / (seconds * count):.0%}",
-            "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
-            "memory": f"{in_bytes(memory)} at most in a process",
-            "disk": f"{in_bytes(checkpoint)} a checkpoint, {in_bytes(free_bytes(trainer.folder.path))} free",
-        }
-    )
+    lines = {
+        "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
+        "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
+        f"data wait {waited / (seconds * count):.0%}",
+        "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
+        "memory": f"{in_bytes(memory)} at most in a process",
+        "disk": f"{in_bytes(checkpoint)} a checkpoint, {in_bytes(free_bytes(trainer.folder.path))} free",
+    }
+    return _table(lines)
 
 
 def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
@@ -129,9 +125,6 @@ def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_ste
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
         "pictures": ", ".join(str(folder.path / name) for name in PICTURES if (folder.path / name).exists()),
     }
-    if folder.best.exists():
-        best = json.loads(folder.best.read_text(encoding="utf-8"))
-        lines["best checkpoint"] = f"{folder.path / best['checkpoint']}, validation {best['val_loss']:.4f}"
     return (
         f"{_table(lines)}\nNext: train another life, then see how far the two agree about the geometry of a third:\n"
         f"  accelerate launch train.py --life {other}\n"

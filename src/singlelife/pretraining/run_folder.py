@@ -4,7 +4,6 @@ config.yaml              every setting; another run can start from it with --con
 life.json                the life that it learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
-best.json                which of the checkpoints has the lowest validation loss
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
 reconstruction.png, cross_attention.png, alignment.png
 pictures/step-<step>/    the first two as they were on the way
@@ -14,7 +13,6 @@ results.jsonl            scores that `singlelife push --results` was given, for 
 
 import contextlib
 import json
-import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -45,7 +43,6 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.life = path / "life.json"
-        self.best = path / "best.json"
         self.pictures = path / "pictures"
 
     def holds_a_run(self) -> bool:
@@ -68,7 +65,7 @@ class RunFolder:
         """Delete the run's files, and no others that the folder may hold."""
         for path in [*self.checkpoints().values(), *_by_step(self.pictures, "step").values()]:
             remove_dir(path)
-        written = (self.config, self.life, self.metrics, self.best)
+        written = (self.config, self.life, self.metrics)
         for pattern in (*(path.name for path in written), RESULTS, *PICTURES, *_TRACKED, *MODEL_FILES):
             for path in self.path.glob(pattern):
                 path.unlink()
@@ -83,36 +80,11 @@ class RunFolder:
         if self.metrics.exists():
             kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
             write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        if self.best.exists():
-            self.note_best()
 
-    def note_best(self) -> int | None:
-        """Find the checkpoint with the lowest validation loss, and name it in `best.json`.
-
-        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped is forgotten.
-
-        Returns:
-            Its step, or None where no checkpoint has a validation loss.
-        """
-        checkpoints = self.checkpoints()
-        losses = {
-            line["step"]: line["val_loss"]
-            for line in (read_metrics(self.metrics) if self.metrics.exists() else [])
-            if line["step"] in checkpoints and math.isfinite(line.get("val_loss", math.nan))
-        }
-        if not losses:
-            self.best.unlink(missing_ok=True)
-            return None
-        step = min(losses, key=lambda step: (losses[step], step))
-        best = {"checkpoint": checkpoints[step].name, "step": step, "val_loss": losses[step]}
-        write_text(self.best, json.dumps(best) + "\n")
-        return step
-
-    def keep_latest(self, limit: int | None, besides: int | None = None) -> None:
-        """Delete all but the latest `limit` checkpoints (0 or None: keep all), and that of the step `besides`."""
-        for step, path in list(self.checkpoints().items())[: -limit if limit else 0]:
-            if step != besides:
-                remove_dir(path)
+    def keep_latest(self, limit: int | None) -> None:
+        """Delete all but the latest `limit` checkpoints (0 or None: keep all)."""
+        for path in list(self.checkpoints().values())[: -limit if limit else 0]:
+            remove_dir(path)
 
     def write_config(self, settings: dict[str, Any], *notes: str) -> None:
         """Write `config.yaml`; `notes` are lines of comment."""
@@ -168,21 +140,13 @@ def life_facts(life: "PreparedLife") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """`atomic_dir` of a folder of a run.
-
-    Raises:
-        RunError: the disk is full, or the folder cannot be written.
-    """
+    """`atomic_dir` of a folder of a run; raises as `writing` does."""
     with writing(folder), atomic_dir(folder) as aside:
         yield aside
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text in one step.
-
-    Raises:
-        RunError: the disk is full, or the file cannot be written.
-    """
+    """Replace a file's text in one step; raises as `writing` does."""
     with writing(path), atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
         sync(aside)
@@ -190,7 +154,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file of the run is written into an error that says how to go on.
+    """Say how to go on where a file of the run cannot be written.
 
     Raises:
         RunError: the disk is full, or the file cannot be written.
