@@ -111,7 +111,7 @@ def test_shipped_configs_are_valid(name: str):
         (["--picture-steps", "-1"], ["--picture-steps", "0 or more"]),
         (["--hours", "0"], ["--hours", "over 0"]),
         (["--public"], ["--public", "--push-to-hub"]),
-        (["--resume", "--overwrite-output-dir"], ["--resume", "--overwrite-output-dir"]),
+        (["--resume", "--resume-from=hub"], ["--resume", "--resume-from"]),
         (["--config", "tyni"], ["tyni", "tiny"]),
         (["--config", "absent.yaml"], ["absent.yaml"]),
     ],

@@ -32,16 +32,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
     assert not list(run.path.glob("*.tmp"))
 
 
-def test_what_is_still_being_written_is_no_checkpoint(tmp_path: Path):
+def test_rewinding_drops_all_that_came_later(tmp_path: Path):
     run = a_run(tmp_path / "run")
     (run.path / "checkpoint-16.tmp").mkdir()
     (run.path / "checkpoint-best").mkdir()
     assert list(run.checkpoints()) == [4, 8, 12]
-
-
-def test_rewinding_drops_all_that_came_later(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    (run.path / "checkpoint-16.tmp").mkdir()
     with run.metrics.open("a") as file:
         file.write('{"step": 13, "lo')  # killed here
     run.rewind(8)
@@ -80,12 +75,3 @@ def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch)
     assert list(run.checkpoints()) == [8, 12]
     run.rewind(12)
     assert not list(run.path.glob("*.tmp"))
-
-
-def test_removing_a_run_spares_other_files(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    (run.path / "notes.txt").write_text("mine")
-    (run.path / "train.py").write_text("mine")
-    run.remove_run()
-    assert not run.holds_a_run()
-    assert sorted(path.name for path in run.path.iterdir()) == ["notes.txt", "train.py"]

@@ -50,17 +50,10 @@ class StartConfig:
     resume_from: str | None = None
     """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
     run folder's latest checkpoint"""
-    overwrite_output_dir: bool = False
-    """delete the run that the run folder holds and start anew"""
 
     def __post_init__(self) -> None:
-        if self.resume + (self.resume_from is not None) + self.overwrite_output_dir > 1:
-            raise RunError("Pass only one of --resume, --resume-from and --overwrite-output-dir.")
-
-    @property
-    def resumes(self) -> bool:
-        """Whether the run goes on from a checkpoint, if there is one."""
-        return self.resume or self.resume_from is not None
+        if self.resume and self.resume_from is not None:
+            raise RunError("Pass only one of --resume and --resume-from.")
 
 
 @dataclass(frozen=True)
@@ -72,12 +65,8 @@ class LifeConfig:
     (ORG/NAME@REVISION) of one on the Hub"""
     video: tuple[str, ...] | None = None
     """the life's recordings: files, folders or quoted globs, in order of time"""
-    strict: bool = False
-    """stop at a video that cannot be read, instead of going on with the others"""
     cache_dir: str | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
-    preprocessing_workers: int | None = None
-    """processes that decode videos (default: one per video, at most one per core)"""
 
 
 @dataclass(frozen=True)
@@ -94,8 +83,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "image_size")
-        ratio = self.mask_ratio
-        _require(ratio is None or 0 < ratio < 1, "mask_ratio", ratio, "between 0 and 1")
+        _require(self.mask_ratio is None or 0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -124,21 +112,15 @@ class PairConfig(PairSettings):
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise RunError(f"--pairing should be one of {', '.join(PAIRINGS)}, not {self.pairing!r}.")
-        low, high = self.min_overlap, self.max_overlap
+        low, high, held_out = self.min_overlap, self.max_overlap, self.validation_fraction
         _require(0 < low <= 1, "min_overlap", low, "over 0 and at most 1")
         _require(low <= high <= 1, "max_overlap", high, f"from --min-overlap ({low:g}) to 1")
         _at_least(1, self, "max_neighbours")
-        rate, held_out = self.spatial_rate, self.validation_fraction
-        _require(0 <= rate <= 1000, "spatial_rate", rate, "from 0 (all frames) to 1000")
+        _require(0 <= self.spatial_rate <= 1000, "spatial_rate", self.spatial_rate, "from 0 (all frames) to 1000")
         _require(0 <= self.spatial_weight <= 1, "spatial_weight", self.spatial_weight, "from 0 to 1")
         _require(0 <= self.color_jitter <= 1, "color_jitter", self.color_jitter, "from 0 to 1")
         _require(self.hours is None or self.hours > 0, "hours", self.hours, "over 0")
         _require(0 <= held_out <= 0.5, "validation_fraction", held_out, "from 0 to 0.5")
-
-    @property
-    def settings(self) -> PairSettings:
-        """The part that the pairings read."""
-        return PairSettings(**{f.name: getattr(self, f.name) for f in fields(PairSettings)})
 
 
 @dataclass(frozen=True)
@@ -293,11 +275,7 @@ class RunConfig:
 
     @property
     def life_name(self) -> str:
-        """The life's name on this machine: NAME of ORG/NAME.
-
-        Raises:
-            LifeError: the settings name a path that is no prepared life.
-        """
+        """The life's name on this machine: NAME of ORG/NAME. Raises LifeError for a path that is no prepared life."""
         assert self.life.life, "parse_arguments makes sure of it"
         return life_reference(self.life.life, self.life.video).name
 
@@ -307,21 +285,17 @@ class RunConfig:
         return Path(self.train.output_dir or f"runs/{self.life_name}")
 
 
-# What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
-# compared instead of the settings that lead to it).
-FREE_ON_RESUME = {
-    *("model", "image_size", "mask_ratio"),
-    *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
+FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of losses does not depend on it
+    *("model", "image_size", "mask_ratio"),  # its own config is compared
+    *("video", "cache_dir", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
     *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
     *("report_to", "max_skipped_steps"),
 }
 
-_RETIRED = {
-    "decoded_frames",
-    "keep_best",
-}  # settings of earlier versions, in the configs of their runs; they changed no loss
+# Settings of earlier versions, in the configs of their runs; they changed no loss.
+_RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
 _GROUPS: dict[str, Any] = get_type_hints(RunConfig)
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config
@@ -396,9 +370,12 @@ def check_names(path: Path, names: Iterable[str], known: Iterable[str], what: st
     """
     for name in names:
         if name not in known:
-            near = difflib.get_close_matches(str(name), known, n=3)
-            hint = f"; did you mean {' or '.join(near)}?" if near else "."
-            raise RunError(f"{path} sets {name!r}, which is not {what}{hint}")
+            raise RunError(f"{path} sets {name!r}, which is not {what}{_nearest(name, known)}")
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
 
 
 def _typed(value: Any, kind: Any, what: str) -> Any:
@@ -438,18 +415,15 @@ def config_path(kind: str, name_or_path: str) -> Path:
             raise RunError(f"There is no config file {path}.")
         return path
     if name_or_path not in (names := config_names(kind)):
-        near = difflib.get_close_matches(name_or_path, names, n=3) or names
-        raise RunError(
-            f"There is no {kind} config named {name_or_path!r}; did you mean {' or '.join(near)}? "
-            "A file's path should end in .yaml."
-        )
+        hint = f"{_nearest(name_or_path, names)} There are {', '.join(names)}; a file's path should end in .yaml."
+        raise RunError(f"There is no {kind} config named {name_or_path!r}{hint}")
     return hub_configs() / kind / f"{name_or_path}.yaml"
 
 
 def _at_least(minimum: int, config: Any, *names: str) -> None:
+    allowed = f"at least {minimum}" if minimum else "0 or more"
     for name in names:
         value = getattr(config, name)
-        allowed = f"at least {minimum}" if minimum else "0 or more"
         _require(value is None or value >= minimum, name, value, allowed)
 
 

@@ -63,9 +63,6 @@ class StepSampler(Sampler[list[int]]):
         self.num_processes, self.process_index = num_processes, process_index
         self.local_batch_size = batch_size // (accumulation * num_processes)
 
-    def __len__(self) -> int:
-        return len(self.steps) * self.accumulation
-
     def __iter__(self) -> Iterator[list[int]]:
         for step in self.steps:
             for part in range(self.accumulation):
@@ -88,11 +85,11 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
     Raises:
         LifeError: no such pairs can be made.
     """
-    whole = PairingContext.of_life(life, pairs.settings, progress=progress)
+    whole = PairingContext.of_life(life, pairs, progress=progress)
     train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
     seen = whole
     if (num_frames := frames_seen(life, pairs)) < len(life):
-        seen = PairingContext.of_life(life, pairs.settings, num_frames=num_frames, progress=progress)
+        seen = PairingContext.of_life(life, pairs, num_frames=num_frames, progress=progress)
         train_rows = train_rows[train_rows < num_frames]
     train = make_pairing(pairs.pairing, replace(seen, rows=train_rows))
     if not len(validation_rows):

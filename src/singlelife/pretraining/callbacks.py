@@ -1,4 +1,4 @@
-"""What a run does between its steps: the validation loss, pictures, CAS against another model, and trackers."""
+"""What a run does between its steps: the validation loss, pictures, CAS with another model; and trackers."""
 
 from pathlib import Path
 from typing import Any
@@ -164,8 +164,7 @@ def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: R
     """Begin to report, under the name of the run folder; `step` is where the run goes on, 0 for a new one.
 
     A run that goes on goes on there too where a tracker can: TensorBoard drops what came after the checkpoint, trackio
-    appends to the run of that name; wandb gets another run of the same name, unless its own variables say otherwise
-    (`WANDB_RUN_ID`, `WANDB_RESUME`).
+    appends to the run of that name; wandb gets another run of the same name, unless its own variables say otherwise.
     """
     shown = {name: str(value) if isinstance(value, list) else value for name, value in settings.items()}
     accelerator.init_trackers(

@@ -58,13 +58,13 @@ def starting_config(settings: ModelConfig) -> CroCoConfig:
 def _checkpoint_config(folder: Path) -> dict[str, Any]:
     try:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        architecture = values["model_type"]
+        kind = values["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(f"{folder} is no checkpoint: cannot read its config.json ({error!r}).") from error
-    if architecture != CroCoConfig.model_type:
+    if kind != CroCoConfig.model_type:
         raise CheckpointError(
-            f"The checkpoint {folder} is of another architecture: {architecture!r}, and pretraining takes "
-            f"{CroCoConfig.model_type!r}. Pass --model a CroCo checkpoint, or a preset for new weights."
+            f"The checkpoint {folder} is of another architecture: {kind!r}, not {CroCoConfig.model_type!r}. Pass "
+            "--model a CroCo checkpoint, or a preset for new weights."
         )
     return values
 

@@ -4,14 +4,13 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import product
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
-    DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -30,23 +29,19 @@ _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step 
 _MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A choice, and why.
+class Precision(NamedTuple):
+    """A number format as Accelerate names it (`"no"` is fp32), an attention as transformers names it, and why."""
 
-    Attributes:
-        name: the number format as Accelerate names it: `"no"`, `"bf16"` or `"fp16"`.
-        attention: as transformers names it: `"sdpa"` (fused) or `"eager"`.
-        reason: for people.
-    """
-
-    name: str
+    mixed_precision: str
     attention: str
     reason: str
 
     def __str__(self) -> str:
-        attention = "" if self.attention == "sdpa" else f", {self.attention} attention"
-        return f"{_format(self.name)}{attention} ({self.reason})"
+        return f"{_format(self.mixed_precision)}, {self.attention} attention ({self.reason})"
+
+
+def _format(mixed_precision: str) -> str:
+    return "fp32" if mixed_precision == "no" else mixed_precision
 
 
 def this_process() -> PartialState:
@@ -66,9 +61,8 @@ def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingSta
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
-            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a "
-            "run of its own in the same folder. On CPUs start one process, or several with `ACCELERATE_USE_CPU=true "
-            f"torchrun --nproc_per_node={launched} train.py`; models are sharded (FSDP) on GPUs only."
+            f"{launched} processes were launched, but Accelerate finds no GPU to join them on. On CPUs start one "
+            f"process, or several with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node={launched} train.py`."
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
@@ -80,8 +74,7 @@ def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingSta
             return Precision(*asked, "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
     choice = choose_precision(config, max(1, share), process.device, *asked) if process.is_main_process else None
-    (precision_of_all,) = broadcast_object_list([choice])
-    return precision_of_all
+    return broadcast_object_list([choice])[0]
 
 
 def _cpu_threads(num_processes: int) -> int:
@@ -124,8 +117,6 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
         )
     except ValueError as error:  # a number format that the device or the launcher's settings cannot have
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
-    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RunError(f"{accelerator.distributed_type.value} is not supported; FSDP2 spreads a model over GPUs.")
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
     return accelerator
@@ -185,10 +176,6 @@ def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, 
         model = CroCoForPreTraining(config).train()
         target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
         return [_seconds(lambda choice=choice: step(*choice), 2) for choice in choices]
-
-
-def _format(name: str) -> str:
-    return "fp32" if name == "no" else name
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:

@@ -44,7 +44,6 @@ class Step:
 
     Attributes:
         loss: mean over all processes and accumulated batches.
-        learning_rate: of this step.
         grad_norm: before it was clipped.
         waited: seconds that the loader kept it waiting.
         stop: the signal that some process received, or 0.
@@ -52,7 +51,6 @@ class Step:
     """
 
     loss: float
-    learning_rate: float
     grad_norm: float
     waited: float
     stop: int
@@ -180,7 +178,7 @@ class Trainer:
         if not not_finite or accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return Step(mean_loss, rate, norm, waited, int(max(one[1] for one in shared)), not_finite)
+        return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
         """One line of the metrics: the mean loss since the last one, and the speed.
@@ -193,7 +191,7 @@ class Trainer:
         self.log(
             {
                 "loss": math.fsum(pending) / len(pending),
-                "learning_rate": step.learning_rate,
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
                 "grad_norm": step.grad_norm,
                 "pairs_per_second": round(rate, 2),
                 "data_wait": round(math.fsum(waited) / total, 4),

@@ -1,4 +1,4 @@
-"""Pictures of a run: what the model has learnt, on validation pairs, and how its CAS with another model emerged."""
+"""Pictures of a run: what the model has learnt, on validation pairs."""
 
 from importlib.util import find_spec
 from pathlib import Path
@@ -31,14 +31,9 @@ def draw_pictures(folder: Path, model: CroCoForPreTraining, to_model: ToModel, p
     model.eval()
     batch = pairs.__getitems__([row * len(pairs) // _ROWS for row in range(_ROWS)])
     for draw in (draw_reconstruction, draw_cross_attention):
-        figure = draw(model, to_model, batch, title(pairs, step))
+        figure = draw(model, to_model, batch, f"{pairs.life.name} after {step:,} steps")
         figure.savefig(folder / f"{draw.__name__.removeprefix('draw_')}.png", dpi=_DPI)
     model.train(was_training)
-
-
-def title(pairs: PairDataset, step: int) -> str:
-    """The title of a picture."""
-    return f"{pairs.life.name} after {step:,} steps"
 
 
 def draw_reconstruction(
@@ -95,9 +90,7 @@ def draw_cross_attention(
         axes[row, 1].imshow(source[row], interpolation="nearest")
         for axis, color, marked in zip(axes[row, 2:], _MARKS, _textured_patches(target[row], patch), strict=True):
             corner = (marked % columns * patch - 0.5, marked // columns * patch - 0.5)
-            for edge, width in (("white", 3.6), (color, 2.2)):
-                mark = Rectangle(corner, patch, patch, fill=False, edgecolor=edge, linewidth=width)
-                axes[row, 0].add_patch(mark)
+            axes[row, 0].add_patch(Rectangle(corner, patch, patch, fill=False, edgecolor=color, linewidth=2.2))
             axis.imshow(source[row].mean(axis=-1), cmap="gray", vmin=-40, vmax=340, interpolation="nearest")
             looked_at = heat[row, marked].reshape(rows, columns)
             opacity = 0.8 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12)
@@ -105,33 +98,6 @@ def draw_cross_attention(
             for side in axis.spines.values():
                 side.set(visible=True, edgecolor=color, linewidth=2.5)
     return figure
-
-
-def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> None:
-    """CAS over steps, with 95% intervals and chance, as a PNG, if there is anything to draw.
-
-    Args:
-        path: of the PNG.
-        metrics: lines of a run's metrics.jsonl.
-        title: of the picture.
-        reference: draw only what was measured against it.
-    """
-    points = [line for line in metrics if line.get("cas_reference") == reference]
-    if not points or not can_draw():
-        return
-    steps = [point["step"] for point in points]
-    figure = _figure(7.2, 4.2)
-    axes = figure.subplots()
-    for name, label, colour in (("cas_position_free", "position-free", _MARKS[3]), ("cas", "raw", _MARKS[1])):
-        axes.plot(steps, [point[name] for point in points], color=colour, marker="o", ms=3, label=label)
-        low, high = ([point[f"{name}_{end}"] for point in points] for end in ("low", "high"))
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-    axes.axhline(points[0]["cas_chance"], color=_INK, ls=":", lw=1, label="chance")
-    axes.set(xlabel="optimiser steps", ylabel="matches in common (CAS, k = 5)", ylim=(0, None), xlim=(0, None))
-    axes.set_title(f"{title}\nagainst {reference}", fontsize=10, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=_DPI)
 
 
 def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
@@ -157,16 +123,11 @@ def _to_numpy(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _figure(width: float, height: float) -> Any:
-    """An empty figure of so many inches, which no window shows."""
+def _grid(num_columns: int, title: str) -> tuple[Any, np.ndarray]:
+    """A figure with a title, and its axes (_ROWS, num_columns), without ticks or frames; no window shows it."""
     from matplotlib.figure import Figure  # an extra that a run can do without
 
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def _grid(num_columns: int, title: str) -> tuple[Any, np.ndarray]:
-    """A figure with a title, and its axes (_ROWS, num_columns), without ticks or frames."""
-    figure = _figure(num_columns * _CELL + 0.3, _ROWS * _CELL + 0.85)
+    figure = Figure(figsize=(num_columns * _CELL + 0.3, _ROWS * _CELL + 0.85), layout="constrained")
     figure.suptitle(title, fontsize=12, color=_INK)
     axes = figure.subplots(_ROWS, num_columns, squeeze=False)
     for axis in axes.flat:

@@ -41,10 +41,10 @@ from singlelife.pretraining.checkpoints import (
 )
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer, create_optimizer
-from singlelife.pretraining.pictures import can_draw, draw_alignment, draw_pictures, title
+from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, life_facts, read_metrics, write_text, writing
+from singlelife.pretraining.run_folder import RunFolder, life_facts, write_text, writing
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
@@ -75,7 +75,7 @@ def _run(config: RunConfig) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
-    train = replace(config.train, mixed_precision=precision.name, attention=precision.attention)
+    train = replace(config.train, mixed_precision=precision.mixed_precision, attention=precision.attention)
     config = replace(config, train=train)
     accelerator = start_accelerator(train, folder)
     publisher = None
@@ -131,7 +131,7 @@ def _run(config: RunConfig) -> int:
                 f"{folder.checkpoint_path(state.step)}. Go on with the same command and --resume."
             )
         else:
-            _finish(trainer, whole, to_model, held_out or pairs, reference)
+            _finish(trainer, whole, to_model, held_out or pairs)
             print(end_report(config, folder, time.perf_counter() - start, state.skipped_steps))
         if publisher:
             print(publisher.finish(hurry=bool(stopped_by)))
@@ -154,10 +154,10 @@ def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
         return checkpoint_from_hub(config, folder)
     checkpoint = Path(start.resume_from) if start.resume_from else None
     is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
-    if folder.holds_a_run() and not (is_of_this_run or start.overwrite_output_dir or start.dry_run):
+    if folder.holds_a_run() and not (is_of_this_run or start.dry_run):
         raise RunError(
-            f"{folder.path} already holds a run. Go on with it (--resume), delete it (--overwrite-output-dir) or "
-            "write elsewhere (--output-dir)."
+            f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
+            "(--output-dir)."
         )
     return checkpoint
 
@@ -177,14 +177,7 @@ def _read_pairs(
     if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
         life = before
     with accelerator.main_process_first():
-        prepared = resolve_life(
-            life,
-            videos=config.life.video,
-            cache_dir=config.life.cache_dir,
-            num_workers=config.life.preprocessing_workers,
-            strict=config.life.strict,
-            progress=progress,
-        )
+        prepared = resolve_life(life, videos=config.life.video, cache_dir=config.life.cache_dir, progress=progress)
         return pair_datasets(prepared, config.pairs, config.train, model, progress=progress)
 
 
@@ -236,8 +229,6 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
     """Make the run folder what it was at this step, with the settings of this run, and start the trackers."""
     folder, accelerator, step = trainer.folder, trainer.accelerator, trainer.state.step
     if accelerator.is_main_process:
-        if folder.holds_a_run() and not config.start.resumes:
-            folder.remove_run()  # asked for by --overwrite-output-dir, and nothing can go wrong any more
         folder.path.mkdir(parents=True, exist_ok=True)
         adopt(folder, checkpoint)
         folder.rewind(step)
@@ -254,20 +245,15 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         start_trackers(accelerator, config.to_dict(), folder, step)
 
 
-def _finish(
-    trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, reference: CasReference | None
-) -> None:
+def _finish(trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset) -> None:
     """Write the finished model and its pictures into the run folder."""
-    folder, step = trainer.folder, trainer.state.step
-    final = folder.path / "final"
-    with writing(folder.path):
+    folder = trainer.folder.path
+    final = folder / "final"
+    with writing(folder):
         with atomic_dir(final) as aside:
             model.save_pretrained(aside)
             trainer.processor.save_pretrained(aside)
-            draw_pictures(aside, model, to_model, pairs, step)
-            if reference is not None:
-                measured = read_metrics(folder.metrics)
-                draw_alignment(aside / "alignment.png", measured, title(pairs, step), reference.name)
+            draw_pictures(aside, model, to_model, pairs, trainer.state.step)
         for path in final.iterdir():  # all of them complete; each takes its place in one step
-            path.replace(folder.path / path.name)
+            path.replace(folder / path.name)
         final.rmdir()

@@ -9,7 +9,6 @@ from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 
 from singlelife.errors import RunError
-from singlelife.files import free_bytes
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.machine import peak_resident
@@ -18,7 +17,7 @@ from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.device import Precision
 from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import can_draw
-from singlelife.pretraining.run_folder import PICTURES, RunFolder, read_metrics
+from singlelife.pretraining.run_folder import RunFolder, read_metrics
 from singlelife.text import aligned, duration, in_bytes
 
 _SECONDS, _MOST_STEPS = 10.0, 50  # of a dry run's timed steps
@@ -37,7 +36,6 @@ def start_report(
     model = trainer.accelerator.unwrap_model(trainer.model).config
     seconds = recording_time(life.timestamps, life.video_index)
     millions = sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6
-    gflop = trainer.flops_per_pair / 1e9
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(seconds[-1])} of video, {held_out}",
@@ -46,7 +44,7 @@ def start_report(
         f"patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
         "device": _device(trainer.accelerator),
         "precision": str(precision),
-        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs, {gflop:.3g} GFLOP each",
+        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "learning rate": learning_rate_report(train),
         "run folder": str(config.output_dir),
     }
@@ -56,17 +54,14 @@ def start_report(
         lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs"
     if not can_draw():
         lines["pictures"] = "none: matplotlib is not installed (pip install 'singlelife[plots]')"
-    if checkpoint or config.start.resumes:
+    if checkpoint or config.start.resume:
         lines["going on from"] = str(checkpoint or "the beginning: the run folder has no checkpoint yet")
     return _table(lines)
 
 
 def _device(accelerator: Accelerator) -> str:
-    device = accelerator.device.type
-    if device == "cuda":
-        device = torch.cuda.get_device_name()
-    elif device == "cpu":
-        device = f"cpu, threads: {torch.get_num_threads()}"
+    kind = accelerator.device.type
+    device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, threads: {torch.get_num_threads()}"
     shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
     return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
 
@@ -101,14 +96,12 @@ def dry_run(trainer: Trainer, loader: DataLoader) -> str:
     rate = settings.train_batch_size / seconds
     on_gpu = trainer.accelerator.device.type == "cuda"  # where the memory that counts is that of tensors
     memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
-    checkpoint = 12 * sum(parameter.numel() for parameter in trainer.model.parameters())  # weights and two moments
     lines = {
         "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
         "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
         f"data wait {waited / (seconds * count):.0%}",
         "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
         "memory": f"{in_bytes(memory)} at most in a process",
-        "disk": f"{in_bytes(checkpoint)} a checkpoint, {in_bytes(free_bytes(trainer.folder.path))} free",
     }
     return _table(lines)
 
@@ -123,12 +116,11 @@ def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_ste
         "done": f"{config.train.max_steps:,} steps in {duration(seconds)}{skipped}",
         "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or "never finite",
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
-        "pictures": ", ".join(str(folder.path / name) for name in PICTURES if (folder.path / name).exists()),
+        "pictures": f"{folder.path}/*.png" if can_draw() else "none",
     }
     return (
-        f"{_table(lines)}\nNext: train another life, then see how far the two agree about the geometry of a third:\n"
-        f"  accelerate launch train.py --life {other}\n"
-        f"  singlelife cas {folder.path} runs/{other} --pairs sim_test"
+        f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
+        f"  accelerate launch train.py --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
     )
 
 

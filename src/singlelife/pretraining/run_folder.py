@@ -5,8 +5,8 @@ life.json                the life that it learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
-reconstruction.png, cross_attention.png, alignment.png
-pictures/step-<step>/    the first two as they were on the way
+reconstruction.png, cross_attention.png
+pictures/step-<step>/    the same as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
 results.jsonl            scores that `singlelife push --results` was given, for the model's card
 """
@@ -31,8 +31,6 @@ if TYPE_CHECKING:
 
 RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
-PICTURES = ("reconstruction.png", "cross_attention.png", "alignment.png")
-_TRACKED = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
 
 
 class RunFolder:
@@ -60,15 +58,6 @@ class RunFolder:
     def checkpoint_path(self, step: int) -> Path:
         """Where the checkpoint of a step is, or will be."""
         return self.path / f"checkpoint-{step}"
-
-    def remove_run(self) -> None:
-        """Delete the run's files, and no others that the folder may hold."""
-        for path in [*self.checkpoints().values(), *_by_step(self.pictures, "step").values()]:
-            remove_dir(path)
-        written = (self.config, self.life, self.metrics)
-        for pattern in (*(path.name for path in written), RESULTS, *PICTURES, *_TRACKED, *MODEL_FILES):
-            for path in self.path.glob(pattern):
-                path.unlink()
 
     def rewind(self, step: int) -> None:
         """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
