@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
+from singlelife.commands import train
 from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
@@ -174,7 +175,7 @@ def test_too_little_memory_names_the_flags_that_help(tmp_path: Path, command, mo
 
     monkeypatch.setattr("singlelife.pretraining.loop.learning_rate", no_memory)
     with pytest.raises(RunError, match=r"2\.00 GiB.*--gradient-accumulation-steps.*--gradient-checkpointing all"):
-        run(command(tmp_path / "run"))
+        train.main(command(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,7 @@
 """What a run does between its steps: the validation loss, pictures, CAS with another model; and trackers."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,19 +20,41 @@ from singlelife.pretraining.arguments import RunConfig
 from singlelife.pretraining.batches import ToModel
 from singlelife.pretraining.checkpoints import whole_model
 from singlelife.pretraining.loop import Callback, Trainer
-from singlelife.pretraining.pictures import draw_pictures
+from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _PROJECT = "singlelife"
 _K = 5  # of the top k, as everywhere
 
 
-def validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_size: int) -> Callback:
-    """The mean loss on the validation pairs; the same pairs, crops and masks each time.
+def callbacks(
+    trainer: Trainer,
+    config: RunConfig,
+    to_model: ToModel,
+    pairs: PairDataset,
+    held_out: PairDataset | None,
+    reference: "CasReference | None",
+    batch_size: int,
+) -> Iterator[Callback]:
+    """What the settings ask for: validate, draw, compare. A new run compares now, before its first step.
 
     Args:
-        batch_size: pairs at once in each process.
+        reference: in the main process; None in the others, which take part only where the model is in shards.
+        batch_size: of validation pairs in each process.
     """
+    if held_out:
+        yield _validation(trainer, held_out, to_model, batch_size)
+    if config.train.picture_steps and can_draw():
+        yield _pictures(trainer, to_model, held_out or pairs)
+    if config.cas.cas_reference is not None:
+        compare = partial(_compare, trainer, reference)
+        if not trainer.state.step:
+            trainer.log(compare())
+        yield Callback(config.cas.cas_steps, compare)
+
+
+def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_size: int) -> Callback:
+    """The mean loss on the validation pairs; the same pairs, crops and masks each time."""
     model, accelerator = trainer.model, trainer.accelerator
 
     @torch.no_grad()
@@ -51,7 +75,7 @@ def validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_si
     return Callback(trainer.settings.eval_steps, measure)
 
 
-def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
+def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
     """Draw the model as it is into the run folder's `pictures`; at its end the run has pictures of its own."""
     state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
 
@@ -67,18 +91,9 @@ def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset)
     return Callback(trainer.settings.picture_steps, draw)
 
 
-def cas_on_the_way(trainer: Trainer, reference: "CasReference | None", every: int) -> Callback:
-    """Compare the model as it is with the reference.
-
-    Args:
-        reference: in the main process; None in the others, which take part only where the model is in shards.
-    """
-
-    def compare() -> dict[str, Any]:
-        whole = whole_model(trainer.model, trainer.accelerator)
-        return reference.compare(whole) if reference is not None and whole is not None else {}
-
-    return Callback(every, compare)
+def _compare(trainer: Trainer, reference: "CasReference | None") -> dict[str, Any]:
+    whole = whole_model(trainer.model, trainer.accelerator)
+    return reference.compare(whole) if reference is not None and whole is not None else {}
 
 
 class CasReference:

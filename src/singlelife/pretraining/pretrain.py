@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedConfig
@@ -23,13 +22,7 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
-from singlelife.pretraining.callbacks import (
-    CasReference,
-    cas_on_the_way,
-    pictures_on_the_way,
-    start_trackers,
-    validation,
-)
+from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
 from singlelife.pretraining.checkpoints import (
     TrainingState,
     check_same_sequence,
@@ -41,7 +34,7 @@ from singlelife.pretraining.checkpoints import (
 )
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer, create_optimizer
-from singlelife.pretraining.pictures import can_draw, draw_pictures
+from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
 from singlelife.pretraining.run_folder import RunFolder, life_facts, write_text, writing
@@ -58,16 +51,6 @@ def pretrain(config: RunConfig) -> int:
     Raises:
         SingleLifeError: whatever the user can act on, as early as it is known.
     """
-    try:
-        return _run(config)
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
-            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
-        ) from error
-
-
-def _run(config: RunConfig) -> int:
     start = time.perf_counter()
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(config.output_dir)
@@ -112,14 +95,7 @@ def _run(config: RunConfig) -> int:
         return 0
 
     _open_folder(trainer, config, checkpoint, pairs.life)
-    if held_out:
-        trainer.callbacks.append(validation(trainer, held_out, to_model, sampler.local_batch_size))
-    if train.picture_steps and can_draw():
-        trainer.callbacks.append(pictures_on_the_way(trainer, to_model, held_out or pairs))
-    if config.cas.cas_reference is not None:
-        trainer.callbacks.append(cas_on_the_way(trainer, reference, config.cas.cas_steps))
-        if not state.step:
-            trainer.log(trainer.callbacks[-1].act())
+    trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference, sampler.local_batch_size)
     trainer.saved = publisher.offer if publisher else None
     with publisher or nullcontext():
         stopped_by = trainer.train(loader)
