@@ -1,7 +1,6 @@
 """One run, whatever it is spread over: processes, accumulated batches, shards of the model, recomputed activations."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,6 @@ from transformers import AutoModel
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
-from singlelife.pretraining.arguments import TrainConfig
-from singlelife.pretraining.loop import create_optimizer
 from singlelife.pretraining.pretrain import recompute
 
 from ..micro import MICRO
@@ -163,10 +160,3 @@ def test_recomputed_blocks_keep_less():
 
     assert kept("all") < 0.4 * kept("none")
     assert kept("all") < kept("encoder") < kept("none")
-
-
-def test_adamw_is_one_kernel_here():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optimizer = create_optimizer(torch.nn.Linear(2, 2), TrainConfig(), torch.device("cpu"))
-    assert optimizer.defaults["fused"] is True

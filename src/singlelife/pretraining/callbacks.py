@@ -23,7 +23,6 @@ from singlelife.pretraining.loop import Callback, Trainer
 from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
-_PROJECT = "singlelife"
 _K = 5  # of the top k, as everywhere
 
 
@@ -34,16 +33,14 @@ def callbacks(
     pairs: PairDataset,
     held_out: PairDataset | None,
     reference: "CasReference | None",
-    batch_size: int,
 ) -> Iterator[Callback]:
     """What the settings ask for: validate, draw, compare. A new run compares now, before its first step.
 
     Args:
         reference: in the main process; None in the others, which take part only where the model is in shards.
-        batch_size: of validation pairs in each process.
     """
     if held_out:
-        yield _validation(trainer, held_out, to_model, batch_size)
+        yield _validation(trainer, held_out, to_model)
     if config.train.picture_steps and can_draw():
         yield _pictures(trainer, to_model, held_out or pairs)
     if config.cas.cas_reference is not None:
@@ -53,9 +50,10 @@ def callbacks(
         yield Callback(config.cas.cas_steps, compare)
 
 
-def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_size: int) -> Callback:
+def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Callback:
     """The mean loss on the validation pairs; the same pairs, crops and masks each time."""
-    model, accelerator = trainer.model, trainer.accelerator
+    model, accelerator, train = trainer.model, trainer.accelerator, trainer.settings
+    batch_size = train.train_batch_size // (train.gradient_accumulation_steps * accelerator.num_processes)
 
     @torch.no_grad()
     def measure() -> dict[str, Any]:
@@ -72,7 +70,7 @@ def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_s
         mean = accelerator.reduce(total.float().to(accelerator.device), "sum").item() / len(pairs)
         return {"val_loss": mean}
 
-    return Callback(trainer.settings.eval_steps, measure)
+    return Callback(train.eval_steps, measure)
 
 
 def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
@@ -154,8 +152,8 @@ class CasReference:
         values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": expected}
         for name, variant in zip(("cas", "cas_position_free"), VARIANTS, strict=True):
             result = score(agreement(own, self._reference, variant), expected)
-            values |= {name: result.cas, f"{name}_low": result.low, f"{name}_high": result.high}
-            values[f"{name}_chance_corrected"] = result.chance_corrected
+            values |= {name: result.cas, f"{name}_chance_corrected": result.chance_corrected}
+            values |= {f"{name}_low": result.low, f"{name}_high": result.high}
         found = truth(own, self._true_match, "position_free")
         if found is not None:
             values["cas_truth"] = found.matches
@@ -183,7 +181,7 @@ def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: R
     """
     shown = {name: str(value) if isinstance(value, list) else value for name, value in settings.items()}
     accelerator.init_trackers(
-        _PROJECT,
+        "singlelife",
         config={name: value for name, value in shown.items() if value is not None},
         init_kwargs={
             "tensorboard": {"purge_step": step + 1} if step else {},

@@ -20,7 +20,7 @@ from tqdm.auto import tqdm
 
 from singlelife.croco import CroCoImageProcessor, training_flops_per_pair
 from singlelife.errors import RunError
-from singlelife.optimization import learning_rate, parameter_groups
+from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
@@ -239,16 +239,6 @@ class Trainer:
             self.folder.log({"step": self.state.step} | values)
             numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
             self.accelerator.log(numbers, step=self.state.step)
-
-
-def create_optimizer(model: torch.nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019), in one fused kernel where the device has it."""
-    return torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay),
-        lr=settings.peak_learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        fused=device.type in ("cpu", "cuda", "mps", "xpu"),
-    )
 
 
 @contextmanager

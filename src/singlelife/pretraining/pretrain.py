@@ -20,6 +20,7 @@ from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
+from singlelife.optimization import adamw
 from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
 from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
@@ -33,7 +34,7 @@ from singlelife.pretraining.checkpoints import (
     whole_model,
 )
 from singlelife.pretraining.device import configure_device, start_accelerator
-from singlelife.pretraining.loop import Trainer, create_optimizer
+from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
 from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
@@ -80,7 +81,9 @@ def pretrain(config: RunConfig) -> int:
         reference = CasReference(config, model_config, processor, str(accelerator.device))
 
     model = _starting_model(config, checkpoint, model_config)
-    model, optimizer = accelerator.prepare(model, create_optimizer(model, train, accelerator.device))
+    betas = train.adam_beta1, train.adam_beta2
+    optimizer = adamw(model, train.peak_learning_rate, train.weight_decay, betas, accelerator.device)
+    model, optimizer = accelerator.prepare(model, optimizer)
     if checkpoint:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
@@ -95,7 +98,7 @@ def pretrain(config: RunConfig) -> int:
         return 0
 
     _open_folder(trainer, config, checkpoint, pairs.life)
-    trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference, sampler.local_batch_size)
+    trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
     trainer.saved = publisher.offer if publisher else None
     with publisher or nullcontext():
         stopped_by = trainer.train(loader)
