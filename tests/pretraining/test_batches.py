@@ -161,7 +161,3 @@ def test_a_life_of_clips_keeps_its_pairs_within_them(sim_test):
         train, _ = pairings(life, PairConfig(pairing=name, validation_fraction=0), progress=False)
         pairs = train.pairs(0, np.arange(500))
         assert (pairs[:, 0] // 50 == pairs[:, 1] // 50).all()
-    elsewhere = PreparedLife(sim_test.path, sim_test.metadata, clips)
-    train, _ = pairings(elsewhere, PairConfig(pairing="spatial", validation_fraction=0), progress=False)
-    pairs = train.pairs(0, np.arange(500))
-    assert (pairs[:, 0] // 50 != pairs[:, 1] // 50).any()

@@ -274,7 +274,7 @@ def test_a_dry_run_times_real_steps_and_writes_nothing(whole_run: Path, command,
     before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
     assert run(command(whole_run, "--dry-run", max_steps=100_000, seed=3)) == 0
     said = capsys.readouterr().out
-    for fact in ("51 steps", "pairs/s", "TFLOP/s", "100,000 steps", "at most in a process"):
+    for fact in ("pairs/s", "TFLOP/s", "100,000 steps", "at most in a process"):
         assert fact in said
     with pytest.raises(RunError, match="12 steps 0 are left"):
         run(command(whole_run, "--dry-run", "--resume"))

@@ -87,20 +87,6 @@ def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path, one_process: Pa
     assert max(abs(again[step] - expected[step]) for step in again) < 1e-4
 
 
-def test_shards_lower_products_and_nothing_else(tmp_path: Path, one_process: Path, command):
-    """In bf16, as without shards: weights, their gradients and the loss are fp32."""
-    short = FIFTY | {"max_steps": 5, "mixed_precision": "bf16"}
-    launch_sharded(command(tmp_path / "sharded", **short))
-    launch(command(tmp_path / "whole", **short))
-    sharded, not_sharded = column(tmp_path / "sharded", "loss"), column(tmp_path / "whole", "loss")
-    exact = column(one_process, "loss")
-    assert max(abs(sharded[step] - not_sharded[step]) for step in sharded) < 1e-4
-    assert any(loss != exact[step] for step, loss in sharded.items())
-    tensors = load_file(tmp_path / "sharded" / "model.safetensors").values()
-    assert {tensor.dtype for tensor in tensors} == {torch.float32}
-    assert any((tensor != tensor.bfloat16().float()).any() for tensor in tensors)
-
-
 @pytest.mark.parametrize(
     ("environment", "message"),
     [

@@ -68,8 +68,10 @@ def _device(accelerator: Accelerator) -> str:
 
 def learning_rate_report(train: TrainConfig) -> str:
     """The rate at its peak, and how it came to be."""
-    how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
-    return f"{train.peak_learning_rate:g} ({how if train.learning_rate is None else 'as asked for'})"
+    how = "as asked for"
+    if train.learning_rate is None:
+        how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
+    return f"{train.peak_learning_rate:g} ({how})"
 
 
 def dry_run(trainer: Trainer, loader: DataLoader) -> str:
