@@ -43,7 +43,8 @@ def pair_dataset(life: PreparedLife) -> PairDataset:
 def test_processes_and_accumulated_batches_share_out_the_same_pairs(processes, accumulation, local, first_step):
     size = processes * accumulation * local
     shares = [
-        list(StepSampler(first_step, first_step + 3, size, accumulation, processes, p)) for p in range(processes)
+        list(StepSampler(range(first_step, first_step + 3), size, accumulation, processes, p))
+        for p in range(processes)
     ]
     for step in range(3):
         of_step = [share[step * accumulation : (step + 1) * accumulation] for share in shares]
@@ -53,7 +54,7 @@ def test_processes_and_accumulated_batches_share_out_the_same_pairs(processes, a
 
 def test_a_batch_that_cannot_be_shared_out_is_refused():
     with pytest.raises(RunError, match=r"--train-batch-size 8 .* 3 processes .* multiple of 3"):
-        StepSampler(0, 1, 8, accumulation=1, num_processes=3)
+        StepSampler(range(1), 8, accumulation=1, num_processes=3)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
@@ -67,7 +68,7 @@ def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
         rows[damaged]["image"]["bytes"] = rows[damaged]["image"]["bytes"][:200]
         with pa.OSFile(str(file), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as stream:
             stream.write_table(pa.Table.from_pylist(rows, schema=table.schema))
-    loader = train_loader(pair_dataset(PreparedLife.load(life.path)), StepSampler(0, 100, 4), num_workers, CPU)
+    loader = train_loader(pair_dataset(PreparedLife.load(life.path)), StepSampler(range(100), 4), num_workers, CPU)
     received = []
     with pytest.raises(LifeError) as raised:
         for batch in loader:
@@ -87,7 +88,7 @@ class Niceness(PairDataset):
 def test_workers_read_what_one_process_reads_and_give_way_to_the_training(life):
     dataset, before = pair_dataset(life), os.nice(0)
     dataset.__class__ = Niceness
-    for step, batch in enumerate(train_loader(dataset, StepSampler(0, 20, 4), 2, CPU)):
+    for step, batch in enumerate(train_loader(dataset, StepSampler(range(20), 4), 2, CPU)):
         assert batch.pop("niceness") == min(before + 10, 19)
         expected = pair_dataset(life).__getitems__(list(range(4 * step, 4 * step + 4)))
         assert all(torch.equal(values, expected[name]) for name, values in batch.items())

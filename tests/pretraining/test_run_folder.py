@@ -16,7 +16,6 @@ def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
     for step in steps:
         with writing_folder(folder.checkpoint_path(step)) as aside:
             (aside / "weights").write_text(str(step))
-    folder.write_config({"seed": 3})
     return folder
 
 

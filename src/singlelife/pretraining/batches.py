@@ -31,11 +31,10 @@ _NICENESS = 10  # of workers: a tenth of a training thread's share where both wa
 
 
 class StepSampler(Sampler[list[int]]):
-    """The pair indices of one process's batches, from one step to the end of the run, in order.
+    """The pair indices of one process's batches, step after step; any step is reached at once.
 
     Args:
-        first_step: of the sequence; any is reached at once.
-        max_steps: the step after the last.
+        steps: optimiser steps to make.
         batch_size: B, pairs per optimiser step over all processes.
         accumulation: batches per optimiser step.
         num_processes, process_index: the run's processes, and which one this is.
@@ -45,21 +44,14 @@ class StepSampler(Sampler[list[int]]):
     """
 
     def __init__(
-        self,
-        first_step: int,
-        max_steps: int,
-        batch_size: int,
-        accumulation: int = 1,
-        num_processes: int = 1,
-        process_index: int = 0,
+        self, steps: range, batch_size: int, accumulation: int = 1, num_processes: int = 1, process_index: int = 0
     ):
         if batch_size % (accumulation * num_processes):
             raise RunError(
                 f"--train-batch-size {batch_size} cannot be shared out evenly over {num_processes} processes and "
                 f"{accumulation} accumulated batches; make it a multiple of {accumulation * num_processes}."
             )
-        self.steps = range(first_step, max_steps)
-        self.batch_size, self.accumulation = batch_size, accumulation
+        self.steps, self.batch_size, self.accumulation = steps, batch_size, accumulation
         self.num_processes, self.process_index = num_processes, process_index
         self.local_batch_size = batch_size // (accumulation * num_processes)
 

@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
 from transformers import PreTrainedConfig
@@ -65,8 +66,8 @@ def pretrain(config: RunConfig) -> int:
     publisher = None
     if accelerator.is_main_process and not config.start.dry_run:
         publisher = start_publisher(config.hub, config.life_name, folder)
-    steps = state.step, train.max_steps, train.train_batch_size, train.gradient_accumulation_steps
-    sampler = StepSampler(*steps, accelerator.num_processes, accelerator.process_index)
+    steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
+    sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
     pairs, held_out = _read_pairs(config, accelerator, state, model_config)
     if came_from := pairs.life.metadata.get("hub"):  # so that the run's config says which frames it saw
         config = replace(config, life=replace(config.life, life=f"{came_from['repo_id']}@{came_from['revision']}"))
@@ -212,12 +213,12 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         adopt(folder, checkpoint)
         folder.rewind(step)
         write_text(folder.life, json.dumps(life_facts(life), indent=2) + "\n")
-        folder.write_config(
-            config.to_dict(),
-            f"Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.",
-            "Start another with: --config config.yaml",
-            f"Learning rate at its peak: {learning_rate_report(config.train)}",
+        comment = (
+            f"# Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.\n"
+            f"# Start another with: --config config.yaml\n"
+            f"# Learning rate at its peak: {learning_rate_report(config.train)}\n"
         )
+        write_text(folder.config, comment + yaml.safe_dump(config.to_dict(), sort_keys=False))
     accelerator.wait_for_everyone()
     forget(folder)
     if config.train.report_to:

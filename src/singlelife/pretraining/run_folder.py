@@ -19,7 +19,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from safetensors import SafetensorError
 
 from singlelife.errors import RunError
@@ -74,11 +73,6 @@ class RunFolder:
         """Delete all but the latest `limit` checkpoints (0 or None: keep all)."""
         for path in list(self.checkpoints().values())[: -limit if limit else 0]:
             remove_dir(path)
-
-    def write_config(self, settings: dict[str, Any], *notes: str) -> None:
-        """Write `config.yaml`; `notes` are lines of comment."""
-        comment = "".join(f"# {line}\n" for line in notes)
-        write_text(self.config, comment + yaml.safe_dump(settings, sort_keys=False))
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to the metrics.
