@@ -1,6 +1,5 @@
 """How much of the machine a training step uses, and how much faster it is than the same model written the plain way.
 
-    python benchmarks/training_step.py --model tiny --batch-size 16
     python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
     python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 

@@ -193,13 +193,10 @@ def _starting_model(config: RunConfig, checkpoint: Path | None, model_config: Cr
 
 
 def recompute(model: CroCoForPreTraining, blocks: str) -> None:
-    """Let blocks keep only their inputs for the backward pass (Chen et al., 2016), which runs them forward once more.
-
-    Args:
-        blocks: `none`, `encoder` (its blocks see both views), `decoder` or `all`.
-    """
-    parts = {"encoder": (model.croco.encoder,), "decoder": (model.croco.decoder,), "all": (model,)}
-    for part in parts.get(blocks, ()):
+    """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
+    runs them forward once more (Chen et al., 2016)."""
+    part = {"encoder": model.croco.encoder, "decoder": model.croco.decoder, "all": model}.get(blocks)
+    if part is not None:
         # By the name that transformers 5.23 gave it where there is one; the older name warns there.
         enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
         enable({"use_reentrant": False})
