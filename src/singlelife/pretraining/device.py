@@ -4,6 +4,7 @@ import os
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import product
 from typing import NamedTuple
 
@@ -71,7 +72,7 @@ def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingSta
         before = [state.sequence.get(name, "auto") for name in ("mixed_precision", "attention")]
         asked = [was if now == "auto" else now for now, was in zip(asked, before, strict=True)]
         if "auto" not in asked:
-            return Precision(*asked, "as before")
+            return Precision(asked[0], asked[1], "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
     choice = choose_precision(config, max(1, share), process.device, *asked) if process.is_main_process else None
     return broadcast_object_list([choice])[0]
@@ -151,7 +152,7 @@ def choose_precision(
     formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
     if mixed_precision == "auto":
         matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-        full, half = (_seconds(lambda matrix=matrix: matrix @ matrix, 5) for matrix in matrices)
+        full, half = (_seconds(partial(torch.mm, matrix, matrix), 5) for matrix in matrices)
         formats = formats[: 1 if half > _HOPELESS * full else 2]
     choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
@@ -175,7 +176,7 @@ def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, 
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
         model = CroCoForPreTraining(config).train()
         target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
-        return [_seconds(lambda choice=choice: step(*choice), 2) for choice in choices]
+        return [_seconds(partial(step, *choice), 2) for choice in choices]
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:

@@ -60,7 +60,8 @@ def pretrain(config: RunConfig) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
-    train = replace(config.train, mixed_precision=precision.mixed_precision, attention=precision.attention)
+    chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
+    train = replace(config.train, **chosen)
     config = replace(config, train=train)
     accelerator = start_accelerator(train, folder)
     publisher = None
