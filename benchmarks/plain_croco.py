@@ -1,12 +1,8 @@
 """CroCo written the plain way, for the package's to be measured by: nothing is fused and no work is left out.
 
-The architecture, its widths and its parameters are those of `singlelife.croco`. What differs is how it is computed:
-
-- the encoder sees all patches of the target, and those that are masked are thrown away after it;
-- queries, keys and values come from a product each, attention is two products and a float32 softmax between them;
-- rotary positions are computed anew in each attention;
-- predictions are made and compared for all patches, then those of the visible ones are thrown away;
-- the gradient is clipped and AdamW steps one tensor at a time.
+The architecture and its parameters are those of `singlelife.croco`. Here the encoder sees all patches of the target,
+and all of them are predicted; what is not needed is thrown away afterwards. Attention is two products and a float32
+softmax between them, and rotary positions are computed anew in each attention.
 """
 
 import torch
@@ -80,35 +76,26 @@ class PlainCroCo(nn.Module):
         values = config.num_channels * config.patch_size**2
         encoder = (width, config.num_attention_heads, config.intermediate_size, config, False)
         decoder = (decoder_width, config.decoder_num_attention_heads, config.decoder_intermediate_size, config, True)
-        self.embed = nn.Linear(values, width)
-        self.encoder = nn.ModuleList(Block(*encoder) for _ in range(config.num_hidden_layers))
-        self.norm = nn.LayerNorm(width, config.layer_norm_eps)
-        self.to_decoder = nn.Linear(width, decoder_width)
+        blocks = [Block(*encoder) for _ in range(config.num_hidden_layers)]
+        norm = nn.LayerNorm(width, config.layer_norm_eps)
+        self.encode = nn.Sequential(nn.Linear(values, width), *blocks, norm, nn.Linear(width, decoder_width))
         self.mask_token = nn.Parameter(torch.zeros(decoder_width))
         self.decoder = nn.ModuleList(Block(*decoder) for _ in range(config.decoder_num_hidden_layers))
-        self.decoder_norm = nn.LayerNorm(decoder_width, config.layer_norm_eps)
-        self.predict = nn.Linear(decoder_width, values)
-
-    def encode(self, patches: torch.Tensor) -> torch.Tensor:
-        """Features (B, N, decoder_hidden_size) of patches (B, N, P)."""
-        states = self.embed(patches)
-        for block in self.encoder:
-            states = block(states)
-        return self.to_decoder(self.norm(states))
+        norm = nn.LayerNorm(decoder_width, config.layer_norm_eps)
+        self.predict = nn.Sequential(norm, nn.Linear(decoder_width, values))
 
     def forward(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
         size = self.config.patch_size
         patches, source_patches = (
             functional.unfold(view, size, stride=size).transpose(1, 2) for view in (target, source)
         )
-        count = patches.shape[1]
         order = torch.rand(patches.shape[:2], device=patches.device).argsort(dim=1)
-        masked = order < round(self.config.mask_ratio * count)
+        masked = order < round(self.config.mask_ratio * patches.shape[1])
         states, memory = self.encode(patches), self.encode(source_patches)
         states = torch.where(masked.unsqueeze(-1), self.mask_token, states)
         for block in self.decoder:
             states = block(states, memory)
-        predicted = self.predict(self.decoder_norm(states)).float()
+        predicted = self.predict(states).float()
         wanted = (patches - patches.mean(-1, keepdim=True)) / (patches.var(-1, keepdim=True) + 1e-6).sqrt()
         error = (predicted - wanted).square().mean(dim=-1)
         return (error * masked).sum() / masked.sum()

@@ -1,26 +1,20 @@
 """How much of the machine a training step uses, and how much faster it is than the same model written the plain way.
 
-    python benchmarks/training_step.py --model tiny --batch-size 16
     python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
     python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 
-The use of the machine is the model's FLOP/s over the FLOP/s of a matrix product on the same machine. A step is what
-training does with a batch on the device: forward, backward, clipping of the gradient, fused AdamW. Its operations are
-those of `training_flops_per_pair`, whose docstring has the formula. The peak is a product of two matrices of 2048×2048
-(8192×8192 on a GPU) in the step's own number format and threads.
-
-The plain model is that of `plain_croco.py`, under the same autocast and in float32: that is what one gets who chooses
-neither a number format nor an implementation. Products, steps and plain steps alternate, so that a change of the
-machine's speed meets all, and the medians are compared. There is a row for each batch size and number of threads.
+The use of the machine is the model's FLOP/s (see `training_flops_per_pair`) over those of a matrix product, 2048×2048
+(8192×8192 on a GPU), in the step's own number format and threads. A step is what training does with a batch on the
+device: forward, backward, clipping, fused AdamW. The plain model is that of `plain_croco.py`, under the same autocast.
+Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and medians are compared.
 """
 
 import itertools
 import json
 import statistics
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -31,7 +25,6 @@ configure_cpu()  # as train.py does
 import torch
 import tyro
 from plain_croco import PlainCroCo
-from tqdm import tqdm
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.files import hub_configs, read_yaml
@@ -39,7 +32,6 @@ from singlelife.optimization import parameter_groups
 from singlelife.text import aligned
 
 _PEAK_SIDE = {"cpu": 2048, "cuda": 8192}
-_WARM_UP_ROUNDS = 2
 _SECONDS_PER_TURN = 0.3  # of each; long against the clock, short against changes of the machine
 
 
@@ -75,18 +67,10 @@ def main(settings: Settings) -> None:
         torch.set_num_threads(threads)
         torch.manual_seed(0)
         rows.append({"batch_size": batch_size, "threads": threads} | measure(config, batch_size, flops, settings))
-    print(
-        f"{settings.model}, {settings.dtype}, {settings.attention} attention, on {settings.device}, "
-        f"torch {torch.__version__}; {flops / 1e9:.3f} GFLOP a pair"
-    )
-    names = ["batch", "threads", "ms a step", "pairs/s", "of the peak", "times plain", "times plain fp32"]
-    formats = {"batch_size": "d", "threads": "d", "step_ms": ".1f", "pairs_per_second": ".1f"}
-    formats |= {"share_of_peak": ".2f", "times_plain": ".2f", "times_plain_float32": ".2f"}
-    cells = [[format(row[name], digits) for name, digits in formats.items()] for row in rows]
-    print(aligned([names, *cells]))
+    print(f"{settings.model}, {settings.dtype}, {settings.attention} attention; {flops / 1e9:.3f} GFLOP a pair")
+    print(aligned([list(rows[0]), *([f"{value:.4g}" for value in row.values()] for row in rows)]))
     if settings.json:
-        about = {"model": settings.model, "dtype": settings.dtype, "attention": settings.attention}
-        about |= {"device": settings.device, "torch": torch.__version__}
+        about = {name: str(value) for name, value in asdict(settings).items()} | {"torch": torch.__version__}
         settings.json.write_text(json.dumps(about | {"rows": rows}, indent=2) + "\n", encoding="utf-8")
 
 
@@ -94,19 +78,16 @@ def measure(config: CroCoConfig, batch_size: int, flops: int, settings: Settings
     """One row of the table."""
     device, dtype = torch.device(settings.device), getattr(torch, settings.dtype)
     side = _PEAK_SIDE.get(device.type, 2048)
-    functions = {
+    functions: dict[str, Callable[[], object]] = {
         "step": training_step(CroCoForPreTraining(config), True, batch_size, dtype, device),
         "plain": training_step(PlainCroCo(config), False, batch_size, dtype, device),
         "product": matrix_product(side, dtype, device),
     }
-    if dtype is not torch.float32:
-        functions["plain_float32"] = training_step(PlainCroCo(config), False, batch_size, torch.float32, device)
     taken = interleave(functions, settings.rounds, device)
     return {
         "step_ms": 1e3 * taken["step"],
         "pairs_per_second": batch_size / taken["step"],
         "times_plain": taken["plain"] / taken["step"],
-        "times_plain_float32": taken.get("plain_float32", taken["plain"]) / taken["step"],
         "share_of_peak": flops * batch_size / taken["step"] / (2 * side**3 / taken["product"]),
     }
 
@@ -117,8 +98,9 @@ def training_step(
     """A function that trains a model for one step on random views; not fused, it treats tensor after tensor."""
     model = model.train().to(device)
     config: Any = model.config
-    parameters = parameter_groups(model, weight_decay=0.05)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-4, betas=(0.9, 0.95), fused=fused, foreach=False)
+    optimizer = torch.optim.AdamW(
+        parameter_groups(model, 0.05), lr=1e-4, betas=(0.9, 0.95), fused=fused, foreach=False
+    )
     rows, columns = config.grid_size
     shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
     target, source = torch.randn(2, *shape, device=device)
@@ -134,34 +116,25 @@ def training_step(
     return step
 
 
-def matrix_product(side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], None]:
+def matrix_product(side: int, dtype: torch.dtype, device: torch.device) -> Callable[[], object]:
     """A function that multiplies two square matrices into a third."""
-    left, right = torch.randn(2, side, side, device=device).to(dtype)
-    out = torch.empty_like(left)
-
-    def product() -> None:
-        torch.mm(left, right, out=out)
-
-    return product
+    left, right, out = torch.randn(3, side, side, device=device).to(dtype)
+    return lambda: torch.mm(left, right, out=out)
 
 
-def interleave(functions: dict[str, Callable[[], None]], rounds: int, device: torch.device) -> dict[str, float]:
+def interleave(functions: dict[str, Callable[[], object]], rounds: int, device: torch.device) -> dict[str, float]:
     """Median seconds of a call of each function, measured in turns."""
     for function in functions.values():
         seconds(function, 1, device)  # the first call sets things up
-    turns = {
-        name: max(1, round(_SECONDS_PER_TURN / seconds(function, 2, device))) for name, function in functions.items()
-    }
+    turns = {name: max(1, round(_SECONDS_PER_TURN / seconds(each, 2, device))) for name, each in functions.items()}
     taken: dict[str, list[float]] = {name: [] for name in functions}
-    for number in tqdm(range(_WARM_UP_ROUNDS + rounds), desc="rounds", file=sys.stderr):
+    for _ in range(rounds):
         for name, times in taken.items():
-            measured = seconds(functions[name], turns[name], device)
-            if number >= _WARM_UP_ROUNDS:
-                times.append(measured)
+            times.append(seconds(functions[name], turns[name], device))
     return {name: statistics.median(times) for name, times in taken.items()}
 
 
-def seconds(function: Callable[[], None], times: int, device: torch.device) -> float:
+def seconds(function: Callable[[], object], times: int, device: torch.device) -> float:
     """Seconds per call, of `times` calls."""
     synchronize = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     synchronize()

@@ -37,3 +37,11 @@ def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
             sets_a_level = parameter.ndim < 2 or "token" in own_name or "position" in own_name
             (free if sets_a_level else decayed).append(parameter)
     return [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+
+
+def adamw(
+    model: torch.nn.Module, rate: float, weight_decay: float, betas: tuple[float, float], device: torch.device
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, 2019) for a model, in one fused kernel where the device has it."""
+    fused = device.type in ("cpu", "cuda", "mps", "xpu")
+    return torch.optim.AdamW(parameter_groups(model, weight_decay), lr=rate, betas=betas, fused=fused)

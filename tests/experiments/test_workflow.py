@@ -60,7 +60,7 @@ def test_from_lives_to_a_page_and_nothing_twice(sim_test, sim_still, micro_model
         "train": {
             "model": str(micro_model), "max_steps": 3, "train_batch_size": 8, "eval_pairs": 8, "warmup_steps": 1,
             "dataloader_num_workers": 0, "mixed_precision": "no", "attention": "sdpa", "max_gap": 0.4,
-            "save_total_limit": 1, "keep_best": False,
+            "save_total_limit": 1,
         },
         "models": [{"life": [str(walk), str(still)]}],
         "scores": {

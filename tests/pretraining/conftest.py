@@ -74,17 +74,6 @@ def whole_run(finished_run: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def broken_off_run(finished_run: Path, tmp_path: Path) -> Path:
-    """Another, as if it had been killed between steps 8 and 12."""
-    copy = shutil.copytree(finished_run, tmp_path / "broken_off" / "my_pan")
-    shutil.rmtree(copy / "checkpoint-12")
-    for pattern in ("model.safetensors", "*config.json", "*_croco.py", "*.png"):
-        for file in copy.glob(pattern):
-            file.unlink()
-    return copy
-
-
-@pytest.fixture
 def short_sim_test(monkeypatch: pytest.MonkeyPatch) -> str:
     """A life with poses that is rendered in seconds."""
     life = registry.registered_life("sim_test")

@@ -13,8 +13,7 @@ from accelerate import Accelerator
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.pretraining.checkpoints import TrainingState, load_moments, read_state, save_checkpoint
-from singlelife.pretraining.model import load_weights
+from singlelife.pretraining.checkpoints import TrainingState, load_moments, load_weights, read_state, save_checkpoint
 from singlelife.pretraining.run_folder import RunFolder
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -45,7 +44,7 @@ def save_until_killed(folder: RunFolder) -> None:
                     optimizer.state[parameter][name].fill_(state.step)
         folder.log({"step": state.step, "val_loss": 1 / (1 + state.step % 5)})
         save_checkpoint(folder, state, accelerator, model, optimizer, processor)
-        folder.keep_latest(2, besides=folder.note_best())
+        folder.keep_latest(2)
 
 
 if __name__ == "__main__":

@@ -32,14 +32,11 @@ def test_a_flag_wins_over_the_config_and_that_over_the_life(tmp_path: Path):
     assert (from_flag.train.train_batch_size, from_flag.train.max_steps, from_flag.pairs.flip) == (7, 5, True)
 
 
-def test_the_life_itself_can_come_from_the_config(tmp_path: Path):
+def test_the_life_itself_can_come_from_the_config_and_names_the_run_folder(tmp_path: Path):
     config = parse_arguments(["--config", write(tmp_path / "mine.yaml", life="sim_2", learning_rate="6e-4")])
     assert config.life.life == "sim_2"
     assert config.output_dir == Path("runs/sim_2")
     assert config.train.learning_rate == 6e-4  # YAML itself takes 6e-4 for a string
-
-
-def test_the_run_folder_has_the_name_of_a_life_on_the_hub():
     assert parse_arguments(["--life", "ann/my.pan@v2"]).output_dir == Path("runs/my-pan")
 
 
@@ -48,8 +45,8 @@ def test_a_run_can_be_started_again_from_its_settings(tmp_path: Path):
     for video in videos:
         Path(video).touch()
     words = ["--life", "walk", "--video", *videos, "--no-flip", "--seed", "3", "--report-to", "tensorboard"]
-    first = parse_arguments([*words, "--mask-ratio", "0.7", "--save-total-limit", "None"])
-    assert (first.life.video, first.train.save_total_limit) == (tuple(videos), None)
+    first = parse_arguments([*words, "--mask-ratio", "0.7"])
+    assert first.life.video == tuple(videos)
     again = parse_arguments(["--config", write(tmp_path / "config.yaml", **first.to_dict())])
     assert again.to_dict() == first.to_dict()
     assert "resume" not in first.to_dict() and "push_to_hub" not in first.to_dict()
@@ -86,17 +83,8 @@ def test_the_learning_rate_is_proportional_to_the_batch_unless_it_is_given(tmp_p
     assert rate("--config=base", "--train-batch-size=1024") == 6e-4
     assert rate("--learning-rate=1e-3", "--train-batch-size=64") == 1e-3
     assert rate("--base_learning_rate", "0.016", "--train-batch-size=32") == 2e-3
-    assert rate(learning_rate=3e-4) == 3e-4  # the later wins: a config over the recipe,
-    assert rate("--base-learning-rate=0.032", learning_rate=3e-4) == 2e-3  # a flag over the config
+    assert rate(learning_rate=3e-4) == 3e-4
     assert rate(learning_rate=None, base_learning_rate=0.016) == 1e-3
-
-
-@pytest.mark.parametrize("flags", [["--learning-rate=1e-3"], ["--base-learning-rate=1e-3"], []])
-def test_the_way_the_learning_rate_was_given_is_kept(tmp_path: Path, flags: list[str]):
-    first = parse_arguments(["--life", "sim_1", "--config", "base", *flags])
-    words = ["--config", write(tmp_path / "config.yaml", **first.to_dict()), "--train-batch-size=512"]
-    scaled = parse_arguments(words).train.peak_learning_rate / first.train.peak_learning_rate
-    assert scaled == (1 if first.train.learning_rate else 2)
 
 
 @pytest.mark.parametrize("name", config_names("train"))
@@ -111,17 +99,11 @@ def test_shipped_configs_are_valid(name: str):
         (["--min-overlap", "0"], ["--min-overlap", "over 0 and at most 1", "0.0"]),
         (["--min-overlap", "nan"], ["--min-overlap"]),
         (["--max-overlap", "0.1"], ["--max-overlap", "--min-overlap (0.2)"]),
-        (["--max-overlap", "1.5"], ["--max-overlap"]),
         (["--max-neighbours", "0"], ["--max-neighbours", "at least 1"]),
-        (["--spatial-rate", "-1"], ["--spatial-rate", "from 0 (all frames)"]),
-        (["--spatial-weight", "1.1"], ["--spatial-weight", "from 0 to 1"]),
         (["--max-steps", "0"], ["--max-steps", "at least 1", "0"]),
         (["--mask-ratio", "1"], ["--mask-ratio", "between 0 and 1", "1.0"]),
-        (["--mask-ratio", "nan"], ["--mask-ratio", "nan"]),
         (["--learning-rate", "-1"], ["--learning-rate", "over 0"]),
         (["--learning-rate", "nan"], ["--learning-rate", "over 0"]),
-        (["--learning-rate", "None"], ["--learning-rate", "--base-learning-rate"]),
-        (["--base-learning-rate", "0"], ["--base-learning-rate", "over 0"]),
         (["--adam-beta2", "1"], ["--adam-beta2", "under 1"]),
         (["--seed", "-1"], ["--seed", "from 0"]),
         (["--validation-fraction", "0.9"], ["--validation-fraction", "0.5"]),
@@ -129,7 +111,7 @@ def test_shipped_configs_are_valid(name: str):
         (["--picture-steps", "-1"], ["--picture-steps", "0 or more"]),
         (["--hours", "0"], ["--hours", "over 0"]),
         (["--public"], ["--public", "--push-to-hub"]),
-        (["--resume", "--overwrite-output-dir"], ["--resume", "--overwrite-output-dir"]),
+        (["--resume", "--resume-from=hub"], ["--resume", "--resume-from"]),
         (["--config", "tyni"], ["tyni", "tiny"]),
         (["--config", "absent.yaml"], ["absent.yaml"]),
     ],
@@ -140,15 +122,10 @@ def test_values_out_of_range_are_named_with_what_is_allowed(flags: list[str], fa
     assert [fact for fact in facts if fact not in str(raised.value)] == []
 
 
-@pytest.mark.parametrize(
-    ("flags", "facts"),
-    [(["--max-step", "3"], ["--max-step", "--max-steps"]), (["--max-steps", "many"], ["--max-steps", "many"])],
-)
-def test_flags_that_cannot_be_read_exit_with_2(flags: list[str], facts: list[str], capsys):
+def test_a_flag_that_does_not_exist_exits_with_2_and_the_nearest(capsys):
     with pytest.raises(SystemExit) as raised:
-        parse_arguments(["--life", "sim_1", *flags])
-    said = capsys.readouterr().err
-    assert raised.value.code == 2 and all(fact in said for fact in facts)
+        parse_arguments(["--life", "sim_1", "--max-step", "3"])
+    assert raised.value.code == 2 and "--max-steps" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -168,13 +145,6 @@ def test_mistakes_in_a_config_are_named(tmp_path: Path, settings: dict, facts: l
     with pytest.raises(RunError) as raised:
         parse_arguments(["--life", "sim_1", "--config", write(tmp_path / "mine.yaml", **settings)])
     assert [fact for fact in ["mine.yaml", *facts] if fact not in str(raised.value)] == []
-
-
-@pytest.mark.parametrize("content", ["[1, 2]", "a: [", ""])
-def test_a_config_that_is_no_mapping_is_refused(tmp_path: Path, content: str):
-    (tmp_path / "mine.yaml").write_text(content)
-    with pytest.raises(SingleLifeError, match=r"mine\.yaml"):
-        parse_arguments(["--life", "sim_1", "--config", str(tmp_path / "mine.yaml")])
 
 
 @pytest.mark.parametrize(("words", "error"), [([], RunError), (["--life", "sim1"], LifeError)])

@@ -17,12 +17,12 @@ from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import RunError
 from singlelife.lives.resolve import resolve_life
+from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.callbacks import CasReference
-from singlelife.pretraining.model import load_weights
-from singlelife.pretraining.pictures import draw_alignment
+from singlelife.pretraining.checkpoints import load_weights
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
-from .runs import ROOT, column, launch_sharded, losses, run
+from .runs import ROOT, column, losses, run
 
 pytestmark = pytest.mark.integration
 
@@ -37,8 +37,6 @@ def test_pictures_on_the_way_are_kept_by_step_and_rewound_with_the_run(tmp_path:
     assert first.size == last.size and first.tobytes() != last.tobytes()
     RunFolder(folder).rewind(3)
     assert [path.name for path in (folder / "pictures").iterdir()] == ["step-2"]
-    assert run(command(folder, "--overwrite-output-dir", max_steps=1)) == 0
-    assert not list((folder / "pictures").iterdir())
 
 
 def test_pictures_and_comparisons_do_not_change_the_losses(tmp_path: Path, command, short_sim_test):
@@ -51,18 +49,15 @@ def test_pictures_and_comparisons_do_not_change_the_losses(tmp_path: Path, comma
     assert list(column(watched, "cas")) == [0, 2, 4, 6, 8]
 
 
-def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, command, short_sim_test, cache, capsys):
+def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, command, short_sim_test, cache):
     reference, folder = tmp_path / "reference", tmp_path / "run"
     assert run(command(reference, max_steps=30, seed=1)) == 0
     settings = {"cas_reference": reference, "cas_pairs": short_sim_test, "cas_num_pairs": 12, "cas_steps": 4}
     assert run(command(folder, **settings)) == 0
-    assert f"cross_attention.png, {folder / 'alignment.png'}\n" in capsys.readouterr().out
     curve = {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "cas" in line}
     assert list(curve) == [0, 4, 8, 12]
     assert {line["cas_reference"] for line in curve.values()} == {"reference on sim_test/plain"}  # and not its path
-    with Image.open(folder / "alignment.png") as picture:
-        assert picture.size[0] > 1000
-    pairs = _pairs(short_sim_test, cache)
+    pairs = make_pair_set(resolve_life(short_sim_test, cache_dir=cache), num_pairs=12, image_size=32)
     for step in (8, 12):
         again = singlelife.cas(folder / f"checkpoint-{step}", reference, pairs=pairs, device="cpu", progress=False)
         chance = curve[step]["cas_chance"]
@@ -74,34 +69,14 @@ def test_the_curve_is_what_the_comparison_of_checkpoints_gives(tmp_path: Path, c
                 assert curve[step][name + key] == pytest.approx(value, abs=2e-6)
         assert 0 <= curve[step]["cas_truth"] <= 1
 
-    # A run that goes on measures against the same, and draws one curve.
-    (folder / "alignment.png").unlink()
-    assert run(command(folder, "--resume", **settings)) == 0
-    assert {line["step"]: line for line in read_metrics(folder / "metrics.jsonl") if "cas" in line} == curve
-    assert (folder / "alignment.png").exists()
 
-
-def test_a_model_in_shards_is_watched_like_a_whole_one(tmp_path: Path, command, sim_test):
-    settings = {"cas_reference": "untrained:tiny", "cas_pairs": sim_test.path, "cas_num_pairs": 8, "cas_steps": 4}
-    watched = settings | {"picture_steps": 4, "max_steps": 8}
-    assert run(command(tmp_path / "whole", **watched)) == 0
-    launch_sharded(command(tmp_path / "shards", **watched))
-    whole, shards = (column(tmp_path / name, "cas_position_free") for name in ("whole", "shards"))
-    assert list(shards) == [0, 4, 8] and shards == pytest.approx(whole, abs=0.01)
-    assert (tmp_path / "shards" / "pictures" / "step-4" / "reconstruction.png").exists()
-    assert (tmp_path / "shards" / "alignment.png").exists()
-
-
-def _pairs(life: str, cache: Path):
-    return make_pair_set(resolve_life(life, cache_dir=cache), num_pairs=12, image_size=32)
-
-
-def test_a_model_agrees_with_itself_and_is_left_as_it_was(tmp_path: Path, command, short_sim_test, cache):
+def test_a_model_agrees_with_itself_and_is_left_as_it_was(tmp_path: Path, command, short_sim_test):
     folder = tmp_path / "run"
     assert run(command(folder, max_steps=2)) == 0
     reference = load_model(str(folder))
     model = load_weights(folder, reference.model.config).train()
-    curve = CasReference(reference, _pairs(short_sim_test, cache), reference.processor, reference.grid, "cpu")
+    config = parse_arguments(command(folder, cas_reference=folder, cas_pairs=short_sim_test, cas_num_pairs=12))
+    curve = CasReference(config, model.config, reference.processor, "cpu")
     state = torch.get_rng_state()
     values = curve.compare(model)
     assert values["cas"] == values["cas_position_free"] == values["cas_high"] == 1.0
@@ -113,14 +88,6 @@ def test_a_model_agrees_with_itself_and_is_left_as_it_was(tmp_path: Path, comman
     assert curve.compare(model) == {} and model.training
 
 
-def test_only_what_was_measured_against_the_reference_is_drawn(tmp_path: Path):
-    point = {f"{name}{end}": 0.5 for name in ("cas", "cas_position_free") for end in ("", "_low", "_high")}
-    metrics = [{"step": 0, "loss": 1.0}, point | {"step": 5, "cas_chance": 0.1, "cas_reference": "a on b"}]
-    assert not draw_alignment(tmp_path / "a.png", metrics, "title", "c on b") and not (tmp_path / "a.png").exists()
-    assert draw_alignment(tmp_path / "a.png", metrics, "title", "a on b")
-    assert Image.open(tmp_path / "a.png").size[0] > 1000
-
-
 def test_the_first_hours_are_said_and_kept_by_a_resume(tmp_path: Path, command, capsys):
     folder = tmp_path / "run"
     assert run(command(folder, hours=0.003, max_steps=2, save_steps=1)) == 0  # 10.8 s of 20
@@ -129,25 +96,19 @@ def test_the_first_hours_are_said_and_kept_by_a_resume(tmp_path: Path, command, 
         run(command(folder, "--resume", max_steps=2))
 
 
-def test_tensorboard_gets_the_numbers_and_the_pictures(tmp_path: Path, command, short_sim_test):
+def test_tensorboard_gets_the_numbers(tmp_path: Path, command, short_sim_test):
     folder = tmp_path / "run"
-    settings = {"report_to": "tensorboard", "picture_steps": 4, "cas_reference": "untrained:tiny", "cas_steps": 6,
+    settings = {"report_to": "tensorboard", "cas_reference": "untrained:tiny", "cas_steps": 6,
                 "cas_pairs": short_sim_test, "cas_num_pairs": 8}  # fmt: skip
     assert run(command(folder, **settings)) == 0
     # As if killed after a checkpoint: what came later is written once more, and read once.
     assert run(command(folder, resume_from=folder / "checkpoint-8", **settings)) == 0
-    events = EventAccumulator(str(folder / "singlelife"), size_guidance={"images": 0, "scalars": 0})
+    events = EventAccumulator(str(folder / "singlelife"), size_guidance={"scalars": 0})
     events.Reload()
-    for tag, key in {"loss": "loss", "grad_norm": "grad_norm", "learning_rate": "learning_rate", "tflops": "tflops",
-                     "pairs_per_second": "pairs_per_second", "data_wait": "data_wait", "val_loss": "val_loss",
-                     "cas": "cas", "cas_position_free": "cas_position_free"}.items():  # fmt: skip
+    for tag in ("loss", "grad_norm", "learning_rate", "tflops", "data_wait", "val_loss", "cas", "cas_position_free"):
         written = {event.step: event.value for event in events.Scalars(tag)}
-        assert written == pytest.approx(column(folder, key), rel=1e-5), tag
+        assert written == pytest.approx(column(folder, tag), rel=1e-5), tag
     assert len(events.Scalars("loss")) == 12
-    assert {event.step for event in events.Images("reconstruction")} == {4, 8, 12}
-    assert [event.step for event in events.Images("alignment")] == [12]
-    image = events.Images("cross_attention")[-1]
-    assert (image.width, image.height) == Image.open(folder / "cross_attention.png").size
     assert "cas_reference" not in events.Tags()["scalars"]
 
 
@@ -156,7 +117,7 @@ def test_trackio_gets_them_without_a_network(tmp_path: Path, command):
     folder, kept = tmp_path / "my_run", tmp_path / "trackio"
     for resume in ([], [f"--resume-from={folder / 'checkpoint-4'}"]):
         ran = subprocess.run(
-            [sys.executable, "train.py", *command(folder, *resume, report_to="trackio", picture_steps=4, max_steps=8)],
+            [sys.executable, "train.py", *command(folder, *resume, report_to="trackio", max_steps=8)],
             cwd=ROOT, text=True, capture_output=True, timeout=200, env=os.environ | {"TRACKIO_DIR": str(kept)},
         )  # fmt: skip
         assert ran.returncode == 0, ran.stderr
@@ -165,5 +126,3 @@ def test_trackio_gets_them_without_a_network(tmp_path: Path, command):
         assert {name for name, _, _ in rows} == {"my_run"}  # a run that goes on goes on there too
         logged = [(step, json.loads(values)) for _, step, values in rows]
         assert {step: values["loss"] for step, values in logged if "loss" in values} == column(folder, "loss")
-        pictures = {path.relative_to(kept / "media").parts[2] for path in (kept / "media").rglob("*.png")}
-        assert pictures == {"4", "8"}

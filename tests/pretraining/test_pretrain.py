@@ -15,6 +15,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
+from singlelife.commands import train
 from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
@@ -81,17 +82,8 @@ def test_the_loss_falls(tmp_path: Path, command):
     assert validation[-1] < validation[0]
 
 
-@pytest.mark.parametrize("pairing", ["random", "augmented"])
-def test_the_baselines_of_pairing_train(tmp_path: Path, command, pairing):
-    assert run(command(tmp_path / "run", pairing=pairing, max_steps=2)) == 0
-    assert len(losses(tmp_path / "run")) == 2
-
-
-@pytest.mark.parametrize("pairing", ["spatial", "union"])
-def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(
-    tmp_path: Path, command, short_sim_test, pairing, capsys
-):
-    settings = {"life": short_sim_test, "video": None, "max_steps": 2, "save_steps": 1, "pairing": pairing}
+def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(tmp_path: Path, command, short_sim_test, capsys):
+    settings = {"life": short_sim_test, "video": None, "max_steps": 2, "save_steps": 1, "pairing": "union"}
     settings |= {"validation_fraction": 0.3}
     assert run(command(tmp_path / "run", **settings)) == 0
     assert len(losses(tmp_path / "run")) == 2
@@ -103,13 +95,6 @@ def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(
         with pytest.raises(RunError, match=f"{name} was .*, now {value}"):
             run(command(tmp_path / "run", "--resume", **settings | {name: value}))
     assert run(command(tmp_path / "run", "--resume", **settings)) == 0
-
-
-def test_a_run_says_when_it_validates_on_other_pairs(tmp_path: Path, command, short_sim_test, capsys):
-    settings = {"life": short_sim_test, "video": None, "max_steps": 2, "pairing": "spatial"}
-    settings |= {"max_overlap": 0.21, "max_gap": 0.2, "validation_fraction": 0.02}
-    assert run(command(tmp_path / "run", **settings)) == 0
-    assert "temporal, 0.1 to 0.2 s apart: the held-out stretches hold no spatial pairs" in capsys.readouterr().out
 
 
 def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run: Path, command):
@@ -162,7 +147,7 @@ def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, fini
 def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tmp_path: Path, command):
     folder = tmp_path / "run"
     diverging = {"learning_rate": 1e30, "warmup_steps": 0, "max_grad_norm": 0, "save_steps": 1, "max_skipped_steps": 3}
-    facts = r"is (nan|inf) at step 4 \(pairs 32 to 39\), the 4th.*checkpoint-1\. .*--learning"
+    facts = r"is (nan|inf) at step 4 \(pairs 32 to 39\).* in a row: 4\..*checkpoint-1\. .*--learning"
     with pytest.raises(RunError, match=facts):
         run(command(folder, **diverging))
     assert list(losses(folder)) == list(RunFolder(folder).checkpoints()) == [1]
@@ -190,7 +175,7 @@ def test_too_little_memory_names_the_flags_that_help(tmp_path: Path, command, mo
 
     monkeypatch.setattr("singlelife.pretraining.loop.learning_rate", no_memory)
     with pytest.raises(RunError, match=r"2\.00 GiB.*--gradient-accumulation-steps.*--gradient-checkpointing all"):
-        run(command(tmp_path / "run"))
+        train.main(command(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -209,24 +194,19 @@ def test_pairs_that_change_are_not_the_same_run(whole_run: Path, command, change
     assert len(losses(whole_run)) == 12
 
 
-def test_a_run_goes_on_whose_model_config_has_other_fields(broken_off_run: Path, finished_run: Path, command):
+def test_a_run_goes_on_whose_model_config_has_other_fields(whole_run: Path, finished_run: Path, command):
     """As a run of another version of the package has."""
-    path = broken_off_run / "checkpoint-8" / "training_state.json"
-    state = json.loads(path.read_text())
+    checkpoint = whole_run / "checkpoint-8"
+    state = json.loads((checkpoint / "training_state.json").read_text())
     state["sequence"]["model_config"] |= {"depth_head": "linear"}
-    path.write_text(json.dumps(state))
-    assert run(command(broken_off_run, "--resume")) == 0
-    assert losses(broken_off_run) == losses(finished_run)
+    (checkpoint / "training_state.json").write_text(json.dumps(state))
+    assert run(command(whole_run, resume_from=checkpoint)) == 0
+    assert losses(whole_run) == losses(finished_run)
 
 
-def test_a_run_folder_is_not_overwritten_unasked(tmp_path: Path, command, finished_run: Path):
-    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--overwrite-output-dir.*--output-dir"):
+def test_a_run_folder_is_not_overwritten(command, finished_run: Path):
+    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--output-dir"):
         run(command(finished_run))
-    folder = tmp_path / "run"
-    assert run(command(folder, max_steps=2, seed=5)) == 0
-    assert run(command(folder, "--overwrite-output-dir", max_steps=1, seed=6)) == 0
-    assert list(losses(folder)) == [1]
-    assert list(RunFolder(folder).checkpoints()) == [1]
 
 
 def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, command):
@@ -241,11 +221,10 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
         ({"life": "../pan"}, LifeError, "../pan"),
         ({"image_size": 30}, RunError, "image_size 30 cannot be cut .* patch_size 8"),
         ({"mask_ratio": 0.001}, RunError, "mask_ratio 0.001 of 16 patches .* masks all or none"),
-        ({"min_gap": 50.0, "max_gap": 60.0}, LifeError, "50 to 60 s apart"),
         ({"min_gap": 0.5, "max_gap": 0.1}, LifeError, "min_gap <= max_gap"),
         ({"max_gap": 0.4, "min_gap": 0.4, "validation_fraction": 0.01}, LifeError, "held-out.*--validation-fraction"),
         ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
-        ({"model": "tyni"}, RunError, "no models config named 'tyni'"),
+        ({"model": "tyni"}, RunError, "no models config named 'tyni'.*tiny"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
         ({"resume_from": "nowhere/checkpoint-3"}, RunError, "no checkpoint that a run can go on from"),
         ({"report_to": "tensorbored"}, RunError, "not a tracker"),
@@ -260,11 +239,6 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path, com
     with pytest.raises(error, match=message):
         run(command(folder, **changes))
     assert not folder.exists()
-
-
-def test_augmented_pairs_of_one_crop_are_refused(tmp_path: Path, command):
-    with pytest.raises(LifeError, match="--shared-crop"):
-        run(command(tmp_path / "run", "--shared-crop", pairing="augmented"))
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, command):
@@ -296,19 +270,15 @@ def test_an_unknown_field_of_a_model_is_named(tmp_path: Path, command):
         run(command(tmp_path / "run", model=tmp_path / "mine.yaml"))
 
 
-def everything_in(folder: Path) -> dict[Path, int]:
-    return {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-
-
 def test_a_dry_run_times_real_steps_and_writes_nothing(whole_run: Path, command, capsys):
-    before = everything_in(whole_run)
+    before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
     assert run(command(whole_run, "--dry-run", max_steps=100_000, seed=3)) == 0
     said = capsys.readouterr().out
-    for fact in ("51 steps", "pairs/s", "TFLOP/s", "100,000 steps", "at most in a process", "a checkpoint"):
+    for fact in ("pairs/s", "TFLOP/s", "100,000 steps", "at most in a process"):
         assert fact in said
     with pytest.raises(RunError, match="12 steps 0 are left"):
         run(command(whole_run, "--dry-run", "--resume"))
-    assert everything_in(whole_run) == before
+    assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 
 def test_a_run_without_matplotlib_makes_no_pictures(tmp_path: Path, command, monkeypatch, capsys):

@@ -1,12 +1,11 @@
 """What a run writes is whole or absent, and a run that goes on finds its folder as it was."""
 
-import json
 from pathlib import Path
 
 import pytest
 
 from singlelife.errors import RunError
-from singlelife.pretraining.run_folder import RunFolder, publish, read_metrics, writing_folder
+from singlelife.pretraining.run_folder import RunFolder, read_metrics, writing_folder
 
 
 def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
@@ -17,18 +16,7 @@ def a_run(path: Path, steps: tuple[int, ...] = (4, 8, 12)) -> RunFolder:
     for step in steps:
         with writing_folder(folder.checkpoint_path(step)) as aside:
             (aside / "weights").write_text(str(step))
-    folder.write_config({"seed": 3}, {"torch": "2"})
     return folder
-
-
-def test_a_folder_appears_only_when_all_of_it_is_written(tmp_path: Path):
-    folder = tmp_path / "checkpoint-3"
-    with writing_folder(folder) as aside:
-        (aside / "first").write_text("1")
-        assert not folder.exists()
-        (aside / "second").write_text("2")
-    assert {path.name for path in folder.iterdir()} == {"first", "second"}
-    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
@@ -43,16 +31,11 @@ def test_a_failed_write_leaves_what_was_there(tmp_path: Path):
     assert not list(run.path.glob("*.tmp"))
 
 
-def test_what_is_still_being_written_is_no_checkpoint(tmp_path: Path):
+def test_rewinding_drops_all_that_came_later(tmp_path: Path):
     run = a_run(tmp_path / "run")
     (run.path / "checkpoint-16.tmp").mkdir()
     (run.path / "checkpoint-best").mkdir()
     assert list(run.checkpoints()) == [4, 8, 12]
-
-
-def test_rewinding_drops_all_that_came_later(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    (run.path / "checkpoint-16.tmp").mkdir()
     with run.metrics.open("a") as file:
         file.write('{"step": 13, "lo')  # killed here
     run.rewind(8)
@@ -78,28 +61,6 @@ def test_old_checkpoints_are_deleted_by_step_not_by_name(tmp_path: Path):
     assert list(run.checkpoints()) == [90, 100]
 
 
-def test_the_best_checkpoint_outlives_the_latest(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    for step, loss in {2: 0.1, 4: 0.5, 8: 0.4, 12: float("nan")}.items():  # no checkpoint is of step 2
-        run.log({"step": step, "val_loss": loss})
-    run.keep_latest(1, besides=run.note_best())
-    assert list(run.checkpoints()) == [8, 12]
-    assert json.loads(run.best.read_text()) == {"checkpoint": "checkpoint-8", "step": 8, "val_loss": 0.4}
-    run.remove_run()
-    assert not run.best.exists()
-
-
-def test_rewinding_to_before_the_best_finds_another(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    for step, loss in {4: 0.5, 8: 0.4, 12: 0.3}.items():
-        run.log({"step": step, "val_loss": loss})
-    assert run.note_best() == 12
-    run.rewind(10)
-    assert json.loads(run.best.read_text())["step"] == 8
-    run.rewind(3)
-    assert not run.best.exists()
-
-
 def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch):
     run = a_run(tmp_path / "run")
 
@@ -113,21 +74,3 @@ def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch)
     assert list(run.checkpoints()) == [8, 12]
     run.rewind(12)
     assert not list(run.path.glob("*.tmp"))
-
-
-def test_removing_a_run_spares_other_files(tmp_path: Path):
-    run = a_run(tmp_path / "run")
-    (run.path / "notes.txt").write_text("mine")
-    (run.path / "train.py").write_text("mine")
-    run.remove_run()
-    assert not run.holds_a_run()
-    assert sorted(path.name for path in run.path.iterdir()) == ["notes.txt", "train.py"]
-
-
-def test_a_finished_model_replaces_the_files_of_the_last_one(tmp_path: Path):
-    (tmp_path / "config.json").write_text("old")
-    with writing_folder(tmp_path / "final") as aside:
-        (aside / "config.json").write_text(json.dumps({"model_type": "croco"}))
-    publish(tmp_path / "final", tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text()) == {"model_type": "croco"}
-    assert not (tmp_path / "final").exists()

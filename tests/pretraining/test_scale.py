@@ -1,21 +1,17 @@
 """One run, whatever it is spread over: processes, accumulated batches, shards of the model, recomputed activations."""
 
 import json
-import warnings
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from transformers import AutoModel, AutoModelForPreTraining
+from transformers import AutoModel
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
 from singlelife.errors import RunError
-from singlelife.pretraining.arguments import TrainConfig
-from singlelife.pretraining.loop import create_optimizer
-from singlelife.pretraining.model import recompute
-from singlelife.pretraining.run_folder import RunFolder
+from singlelife.pretraining.pretrain import recompute
 
 from ..micro import MICRO
 from .runs import column, launch, launch_sharded, run
@@ -91,20 +87,6 @@ def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path, one_process: Pa
     assert max(abs(again[step] - expected[step]) for step in again) < 1e-4
 
 
-def test_shards_lower_products_and_nothing_else(tmp_path: Path, one_process: Path, command):
-    """In bf16, as without shards: weights, their gradients and the loss are fp32."""
-    short = FIFTY | {"max_steps": 5, "mixed_precision": "bf16"}
-    launch_sharded(command(tmp_path / "sharded", **short))
-    launch(command(tmp_path / "whole", **short))
-    sharded, not_sharded = column(tmp_path / "sharded", "loss"), column(tmp_path / "whole", "loss")
-    exact = column(one_process, "loss")
-    assert max(abs(sharded[step] - not_sharded[step]) for step in sharded) < 1e-4
-    assert any(loss != exact[step] for step, loss in sharded.items())
-    tensors = load_file(tmp_path / "sharded" / "model.safetensors").values()
-    assert {tensor.dtype for tensor in tensors} == {torch.float32}
-    assert any((tensor != tensor.bfloat16().float()).any() for tensor in tensors)
-
-
 @pytest.mark.parametrize(
     ("environment", "message"),
     [
@@ -140,7 +122,7 @@ def test_recomputed_blocks_make_the_same_steps(tmp_path: Path, one_process: Path
     assert column(tmp_path / "run", "loss") == column(one_process, "loss")  # the same operations: bit for bit
 
 
-def test_recomputed_blocks_keep_less(recwarn: pytest.WarningsRecorder):
+def test_recomputed_blocks_keep_less():
     config = CroCoConfig(**MICRO | {"num_hidden_layers": 4, "decoder_num_hidden_layers": 4, "image_size": 64})
 
     def kept(blocks: str) -> int:
@@ -162,43 +144,5 @@ def test_recomputed_blocks_keep_less(recwarn: pytest.WarningsRecorder):
         assert loss.requires_grad
         return sum(storages.values())
 
-    amounts = {blocks: kept(blocks) for blocks in ("none", "encoder", "decoder", "all")}
-    assert amounts["all"] < 0.4 * amounts["none"]
-    assert amounts["all"] < amounts["encoder"] < amounts["none"]
-    assert amounts["all"] < amounts["decoder"] < amounts["none"]
-    assert not [w for w in recwarn if issubclass(w.category, FutureWarning | DeprecationWarning)]
-
-
-def test_the_best_checkpoint_is_kept_and_named(tmp_path: Path, command, capsys):
-    folder = RunFolder(tmp_path / "run")
-    # A rate so large that the loss rises after the first steps.
-    settings = {"eval_steps": 2, "save_steps": 2, "save_total_limit": 1, "max_steps": 10}
-    assert run(command(folder.path, learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings)) == 0
-    losses = column(folder.path, "val_loss")
-    lowest = min(losses, key=lambda step: losses[step])
-    assert lowest < 10, "the test needs a run that gets worse"
-    assert list(folder.checkpoints()) == [lowest, 10]
-    best = json.loads(folder.best.read_text())
-    assert best == {"checkpoint": f"checkpoint-{lowest}", "step": lowest, "val_loss": losses[lowest]}
-    AutoModelForPreTraining.from_pretrained(folder.path / best["checkpoint"])
-    assert f"{folder.path / best['checkpoint']}, validation {losses[lowest]:.4f}" in capsys.readouterr().out
-
-    again = RunFolder(tmp_path / "again")
-    assert (
-        run(command(again.path, "--no-keep-best", learning_rate=3e-1, warmup_steps=6, max_grad_norm=0, **settings))
-        == 0
-    )
-    assert list(again.checkpoints()) == [10] and not again.best.exists()
-
-
-def test_a_run_that_does_not_validate_has_no_best(tmp_path: Path, command, capsys):
-    assert run(command(tmp_path / "run", max_steps=2, validation_fraction=0)) == 0
-    assert not (tmp_path / "run" / "best.json").exists()
-    assert "best checkpoint" not in capsys.readouterr().out
-
-
-def test_adamw_is_one_kernel_here():
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        optimizer = create_optimizer(torch.nn.Linear(2, 2), TrainConfig(), torch.device("cpu"))
-    assert optimizer.defaults["fused"] is True
+    assert kept("all") < 0.4 * kept("none")
+    assert kept("all") < kept("encoder") < kept("none")

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from singlelife.errors import RunError
 from singlelife.machine import configure_cpu
 from singlelife.pretraining.arguments import annotated_yaml, parse_with_origins
 
@@ -19,6 +20,14 @@ def main(words: Sequence[str]) -> int:
         print(annotated_yaml(config, origins), end="")
         return 0
     configure_cpu()
-    from singlelife.pretraining.pretrain import pretrain  # torch is imported only once the settings are right
+    import torch  # only once the settings are right
 
-    return pretrain(config)
+    from singlelife.pretraining.pretrain import pretrain
+
+    try:
+        return pretrain(config)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
+            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
+        ) from error

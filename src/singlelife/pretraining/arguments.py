@@ -1,16 +1,17 @@
 """Every setting of a pretraining run, written once for the command line, YAML and Python.
 
-Values come in layers. Each layer wins over the one before it: the defaults below, the life's own recipe (`train:` in
-its entry of `hub_configs/lives`, the name of a file in `hub_configs/train`), the `--config` file, the flags. A key of
-a YAML config is the name of a field.
+Each layer of values wins over the one before it: the defaults below, the life's own recipe (`train:` in its entry of
+`hub_configs/lives` names a file of `hub_configs/train`), the `--config` file, the flags. A key of a YAML config is the
+name of a field.
 """
 
 import argparse
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, fields, replace
+from contextlib import suppress
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from types import NoneType, UnionType
+from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import tyro
@@ -49,20 +50,10 @@ class StartConfig:
     resume_from: str | None = None
     """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
     run folder's latest checkpoint"""
-    overwrite_output_dir: bool = False
-    """delete the run that the run folder holds and start anew"""
 
     def __post_init__(self) -> None:
-        ways = {"--resume": self.resume, "--resume-from": self.resume_from is not None}
-        ways["--overwrite-output-dir"] = self.overwrite_output_dir
-        chosen = [flag for flag, is_set in ways.items() if is_set]
-        if len(chosen) > 1:
-            raise RunError(f"{' and '.join(chosen)} contradict each other: pass one of them.")
-
-    @property
-    def resumes(self) -> bool:
-        """Whether the run goes on from a checkpoint, if there is one."""
-        return self.resume or self.resume_from is not None
+        if self.resume and self.resume_from is not None:
+            raise RunError("Pass only one of --resume and --resume-from.")
 
 
 @dataclass(frozen=True)
@@ -74,12 +65,8 @@ class LifeConfig:
     (ORG/NAME@REVISION) of one on the Hub"""
     video: tuple[str, ...] | None = None
     """the life's recordings: files, folders or quoted globs, in order of time"""
-    strict: bool = False
-    """stop at a video that cannot be read, instead of going on with the others"""
     cache_dir: str | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
-    preprocessing_workers: int | None = None
-    """processes that decode videos (default: one per video, at most one per core)"""
 
 
 @dataclass(frozen=True)
@@ -96,8 +83,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _at_least(1, self, "image_size")
-        ratio = self.mask_ratio
-        _require(ratio is None or 0 < ratio < 1, "mask_ratio", ratio, "between 0 and 1")
+        _require(self.mask_ratio is None or 0 < self.mask_ratio < 1, "mask_ratio", self.mask_ratio, "between 0 and 1")
 
 
 @dataclass(frozen=True)
@@ -126,21 +112,15 @@ class PairConfig(PairSettings):
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise RunError(f"--pairing should be one of {', '.join(PAIRINGS)}, not {self.pairing!r}.")
-        low, high = self.min_overlap, self.max_overlap
+        low, high, held_out = self.min_overlap, self.max_overlap, self.validation_fraction
         _require(0 < low <= 1, "min_overlap", low, "over 0 and at most 1")
         _require(low <= high <= 1, "max_overlap", high, f"from --min-overlap ({low:g}) to 1")
         _at_least(1, self, "max_neighbours")
-        rate, held_out = self.spatial_rate, self.validation_fraction
-        _require(0 <= rate <= 1000, "spatial_rate", rate, "from 0 (all frames) to 1000")
+        _require(0 <= self.spatial_rate <= 1000, "spatial_rate", self.spatial_rate, "from 0 (all frames) to 1000")
         _require(0 <= self.spatial_weight <= 1, "spatial_weight", self.spatial_weight, "from 0 to 1")
         _require(0 <= self.color_jitter <= 1, "color_jitter", self.color_jitter, "from 0 to 1")
         _require(self.hours is None or self.hours > 0, "hours", self.hours, "over 0")
         _require(0 <= held_out <= 0.5, "validation_fraction", held_out, "from 0 to 0.5")
-
-    @property
-    def settings(self) -> PairSettings:
-        """The part that the pairings read."""
-        return PairSettings(**{f.name: getattr(self, f.name) for f in fields(PairSettings)})
 
 
 @dataclass(frozen=True)
@@ -160,17 +140,15 @@ class TrainConfig:
     base_learning_rate: float | None = 1.5e-4
     """the peak learning rate for steps of 256 pairs; the run's own is this times --train-batch-size over 256"""
     learning_rate: float | None = None
-    """the peak learning rate itself, whatever the batch; instead of --base-learning-rate"""
+    """the peak learning rate itself, whatever the batch; it wins over --base-learning-rate"""
     warmup_steps: int = 2_000
     """steps of linear warm-up"""
     min_lr_rate: float = 0.0
     """where the cosine ends, as a share of the learning rate"""
     weight_decay: float = 0.05
     """AdamW's, on matrices only (not on biases, norms, tokens, positions)"""
-
     adam_beta1: float = 0.9
     """AdamW's first beta"""
-
     adam_beta2: float = 0.95
     """AdamW's second beta"""
     max_grad_norm: float = 1.0
@@ -202,18 +180,18 @@ class TrainConfig:
     save_steps: int = 500
     """steps between checkpoints"""
     save_total_limit: int | None = 2
-    """checkpoints to keep, the latest ones (None: all)"""
-    keep_best: bool = True
-    """keep also the checkpoint with the lowest validation loss, of those saved at a step that was validated"""
+    """checkpoints to keep, the latest ones (0: all)"""
     report_to: tuple[str, ...] | None = None
     """trackers of Accelerate to log to as well: tensorboard, trackio, wandb ..."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps")
-        _at_least(1, self, "eval_steps", "eval_pairs", "save_steps", "save_total_limit", "cpu_threads")
-        _at_least(0, self, "picture_steps", "warmup_steps", "dataloader_num_workers", "max_skipped_steps")
+        _at_least(1, self, "eval_steps", "eval_pairs", "save_steps", "cpu_threads")
+        _at_least(
+            0, self, "save_total_limit", "picture_steps", "warmup_steps", "dataloader_num_workers", "max_skipped_steps"
+        )
         _at_least(0, self, "weight_decay", "max_grad_norm")
-        for name in _RATES:
+        for name in ("base_learning_rate", "learning_rate"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "over 0")
         if self.learning_rate is None and self.base_learning_rate is None:
@@ -297,11 +275,7 @@ class RunConfig:
 
     @property
     def life_name(self) -> str:
-        """The life's name on this machine: NAME of ORG/NAME.
-
-        Raises:
-            LifeError: the settings name a path that is no prepared life.
-        """
+        """The life's name on this machine: NAME of ORG/NAME. Raises LifeError for a path that is no prepared life."""
         assert self.life.life, "parse_arguments makes sure of it"
         return life_reference(self.life.life, self.life.video).name
 
@@ -311,19 +285,17 @@ class RunConfig:
         return Path(self.train.output_dir or f"runs/{self.life_name}")
 
 
-# What a resumed run may change, because the sequence of losses does not depend on it (of the model, its own config is
-# compared instead of the settings that lead to it).
-FREE_ON_RESUME = {
-    *("model", "image_size", "mask_ratio"),
-    *("video", "strict", "cache_dir", "preprocessing_workers", "output_dir"),
+FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of losses does not depend on it
+    *("model", "image_size", "mask_ratio"),  # its own config is compared
+    *("video", "cache_dir", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
     *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
-    *("keep_best", "report_to", "max_skipped_steps"),
+    *("report_to", "max_skipped_steps"),
 }
 
-_RATES = ("base_learning_rate", "learning_rate")  # of two in one layer, the latter wins
-_RETIRED = {"decoded_frames"}  # settings of earlier versions, in the configs of their runs; they changed no loss
+# Settings of earlier versions, in the configs of their runs; they changed no loss.
+_RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
 _GROUPS: dict[str, Any] = get_type_hints(RunConfig)
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config
@@ -341,38 +313,29 @@ def parse_arguments(words: Sequence[str]) -> RunConfig:
 
 
 def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
-    """As `parse_arguments`; also where each value comes from, by its name, but for those that are the default."""
+    """As `parse_arguments`; also where each value that is not the default comes from, by name."""
     words = list(words)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?")
     first.add_argument("--life", nargs="?")
     first.add_argument("--video", nargs="*")
     named, _ = first.parse_known_args(words)
-    layers = {f"--config {named.config}": read_config(named.config)} if named.config else {}
-    from_config = next(iter(layers.values()), {})
-    if life := named.life or from_config.get("life"):
-        recipe = training_recipe(life, named.video or from_config.get("video"))
-        layers = {f"recipe {recipe}": read_config(recipe)} | layers
+    values: dict[str, Any] = read_config(named.config) if named.config else {}
+    origins = dict.fromkeys(values, f"--config {named.config}")
+    if life := named.life or values.get("life"):
+        recipe = training_recipe(life, named.video or values.get("video"))
+        of_recipe = read_config(recipe)
+        values, origins = of_recipe | values, dict.fromkeys(of_recipe, f"recipe {recipe}") | origins
     elif not {"-h", "--help"} & set(words):
         raise RunError(
             "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
             f"names: {', '.join(life_names())}."
         )
-    values = {name: value for layer in layers.values() for name, value in layer.items()}
-    values |= _one_rate(layers.values())
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
     default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})
     config = parse_flags(RunConfig, "train.py", words, default)
     given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
-    layers["flag"] = dict.fromkeys(given & _TYPES.keys(), True)
-    config = replace(config, train=replace(config.train, **_one_rate(layers.values())))
-    return config, {name: origin for origin, layer in layers.items() for name in layer}
-
-
-def _one_rate(layers: Iterable[dict[str, Any]]) -> dict[str, Any]:
-    """None for that one of the two learning rates which a later layer, or the other in its own layer, replaces."""
-    given = [name for layer in layers for name in _RATES if layer.get(name) is not None]
-    return {name: None for name in _RATES if name != (given[-1] if given else _RATES[0])}
+    return config, origins | dict.fromkeys(given & _TYPES.keys(), "flag")
 
 
 def annotated_yaml(config: RunConfig, origins: dict[str, str]) -> str:
@@ -394,45 +357,50 @@ def read_config(name_or_path: str) -> dict[str, Any]:
         RunError: there is no such file, it has a key that is not a setting, or a value of the wrong type.
     """
     path = config_path("train", name_or_path)
-    values = {}
-    for key, value in read_yaml(path).items():
-        if key in _RETIRED:
-            continue
-        if key not in _NAMES:
-            near = difflib.get_close_matches(str(key), _NAMES, n=3)
-            hint = f"did you mean {' or '.join(near)}?" if near else "`train.py --help` lists all names."
-            raise RunError(f"{path} sets {key!r}, which is not a setting: {hint}")
-        try:
-            values[key] = _typed(value, _TYPES[key])
-        except (TypeError, ValueError) as error:
-            raise RunError(f"{path} sets {key} to {value!r}, which should be {error}.") from None
-    return values
+    values = {name: value for name, value in read_yaml(path).items() if name not in _RETIRED}
+    check_names(path, values, _NAMES, "a setting")
+    return {name: _typed(value, _TYPES[name], f"{path} sets {name} to") for name, value in values.items()}
 
 
-def _typed(value: Any, kind: Any) -> Any:
-    """A value of YAML as one of a field's type. YAML itself takes 6e-4 for a string.
+def check_names(path: Path, names: Iterable[str], known: Iterable[str], what: str) -> None:
+    """Make sure that a YAML file sets only what there is.
 
     Raises:
-        ValueError: it is of another type; the message is what it should be.
+        RunError: it does not; the nearest known names follow.
     """
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    if value is None and NoneType in kinds:
-        return None
-    (kind,) = (each for each in kinds if each is not NoneType)
+    for name in names:
+        if name not in known:
+            raise RunError(f"{path} sets {name!r}, which is not {what}{_nearest(name, known)}")
+
+
+def _nearest(name: Any, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(str(name), known, n=3)
+    return f"; did you mean {' or '.join(near)}?" if near else "."
+
+
+def _typed(value: Any, kind: Any, what: str) -> Any:
+    """A value of YAML as one of a field's type.
+
+    Raises:
+        RunError: it is of another type.
+    """
+    if isinstance(kind, UnionType):  # X | None
+        if value is None:
+            return None
+        kind = get_args(kind)[0]
     if get_origin(kind) is Literal:
         if value not in get_args(kind):
-            raise ValueError(f"one of {', '.join(get_args(kind))}")
+            raise RunError(f"{what} {value!r}, which should be one of {', '.join(get_args(kind))}.")
         return value
     if get_origin(kind) is tuple:
-        return tuple(map(str, value)) if isinstance(value, list) else (_typed(value, str),)
-    if kind is bool and not isinstance(value, bool):
-        raise ValueError("true or false")
-    if kind is not bool and (value is None or isinstance(value, bool | list | dict)):
-        raise ValueError(f"a {kind.__name__}")
-    try:
-        return kind(value if isinstance(value, str) or kind is not int else str(value))  # 7.5 is no int
-    except ValueError:
-        raise ValueError(f"a {kind.__name__}") from None
+        return tuple(map(str, value if isinstance(value, list) else [value]))
+    if kind is float and type(value) in (int, str):
+        with suppress(ValueError):
+            value = float(value)  # YAML itself takes 6e-4 for a string
+    if type(value) is not kind:
+        allowed = "true or false" if kind is bool else f"a {kind.__name__}"
+        raise RunError(f"{what} {value!r}, which should be {allowed}.")
+    return value
 
 
 def config_path(kind: str, name_or_path: str) -> Path:
@@ -446,20 +414,16 @@ def config_path(kind: str, name_or_path: str) -> Path:
         if not path.is_file():
             raise RunError(f"There is no config file {path}.")
         return path
-    names = config_names(kind)
-    if name_or_path not in names:
-        near = difflib.get_close_matches(name_or_path, names, n=3) or names
-        raise RunError(
-            f"There is no {kind} config named {name_or_path!r}; did you mean {' or '.join(near)}? "
-            "A file's path should end in .yaml."
-        )
+    if name_or_path not in (names := config_names(kind)):
+        hint = f"{_nearest(name_or_path, names)} There are {', '.join(names)}; a file's path should end in .yaml."
+        raise RunError(f"There is no {kind} config named {name_or_path!r}{hint}")
     return hub_configs() / kind / f"{name_or_path}.yaml"
 
 
 def _at_least(minimum: int, config: Any, *names: str) -> None:
+    allowed = f"at least {minimum}" if minimum else "0 or more"
     for name in names:
         value = getattr(config, name)
-        allowed = f"at least {minimum}" if minimum else "0 or more"
         _require(value is None or value >= minimum, name, value, allowed)
 
 

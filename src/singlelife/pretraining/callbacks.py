@@ -1,39 +1,59 @@
-"""What a run does between its steps: the validation loss, pictures, CAS against another model, and trackers."""
+"""What a run does between its steps: the validation loss, pictures, CAS with another model; and trackers."""
 
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from accelerate import Accelerator
-from PIL import Image
 
 from singlelife.alignment.comparison import coarser
 from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
 from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
-from singlelife.alignment.pair_sets import VIEWS, PairSet, resolve_pair_set
+from singlelife.alignment.pair_sets import VIEWS, resolve_pair_set
 from singlelife.alignment.score import score
-from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.arguments import RunConfig
 from singlelife.pretraining.batches import ToModel
+from singlelife.pretraining.checkpoints import whole_model
 from singlelife.pretraining.loop import Callback, Trainer
-from singlelife.pretraining.model import whole_model
-from singlelife.pretraining.pictures import draw_pictures
+from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
-_PROJECT = "singlelife"
 _K = 5  # of the top k, as everywhere
 
 
-def validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_size: int) -> Callback:
-    """The mean loss on the validation pairs; the same pairs, crops and masks each time.
+def callbacks(
+    trainer: Trainer,
+    config: RunConfig,
+    to_model: ToModel,
+    pairs: PairDataset,
+    held_out: PairDataset | None,
+    reference: "CasReference | None",
+) -> Iterator[Callback]:
+    """What the settings ask for: validate, draw, compare. A new run compares now, before its first step.
 
     Args:
-        batch_size: pairs at once in each process.
+        reference: in the main process; None in the others, which take part only where the model is in shards.
     """
-    model, accelerator = trainer.model, trainer.accelerator
+    if held_out:
+        yield _validation(trainer, held_out, to_model)
+    if config.train.picture_steps and can_draw():
+        yield _pictures(trainer, to_model, held_out or pairs)
+    if config.cas.cas_reference is not None:
+        compare = partial(_compare, trainer, reference)
+        if not trainer.state.step:
+            trainer.log(compare())
+        yield Callback(config.cas.cas_steps, compare)
+
+
+def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Callback:
+    """The mean loss on the validation pairs; the same pairs, crops and masks each time."""
+    model, accelerator, train = trainer.model, trainer.accelerator, trainer.settings
+    batch_size = train.train_batch_size // (train.gradient_accumulation_steps * accelerator.num_processes)
 
     @torch.no_grad()
     def measure() -> dict[str, Any]:
@@ -50,99 +70,65 @@ def validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel, batch_si
         mean = accelerator.reduce(total.float().to(accelerator.device), "sum").item() / len(pairs)
         return {"val_loss": mean}
 
-    return Callback(trainer.settings.eval_steps, measure)
+    return Callback(train.eval_steps, measure)
 
 
-def pictures_on_the_way(trainer: Trainer, to_model: ToModel, pairs: PairDataset, life: str) -> Callback:
+def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
     """Draw the model as it is into the run folder's `pictures`; at its end the run has pictures of its own."""
     state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
 
     def draw() -> dict[str, Any]:
         if state.step == trainer.settings.max_steps:
             return {}
-        whole = whole_model(trainer.model, accelerator)
-        if accelerator.is_main_process:
-            assert whole is not None, "the main process has it"
-            where = folder.pictures_path(state.step)
-            with writing_folder(where) as aside:
-                names = draw_pictures(aside, whole, to_model, pairs, title(life, state.step))
-            track_pictures(accelerator, {name: where / path.name for name, path in names.items()}, state.step)
+        if (whole := whole_model(trainer.model, accelerator)) is not None and accelerator.is_main_process:
+            with writing_folder(folder.pictures / f"step-{state.step}") as aside:
+                draw_pictures(aside, whole, to_model, pairs, state.step)
         accelerator.wait_for_everyone()
         return {}
 
     return Callback(trainer.settings.picture_steps, draw)
 
 
-def title(life: str, step: int) -> str:
-    """The title of a picture."""
-    return f"{life} after {step:,} steps"
-
-
-def cas_on_the_way(trainer: Trainer, reference: "CasReference | None", every: int) -> Callback:
-    """Compare the model as it is with the reference.
-
-    Args:
-        reference: in the main process; None in the others, which take part only where the model is in shards.
-    """
-
-    def compare() -> dict[str, Any]:
-        whole = whole_model(trainer.model, trainer.accelerator)
-        return reference.compare(whole) if reference is not None and whole is not None else {}
-
-    return Callback(every, compare)
+def _compare(trainer: Trainer, reference: "CasReference | None") -> dict[str, Any]:
+    whole = whole_model(trainer.model, trainer.accelerator)
+    return reference.compare(whole) if reference is not None and whole is not None else {}
 
 
 class CasReference:
     """What a model in training is compared with. The reference's own attention is computed once, at the start.
 
     Args:
-        model: the reference.
-        pairs: the pair set.
+        config: names the reference and the pairs.
+        model: config of the model in training. CAS is on the coarser grid of the two models.
         processor: of the model in training.
-        grid: of the model in training, rows and columns of patches; CAS is on the coarser grid of the two models.
-        device: where the model in training runs.
+        device: where it runs.
 
     Attributes:
         name: of reference and pairs, as metrics and pictures show it, without any path of this machine.
+
+    Raises:
+        SingleLifeError: the reference or the pairs are not there or cannot be used.
     """
 
-    def __init__(
-        self,
-        model: AttentionMapProvider,
-        pairs: PairSet,
-        processor: CroCoImageProcessor,
-        grid: tuple[int, int],
-        device: str,
-    ):
-        self.name, self.pairs = f"{_short(model.name)} on {pairs.name}", pairs
-        self._processor, self._device = processor, device
-        self._grid = coarser([model.grid, grid])
-        self._reference = self._extract(model)
-        self._true_match = pairs.true_match(self._grid).numpy()
-
-    @classmethod
-    def of(
-        cls, config: RunConfig, processor: CroCoImageProcessor, grid: tuple[int, int], image_size: int, device: str
-    ) -> "CasReference":
-        """The reference and the pairs that the settings name.
-
-        Raises:
-            SingleLifeError: either of them is not there or cannot be used.
-        """
+    def __init__(self, config: RunConfig, model: CroCoConfig, processor: CroCoImageProcessor, device: str):
         assert config.cas.cas_reference, "there is nothing to compare with"
         reference = load_model(config.cas.cas_reference, device)
         life, _, views = config.cas.cas_pairs.rpartition("/")
         if not life or views not in VIEWS:
             life, views = config.cas.cas_pairs, VIEWS[0]
-        pairs = resolve_pair_set(
+        self.pairs = resolve_pair_set(
             life,
             views=views,
             num_pairs=config.cas.cas_num_pairs,
             seed=0,
-            image_size=max(image_size, reference.image_size),
+            image_size=max(processor.size["height"], reference.image_size),
             cache_dir=Path(config.life.cache_dir) if config.life.cache_dir else None,
         )
-        return cls(reference, pairs, processor, grid, device)
+        self.name = f"{_short(reference.name)} on {self.pairs.name}"
+        self._processor, self._device = processor, device
+        self._grid = coarser([reference.grid, model.grid_size])
+        self._reference = self._extract(reference)
+        self._true_match = self.pairs.true_match(self._grid).numpy()
 
     def compare(self, model: CroCoForPreTraining) -> dict[str, Any]:
         """The scores of a model, for the metrics. It is left in the mode it was in, and no random number is drawn.
@@ -166,8 +152,8 @@ class CasReference:
         values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": expected}
         for name, variant in zip(("cas", "cas_position_free"), VARIANTS, strict=True):
             result = score(agreement(own, self._reference, variant), expected)
-            values |= {name: result.cas, f"{name}_low": result.low, f"{name}_high": result.high}
-            values[f"{name}_chance_corrected"] = result.chance_corrected
+            values |= {name: result.cas, f"{name}_chance_corrected": result.chance_corrected}
+            values |= {f"{name}_low": result.low, f"{name}_high": result.high}
         found = truth(own, self._true_match, "position_free")
         if found is not None:
             values["cas_truth"] = found.matches
@@ -188,43 +174,18 @@ def _short(model: str) -> str:
 
 
 def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: RunFolder, step: int) -> None:
-    """Begin to report, under the name of the run folder.
+    """Begin to report, under the name of the run folder; `step` is where the run goes on, 0 for a new one.
 
     A run that goes on goes on there too where a tracker can: TensorBoard drops what came after the checkpoint, trackio
-    appends to the run of that name; wandb gets another run of the same name, unless its own variables say otherwise
-    (`WANDB_RUN_ID`, `WANDB_RESUME`).
-
-    Args:
-        settings: of the run, shown with it.
-        folder: of the run.
-        step: that it goes on from, 0 for a new one.
+    appends to the run of that name; wandb gets another run of the same name, unless its own variables say otherwise.
     """
+    shown = {name: str(value) if isinstance(value, list) else value for name, value in settings.items()}
     accelerator.init_trackers(
-        _PROJECT,
-        config={
-            name: str(value) if isinstance(value, list) else value
-            for name, value in settings.items()
-            if value is not None
-        },
+        "singlelife",
+        config={name: value for name, value in shown.items() if value is not None},
         init_kwargs={
             "tensorboard": {"purge_step": step + 1} if step else {},
             "trackio": {"name": folder.path.name, "resume": "allow" if step else "never", "embed": False},
             "wandb": {"name": folder.path.name, "dir": str(folder.path)},
         },
     )
-
-
-def track_pictures(accelerator: Accelerator, pictures: dict[str, Path], step: int) -> None:
-    """Report PNG files by name, to those trackers that take pictures; called in the main process."""
-    for tracker in accelerator.trackers:
-        images = {name: np.asarray(Image.open(path).convert("RGB")) for name, path in pictures.items()}
-        if tracker.name == "tensorboard":
-            for name, image in images.items():
-                tracker.log_images({name: image[None]}, step=step, dataformats="NHWC")
-            tracker.tracker.flush()
-        elif tracker.name == "wandb":
-            tracker.log_images({name: [image] for name, image in images.items()}, step=step)
-        elif tracker.name == "trackio":
-            import trackio
-
-            tracker.log({name: trackio.Image(image) for name, image in images.items()}, step=step)

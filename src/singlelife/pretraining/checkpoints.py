@@ -1,4 +1,4 @@
-"""What a run needs to go on exactly where it stopped, without pickle.
+"""The model of a run: how it starts, and what it needs to go on exactly where it stopped, without pickle.
 
 Pairs, crops, masks, colours and the learning rate are pure functions of the seed and the step. So beside the model a
 checkpoint holds the optimiser's moments by parameter name (`training_state.safetensors`) and the step
@@ -12,14 +12,100 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file, save_file
-from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+from torch.distributed.checkpoint.state_dict import (
+    StateDictOptions,
+    get_model_state_dict,
+    get_optimizer_state_dict,
+    set_optimizer_state_dict,
+)
 
-from singlelife.errors import RunError
-from singlelife.pretraining.model import WHOLE, whole_model
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.errors import CheckpointError, RunError
+from singlelife.files import read_yaml
+from singlelife.pretraining.arguments import ModelConfig, check_names, config_path
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS = "training_state.json", "training_state.safetensors"
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the main process; others get nothing
+
+
+def starting_config(settings: ModelConfig) -> CroCoConfig:
+    """The model's config, with `--image-size` and `--mask-ratio` in place.
+
+    Raises:
+        RunError: no such preset or file, an unknown field, or sizes that do not go together.
+        CheckpointError: a checkpoint of another architecture.
+    """
+    folder = Path(settings.model)
+    if folder.is_dir():
+        where, values = folder / "config.json", _checkpoint_config(folder)
+    else:
+        where = config_path("models", settings.model)
+        values = read_yaml(where)
+        check_names(where, values, CroCoConfig().to_dict(), "a field of CroCoConfig")
+    changes = {"image_size": settings.image_size, "mask_ratio": settings.mask_ratio}
+    try:
+        config = CroCoConfig(**values | {name: value for name, value in changes.items() if value is not None})
+    except StrictDataclassError as error:
+        raise RunError(f"The model of {where} cannot be built: {error.__cause__ or error}") from error
+    if not isinstance(config.image_size, int):
+        raise RunError(f"The views of a pair are square, so image_size should be one number, not {config.image_size}.")
+    return config
+
+
+def _checkpoint_config(folder: Path) -> dict[str, Any]:
+    try:
+        values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        kind = values["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{folder} is no checkpoint: cannot read its config.json ({error!r}).") from error
+    if kind != CroCoConfig.model_type:
+        raise CheckpointError(
+            f"The checkpoint {folder} is of another architecture: {kind!r}, not {CroCoConfig.model_type!r}. Pass "
+            "--model a CroCo checkpoint, or a preset for new weights."
+        )
+    return values
+
+
+def load_weights(folder: Path, config: CroCoConfig) -> CroCoForPreTraining:
+    """A pretraining model with every weight from a checkpoint folder, in fp32.
+
+    Raises:
+        CheckpointError: the weights are missing, broken or not all there.
+    """
+    try:
+        loaded: Any = CroCoForPreTraining.from_pretrained(
+            folder, config=config, dtype="float32", use_safetensors=True, output_loading_info=True
+        )
+    except Exception as error:  # transformers and safetensors raise OSError, RuntimeError and their own
+        raise CheckpointError(f"Cannot load the weights in {folder}: {error}") from error
+    model, info = loaded
+    if missing := sorted(info["missing_keys"]):
+        raise CheckpointError(
+            f"The checkpoint {folder} lacks {len(missing)} weights that pretraining needs, such as {missing[0]}: it "
+            "is not one of a CroCo pretraining model. Pass --model a run's checkpoint, or a preset for new weights."
+        )
+    return model
+
+
+def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> CroCoForPreTraining | None:
+    """The model to save, draw or measure; called by every process, since all hold a part of a sharded one (FSDP2).
+
+    Returns:
+        The model itself where every process has all of it. Of a sharded one, a copy with all parameters on the CPU in
+        the main process, and None in the others.
+    """
+    if not accelerator.is_fsdp2:
+        return accelerator.unwrap_model(model)
+    parameters = get_model_state_dict(model, options=_WHOLE)
+    if not accelerator.is_main_process:
+        return None
+    with torch.device("meta"):  # takes no memory and no random numbers: all of it is replaced
+        whole = CroCoForPreTraining(accelerator.unwrap_model(model).config)
+    whole.load_state_dict(parameters, assign=True)
+    return whole
 
 
 @dataclass
@@ -49,7 +135,7 @@ def save_checkpoint(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    processor: Any,
+    processor: CroCoImageProcessor,
 ) -> None:
     """Write `checkpoint-<state.step>` into the run's folder; called by every process, written by the main one.
 
@@ -57,17 +143,15 @@ def save_checkpoint(
         RunError: the disk is full, or the folder cannot be written.
     """
     whole = whole_model(model, accelerator)
-    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=WHOLE)
-    if accelerator.is_main_process:  # the only one with the whole state
-        assert whole is not None
+    optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
+    if whole is not None and accelerator.is_main_process:
         state.grad_scaler = accelerator.scaler.state_dict() if accelerator.scaler is not None else None
+        moments = optimizer_state["state"].items()
+        tensors = {f"{name}.{key}": tensor for name, kept in moments for key, tensor in kept.items()}
         with writing_folder(folder.checkpoint_path(state.step)) as aside:
             whole.save_pretrained(aside)
             processor.save_pretrained(aside)
-            moments = optimizer_state["state"].items()
-            save_file(
-                {f"{name}.{key}": tensor for name, kept in moments for key, tensor in kept.items()}, aside / _MOMENTS
-            )
+            save_file(tensors, aside / _MOMENTS)
             (aside / _STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
 
@@ -90,10 +174,17 @@ def read_state(checkpoint: Path) -> TrainingState:
 def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoint: Path) -> None:
     """Make sure that the run that goes on is the run that stopped.
 
+    Of the model's config it compares the fields that both have: versions of the package may differ in the others.
+
     Raises:
         RunError: a setting that the sequence of losses depends on has changed.
     """
-    before, now = (_compared(each, other) for each, other in ((state.sequence, sequence), (sequence, state.sequence)))
+    models = state.sequence.get("model_config", {}), sequence["model_config"]
+    common = models[0].keys() & models[1].keys()
+    before, now = (
+        each | {"model_config": {name: model[name] for name in sorted(common)}}
+        for each, model in zip((state.sequence, sequence), models, strict=True)
+    )
     changes = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
         for name in sorted(before.keys() | now.keys())
@@ -104,13 +195,6 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
             f"The run cannot go on from {checkpoint} with other settings: {'; '.join(changes)}. Resume with the "
             "settings it had (--config with its config.yaml), or start a new run in another --output-dir."
         )
-
-
-def _compared(sequence: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
-    """The part of a sequence to compare with another: of the model's config, the fields that both have, since versions
-    of the package may differ in the fields that they know."""
-    model, known = sequence.get("model_config", {}), other.get("model_config", {})
-    return sequence | {"model_config": {name: value for name, value in model.items() if name in known}}
 
 
 def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -129,4 +213,4 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
         name, key = full_name.rsplit(".", 1)
         state.setdefault(name, {})[key] = tensor
     groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
-    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=WHOLE)
+    set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=_WHOLE)

@@ -4,16 +4,14 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from functools import partial
 from itertools import product
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
 from accelerate.tracking import get_available_trackers
 from accelerate.utils import (
-    DistributedType,
     FullyShardedDataParallelPlugin,
     GradientAccumulationPlugin,
     broadcast_object_list,
@@ -32,28 +30,19 @@ _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step 
 _MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
 
 
-@dataclass(frozen=True)
-class Precision:
-    """A choice, and why.
+class Precision(NamedTuple):
+    """A number format as Accelerate names it (`"no"` is fp32), an attention as transformers names it, and why."""
 
-    Attributes:
-        name: the number format as Accelerate names it: `"no"`, `"bf16"` or `"fp16"`.
-        attention: as transformers names it: `"sdpa"` (fused) or `"eager"`.
-        reason: for people.
-    """
-
-    name: str
+    mixed_precision: str
     attention: str
     reason: str
 
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The choice as fields of `TrainConfig`."""
-        return {"mixed_precision": self.name, "attention": self.attention}
-
     def __str__(self) -> str:
-        attention = "" if self.attention == "sdpa" else f", {self.attention} attention"
-        return f"{_format(self.name)}{attention} ({self.reason})"
+        return f"{_format(self.mixed_precision)}, {self.attention} attention ({self.reason})"
+
+
+def _format(mixed_precision: str) -> str:
+    return "fp32" if mixed_precision == "no" else mixed_precision
 
 
 def this_process() -> PartialState:
@@ -73,35 +62,43 @@ def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingSta
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
-            f"{launched} processes were launched, but Accelerate finds no GPU to join them on, and each would make a "
-            "run of its own in the same folder. On CPUs start one process, or several with `ACCELERATE_USE_CPU=true "
-            f"torchrun --nproc_per_node={launched} train.py`; models are sharded (FSDP) on GPUs only."
+            f"{launched} processes were launched, but Accelerate finds no GPU to join them on. On CPUs start one "
+            f"process, or several with `ACCELERATE_USE_CPU=true torchrun --nproc_per_node={launched} train.py`."
         )
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
-    precision, attention = train.mixed_precision, train.attention
+    asked = [train.mixed_precision, train.attention]
     if state.step:  # both are part of what the losses depend on
-        precision = state.sequence.get("mixed_precision", "auto") if precision == "auto" else precision
-        attention = state.sequence.get("attention", "auto") if attention == "auto" else attention
-        if "auto" not in (precision, attention):
-            return Precision(precision, attention, "as before")
+        before = [state.sequence.get(name, "auto") for name in ("mixed_precision", "attention")]
+        asked = [was if now == "auto" else now for now, was in zip(asked, before, strict=True)]
+        if "auto" not in asked:
+            return Precision(asked[0], asked[1], "as before")
     share = train.train_batch_size // (train.gradient_accumulation_steps * process.num_processes)
-    choice = None
-    if process.is_main_process:
-        choice = choose_precision(config, max(1, share), process.device, precision, attention)
-    (precision_of_all,) = broadcast_object_list([choice])
-    return precision_of_all
+    choice = choose_precision(config, max(1, share), process.device, *asked) if process.is_main_process else None
+    return broadcast_object_list([choice])[0]
+
+
+def _cpu_threads(num_processes: int) -> int:
+    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
+
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
+    cores but one idle; a 1 of theirs is not taken for the user's.
+    """
+    launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
+    if os.environ.get("OMP_NUM_THREADS") not in (None, "", "1" if launched else ""):
+        return torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
 
 
 def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     """Accelerate, or an error that says what of the settings it cannot have."""
     available = [str(tracker) for tracker in get_available_trackers()]
-    for tracker in train.report_to or []:
-        if tracker not in available:
-            raise RunError(
-                f"--report-to {tracker}: not a tracker that is installed here; those are "
-                f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
-            )
+    if absent := set(train.report_to or []).difference(available):
+        raise RunError(
+            f"--report-to {absent.pop()}: not a tracker that is installed here; those are "
+            f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
+        )
     sharding = None
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION") != "2":
@@ -121,38 +118,15 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
         )
     except ValueError as error:  # a number format that the device or the launcher's settings cannot have
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
-    if accelerator.distributed_type in (DistributedType.DEEPSPEED, DistributedType.MEGATRON_LM):
-        raise RunError(
-            f"{accelerator.distributed_type.value} is not supported; to spread a model over GPUs take FSDP2 "
-            "(hub_configs/accelerate/fsdp2_8gpu.yaml)."
-        )
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
         raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
     return accelerator
 
 
-def _cpu_threads(num_processes: int) -> int:
-    """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
-
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
-    cores but one idle; a 1 of theirs is not taken for the user's.
-    """
-    launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
-    chosen = os.environ.get("OMP_NUM_THREADS", "")
-    if chosen and not (launched and chosen == "1"):
-        return torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
-
-
 def choose_precision(
-    config: CroCoConfig,
-    batch_size: int,
-    device: torch.device,
-    mixed_precision: str = "auto",
-    attention: str = "auto",
+    config: CroCoConfig, batch_size: int, device: torch.device, mixed_precision: str = "auto", attention: str = "auto"
 ) -> Precision:
-    """What to train in where it was not asked for.
+    """What to train in where it was not asked for, that is where an argument is `"auto"`.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
     fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
@@ -160,11 +134,7 @@ def choose_precision(
     a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
 
     Args:
-        config: of the model.
         batch_size: pairs per process and step.
-        device: of this process.
-        mixed_precision: `"auto"`, or what was asked for.
-        attention: `"auto"`, or what was asked for.
     """
     reason = "as asked for"
     if mixed_precision == "auto":
@@ -177,57 +147,36 @@ def choose_precision(
             mixed_precision, reason = "no", "this device has no bf16 of its own"
     if attention == "auto" and (device.type != "cpu" or mixed_precision == "fp16"):
         attention = "sdpa"
-    if mixed_precision == "auto" and (slower := _slowness_of_bf16()) > _HOPELESS:
-        mixed_precision, reason = "no", f"a product in bf16 takes this CPU {slower:.0f} times as long"
+    if "auto" not in (mixed_precision, attention):
+        return Precision(mixed_precision, attention, reason)
     formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
-    attentions = ["sdpa", "eager"] if attention == "auto" else [attention]
-    usual = Precision(formats[0], attentions[0], reason)
-    if len(formats) * len(attentions) == 1:
-        return usual
-    return _fastest(config, batch_size, [replace(usual, name=f, attention=a) for f, a in product(formats, attentions)])
-
-
-def _fastest(config: CroCoConfig, batch_size: int, choices: list[Precision]) -> Precision:
-    """The choice whose steps are fastest; the first, if no other is clearly faster."""
+    if mixed_precision == "auto":
+        matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+        full, half = (_seconds(partial(torch.mm, matrix, matrix), 5) for matrix in matrices)
+        formats = formats[: 1 if half > _HOPELESS * full else 2]
+    choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
-    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        step = _training_step(config, pairs)
-        taken = {choice: _seconds(partial(step, choice), 2) for choice in choices}
+    taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
-    times = [f"{taken[c]:.2g} s in {_format(c.name)}, {c.attention} attention" for c in choices]
-    return replace(chosen, reason=f"a step of {pairs} took {'; '.join(times)}")
+    times = [f"{seconds:.2g} s in {_format(name)}, {attention}" for (name, attention), seconds in taken.items()]
+    return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
 
-def _format(name: str) -> str:
-    return "fp32" if name == "no" else name
+def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
+    """How long a step takes on a CPU in each number format and attention."""
+    rows, columns = (number * config.patch_size for number in config.grid_size)
 
-
-def _slowness_of_bf16() -> float:
-    """How many times as long a plain product takes in bf16 as in fp32, on this CPU."""
-    taken = {dtype: _seconds(_product(dtype), 5) for dtype in (torch.float32, torch.bfloat16)}
-    return taken[torch.bfloat16] / taken[torch.float32]
-
-
-def _product(dtype: torch.dtype) -> Callable[[], object]:
-    matrix = torch.ones(512, 512, dtype=dtype)
-    return lambda: matrix @ matrix
-
-
-def _training_step(config: CroCoConfig, batch_size: int) -> Callable[[Precision], None]:
-    """A function that makes the forward and backward pass of a step, in a given way."""
-    model = CroCoForPreTraining(config).train()
-    rows, columns = config.grid_size
-    shape = (batch_size, config.num_channels, rows * config.patch_size, columns * config.patch_size)
-    target, source = torch.randn(2, *shape)
-
-    def step(precision: Precision) -> None:
-        model.set_attn_implementation(precision.attention)
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision.name == "bf16"):
+    def step(number_format: str, attention: str) -> None:
+        model.set_attn_implementation(attention)
+        with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
             loss = model(target, source).loss
         loss.backward()
 
-    return step
+    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
+        model = CroCoForPreTraining(config).train()
+        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
+        return [_seconds(partial(step, *choice), 2) for choice in choices]
 
 
 def _seconds(function: Callable[[], object], times: int) -> float:

@@ -4,9 +4,9 @@ import math
 import signal
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -18,9 +18,9 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from singlelife.croco import training_flops_per_pair
+from singlelife.croco import CroCoImageProcessor, training_flops_per_pair
 from singlelife.errors import RunError
-from singlelife.optimization import learning_rate, parameter_groups
+from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
@@ -44,7 +44,6 @@ class Step:
 
     Attributes:
         loss: mean over all processes and accumulated batches.
-        learning_rate: of this step.
         grad_norm: before it was clipped.
         waited: seconds that the loader kept it waiting.
         stop: the signal that some process received, or 0.
@@ -52,43 +51,40 @@ class Step:
     """
 
     loss: float
-    learning_rate: float
     grad_norm: float
     waited: float
     stop: int
     not_finite: str
 
 
+@dataclass
 class Trainer:
     """Takes a model from step `state.step` to `settings.max_steps`.
 
-    The accelerator has prepared model and optimiser. Every process runs the same steps; the main one alone writes.
-
-    Args:
-        to_model: from a batch of the loader to the model's inputs.
+    Every process runs the same steps; the main one alone writes.
 
     Attributes:
+        model, optimizer: as the accelerator prepared them.
+        to_model: from a batch of the loader to the model's inputs.
         callbacks: what is done between steps.
         saved: called in the main process with each checkpoint that is complete.
-        flops_per_pair: operations of a training step on one pair.
     """
 
-    def __init__(
-        self,
-        settings: TrainConfig,
-        accelerator: Accelerator,
-        folder: RunFolder,
-        state: TrainingState,
-        model: torch.nn.Module,
-        optimizer: AcceleratedOptimizer,
-        processor: Any,
-        to_model: ToModel,
-    ):
-        self.settings, self.accelerator, self.folder, self.state = settings, accelerator, folder, state
-        self.model, self.optimizer, self.processor, self.to_model = model, optimizer, processor, to_model
-        self.callbacks: list[Callback] = []
-        self.saved: Callable[[Path], None] | None = None
-        self.flops_per_pair = training_flops_per_pair(accelerator.unwrap_model(model).config)
+    settings: TrainConfig
+    accelerator: Accelerator
+    folder: RunFolder
+    state: TrainingState
+    model: torch.nn.Module
+    optimizer: AcceleratedOptimizer
+    processor: CroCoImageProcessor
+    to_model: ToModel
+    callbacks: list[Callback] = field(default_factory=list)
+    saved: Callable[[Path], None] | None = None
+
+    @property
+    def flops_per_pair(self) -> int:
+        """Operations of a training step on one pair."""
+        return training_flops_per_pair(self.accelerator.unwrap_model(self.model).config)
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
@@ -97,58 +93,54 @@ class Trainer:
             0 at the end of the run, or the number of the signal after which it saved a checkpoint and stopped.
 
         Raises:
-            RunError: the loss is not finite, memory is short, or a checkpoint cannot be written.
+            RunError: the loss is not finite, or a checkpoint cannot be written.
         """
         settings, state = self.settings, self.state
-        batches = iter(loader)
-        progress = Progress(
-            state.step, settings.max_steps, settings.train_batch_size, show=self.accelerator.is_main_process
+        batches, stopped_by = iter(loader), 0
+        seconds: list[float] = []  # of each step since the last line of the metrics, and of waiting for its data
+        waited: list[float] = []
+        bar = tqdm(
+            initial=state.step,
+            total=settings.max_steps,
+            unit="step",
+            disable=not self.accelerator.is_main_process,
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
+            dynamic_ncols=True,
+            smoothing=0.05,
         )
         self.model.train()
-        with StopSignals() as signals:
-            while state.step < settings.max_steps:
+        with stop_signals() as received:
+            while state.step < settings.max_steps and not stopped_by:
                 start = time.perf_counter()
-                step = self.make_step(batches, signals.received)
-                stop = step.stop
+                step = self.make_step(batches, received[-1])
+                stopped_by = step.stop
                 state.step += 1
                 if step.not_finite:
-                    self._skip(step, progress)
+                    self._skip(step.not_finite)
                 else:
                     state.skipped_in_a_row = 0
                     state.pending_losses.append(step.loss)
-                    progress.update(step.loss, time.perf_counter() - start, step.waited)
+                    seconds.append(time.perf_counter() - start)
+                    waited.append(step.waited)
+                    bar.set_postfix_str(
+                        f"loss {math.fsum(state.pending_losses) / len(state.pending_losses):.4f}", False
+                    )
+                bar.update()
 
                 last = state.step == settings.max_steps
                 if (state.step % settings.logging_steps == 0 or last) and state.pending_losses:
-                    self._log_losses(step, progress)
+                    self._log_losses(step, seconds, waited)
                 for callback in self.callbacks:
                     if state.step % callback.every == 0 or last:
                         self.log(callback.act())
                 # While steps fail, the checkpoints from before stay: they may be the last good ones.
-                if (state.step % settings.save_steps == 0 and not state.skipped_in_a_row) or last or stop:
+                if (state.step % settings.save_steps == 0 and not state.skipped_in_a_row) or last or stopped_by:
                     self.save()
-                if stop:
-                    break
-            else:
-                stop = 0
-        progress.bar.close()
-        return stop
+        bar.close()
+        return stopped_by
 
     def make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int = 0) -> Step:
-        """One optimiser step; `stop` is the signal that this process received, or 0.
-
-        Raises:
-            RunError: the device has too little memory.
-        """
-        try:
-            return self._make_step(batches, stop)
-        except torch.OutOfMemoryError as error:
-            raise RunError(
-                f"The device has too little memory for this step ({str(error).splitlines()[0]}). Two flags help and "
-                "keep the losses: more --gradient-accumulation-steps, or --gradient-checkpointing all."
-            ) from error
-
-    def _make_step(self, batches: Iterator[dict[str, torch.Tensor]], stop: int) -> Step:
+        """One optimiser step; `stop` is the signal that this process received, or 0."""
         settings, accelerator = self.settings, self.accelerator
         rate = learning_rate(
             self.state.step,
@@ -175,8 +167,7 @@ class Trainer:
         # One exchange gives every process the mean loss, and the signal if any of them received one.
         shared = accelerator.gather(torch.stack([loss, loss.new_tensor(stop)]).unsqueeze(0)).tolist()
         mean_loss = math.fsum(one[0] for one in shared) / len(shared)
-        max_norm = settings.max_grad_norm or math.inf
-        norm = accelerator.clip_grad_norm_(self.model.parameters(), max_norm)
+        norm = accelerator.clip_grad_norm_(self.model.parameters(), settings.max_grad_norm or math.inf)
         norm = float(norm.full_tensor() if isinstance(norm, DTensor) else norm)  # of all shards
         not_finite = ""
         if not math.isfinite(mean_loss):
@@ -187,43 +178,58 @@ class Trainer:
         if not not_finite or accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
-        return Step(mean_loss, rate, norm, waited, int(max(one[1] for one in shared)), not_finite)
+        return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
-    def _log_losses(self, step: Step, progress: "Progress") -> None:
-        """One line of the metrics: the mean loss since the last one, and the speed."""
-        pending = self.state.pending_losses
-        values = {"loss": math.fsum(pending) / len(pending), "learning_rate": step.learning_rate}
-        speed = progress.speed()
-        tflops = round(self.flops_per_pair * speed["pairs_per_second"] / 1e12, 6)
-        self.log(values | {"grad_norm": step.grad_norm} | speed | {"tflops": tflops})
-        self.state.pending_losses = []
-        progress.restart()
+    def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
+        """One line of the metrics: the mean loss since the last one, and the speed.
 
-    def _skip(self, step: Step, progress: "Progress") -> None:
-        """Count a step that changed nothing, and stop the run where that goes on."""
+        Its time is that of the steps alone, without validation and saving; `data_wait` is the share of it spent
+        waiting for the loader.
+        """
+        pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
+        rate = len(seconds) * self.settings.train_batch_size / total
+        self.log(
+            {
+                "loss": math.fsum(pending) / len(pending),
+                "learning_rate": self.optimizer.param_groups[0]["lr"],
+                "grad_norm": step.grad_norm,
+                "pairs_per_second": round(rate, 2),
+                "data_wait": round(math.fsum(waited) / total, 4),
+                "tflops": round(self.flops_per_pair * rate / 1e12, 6),
+            }
+        )
+        for values in (pending, seconds, waited):
+            values.clear()
+
+    def _skip(self, what: str) -> None:
+        """Count a step that changed nothing, and stop the run where that goes on.
+
+        Raises:
+            RunError: it was one too many.
+        """
         state = self.state
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
+        end = state.step * self.settings.train_batch_size
+        first, last = end - self.settings.train_batch_size, end - 1
         if state.skipped_in_a_row > self.settings.max_skipped_steps:
-            raise self._not_finite(step.not_finite)
-        first, last = self._pairs_of_last_step()
-        progress.bar.update()
-        progress.say(f"Step {state.step} was skipped: {step.not_finite} (pairs {first} to {last}).")
+            raise RunError(
+                f"{what[0].upper()}{what[1:]} at step {state.step - 1} (pairs {first} to {last}); steps skipped in a "
+                f"row: {state.skipped_in_a_row}. The run has stopped; its last good checkpoint is "
+                f"{self.folder.latest_checkpoint() or 'none: it was too early'}. "
+                "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
+            )
         if self.accelerator.is_main_process:
-            self.folder.log({"step": state.step, "skipped": step.not_finite, "first_pair": first, "last_pair": last})
-
-    def _pairs_of_last_step(self) -> tuple[int, int]:
-        end = self.state.step * self.settings.train_batch_size
-        return end - self.settings.train_batch_size, end - 1
+            tqdm.write(f"Step {state.step} was skipped: {what} (pairs {first} to {last}).")
+            self.folder.log({"step": state.step, "skipped": what, "first_pair": first, "last_pair": last})
 
     def save(self) -> None:
-        """Write a checkpoint and delete those past `save_total_limit`, except the best."""
+        """Write a checkpoint and delete those past `save_total_limit`."""
         save_checkpoint(
             self.folder, self.state, self.accelerator, self.model, self.optimizer.optimizer, self.processor
         )
         if self.accelerator.is_main_process:
-            best = self.folder.note_best() if self.settings.keep_best else None
-            self.folder.keep_latest(self.settings.save_total_limit, besides=best)
+            self.folder.keep_latest(self.settings.save_total_limit)
             if self.saved:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
@@ -234,102 +240,28 @@ class Trainer:
             numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
             self.accelerator.log(numbers, step=self.state.step)
 
-    def _not_finite(self, what: str) -> RunError:
-        first, last = self._pairs_of_last_step()
-        skipped = self.state.skipped_in_a_row
-        kept = self.folder.latest_checkpoint()
-        return RunError(
-            f"{what[0].upper()}{what[1:]} at step {self.state.step - 1} (pairs {first} to {last}), "
-            f"{'the first time' if skipped == 1 else f'the {skipped}th step in a row'}. "
-            f"The run has stopped; its last good checkpoint is {kept or 'none: it was too early'}. "
-            "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
-        )
 
-
-def create_optimizer(model: torch.nn.Module, settings: TrainConfig, device: torch.device) -> torch.optim.AdamW:
-    """AdamW (Loshchilov & Hutter, 2019), in one fused kernel where the device has it."""
-    return torch.optim.AdamW(
-        parameter_groups(model, settings.weight_decay),
-        lr=settings.peak_learning_rate,
-        betas=(settings.adam_beta1, settings.adam_beta2),
-        fused=device.type in ("cpu", "cuda", "mps", "xpu"),
-    )
-
-
-class Progress:
-    """The bar of a run on stderr, and the speed since the last line of the metrics.
-
-    Time is that of the steps alone, without validation and saving; the data-wait share is the part of it spent
-    waiting for the loader.
-    """
-
-    def __init__(self, first_step: int, max_steps: int, batch_size: int, show: bool):
-        self.batch_size = batch_size
-        self.bar = tqdm(
-            initial=first_step,
-            total=max_steps,
-            unit="step",
-            disable=not show,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
-            dynamic_ncols=True,
-            smoothing=0.05,
-        )
-        self._recent_losses: deque[float] = deque(maxlen=100)
-        self.restart()
-
-    def restart(self) -> None:
-        """Measure the speed from now on."""
-        self._steps, self._seconds, self._waited = 0, 0.0, 0.0
-
-    def update(self, loss: float, seconds: float, waited: float) -> None:
-        """Count a step that took `seconds`, `waited` of them for data."""
-        self._steps += 1
-        self._seconds += seconds
-        self._waited += waited
-        self._recent_losses.append(loss)
-        speed = self.speed()
-        self.bar.set_postfix_str(
-            f"loss {sum(self._recent_losses) / len(self._recent_losses):.4f}, "
-            f"{speed['pairs_per_second']:.0f} pairs/s, data wait {speed['data_wait']:.0%}",
-            refresh=False,
-        )
-        self.bar.update()
-
-    def speed(self) -> dict[str, float]:
-        """Pairs per second, and the share of the time spent waiting for data, since the last `restart`."""
-        return {
-            "pairs_per_second": round(self._steps * self.batch_size / max(self._seconds, 1e-9), 2),
-            "data_wait": round(self._waited / max(self._seconds, 1e-9), 4),
-        }
-
-    def say(self, text: str) -> None:
-        """Print a line without disturbing the bar."""
-        if not self.bar.disable:
-            tqdm.write(text)
-
-
-class StopSignals:
-    """Takes note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them; a second one is obeyed at once.
+@contextmanager
+def stop_signals() -> Iterator[list[int]]:
+    """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them; a second one is obeyed at once.
 
     SIGUSR1 is what SLURM can be asked to send some time before a job's limit (`--signal=USR1@300`).
+
+    Yields:
+        0, and the signals received so far.
     """
+    received = [0]
 
-    def __init__(self) -> None:
-        self.received = 0
+    def note(number: int, _frame: FrameType | None) -> None:
+        received.append(number)
+        restore()
 
-    def __enter__(self) -> "StopSignals":
-        self._previous = {
-            number: signal.signal(number, self._note) for number in (getattr(signal, name) for name in STOP_SIGNALS)
-        }
-        return self
-
-    def _note(self, number: int, _frame: FrameType | None) -> None:
-        self.received = number
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
+    def restore() -> None:
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
-    def __exit__(self, *_: object) -> None:
-        self._restore()
+    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    try:
+        yield received
+    finally:
+        restore()

@@ -1,8 +1,8 @@
-"""Pictures of a run: what the model has learnt, on validation pairs, and how its CAS with another model emerged."""
+"""Pictures of a run: what the model has learnt, on validation pairs."""
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,11 +11,9 @@ from singlelife.croco import CroCoForPreTraining
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.batches import ToModel
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
+_ROWS = 4  # pairs in a picture
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
-_INK, _CELL = "#222222", 1.9  # of the text; inches per image
+_INK, _CELL, _DPI = "#222222", 1.9, 160  # of the text; inches per image
 
 
 def can_draw() -> bool:
@@ -23,137 +21,83 @@ def can_draw() -> bool:
     return find_spec("matplotlib") is not None
 
 
-def draw_pictures(
-    folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str
-) -> dict[str, Path]:
-    """Draw both pictures of the model into a folder, and return their paths by name; none where nothing can be drawn.
-    The model is left in the mode it was in."""
+@torch.no_grad()
+def draw_pictures(folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, step: int) -> None:
+    """Draw both pictures of the model into a folder, if they can be drawn. The model is left in the mode it was in."""
     if not can_draw():
-        return {}
+        return
     was_training = model.training
     torch.nn.Module.to(model, to_model.device)
     model.eval()
-    drawings = {"reconstruction": draw_reconstruction, "cross_attention": draw_cross_attention}
-    paths = {name: folder / f"{name}.png" for name in drawings}
-    for name, draw in drawings.items():
-        draw(paths[name], model, to_model, pairs, title)
+    batch = pairs.__getitems__([row * len(pairs) // _ROWS for row in range(_ROWS)])
+    for draw in (draw_reconstruction, draw_cross_attention):
+        figure = draw(model, to_model, batch, f"{pairs.life.name} after {step:,} steps")
+        figure.savefig(folder / f"{draw.__name__.removeprefix('draw_')}.png", dpi=_DPI)
     model.train(was_training)
-    return paths
 
 
-@torch.no_grad()
 def draw_reconstruction(
-    path: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str, num_rows: int = 4
-) -> None:
-    """Rows of source, masked target, prediction and target, as a PNG.
+    model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
+) -> Any:
+    """Rows of source, masked target, prediction and target, as a figure of matplotlib.
 
     The prediction shows the target's visible patches as they are and the masked ones as predicted. With normalised
     pixels each predicted patch takes the target patch's own mean and spread, as the loss does.
     """
-    batch = pairs.__getitems__(_spread(len(pairs), num_rows))
     inputs: dict[str, Any] = to_model(batch)
-    predicted = _to_image(model.reconstruct(inputs["pixel_values"], model(**inputs)), to_model)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
-    hidden = _patch_mask_to_pixels(batch["bool_masked_pos"], target.shape[1])
-    masked_target = np.where(hidden[..., None], np.uint8(205), target)
-
-    share = batch["bool_masked_pos"].float().mean().item()
+    masked, patch = batch["bool_masked_pos"], model.config.patch_size
+    hidden = masked.reshape(-1, *model.config.grid_size).numpy().repeat(patch, axis=1).repeat(patch, axis=2)
     columns = {
         "source": source,
-        f"target, {share:.0%} masked": masked_target,
-        "prediction": predicted,
+        f"target, {masked.float().mean():.0%} masked": np.where(hidden[..., None], np.uint8(205), target),
+        "prediction": _to_image(model.reconstruct(inputs["pixel_values"], model(**inputs)), to_model),
         "target": target,
     }
-    figure, axes = _grid(num_rows, len(columns), f"{title}: the target, completed from the source")
+    figure, axes = _grid(len(columns), f"{title}: the target, completed from the source")
     for column, (name, images) in enumerate(columns.items()):
         axes[0, column].set_title(name, fontsize=10, color=_INK, pad=6)
-        for row in range(num_rows):
+        for row in range(_ROWS):
             axes[row, column].imshow(images[row], interpolation="nearest")
-    figure.savefig(path, dpi=160)
+    return figure
 
 
-@torch.no_grad()
 def draw_cross_attention(
-    path: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, title: str, num_rows: int = 4
-) -> None:
-    """For a few target patches, where in the source they look, as a PNG.
+    model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
+) -> Any:
+    """For a few target patches, where in the source they look, as a figure of matplotlib.
 
     The heat is the cross-attention after softmax, averaged over heads and decoder blocks, over its mean over all
     target patches: so a source patch that every target patch looks at (a sink) does not hide the rest.
     """
-    from matplotlib.patches import Rectangle
+    from matplotlib.patches import Rectangle  # an extra that a run can do without
 
-    batch = pairs.__getitems__(_spread(len(pairs), num_rows))
     inputs: dict[str, Any] = to_model(batch)
-    heat = _mean_attention(model, inputs["pixel_values"], inputs["source_pixel_values"]).cpu().numpy()
+    views = inputs["pixel_values"], inputs["source_pixel_values"]
+    blocks = [x.float().softmax(dim=-1).mean(dim=1).cpu() for x in model.croco.iter_cross_attention_logits(*views)]
+    heat = torch.stack(blocks).mean(dim=0).numpy()
     heat = np.nan_to_num(heat / heat.mean(axis=1, keepdims=True))  # nothing, where a model's weights overflow
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     size, patch = target.shape[1], model.config.patch_size
     rows, columns = model.config.grid_size
 
-    figure, axes = _grid(num_rows, 2 + len(_MARKS), f"{title}: where four patches of the target look in the source")
+    figure, axes = _grid(2 + len(_MARKS), f"{title}: where four patches of the target look in the source")
     names = ("target", "source", *("where it looks" for _ in _MARKS))
     for axis, name, color in zip(axes[0], names, (_INK, _INK, *_MARKS), strict=True):
         axis.set_title(name, fontsize=10, color=color, pad=6)
-    for row in range(num_rows):
+    for row in range(_ROWS):
         axes[row, 0].imshow(target[row], interpolation="nearest")
         axes[row, 1].imshow(source[row], interpolation="nearest")
         for axis, color, marked in zip(axes[row, 2:], _MARKS, _textured_patches(target[row], patch), strict=True):
             corner = (marked % columns * patch - 0.5, marked // columns * patch - 0.5)
-            for edge, width in (("white", 3.6), (color, 2.2)):
-                mark = Rectangle(corner, patch, patch, fill=False, edgecolor=edge, linewidth=width)
-                axes[row, 0].add_patch(mark)
+            axes[row, 0].add_patch(Rectangle(corner, patch, patch, fill=False, edgecolor=color, linewidth=2.2))
             axis.imshow(source[row].mean(axis=-1), cmap="gray", vmin=-40, vmax=340, interpolation="nearest")
             looked_at = heat[row, marked].reshape(rows, columns)
-            axis.imshow(
-                looked_at,
-                cmap="inferno",
-                alpha=0.8 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12),
-                extent=(-0.5, size - 0.5, size - 0.5, -0.5),
-            )
+            opacity = 0.8 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12)
+            axis.imshow(looked_at, cmap="inferno", alpha=opacity, extent=(-0.5, size - 0.5, size - 0.5, -0.5))
             for side in axis.spines.values():
                 side.set(visible=True, edgecolor=color, linewidth=2.5)
-    figure.savefig(path, dpi=160)
-
-
-def draw_alignment(path: Path, metrics: list[dict[str, Any]], title: str, reference: str) -> bool:
-    """CAS over steps, with 95% intervals and chance, as a PNG.
-
-    Args:
-        path: of the PNG.
-        metrics: lines of a run's metrics.jsonl. A run that stopped and went on draws one curve.
-        title: of the picture.
-        reference: draw only what was measured against it.
-
-    Returns:
-        Whether there was anything to draw.
-    """
-    points = [line for line in metrics if line.get("cas_reference") == reference]
-    if not points or not can_draw():
-        return False
-    steps = [point["step"] for point in points]
-    figure = _figure(7.2, 4.2)
-    axes = figure.subplots()
-    for name, label, colour in (("cas_position_free", "position-free", _MARKS[3]), ("cas", "raw", _MARKS[1])):
-        axes.plot(steps, [point[name] for point in points], color=colour, marker="o", ms=3, label=label)
-        low, high = ([point[f"{name}_{end}"] for point in points] for end in ("low", "high"))
-        axes.fill_between(steps, low, high, color=colour, alpha=0.2, lw=0)
-    axes.axhline(points[0]["cas_chance"], color=_INK, ls=":", lw=1, label="chance")
-    axes.set(xlabel="optimiser steps", ylabel="matches in common (CAS, k = 5)", ylim=(0, None), xlim=(0, None))
-    axes.set_title(f"{title}\nagainst {reference}", fontsize=10, color=_INK)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
-    figure.savefig(path, dpi=160)
-    return True
-
-
-def _mean_attention(model: CroCoForPreTraining, target: Any, source: Any) -> torch.Tensor:
-    """Attention (B, N, N_source) float32, a mean over heads and decoder blocks; one block in memory at a time."""
-    total, num_blocks = torch.zeros(()), 0
-    for logits in model.croco.iter_cross_attention_logits(target, source):
-        total = total.to(logits.device) + logits.float().softmax(dim=-1).mean(dim=1)
-        num_blocks += 1
-    return total / num_blocks
+    return figure
 
 
 def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
@@ -168,13 +112,6 @@ def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
     return sorted(found)
 
 
-def _patch_mask_to_pixels(mask: torch.Tensor, size: int) -> np.ndarray:
-    """From (B, N) to (B, S, S)."""
-    side = round(mask.shape[1] ** 0.5)
-    mask = mask.cpu().reshape(-1, side, side)
-    return mask.repeat_interleave(size // side, 1).repeat_interleave(size // side, 2).numpy()
-
-
 def _to_image(pixel_values: torch.Tensor, to_model: ToModel) -> np.ndarray:
     """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3); what is not finite is black."""
     mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (to_model.mean, to_model.std))
@@ -186,28 +123,13 @@ def _to_numpy(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _spread(num_pairs: int, count: int) -> list[int]:
-    """`count` indices below `num_pairs`."""
-    return [index * num_pairs // count for index in range(count)]
+def _grid(num_columns: int, title: str) -> tuple[Any, np.ndarray]:
+    """A figure with a title, and its axes (_ROWS, num_columns), without ticks or frames; no window shows it."""
+    from matplotlib.figure import Figure  # an extra that a run can do without
 
-
-def _figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches, which no window shows."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg  # an extra that a run can do without
-    from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
-
-    layout = ConstrainedLayoutEngine(w_pad=0.05, h_pad=0.05, wspace=0.02, hspace=0.02)
-    figure = Figure(figsize=(width, height), layout=layout)
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _grid(num_rows: int, num_columns: int, title: str) -> "tuple[Figure, np.ndarray]":
-    """A figure with a title, and its axes (num_rows, num_columns), without ticks or frames."""
-    figure = _figure(num_columns * _CELL + 0.3, num_rows * _CELL + 0.85)
+    figure = Figure(figsize=(num_columns * _CELL + 0.3, _ROWS * _CELL + 0.85), layout="constrained")
     figure.suptitle(title, fontsize=12, color=_INK)
-    axes = figure.subplots(num_rows, num_columns, squeeze=False)
+    axes = figure.subplots(_ROWS, num_columns, squeeze=False)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -1,21 +1,16 @@
 """What a run prints: at its start, of a dry run, and at its end."""
 
-import json
-import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from singlelife.errors import RunError
-from singlelife.files import free_bytes
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
-from singlelife.lives.prepared import PreparedLife
 from singlelife.machine import peak_resident
 from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunConfig, TrainConfig
 from singlelife.pretraining.batches import frames_seen
@@ -23,16 +18,13 @@ from singlelife.pretraining.device import Precision
 from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import can_draw
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
-from singlelife.text import duration, in_bytes
+from singlelife.text import aligned, duration, in_bytes
 
-_PICTURES = ("reconstruction.png", "cross_attention.png", "alignment.png")
-_LOSSES = {"training": "loss", "validation": "val_loss"}  # as printed: as in the metrics
 _SECONDS, _MOST_STEPS = 10.0, 50  # of a dry run's timed steps
 
 
 def start_report(
     config: RunConfig,
-    life: PreparedLife,
     train_pairs: PairDataset,
     validation_pairs: PairDataset | None,
     trainer: Trainer,
@@ -40,137 +32,99 @@ def start_report(
     checkpoint: Path | None,
 ) -> str:
     """The table that a run prints before its first step."""
-    train, pairs, accelerator = config.train, config.pairs, trainer.accelerator
-    model = accelerator.unwrap_model(trainer.model).config
+    life, train, pairs = train_pairs.life, config.train, config.pairs
+    model = trainer.accelerator.unwrap_model(trainer.model).config
     seconds = recording_time(life.timestamps, life.video_index)
-    parameters = sum(parameter.numel() for parameter in trainer.model.parameters())
+    millions = sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6
     held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
-    at_once = train.train_batch_size // (train.gradient_accumulation_steps * accelerator.num_processes)
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(seconds[-1])} of video, {held_out}",
         "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
-        "model": f"{config.model.model}, {parameters / 1e6:.2f} M parameters, {model.image_size} px, "
+        "model": f"{config.model.model}, {millions:.2f} M parameters, {model.image_size} px, "
         f"patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
-        "device": _device(accelerator),
+        "device": _device(trainer.accelerator),
         "precision": str(precision),
-        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs, {at_once} at once in each process, "
-        f"{trainer.flops_per_pair / 1e9:.3g} GFLOP a pair",
+        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "learning rate": learning_rate_report(train),
         "run folder": str(config.output_dir),
     }
     if (num_frames := frames_seen(life, pairs)) < len(life):
         lines["hours"] = f"only the first {duration(seconds[num_frames])} of it, {num_frames:,} frames, are trained on"
     if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
-        lines["validation"] = (
-            f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs of their own"
-        )
+        lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs"
     if not can_draw():
         lines["pictures"] = "none: matplotlib is not installed (pip install 'singlelife[plots]')"
-    if checkpoint:
-        lines["going on from"] = str(checkpoint)
-    elif config.start.resumes:
-        lines["going on from"] = "the beginning: the run folder has no checkpoint yet"
-    return table(lines)
+    if checkpoint or config.start.resume:
+        lines["going on from"] = str(checkpoint or "the beginning: the run folder has no checkpoint yet")
+    return _table(lines)
 
 
 def _device(accelerator: Accelerator) -> str:
-    if accelerator.device.type == "cuda":
-        device = torch.cuda.get_device_name()
-    elif accelerator.device.type == "cpu":
-        device = f"cpu, threads: {torch.get_num_threads()}"
-    else:
-        device = accelerator.device.type
-    if accelerator.num_processes == 1:
-        return device
+    kind = accelerator.device.type
+    device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, threads: {torch.get_num_threads()}"
     shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
-    return f"{accelerator.num_processes} processes{shards} on {device}"
+    return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
 
 
 def learning_rate_report(train: TrainConfig) -> str:
     """The rate at its peak, and how it came to be."""
-    rate = f"{train.peak_learning_rate:g}"
-    if train.learning_rate is not None:
-        return f"{rate} (as asked for)"
-    return f"{rate} ({train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE})"
+    how = "as asked for"
+    if train.learning_rate is None:
+        how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
+    return f"{train.peak_learning_rate:g} ({how})"
 
 
 def dry_run(trainer: Trainer, loader: DataLoader) -> str:
     """Make a few steps, and report their time and memory; called by every process.
 
     The first step is not timed: it allocates memory, and compiles where asked to. As many follow as take about ten
-    seconds, one at least and fifty at most.
-
-    Returns:
-        The report, a table. Memory is the most in any process: of tensors on a GPU, all that it holds on a CPU.
+    seconds, one at least and fifty at most. The report is that of the main process.
 
     Raises:
-        RunError: there is no step left to make, or memory is short.
+        RunError: there is no step left to make.
     """
-    settings, accelerator = trainer.settings, trainer.accelerator
+    settings, batches = trainer.settings, iter(loader)
     left = settings.max_steps - trainer.state.step
     if left < 2:
         raise RunError(f"Of the run's {settings.max_steps:,} steps {left} are left; a dry run needs 2 to time one.")
-    batches = iter(loader)
     trainer.model.train()
-
-    def steps(count: int) -> tuple[float, float]:
-        """Seconds of so many steps, and of waiting for data, of the slowest process."""
-        start, waited = time.perf_counter(), 0.0
-        for _ in tqdm(range(count), desc="Trying steps", disable=not accelerator.is_main_process, file=sys.stderr):
-            waited += trainer.make_step(batches).waited
-        taken, waited = _most([time.perf_counter() - start, waited], accelerator)
-        return taken, waited
-
-    first, _ = steps(1)
-    count = min(left - 1, max(1, min(_MOST_STEPS, int(_SECONDS / first))))
-    taken, waited = steps(count)
-    on_gpu = accelerator.device.type == "cuda"
-    used = torch.cuda.max_memory_allocated(accelerator.device) if on_gpu else peak_resident() or 0
-    (most,) = _most([float(used)], accelerator)
-    seconds = taken / count
+    start = time.perf_counter()
+    trainer.make_step(batches)
+    count = min(left - 1, max(1, min(_MOST_STEPS, int(_SECONDS / (time.perf_counter() - start)))))
+    (count,) = broadcast_object_list([count])
+    start = time.perf_counter()
+    waited = sum(trainer.make_step(batches).waited for _ in range(count))
+    seconds = (time.perf_counter() - start) / count
     rate = settings.train_batch_size / seconds
-    checkpoint = 12 * sum(parameter.numel() for parameter in trainer.model.parameters())  # weights and two moments
-    return table(
-        {
-            "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
-            "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
-            f"data wait {waited / taken:.0%}",
-            "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
-            "memory": f"{in_bytes(most)} at most in a process",
-            "disk": f"{in_bytes(checkpoint)} a checkpoint, {in_bytes(free_bytes(trainer.folder.path))} free",
-        }
-    )
-
-
-def _most(values: list[float], accelerator: Accelerator) -> list[float]:
-    """The largest of all processes, of each value."""
-    mine = torch.tensor([values], dtype=torch.float32, device=accelerator.device)
-    return accelerator.gather(mine).max(dim=0).values.tolist()
+    on_gpu = trainer.accelerator.device.type == "cuda"  # where the memory that counts is that of tensors
+    memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
+    lines = {
+        "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
+        "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
+        f"data wait {waited / (seconds * count):.0%}",
+        "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
+        "memory": f"{in_bytes(memory)} at most in a process",
+    }
+    return _table(lines)
 
 
 def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
     """The table that a run prints at its end, and what to do next."""
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
-    losses = [f"{name} {last[key]:.4f}" for name, key in _LOSSES.items() if key in last]
+    losses = {"training": last.get("loss"), "validation": last.get("val_loss")}
     other = "sim_2" if config.life_name == "sim_1" else "sim_1"
     skipped = f"; {skipped_steps:,} of the steps were skipped, see {folder.metrics}" if skipped_steps else ""
     lines = {
         "done": f"{config.train.max_steps:,} steps in {duration(seconds)}{skipped}",
-        "loss": ", ".join(losses) or "never finite",
+        "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or "never finite",
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
-        "pictures": ", ".join(map(str, filter(Path.exists, (folder.path / name for name in _PICTURES)))),
+        "pictures": f"{folder.path}/*.png" if can_draw() else "none",
     }
-    if folder.best.exists():
-        best = json.loads(folder.best.read_text(encoding="utf-8"))
-        lines["best checkpoint"] = f"{folder.path / best['checkpoint']}, validation {best['val_loss']:.4f}"
     return (
-        f"{table(lines)}\nNext: train another life, then see how far the two agree about the geometry of a third:\n"
-        f"  accelerate launch train.py --life {other}\n"
-        f"  singlelife cas {folder.path} runs/{other} --pairs sim_test"
+        f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
+        f"  accelerate launch train.py --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
     )
 
 
-def table(rows: dict[str, Any]) -> str:
-    """Names and values, aligned."""
-    width = max(map(len, rows)) + 2
-    return "\n".join(f"  {name:<{width}}{value}" for name, value in rows.items())
+def _table(lines: dict[str, str]) -> str:
+    return aligned([(f"  {name}", value) for name, value in lines.items()])

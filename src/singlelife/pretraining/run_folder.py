@@ -4,24 +4,21 @@ config.yaml              every setting; another run can start from it with --con
 life.json                the life that it learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
 checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
-best.json                which of the checkpoints has the lowest validation loss
 model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
-reconstruction.png, cross_attention.png, alignment.png
-pictures/step-<step>/    the first two as they were on the way
+reconstruction.png, cross_attention.png
+pictures/step-<step>/    the same as they were on the way
 singlelife/              what TensorBoard reads, where the run reports to it
 results.jsonl            scores that `singlelife push --results` was given, for the model's card
 """
 
 import contextlib
 import json
-import math
 import re
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
 from safetensors import SafetensorError
 
 from singlelife.errors import RunError
@@ -31,7 +28,6 @@ from singlelife.lives.pairs.segments import recording_time
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-_CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 RESULTS = "results.jsonl"  # scores that are kept for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
@@ -44,7 +40,6 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.metrics = path / "metrics.jsonl"
         self.life = path / "life.json"
-        self.best = path / "best.json"
         self.pictures = path / "pictures"
 
     def holds_a_run(self) -> bool:
@@ -53,10 +48,7 @@ class RunFolder:
 
     def checkpoints(self) -> dict[int, Path]:
         """Complete checkpoints by their step, ascending."""
-        if not self.path.is_dir():
-            return {}
-        matches = [(_CHECKPOINT.fullmatch(path.name), path) for path in self.path.iterdir() if path.is_dir()]
-        return dict(sorted((int(match[1]), path) for match, path in matches if match))
+        return _by_step(self.path, "checkpoint")
 
     def latest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the last step, or None."""
@@ -66,78 +58,21 @@ class RunFolder:
         """Where the checkpoint of a step is, or will be."""
         return self.path / f"checkpoint-{step}"
 
-    def pictures_path(self, step: int) -> Path:
-        """Where the pictures of a step on the way are, or will be."""
-        return self.pictures / f"step-{step}"
-
-    def _pictures(self) -> dict[int, Path]:
-        """Complete folders of pictures by their step."""
-        matches = [(re.fullmatch(r"step-(\d+)", path.name), path) for path in self.pictures.glob("step-*")]
-        return {int(match[1]): path for match, path in matches if match}
-
-    def remove_run(self) -> None:
-        """Delete the run's files, and no others that the folder may hold."""
-        for path in [*self.checkpoints().values(), *self._pictures().values()]:
-            remove_dir(path)
-        written = ("config.yaml", "life.json", "metrics.jsonl", "best.json", RESULTS)
-        drawn = ("reconstruction.png", "cross_attention.png", "alignment.png")
-        tracked = ("singlelife/**/events.out.tfevents.*", "singlelife/**/hparams.yml")
-        for pattern in (*written, *drawn, *tracked, *MODEL_FILES):
-            for path in self.path.glob(pattern):
-                path.unlink()
-
     def rewind(self, step: int) -> None:
         """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
         for leftover in (*self.path.glob("*.tmp"), *self.pictures.glob("*.tmp")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for later, path in (*self.checkpoints().items(), *self._pictures().items()):
+        for later, path in (*self.checkpoints().items(), *_by_step(self.pictures, "step").items()):
             if later > step:
                 remove_dir(path)
         if self.metrics.exists():
             kept = [line for line in read_metrics(self.metrics) if line["step"] <= step]
             write_text(self.metrics, "".join(json.dumps(line) + "\n" for line in kept))
-        if self.best.exists():
-            self.note_best()
 
-    def note_best(self) -> int | None:
-        """Find the checkpoint with the lowest validation loss, and name it in `best.json`.
-
-        Only a loss measured at a checkpoint's own step counts for it. A better one that was dropped is forgotten.
-
-        Returns:
-            Its step, or None where no checkpoint has a validation loss.
-        """
-        checkpoints = self.checkpoints()
-        losses = {
-            line["step"]: line["val_loss"]
-            for line in (read_metrics(self.metrics) if self.metrics.exists() else [])
-            if line["step"] in checkpoints and math.isfinite(line.get("val_loss", math.nan))
-        }
-        if not losses:
-            self.best.unlink(missing_ok=True)
-            return None
-        step = min(losses, key=lambda step: (losses[step], step))
-        best = {"checkpoint": checkpoints[step].name, "step": step, "val_loss": losses[step]}
-        write_text(self.best, json.dumps(best) + "\n")
-        return step
-
-    def keep_latest(self, limit: int | None, besides: int | None = None) -> None:
-        """Delete all but the latest `limit` checkpoints, and that of the step `besides`."""
-        if limit is not None:
-            for step, path in list(self.checkpoints().items())[:-limit]:
-                if step != besides:
-                    remove_dir(path)
-
-    def write_config(self, settings: dict[str, Any], versions: dict[str, str], notes: Sequence[str] = ()) -> None:
-        """Write `config.yaml`; `notes` are lines of comment."""
-        about = ", ".join(f"{name} {version}" for name, version in versions.items())
-        head = [f"Written by a run with {about}.", f"Start another with: --config {self.config.name}", *notes]
-        comment = "".join(f"# {line}\n" for line in head)
-        write_text(self.config, comment + yaml.safe_dump(settings, sort_keys=False))
-
-    def write_life(self, facts: dict[str, Any]) -> None:
-        """Write `life.json` (see `life_facts`)."""
-        write_text(self.life, json.dumps(facts, indent=2) + "\n")
+    def keep_latest(self, limit: int | None) -> None:
+        """Delete all but the latest `limit` checkpoints (0 or None: keep all)."""
+        for path in list(self.checkpoints().values())[: -limit if limit else 0]:
+            remove_dir(path)
 
     def log(self, values: dict[str, Any]) -> None:
         """Append one line to the metrics.
@@ -147,6 +82,12 @@ class RunFolder:
         """
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def _by_step(folder: Path, name: str) -> dict[int, Path]:
+    """The folders `<name>-<step>`, by step, ascending."""
+    matches = [(re.fullmatch(rf"{name}-(\d+)", path.name), path) for path in folder.glob(f"{name}-*")]
+    return dict(sorted((int(match[1]), path) for match, path in matches if match and path.is_dir()))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -166,7 +107,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def life_facts(life: "PreparedLife") -> dict[str, Any]:
-    """What a run notes of its life, for whoever gets the model: no frame, no place on this machine."""
+    """What `life.json` says of the life, for whoever gets the model: no frame, no place on this machine."""
     seconds = float(recording_time(life.timestamps, life.video_index)[-1])
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
     return {
@@ -182,28 +123,13 @@ def life_facts(life: "PreparedLife") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """`atomic_dir` of a folder of a run.
-
-    Raises:
-        RunError: the disk is full, or the folder cannot be written.
-    """
+    """`atomic_dir` of a folder of a run; raises as `writing` does."""
     with writing(folder), atomic_dir(folder) as aside:
         yield aside
 
 
-def publish(aside: Path, folder: Path) -> None:
-    """Move the files of `aside`, all complete, into `folder`, each in one step."""
-    for path in aside.iterdir():
-        path.replace(folder / path.name)
-    aside.rmdir()
-
-
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text in one step.
-
-    Raises:
-        RunError: the disk is full, or the file cannot be written.
-    """
+    """Replace a file's text in one step; raises as `writing` does."""
     with writing(path), atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
         sync(aside)
@@ -211,7 +137,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file of the run is written into an error that says how to go on.
+    """Say how to go on where a file of the run cannot be written.
 
     Raises:
         RunError: the disk is full, or the file cannot be written.
