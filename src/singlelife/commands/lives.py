@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from singlelife.errors import LifeError, SingleLifeError
+from singlelife.errors import LifeError
 from singlelife.lives.registry import (
     VIDEO_LIST,
     Life,
@@ -32,7 +32,7 @@ class Show:
     """Explain one life: where it comes from, how to get it, where to put it, and what will be made from it."""
 
     life: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
-    """a name that `singlelife lives` lists"""
+    """a name that `singlelife lives` lists, or ORG/NAME of a life on the Hub"""
 
 
 @dataclass(frozen=True)
@@ -47,11 +47,13 @@ class Command:
 
     def run(self) -> int:
         if self.show is not None:
-            if life_reference(self.show.life).kind == "hub":
-                raise SingleLifeError(
-                    f"{self.show.life} is on the Hub, and only lives known by name are listed here. "
-                    f"`singlelife prepare {self.show.life}` downloads it."
-                )
+            reference = life_reference(self.show.life)
+            if reference.kind == "hub":
+                from singlelife.lives.download import describe_remote_life  # torch comes along
+
+                facts = describe_remote_life(reference.where, reference.revision)
+                print(json.dumps(facts, indent=2) if self.json else aligned(list(facts.items())))
+                return 0
             life = registered_life(self.show.life)
             presence = _presence(life, self.cache_dir)
             print(json.dumps(_fields(life, presence), indent=2) if self.json else _explained(life, presence))

@@ -98,8 +98,6 @@ def resolve_life(
             reference.name,
             revision=reference.revision or revision,
             cache_dir=cache_dir,
-            num_workers=num_workers,
-            strict=strict,
             progress=progress,
         )
     return prepare_life(
