@@ -12,13 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
-from datasets import Array2D, Dataset, Features, Image, List, Value, load_from_disk
+from datasets import Array2D, Dataset, Features, Image, Value, load_from_disk
 from PIL import Image as PILImage
 
 from singlelife.errors import HubError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import TemporalPairing
-from singlelife.lives.prepared import COLUMNS, PreparedLife
+from singlelife.lives.prepared import COLUMNS, GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.resolve import resolve_life
 
 from ..hub_server import READER, STRANGER, WRITER, Break
@@ -88,14 +88,6 @@ result = [first["image"].size, first["timestamp"], first["pose"]]
 def test_poses_and_points_beside_a_life_come_along(hub, hub_client, small_life, tmp_path):
     life = PreparedLife.load(shutil.copytree(small_life.path, tmp_path / "life"))
     rng = np.random.default_rng(0)
-    features = Features(
-        {
-            "pose": Array2D((4, 4), "float64"),
-            "intrinsics": List(Value("float64"), length=4),
-            "component": Value("int64"),
-            "point_ids": List(Value("int64")),
-        }
-    )
     geometry = [
         {
             "pose": rng.normal(size=(4, 4)).tolist(),
@@ -105,7 +97,7 @@ def test_poses_and_points_beside_a_life_come_along(hub, hub_client, small_life, 
         }
         for row in range(len(life))
     ]
-    Dataset.from_list(geometry, features).save_to_disk(life.path / "geometry")
+    Dataset.from_list(geometry, GEOMETRY_COLUMNS).save_to_disk(life.path / "geometry")
     (life.path / "geometry" / "geometry.json").write_text('{"source": "Aria MPS", "num_registered": 38}')
     repository = pushed(hub, hub_client, life.path, "ann/kitchen")
     card = hub.read(repository, "README.md").decode()
@@ -258,7 +250,7 @@ def test_a_repository_made_by_hand_is_a_life(hub, hub_client, tmp_path):
         ({FRAMES: scrambled(parquet())}, "data/ of ann/kitchen cannot be read"),
         ({FRAMES: parquet(said=b'{"info": {"features": {"image": {"_type": "No"}}}}')}, "data/ of .* cannot be read"),
         ({FRAMES: None}, "has a metadata.json and no frames"),
-        ({"metadata.json": described(num_frames=3)}, "is not whole: data/ holds 2 .* metadata.json says 3"),
+        ({"metadata.json": described(num_frames=3)}, "data/ of .* is not whole: it holds 2 .* metadata.json says 3"),
         ({"metadata.json": described(format_version=2)}, "format 2; .* reads 1.* pip install -U singlelife"),
         ({"metadata.json": described(format_version=0)}, "format 0; .* push it again"),
         ({"metadata.json": described(frame_rate="fast")}, "not that of a life: frame_rate missing"),

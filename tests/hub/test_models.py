@@ -205,16 +205,6 @@ def test_scores_of_other_models_are_refused(hub, hub_client, whole_run, tmp_path
     assert not hub.repositories
 
 
-def test_agreement_measured_while_training_is_in_the_card(hub, hub_client, whole_run, tmp_path):
-    scores = {"cas_reference": f"{tmp_path}/sim_2", "cas": 0.41, "cas_position_free": 0.2, "cas_chance": 0.3125}
-    with (whole_run / "metrics.jsonl").open("a") as file:
-        file.write(json.dumps({"step": 12, **scores}) + "\n")
-    repository = pushed(hub, hub_client, whole_run, "ann/pan")
-    _, body = card(hub, repository)
-    assert "CAS with sim_2 was 0.410, position-free 0.200 (chance 0.312)" in body
-    assert json.loads(hub.read(repository, "metrics.jsonl").splitlines()[-1])["cas_reference"] == "sim_2"
-
-
 def test_a_card_that_its_owner_has_rewritten_stays(hub, hub_client, whole_run):
     repository = pushed(hub, hub_client, whole_run, "ann/pan")
     header = "---\nsinglelife:\n  life: my_pan\n---\n"

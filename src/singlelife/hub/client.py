@@ -27,11 +27,7 @@ def hub_api() -> HfApi:
 
 
 def check_name(repo_id: str) -> None:
-    """Make sure that something can be the name of a repository, ORG/NAME.
-
-    Raises:
-        HubError: it cannot.
-    """
+    """Raise a HubError if something cannot be the name of a repository, ORG/NAME."""
     if not is_repo_id(repo_id):
         raise HubError(f"{repo_id!r} cannot be a name on the Hub; it should look like ORG/NAME.")
 
@@ -73,8 +69,7 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
 
     Raises:
         HubError: the repository is not for you, its namespace is not there, or it is public and should be private (or
-            the other way round).
-        HfHubHTTPError: for `translate_hub_errors`.
+            the other way round). Other errors are those of the client.
     """
     try:
         there = described(api, repo_id, kind)
@@ -102,11 +97,7 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
 
 
 def described(api: HfApi, repo_id: str, kind: RepoType, revision: str | None = None) -> RepoInfo:
-    """What the Hub says of a repository, with the sizes of its files.
-
-    Raises:
-        HfHubHTTPError: for `translate_hub_errors`.
-    """
+    """What the Hub says of a repository, with the sizes of its files; errors are those of the client."""
     info = api.repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
     assert isinstance(info, DatasetInfo | ModelInfo | SpaceInfo)
     return info
@@ -127,16 +118,8 @@ def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) ->
 
 
 def retry(act: Callable[[], Result], tries: int, say: Callable[[str], None]) -> Result:
-    """Call `act` until the Hub can be reached, and return its result.
-
-    Args:
-        act: raises HubUnreachable where another try may help.
-        tries: how many at most.
-        say: gets a line that says why it waits and for how long.
-
-    Raises:
-        HubUnreachable: the last try failed.
-    """
+    """Call `act` again while it raises HubUnreachable, so many times in all, and return its result. `say` gets a line
+    that says why it waits and for how long."""
     for tried in range(1, tries):
         try:
             return act()

@@ -54,21 +54,17 @@ def translate_hub_errors(
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
-    Args:
-        repo_id: the repository.
-        doing: begins the message, such as "Reading ORG/NAME".
-        kept: ends the message where the connection fails: what is kept, and what to do.
-        kind: of the repository.
+    `doing` begins the message, such as "Reading ORG/NAME". `kept` ends it where the connection fails: what is kept,
+    and what to do.
     """
     try:
         yield
     except SingleLifeError:
         raise
     except Exception as error:
-        translated = _translated(error, repo_id, doing, kept, kind)
-        if translated is None:
-            raise
-        raise translated from error
+        if translated := _translated(error, repo_id, doing, kept, kind):
+            raise translated from error
+        raise
 
 
 def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: RepoType) -> HubError | None:

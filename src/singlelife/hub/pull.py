@@ -72,7 +72,7 @@ def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str 
 
 
 def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
-    """Say that an earlier download is used, and which."""
+    """Say which earlier download is used."""
     print(f"{why} Going on with {repo_id} as it was kept, commit {commit[:12]}.", file=sys.stderr)
 
 

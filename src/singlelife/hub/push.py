@@ -29,6 +29,7 @@ _LARGE = (".arrow", ".parquet", ".png", ".safetensors")
 _KEPT = "The Hub keeps what was sent; the same command sends the rest."
 
 Content: TypeAlias = Path | bytes
+File: TypeAlias = tuple[str, Content]  # by its path in the repository
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +54,7 @@ class Publication:
     repo_id: str
     kind: Literal["dataset", "model"]
     what: str
-    files: Callable[[], Iterable[tuple[str, Content]]]
+    files: Callable[[], Iterable[File]]
     sizes: dict[str, int]
     marker: str
     message: str = "singlelife push"
@@ -99,15 +100,7 @@ def publish(publication: Publication, *, private: bool = True, tries: int = 5, p
 
 
 def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> RepoInfo | None:
-    """Create the repository, or make sure that the one of that name may get a publication.
-
-    Returns:
-        What the Hub says of one that was there.
-
-    Raises:
-        HubError: it holds something else, or it cannot be pushed to.
-        HfHubHTTPError: for `translate_hub_errors`.
-    """
+    """Create the repository, or make sure that the one of that name may get a publication; see `open_repository`."""
     there = open_repository(api, repo_id, publication.kind, private)
     names = set(file_sizes(there))
     if there is None or not names - {".gitattributes", CARD}:
@@ -124,9 +117,7 @@ def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> 
     return there
 
 
-def _contents(
-    api: HfApi, publication: Publication, repo_id: str, there: RepoInfo | None
-) -> Iterator[tuple[str, Content]]:
+def _contents(api: HfApi, publication: Publication, repo_id: str, there: RepoInfo | None) -> Iterator[File]:
     """The files and the card, unless the owner of a model has rewritten it."""
     yield from publication.files()
     if publication.card is None:
@@ -138,7 +129,7 @@ def _contents(
     yield CARD, publication.card(repo_id).encode()
 
 
-def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[tuple[str, Content]]) -> bool:
+def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[File]) -> bool:
     """Send files one after another, then make them visible in one commit. Returns whether anything has changed.
 
     One at a time needs the memory of one, and no thread of the client's own, which Python would wait for at its end.

@@ -38,6 +38,7 @@ from singlelife.text import in_bytes
 _PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
+_COLUMNS = {"data": (COLUMNS, OPTIONAL_COLUMNS), GEOMETRY: (GEOMETRY_COLUMNS, Features())}  # needed, and known
 _TYPES: dict[str, Any] = {
     "fingerprint": str, "license": str, "dataset": str, "frame_rate": (int, float), "frame_size": int,
     "num_frames": int, "videos": list, "left_out": list, "simulation": (dict, type(None)),
@@ -127,28 +128,27 @@ def _opened(folder: Path, repo_id: str) -> PreparedLife:
 def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     """Download a life into a folder, which appears when it is whole."""
     metadata = _metadata(remote)
-    matches = [match for match in map(_PARQUET.fullmatch, sorted(remote.sizes)) if match]
-    frames, geometry = ([match[0] for match in matches if match[1] == part] for part in ("data", GEOMETRY))
+    parquet = [file for file in sorted(remote.sizes) if _PARQUET.fullmatch(file)]
+    frames, geometry = ([file for file in parquet if file.startswith(part)] for part in _COLUMNS)
     if not frames:
         raise HubError(f"The data set {remote.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
     partial = folder.with_name(f"{folder.name}.partial")
     scratch, described = partial / "download", f"{GEOMETRY}/{GEOMETRY_METADATA}"
     partial.mkdir(exist_ok=True)
-    size = sum(remote.sizes[file] for file in frames + geometry)
+    size = sum(remote.sizes[file] for file in parquet)
     there = sum(file.stat().st_size for file in scratch.rglob("*.parquet"))
     # The frames are here twice while they are converted.
     otherwise = "choose another place with --cache-dir or SINGLELIFE_CACHE"
     check_room(2 * size - there, partial, f"The data set {remote.repo_id}", otherwise)
     if progress:
         print(f"{remote.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(size)}, into {folder}", file=sys.stderr)
-    fetch(remote, frames + geometry + [described] * bool(geometry), scratch)
+    fetch(remote, parquet + [described] * bool(geometry), scratch)
     try:
-        _convert(remote, scratch, frames, partial, COLUMNS, OPTIONAL_COLUMNS, metadata["num_frames"])
+        _convert(remote, scratch, frames, partial, metadata["num_frames"])
         if geometry:
             (partial / GEOMETRY).mkdir(exist_ok=True)
             shutil.copyfile(scratch / described, partial / described)
-            features = (GEOMETRY_COLUMNS, Features())
-            _convert(remote, scratch, geometry, partial / GEOMETRY, *features, metadata["num_frames"])
+            _convert(remote, scratch, geometry, partial / GEOMETRY, metadata["num_frames"])
     except HubError:  # nothing of it is of use
         shutil.rmtree(partial)
         raise
@@ -158,22 +158,15 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     partial.rename(folder)
 
 
-def _convert(
-    remote: Remote,
-    scratch: Path,
-    files: list[str],
-    folder: Path,
-    columns: Features,
-    optional: Features,
-    num_frames: int,
-) -> None:
+def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_frames: int) -> None:
     """Turn Parquet files into a data set that is memory-mapped, with constant memory.
 
     Raises:
         HubError: they cannot be read, or have not the columns and values of a life.
     """
-    where = f"{files[0]} of {remote.repo_id}"
+    where = f"{Path(files[0]).parent}/ of {remote.repo_id}"
     try:
+        columns, optional = _COLUMNS[str(Path(files[0]).parent)]
         theirs = Features.from_arrow_schema(pq.read_schema(scratch / files[0]))
         wanted = {name: kind for name, kind in (columns | optional).items() if name in columns or name in theirs}
         if wrong := [f"{name} is {theirs.get(name)}" for name in wanted if theirs.get(name) != wanted[name]]:
@@ -192,7 +185,7 @@ def _convert(
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
         if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Parquet's have none
             raise cause from None
-        raise HubError(f"{Path(where).parent}/ of {remote.repo_id} cannot be read: {cause}.") from error
+        raise HubError(f"{where} cannot be read: {cause}.") from error
     assert isinstance(rows, Dataset)
     for (
         name
@@ -202,10 +195,7 @@ def _convert(
         if missing.null_count:
             raise HubError(f"A row of {where} has no {name}.")
     if len(rows) != num_frames:
-        raise HubError(
-            f"The data set {remote.repo_id} is not whole: {Path(files[0]).parent}/ holds {len(rows)} frames, and its "
-            f"{METADATA} says {num_frames}. Tell its owner, who should push it again."
-        )
+        raise HubError(f"{where} is not whole: it holds {len(rows)} frames, and {METADATA} says {num_frames}.")
     made = [Path(file["filename"]) for file in rows.cache_files]
     arrows = [f"data-{number:05d}-of-{len(made):05d}.arrow" for number in range(len(made))]
     for file, arrow in zip(made, arrows, strict=True):
@@ -235,14 +225,13 @@ def _metadata(remote: Remote) -> dict[str, Any]:
     if theirs != FORMAT_VERSION:
         raise HubError(
             f"The life {remote.repo_id} has format {theirs}; this version of singlelife reads {FORMAT_VERSION}. "
-            "Upgrade one that is older than the life (pip install -U singlelife), or ask the owner to push it again."
+            "Upgrade it with pip install -U singlelife, or ask the life's owner to push it again."
         )
     wrong = [name for name, kind in _TYPES.items() if not isinstance(metadata.get(name, ...), kind)]
-    wrong = wrong or [
-        name
-        for name in ("videos", "left_out")
-        if not all(isinstance(video, dict) and "video" in video for video in metadata[name])
-    ]
-    if wrong or not metadata["frame_rate"] > 0:
-        raise HubError(f"{what} is not that of a life: {', '.join(wrong) or 'frame_rate'} missing or wrong.")
+    if not wrong and not metadata["frame_rate"] > 0:
+        wrong = ["frame_rate"]
+    if not wrong and not all(isinstance(each, dict) and "video" in each for each in metadata["videos"]):
+        wrong = ["videos"]
+    if wrong:
+        raise HubError(f"{what} is not that of a life: {', '.join(wrong)} missing or wrong.")
     return metadata
