@@ -185,10 +185,7 @@ def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path, given):
     file = tmp_path / "scores.jsonl" if given else whole_run / "results.jsonl"
     append_results(file, rows(str(whole_run)))
     repository = pushed(hub, hub_client, whole_run, "ann/pan", *(["--results", str(file)] if given else []))
-    header, body = card(hub, repository)
-    metrics = {m["type"]: m for result in header["model-index"][0]["results"] for m in result["metrics"]}
-    assert metrics["cas"]["value"] == 0.45 and metrics["cas"]["args"] == {"low": 0.4, "high": 0.5, "chance": 0.078}
-    assert metrics["delta1"]["value"] == 0.51 and metrics["delta1"]["args"] == {"std": 0.01}
+    _, body = card(hub, repository)
     assert "| CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
     assert "| Position-free CAS with sim_1, top 5 of 64 | 0.300 |" in body
     assert "| delta1 | 0.510 ± 0.010 | nyu (depth/1) |" in body

@@ -147,6 +147,6 @@ def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[
         for name in file_sizes(before).keys() - {addition.path_in_repo for addition in additions}
         if any(fnmatch(name, glob) and name.count("/") == glob.count("/") for glob in publication.replaces)
     ]
-    changes = [*additions, *stale]
-    commit = api.create_commit(operations=changes, commit_message=publication.message, num_threads=1, **where)
+    message = publication.message
+    commit = api.create_commit(operations=[*additions, *stale], commit_message=message, num_threads=1, **where)
     return commit.oid != before.sha

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCardData
 
 from singlelife._version import __version__
 from singlelife.errors import RunError
@@ -26,8 +26,6 @@ _OF_THIS_MACHINE = ("video", "cache_dir", "output_dir")
 _OF_EVERY_RUN = {"life", "model", "max_steps", "train_batch_size"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", re.ASCII)
 _TITLES = {"raw": "CAS", "position_free": "Position-free CAS"}
-_TYPES = {"raw": "cas", "position_free": "cas_position_free"}
-_TASKS = {"depth": "depth-estimation", "classification": "image-classification"}  # the Hub's, by ours
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def read_run(path: Path) -> Run:
     if model is None:
         raise RunError(f"The run in {path} has no checkpoint yet: there is nothing to push. See --save-steps.")
     metrics = read_metrics(folder.metrics) if folder.metrics.is_file() else []
-    facts = read_yaml(folder.life) if folder.life.is_file() else {}  # JSON is YAML
+    facts = json.loads(folder.life.read_text(encoding="utf-8")) if folder.life.is_file() else {}
     name = facts.get("name") or life_reference(str(settings["life"])).name
     known = registered_life(name) if name in life_names() or name.startswith(SHUFFLED) else Life(name, "video")
     return Run(
@@ -112,8 +110,8 @@ def _without_folder(word: str) -> str:
     return word if on_the_hub or not re.search(r"[/\\]", word) else PurePath(word.replace("\\", "/")).name
 
 
-def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[tuple[dict[str, str], EvalResult]]:
-    """The numbers about a run in `results.jsonl` files: each for the table of its card, and for the header.
+def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, str]]:
+    """The numbers about a run in `results.jsonl` files, as texts for the table of its card.
 
     Of scores between two models, the run may be either. Rows that differ in the seed alone make one number.
 
@@ -137,36 +135,27 @@ def _is_of(model: str, run: Path, repo_id: str) -> bool:
     return name == repo_id or is_here or (path.name == run.name and not is_repo_id(name))
 
 
-def _score(rows: list[dict[str, Any]]) -> tuple[dict[str, str], EvalResult]:
+def _score(rows: list[dict[str, Any]]) -> dict[str, str]:
     import pandas
 
     row, frame = rows[0], pandas.DataFrame(rows)
-    settings, data, other = row["settings"] or {}, without_folders(row["data"]), without_folders(row["reference"])
-    means = frame[["value", "low", "high"]].astype(float).mean(skipna=False)
-    numbers = {"std": frame.value.std(), "low": means.low, "high": means.high, "chance": settings.get("chance")}
-    numbers = {name: float(number) for name, number in numbers.items() if pandas.notna(number)}
+    settings, other, spread = row["settings"] or {}, without_folders(row["reference"]), frame.value.std()
+    value, low, high = frame[["value", "low", "high"]].astype(float).mean(skipna=False)
     title = _TITLES.get(row["metric"], row["metric"]) + (f" with {other}" if other else "")
     if settings.get("k") and settings.get("num_patches"):
         title += f", top {settings['k']} of {settings['num_patches']}"
-    text = f"{means.value:.3f}" + (f" ± {numbers['std']:.3f}" if "std" in numbers else "")
-    text += f" ({numbers['low']:.3f} to {numbers['high']:.3f})" if {"low", "high"} <= numbers.keys() else ""
-    line = {"title": title, "text": text, "data": data, "protocol": row["protocol"]}
-    return line | {"chance": f"{numbers['chance']:.3f}" if "chance" in numbers else ""}, EvalResult(
-        task_type=_TASKS.get(row["task"], "image-feature-extraction"),
-        task_name=row["task"],
-        dataset_type=data.split(" ")[0],
-        dataset_name=data,
-        dataset_revision=row["data_hash"],
-        metric_type=_TYPES.get(row["metric"], row["metric"]),
-        metric_name=f"{title} ({row['protocol']})",
-        metric_value=round(float(means["value"]), 4),
-        metric_args={name: round(number, 4) for name, number in numbers.items()},
-    )
+    return {
+        "title": title,
+        "text": f"{value:.3f}"
+        + (f" ± {spread:.3f}" if math.isfinite(spread) else "")
+        + (f" ({low:.3f} to {high:.3f})" if math.isfinite(low + high) else ""),
+        "data": without_folders(row["data"]),
+        "protocol": row["protocol"],
+        "chance": f"{settings['chance']:.3f}" if isinstance(settings.get("chance"), float) else "",
+    }
 
 
-def model_card(
-    run: Run, repo_id: str, license: str | None, scores: Sequence[tuple[dict[str, str], EvalResult]] = ()
-) -> str:
+def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dict[str, str]] = ()) -> str:
     """The text of README.md.
 
     Args:
@@ -185,8 +174,6 @@ def model_card(
         pipeline_tag="image-feature-extraction",
         tags=[TAG, "croco", "egocentric", "self-supervised", *(["simulated"] if simulated else [])],
         datasets=[facts["hub"]["repo_id"]] if facts.get("hub") else None,
-        model_name=name,
-        eval_results=[result for _, result in scores] or None,
         **license_fields(license if license is not None else frames_license),
         singlelife={"life": life.name, "hours": hours, "steps": run.step, "finished": finished},
     )
@@ -201,7 +188,7 @@ def model_card(
         "version": __version__,
         "pictures": [path.name for path in run.folder.path.glob("*.png")],
         "last": last,
-        "scores": [line for line, _ in scores],
+        "scores": scores,
         "license": license,
         "frames_license": frames_license,
         "duration": duration,
