@@ -125,15 +125,6 @@ def test_what_cannot_be_pushed(hub, hub_client, whole_run, small_life, repo, tok
     assert {name: repository.branches["main"] for name, repository in hub.repositories.items()} == before
 
 
-def test_a_set_is_not_pushed_over_something_else(hub, hub_client, sim_test, tmp_path):
-    from singlelife.alignment.pair_sets import make_pair_set
-
-    make_pair_set(sim_test, num_pairs=2).save(tmp_path / "pairs")
-    hub.put(hub.create("lives/other", private=True), {"data.csv": b"1,2"})
-    answer = push(hub_client, tmp_path / "pairs", "lives/other")
-    assert answer.result == 2 and "lives/other is taken" in answer.said
-
-
 def test_no_token_is_written_anywhere(hub, hub_client, thing):
     answer = push(hub_client, thing, "ann/thing")
     content = [file.read_bytes() for place in (hub.folder, thing) for file in place.rglob("*") if file.is_file()]
