@@ -1,4 +1,4 @@
-"""A small life, and runs that learnt from it, to be pushed."""
+"""A small life, and runs that learnt from it, to be pushed; and the command that pushes them."""
 
 import shutil
 from collections.abc import Callable
@@ -7,9 +7,15 @@ from pathlib import Path
 import pytest
 
 from ..hub_client import Answer, Client
-from ..hub_server import WRITER
+from ..hub_server import WRITER, Hub, Repository
 from ..micro import write_clip
 
+PUSH = """
+from singlelife.cli import main
+from singlelife.lives import publishing
+publishing.SHARD_BYTES = shard_bytes
+result = main(["push", *words])
+"""
 TRAIN = """
 from accelerate.state import AcceleratorState
 from singlelife.cli import main
@@ -19,6 +25,22 @@ publishing._SECONDS_AT_THE_END = seconds
 result = main(["train", *words])
 """
 Words = Callable[..., list[str]]
+
+
+def push(client: Client, *words: object, token: str | None = WRITER, shard_bytes: int = 1_000_000) -> Answer:
+    """`singlelife push` in the client's process."""
+    return client.ask(PUSH, token, words=list(map(str, words)), shard_bytes=shard_bytes)
+
+
+def pushed(hub: Hub, client: Client, what: Path, repo: str, *words: object, **options: int) -> Repository:
+    """The repository that something was pushed to."""
+    answer = push(client, what, repo, *words, **options)
+    assert answer.error is None and answer.result == 0, answer
+    return next(repository for (_, name), repository in hub.repositories.items() if name == repo)
+
+
+def files(repository: Repository, branch: str = "main") -> set[str]:
+    return set(repository.commits[repository.branches[branch]]) - {".gitattributes"}
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+import yaml
 from safetensors.torch import load_file
 
 from singlelife.errors import HubError
@@ -17,15 +18,12 @@ from singlelife.pretraining import publishing
 from singlelife.pretraining.publishing import HubConfig, Publisher
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
-from ..hub_server import READER, STRANGER, USERS, WRITER, Break, Trouble
+from ..hub_server import READER, USERS, WRITER, Break, Trouble
+from .conftest import files, push, pushed
 
 pytestmark = pytest.mark.integration
 
 ROOT = Path(__file__).parents[2]
-COMMAND = """
-from singlelife.cli import main
-result = main(words)
-"""
 TIMES = {"pairs_per_second", "data_wait", "tflops"}  # among the metrics: how fast the machine was
 
 
@@ -34,10 +32,6 @@ def lines(folder: Path) -> list[dict]:
         {name: value for name, value in line.items() if name not in TIMES}
         for line in read_metrics(folder / "metrics.jsonl")
     ]
-
-
-def files(repository, branch="main"):
-    return set(repository.commits[repository.branches[branch]]) - {".gitattributes"}
 
 
 def is_whole(hub, repository, folder: Path) -> bool:
@@ -67,29 +61,20 @@ def test_names_and_flags_of_the_repository(hub, train, run_words, tmp_path):
     assert train([*words, "--hub-model-id=lives/pan"]).result == 0
     repository = hub.repositories["model", "lives/pan"]
     assert not repository.private and list(repository.branches) == ["main"]
-    assert train(run_words(tmp_path / "two", "--push-to-hub", hub_model_id="pan", max_steps=2)).result == 0
-    assert ("model", "ann/pan") in hub.repositories
 
 
 @pytest.mark.parametrize(
     ("token", "repo", "message"),
     [
         (None, "ann/pan", "HF_TOKEN"),
-        ("hf_wrong", "ann/pan", "does not accept your token"),
-        (READER, "ann/pan", "your token may not do that"),
         (READER, "ann/mine", "needs a token with write access"),
-        (STRANGER, "ann/pan", "write access to ann"),
-        (WRITER, "nobody/pan", "no user or organisation nobody"),
-        (WRITER, "ann/other", "the life wt_3, not of my_pan"),
-        (WRITER, "ann/open", "is public, not private"),
+        (WRITER, "ann/other", "holds a model of the life wt_3"),
         (WRITER, "ann/p an", "ORG/NAME"),
     ],
 )
 def test_what_cannot_be_pushed_to_is_said_before_the_training(hub, train, run_words, tmp_path, token, repo, message):
-    hub.create("ann/open", "model")
     hub.create("ann/mine", "model", private=True)
-    card = b"---\nsinglelife:\n  life: wt_3\n---\n# A walk\n"
-    hub.put(hub.create("ann/other", "model", private=True), {"README.md": card})
+    hub.put(hub.create("ann/other", "model", private=True), {"config.yaml": b"life: wt_3\n"})
     answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id=repo), token)
     assert answer.result == 2 and message in answer.said and not (tmp_path / "run").exists()
 
@@ -113,16 +98,14 @@ def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(
     assert {path.name for path in folder.iterdir()} == {path.name for path in whole_run.iterdir()}
     (line,) = [line for line in answer.said.splitlines() if line.strip().startswith("singlelife push ")]
     hub.dead = False
-    assert hub_client.ask(COMMAND, words=line.split()[1:]).result == 0
+    assert push(hub_client, *line.split()[2:]).result == 0
     assert is_whole(hub, hub.repositories["model", "ann/singlelife-my-pan"], folder)
 
 
 @pytest.mark.parametrize(
     "trouble",
     [
-        Break("GET", "/api/", after=0),  # at the start
         Trouble("POST", "/commit/training-state", 429, retry_after=1, times=2),
-        Trouble("POST", "/commit/main", 503),
         Break("PUT", "/lfs/", after=20_000, times=3),
     ],
     ids=str,
@@ -184,13 +167,14 @@ def test_a_run_that_fails_pushes_what_it_saved(hub, train, run_words, tmp_path):
 
 def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_wait(whole_run, monkeypatch):
     """The first push hangs while its checkpoint is deleted and two more come in, and fails; then the newest goes."""
-    folder, pushes, hang = RunFolder(whole_run), [], threading.Event()
+    folder, pushes, started, hang = RunFolder(whole_run), [], threading.Event(), threading.Event()
     for name in ("config.json", "model.safetensors"):  # as in a run that goes on
         (whole_run / name).unlink()
     weights = {step: (path / "model.safetensors").read_bytes() for step, path in folder.checkpoints().items()}
 
-    def push(path, repo_id, *, pinned, **_):
-        (checkpoint,) = pinned.glob("checkpoint-*")
+    def publications(path, *_, **__):
+        (checkpoint,) = path.glob("checkpoint-*")
+        started.set()
         if not pushes:
             hang.wait(30)
         step = int(checkpoint.name.split("-")[1])
@@ -198,13 +182,12 @@ def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_w
         assert (checkpoint / "model.safetensors").read_bytes() == weights[step]
         if len(pushes) == 1:
             raise HubUnreachable("busy", retry_after=0.01)
-        return "the Hub"
+        return []
 
-    monkeypatch.setattr(publishing, "push_run", push)
+    monkeypatch.setattr(publishing, "run_publications", publications)
     with Publisher(HubConfig(push_to_hub=True, push_steps=1), "ann/pan", folder) as publisher:
         publisher.offer(folder.checkpoint_path(8))
-        while publisher._pushing is None:
-            time.sleep(0.01)
+        assert started.wait(30)
         shutil.rmtree(folder.checkpoint_path(8))
         for step in (10, 11, 12):
             weights[step] = weights[12]
@@ -221,7 +204,7 @@ def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_w
 
 
 def push_state(client, run: Path, repo: str = "ann/singlelife-my-pan") -> None:
-    assert client(COMMAND, words=["push", str(run), repo, "--training-state"]) == 0
+    assert push(client, run, repo, "--training-state").result == 0
 
 
 def test_a_run_goes_on_elsewhere_as_if_it_had_never_stopped(
@@ -323,3 +306,29 @@ def test_the_token_is_written_nowhere(hub, hub_environment, run_words, tmp_path)
     for token in USERS:
         assert not [file for file in written if token.encode() in file.read_bytes()]
         assert not [text for text in said if token in text]
+
+
+# A life of the Hub.
+
+
+def test_a_run_on_the_hubs_life_is_that_on_ones_own(hub, hub_client, train, run_words, clip, life_cache, tmp_path):
+    from singlelife.lives.prepare import prepare_life
+    from singlelife.lives.registry import get_life
+
+    assert train(run_words(tmp_path / "local")).result == 0
+    life = prepare_life(get_life("my_pan", [clip]), cache_dir=life_cache, progress=False)
+    began_with = pushed(hub, hub_client, life.path, "ann/my.pan").branches["main"]
+    words = run_words(tmp_path / "run", life="ann/my.pan", video=None, cache_dir=tmp_path)
+    assert train(words).result == 0
+    assert lines(tmp_path / "run") == lines(tmp_path / "local")
+
+    def life_of_run() -> str:
+        return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["life"]
+
+    assert life_of_run() == f"ann/my.pan@{began_with}"
+    # What is on the Hub changes; a run that is resumed goes on with the frames that it began with.
+    repository = pushed(hub, hub_client, life.path, "ann/my.pan", shard_bytes=100_000)
+    assert repository.branches["main"] != began_with
+    assert train([*words, f"--resume-from={tmp_path / 'run' / 'checkpoint-8'}"]).result == 0
+    assert life_of_run() == f"ann/my.pan@{began_with}"
+    assert lines(tmp_path / "run") == lines(tmp_path / "local")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from singlelife.errors import LifeError, SingleLifeError
+from singlelife.errors import LifeError
 from singlelife.lives.registry import (
     VIDEO_LIST,
     Life,
@@ -31,7 +31,7 @@ class Show:
     """Explain one life: where it comes from, how to get it, where to put it, and what will be made from it."""
 
     life: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
-    """a name that `singlelife lives` lists"""
+    """a name that `singlelife lives` lists, or ORG/NAME of a life on the Hub"""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,12 @@ class Command:
     """where prepared lives are kept; by default in $SINGLELIFE_CACHE or ~/.cache/singlelife"""
 
     def run(self) -> int:
-        if self.show is not None and life_reference(self.show.life).kind == "hub":
-            raise SingleLifeError(
-                f"{self.show.life} is on the Hub, and only lives known by name are listed here. "
-                f"`singlelife prepare {self.show.life}` downloads it."
-            )
+        if self.show is not None and (reference := life_reference(self.show.life)).kind == "hub":
+            from singlelife.lives.download import describe_remote_life  # torch comes along
+
+            facts = describe_remote_life(reference.where, reference.revision)
+            print(json.dumps(facts, indent=2) if self.json else aligned(list(facts.items())))
+            return 0
         names = life_names() if self.show is None else [self.show.life]
         lives = []
         for life in map(registered_life, names):

@@ -130,7 +130,7 @@ class Show:
         words += [word for setting in self._flags().items() for word in setting]
         run = parse_arguments(["--config", str(self.of_run / "config.yaml")] if self.of_run else words)
         where = self.cache_dir or run.life.cache_dir
-        life = resolve_life(str(run.life.life), videos=run.life.video, cache_dir=where, strict=run.life.strict)
+        life = resolve_life(str(run.life.life), videos=run.life.video, cache_dir=where)
         only = self.pairing or ((run.pairs.pairing,) if self.of_run else ())
         made: dict[str, Pairing] = {}
         missing: dict[str, list[str]] = {}  # why: which

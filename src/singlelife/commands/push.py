@@ -2,13 +2,12 @@
 
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import Positional, arg
 
-from singlelife.errors import RunError, SingleLifeError
+from singlelife.errors import RunError
 from singlelife.text import aligned, in_bytes
 
 if TYPE_CHECKING:
@@ -39,9 +38,6 @@ class COMMAND:
     license: str | None = None
     """of what is pushed, such as 'CC BY 4.0' (default: that of the life)"""
 
-    revision: str | None = None
-    """the branch to commit to (default: main)"""
-
     results: tuple[Path, ...] = ()
     """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
 
@@ -49,89 +45,62 @@ class COMMAND:
     """push also what `train --resume-from hub` needs, three times the model's size, to a branch of its own"""
 
     dry_run: bool = False
-    """list what would be sent, and send nothing"""
-
-    card: Path | None = None
-    """write the card to this file, to look at, and send nothing"""
+    """print the card and what would be sent, and send nothing"""
 
     cache_dir: Path | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
 
-    def __post_init__(self) -> None:
-        if self.card is not None and not self.card.absolute().parent.is_dir():
-            raise SingleLifeError(f"--card {self.card}: there is no such folder to write into.")
-
     def run(self) -> int:
         """Publish, and return the exit code."""
-        sending = not (self.dry_run or self.card)
-        if sending:
-            from singlelife.hub.client import check_push, check_token
+        from singlelife.hub.client import check_push
+        from singlelife.hub.push import publish
 
-            check_token()  # before anything is prepared
-            if self.repo is not None and "/" in self.repo:
-                check_push(self.repo, kind="repository")
-        publication, use, push = self._publication()
-        if self.card is not None:
-            if publication.card is not None:
-                name = publication.repo_id
-                self.card.write_text(publication.card(name if "/" in name else f"YOUR-NAME/{name}"), encoding="utf-8")
-            print(f"The card is in {self.card}. Nothing was sent.")
+        if not self.dry_run:
+            check_push(self.repo)  # before anything is prepared
+        publications, use = self._publications()
         if self.dry_run:
-            print(aligned([(name, in_bytes(size)) for name, size in publication.sizes.items()]))
-            total = in_bytes(sum(publication.sizes.values()))
-            print(f"{total} and a card would go to {publication.repo_id}, unless they are there. Nothing was sent.")
-        if not sending:
+            name, card = publications[-1].repo_id, publications[-1].card
+            print(card(name if "/" in name else f"YOUR-NAME/{name}") if card else "")
+            sizes = [(file, size) for publication in publications for file, size in publication.sizes.items()]
+            print(aligned([(file, in_bytes(size)) for file, size in sizes]), file=sys.stderr)
+            total = in_bytes(sum(size for _, size in sizes))
+            print(
+                f"{total} and this card would go to {name}, unless they are there. Nothing was sent.", file=sys.stderr
+            )
             return 0
         if self.public:
+            what = publications[-1].what
             print(
-                f"This makes {publication.what} public. Make sure that its licence and the people in it allow that.",
+                f"This makes {what} public. Make sure that its licence and the people in it allow that.",
                 file=sys.stderr,
             )
-        url = push()
+        url = [publish(publication, private=not self.public) for publication in publications][-1]
         print(f"{url} ({'public' if self.public else 'private'})")
         print(use.format("/".join(url.rsplit("/", 2)[1:])))
         return 0
 
-    def _publication(self) -> tuple["Publication", str, Any]:
-        """What to publish, how to use it then, and what pushes it."""
+    def _publications(self) -> tuple[list["Publication"], str]:
+        """What to publish, and how to use it then."""
         path = Path(self.what).expanduser()
         if (path / "config.yaml").is_file() or (path.is_dir() and any(path.glob("checkpoint-*"))):
-            return self._model(path)
+            from singlelife.pretraining.publishing import run_publications
+
+            use = 'Load it anywhere: import singlelife; AutoModel.from_pretrained("{}")'
+            return run_publications(
+                path, self.repo, license=self.license, results=self.results, training_state=self.training_state
+            ), use
         if self.results or self.training_state:
             raise RunError(f"--results and --training-state go with a run, and {self.what} is none.")
-        from singlelife.hub.push import publish
-
         if (path / "pair_set.json").is_file():
             from singlelife.alignment.pair_sets.hub import pair_set_publication
 
             repo = self.repo or f"pairs-{path.resolve().name}".replace("_", "-")
-            publication = pair_set_publication(path, repo, license=self.license)
             use = "Compare models on it anywhere: singlelife cas A B --pairs {}"
-        else:
-            from singlelife.lives.publishing import life_publication
-            from singlelife.lives.resolve import resolve_life
+            return [pair_set_publication(path, repo, license=self.license)], use
+        from singlelife.lives.publishing import life_publication
+        from singlelife.lives.resolve import resolve_life
 
-            life = resolve_life(self.what, cache_dir=self.cache_dir)
-            repo = self.repo or f"life-{life.name}".replace("_", "-")
-            publication = life_publication(life, repo, license=self.license)
-            use = "Train on it anywhere: accelerate launch train.py --life {}"
-        return publication, use, partial(publish, publication, private=not self.public, revision=self.revision)
-
-    def _model(self, path: Path) -> tuple["Publication", str, Any]:
-        from singlelife.pretraining.card import read_run
-        from singlelife.pretraining.publishing import push_run, run_publication
-
-        if self.revision is not None:
-            raise RunError("--revision goes with a life or a pair set; a model goes to main.")
-        publication = run_publication(read_run(path), self.repo, license=self.license, results=self.results)
-        use = 'Load it anywhere: import singlelife; AutoModel.from_pretrained("{}")'
-        push = partial(
-            push_run,
-            path,
-            self.repo,
-            private=not self.public,
-            license=self.license,
-            results=self.results,
-            training_state=self.training_state,
-        )
-        return publication, use, push
+        life = resolve_life(self.what, cache_dir=self.cache_dir)
+        repo = self.repo or f"life-{life.name}".replace("_", "-")
+        use = "Train on it anywhere: accelerate launch train.py --life {}"
+        return [life_publication(life, repo, license=self.license)], use

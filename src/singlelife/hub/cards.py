@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from huggingface_hub import CardData, DatasetCard, ModelCard
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard
 
 TAG = "singlelife"  # in the header of every card, by which the Hub finds them
 CARD = "README.md"
@@ -13,16 +14,8 @@ WRITTEN = f"<!-- Written by {TAG}. Delete this line to keep a text of your own. 
 
 _TEMPLATES = Path(__file__).with_name("templates")
 _LICENSES = {
-    "CC0": "cc0-1.0",
-    "CC BY 4.0": "cc-by-4.0",
-    "CC BY-SA 4.0": "cc-by-sa-4.0",
-    "CC BY-NC 4.0": "cc-by-nc-4.0",
-    "CC BY-NC-SA 4.0": "cc-by-nc-sa-4.0",
-    "CC BY-NC-ND 4.0": "cc-by-nc-nd-4.0",
-    "CC BY-ND 4.0": "cc-by-nd-4.0",
-    "MIT": "mit",
-    "Apache-2.0": "apache-2.0",
-    "BSD-3-Clause": "bsd-3-clause",
+    *("cc0-1.0", "cc-by-4.0", "cc-by-sa-4.0", "cc-by-nc-4.0", "cc-by-nc-sa-4.0", "cc-by-nc-nd-4.0", "cc-by-nd-4.0"),
+    *("mit", "apache-2.0", "bsd-3-clause"),
 }
 _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1e6), ("1M<n<10M", 1e7))
 
@@ -40,24 +33,38 @@ def fill_card(name: Literal["model", "life", "pair_set"], header: CardData, fiel
     return card.from_template(header, template_path=str(template), written=WRITTEN, **fields).content  # type: ignore
 
 
+def dataset_header(
+    name: str, num_rows: int, license: str, *, tasks: list[str], tags: list[str], files: Mapping[str, tuple[str, str]]
+) -> DatasetCardData:
+    """The header of a dataset card.
+
+    Args:
+        name: for people.
+        num_rows: of all.
+        license: as people write it.
+        tasks: by the Hub's names.
+        tags: besides that of this package.
+        files: the split and its files for each configuration, the default one first.
+    """
+    header = DatasetCardData(
+        pretty_name=name,
+        task_categories=tasks,
+        tags=[TAG, *tags],
+        size_categories=[next((size for size, limit in _SIZES if num_rows < limit), "n>10M")],
+        **license_fields(license),
+    )
+    configs = {key: {"data_files": [{"split": split, "path": path}]} for key, (split, path) in files.items()}
+    configs["default"]["default"] = True  # type: ignore[assignment]
+    MetadataConfigs(configs).to_dataset_card_data(header)
+    return header
+
+
 def license_fields(license: str) -> dict[str, Any]:
     """The fields of a card's header for a licence as people write it; it may be any words, or empty."""
-    if license in _LICENSES:
-        return {"license": _LICENSES[license]}
-    name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64]
-    return {"license": "other", "license_name": name or "not-stated"}
+    name = "cc0-1.0" if license == "CC0" else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64]
+    return {"license": name} if name in _LICENSES else {"license": "other", "license_name": name or "not-stated"}
 
 
 def stated(license: str) -> str:
     """A licence as a life's metadata has it; empty where that only says that the recording is the user's own."""
     return "" if license == "yours" else license
-
-
-def size_category(num_rows: int) -> str:
-    """The Hub's name for a data set of so many rows."""
-    return next((name for name, limit in _SIZES if num_rows < limit), "n>10M")
-
-
-def table(rows: Mapping[str, str]) -> str:
-    """A Markdown table of two columns, without the rows that are empty."""
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {text} |" for name, text in rows.items() if text)])

@@ -4,51 +4,48 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
-from huggingface_hub import HfApi, get_token
+from huggingface_hub import HfApi, constants, get_token
 from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 from huggingface_hub.hf_api import DatasetInfo, ModelInfo, SpaceInfo
 
 from singlelife._version import __version__
 from singlelife.errors import HubError
-from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
+from singlelife.hub.errors import HubUnreachable, RepoType, is_repo_id, translate_hub_errors
 from singlelife.text import duration
 
-RepoType: TypeAlias = Literal["dataset", "model", "space"]
 RepoInfo: TypeAlias = DatasetInfo | ModelInfo | SpaceInfo
+Result = TypeVar("Result")
 
 _LONGEST_WAIT = 300.0  # seconds between two tries, unless the Hub asks for more
 
-Result = TypeVar("Result")
+
+def hub_api() -> HfApi:
+    """The client, with the token of `hf auth login` or of HF_TOKEN."""
+    return HfApi(library_name="singlelife", library_version=__version__)
 
 
-def hub_api(token: str | None = None) -> HfApi:
-    """The client; by default with the token of `hf auth login` or of HF_TOKEN."""
-    return HfApi(token=token, library_name="singlelife", library_version=__version__)
+def check_name(repo_id: str) -> None:
+    """Raise a HubError if something cannot be the name of a repository, ORG/NAME."""
+    if not is_repo_id(repo_id):
+        raise HubError(f"{repo_id!r} cannot be a name on the Hub; it should look like ORG/NAME.")
 
 
-def check_token(token: str | None = None) -> None:
-    """Make sure that there is a token. The Hub is not asked.
+def check_push(repo_id: str | None) -> None:
+    """Check what can be checked without asking the Hub, before hours of work. A NAME alone is in the user's namespace.
 
     Raises:
-        HubError: there is none.
+        HubError: it cannot be a name, there is no token, or HF_HUB_OFFLINE is set.
     """
-    if not (token or get_token()):
+    if repo_id is not None and "/" in repo_id:
+        check_name(repo_id)
+    if constants.HF_HUB_OFFLINE:
+        raise HubError("Pushing needs the Hub, and HF_HUB_OFFLINE forbids it. Unset it, or push later.")
+    if not get_token():
         raise HubError(
             "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
         )
-
-
-def check_push(repo_id: str, token: str | None = None, kind: str = "data set") -> None:
-    """Check what can be checked without the Hub, before hours of work.
-
-    Raises:
-        HubError: `repo_id` is no name of a repository, or there is no token.
-    """
-    if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} cannot be the name of a {kind} on the Hub; it should look like ORG/NAME.")
-    check_token(token)
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
@@ -60,8 +57,7 @@ def full_name(api: HfApi, repo_id: str) -> str:
     if "/" not in repo_id:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
             repo_id = f"{api.whoami()['name']}/{repo_id}"
-    if not is_repo_id(repo_id):
-        raise HubError(f"{repo_id!r} cannot be the name of a repository on the Hub; it should look like ORG/NAME.")
+    check_name(repo_id)
     return repo_id
 
 
@@ -72,9 +68,8 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
         The Hub's description of a repository that was there, with its files; None for a new one.
 
     Raises:
-        HubError: the name belongs to a repository that you may not see, its namespace is not there, or the repository
-            is public and should be private (or the other way round).
-        HfHubHTTPError: for `translate_hub_errors`.
+        HubError: the repository is not for you, its namespace is not there, or it is public and should be private (or
+            the other way round). Other errors are those of the client.
     """
     try:
         there = described(api, repo_id, kind)
@@ -83,30 +78,26 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
             sdk = "gradio" if kind == "space" else None
             api.create_repo(repo_id, repo_type=kind, private=private, space_sdk=sdk)
         except HfHubHTTPError as error:
-            if error.response.status_code == 409:
-                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
-            if error.response.status_code == 404:
-                raise HubError(
-                    f"There is no user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to."
-                ) from error
+            reasons = {
+                404: f"There is no user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to.",
+                409: f"The name {repo_id} is taken by a repository that you may not see.",
+            }
+            if reason := reasons.get(error.response.status_code):
+                raise HubError(reason) from error
             raise
         return None
     if bool(there.private) != private:
         state, wish = ("private", "public") if there.private else ("public", "private")
         where = f"{api.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
         raise HubError(
-            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in its settings, "
-            f"{where}/settings, or push to another name."
+            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in {where}/settings, or "
+            "push to another name."
         )
     return there
 
 
 def described(api: HfApi, repo_id: str, kind: RepoType, revision: str | None = None) -> RepoInfo:
-    """What the Hub says of a repository, with the sizes of its files.
-
-    Raises:
-        HfHubHTTPError: for `translate_hub_errors`.
-    """
+    """What the Hub says of a repository, with the sizes of its files; errors are those of the client."""
     info = api.repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
     assert isinstance(info, DatasetInfo | ModelInfo | SpaceInfo)
     return info
@@ -117,41 +108,28 @@ def file_sizes(info: RepoInfo | None) -> dict[str, int]:
     return {sibling.rfilename: sibling.size or 0 for sibling in (info.siblings if info else None) or []}
 
 
-def read_remote(api: HfApi, info: RepoInfo, kind: RepoType, name: str) -> str | None:
-    """The text of a file of a repository; None where it has no such file."""
-    if name not in file_sizes(info):
-        return None
+def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) -> str:
+    """The text of a file of a repository; empty where there is none."""
+    if info is None or name not in file_sizes(info):
+        return ""
     with TemporaryDirectory() as scratch:
         file = api.hf_hub_download(info.id, name, repo_type=kind, revision=info.sha, local_dir=scratch)
         return Path(file).read_text(encoding="utf-8", errors="replace")
 
 
-def retry(act: Callable[[], Result], tries: int | None, say: Callable[[str], None]) -> Result:
-    """Call `act` until the Hub can be reached, and return its result.
-
-    It waits two seconds, then four, up to five minutes, or as long as the Hub asks for.
-
-    Args:
-        act: raises HubUnreachable where another try may help.
-        tries: how many at most; None for no end.
-        say: gets a line that says why it waits and for how long.
-
-    Raises:
-        HubUnreachable: the last try failed.
-    """
-    tried = 0
-    while True:
+def retry(act: Callable[[], Result], tries: int, say: Callable[[str], None]) -> Result:
+    """Call `act` again while it raises HubUnreachable, so many times in all, and return its result. `say` gets a line
+    that says why it waits and for how long."""
+    for tried in range(1, tries):
         try:
             return act()
         except HubUnreachable as error:
-            tried += 1
-            if tried == tries:
-                raise
             wait = wait_before_retry(error, tried)
             say(f"{error} (Trying again in {duration(wait)}.)")
         time.sleep(wait)
+    return act()
 
 
 def wait_before_retry(error: HubUnreachable, tried: int) -> float:
-    """Seconds to wait after `tried` tries, the last of which ended with `error`."""
+    """Seconds to wait after `tried` tries: 2, 4, up to five minutes, or as long as the Hub asks for."""
     return error.retry_after or min(2.0 ** min(tried, 10), _LONGEST_WAIT)

@@ -1,7 +1,7 @@
 """Errors of the Hub and of the network, as messages that a user can act on. No message ever holds a token."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -20,12 +20,10 @@ from huggingface_hub.utils import validate_repo_id
 
 from singlelife.errors import HubError, SingleLifeError
 
-Kind: TypeAlias = Literal["data set", "model", "Space"]
-
-KEPT = "The Hub keeps what was sent; the same command sends the rest."
+RepoType: TypeAlias = Literal["dataset", "model", "space"]
+WORDS = {"dataset": "data set", "model": "model", "space": "Space"}  # for people
 
 _REPO_ID = re.compile(r"[\w.-]+/[\w.-]+", re.ASCII)
-_FOLDERS = {"data set": "datasets/", "model": "", "Space": "spaces/"}
 _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
@@ -52,62 +50,44 @@ def is_repo_id(words: str) -> bool:
 
 @contextmanager
 def translate_hub_errors(
-    repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: Kind = "data set"
+    repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: RepoType = "dataset"
 ) -> Iterator[None]:
     """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
 
-    Args:
-        repo_id: the repository.
-        doing: begins the message, such as "Reading ORG/NAME".
-        kept: ends the message where the connection fails: what is kept, and what to do.
-        kind: of the repository.
+    `doing` begins the message, such as "Reading ORG/NAME". `kept` ends it where the connection fails: what is kept,
+    and what to do.
     """
     try:
         yield
     except SingleLifeError:
         raise
     except Exception as error:
-        translated = _translated(error, repo_id, doing, kept, kind)
-        if translated is None:
-            raise
-        raise translated from error
+        if translated := _translated(error, repo_id, doing, kept, kind):
+            raise translated from error
+        raise
 
 
-def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: Kind) -> HubError | None:
+def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str, kind: RepoType) -> HubError | None:
     """The error, or the first known one in the chain of its causes, as a HubError; None if none is known."""
-    where = f"{constants.ENDPOINT}/{_FOLDERS[kind]}{repo_id}"
+    what = f"{WORDS[kind]} {repo_id}"
+    where = f"{constants.ENDPOINT}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
     while error is not None:
         match error:
             case OfflineModeIsEnabled():
                 return HubUnreachable(f"{doing} needs the Hub, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE.")
             case GatedRepoError():
                 return HubError(
-                    f"The {kind} {repo_id} is gated: its owner gives access on request. Ask for it at {where}, then "
-                    f"{_LOG_IN}."
+                    f"The {what} is gated: its owner gives access on request. Ask for it at {where}, then {_LOG_IN}."
                 )
             case RevisionNotFoundError():
-                return HubError(f"The {kind} {repo_id} has no such revision. {where}/commits/main lists its commits.")
+                return HubError(f"The {what} has no such revision. {where}/commits/main lists its commits.")
             case RepositoryNotFoundError():
                 return HubError(
-                    f"There is no {kind} {repo_id} on the Hub, or none that you may see. Check its name; if it is "
-                    f"private, {_LOG_IN}."
-                )
-            case HfHubHTTPError() if error.response.status_code == 401:
-                return HubError(f"{doing} failed: the Hub does not accept your token. To renew it, {_LOG_IN}.")
-            case HfHubHTTPError() if error.response.status_code == 403:
-                reason = error.response.headers.get("X-Error-Message") or "forbidden"
-                return HubError(
-                    f"{doing} failed: your token may not do that ({reason}). Take one with write access to "
-                    f"{repo_id.split('/')[0]}: {_LOG_IN}."
-                )
-            case HfHubHTTPError() if (status := error.response.status_code) in (408, 429) or status >= 500:
-                reason = "limits how often you may ask" if status == 429 else "has trouble"
-                return HubUnreachable(
-                    f"{doing} failed: the Hub {reason} (status {status}). {kept}".rstrip(),
-                    _retry_after(error.response.headers),
+                    f"There is no {what} on the Hub, or none that you may see. Check its name; if it is private, "
+                    f"{_LOG_IN}."
                 )
             case HfHubHTTPError():
-                return HubError(f"{doing} failed with status {error.response.status_code}: {_first_line(error)}.")
+                return _refused(error, repo_id, doing, kept)
             case LocalEntryNotFoundError() | FileNotFoundError():
                 pass  # the cause of the first says more; the second is of this machine
             case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
@@ -118,9 +98,24 @@ def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str
     return None
 
 
-def _retry_after(headers: Mapping[str, str]) -> float | None:
-    seconds = headers.get("Retry-After") or ""
-    return float(seconds) if seconds.isdigit() else None
+def _refused(error: HfHubHTTPError, repo_id: str, doing: str, kept: str) -> HubError:
+    """What an HTTP status of the Hub means."""
+    status, headers = error.response.status_code, error.response.headers
+    if status == 401:
+        return HubError(f"{doing} failed: the Hub does not accept your token. To renew it, {_LOG_IN}.")
+    if status == 403:
+        return HubError(
+            f"{doing} failed: your token may not do that ({headers.get('X-Error-Message') or 'forbidden'}). Take one "
+            f"with write access to {repo_id.split('/')[0]}: {_LOG_IN}."
+        )
+    if status in (408, 429) or status >= 500:
+        reason = "limits how often you may ask" if status == 429 else "has trouble"
+        wait = headers.get("Retry-After") or ""
+        return HubUnreachable(
+            f"{doing} failed: the Hub {reason} (status {status}). {kept}".rstrip(),
+            float(wait) if wait.isdigit() else None,
+        )
+    return HubError(f"{doing} failed with status {status}: {_first_line(error)}.")
 
 
 def _first_line(error: BaseException) -> str:

@@ -2,19 +2,19 @@
 
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from huggingface_hub.constants import HF_HUB_CACHE
 
-from singlelife.errors import HubError, LifeError
+from singlelife.errors import HubError
 from singlelife.files import check_room
-from singlelife.hub.client import RepoInfo, RepoType, described, file_sizes, hub_api
-from singlelife.hub.errors import HubUnreachable, Kind, translate_hub_errors
+from singlelife.hub.client import RepoInfo, check_name, described, file_sizes, hub_api
+from singlelife.hub.errors import WORDS, HubUnreachable, RepoType, translate_hub_errors
 
-_KINDS: dict[str, Kind] = {"dataset": "data set", "model": "model", "space": "Space"}
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -50,7 +50,8 @@ def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote
     Raises:
         HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
     """
-    with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=_KINDS[kind]):
+    check_name(repo_id)
+    with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=kind):
         info = described(hub_api(), repo_id, kind, revision)
     if info.sha is None or not is_commit(info.sha):  # a folder is named after it
         raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
@@ -71,53 +72,42 @@ def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str 
 
 
 def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
-    """Say that an earlier download is used, and which."""
+    """Say which earlier download is used."""
     print(f"{why} Going on with {repo_id} as it was kept, commit {commit[:12]}.", file=sys.stderr)
 
 
-def fetch(remote: Remote, files: Iterable[str], folder: Path | None = None, *, elsewhere: str = "HF_HOME") -> Path:
+def fetch(remote: Remote, files: Sequence[str], folder: Path | None = None) -> Path:
     """Download files of a repository, unless they are there, after a look at the room that they need.
 
     Args:
         remote: what `look_up` found.
-        files: their paths there.
+        files: their paths there, one at least.
         folder: to put them into; the client's cache by default.
-        elsewhere: what chooses another place, for the message where there is no room.
 
     Returns:
         The folder that has them.
 
     Raises:
-        HubError: there is no room, or the download fails. What is complete is kept.
+        LifeError: the disk lacks the room.
+        HubError: the download fails. What is complete is kept.
     """
-    kind, names = _KINDS[remote.kind], list(files)
-    missing = [name for name in names if not _is_here(remote, name, folder)]
-    try:
-        check_room(
-            sum(remote.sizes.get(name, 0) for name in missing),
-            folder or Path(HF_HUB_CACHE),
-            f"The {kind} {remote.repo_id}",
-            f"choose another place with {elsewhere}",
-        )
-    except LifeError as error:
-        raise HubError(str(error)) from error
+    where: dict[str, Any] = {"repo_id": remote.repo_id, "repo_type": remote.kind}
+
+    def is_here(name: str) -> bool:
+        if folder is not None:
+            return (folder / name).is_file()
+        return isinstance(try_to_load_from_cache(filename=name, revision=remote.commit, **where), str)
+
+    needed = sum(remote.sizes.get(name, 0) for name in files if not is_here(name))
+    otherwise = "choose another place" if folder else "choose another place with HF_HOME"
+    check_room(needed, folder or Path(HF_HUB_CACHE), f"The {WORDS[remote.kind]} {remote.repo_id}", otherwise)
     # In the cache, the first is fetched by the branch's name, so that the cache knows its commit without a network.
-    api, revision = hub_api(), remote.commit if folder else remote.revision or "main"
-    place = folder
-    with translate_hub_errors(
-        remote.repo_id, f"Downloading {remote.repo_id}", "What is complete is kept; the same command goes on.", kind
-    ):
-        for name in names:
-            path = Path(
-                api.hf_hub_download(remote.repo_id, name, repo_type=remote.kind, revision=revision, local_dir=folder)
-            )
+    api, place, revision = hub_api(), folder, remote.commit if folder else remote.revision or "main"
+    kept = "What is complete is kept; the same command goes on."
+    with translate_hub_errors(remote.repo_id, f"Downloading {remote.repo_id}", kept, remote.kind):
+        for name in files:
+            path = Path(api.hf_hub_download(filename=name, revision=revision, local_dir=folder, **where))
             place = folder or path.parents[name.count("/")]
             revision = remote.commit if folder else place.name
     assert place is not None, "there is a file to fetch"
     return place
-
-
-def _is_here(remote: Remote, name: str, folder: Path | None) -> bool:
-    if folder is not None:
-        return (folder / name).is_file()
-    return isinstance(try_to_load_from_cache(remote.repo_id, name, repo_type=remote.kind, revision=remote.commit), str)

@@ -1,15 +1,13 @@
 """Sending files to a repository: one after another, and then all of them visible in one commit."""
 
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
-from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from huggingface_hub.utils import logging as hub_logging
+from huggingface_hub.utils import disable_progress_bars
 
 from singlelife.errors import HubError
 from singlelife.hub.cards import CARD, WRITTEN
@@ -24,14 +22,14 @@ from singlelife.hub.client import (
     read_remote,
     retry,
 )
-from singlelife.hub.errors import KEPT, Kind, translate_hub_errors
+from singlelife.hub.errors import translate_hub_errors
 
 # Of these kinds of files the Hub keeps the content apart from the commits, so each can be sent on its own.
 _LARGE = (".arrow", ".parquet", ".png", ".safetensors")
-_KINDS: dict[str, Kind] = {"dataset": "data set", "model": "model"}
+_KEPT = "The Hub keeps what was sent; the same command sends the rest."
 
 Content: TypeAlias = Path | bytes
-Check: TypeAlias = Callable[[HfApi, RepoInfo], None]
+File: TypeAlias = tuple[str, Content]  # by its path in the repository
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,44 +46,32 @@ class Publication:
         card: makes the text of README.md, which comes last, from ORG/NAME; None where there is no card.
         sizes: of the files in bytes, as far as they are known before they are made.
         marker: a file that is in every repository of this sort; another repository is not touched.
+        other: says from the text of the marker what else than `what` a repository holds; None if it is the same.
         replaces: patterns of files that are deleted there if they are no longer among these.
-        check: called with a repository that was there; raises HubError if it holds something else of this sort.
-        keeps_card: whether a card that its owner has rewritten stays.
-        squash: whether the branch keeps no history, because earlier states are of no use and as large.
+        branch: to commit to, made if it is not there; it keeps no history. `main` by default, which does.
     """
 
     repo_id: str
     kind: Literal["dataset", "model"]
     what: str
-    message: str
-    files: Callable[[], Iterable[tuple[str, Content]]]
-    card: Callable[[str], str] | None
+    files: Callable[[], Iterable[File]]
     sizes: dict[str, int]
     marker: str
+    message: str = "singlelife push"
+    card: Callable[[str], str] | None = None
+    other: Callable[[str], str | None] | None = None
     replaces: tuple[str, ...] = ()
-    check: Check | None = None
-    keeps_card: bool = False
-    squash: bool = False
+    branch: str | None = None
 
 
-def publish(
-    publication: Publication,
-    *,
-    private: bool = True,
-    token: str | None = None,
-    revision: str | None = None,
-    tries: int = 5,
-    progress: bool = True,
-) -> str:
+def publish(publication: Publication, *, private: bool = True, tries: int = 5, progress: bool = True) -> str:
     """Push a publication. What is on the Hub is not sent again: an interrupted push goes on when it is called again.
 
     Args:
         publication: what to push.
         private: only its owner sees the repository.
-        token: with write access; by default that of `hf auth login` or of HF_TOKEN.
-        revision: the branch to commit to, made if it is not there; `main` by default.
         tries: how many, while the Hub cannot be reached.
-        progress: show the client's progress bars, and say why it waits.
+        progress: show the client's progress bars, and say why it waits. Without it the bars of this process stay off.
 
     Returns:
         The repository's URL.
@@ -94,129 +80,73 @@ def publish(
         HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
             repository is public and should be private (or the other way round), or the connection breaks.
     """
-    kind = _KINDS[publication.kind]
-    if "/" in publication.repo_id:
-        check_push(publication.repo_id, token, kind)
-    api = hub_api(token)
+    api, kind, branch = hub_api(), publication.kind, publication.branch
+    check_push(publication.repo_id)
+    if not progress:
+        disable_progress_bars()
 
     def push() -> str:
         repo_id = full_name(api, publication.repo_id)
-        with translate_hub_errors(repo_id, f"Pushing to {repo_id}", KEPT, kind), _quiet_client(progress):
-            there = claim(
-                api,
-                repo_id,
-                publication.kind,
-                private,
-                what=publication.what,
-                marker=publication.marker,
-                check=publication.check,
-            )
-            if revision is not None:
-                api.create_branch(repo_id, branch=revision, repo_type=publication.kind, exist_ok=True)
-            files = _with_card(api, publication, repo_id, there)
-            changed = _commit(api, repo_id, publication, files, revision)
-            if changed and publication.squash:
-                api.super_squash_history(repo_id, branch=revision or "main", repo_type=publication.kind)
-        return f"{api.endpoint}/{'datasets/' if publication.kind == 'dataset' else ''}{repo_id}"
+        with translate_hub_errors(repo_id, f"Pushing to {repo_id}", _KEPT, kind):
+            there = claim(api, repo_id, publication, private)
+            if branch is not None:
+                api.create_branch(repo_id, branch=branch, repo_type=kind, exist_ok=True)
+            changed = _commit(api, repo_id, publication, _contents(api, publication, repo_id, there))
+            if changed and branch is not None:
+                api.super_squash_history(repo_id, branch=branch, repo_type=kind)
+        return f"{api.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo_id}"
 
     return retry(push, tries, print if progress else lambda _: None)
 
 
-def claim(
-    api: HfApi,
-    repo_id: str,
-    kind: Literal["dataset", "model"],
-    private: bool,
-    *,
-    what: str,
-    marker: str,
-    check: Check | None = None,
-) -> RepoInfo | None:
-    """Create the repository, or make sure that the one of that name holds the same sort of thing.
-
-    Args:
-        what, marker, check: see `Publication`.
-
-    Returns:
-        What the Hub says of one that was there.
-
-    Raises:
-        HubError: it cannot be pushed to.
-    """
-    there = open_repository(api, repo_id, kind, private)
+def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> RepoInfo | None:
+    """Create the repository, or make sure that the one of that name may get a publication; see `open_repository`."""
+    there = open_repository(api, repo_id, publication.kind, private)
     names = set(file_sizes(there))
-    if there is not None and names - {".gitattributes", CARD} and marker not in names:
+    if there is None or not names - {".gitattributes", CARD}:
+        return there
+    if publication.marker not in names:
         raise HubError(
-            f"The name {repo_id} is taken: it holds files that are not those of {what}. Choose another name."
+            f"The name {repo_id} is taken: it holds files that are not those of {publication.what}. Choose another "
+            "name."
         )
-    if there is not None and check is not None:
-        check(api, there)
+    if publication.other is not None:
+        other = publication.other(read_remote(api, there, publication.kind, publication.marker))
+        if other is not None:
+            raise HubError(f"{repo_id} holds {other}, not {publication.what}. Choose another name.")
     return there
 
 
-def _commit(
-    api: HfApi,
-    repo_id: str,
-    publication: Publication,
-    files: Iterable[tuple[str, Content]],
-    revision: str | None,
-) -> bool:
+def _contents(api: HfApi, publication: Publication, repo_id: str, there: RepoInfo | None) -> Iterator[File]:
+    """The files and the card, unless the owner of a model has rewritten it."""
+    yield from publication.files()
+    if publication.card is None:
+        return
+    theirs = read_remote(api, there, "model", CARD) if publication.kind == "model" else ""
+    if theirs and WRITTEN not in theirs:
+        print(f"The card of {repo_id} was rewritten by its owner, and stays as it is.")
+        return
+    yield CARD, publication.card(repo_id).encode()
+
+
+def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[File]) -> bool:
     """Send files one after another, then make them visible in one commit. Returns whether anything has changed.
 
     One at a time needs the memory of one, and no thread of the client's own, which Python would wait for at its end.
     """
-    kind, additions = publication.kind, []
+    where: dict[str, Any] = {"repo_id": repo_id, "repo_type": publication.kind, "revision": publication.branch}
+    additions = []
     for name, content in files:
         addition = CommitOperationAdd(name, content if isinstance(content, bytes) else str(content))
         if name.endswith(_LARGE):
-            api.preupload_lfs_files(repo_id, [addition], repo_type=kind, revision=revision)
+            api.preupload_lfs_files(additions=[addition], **where)
         additions.append(addition)
-    before = described(api, repo_id, kind, revision)
-    new = {addition.path_in_repo for addition in additions}
+    before = described(api, repo_id, publication.kind, publication.branch)
     stale = [
         CommitOperationDelete(name)
-        for name in file_sizes(before)
-        if name not in new and _matches(name, publication.replaces)
+        for name in file_sizes(before).keys() - {addition.path_in_repo for addition in additions}
+        if any(fnmatch(name, glob) and name.count("/") == glob.count("/") for glob in publication.replaces)
     ]
-    commit = api.create_commit(
-        repo_id,
-        [*additions, *stale],
-        commit_message=publication.message,
-        repo_type=kind,
-        revision=revision,
-        num_threads=1,
-    )
+    message = publication.message
+    commit = api.create_commit(operations=[*additions, *stale], commit_message=message, num_threads=1, **where)
     return commit.oid != before.sha
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatch(name, pattern) and name.count("/") == pattern.count("/") for pattern in patterns)
-
-
-def _with_card(
-    api: HfApi, publication: Publication, repo_id: str, there: RepoInfo | None
-) -> Iterator[tuple[str, Content]]:
-    yield from publication.files()
-    if publication.card is None:
-        return
-    if publication.keeps_card and there is not None:
-        theirs = read_remote(api, there, publication.kind, CARD)
-        if theirs is not None and WRITTEN not in theirs:
-            print(f"The card of {repo_id} was rewritten by its owner, and stays as it is.")
-            return
-    yield CARD, publication.card(repo_id).encode()
-
-
-@contextmanager
-def _quiet_client(progress: bool) -> Iterator[None]:
-    """Hide the client's remarks about files that have not changed, and without `progress` its bars."""
-    were_disabled, level = are_progress_bars_disabled(), hub_logging.get_verbosity()
-    hub_logging.set_verbosity_error()
-    if not progress:
-        disable_progress_bars()
-    try:
-        yield
-    finally:
-        hub_logging.set_verbosity(level)
-        if not were_disabled:
-            enable_progress_bars()

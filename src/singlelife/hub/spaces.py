@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name
 
 from singlelife.errors import HubError, SingleLifeError
 from singlelife.files import hub_configs
-from singlelife.hub.client import check_token, hub_api, open_repository
+from singlelife.hub.client import check_push, hub_api, open_repository
 from singlelife.hub.errors import is_repo_id, translate_hub_errors
 
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -64,9 +64,9 @@ def deploy_space(repo_id: str, *, private: bool = True) -> str:
     """
     if not is_repo_id(repo_id):
         raise HubError(f"{repo_id!r} is no name of a Space; write ORG/NAME.")
-    check_token()
+    check_push(repo_id)
     api, files = hub_api(), space_files()
-    with translate_hub_errors(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="Space"):
+    with translate_hub_errors(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="space"):
         open_repository(api, repo_id, "space", private)
         there = api.list_repo_files(repo_id, repo_type="space")
         gone = [name for name in there if _OURS.match(name) and name not in files]

@@ -87,13 +87,16 @@ def resolve_life(
     from singlelife.lives.prepare import prepare_life
     from singlelife.lives.prepared import PreparedLife
 
-    how = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
     reference = life_reference(words, videos)
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
     if reference.kind == "hub":
-        return download_life(reference.where, reference.name, revision=reference.revision, **how)  # type: ignore[arg-type]
-    return prepare_life(get_life(words, videos), **how)  # type: ignore[arg-type]
+        revision = reference.revision
+        return download_life(
+            reference.where, reference.name, revision=revision, cache_dir=cache_dir, progress=progress
+        )
+    life = get_life(words, videos)
+    return prepare_life(life, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
 
 
 def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> str:

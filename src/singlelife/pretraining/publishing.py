@@ -6,6 +6,7 @@ with one checkpoint, from which the run can go on. Nobody who only uses the mode
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -15,43 +16,30 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import yaml
 from accelerate.utils import broadcast_object_list
 from filelock import FileLock
-from huggingface_hub import HfApi, ModelCard, constants
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from tqdm.auto import tqdm
 
-from singlelife.errors import HubError, RunError
-from singlelife.files import atomic_write
-from singlelife.hub.cards import CARD
-from singlelife.hub.client import (
-    RepoInfo,
-    check_push,
-    check_token,
-    full_name,
-    hub_api,
-    read_remote,
-    retry,
-    wait_before_retry,
-)
+from singlelife.errors import HubError, RunError, SingleLifeError
+from singlelife.files import atomic_dir, atomic_write
+from singlelife.hub.client import check_push, full_name, hub_api, retry, wait_before_retry
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
 from singlelife.hub.pull import Remote, fetch, look_up
 from singlelife.hub.push import Content, Publication, claim, publish
 from singlelife.lives.registry import Life
+from singlelife.lives.resolve import life_reference
 from singlelife.pretraining.arguments import HubConfig, RunConfig
-from singlelife.pretraining.card import Run, measures_of, model_card, model_files, read_run, rows_about
+from singlelife.pretraining.card import model_card, model_files, read_run, scores_of
 from singlelife.pretraining.device import this_process
 from singlelife.pretraining.run_folder import MODEL_FILES, RESULTS, RunFolder
 
 STATE_BRANCH = "training-state"
 
-_MARKER = "modeling_croco.py"  # every repository of a run has it
 _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_AT_THE_END = 10 * 60  # to wait for the last push
 _SECONDS_WHEN_STOPPED = 15  # the same for a run that was told to stop
@@ -61,146 +49,81 @@ _FROM_HUB = ".from-hub"  # where a checkpoint from the Hub is downloaded to
 _STATE_FILE = re.compile(r"checkpoint-(\d+)/[\w-]+(\.[\w-]+)*\.(safetensors|json)", re.ASCII)
 
 
-def push_run(
-    path: str | Path,
+def run_publications(
+    path: Path,
     repo_id: str | None = None,
     *,
-    private: bool = True,
-    token: str | None = None,
     license: str | None = None,
     results: Sequence[str | Path] = (),
     training_state: bool = False,
-    tries: int = 5,
-    progress: bool = True,
-    pinned: Path | None = None,
-) -> str:
-    """Push a run, finished or not: then its latest checkpoint.
-
-    What is there already is not sent again, so a push that was interrupted goes on when it is called again.
+    home: Path | None = None,
+) -> list[Publication]:
+    """What to `publish` of a run, finished or not: then its latest checkpoint. The model is the last.
 
     Args:
         path: the run folder.
-        repo_id: ORG/NAME of a model, or a name in the user's own namespace; made if it is not there. By default the
-            name that goes with the life, such as `singlelife-wt3`.
-        private: only its owner sees it.
-        token: with write access; the one of `hf auth login` or of HF_TOKEN by default.
+        repo_id: ORG/NAME of a model, or a name in the user's own namespace; by default the name that goes with the
+            life, such as `singlelife-wt3`.
         license: of the weights; that of the frames by default.
         results: `results.jsonl` files with scores for the card, besides that in the run folder.
-        training_state: push also what it takes to go on with the run (`--resume-from hub`).
-        tries: how many, while the Hub cannot be reached.
-        progress: show progress bars, and say why it waits.
-        pinned: a copy of the run folder at a moment, to be pushed in place of what it holds now.
-
-    Returns:
-        The repository's URL.
+        training_state: publish also what it takes to go on with the run (`--resume-from hub`).
+        home: the run folder that `path` is a copy of.
 
     Raises:
         RunError: the folder is no run, or has no model yet; results are about other models.
-        HubError: see `publish`; or the repository holds the model of another life.
     """
-    run, home = read_run(pinned or Path(path)), Path(path)
-    check_token(token)
-    publication = run_publication(run, repo_id, license=license, results=results, home=home)
-    send = partial(publish, private=private, token=token, tries=tries, progress=progress)
-    if training_state:  # first: a run that goes on with it makes the model again
-        send(state_publication(run, publication.repo_id), revision=STATE_BRANCH)
-    return send(publication)
-
-
-def run_publication(
-    run: Run,
-    repo_id: str | None = None,
-    *,
-    license: str | None = None,
-    results: Sequence[str | Path] = (),
-    home: Path | None = None,
-) -> Publication:
-    """What `push_run` pushes to `main`; `home` is the run folder, where `run` is a copy of it.
-
-    Raises:
-        RunError: results are about other models.
-    """
-    repo_id, home = repo_id or run.life.repository_name, home or run.folder.path
-    rows = _rows(home, results, repo_id)
-    return _publication(
-        run,
-        repo_id,
-        _files(run),
-        card=lambda name: model_card(run, name, license, measures_of(rows)),
+    run, home = read_run(path), home or path
+    repo_id = repo_id or run.life.repository_name
+    given, own = list(map(Path, results)), home / RESULTS
+    for file in given:
+        if not scores_of([file], home, repo_id):
+            raise RunError(f"{file} has no result about {home} or {repo_id}.")
+    scores = scores_of([*([own] if own.is_file() else []), *given], home, repo_id)
+    about: dict[str, Content] = {"config.yaml": yaml.safe_dump(run.settings, sort_keys=False).encode()}
+    if run.metrics:
+        about["metrics.jsonl"] = "".join(json.dumps(line) + "\n" for line in run.metrics).encode()
+    files = about | {file.name: file for file in [*model_files(run.model), *sorted(path.glob("*.png"))]}
+    if run.facts:
+        files["life.json"] = (json.dumps(run.facts, indent=2) + "\n").encode()
+    model = replace(
+        _publication(run.life.name, repo_id, files),
+        message=f"{run.life.name} after {run.step:,} of {run.settings['max_steps']:,} steps",
+        card=lambda name: model_card(run, name, license, scores),
         replaces=(*MODEL_FILES, "*.png"),
-        keeps_card=True,
     )
-
-
-def state_publication(run: Run, repo_id: str) -> Publication:
-    """What `push_run` pushes to the branch `training-state`.
-
-    Raises:
-        RunError: there is no checkpoint.
-    """
+    if not training_state:
+        return [model]
     if run.checkpoint is None:
-        raise RunError(f"{run.folder.path} has no checkpoint that a run could go on from.")
-    files: dict[str, Content] = {
-        f"{run.checkpoint.name}/{path.name}": path for path in sorted(run.checkpoint.iterdir())
-    }
-    files |= {name: content for name, content in _files(run).items() if name in ("config.yaml", "metrics.jsonl")}
-    return _publication(run, repo_id, files, card=None, replaces=("checkpoint-*/*",), squash=True)
+        raise RunError(f"{path} has no checkpoint that a run could go on from.")
+    files = about | {f"{run.checkpoint.name}/{file.name}": file for file in sorted(run.checkpoint.iterdir())}
+    state = replace(
+        _publication(run.life.name, repo_id, files),
+        message=model.message,
+        replaces=("checkpoint-*/*",),
+        branch=STATE_BRANCH,
+    )
+    return [state, model]  # a run that goes on with the state makes the model again
 
 
-def _publication(run: Run, repo_id: str, files: dict[str, Content], **more: Any) -> Publication:
+def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publication:
+    def other(config: str) -> str | None:
+        with contextlib.suppress(yaml.YAMLError, SingleLifeError, TypeError, KeyError):
+            name = life_reference(str(yaml.safe_load(config)["life"])).name
+            return None if name == life else f"a model of the life {name}"
+        return "something else"
+
     return Publication(
         repo_id=repo_id,
         kind="model",
-        what=f"a model of the life {run.life.name}",
-        message=f"{run.life.name} after {run.step:,} of {run.settings['max_steps']:,} steps",
+        what=f"a model of the life {life}",
         files=files.items,
         sizes={name: len(data) if isinstance(data, bytes) else data.stat().st_size for name, data in files.items()},
-        marker=_MARKER,
-        check=_checks_life(run.life.name),
-        **more,
+        marker="config.yaml",
+        other=other,
     )
 
 
-def _files(run: Run) -> dict[str, Content]:
-    """What goes to the repository beside the card, by its name there."""
-    files: dict[str, Content] = {path.name: path for path in model_files(run.model)}
-    files["config.yaml"] = yaml.safe_dump(run.settings, sort_keys=False).encode()
-    if run.facts:
-        files["life.json"] = (json.dumps(run.facts, indent=2) + "\n").encode()
-    if run.metrics:
-        files["metrics.jsonl"] = "".join(json.dumps(line) + "\n" for line in run.metrics).encode()
-    return files | {path.name: path for path in sorted(run.folder.path.glob("*.png"))}
-
-
-def _checks_life(life: str) -> Any:
-    """What makes sure that a repository that was there is of the same life."""
-
-    def check(api: HfApi, there: RepoInfo) -> None:
-        try:
-            card = read_remote(api, there, "model", CARD) or ""
-            says = ModelCard(card, ignore_metadata_errors=True).data.get("singlelife")
-        except (ValueError, yaml.YAMLError):
-            says = None
-        if isinstance(says, dict) and says.get("life") not in (None, life):
-            raise HubError(f"{there.id} holds a model of the life {says['life']}, not of {life}. Choose another name.")
-
-    return check
-
-
-def _rows(home: Path, results: Sequence[str | Path], repo_id: str) -> list[dict[str, Any]]:
-    """The rows about a run, in its own `results.jsonl` and in others.
-
-    Raises:
-        RunError: one of the others has none.
-    """
-    given, own = list(map(Path, results)), home / RESULTS
-    for file in given:
-        if not rows_about([file], home, repo_id):
-            raise RunError(f"{file} has no result about {home} or {repo_id}.")
-    return rows_about([*([own] if own.is_file() else []), *given], home, repo_id)
-
-
-def start_publisher(hub: HubConfig, life_name: str, folder: RunFolder) -> "Publisher | None":
+def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
     """The publisher of a run, if `--push-to-hub` asks for one.
 
     It makes sure, before hours of training, that the repository can be pushed to. A network that is dead only warns:
@@ -211,45 +134,21 @@ def start_publisher(hub: HubConfig, life_name: str, folder: RunFolder) -> "Publi
     """
     if not hub.push_to_hub:
         return None
-    if constants.HF_HUB_OFFLINE:
-        raise HubError(
-            "--push-to-hub needs the Hub, and HF_HUB_OFFLINE forbids it. Unset HF_HUB_OFFLINE, or leave the flag out "
-            "and push later with `singlelife push`."
-        )
-    repo_id = hub.hub_model_id or Life(life_name, "video").repository_name
-    if "/" in repo_id:
-        check_push(repo_id, kind="model")
-    check_token()
-    for leftover in folder.path.glob(_PINNED.format("*")):  # of a process that was killed
-        shutil.rmtree(leftover, ignore_errors=True)
+    repo_id = hub.hub_model_id or Life(life, "video").repository_name
+    check_push(repo_id)
     try:
-        repo_id = full_name(hub_api(), repo_id)
-        _make_ready(repo_id, life_name, not hub.public)
+        repo_id = full_name(api := hub_api(), repo_id)
+        with translate_hub_errors(repo_id, f"Preparing to push to {repo_id}", "", "model"):
+            claim(api, repo_id, _publication(life, repo_id, {}), not hub.public)
+            role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
+        if role == "read":
+            raise HubError(
+                f"Pushing to {repo_id} needs a token with write access, and yours only reads. Make another one in the "
+                "settings of the Hub, then log in with `hf auth login` or set HF_TOKEN."
+            )
     except HubUnreachable as error:
         print(f"Warning: {error} The run starts all the same, and pushes when the Hub can be reached.")
     return Publisher(hub, repo_id, folder)
-
-
-def _make_ready(repo_id: str, life: str, private: bool) -> None:
-    """Create the repository, and make sure that a model of a life can be pushed to it."""
-    api = hub_api()
-    with translate_hub_errors(repo_id, f"Preparing to push to {repo_id}", "", "model"):
-        what = f"a model of the life {life}"
-        claim(api, repo_id, "model", private, what=what, marker=_MARKER, check=_checks_life(life))
-        role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
-    if role == "read":
-        raise HubError(
-            f"Pushing to {repo_id} needs a token with write access, and yours only reads. Make another one in the "
-            "settings of the Hub, then log in with `hf auth login` or set HF_TOKEN."
-        )
-
-
-@dataclass(frozen=True)
-class _Pinned:
-    """A copy of the run folder as it was after a step."""
-
-    step: int
-    path: Path
 
 
 class Publisher:
@@ -267,12 +166,11 @@ class Publisher:
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
         self.hub, self.repo_id, self.folder = hub, repo_id, folder
-        self._changed, self._given_up = threading.Condition(), threading.Event()
-        self._waiting: _Pinned | None = None
-        self._pushing: _Pinned | None = None
-        self._count, self._last_step, self._last_time = 0, -1, -float("inf")
-        self._pushed_step, self._url, self._problem, self._said = -1, "", "", set[str]()
-        self._thread: threading.Thread | None = None
+        self._lock, self._given_up = threading.Lock(), threading.Event()
+        self._waiting: tuple[int, Path] | None = None  # a step, and the run folder as it was then
+        self._thread: threading.Thread | None = None  # while there is something to push
+        self._last_step, self._last_time, self._numbers = -1, -float("inf"), itertools.count()
+        self._pushed_step, self._url, self._problem, self._said = -1, "", "", ""
 
     def __enter__(self) -> "Publisher":
         return self
@@ -297,15 +195,14 @@ class Publisher:
         step, checkpoint = next(reversed(self.folder.checkpoints().items()), (-1, None))
         if checkpoint is None and self._last_step < 0:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
-        finished = (self.folder.path / "config.json").exists()
-        if step > self._last_step or finished:
+        if step > self._last_step or (self.folder.path / "config.json").exists():
             self._put(step, checkpoint)
         seconds = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END
-        if not self._is_idle():
+        if thread := self._thread:
             print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
-        with self._changed, contextlib.suppress(KeyboardInterrupt):
-            self._changed.wait_for(self._is_idle, seconds)
-        done = self._is_idle() and not self._problem
+            with contextlib.suppress(KeyboardInterrupt):
+                thread.join(seconds)
+        done = self._thread is None and not self._problem
         why = self._problem or "the last push was not done in time."
         self._given_up.set()
         for pinned in self.folder.path.glob(_PINNED.format("*")):
@@ -314,48 +211,37 @@ class Publisher:
             visible = "public" if self.hub.public else "private"
             return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
         there = f" On the Hub is the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
+        words = ["singlelife", "push", str(self.folder.path), self.repo_id]
+        words += ["--public"] * self.hub.public + ["--training-state"] * self.hub.push_training_state
         return (
             f"NOT PUSHED to the Hub: {why}{there} The run is whole in {self.folder.path}. To push it later:\n"
-            f"  {self.command()}"
+            f"  {shlex.join(words)}"
         )
-
-    def command(self) -> str:
-        """The command line that pushes the run."""
-        words = ["singlelife", "push", str(self.folder.path), self.repo_id]
-        words += ["--public"] if self.hub.public else []
-        words += ["--training-state"] if self.hub.push_training_state else []
-        return shlex.join(words)
-
-    def _is_idle(self) -> bool:
-        return self._waiting is None and self._pushing is None
 
     def _put(self, step: int, checkpoint: Path | None) -> None:
         """Pin a checkpoint for the thread in place of the one that waits, and start the thread."""
         try:
-            pinned = _Pinned(step, self._pin(checkpoint))
+            pinned = self._pin(checkpoint)
         except OSError as error:
             self._problem = f"step {step} could not be laid out to be pushed: {error}."
             self._say(f"Not pushed: {self._problem} The run goes on.")
             return
-        with self._changed:
+        with self._lock:
             if self._waiting is not None:
-                shutil.rmtree(self._waiting.path, ignore_errors=True)
-            self._waiting = pinned
+                shutil.rmtree(self._waiting[1], ignore_errors=True)
+            self._waiting = step, pinned
             self._last_step, self._last_time = step, time.monotonic()
-            self._changed.notify_all()
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
-            self._thread.start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
+                self._thread.start()
 
     def _pin(self, checkpoint: Path | None) -> Path:
         """A copy of what a push needs of the run folder, of hard links where files do not change in place."""
-        self._count += 1
-        aside = self.folder.path / _PINNED.format(self._count)
-        shutil.rmtree(aside, ignore_errors=True)
+        aside = self.folder.path / _PINNED.format(next(self._numbers))
         aside.mkdir()
-        names = (self.folder.config.name, self.folder.metrics.name, self.folder.life.name, "*.png")
-        for path in {path for name in names for path in self.folder.path.glob(name)}:
-            shutil.copyfile(path, aside / path.name)
+        for pattern in (self.folder.config.name, self.folder.metrics.name, self.folder.life.name, "*.png"):
+            for path in self.folder.path.glob(pattern):
+                shutil.copyfile(path, aside / path.name)
         for path in model_files(self.folder.path):  # of a finished run
             _link(path, aside / path.name)
         if checkpoint is not None:
@@ -363,50 +249,39 @@ class Publisher:
         return aside
 
     def _work(self) -> None:
-        """Push what waits, for as long as the process lives."""
-        tried = 0
+        """Push what waits, until nothing does."""
+        failures, state = 0, self.hub.push_training_state
         while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._waiting is not None)
-                pinned, self._pushing, self._waiting = self._waiting, self._waiting, None
-            assert pinned is not None
-            problem, again, url = "", None, ""
+            with self._lock:
+                if self._waiting is None:
+                    self._thread = None
+                    return
+                (step, pinned), self._waiting = self._waiting, None
+            problem, wait = "", 0.0
             try:
-                url = push_run(
-                    self.folder.path,
-                    self.repo_id,
-                    private=not self.hub.public,
-                    training_state=self.hub.push_training_state,
-                    tries=1,
-                    progress=False,
-                    pinned=pinned.path,
-                )
+                for part in run_publications(pinned, self.repo_id, training_state=state, home=self.folder.path):
+                    self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
+                failures, self._pushed_step = 0, step
             except HubUnreachable as error:
-                tried, problem, again = tried + 1, str(error), error
+                failures += 1
+                problem, wait = str(error), wait_before_retry(error, failures)
             except Exception as error:  # whatever it is, the run goes on
-                tried, problem = 0, str(error) if isinstance(error, HubError | RunError) else repr(error)
+                problem = str(error) if isinstance(error, SingleLifeError) else repr(error)
             if self._given_up.is_set():
                 return
-            with self._changed:
-                self._problem, self._pushing = problem, None
-                if not problem:
-                    tried, self._pushed_step, self._url = 0, pinned.step, url
-                if again is not None and self._waiting is None:
-                    self._waiting = pinned
+            with self._lock:
+                self._problem = problem
+                if wait and self._waiting is None:
+                    self._waiting = step, pinned
                 else:
-                    shutil.rmtree(pinned.path, ignore_errors=True)
-                self._changed.notify_all()
-            self._say(
-                f"Not pushed so far: {problem} The run goes on."
-                if problem
-                else f"Pushed step {pinned.step:,} to {url}"
-            )
-            if again is not None and self._given_up.wait(wait_before_retry(again, tried)):
+                    shutil.rmtree(pinned, ignore_errors=True)
+            self._say(f"Not pushed so far: {problem} The run goes on." if problem else f"Pushed step {step:,}.")
+            if self._given_up.wait(wait):
                 return
 
     def _say(self, text: str) -> None:
-        if text not in self._said:
-            self._said.add(text)
+        if text != self._said:
+            self._said = text
             tqdm.write(text)
 
 
@@ -432,8 +307,7 @@ def checkpoint_from_hub(config: RunConfig, folder: RunFolder) -> Path | None:
     """
     process = this_process()
     latest, here = next(reversed(folder.checkpoints().items()), (-1, None))
-    choice = [_newer_on_hub(config, latest) if process.is_main_process else None]
-    (found,) = broadcast_object_list(choice)
+    (found,) = broadcast_object_list([_newer_on_hub(config, latest) if process.is_main_process else None])
     if found is None:
         return here
     remote, step = found
@@ -443,36 +317,29 @@ def checkpoint_from_hub(config: RunConfig, folder: RunFolder) -> Path | None:
     aside.mkdir(parents=True, exist_ok=True)
     with FileLock(aside / "lock"):
         say = print if process.is_local_main_process else lambda _: None
-        retry(lambda: fetch(remote, files, aside, elsewhere="--output-dir"), 5, say)
+        retry(lambda: fetch(remote, files, aside), 5, say)
     return aside / prefix
 
 
 def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
     """What the Hub has and its step, if that is newer than `latest`."""
-
-    def find() -> Remote | None:
-        hub = config.hub
-        repo_id = full_name(hub_api(), hub.hub_model_id or Life(config.life_name, "video").repository_name)
-        try:
-            return look_up(repo_id, "model", STATE_BRANCH)
-        except HubError as error:
-            cause = error.__cause__
-            # A job's first start has the same words as those that go on.
-            is_new = isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
-            if (hub.push_to_hub and is_new) or isinstance(cause, RevisionNotFoundError):
-                return None
-            raise
-
+    repo_id = config.hub.hub_model_id or Life(config.life_name, "video").repository_name
     try:
-        remote = retry(find, 3, print)
+        remote = retry(lambda: look_up(full_name(hub_api(), repo_id), "model", STATE_BRANCH), 3, print)
     except HubUnreachable as error:
         if latest < 0:
             raise
         print(f"{error} Going on from the checkpoint of step {latest} that is here.")
         return None
-    names = map(_STATE_FILE.fullmatch, remote.sizes if remote else ())
-    step = max((int(match[1]) for match in names if match), default=-1)
-    if remote is None or step <= latest:
+    except HubError as error:
+        cause = error.__cause__
+        # A job's first start has the same words as those that go on.
+        is_new = isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
+        if (config.hub.push_to_hub and is_new) or isinstance(cause, RevisionNotFoundError):
+            return None
+        raise
+    step = max((int(match[1]) for match in map(_STATE_FILE.fullmatch, remote.sizes) if match), default=-1)
+    if step <= latest:
         return None
     print(f"Going on from step {step} of {remote.repo_id} on the Hub.")
     return remote, step
@@ -483,12 +350,8 @@ def adopt(folder: RunFolder, checkpoint: Path | None) -> None:
     aside = folder.path / _FROM_HUB
     if checkpoint is None or checkpoint.parent != aside:
         return
-    ours = folder.path / checkpoint.name
-    copy = ours.with_name(f"{ours.name}.tmp")
-    shutil.rmtree(copy, ignore_errors=True)
-    shutil.copytree(checkpoint, copy, copy_function=_link)  # other processes may still read it
-    shutil.rmtree(ours, ignore_errors=True)
-    copy.rename(ours)
+    with atomic_dir(folder.path / checkpoint.name) as copy:  # other processes may still read it
+        shutil.copytree(checkpoint, copy, copy_function=_link, dirs_exist_ok=True)
     metrics = aside / folder.metrics.name
     if metrics.exists():
         with atomic_write(folder.metrics) as copied:

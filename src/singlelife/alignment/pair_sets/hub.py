@@ -39,8 +39,6 @@ def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None
 def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
     """The pair set of a repository, downloaded into the cache of the Hub unless it is there; None if it holds none.
 
-    Without a network, the commit that was downloaded before is used; a line on stderr says so.
-
     Raises:
         HubError: the data set is not there or not for you, or the connection breaks.
         LifeError: the disk lacks the room.
