@@ -169,8 +169,9 @@ def main(host: str = "", port: int | None = None, share: bool = False, open_brow
     """
     host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
     page = build(local=opens_folders(host, share))
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["ui-monospace", "monospace"]}
-    theme = gr.themes.Default(primary_hue="teal", **fonts)  # page.css has the contrasts
+    theme = gr.themes.Default(
+        primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+    )
     page.queue(max_size=64, default_concurrency_limit=8)
     try:
         page.launch(

@@ -14,6 +14,8 @@ from limits import Cancelled, Report, Request, VisitorError, visitor_message
 from media import delete_upload, pairs_of_video, read_picture
 from score import Bench, Result, built_in_models, built_in_pairs, is_built_in
 
+from singlelife.errors import SingleLifeError
+
 FIRST = ("sim_1", "sim_2")  # whose score is there at once
 AT_ONCE = 2  # comparisons; as many as a free Space has cores
 PAIRS_OF_VIDEO = 8
@@ -142,7 +144,7 @@ class Handlers:
 
     def warm_up(self) -> None:
         """Compute what the page shows at once, while nobody is here yet."""
-        with suppress(Cancelled):  # the app ends
+        with suppress(SingleLifeError):  # the app ends
             self.example()
             self.cells("position_free")
 

@@ -109,9 +109,7 @@ def test_a_model_of_the_hub_is_opened_by_revision_and_kept(hub, ask, vit, tmp_pa
     name, revision, logits, told = answer.result
     assert (name, revision) == (f"lives/vit@{first}", first)
     torch.testing.assert_close(torch.tensor(logits), expected)
-    shares = [share for what, share in told if what.startswith("Downloading")]
-    assert shares == sorted(shares) and shares[-1] == 1.0
-    assert told[0][0].startswith("Looking up") and told[-1][0].startswith("Loading")
+    assert told[0][0].startswith("Looking up") and told[-2][1] == 1.0 and told[-1][0].startswith("Loading")
 
     asked = downloads(hub)
     assert ask(f"lives/vit@{first}").result[:2] == [name, first]
@@ -275,23 +273,20 @@ BAD = {
     "less than it said": Bad(
         "is not what the Hub has", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
     ),
-    "cut off": Bad(DAMAGED, file(WEIGHTS, lambda data: data[: len(data) // 2]), weights=True),
-    "cut off in the header": Bad(DAMAGED, file(WEIGHTS, lambda data: data[:100]), weights=True),
-    "a huge header": Bad(
-        "header is over", file(WEIGHTS, lambda data: struct.pack("<Q", 1 << 40) + data), weights=True
-    ),
-    "a header of megabytes": Bad(
-        "header is over 8.4 MB", file(WEIGHTS, lambda d: header(d, lambda h: h.update(x="x" * (9 << 20)))), weights=True
-    ),
-    "a header that is none": Bad(DAMAGED, file(WEIGHTS, lambda d: d[:8] + b"[" + d[9:]), weights=True),
-    "tensors on top of each other": Bad(
-        DAMAGED, file(WEIGHTS, lambda d: header(d, lambda h: h.update({"more": {**h["layernorm.bias"]}}))), weights=True
-    ),
-    "a negative shape": Bad(
-        DAMAGED, file(WEIGHTS, lambda d: header(d, lambda h: h["layernorm.bias"].update(shape=[-4, -8]))), weights=True
-    ),
     "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
-    "logits that are none": Bad("gives features that are not finite", weights(lambda w: w.sign() * 1e38), weights=True),
+    "logits that are none": Bad("features that are not finite", weights(lambda w: w.sign() * 1e38), weights=True),
+    **{
+        case: Bad(message, file(WEIGHTS, change), weights=True)
+        for case, message, change in (
+            ("cut off", DAMAGED, lambda d: d[: len(d) // 2]),
+            ("cut off in the header", DAMAGED, lambda d: d[:100]),
+            ("a header that is none", DAMAGED, lambda d: d[:8] + b"[" + d[9:]),
+            ("one on top of another", DAMAGED, lambda d: header(d, lambda h: h.update(more=h["layernorm.bias"]))),
+            ("a negative shape", DAMAGED, lambda d: header(d, lambda h: h["layernorm.bias"].update(shape=[-4, -8]))),
+            ("a huge header", "header is over", lambda d: struct.pack("<Q", 1 << 40) + d),
+            ("a header of megabytes", "header is over", lambda d: header(d, lambda h: h.update(x="x" * (9 << 20)))),
+        )
+    },
     "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=True),
     "too many parameters": Bad(
         r"has [\d,]+ million parameters; here the limit is 1,000", config(hidden_size=16384, num_hidden_layers=99)
@@ -311,7 +306,7 @@ BAD = {
         config(model_type="dinov2_with_registers", num_register_tokens=10**5),
         of="dino",
     ),
-    "a config of megabytes": Bad("config.json of lives/vit is over", config(padding="x" * (2 << 20))),
+    "a config of megabytes": Bad("config.json of lives/vit is over", config(padding="x" * (5 << 20))),
     "a config that is none": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"\xff\xfe")),
     "a deep config": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"[" * 100_000)),
     "a config of words": Bad("cannot be used|cannot be opened", config(num_attention_heads="many")),
@@ -439,7 +434,7 @@ def test_visitors_take_turns_so_that_nothing_in_use_is_deleted_and_who_waits_may
     begun, go_on = threading.Event(), threading.Event()
 
     def first() -> None:
-        with use(tmp_path, "a", 80, lambda: begun.set() and None or go_on.wait(30)):
+        with use(tmp_path, "a", 80, lambda: (begun.set(), go_on.wait(30))):
             pass
 
     thread = threading.Thread(target=first)
@@ -494,7 +489,7 @@ def test_a_folder_is_opened_for_its_owner_alone_and_with_the_same_checks(vit, tm
     assert opened(str(vit), local=True).revision == load_model(str(vit)).revision
     shutil.copytree(vit, tmp_path / "vit")
     (tmp_path / "vit" / WEIGHTS).write_bytes(content(vit)[WEIGHTS][:-1])
-    with pytest.raises(VisitorError, match="cut off or damaged"):
+    with pytest.raises(VisitorError, match=DAMAGED):
         opened(str(tmp_path / "vit"), local=True)
     with pytest.raises(VisitorError, match=f"The folder {tmp_path} holds no model"):
         opened(str(tmp_path), local=True)
