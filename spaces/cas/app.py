@@ -10,6 +10,7 @@ This file lays out the page, and `handlers.py` has the work behind it; `score.py
 import os
 import sys
 import threading
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +39,7 @@ _COMPARING: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "c
 
 
 def build(local: bool) -> gr.Blocks:
-    """The page; `local` as for `opens_folders`."""
+    """The page; `local` is what `opens_folders` says."""
     bench, at = Bench(Limits.from_environment(), local=local), SimpleNamespace()
     with gr.Blocks(
         title="CAS: do two vision models agree?", analytics_enabled=False, delete_cache=(600, 1800)
@@ -58,8 +59,6 @@ def build(local: bool) -> gr.Blocks:
                 at.score = gr.HTML(elem_id="score")
                 at.look, at.strip = _element("look"), _element("strip")
             with gr.Tab("Many models", id="matrix"):
-                variants = [("position-free", "position_free"), ("raw", "raw")]
-                at.variant = gr.Radio(variants, value="position_free", label="CAS")
                 at.grid = _element("matrix")
                 gr.Markdown(
                     "Two lives that never shared a frame agree. A still camera agrees with neither. Two untrained "
@@ -129,8 +128,7 @@ def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None
     """What is there at once: the first score, the matrix and its cells, other pairs of a result."""
     choice, result = [at.model_a, at.model_b, at.pairs], [at.status, at.score, at.look, at.strip, at.token]
     page.load(do.example, None, [*choice, *result], **_INSTANT)
-    page.load(do.cells, at.variant, at.grid, **_INSTANT)
-    at.variant.change(do.cells, at.variant, at.grid, **_INSTANT)
+    page.load(partial(show.matrix, do.bench), None, at.grid, **_INSTANT)
     at.grid.select(do.open_cell, None, [*choice, *result, at.tabs], **_INSTANT)
     at.strip.select(do.look_at, at.token, [at.look, at.status], **_INSTANT)
 

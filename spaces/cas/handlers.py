@@ -26,12 +26,7 @@ Updates = dict[Any, Any]  # new values of parts of the page, by the part
 
 
 class Handlers:
-    """The work behind the page.
-
-    Args:
-        at: the parts of the page, as `app.build` lays them out.
-        bench: which compares models.
-    """
+    """The work behind the page: `at` has its parts, as `app.build` lays them out, and `bench` compares models."""
 
     def __init__(self, at: SimpleNamespace, bench: Bench):
         self.at, self.bench = at, bench
@@ -50,21 +45,17 @@ class Handlers:
         i, j = map(int, event.cell)
         return self.example(models[i], models[j]) | {self.at.tabs: gr.Tabs(selected="compare")}
 
-    def cells(self, variant: str) -> dict[str, Any]:
-        """The matrix."""
-        return show.matrix(self.bench, "raw" if variant == "raw" else "position_free")
-
     def look_at(self, token: str | None, event: gr.EventData) -> Updates:
         """Show another pair of a result."""
         result = self.bench.find(token)
         if result is None:
             return {self.at.status: show.note_html("This result is no longer kept. Press Compare for it again.")}
-        return {self.at.look: show.look(result, max(0, min(int(event.pair), result.num_looks - 1)))}
+        return {self.at.look: show.look(result, max(0, min(int(event.pair), len(result.runs[0].logits) - 1)))}
 
     def begin(self, a: str, b: str, pairs: str, target: Any, source: Any, clip: Any, request: gr.Request) -> Updates:
         """Ask for a comparison, in place of any that the session has asked for before."""
-        self.leave(request)
         session, stop = request.session_hash or "", threading.Event()
+        self._stop(session)
         self._stops[session] = stop
         self._waiting[session] = (a, b, pairs, target, source, clip), stop
         while len(self._stops) > _MOST_SESSIONS:
@@ -129,11 +120,10 @@ class Handlers:
 
     def take_video(self, path: str | None, gap: float) -> Updates:
         """Pairs of views from a video. The file that was uploaded is deleted."""
-        at = self.at
+        at, request = self.at, Request(self.bench.limits)
         if not path:
             return {at.clip: None}
         try:
-            request = Request(self.bench.limits)
             frames = pairs_of_video(path, gap_seconds=gap, count=PAIRS_OF_VIDEO, request=request)
             note = show.note_html(f"{len(frames)} pairs are drawn and the video is deleted. Press Compare.")
             return {at.clip: frames, at.status: note}
@@ -146,7 +136,7 @@ class Handlers:
         """Compute what the page shows at once, while nobody is here yet."""
         with suppress(SingleLifeError):  # the app ends
             self.example()
-            self.cells("position_free")
+            show.matrix(self.bench)
 
     def _stop(self, session: str) -> None:
         self._waiting.pop(session, None)
@@ -229,11 +219,8 @@ def add_api(bench: Bench) -> None:
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises.
-
-    Raises:
-        Cancelled: it is to stop. The work is not waited for: it ends by itself at its next step.
-    """
+    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises,
+    or Cancelled where it is to stop. Then the work is not waited for: it ends by itself at its next step."""
     told: queue.Queue[tuple[str, float | None]] = queue.Queue()
     done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():

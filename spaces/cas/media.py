@@ -73,11 +73,10 @@ def pairs_of_video(
         path: an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
         gap_seconds: from the first frame of a pair to the second.
         count: of pairs; fewer where the video is too short for so many different ones.
-        request: for which it is read; checked a few times for each second of video.
+        request: for which it is read; checked at every frame.
 
     Raises:
-        Cancelled: the visitor has given up.
-        VisitorError: it is none of these, over a limit, too short for the gap, damaged all over, or takes too long.
+        VisitorError: it is none of these, over a limit, too short for the gap, or damaged all over.
     """
     if not 0 < gap_seconds < math.inf or count < 1:
         raise VisitorError("Choose a gap of more than 0 seconds, and at least one pair.")

@@ -18,7 +18,7 @@ from limits import Limits, Request, VisitorError, memory_errors_for_visitors
 from models import open_model
 
 from singlelife.alignment.comparison import CasResult, coarser, compare_extractions
-from singlelife.alignment.extraction import Extraction, agreement, extract
+from singlelife.alignment.extraction import Extraction, agreement, check_ks, extract
 from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
 from singlelife.alignment.score import resample, select_top_k
@@ -65,11 +65,6 @@ class Result:
     def per_pair(self) -> np.ndarray:
         """The CAS of each pair, float64 (P,)."""
         return agreement(self.runs[0].extraction, self.runs[1].extraction, "raw")
-
-    @property
-    def num_looks(self) -> int:
-        """How many of the pairs have logits to draw."""
-        return len(self.runs[0].logits)
 
     def look(self, pair: int, position_free: bool) -> tuple[np.ndarray, np.ndarray]:
         """Where A and B look in one pair, float32 (2, N, N), and the sets that are scored, uint64 (2, N, words)."""
@@ -137,7 +132,11 @@ class Bench:
             request.check()
             models = [self._open(each, request) for each in (a, b)]
             grid = coarser([model.grid for model in models])
-            _check_size(grid, k)
+            if (count := grid[0] * grid[1]) > _MOST_PATCHES:
+                raise VisitorError(
+                    f"These models have {count:,} patches of a view; here the limit is {_MOST_PATCHES:,}."
+                )
+            check_ks([k], grid)
             reference = built_in_pairs(REFERENCE)
             if not isinstance(pairs, PairSet):
                 views = [(_channels_first(target), _channels_first(source)) for target, source in pairs]
@@ -245,20 +244,9 @@ def built_in_pairs(name: str) -> PairSet:
 
 
 def _channels_first(picture: np.ndarray) -> torch.Tensor:
-    return torch.from_numpy(picture).permute(2, 0, 1)
+    return torch.tensor(picture).permute(2, 0, 1)
 
 
 @cache
 def _shipped(name: str) -> AttentionMapProvider:
     return load_model(name if name in UNTRAINED else str(_HERE / "models" / name))
-
-
-def _check_size(grid: tuple[int, int], k: int) -> None:
-    count = grid[0] * grid[1]
-    if count > _MOST_PATCHES:
-        raise VisitorError(
-            f"These models cut a view into {count:,} patches, and this page compares up to {_MOST_PATCHES:,}. Use "
-            "`singlelife cas` on your own machine."
-        )
-    if not 1 <= k <= count:
-        raise VisitorError(f"k should be from 1 to the number of patches, {count}; not {k}.")

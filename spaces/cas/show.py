@@ -140,7 +140,7 @@ def look(result: Result, pair: int) -> dict[str, Any]:
 
 def telling_pair(result: Result) -> int:
     """The pair with the patch that shows the most."""
-    return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(result.num_looks)]))
+    return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(len(result.runs[0].logits))]))
 
 
 def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
@@ -160,26 +160,24 @@ def strip(result: Result, chosen: int) -> dict[str, Any]:
     """Small pictures of all pairs, to choose one by, for the element `strip`."""
     pairs = [
         {"cas": f"{cas:.0%}", "thumbnail": _thumbnail(result.pairs.target[index], result.pairs.source[index])}
-        for index, cas in enumerate(result.per_pair()[: result.num_looks])
+        for index, cas in enumerate(result.per_pair()[: len(result.runs[0].logits)])
     ]
     return {"pairs": pairs, "chosen": chosen}
 
 
-def matrix(bench: Bench, variant: str) -> dict[str, Any]:
-    """The scores of this Space's models two by two, `"raw"` or `"position_free"`, for the element `matrix`."""
+def matrix(bench: Bench) -> dict[str, Any]:
+    """The position-free scores of this Space's models two by two, for the element `matrix`."""
     models = built_in_models()
     scores: list[list[float | None]] = [[None] * len(models) for _ in models]
     for i, j in combinations(range(len(models)), 2):
-        comparison = bench.example(models[i], models[j])[1].comparison
-        scores[i][j] = scores[j][i] = getattr(comparison, variant).cas
-    name, chance = "CAS" if variant == "raw" else "Position-free CAS", comparison.raw.chance
+        score = bench.example(models[i], models[j])[1].comparison.position_free
+        scores[i][j] = scores[j][i] = score.cas
     return {
         "models": models,
         "scores": scores,
-        "chance": chance,
-        "highest": max(chance + 0.02, *(score for row in scores for score in row if score is not None)),
-        "caption": f"{name} on {comparison.num_pairs} simulated pairs; chance {chance:.3f}. Choose a cell to open "
-        "that pair of models.",
+        "chance": score.chance,
+        "highest": max(each for row in scores for each in row if each is not None),
+        "caption": f"Position-free CAS on the simulated pairs; chance {score.chance:.3f}. Choose a cell to open it.",
     }
 
 

@@ -69,11 +69,10 @@ def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
     assert len(json.dumps(drawn)) < 120_000
 
 
-@pytest.mark.parametrize("variant", ["raw", "position_free"])
-def test_the_matrix_has_the_scores_of_all_models(bench, lives, variant: str):
-    cells = show.matrix(bench, variant)
+def test_the_matrix_has_the_scores_of_all_models(bench, lives):
+    cells = show.matrix(bench)
     assert cells["models"] == [*LIVES, "sim_still", *score.UNTRAINED]
-    assert cells["scores"][0][1] == cells["scores"][1][0] == getattr(lives.comparison, variant).cas
+    assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.position_free.cas
     assert all(cells["scores"][i][i] is None for i in range(5))
 
 
@@ -155,7 +154,3 @@ def test_a_request_has_an_end():
     bench = score.Bench(Limits(request_seconds=1e-9))
     with pytest.raises(VisitorError, match="longer than"):
         bench.compare(*LIVES, score.built_in_pairs("simulated"))
-
-
-def test_every_shipped_file_is_small():
-    assert all(path.stat().st_size < 4_000_000 for path in SPACE.rglob("*") if path.is_file())
