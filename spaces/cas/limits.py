@@ -25,7 +25,7 @@ from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
 from singlelife.text import duration
 
-_LONGEST_MESSAGE = 600  # characters
+_LONGEST = 600  # characters of a message
 _LESS = "Try fewer pairs or a smaller model, or run it on your own machine with `singlelife demo`."
 _TOKEN = re.compile(r"\b(hf_|api_org_)\w+|\bBearer\s+\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.])(?:file:/*|~/|/(?=[\w.]+/)|/tmp/|[A-Za-z]:\\)[^\s'\",;:)\]]*")
@@ -42,7 +42,7 @@ class VisitorError(SingleLifeError):
 
 
 class Cancelled(VisitorError):
-    """The visitor gave up."""
+    """The visitor gave up, or the app ends."""
 
 
 @dataclass(frozen=True)
@@ -129,9 +129,8 @@ class Request:
             more: bytes that the next step takes.
 
         Raises:
-            Cancelled: the visitor has given up, or the app ends.
-            VisitorError: the time is over, or there is no memory left. The whole process counts, all visitors
-                together; where the system has no /proc, memory is not counted.
+            Cancelled: see there.
+            VisitorError: the time is over, or this process, for all its visitors, has no memory left.
         """
         if closing.is_set() or (self._cancelled is not None and self._cancelled()):
             raise Cancelled("Cancelled.")
@@ -174,7 +173,7 @@ def visitor_message(error: BaseException) -> str:
         log.info("Told a visitor: %s", message)
         message = _without_paths(message)
     message = " ".join(message.split())
-    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"
+    return message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
 
 
 def _without_paths(message: str) -> str:

@@ -250,12 +250,10 @@ def test_short_videos_give_as_many_different_pairs_as_they_have(video):
 def test_a_gap_that_cannot_be_and_a_video_over_a_limit_are_refused(gap, limits, message, video):
     with pytest.raises(VisitorError, match=message):
         pairs_of(video("mp4"), gap, **limits)
-
-
-def test_a_visitor_may_give_up(video):
+    with pytest.raises(VisitorError):
+        pairs_of_video(video("mp4"), gap_seconds=gap, count=0, request=Request(LIMITS))
     with pytest.raises(Cancelled):
-        request = Request(LIMITS, cancelled=lambda: True)
-        pairs_of_video(video("mp4"), gap_seconds=0.5, count=4, request=request)
+        pairs_of_video(video("mp4"), gap_seconds=1, count=4, request=Request(LIMITS, cancelled=lambda: True))
 
 
 def test_a_recording_of_a_browser_which_tells_no_length_is_read(tmp_path):

@@ -177,25 +177,19 @@ def test_every_architecture_that_is_supported_passes(kind, tmp_path):
 
 @dataclass
 class Bad:
-    """A repository that is not to be opened.
-
-    Attributes:
-        message: what a visitor is told.
-        files: from those of a good model to its own.
-        told: the sizes that the Hub tells, from those of the files.
-        options: of the repository.
-        limits: of the Space.
-        weights: whether they are fetched before they are found to be bad.
-        of: which good model they are changed from.
-    """
+    """A repository that is not to be opened."""
 
     message: str
+    """What a visitor is told."""
     files: Callable[[Files], Files] = lambda files: files
+    """From those of a good model to its own."""
     told: Callable[[Files], dict[str, int]] = lambda files: {}
+    """The sizes that the Hub tells, from those of the files."""
     options: dict[str, bool] = field(default_factory=dict)
-    limits: dict[str, int] = field(default_factory=dict)
     weights: bool = False
+    """Whether they are fetched before they are found to be bad."""
     of: str = "vit"
+    """Which good model it is made from."""
 
 
 def config(**fields) -> Callable[[Files], Files]:
@@ -323,7 +317,7 @@ def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(
     repository = hub.create("lives/vit", "model", **bad.options)
     hub.put(repository, files)
     repository.told_sizes = bad.told(files)
-    answer = ask(token=STRANGER, **bad.limits)
+    answer = ask(token=STRANGER)
     assert answer.error[0] == "VisitorError", answer.error[2]
     assert re.search(bad.message, answer.error[1]), answer.error[1]
     assert downloads(hub) <= bad.weights
@@ -336,12 +330,6 @@ def safe_to_show(message: str, *folders: Path) -> None:
     assert len(message) < 700 and "\n" not in message
     for secret in (*map(str, folders), str(Path.home()), "hf_", "Traceback", ".py", "site-packages"):
         assert secret not in message, message
-
-
-def test_what_is_not_there_is_told(hub, ask, vit):
-    hub.put(hub.create("lives/vit", "model"), content(vit))
-    assert "There is no model lives/none" in ask("lives/none").error[1]
-    assert "lives/vit has no such revision" in ask("lives/vit@nowhere").error[1]
 
 
 def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_path):
@@ -379,8 +367,10 @@ def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(silent
     assert ask().error is None
 
 
-def test_a_hub_that_is_away_or_in_trouble_is_told(hub, ask, vit):
+def test_what_is_not_there_and_a_hub_in_trouble_or_away_is_told(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
+    assert "There is no model lives/none" in ask("lives/none").error[1]
+    assert "lives/vit has no such revision" in ask("lives/vit@nowhere").error[1]
     hub.troubles.append(Trouble("GET", "lives/vit", 503, times=10**6))
     assert "the Hub has trouble (status 503)" in ask().error[1]
     hub.dead = True
