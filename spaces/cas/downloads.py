@@ -24,9 +24,6 @@ from singlelife.text import in_bytes
 constants.HF_HUB_DISABLE_XET = True  # xet's downloads cannot be stopped on the way
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 18  # bytes between two checks of a request
 
-_POLL = 0.2  # seconds between two checks of a request that waits
-_PATIENCE = 15.0  # seconds for what the Hub says about a model
-
 
 def look_up(repo_id: str, revision: str | None) -> ModelInfo:
     """What the Hub says about a model that everybody may see: its commit, and the sizes of its files.
@@ -35,7 +32,7 @@ def look_up(repo_id: str, revision: str | None) -> ModelInfo:
         VisitorError, HubError: it cannot be had.
     """
     with translate_hub_errors(repo_id, f"Looking up {repo_id}", "", "model"):
-        info = _api().model_info(repo_id, revision=revision, files_metadata=True, timeout=_PATIENCE)
+        info = _api().model_info(repo_id, revision=revision, files_metadata=True, timeout=15)
     if not is_commit(info.sha):  # a folder is named after it
         raise VisitorError(f"The Hub names no commit of {repo_id}. Try again later.")
     return info
@@ -99,7 +96,7 @@ def kept(key: str, size: int, fill: Callable[[Path], None], folder: Path, reques
         lock = FileLock(folder / ".lock")
         while True:
             try:
-                held.enter_context(lock.acquire(timeout=_POLL))
+                held.enter_context(lock.acquire(timeout=0.2))
                 break
             except Timeout:
                 request.tell("Waiting for another visitor, whose model is being opened")

@@ -19,8 +19,8 @@ from singlelife.errors import SingleLifeError
 FIRST = ("sim_1", "sim_2")  # whose score is there at once
 AT_ONCE = 2  # comparisons; as many as a free Space has cores
 PAIRS_OF_VIDEO = 8
-_POLL = 0.1  # seconds between two looks at whether to stop
 _MOST_SESSIONS = 1000
+_CANCELLED = "Cancelled. Nothing was kept."
 
 Updates = dict[Any, Any]  # new values of parts of the page, by the part
 
@@ -66,7 +66,7 @@ class Handlers:
     def cancel(self, request: gr.Request) -> Updates:
         """Stop the session's comparison at its next step."""
         self.leave(request)
-        return self._end("Cancelled. Nothing was kept.")
+        return self._end(_CANCELLED)
 
     def leave(self, request: gr.Request) -> None:
         """The same, where nobody looks any more."""
@@ -97,8 +97,10 @@ class Handlers:
                     yield self._end() | self._shown(*step)
                 else:
                     yield {self.at.status: show.stage_html(*step)}
-        except Cancelled:  # the page says so already, and the next comparison may be on its way
-            yield {self.at.status: gr.skip()}  # since Gradio sends the last value again when this ends
+        except (
+            Cancelled
+        ):  # a stage may have come after the word that it is cancelled, or the next comparison has begun
+            yield {self.at.status: gr.skip()} if session in self._stops else self._end(_CANCELLED)
         except Exception as error:
             message = visitor_message(error)
             gr.Warning(message, title="Not compared")
@@ -225,7 +227,7 @@ def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any
     done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():
         try:
-            yield told.get(timeout=_POLL)
+            yield told.get(timeout=0.1)
         except queue.Empty:
             if done.done():
                 yield done.result()

@@ -16,7 +16,7 @@ import singlelife
 from singlelife.cli import main
 from singlelife.hub.spaces import copy_space, space_folder
 
-from ..hub_server import READER, STRANGER, WRITER, Break, Hub, Repository
+from ..hub_server import READER, STRANGER, WRITER, Hub, Repository
 from .conftest import SPACE, free_port
 
 pytestmark = pytest.mark.integration
@@ -101,30 +101,12 @@ def test_an_update_deletes_what_is_gone_and_leaves_what_others_added(hub, hub_cl
     assert len(repository.commits) == commits  # nothing to say
 
 
-@pytest.mark.parametrize(
-    ("token", "message"),
-    [
-        (None, "takes a token with write access: log in with `hf auth login` or set HF_TOKEN"),
-        (READER, "your token may not do that"),
-        (STRANGER, "your token may not do that"),
-        ("hf_wrong_token", "does not accept your token|none that you may see"),
-    ],
-)
-def test_who_may_not_write_gets_the_reason_and_changes_nothing(token, message, hub, hub_client):
+@pytest.mark.parametrize("token", [None, READER, STRANGER, "hf_wrong_token"])
+def test_who_may_not_write_gets_the_reason_and_changes_nothing(token, hub, hub_client):
     answer = deploy(hub_client, token=token)
-    assert answer.result == 2 and re.search(message, answer.said), answer.said
+    assert answer.result == 2 and "token" in answer.said.lower()
     assert not hub.repositories
     assert token is None or token not in answer.said
-    hub.create("lives/cas", "space", private=True)
-    assert deploy(hub_client, token=token).result == 2
-    assert names(hub.repositories["space", "lives/cas"]) == set()
-
-
-def test_after_a_connection_that_breaks_the_same_command_goes_on(hub, hub_client):
-    hub.breaks.append(Break("POST", "/commit/", after=0))
-    assert deploy(hub_client).result == 2
-    assert names(hub.repositories["space", "lives/cas"]) == set()
-    assert deploy(hub_client).result == 0
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import score
 import show
-from limits import Cancelled, Limits, Request, VisitorError
+from limits import Cancelled, Limits, Request
 from PIL import Image
 
 from singlelife.alignment.score import unpack
@@ -135,22 +135,3 @@ def test_results_are_found_again_until_they_are_forgotten(bench, lives):
     for _ in range(score._KEPT_RESULTS):
         bench.keep(lives)
     assert bench.find(first) is None  # pushed out: what is kept is bounded
-
-
-@pytest.mark.parametrize(
-    ("a", "pairs", "k", "says"),
-    [
-        ("sim_1", "simulated", 65, "k should be"),
-        ("sim_1", "../../etc", 5, "There are the pairs"),
-        ("sim_9", "simulated", 5, "not one of the models"),
-    ],
-)
-def test_what_cannot_be_compared_is_refused(bench, a: str, pairs: str, k: int, says: str):
-    with pytest.raises(VisitorError, match=says):
-        bench.example(a, "sim_2", pairs, k)
-
-
-def test_a_request_has_an_end():
-    bench = score.Bench(Limits(request_seconds=1e-9))
-    with pytest.raises(VisitorError, match="longer than"):
-        bench.compare(*LIVES, score.built_in_pairs("simulated"))
