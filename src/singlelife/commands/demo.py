@@ -16,8 +16,7 @@ class Demo:
     patch to see where each looks. Works without a network, with the small models that come with the page. While only
     this machine can open the page, it also opens folders such as runs/sim_1. Ends with Ctrl-C.
 
-    With --deploy, upload the page as a Gradio Space instead, which the Hub builds and starts. This package goes along
-    as it is here. Run the same command again after an update. Needs `hf auth login`, or HF_TOKEN.
+    With --deploy, upload the page and this package as a Gradio Space instead. Needs `hf auth login`, or HF_TOKEN.
     """
 
     host: str = "127.0.0.1"
@@ -41,14 +40,15 @@ class Demo:
 
     def run(self) -> int:
         if self.deploy is not None:
-            url = deploy_space(self.deploy, private=not self.public)
-            print(f"{url}\nThe Hub builds it now, which takes some minutes.")
+            print(
+                deploy_space(self.deploy, private=not self.public),
+                "\nThe Hub builds it now, which takes some minutes.",
+            )
             return 0
-        folder = space_folder()
         if find_spec("gradio") is None:
             raise SingleLifeError("The page needs gradio, which is not installed: pip install 'singlelife[spaces]'")
         configure_cpu()
-        sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
+        sys.path.insert(0, str(space_folder()))  # where the page's files find each other, as on the Hub
         try:
             return import_module("app").main(self.host, self.port, self.share, self.browser)
         except OSError as error:

@@ -38,22 +38,15 @@ def copy_space(to: Path) -> None:
     copytree(_PACKAGE, to / "singlelife", ignore=ignore_patterns(*left, "spaces", "hub_configs"))
     copytree(hub_configs(), to / "singlelife" / "hub_configs", ignore=ignore_patterns(*left))
     (to / _REQUIREMENTS).write_text(_requirements((to / _REQUIREMENTS).read_text(encoding="utf-8")), encoding="utf-8")
-    described = to / f"singlelife-{version('singlelife')}.dist-info"
-    described.mkdir()
-    (described / "METADATA").write_text(f"Metadata-Version: 2.1\nName: singlelife\nVersion: {version('singlelife')}\n")
+    described = to / f"singlelife-{version('singlelife')}.dist-info" / "METADATA"
+    described.parent.mkdir()
+    described.write_text(f"Metadata-Version: 2.1\nName: singlelife\nVersion: {version('singlelife')}\n")
 
 
 def deploy_space(repo_id: str, *, private: bool = True) -> str:
-    """Upload the Space in one commit, which the Hub then builds and starts. Needs a token.
+    """Upload the Space in one commit to ORG/NAME, which is made if it is not there, and return its URL. Needs a token.
 
     Files of an earlier version of the package that this one lacks are deleted there; what others added stays.
-
-    Args:
-        repo_id: ORG/NAME; it is made if it is not there.
-        private: only its owner sees it.
-
-    Returns:
-        Its URL.
 
     Raises:
         HubError: there is no such place, the token may not write there, or the Hub cannot be reached.
