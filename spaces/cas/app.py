@@ -10,6 +10,7 @@ This file lays out the page, and `handlers.py` has the work behind it; `score.py
 import os
 import sys
 import threading
+from functools import partial
 from importlib.util import find_spec
 from types import SimpleNamespace
 from typing import Any
@@ -20,16 +21,16 @@ configure_cpu()
 
 import gradio as gr
 import show
-from handlers import AT_ONCE, EXAMPLES, PAIRS_OF_VIDEO, Handlers, add_api
+from handlers import AT_ONCE, FIRST, PAIRS_OF_VIDEO, Handlers, add_api
 from limits import Limits, closing
-from score import Bench, K, built_in_models
+from score import Bench, built_in_models
 
-PAIRS = {
-    "simulated": "64 simulated pairs",
-    "motorway": "8 real pairs (motorway)",
-    "pictures": "Two pictures of mine",
-    "video": "A video of mine",
-}
+PAIRS = [
+    ("64 simulated pairs", "simulated"),
+    ("8 real pairs (motorway)", "motorway"),
+    ("Two pictures of mine", "pictures"),
+    ("A video of mine", "video"),
+]
 _KEPT_FOR = 1800  # seconds for which a visitor's own views and results are kept
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_HIDDEN}
@@ -37,14 +38,9 @@ _INSTANT: dict[str, Any] = {"concurrency_limit": 8, "concurrency_id": "instant",
 _COMPARING: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "compare", **_HIDDEN}
 
 
-def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
-    """The page.
-
-    Args:
-        local: folders of this machine can be named as models; only where none but its owner can open the page.
-        limits: what a visitor may ask for.
-    """
-    bench, at = Bench(limits or Limits.from_environment(), local=local), SimpleNamespace()
+def build(local: bool) -> gr.Blocks:
+    """The page; `local` is what `opens_folders` says."""
+    bench, at = Bench(Limits.from_environment(), local=local), SimpleNamespace()
     with gr.Blocks(
         title="CAS: do two vision models agree?", analytics_enabled=False, delete_cache=(600, 1800)
     ) as page:
@@ -59,10 +55,10 @@ def build(local: bool = False, limits: Limits | None = None) -> gr.Blocks:
         with gr.Tabs() as at.tabs:
             with gr.Tab("Compare", id="compare"):
                 _lay_out_choice(at, local)
-                _lay_out_result(at)
+                at.status = gr.HTML(elem_id="status")
+                at.score = gr.HTML(elem_id="score")
+                at.look, at.strip = _element("look"), _element("strip")
             with gr.Tab("Many models", id="matrix"):
-                variants = [("position-free", "position_free"), ("raw", "raw")]
-                at.variant = gr.Radio(variants, value="position_free", label="CAS")
                 at.grid = _element("matrix")
                 gr.Markdown(
                     "Two lives that never shared a frame agree. A still camera agrees with neither. Two untrained "
@@ -88,10 +84,9 @@ def _lay_out_choice(at: SimpleNamespace, local: bool) -> None:
                 built_in_models(), value=value, label=f"Model {letter.upper()}", info=where, allow_custom_value=True,
                 min_width=280, elem_id=f"model-{letter}",
             )
-            for letter, value in zip("ab", EXAMPLES["Two lives"], strict=True)
+            for letter, value in zip("ab", FIRST, strict=True)
         )  # fmt: skip
-    choices = [(text, name) for name, text in PAIRS.items()]
-    at.pairs = gr.Radio(choices, value="simulated", label="Pairs of views", elem_id="pairs")
+    at.pairs = gr.Radio(PAIRS, value="simulated", label="Pairs of views", elem_id="pairs")
     with gr.Row(visible=False) as at.picture_inputs:
         at.target, at.source = (
             gr.Image(
@@ -113,23 +108,9 @@ def _lay_out_choice(at: SimpleNamespace, local: bool) -> None:
             label="Then a video: a few seconds of a moving camera", file_types=["video"], type="filepath",
             elem_id="video", height=150,
         )  # fmt: skip
-    with gr.Accordion("Number of matches", open=False):
-        at.k = gr.Slider(1, 20, K, step=1, label="k: matches of each patch", elem_id="k")
     with gr.Row():
         at.compare = gr.Button("Compare", variant="primary", scale=3, elem_id="compare")
         at.cancel = gr.Button("Cancel", variant="stop", visible=False, scale=1, elem_id="cancel")
-    with gr.Row():
-        at.examples = [
-            gr.Button(name, size="sm", variant="secondary", elem_id=f"example-{number}")
-            for number, name in enumerate(EXAMPLES)
-        ]
-
-
-def _lay_out_result(at: SimpleNamespace) -> None:
-    at.status = gr.HTML(elem_id="status")
-    at.score = gr.HTML(elem_id="score")
-    at.look = _element("look")
-    at.strip = _element("strip")
 
 
 def _element(name: str) -> gr.HTML:
@@ -144,21 +125,16 @@ def _element(name: str) -> gr.HTML:
 
 
 def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None:
-    """What is there at once: examples, links, cells of the matrix, other pairs of a result."""
-    choice, result = [at.model_a, at.model_b, at.pairs, at.k], [at.status, at.score, at.look, at.strip, at.token]
-    for button, (a, b) in zip(at.examples, EXAMPLES.values(), strict=True):
-        button.click(lambda a=a, b=b: do.example(a, b), None, [*choice, *result], **_INSTANT)
-    page.load(do.restore, None, [*choice, *result], **_INSTANT)
-    page.load(do.cells, at.variant, at.grid, **_INSTANT)
-    at.variant.change(do.cells, at.variant, at.grid, **_INSTANT)
+    """What is there at once: the first score, the matrix and its cells, other pairs of a result."""
+    choice, result = [at.model_a, at.model_b, at.pairs], [at.status, at.score, at.look, at.strip, at.token]
+    page.load(do.example, None, [*choice, *result], **_INSTANT)
+    page.load(partial(show.matrix, do.bench), None, at.grid, **_INSTANT)
     at.grid.select(do.open_cell, None, [*choice, *result, at.tabs], **_INSTANT)
     at.strip.select(do.look_at, at.token, [at.look, at.status], **_INSTANT)
 
 
 def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None:
     """What a visitor fills in, and the comparison of it."""
-    for model in (at.model_a, at.model_b):
-        model.key_up(do.search, None, model, trigger_mode="multiple", **_AT_ONCE)
     at.pairs.change(
         lambda pairs: (gr.update(visible=pairs == "pictures"), gr.update(visible=pairs == "video")),
         at.pairs, [at.picture_inputs, at.video_inputs], **_AT_ONCE,
@@ -166,7 +142,7 @@ def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> N
     for image, view in ((at.target, at.target_view), (at.source, at.source_view)):
         image.change(do.take_picture, image, view, **_HIDDEN)
     at.video.change(do.take_video, [at.video, at.gap], [at.clip, at.status], **_COMPARING)
-    asked = [at.model_a, at.model_b, at.pairs, at.k, at.target_view, at.source_view, at.clip]
+    asked = [at.model_a, at.model_b, at.pairs, at.target_view, at.source_view, at.clip]
     ended = [at.status, at.compare, at.cancel]
     at.compare.click(do.begin, asked, ended, **_AT_ONCE).then(
         do.run, None, [*ended, at.score, at.look, at.strip, at.token], trigger_mode="multiple", **_COMPARING
@@ -193,15 +169,6 @@ def main(host: str = "", port: int | None = None, share: bool = False, open_brow
     page = build(local=opens_folders(host, share))
     theme = gr.themes.Default(
         primary_hue="teal", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
-    ).set(  # text that can be read on its ground: 4.5 to 1 at least
-        body_text_color_subdued="*neutral_600",
-        body_text_color_subdued_dark="*neutral_300",
-        block_info_text_color="*neutral_600",
-        block_info_text_color_dark="*neutral_300",
-        button_primary_background_fill="*primary_700",
-        button_primary_background_fill_hover="*primary_800",
-        button_primary_background_fill_dark="*primary_700",
-        button_primary_background_fill_hover_dark="*primary_600",
     )
     page.queue(max_size=64, default_concurrency_limit=8)
     try:

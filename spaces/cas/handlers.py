@@ -1,10 +1,10 @@
-"""What happens on the page: the work behind its buttons and links, and the same work for programs."""
+"""What happens on the page: the work behind its buttons, and the same work for programs."""
 
 import queue
 import threading
-import time
 from collections.abc import Callable, Iterator
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,75 +12,32 @@ import gradio as gr
 import show
 from limits import Cancelled, Report, Request, VisitorError, visitor_message
 from media import delete_upload, pairs_of_video, read_picture
-from models import search_models
-from score import (
-    BUILT_IN_PAIRS,
-    UNTRAINED,
-    Bench,
-    K,
-    Result,
-    View,
-    as_view,
-    built_in_models,
-    built_in_pairs,
-    is_built_in,
-)
+from score import Bench, Result, built_in_models, built_in_pairs, is_built_in
 
-from singlelife.alignment.pair_sets import PairSet
+from singlelife.errors import SingleLifeError
 
-EXAMPLES = {
-    "Two lives": ("sim_1", "sim_2"),
-    "A life and a still camera": ("sim_1", "sim_still"),
-    "Two untrained models": UNTRAINED,
-}
+FIRST = ("sim_1", "sim_2")  # whose score is there at once
 AT_ONCE = 2  # comparisons; as many as a free Space has cores
 PAIRS_OF_VIDEO = 8
-_FIRST = {"a": "sim_1", "b": "sim_2", "pair": "28", "patch": "29"}  # without a link
-_POLL = 0.1  # seconds between two looks at whether to stop
 _MOST_SESSIONS = 1000
-_MOMENT = 0.25  # seconds between two letters that are typed
-_MOST_K = 20
+_CANCELLED = "Cancelled. Nothing was kept."
 
 Updates = dict[Any, Any]  # new values of parts of the page, by the part
 
 
 class Handlers:
-    """The work behind the page.
-
-    Args:
-        at: the parts of the page, as `app.build` lays them out.
-        bench: which compares models.
-    """
+    """The work behind the page: `at` has its parts, as `app.build` lays them out, and `bench` compares models."""
 
     def __init__(self, at: SimpleNamespace, bench: Bench):
         self.at, self.bench = at, bench
-        self._typing: dict[str, str] = {}
         self._waiting: dict[str, tuple[tuple[Any, ...], threading.Event]] = {}  # what each session asks for
         self._stops: dict[str, threading.Event] = {}  # of each session's comparison, which waits or runs
-        self._example_shown = lru_cache(maxsize=32)(self._shown)  # which many visitors see
 
-    def example(self, a: str, b: str) -> Updates:
+    def example(self, a: str = FIRST[0], b: str = FIRST[1]) -> Updates:
         """Choose two models of the page, and show their result."""
         at = self.at
-        return {at.model_a: a, at.model_b: b, at.pairs: "simulated", at.k: K} | self._example(a, b, "simulated", K)
-
-    def restore(self, request: gr.Request) -> Updates:
-        """The choice that a link holds, and its result where it is there at once; the first example without a link."""
-        return self.restored(dict(request.query_params))
-
-    def restored(self, query: dict[str, str]) -> Updates:
-        """As `restore`, by the query of a link."""
-        at = self.at
-        query = query if query.get("a") and query.get("b") else _FIRST
-        a, b = query["a"][:200], query["b"][:200]
-        pairs = query.get("pairs", "")
-        pairs = pairs if pairs in BUILT_IN_PAIRS else "simulated"
-        k = _number(query, "k", _MOST_K) or K
-        chosen = {at.model_a: a, at.model_b: b, at.pairs: pairs, at.k: k}
-        if not is_built_in(a, b):
-            return chosen | {at.status: show.note_html("The link's models are filled in. Press Compare to run them.")}
-        where = _number(query, "pair", 10**6), _number(query, "patch", 10**6), query.get("free") == "1"
-        return chosen | self._example(a, b, pairs, k, *where)
+        shown = self._shown(*self.bench.example(a, b))
+        return {at.model_a: a, at.model_b: b, at.pairs: "simulated"} | shown
 
     def open_cell(self, event: gr.EventData) -> Updates:
         """Show the two models of a cell of the matrix."""
@@ -88,25 +45,19 @@ class Handlers:
         i, j = map(int, event.cell)
         return self.example(models[i], models[j]) | {self.at.tabs: gr.Tabs(selected="compare")}
 
-    def cells(self, variant: str) -> dict[str, Any]:
-        """The matrix."""
-        return show.matrix(self.bench, "raw" if variant == "raw" else "position_free")
-
     def look_at(self, token: str | None, event: gr.EventData) -> Updates:
         """Show another pair of a result."""
         result = self.bench.find(token)
         if result is None:
             return {self.at.status: show.note_html("This result is no longer kept. Press Compare for it again.")}
-        return {self.at.look: show.look(result, max(0, min(int(event.pair), result.num_looks - 1)))}
+        return {self.at.look: show.look(result, max(0, min(int(event.pair), len(result.runs[0].logits) - 1)))}
 
-    def begin(
-        self, a: str, b: str, pairs: str, k: float, target: Any, source: Any, clip: Any, request: gr.Request
-    ) -> Updates:
+    def begin(self, a: str, b: str, pairs: str, target: Any, source: Any, clip: Any, request: gr.Request) -> Updates:
         """Ask for a comparison, in place of any that the session has asked for before."""
-        self.leave(request)
         session, stop = request.session_hash or "", threading.Event()
+        self._stop(session)
         self._stops[session] = stop
-        self._waiting[session] = (a, b, pairs, k, target, source, clip), stop
+        self._waiting[session] = (a, b, pairs, target, source, clip), stop
         while len(self._stops) > _MOST_SESSIONS:
             self._stop(next(iter(self._stops)))
         at, stage = self.at, show.stage_html("Waiting for a free place", None)
@@ -115,7 +66,7 @@ class Handlers:
     def cancel(self, request: gr.Request) -> Updates:
         """Stop the session's comparison at its next step."""
         self.leave(request)
-        return self._end("Cancelled. Nothing was kept.")
+        return self._end(_CANCELLED)
 
     def leave(self, request: gr.Request) -> None:
         """The same, where nobody looks any more."""
@@ -128,12 +79,16 @@ class Handlers:
         yield {self.at.status: gr.skip()}
         if not (asked := self._waiting.pop(session, None)):
             return
-        (a, b, pairs, k, target, source, clip), stop = asked
+        (a, b, pairs, target, source, clip), stop = asked
 
         def work(report: Report) -> tuple[str, Result]:
-            views = self._views(pairs, target, source, clip)
+            both = target is not None and source is not None
+            own = {"pictures": [(target, source)] if both else [], "video": clip or []}
+            views = own[pairs] if pairs in own else built_in_pairs(pairs)
+            if not views:
+                raise VisitorError(f"Upload {'two pictures' if pairs == 'pictures' else 'a video'} first.")
             request = Request(self.bench.limits, report, stop.is_set)
-            result = self.bench.compare((a or "").strip(), (b or "").strip(), views, k=int(k), request=request)
+            result = self.bench.compare(a, b, views, request=request)
             return self.bench.keep(result), result
 
         try:
@@ -142,8 +97,10 @@ class Handlers:
                     yield self._end() | self._shown(*step)
                 else:
                     yield {self.at.status: show.stage_html(*step)}
-        except Cancelled:  # the page says so already, and the next comparison may be on its way
-            yield {self.at.status: gr.skip()}  # since Gradio sends the last value again when this ends
+        except (
+            Cancelled
+        ):  # a stage may have come after the word that it is cancelled, or the next comparison has begun
+            yield {self.at.status: gr.skip()} if session in self._stops else self._end(_CANCELLED)
         except Exception as error:
             message = visitor_message(error)
             gr.Warning(message, title="Not compared")
@@ -153,21 +110,10 @@ class Handlers:
             if self._stops.get(session) is stop:
                 del self._stops[session]
 
-    def search(self, event: gr.KeyUpData, request: gr.Request) -> Any:
-        """Offer models of the Hub for what was typed, once no other letter comes for a moment."""
-        typed, visitor = (event.input_value or "").strip(), f"{request.session_hash} {event.target}"
-        self._typing[visitor] = typed
-        time.sleep(_MOMENT)
-        if self._typing.get(visitor) != typed:
-            return gr.skip()
-        self._typing.pop(visitor, None)
-        found = [] if len(typed) < 2 or is_built_in(typed) else search_models(typed)
-        return gr.update(choices=list(dict.fromkeys([*built_in_models(), *found]))) if found else gr.skip()
-
     def take_picture(self, path: str | None) -> Any:
         """A picture as a view. The file that was uploaded is deleted."""
         try:
-            return as_view(read_picture(path, self.bench.limits)) if path else None
+            return read_picture(path, self.bench.limits) if path else None
         except Exception as error:
             gr.Warning(visitor_message(error), title="This picture cannot be used")
             return None
@@ -176,14 +122,13 @@ class Handlers:
 
     def take_video(self, path: str | None, gap: float) -> Updates:
         """Pairs of views from a video. The file that was uploaded is deleted."""
-        at = self.at
+        at, request = self.at, Request(self.bench.limits)
         if not path:
             return {at.clip: None}
         try:
-            request = Request(self.bench.limits)
             frames = pairs_of_video(path, gap_seconds=gap, count=PAIRS_OF_VIDEO, request=request)
             note = show.note_html(f"{len(frames)} pairs are drawn and the video is deleted. Press Compare.")
-            return {at.clip: [(as_view(first), as_view(second)) for first, second in frames], at.status: note}
+            return {at.clip: frames, at.status: note}
         except Exception as error:
             return {at.clip: None, at.status: show.note_html(visitor_message(error), alert=True)}
         finally:
@@ -191,47 +136,22 @@ class Handlers:
 
     def warm_up(self) -> None:
         """Compute what the page shows at once, while nobody is here yet."""
-        try:
-            self.restored({})
-            for a, b in EXAMPLES.values():
-                self.example(a, b)
-            self.cells("position_free")
-        except Cancelled:
-            pass  # the app ends
+        with suppress(SingleLifeError):  # the app ends
+            self.example()
+            show.matrix(self.bench)
 
     def _stop(self, session: str) -> None:
         self._waiting.pop(session, None)
         if stop := self._stops.pop(session, None):
             stop.set()
 
-    def _views(self, pairs: str, target: Any, source: Any, clip: list[View] | None) -> PairSet | list[View]:
-        if pairs == "pictures":
-            if target is None or source is None:
-                raise VisitorError("Choose two pictures first: a target view and a source view.")
-            return [(target, source)]
-        if pairs == "video":
-            if not clip:
-                raise VisitorError("Choose a video first. It is deleted once pairs are drawn from it.")
-            return clip
-        return built_in_pairs(pairs)
-
-    def _example(
-        self, a: str, b: str, pairs: str, k: int, pair: int | None = None, patch: int | None = None, free: bool = False
-    ) -> Updates:
-        token, result = self.bench.example(a, b, pairs, k)
-        rows, columns = result.comparison.grid
-        where = None if pair is None else min(pair, result.num_looks) - 1
-        return self._example_shown(token, result, where, patch and min(patch, rows * columns) - 1, free)
-
-    def _shown(
-        self, token: str, result: Result, pair: int | None = None, patch: int | None = None, free: bool = False
-    ) -> Updates:
+    def _shown(self, token: str, result: Result) -> Updates:
         """The parts of the page that show a result."""
-        at, pair = self.at, show.telling_pair(result) if pair is None else pair
+        at, pair = self.at, show.telling_pair(result)
         return {
             at.status: "",
             at.score: show.score_html(result),
-            at.look: show.look(result, pair, patch, free),
+            at.look: show.look(result, pair),
             at.strip: show.strip(result, pair),
             at.token: token,
         }
@@ -245,33 +165,25 @@ class Handlers:
 def add_api(bench: Bench) -> None:
     """Add what programs and assistants call: the same work, with JSON as its result."""
 
-    def compare_models(
-        model_a: str, model_b: str, pairs: str = "simulated", revision_a: str = "", revision_b: str = "", k: int = 5
-    ) -> dict:
+    def compare_models(model_a: str, model_b: str, pairs: str = "simulated", k: int = 5) -> dict:
         """Measure how far two vision models agree about which patch of one view shows what a patch of another view
         shows: the Correspondence Alignment Score (CAS), its chance, the position-free score, and a reading in words.
 
         Args:
-            model_a: A model of this page (sim_1, sim_2, sim_still, untrained:tiny@1, untrained:tiny@2), or ORG/NAME of
-                a CroCo or vision transformer on the Hugging Face Hub.
+            model_a: A model of this page (sim_1, sim_2, sim_still, untrained:tiny@1, untrained:tiny@2), or ORG/NAME or
+                ORG/NAME@REVISION of a CroCo or vision transformer on the Hugging Face Hub.
             model_b: The other model, in the same way.
             pairs: The pairs of views, simulated (64 of them, with known true matches) or motorway (8).
-            revision_a: Branch, tag or commit of model_a on the Hub; main by default.
-            revision_b: The same of model_b.
             k: How many matches of each patch are compared.
 
         Returns:
             The scores: raw.cas, raw.chance, raw.chance_corrected, raw.low and raw.high (95% interval), the same under
-            position_free, the reading, and a row for each pair.
+            position_free, the reading, and the CAS of each pair.
         """
         try:
-            a, b = (
-                f"{name.strip()}@{revision.strip()}" if revision.strip() else name.strip()
-                for name, revision in ((model_a, revision_a), (model_b, revision_b))
-            )
-            if is_built_in(a, b):
-                return show.to_dict(bench.example(a, b, pairs, k)[1])
-            return show.to_dict(bench.compare(a, b, built_in_pairs(pairs), k=k))
+            if is_built_in(model_a, model_b):
+                return show.to_dict(bench.example(model_a, model_b, pairs, k)[1])
+            return show.to_dict(bench.compare(model_a, model_b, built_in_pairs(pairs), k=k))
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
 
@@ -291,8 +203,8 @@ def add_api(bench: Bench) -> None:
         try:
             if not target or not source:
                 raise VisitorError("Give two pictures: a target view and a source view.")
-            first, second = (as_view(read_picture(file, bench.limits)) for file in (target, source))
-            return show.to_dict(bench.compare(model_a.strip(), model_b.strip(), [(first, second)]))
+            views = read_picture(target, bench.limits), read_picture(source, bench.limits)
+            return show.to_dict(bench.compare(model_a, model_b, [views]))
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
         finally:
@@ -309,34 +221,15 @@ def add_api(bench: Bench) -> None:
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises.
-
-    Raises:
-        Cancelled: it is to stop. The work is not waited for: it ends by itself at its next step.
-    """
-    told: queue.Queue[tuple[str, Any]] = queue.Queue()
-
-    def run() -> None:
-        try:
-            told.put(("done", work(lambda what, share: told.put(("stage", (what, share))))))
-        except BaseException as error:
-            told.put(("failed", error))
-
-    threading.Thread(target=run).start()  # no daemon: torch must not run on while Python ends
+    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises,
+    or Cancelled where it is to stop. Then the work is not waited for: it ends by itself at its next step."""
+    told: queue.Queue[tuple[str, float | None]] = queue.Queue()
+    done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():
         try:
-            kind, value = told.get(timeout=_POLL)
+            yield told.get(timeout=0.1)
         except queue.Empty:
-            continue
-        if kind == "failed":
-            raise value
-        yield value
-        if kind == "done":
-            return
+            if done.done():
+                yield done.result()
+                return
     raise Cancelled("Cancelled.")
-
-
-def _number(query: dict[str, str], name: str, most: int) -> int | None:
-    """A whole number from 1 to `most` that a link holds."""
-    word = query.get(name, "")
-    return min(max(int(word), 1), most) if word.isascii() and word.isdigit() and len(word) < 9 else None

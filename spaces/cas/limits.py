@@ -23,10 +23,9 @@ from huggingface_hub.constants import HF_HOME
 from singlelife.errors import SingleLifeError
 from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
-from singlelife.text import duration, in_bytes
+from singlelife.text import duration
 
-_PREFIX = "SINGLELIFE_SPACE_"  # begins the environment variable of each limit
-_LONGEST_MESSAGE = 600  # characters
+_LONGEST = 600  # characters of a message
 _LESS = "Try fewer pairs or a smaller model, or run it on your own machine with `singlelife demo`."
 _TOKEN = re.compile(r"\b(hf_|api_org_)\w+|\bBearer\s+\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.])(?:file:/*|~/|/(?=[\w.]+/)|/tmp/|[A-Za-z]:\\)[^\s'\",;:)\]]*")
@@ -39,20 +38,11 @@ Report = Callable[[str, float | None], None]  # what is being done, and the shar
 
 class VisitorError(SingleLifeError):
     """A visitor's request cannot be done. The message is for the visitor: what is wrong and what to do, without a path
-    of this machine, a trace or a token.
-
-    Args:
-        message: for the visitor.
-        may_retry: the connection broke, so that the same may work the next time.
-    """
-
-    def __init__(self, message: str, may_retry: bool = False):
-        super().__init__(message)
-        self.may_retry = may_retry
+    of this machine, a trace or a token."""
 
 
 class Cancelled(VisitorError):
-    """The visitor gave up."""
+    """The visitor gave up, or the app ends."""
 
 
 @dataclass(frozen=True)
@@ -69,10 +59,6 @@ class Limits:
     """All weight files of a model, and so the largest download."""
     patches: int = 2_500
     """Patches of a view, rows times columns; the maps of a pair grow with its square."""
-    download_seconds: float = 600.0
-    """Until a model is here, including the wait for other visitors."""
-    stall_seconds: float = 15.0
-    """How long the Hub may be silent; also the longest that a cancel takes during a download."""
     cache_bytes: int = 20_000_000_000
     """Models that are kept on the disk."""
     picture_bytes: int = 25_000_000
@@ -85,12 +71,8 @@ class Limits:
     """Length of a video."""
     video_pixels: int = 3840 * 2160
     """Pixels of a frame, width times height."""
-    video_pairs: int = 32
-    """Pairs that are drawn from a video."""
-    video_work_seconds: float = 120.0
-    """How long a video may take to decode."""
-    request_seconds: float = 900.0
-    """One request, from its start."""
+    request_seconds: float = 600.0
+    """One request, from its start: the download of its models, the reading of a video, the comparison."""
     memory: int = 12_000_000_000
     """Bytes of RAM that this process may hold while it works for visitors."""
 
@@ -103,11 +85,11 @@ class Limits:
         """
         values: dict[str, float] = {}
         for field in fields(cls):
-            variable = _PREFIX + field.name.upper()
+            variable = f"SINGLELIFE_SPACE_{field.name.upper()}"
             if not (words := os.environ.get(variable)):
                 continue
             try:
-                value = float(words.replace("_", ""))
+                value = float(words)
             except ValueError:
                 value = math.nan
             if not 0 < value < math.inf:
@@ -132,8 +114,7 @@ class Request:
         self, limits: Limits, report: Report | None = None, cancelled: Callable[[], bool] | None = None
     ) -> None:
         self.limits, self._report, self._cancelled = limits, report, cancelled
-        late = f"This takes longer than the {duration(limits.request_seconds)} that a request may take here. {_LESS}"
-        self._ends = [(time.monotonic() + limits.request_seconds, late)]
+        self._end = time.monotonic() + limits.request_seconds
 
     def tell(self, what: str, share: float | None = None) -> None:
         """Report progress, and check."""
@@ -148,30 +129,17 @@ class Request:
             more: bytes that the next step takes.
 
         Raises:
-            Cancelled: the visitor has given up, or the app ends.
-            VisitorError: the time is over, or there is no memory left. The whole process counts, all visitors
-                together; where the system has no /proc, memory is not counted.
+            Cancelled: see there.
+            VisitorError: the time is over, or this process, for all its visitors, has no memory left.
         """
         if closing.is_set() or (self._cancelled is not None and self._cancelled()):
             raise Cancelled("Cancelled.")
-        for end, late in self._ends:
-            if time.monotonic() >= end:
-                raise VisitorError(late)
+        if time.monotonic() >= self._end:
+            raise VisitorError(f"This takes longer than {duration(self.limits.request_seconds)}, the limit. {_LESS}")
         if self._over(more):
             gc.collect()
             if self._over(more):
-                log.warning("At %s of %s of memory", in_bytes(resident() or 0), in_bytes(self.limits.memory))
                 raise VisitorError(f"There is not enough memory for that here right now. {_LESS}")
-
-    @contextmanager
-    def within(self, seconds: float, late: str) -> Iterator[None]:
-        """A part of the request that may take so many seconds; `late` is the message where it takes longer."""
-        end = time.monotonic() + seconds, late
-        self._ends.append(end)
-        try:
-            yield
-        finally:
-            self._ends.remove(end)
 
     def _over(self, more: int) -> bool:
         return (resident() or 0) + more > self.limits.memory
@@ -184,26 +152,28 @@ def memory_errors_for_visitors() -> Iterator[None]:
         yield
     except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not known and "not enough memory" not in str(error) and "allocate memory" not in str(error):
+        if not known and not re.search(r"(not enough|allocate) memory", str(error)):
             raise
-        raise VisitorError(f"The memory was not enough for that. {_LESS}") from error
+        raise VisitorError(f"There is not enough memory for that here. {_LESS}") from error
 
 
 def visitor_message(error: BaseException) -> str:
     """The message that a visitor gets for any error.
 
     A VisitorError keeps its words, with what the visitor typed in them. Other errors that a user can act on lose the
-    paths and folders of this machine. No message has a token. Any other error is a defect of ours: its message is a
-    reference number, under which the log has the traceback.
+    paths of this machine. No message has a token. Any other error is a defect of ours: its message is a reference
+    number, under which the log has the traceback.
     """
-    if isinstance(error, VisitorError):
-        return _in_a_line(_without_tokens(str(error)))
-    if isinstance(error, SingleLifeError):
-        log.info("Told a visitor: %s", _without_tokens(str(error)))
-        return _in_a_line(_without_paths(_without_tokens(str(error))))
-    reference = uuid4().hex[:8]
-    log.error("Reference %s: %s", reference, type(error).__name__, exc_info=error)
-    return f"Something went wrong on our side. Try again; if it happens again, send us this number: {reference}."
+    if not isinstance(error, SingleLifeError):
+        reference = uuid4().hex[:8]
+        log.error("Reference %s: %s", reference, type(error).__name__, exc_info=error)
+        return f"Something went wrong on our side. Try again; if it happens again, send us this number: {reference}."
+    message = _without_tokens(str(error))
+    if not isinstance(error, VisitorError):
+        log.info("Told a visitor: %s", message)
+        message = _without_paths(message)
+    message = " ".join(message.split())
+    return message if len(message) <= _LONGEST else message[: _LONGEST - 1] + "…"
 
 
 def _without_paths(message: str) -> str:
@@ -219,8 +189,3 @@ def _without_tokens(message: str) -> str:
         if len(value) >= 8 and re.search(r"TOKEN|SECRET|PASSWORD|API_?KEY", name, re.IGNORECASE):
             message = message.replace(value, "…")
     return _TOKEN.sub("…", message)
-
-
-def _in_a_line(message: str) -> str:
-    message = " ".join(message.split())
-    return message if len(message) <= _LONGEST_MESSAGE else message[: _LONGEST_MESSAGE - 1] + "…"

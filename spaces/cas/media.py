@@ -6,11 +6,12 @@ import os
 import tempfile
 import warnings
 from pathlib import Path, PurePath
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from limits import Limits, Request, VisitorError, log
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import VideoReader
@@ -19,7 +20,7 @@ from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
 _SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
-_SHORTER_SIDE = 1024  # pixels of a picture that is kept; no model here takes more
+_SHORTER_SIDE, _LONGER_SIDE = 1024, 2048  # pixels of a picture that is kept; no model here takes more
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
 _FRAME_SIDE = 512  # pixels, the shorter, of a frame that is kept
@@ -34,7 +35,7 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `r
 def read_picture(path: str | Path, limits: Limits) -> np.ndarray:
     """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
-    It is made smaller where its shorter side has over 1,024 px. An animation gives its first frame.
+    It is made smaller where it has over 1,024 x 2,048 px. An animation gives its first frame.
 
     Args:
         path: a JPEG, PNG or WebP file, by its content, whatever its name.
@@ -43,24 +44,21 @@ def read_picture(path: str | Path, limits: Limits) -> np.ndarray:
         VisitorError: it is none of these, too large, or damaged.
     """
     _check_size(path, limits.picture_bytes, "picture")
-    most = f"{limits.picture_pixels / 1e6:.0f} million pixels that it may have here. Make it smaller and try again."
     try:
         with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height > limits.picture_pixels:
-                raise VisitorError(f"The picture has {width} x {height} px, more than the {most}")
+                raise Image.DecompressionBombError(f"{width} x {height} px")
             picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
             picture.load()
             pixels = _small(picture) if picture.mode in _SCALED else _small(_rgb(picture))
             return np.array(_rgb(ImageOps.exif_transpose(pixels)))
-    except VisitorError:
-        raise
-    except UnidentifiedImageError as error:
-        raise VisitorError("This is no picture that can be read: upload a JPEG, PNG or WebP file.") from error
     except Image.DecompressionBombError as error:
-        raise VisitorError(f"The picture has more than the {most}") from error
+        raise VisitorError(
+            f"The picture has more than {limits.picture_pixels / 1e6:.0f} million pixels, the limit. Make it smaller."
+        ) from error
     except Exception as error:  # of many kinds, by what is wrong in a file
-        raise VisitorError("The picture is damaged or cut off. Save it anew and upload it again.") from error
+        raise VisitorError("This is no picture, or it is damaged: upload a JPEG, PNG or WebP file.") from error
 
 
 def pairs_of_video(
@@ -74,27 +72,22 @@ def pairs_of_video(
     Args:
         path: an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
         gap_seconds: from the first frame of a pair to the second.
-        count: of pairs; fewer where the video is too short for so many different ones, or over the limit.
-        request: for which it is read; checked a few times for each second of video.
+        count: of pairs; fewer where the video is too short for so many different ones.
+        request: for which it is read; checked at every frame.
 
     Raises:
-        Cancelled: the visitor has given up.
-        VisitorError: it is none of these, over a limit, too short for the gap, damaged all over, or takes too long.
+        VisitorError: it is none of these, over a limit, too short for the gap, or damaged all over.
     """
     if not 0 < gap_seconds < math.inf or count < 1:
         raise VisitorError("Choose a gap of more than 0 seconds, and at least one pair.")
-    limits, late = request.limits, "Reading the video takes too long here. Upload a shorter or smaller one."
-    _check_size(path, limits.video_bytes, "video")
+    _check_size(path, request.limits.video_bytes, "video")
     try:
-        with pa.memory_map(str(path)) as file, request.within(limits.video_work_seconds, late):
+        with pa.memory_map(str(path)) as file:
             source = EmbeddedVideo(PurePath("the video"), file.read_buffer())
             seconds = _seconds(source, request)
             if seconds <= gap_seconds:
-                raise VisitorError(
-                    f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart. Choose a "
-                    "smaller gap, or upload a longer video."
-                )
-            return _pairs(source, seconds, gap_seconds, min(count, limits.video_pairs), request)
+                raise VisitorError(f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart.")
+            return _pairs(source, seconds, gap_seconds, count, request)
     except (LifeError, OSError) as error:
         log.info("A video could not be read: %s", error)
         raise VisitorError(_NO_VIDEO) from error
@@ -109,33 +102,28 @@ def delete_upload(path: str | Path | None) -> None:
     if not path:
         return
     folder = Path(os.environ.get("GRADIO_TEMP_DIR") or Path(tempfile.gettempdir()) / "gradio").resolve()
-    file = Path(path)
-    inside = file.parent.resolve() / file.name  # a link is deleted itself, not what it leads to
-    if folder not in inside.parents or not (inside.is_file() or inside.is_symlink()):
-        return
-    with contextlib.suppress(OSError):
-        inside.unlink(missing_ok=True)
-        if inside.parent != folder:
-            inside.parent.rmdir()  # if nothing else is in it
+    inside = Path(path).parent.resolve() / Path(path).name  # a link is deleted itself, not what it leads to
+    if folder in inside.parents:
+        with contextlib.suppress(OSError):
+            inside.unlink()
+            if inside.parent != folder:
+                inside.parent.rmdir()  # if nothing else is in it
 
 
 def _check_size(path: str | Path, most: int, what: str) -> None:
     try:
-        size = Path(path).stat().st_size
-        is_file = Path(path).is_file()
-    except (OSError, ValueError) as error:
-        raise VisitorError(f"The {what} is not here any more. Upload it again.") from error
-    if not is_file or not size:
-        raise VisitorError(f"The {what} is empty. Upload another.")
+        size = Path(path).stat().st_size if Path(path).is_file() else 0
+    except (OSError, ValueError):
+        size = 0
+    if not size:
+        raise VisitorError(f"The {what} is empty or gone. Upload it again.")
     if size > most:
-        raise VisitorError(
-            f"The {what} has {in_bytes(size)}; here it may have {in_bytes(most)}. Upload a smaller one."
-        )
+        raise VisitorError(f"The {what} has {in_bytes(size)}, more than {in_bytes(most)}, the limit.")
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """With a shorter side of at most `_SHORTER_SIDE`, before anything else makes copies of it."""
-    scale = _SHORTER_SIDE / min(picture.size)
+    """Of the size that is kept, before anything else makes copies of it."""
+    scale = min(_SHORTER_SIDE / min(picture.size), _LONGER_SIDE / max(picture.size))
     if scale >= 1:
         return picture
     size = [max(1, round(side * scale)) for side in picture.size]
@@ -153,16 +141,9 @@ def _rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
-def _reader(source: EmbeddedVideo, limits: Limits, frame_rate: float = 1.0) -> VideoReader:
-    return VideoReader(
-        source,
-        frame_rate,
-        _FRAME_SIDE,
-        num_threads=2,
-        formats=_CONTAINERS,
-        codecs=_CODECS,
-        max_pixels=limits.video_pixels,
-    )
+def _reader(source: EmbeddedVideo, limits: Limits, rate: float = 1.0) -> VideoReader:
+    safe: dict[str, Any] = {"formats": _CONTAINERS, "codecs": _CODECS, "max_pixels": limits.video_pixels}
+    return VideoReader(source, rate, _FRAME_SIDE, num_threads=2, **safe)
 
 
 def _seconds(source: EmbeddedVideo, request: Request) -> float:
@@ -171,19 +152,14 @@ def _seconds(source: EmbeddedVideo, request: Request) -> float:
     with _reader(source, limits) as reader:
         width, height = reader.stored_size
         if width * height > limits.video_pixels:
-            raise VisitorError(
-                f"The video has {width} x {height} px; here a frame may have {limits.video_pixels / 1e6:.1f} million "
-                "pixels. Upload a smaller one."
-            )
+            raise VisitorError(f"The video has {width} x {height} px; the limit is {limits.video_pixels:,} pixels.")
         first, last = math.inf, -math.inf
         for index, shown in enumerate(reader.packet_times()):
             if index % 500 == 0:
                 request.check()
             first, last = min(first, shown), max(last, shown)
             if last - first > limits.video_seconds or index > limits.video_seconds * _MOST_FRAMES_A_SECOND:
-                raise VisitorError(
-                    f"The video is longer than {duration(limits.video_seconds)}. Cut it, and upload a part."
-                )
+                raise VisitorError(f"The video is longer than {duration(limits.video_seconds)}. Upload a part.")
     return max(0.0, last - first)
 
 
@@ -208,8 +184,7 @@ def _pairs(
                 break
         damage = reader.damaged_packets
     pairs = [(frames[start], frames[start + step]) for start in starts if {start, start + step} <= frames.keys()]
-    if not pairs and damage:
-        raise VisitorError("The video is damaged: too few of its frames can be read. Upload another.")
     if not pairs:
-        raise VisitorError(f"The video has no two frames that are {gap:g} s apart. Choose another gap.")
+        why = "is damaged" if damage else f"has no two frames that are {gap:g} s apart"
+        raise VisitorError(f"The video {why}. Choose another, or another gap.")
     return pairs

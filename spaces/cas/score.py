@@ -15,28 +15,27 @@ from typing import Any
 import numpy as np
 import torch
 from limits import Limits, Request, VisitorError, memory_errors_for_visitors
-from models import embedded_models, open_model
-from PIL import Image
+from models import open_model
 
 from singlelife.alignment.comparison import CasResult, coarser, compare_extractions
-from singlelife.alignment.extraction import Extraction, agreement, extract, position_sets
+from singlelife.alignment.extraction import Extraction, agreement, check_ks, extract
 from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
-from singlelife.alignment.score import common_per_pair, holds, resample, select_top_k
+from singlelife.alignment.score import resample, select_top_k
 
 BUILT_IN_PAIRS = ("simulated", "motorway")
 REFERENCE = "simulated"  # pairs for the position-free score where the visitor's own are too few
 UNTRAINED = ("untrained:tiny@1", "untrained:tiny@2")  # architecture and seed
 K = 5
 
+_HERE = Path(__file__).resolve().parent
 _OWN = "your pairs"  # name of a visitor's pairs
 _MOST_PATCHES = 1024  # of a view: the maps of a pair grow with its square
-_LONGEST_SIDE = 2048  # pixels
 _KEPT_LOGITS = 16 << 20  # bytes of each model on each pair set
-_KEPT_RUNS = 512 << 20  # bytes
+_KEPT_RUNS = 20
 _KEPT_RESULTS = 64
 
-View = tuple[torch.Tensor, torch.Tensor]  # target and source, uint8 (3, H, W)
+Views = tuple[np.ndarray, np.ndarray]  # target and source, uint8 (H, W, 3), RGB
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,11 +46,6 @@ class Run:
     """Its top-k sets and its mean map."""
     logits: np.ndarray
     """Of the first pairs, as many as are kept, float32 (p, N, N)."""
-
-    @property
-    def size(self) -> int:
-        sets = self.extraction
-        return self.logits.nbytes + sets.raw.nbytes + sets.position_free.nbytes + sets.mean_map.nbytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,31 +62,9 @@ class Result:
     runs: tuple[Run, Run]
     """Of A and B on the pairs."""
 
-    @cached_property
     def per_pair(self) -> np.ndarray:
         """The CAS of each pair, float64 (P,)."""
         return agreement(self.runs[0].extraction, self.runs[1].extraction, "raw")
-
-    @cached_property
-    def per_pair_position_free(self) -> np.ndarray | None:
-        """The position-free CAS of each pair; None where the pairs are too few for a mean map."""
-        if self.reference is not self.comparison:
-            return None
-        return agreement(self.runs[0].extraction, self.runs[1].extraction, "position_free")
-
-    @cached_property
-    def same_place(self) -> float | None:
-        """The share of the common matches that a model which looks at the same place has too, 0 to 1; None where there
-        are no common matches."""
-        a, b = (run.extraction for run in self.runs)
-        shared = int(common_per_pair(a.raw, b.raw).sum())
-        placed = int(common_per_pair(a.raw & b.raw, position_sets(a.grid, a.k)).sum())
-        return placed / shared if shared else None
-
-    @property
-    def num_looks(self) -> int:
-        """How many of the pairs have logits to draw."""
-        return len(self.runs[0].logits)
 
     def look(self, pair: int, position_free: bool) -> tuple[np.ndarray, np.ndarray]:
         """Where A and B look in one pair, float32 (2, N, N), and the sets that are scored, uint64 (2, N, words)."""
@@ -108,25 +80,6 @@ class Result:
     def true_match(self) -> np.ndarray:
         """The source patch that shows what each target patch shows, int64 (P, N); -1 where not known."""
         return self.pairs.true_match(self.comparison.grid).numpy()
-
-    def table(self) -> list[dict[str, Any]]:
-        """A row for each pair: its number from 1, its scores, its gap in seconds and its overlap, and how often A and
-        B have the true match, 0 to 1. What is not known is left out."""
-        rows = []
-        for pair, cas in enumerate(self.per_pair):
-            row = {"pair": pair + 1, "cas": float(cas)}
-            if self.per_pair_position_free is not None:
-                row["position_free"] = float(self.per_pair_position_free[pair])
-            for name, values in (("gap", self.pairs.gap), ("overlap", self.pairs.overlap)):
-                if values is not None and not np.isnan(values[pair]):
-                    row[name] = float(values[pair])
-            (known,) = np.nonzero(self.true_match[pair] >= 0)
-            if len(known):
-                where = np.full_like(known, pair), known, self.true_match[pair][known]
-                for letter, run in zip("ab", self.runs, strict=True):
-                    row[f"true_match_{letter}"] = float(holds(run.extraction.raw, *where).mean())
-            rows.append(row)
-        return rows
 
 
 class Bench:
@@ -155,14 +108,11 @@ class Bench:
                 raise VisitorError(f"{name} is not one of the models of this page: {', '.join(built_in_models())}.")
         token = f"{a}|{b}|{pairs}|{k}"
         with self._built_in:
-            found = self.find(token)
-            if found is None:
-                found = self.compare(a, b, built_in_pairs(pairs), k=k)
-                self._keep(token, found)
-        return token, found
+            found = self.find(token) or self.compare(a, b, built_in_pairs(pairs), k=k)
+            return self.keep(found, token), found
 
     def compare(
-        self, a: str, b: str, pairs: PairSet | Sequence[View], *, k: int = K, request: Request | None = None
+        self, a: str, b: str, pairs: PairSet | Sequence[Views], *, k: int = K, request: Request | None = None
     ) -> Result:
         """Compare two models.
 
@@ -174,17 +124,23 @@ class Bench:
             Cancelled: the visitor has given up.
             VisitorError, SingleLifeError: a model or the pairs cannot be used.
         """
+        a, b = (a or "").strip(), (b or "").strip()
         if not (a and b):
-            raise VisitorError("Which two models? Name one of this page, or ORG/NAME on the Hub, for A and for B.")
+            raise VisitorError("Which two models? Name one of this page, or ORG/NAME on the Hub, twice.")
         request = request or Request(self.limits)
         with memory_errors_for_visitors():
             request.check()
             models = [self._open(each, request) for each in (a, b)]
             grid = coarser([model.grid for model in models])
-            _check_size(grid, k)
+            if (count := grid[0] * grid[1]) > _MOST_PATCHES:
+                raise VisitorError(
+                    f"These models have {count:,} patches of a view; here the limit is {_MOST_PATCHES:,}."
+                )
+            check_ks([k], grid)
             reference = built_in_pairs(REFERENCE)
             if not isinstance(pairs, PairSet):
-                pairs = pair_set_of_images(_OWN, pairs, len(pairs), max(model.image_size for model in models))
+                views = [(_channels_first(target), _channels_first(source)) for target, source in pairs]
+                pairs = pair_set_of_images(_OWN, views, len(views), max(model.image_size for model in models))
 
             def compared(on: PairSet) -> tuple[CasResult, tuple[Run, Run]]:
                 first, second = (
@@ -197,10 +153,13 @@ class Bench:
             enough = pairs.hash == reference.hash or len(pairs) >= len(reference)
             return Result((a, b), pairs, comparison, comparison if enough else compared(reference)[0], runs)
 
-    def keep(self, result: Result) -> str:
-        """Keep a visitor's result while not too many others come. Returns the name to find it by."""
-        token = uuid.uuid4().hex
-        self._keep(token, result)
+    def keep(self, result: Result, token: str | None = None) -> str:
+        """Keep a result while not too many others come. Returns the name to find it by, a random one by default."""
+        token = token or uuid.uuid4().hex
+        with self._lock:
+            self._results[token] = result
+            while len(self._results) > _KEPT_RESULTS:
+                self._results.popitem(last=False)
         return token
 
     def find(self, token: str | None) -> Result | None:
@@ -213,12 +172,6 @@ class Bench:
         with self._lock:
             if "|" not in (token or ""):
                 self._results.pop(token or "", None)
-
-    def _keep(self, token: str, result: Result) -> None:
-        with self._lock:
-            self._results[token] = result
-            while len(self._results) > _KEPT_RESULTS:
-                self._results.popitem(last=False)
 
     def _open(self, name: str, request: Request) -> AttentionMapProvider:
         if is_built_in(name):
@@ -242,7 +195,7 @@ class Bench:
             if pairs.name != _OWN:
                 with self._lock:
                     self._runs[key] = found
-                    while sum(each.size for each in self._runs.values()) > _KEPT_RUNS:
+                    while len(self._runs) > _KEPT_RUNS:
                         self._runs.popitem(last=False)
         return replace(found, extraction=replace(found.extraction, model=name))
 
@@ -270,7 +223,7 @@ class _Watched:
 
 def built_in_models() -> list[str]:
     """The names of the models of this Space, trained and untrained."""
-    return [*embedded_models(), *UNTRAINED]
+    return [*sorted(path.parent.name for path in _HERE.glob("models/*/config.json")), *UNTRAINED]
 
 
 def is_built_in(*names: str) -> bool:
@@ -287,27 +240,13 @@ def built_in_pairs(name: str) -> PairSet:
     """
     if name not in BUILT_IN_PAIRS:
         raise VisitorError(f"There are the pairs {' and '.join(BUILT_IN_PAIRS)}, not {name!r}.")
-    return PairSet.load(Path(__file__).parent / "pairs" / name)
+    return PairSet.load(_HERE / "pairs" / name)
 
 
-def as_view(picture: np.ndarray) -> torch.Tensor:
-    """A picture, uint8 (H, W, 3), as a view, uint8 (3, H, W), no larger than models take."""
-    image = Image.fromarray(picture)
-    image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.BICUBIC)
-    return torch.from_numpy(np.array(image)).permute(2, 0, 1)
+def _channels_first(picture: np.ndarray) -> torch.Tensor:
+    return torch.tensor(picture).permute(2, 0, 1)
 
 
 @cache
 def _shipped(name: str) -> AttentionMapProvider:
-    return load_model(name if name in UNTRAINED else str(embedded_models()[name]))
-
-
-def _check_size(grid: tuple[int, int], k: int) -> None:
-    count = grid[0] * grid[1]
-    if count > _MOST_PATCHES:
-        raise VisitorError(
-            f"These models cut a view into {count:,} patches, and this page compares up to {_MOST_PATCHES:,}. Choose "
-            "a model of larger patches or smaller images, or run `singlelife cas` on your own machine."
-        )
-    if not 1 <= k <= count:
-        raise VisitorError(f"k should be from 1 to the number of patches, {count}; not {k}.")
+    return load_model(name if name in UNTRAINED else str(_HERE / "models" / name))

@@ -4,22 +4,18 @@ import base64
 import html
 import io
 import json
+from itertools import combinations
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode
 
 import numpy as np
 import torch
 from PIL import Image
-from score import BUILT_IN_PAIRS, Bench, Result, built_in_models, built_in_pairs
+from score import Bench, Result, built_in_models
 
+from singlelife.alignment.comparison import CasResult
 from singlelife.alignment.score import Score, common_per_patch, unpack
 
-METHODS = {
-    "cross-attention": "by cross-attention of its decoder",
-    "feature correlation": "by the correlation of its patch features",
-    "decoder correlation": "by the correlation of its decoder's patch features",
-}
 _CLEAR, _STRONG = 0.1, 0.4  # chance-corrected, position-free
 _COLOURS = ["#3b82f6", "#f97316", "#22c55e"]  # of A, B and both, which also differ in shape: see look.js
 _THUMBNAIL = 56  # pixels
@@ -38,36 +34,38 @@ def verdict(result: Result) -> str:
         return f"They agree {how}, but not about where things are: they do not find the true matches."
     if raw.low > raw.chance:
         return "They agree only in looking at the same place, whatever is there."
-    if raw.high < raw.chance:
-        return "They agree less than by chance: they look at different places."
-    return "They agree no more than by chance."
+    less = raw.high < raw.chance
+    return "They agree less than by chance." if less else "They agree no more than by chance."
 
 
 def reading(result: Result) -> str:
     """The scores in a few sentences."""
     comparison, reference = result.comparison, result.reference
-    raw, free = comparison.raw, reference.position_free
-    sentences = [f"These models agree on {raw.cas:.0%} of matches; chance is {raw.chance:.0%}."]
-    if result.same_place is not None:
-        sentences.append(
-            f"A model that only looks at the same place has {result.same_place:.0%} of these matches too."
-        )
-    where = "" if reference is comparison else f", measured on the {reference.num_pairs} built-in pairs"
-    against = "above" if free.low > free.chance else "below" if free.high < free.chance else "no more than"
-    sentences.append(
-        f"Without each model's habits of place they agree on {free.cas:.0%}{where}; that is {against} chance "
-        f"({free.chance:.0%})."
+    if reference is comparison:
+        return _sentences(comparison)
+    few = "One pair says" if len(result.pairs) == 1 else "A few pairs say"
+    return (
+        f"A and B agree on {comparison.raw.cas:.0%} of matches; chance is {comparison.raw.chance:.0%}. {few} little: "
+        f"another may score quite differently. On the {reference.num_pairs} built-in pairs: {_sentences(reference)}"
     )
-    if len(result.pairs) == 1:
-        sentences.append("One pair says little: another may score quite differently.")
-    truths = [each.truth for each in comparison.readings]
-    shares = [truth.large_shifts for truth in truths if truth and truth.large_shifts is not None]
-    if len(shares) == 2:
-        sentences.append(
-            f"Models can agree on mistakes: where the view shifts far, the top {comparison.k} of A hold the true "
-            f"match for {shares[0]:.0%} of patches, those of B for {shares[1]:.0%}."
-        )
-    return " ".join(sentences)
+
+
+def _sentences(scores: CasResult) -> str:
+    """The scores of two models, with position and true matches, in a few sentences."""
+    position = min(each.position.cas for each in scores.readings)
+    sentences = (
+        f"A and B agree on {scores.raw.cas:.0%} of matches; chance is {scores.raw.chance:.0%}. The model that depends "
+        f"less on position agrees with the position map on {position:.0%}. Without each model's position habits they "
+        f"agree on {scores.position_free.cas:.0%}."
+    )
+    truths = [each.position_free_truth for each in scores.readings]
+    shares = [f"{truth.large_shifts:.0%}" for truth in truths if truth and truth.large_shifts is not None]
+    if len(shares) < 2:
+        return sentences
+    return (
+        f"{sentences} At large shifts, the position-free top {scores.k} of A holds the true match of {shares[0]} of "
+        f"patches, that of B {shares[1]}."
+    )
 
 
 def to_dict(result: Result) -> dict[str, Any]:
@@ -75,8 +73,7 @@ def to_dict(result: Result) -> dict[str, Any]:
     own = result.reference is result.comparison
     return result.comparison.to_dict() | {
         "reading": reading(result),
-        "same_place": result.same_place,
-        "per_pair": result.table(),
+        "per_pair": result.per_pair().tolist(),
         "position_free_reference": None if own else result.reference.to_dict(),
     }
 
@@ -90,11 +87,8 @@ def score_html(result: Result) -> str:
         _bar("Position-free", f"without habits of place{free_on}", reference.position_free, "free", interval=True),
     ]
     facts = [
-        f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(name)}</b> "
-        f"{METHODS[method]} (block{'s' * (len(layers) > 1)} {', '.join(map(str, layers))})</dd>"
-        for letter, name, method, layers in zip(
-            "ab", result.models, comparison.methods, comparison.layers, strict=True
-        )
+        f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(name)}</b> by {method}</dd>"
+        for letter, name, method in zip("ab", result.models, comparison.methods, strict=True)
     ]
     count = comparison.grid[0] * comparison.grid[1]
     facts.append(
@@ -138,14 +132,8 @@ def note_html(what: str, *, alert: bool = False) -> str:
     return f"<div class='note note-{kind}' role='{kind}'>{html.escape(what)}</div>"
 
 
-def look(result: Result, pair: int, patch: int | None = None, position_free: bool = False) -> dict[str, Any]:
-    """Where both models look in one pair, for the element `look`.
-
-    Args:
-        pair: from 0.
-        patch: of the target, to begin with; one that shows much by default.
-        position_free: begin without the models' habits of place.
-    """
+def look(result: Result, pair: int) -> dict[str, Any]:
+    """Where both models look in one pair, from 0, for the element `look`. It begins with the patch that shows most."""
     rows, columns = result.comparison.grid
     maps = {}
     for name, free in (("raw", False), ("free", True)):
@@ -164,16 +152,14 @@ def look(result: Result, pair: int, patch: int | None = None, position_free: boo
         "views": [_picture_uri(result.pairs.target[pair]), _picture_uri(result.pairs.source[pair])],
         "maps": maps,
         "truth": result.true_match[pair].tolist(),
-        "patch": _telling_patch(result, pair)[0] if patch is None else patch,
-        "free": position_free,
-        "query": _link_query(result),
+        "patch": _telling_patch(result, pair)[0],
         "colours": _COLOURS,
     }
 
 
 def telling_pair(result: Result) -> int:
     """The pair with the patch that shows the most."""
-    return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(result.num_looks)]))
+    return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(len(result.runs[0].logits))]))
 
 
 def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
@@ -193,32 +179,24 @@ def strip(result: Result, chosen: int) -> dict[str, Any]:
     """Small pictures of all pairs, to choose one by, for the element `strip`."""
     pairs = [
         {"cas": f"{cas:.0%}", "thumbnail": _thumbnail(result.pairs.target[index], result.pairs.source[index])}
-        for index, cas in enumerate(result.per_pair[: result.num_looks])
+        for index, cas in enumerate(result.per_pair()[: len(result.runs[0].logits)])
     ]
     return {"pairs": pairs, "chosen": chosen}
 
 
-def matrix(bench: Bench, variant: str) -> dict[str, Any]:
-    """The scores of this Space's models two by two, for the element `matrix`.
-
-    Args:
-        variant: `"raw"` or `"position_free"`.
-    """
+def matrix(bench: Bench) -> dict[str, Any]:
+    """The position-free scores of this Space's models two by two, for the element `matrix`."""
     models = built_in_models()
-    scores: dict[tuple[int, int], Score] = {}
-    for i in range(len(models)):
-        for j in range(i):
-            comparison = bench.example(models[j], models[i])[1].comparison
-            scores[i, j] = scores[j, i] = getattr(comparison, variant)
-    chance = comparison.raw.chance
-    name = "CAS" if variant == "raw" else "Position-free CAS"
+    scores: list[list[float | None]] = [[None] * len(models) for _ in models]
+    for i, j in combinations(range(len(models)), 2):
+        score = bench.example(models[i], models[j])[1].comparison.position_free
+        scores[i][j] = scores[j][i] = score.cas
     return {
         "models": models,
-        "scores": [[scores[i, j].cas if i != j else None for j in range(len(models))] for i in range(len(models))],
-        "chance": chance,
-        "highest": max(chance + 0.02, *(score.cas for score in scores.values())),
-        "caption": f"{name} on {comparison.num_pairs} simulated pairs; chance {chance:.3f}. Choose a cell to open "
-        "that pair of models.",
+        "scores": scores,
+        "chance": score.chance,
+        "highest": max(each for row in scores for each in row if each is not None),
+        "caption": f"Position-free CAS on the simulated pairs; chance {score.chance:.3f}. Choose a cell to open it.",
     }
 
 
@@ -227,18 +205,8 @@ def page_file(name: str) -> str:
     return (Path(__file__).parent / "page" / name).read_text(encoding="utf-8")
 
 
-def _link_query(result: Result) -> str:
-    """The query of a link to a result; empty for a visitor's own pairs, which no link can restore."""
-    built_in = [name for name in BUILT_IN_PAIRS if built_in_pairs(name) is result.pairs]
-    words = {"a": result.models[0], "b": result.models[1], "k": str(result.comparison.k)}
-    return urlencode(words | {"pairs": built_in[0]}) if built_in else ""
-
-
 def _picture_uri(view: torch.Tensor) -> str:
-    image, content = Image.fromarray(view.permute(1, 2, 0).numpy()), io.BytesIO()
-    kind = "png" if max(image.size) <= 128 else "jpeg"
-    image.save(content, kind, quality=90)
-    return _data_uri(content.getvalue(), f"image/{kind}")
+    return _jpeg(Image.fromarray(view.permute(1, 2, 0).numpy()), 95)
 
 
 def _thumbnail(target: torch.Tensor, source: torch.Tensor) -> str:
@@ -246,8 +214,12 @@ def _thumbnail(target: torch.Tensor, source: torch.Tensor) -> str:
     for number, view in enumerate((target, source)):
         image = Image.fromarray(view.permute(1, 2, 0).numpy()).resize((_THUMBNAIL, _THUMBNAIL))
         both.paste(image, (number * (_THUMBNAIL + 2), 0))
+    return _jpeg(both, 80)
+
+
+def _jpeg(image: Image.Image, quality: int) -> str:
     content = io.BytesIO()
-    both.save(content, "JPEG", quality=80)
+    image.save(content, "JPEG", quality=quality, subsampling=0)
     return _data_uri(content.getvalue(), "image/jpeg")
 
 

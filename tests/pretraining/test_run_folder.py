@@ -64,9 +64,10 @@ def test_old_checkpoints_are_deleted_by_step_not_by_name(tmp_path: Path):
 def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch):
     run = a_run(tmp_path / "run")
 
-    def killed(path: Path) -> None:
-        (path / "weights").unlink()
-        raise KeyboardInterrupt
+    def killed(path: Path, ignore_errors: bool = False) -> None:
+        if path.exists():
+            (path / "weights").unlink()
+            raise KeyboardInterrupt
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr("shutil.rmtree", killed)

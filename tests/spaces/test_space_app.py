@@ -37,10 +37,10 @@ def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, 
     ("asked", "says"),
     [
         ({"model_a": "sim_1", "model_b": "sim_2", "pairs": "/etc"}, "There are the pairs"),
-        ({"model_a": "sim_1", "model_b": "sim_2", "k": 1000}, "k should be"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": 65}, "k should be"),
+        ({"model_a": "sim_9", "model_b": "sim_2"}, "is no name of a model"),
         ({"model_a": "sim_1", "model_b": "file:///etc/passwd"}, "is no name of a model"),
-        ({"model_a": "sim_1", "model_b": "lives/vit", "revision_b": "../x"}, "is no revision"),
-        ({"model_a": "sim_1", "revision_a": "main", "model_b": "sim_2"}, "has no revisions"),
+        ({"model_a": "sim_1", "model_b": "lives/vit@../x"}, "is no revision"),
         ({"model_a": "", "model_b": "sim_2"}, "Which two models"),
     ],
 )

@@ -33,9 +33,7 @@ async function load() {
   input('row').max = value.rows;
   input('column').max = value.columns;
   part('.look-key-truth').hidden = !value.truth.some((match) => match >= 0);
-  part('.look-link').hidden = !value.query;
-  if (value.free) input('free').checked = true;  // else it stays as the visitor has it
-  choose(Math.min(value.patch, value.rows * value.columns - 1), false);
+  choose(value.patch);
 }
 
 const chosenMaps = () => maps[input('free').checked ? 'free' : 'raw'];
@@ -152,21 +150,11 @@ function describe(shared, match, shares) {
       `row ${Math.floor(index / value.columns) + 1} column ${index % value.columns + 1}`).join(', ')}.`));
 }
 
-function choose(index, byHand) {
+function choose(index) {
   patch = index;
   input('row').value = Math.floor(patch / value.columns) + 1;
   input('column').value = patch % value.columns + 1;
   draw();
-  link(byHand);
-}
-
-function link(byHand) {
-  if (!value.query) return;
-  const query = `${value.query}&pair=${value.pair + 1}&patch=${patch + 1}` + (input('free').checked ? '&free=1' : '');
-  part('[data-link]').value = `${location.origin}${location.pathname}?${query}`;
-  if (!byHand) return;
-  history.replaceState(null, '', `?${query}`);
-  if (window.parent !== window) window.parent.postMessage({queryString: query}, 'https://huggingface.co');
 }
 
 function at(event) {
@@ -174,7 +162,7 @@ function at(event) {
   const column = Math.floor((event.clientX - frame.left) / frame.width * value.columns);
   const row = Math.floor((event.clientY - frame.top) / frame.height * value.rows);
   const inside = (number, count) => Math.max(0, Math.min(count - 1, number));
-  choose(inside(row, value.rows) * value.columns + inside(column, value.columns), true);
+  choose(inside(row, value.rows) * value.columns + inside(column, value.columns));
 }
 
 for (const name of ['target', 'agreement']) {
@@ -186,22 +174,16 @@ canvas('target').addEventListener('keydown', (event) => {
   if (!step || !value) return;
   event.preventDefault();
   const row = Math.floor(patch / value.columns) + step[0], column = patch % value.columns + step[1];
-  if (row >= 0 && row < value.rows && column >= 0 && column < value.columns) choose(row * value.columns + column, true);
+  if (row >= 0 && row < value.rows && column >= 0 && column < value.columns) choose(row * value.columns + column);
 });
 for (const name of ['row', 'column']) {
   input(name).addEventListener('change', () => {
     const inside = (number, count) => Math.max(1, Math.min(count, Math.round(number) || 1));
     const row = inside(Number(input('row').value), value.rows);
-    choose((row - 1) * value.columns + inside(Number(input('column').value), value.columns) - 1, true);
+    choose((row - 1) * value.columns + inside(Number(input('column').value), value.columns) - 1);
   });
 }
-input('free').addEventListener('change', () => choose(patch, true));
-part('[data-copy]').addEventListener('click', async (event) => {
-  part('[data-link]').select();
-  try { await navigator.clipboard.writeText(part('[data-link]').value); } catch { document.execCommand('copy'); }
-  event.target.textContent = 'Copied';
-  setTimeout(() => { event.target.textContent = 'Copy'; }, 1500);
-});
+input('free').addEventListener('change', () => choose(patch));
 
 watch('value', load);
 load();

@@ -1,15 +1,13 @@
 """`singlelife demo`: the page that compares models, on this machine or as a Space on the Hub."""
 
-import socket
 import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 
 from singlelife.errors import SingleLifeError
-from singlelife.hub.spaces import deploy_space, space_files, space_folder
+from singlelife.hub.spaces import deploy_space, space_folder
 from singlelife.machine import configure_cpu
-from singlelife.text import aligned, in_bytes
 
 
 @dataclass(frozen=True)
@@ -18,9 +16,7 @@ class Demo:
     patch to see where each looks. Works without a network, with the small models that come with the page. While only
     this machine can open the page, it also opens folders such as runs/sim_1. Ends with Ctrl-C.
 
-    With --deploy, upload the page as a Gradio Space instead, which the Hub builds and starts. This package goes along
-    as it is here. Run the same command again after an update. The variables SINGLELIFE_SPACE_... in the Space's
-    settings limit what a visitor may ask (docs/space.md). Needs `hf auth login`, or HF_TOKEN.
+    With --deploy, upload the page and this package as a Gradio Space instead. Needs `hf auth login`, or HF_TOKEN.
     """
 
     host: str = "127.0.0.1"
@@ -35,50 +31,28 @@ class Demo:
     """ORG/NAME of the Space to upload the page to, made if it is not there."""
     public: bool = False
     """With --deploy: let everybody see and use the Space; by default it is private."""
-    dry_run: bool = False
-    """With --deploy: only list the files."""
 
     def __post_init__(self) -> None:
         if self.port is not None and not 0 < self.port < 65536:
             raise SingleLifeError(f"--port should be a number from 1 to 65535, not {self.port}.")
-        if self.deploy is None and (self.public or self.dry_run):
-            raise SingleLifeError("--public and --dry-run go with --deploy ORG/NAME.")
+        if self.deploy is None and self.public:
+            raise SingleLifeError("--public goes with --deploy ORG/NAME.")
 
     def run(self) -> int:
         if self.deploy is not None:
-            return self._deploy(self.deploy)
-        folder = space_folder()
+            print(
+                deploy_space(self.deploy, private=not self.public),
+                "\nThe Hub builds it now, which takes some minutes.",
+            )
+            return 0
         if find_spec("gradio") is None:
             raise SingleLifeError("The page needs gradio, which is not installed: pip install 'singlelife[spaces]'")
-        if self.port:
-            _check_free(self.host, self.port)
         configure_cpu()
-        sys.path.insert(0, str(folder))  # where the page's files find each other, as on the Hub
-        return import_module("app").main(self.host, self.port, self.share, self.browser)
-
-    def _deploy(self, repo_id: str) -> int:
-        if self.dry_run:
-            files = space_files().items()
-            sizes = {name: len(file) if isinstance(file, bytes) else file.stat().st_size for name, file in files}
-            print(aligned([(name, in_bytes(size)) for name, size in sizes.items()]))
-            print(f"\n{len(sizes)} files, {in_bytes(sum(sizes.values()))}, would be in the Space {repo_id}.")
-            return 0
-        url = deploy_space(repo_id, private=not self.public)
-        print(f"{url}\nThe Hub builds it now, which takes some minutes.")
-        return 0
-
-
-def _check_free(host: str, port: int) -> None:
-    """Before the seconds that it takes to make the page."""
-    try:
-        with socket.create_server((host, port)):
-            pass
-    except OSError as error:
-        why = (error.strerror or str(error)).split(" (")[0]
-        raise SingleLifeError(
-            f"The page cannot listen on {host}:{port}: {why}. Choose another --port or --host, or leave out --port "
-            "for the first free one."
-        ) from error
+        sys.path.insert(0, str(space_folder()))  # where the page's files find each other, as on the Hub
+        try:
+            return import_module("app").main(self.host, self.port, self.share, self.browser)
+        except OSError as error:
+            raise SingleLifeError(f"The page cannot be served on {self.host}: {error}") from error
 
 
 COMMAND = Demo
