@@ -184,7 +184,8 @@ def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path, given):
     append_results(file, rows(str(whole_run)))
     repository = pushed(hub, hub_client, whole_run, "ann/pan", *(["--results", str(file)] if given else []))
     header, body = card(hub, repository)
-    values = [result["metrics"][0]["value"] for result in header["model-index"][0]["results"]]
+    results = header["model-index"][0]["results"]
+    values = [metric["value"] for result in results for metric in result["metrics"]]
     assert values == [0.45, 0.3, 0.51]
     assert "| CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
     assert "| Position-free CAS with sim_1, top 5 of 64 | 0.300 |" in body
