@@ -49,6 +49,7 @@ def test_the_profile_of_slurm_asks_for_gpus(tmp_path):
     assert "gpu=8" in training and "runtime=1440" in training and "slurm_partition=gpu" in training
 
 
+@pytest.mark.slow
 def test_from_lives_to_a_page_and_nothing_twice(sim_test, sim_still, micro_model, micro_checkpoint, tmp_path):
     """A study of two lives, with every kind of job."""
     walk, still = sim_test.path, sim_still.path

@@ -230,6 +230,7 @@ def test_a_run_goes_on_elsewhere_as_if_it_had_never_stopped(
     assert is_whole(hub, repository, elsewhere)
 
 
+@pytest.mark.slow
 def test_one_of_several_processes_pushes_and_all_go_on_from_the_hub(
     hub, hub_client, hub_environment, run_words, whole_run, broken_off_run
 ):

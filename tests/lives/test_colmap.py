@@ -198,6 +198,7 @@ def turns(poses: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.integration
 def test_a_reconstruction_that_is_killed_goes_on_and_finds_the_true_poses(walk):
     pycolmap = pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")

@@ -112,6 +112,7 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path, command, short_sim_test):
     assert "cas_reference" not in events.Tags()["scalars"]
 
 
+@pytest.mark.slow
 def test_trackio_gets_them_without_a_network(tmp_path: Path, command):
     """In processes of their own, since trackio reads its settings when it is imported."""
     folder, kept = tmp_path / "my_run", tmp_path / "trackio"

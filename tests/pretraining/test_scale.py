@@ -52,6 +52,7 @@ def test_two_batches_make_the_steps_of_one(tmp_path: Path, one_process: Path, co
     assert_same_run(one_process, tmp_path / "run")
 
 
+@pytest.mark.slow
 def test_shards_make_the_steps_of_whole_models(tmp_path: Path, one_process: Path, command):
     """FSDP2 over two processes, with accumulated batches; its checkpoints are those of any run."""
     folder = tmp_path / "run"
