@@ -36,7 +36,7 @@ def check_all(folder: RunFolder) -> list[int]:
     return list(folder.checkpoints())
 
 
-def test_killed_twenty_times_while_saving_every_checkpoint_that_is_there_loads(tmp_path: Path):
+def test_killed_ten_times_while_saving_every_checkpoint_that_is_there_loads(tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     moments = random.Random(0)
     process = subprocess.Popen(
@@ -45,7 +45,7 @@ def test_killed_twenty_times_while_saving_every_checkpoint_that_is_there_loads(t
     )  # fmt: skip
     assert process.stdin is not None and process.stdout is not None
     halves = last = 0
-    for _ in range(20):
+    for _ in range(10):
         process.stdin.write("\n")
         process.stdin.flush()
         child = int(process.stdout.readline())
