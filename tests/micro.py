@@ -47,3 +47,38 @@ def write_clip(path: Path, seconds: float = 20, frame_rate: int = 10) -> Path:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
         container.mux(stream.encode())
     return path
+
+
+def words_of_a_run(output_dir: Path, clip: Path, model: Path, cache: Path, /, **changes: object) -> list[str]:
+    """The command line of a run of twelve steps on a clip, whose numbers are the same on every machine.
+
+    Args:
+        output_dir: the run folder.
+        clip: see `write_clip`.
+        model: the YAML file of the micro-model.
+        cache: where the prepared life is kept.
+        changes: settings by name, instead of these; None leaves one out.
+    """
+    settings: dict[str, object] = {
+        "life": "my_pan",
+        "video": clip,
+        "cache_dir": cache,
+        "output_dir": output_dir,
+        "model": model,
+        "min_gap": 0.1,
+        "max_gap": 0.4,
+        "max_steps": 12,
+        "train_batch_size": 8,
+        "learning_rate": 2e-3,
+        "warmup_steps": 4,
+        "logging_steps": 1,
+        "eval_steps": 6,
+        "eval_pairs": 12,
+        "save_steps": 4,
+        "validation_fraction": 0.1,
+        "dataloader_num_workers": 0,
+        "cpu_threads": 1,
+        "mixed_precision": "no",
+        "attention": "sdpa",  # not what is faster here and now: runs are compared
+    } | changes
+    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]

@@ -8,7 +8,7 @@ import pytest
 
 from ..hub_client import Answer, Client
 from ..hub_server import WRITER, Hub, Repository
-from ..micro import write_clip
+from ..micro import words_of_a_run, write_clip
 
 PUSH = """
 from singlelife.cli import main
@@ -70,31 +70,8 @@ def run_words(clip: Path, micro_model: Path, life_cache: Path) -> Words:
     """The command line of a run of twelve steps into `output_dir`; `changes` are settings by name."""
 
     def build(output_dir: Path, *flags: str, **changes: object) -> list[str]:
-        settings: dict[str, object] = {
-            "life": "my_pan",
-            "video": clip,
-            "cache_dir": life_cache,
-            "output_dir": output_dir,
-            "model": micro_model,
-            "min_gap": 0.1,
-            "max_gap": 0.4,
-            "max_steps": 12,
-            "train_batch_size": 8,
-            "learning_rate": 2e-3,
-            "warmup_steps": 4,
-            "logging_steps": 1,
-            "eval_steps": 6,
-            "eval_pairs": 12,
-            "save_steps": 4,
-            "save_total_limit": 2,
-            "validation_fraction": 0.1,
-            "dataloader_num_workers": 0,
-            "cpu_threads": 1,
-            "mixed_precision": "no",
-            "attention": "sdpa",  # not what is faster here and now: runs are compared
-        } | changes
-        given = {name.replace("_", "-"): value for name, value in settings.items() if value is not None}
-        return [*(f"--{name}={value}" for name, value in given.items()), *flags]
+        changes = {"save_total_limit": 2} | changes
+        return words_of_a_run(output_dir, clip, micro_model, life_cache, **changes) + list(flags)
 
     return build
 

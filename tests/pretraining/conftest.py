@@ -10,6 +10,7 @@ from accelerate.state import AcceleratorState
 
 from singlelife.lives import registry
 
+from ..micro import words_of_a_run
 from .runs import run
 
 Command = Callable[..., list[str]]
@@ -25,31 +26,8 @@ def command(clip: Path, micro_model: Path, cache: Path) -> Command:
     """The command line of a small run into `output_dir`; `changes` are settings by field name."""
 
     def build(output_dir: Path, *flags: str, **changes: object) -> list[str]:
-        settings: dict[str, object] = {
-            "life": "my_pan",
-            "video": clip,
-            "cache_dir": cache,
-            "output_dir": output_dir,
-            "model": micro_model,
-            "min_gap": 0.1,
-            "max_gap": 0.4,
-            "max_steps": 12,
-            "train_batch_size": 8,
-            "learning_rate": 2e-3,
-            "warmup_steps": 4,
-            "logging_steps": 1,
-            "eval_steps": 6,
-            "eval_pairs": 12,
-            "save_steps": 4,
-            "validation_fraction": 0.1,
-            "color_jitter": 0.2,
-            "dataloader_num_workers": 0,
-            "cpu_threads": 1,
-            "mixed_precision": "no",
-            "attention": "sdpa",  # not what is faster here and now: runs are compared
-        } | changes
-        words = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]
-        return words + list(flags)
+        changes = {"color_jitter": 0.2} | changes
+        return words_of_a_run(output_dir, clip, micro_model, cache, **changes) + list(flags)
 
     return build
 
