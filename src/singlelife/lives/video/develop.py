@@ -1,5 +1,7 @@
 """From a decoded frame to the picture that it shows: one field, SDR, square pixels, upright, of the size to keep."""
 
+from collections.abc import Mapping
+
 import numpy as np
 from av.filter import Graph
 from av.video.frame import VideoFrame
@@ -13,6 +15,7 @@ _NO_MATRIX = {8: "YCgCo", 10: "BT.2020 of constant luminance", 14: "ICtCp", 15: 
 _BT2020_TO_BT709 = np.array(  # of linear light, ITU-R BT.2087
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
 )
+_HDR: dict[int, str] = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}
 _KNEE = 0.75  # of white: what is darker stays as it is when HDR is made SDR
 _LEVELS = 1 << 14  # of the table that encodes light
 
@@ -45,7 +48,7 @@ class Developer:
         self._size, self._pixel_aspect = size, pixel_aspect if 0.1 < pixel_aspect < 10 else 1.0
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
         self._graphs: dict[tuple[int, int, str], Graph] = {}  # that take a field, by the form of the frame
-        self._light: dict[int, np.ndarray] = {}
+        self._light: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
 
     def develop(self, frame: VideoFrame) -> np.ndarray:
@@ -61,7 +64,7 @@ class Developer:
             )
         scale = min(1.0, self._size / min(frame.width * self._pixel_aspect, frame.height))
         width, height = _even(frame.width * self._pixel_aspect * scale), _even(frame.height * scale)
-        hdr = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}.get(frame.color_trc)
+        hdr = _HDR.get(frame.color_trc)
         rgb = frame.format.is_rgb or frame.format.has_palette
         untagged_hd = frame.colorspace == _UNSAID and (frame.width >= _HD_WIDTH or frame.height >= _HD_HEIGHT)
         matrix = Colorspace.ITU709 if untagged_hd and not rgb else None
@@ -138,10 +141,10 @@ _ENCODED = _encoded_light()
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Apply the display matrix, by which the pixel (x, y) is shown at (a x + c y, b x + d y)."""
-    matrix = frame.side_data.get("DISPLAYMATRIX")
-    if matrix is None:
+    more: Mapping = frame.side_data  # type: ignore[assignment]
+    if "DISPLAYMATRIX" not in more:
         return image
-    a, b, _, c, d = np.frombuffer(bytes(matrix), np.int32)[:5].tolist()
+    a, b, _, c, d = np.frombuffer(bytes(more["DISPLAYMATRIX"]), np.int32)[:5].tolist()
     if abs(b) + abs(c) > abs(a) + abs(d):
         image, a, d = image.transpose(1, 0, 2), c, b
     return np.ascontiguousarray(image[:: -1 if d < 0 else 1, :: -1 if a < 0 else 1])

@@ -5,6 +5,7 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -134,7 +135,7 @@ class VideoReader:
         if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
             kinds = sorted({stream.type for stream in container.streams if not streams} - {"video"})  # but a cover
             raise self._unusable(f"holds no video, only {' and '.join(kinds) or 'text or a picture'}")
-        stream = max(streams, key=lambda each: (each.disposition & kind.default, each.width * each.height))
+        stream = max(streams, key=lambda each: (each.disposition & kind.default, np.prod(_size(each))))
         if len(streams) > 1:
             others = " and ".join(_described(each) for each in streams if each is not stream)
             self._notes.append(f"several video streams: {_described(stream)} is used, not {others}")
@@ -155,6 +156,16 @@ class VideoReader:
             return float(self._stream.duration * self._stream.time_base)
         if self._container.duration is not None and len(self._container.streams) == 1:
             return self._container.duration / av.time_base
+        return None
+
+    @property
+    def created(self) -> datetime | None:
+        """When it was recorded, by the file."""
+        tags = self._stream.metadata | self._container.metadata
+        for tag in ("com.apple.quicktime.creationdate", "creation_time"):  # the second may be that of an export
+            with contextlib.suppress(KeyError, ValueError):
+                created = datetime.fromisoformat(tags[tag])
+                return created if created.tzinfo else created.replace(tzinfo=UTC)
         return None
 
     @property
@@ -183,11 +194,8 @@ class VideoReader:
                 notes.append(f"{kind} for {seconds} in {len(found)} stretch(es), the first {duration(found[0][0])} in")
         return {"damage": self.damage, "notes": notes, **stretches}
 
-    def glance(self) -> str | None:
-        """Decode the first frame and look for the end of the file. The reader is of no use afterwards.
-
-        Returns:
-            The damage that was seen, for people; None if there was none.
+    def glance(self) -> None:
+        """Decode the first frame and look for the end of the file, for `facts`. The reader is of no use afterwards.
 
         Raises:
             LifeError: no frame could be decoded.
@@ -197,7 +205,7 @@ class VideoReader:
             raise self._unusable("no frame of it can be decoded")
         self._develop(first)
         if self._announced is None:
-            return None
+            return
         start, self._end = self._stream.start_time or 0, 0
         with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
             self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
@@ -205,7 +213,6 @@ class VideoReader:
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
-        return self.damage
 
     def packet_times(self) -> Iterator[float]:
         """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
@@ -301,6 +308,10 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return encoded.getvalue()
 
 
+def _size(stream: av.VideoStream) -> tuple[int, int]:
+    return (stream.width, stream.height) if stream.codec_context else (0, 0)  # of a codec that is not known
+
+
 def _described(stream: av.VideoStream) -> str:
-    codec = stream.codec_context.name if stream.codec_context else "unknown"
-    return f"stream {stream.index} ({stream.width}x{stream.height}, {codec})"
+    codec = stream.codec_context.name if stream.codec_context else "unknown codec"
+    return f"stream {stream.index} ({'x'.join(map(str, _size(stream)))}, {codec})"
