@@ -141,7 +141,7 @@ _ENCODED = _encoded_light()
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     """Apply the display matrix, by which the pixel (x, y) is shown at (a x + c y, b x + d y)."""
-    more: Mapping = frame.side_data  # type: ignore[assignment]
+    more: Mapping = frame.side_data
     if "DISPLAYMATRIX" not in more:
         return image
     a, b, _, c, d = np.frombuffer(bytes(more["DISPLAYMATRIX"]), np.int32)[:5].tolist()
