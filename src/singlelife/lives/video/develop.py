@@ -66,11 +66,13 @@ class Developer:
         width, height = _even(frame.width * self._pixel_aspect * scale), _even(frame.height * scale)
         hdr = _HDR.get(frame.color_trc)
         rgb = frame.format.is_rgb or frame.format.has_palette
-        untagged_hd = frame.colorspace == _UNSAID and (frame.width >= _HD_WIDTH or frame.height >= _HD_HEIGHT)
-        matrix = Colorspace.ITU709 if untagged_hd and not rgb else None
+        matrix = None  # as the file says, or BT.601
+        if frame.colorspace == _UNSAID and not rgb and (hdr or frame.width >= _HD_WIDTH or frame.height >= _HD_HEIGHT):
+            matrix = Colorspace.BT2020 if hdr else Colorspace.ITU709
         # Shrunk as it is stored and only then made RGB: JPEG halves the colours' resolution in any case, so nothing
-        # is lost. AREA averages over all pixels that fall into one, as an antialiased resize must.
-        stored = ("rgb48le" if rgb else "yuv420p10le") if hdr else "rgb24" if rgb else "yuv420p"
+        # is lost (but FFmpeg 8.0 makes 16-bit RGB of full resolution alone). AREA averages over all pixels that fall
+        # into one, as an antialiased resize must.
+        stored = ("rgb48le" if rgb else "yuv444p10le") if hdr else "rgb24" if rgb else "yuv420p"
         small = self._shrink.reformat(
             self._one_field(frame) if frame.interlaced_frame else frame, width, height, format=stored,
             src_colorspace=matrix, dst_colorspace=matrix, interpolation="AREA", threads=1,

@@ -135,7 +135,7 @@ class VideoReader:
         if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
             kinds = sorted({stream.type for stream in container.streams if not streams} - {"video"})  # but a cover
             raise self._unusable(f"holds no video, only {' and '.join(kinds) or 'text or a picture'}")
-        stream = max(streams, key=lambda each: (each.disposition & kind.default, np.prod(_size(each))))
+        stream = max(streams, key=lambda each: (kind.default in each.disposition, math.prod(_size(each))))
         if len(streams) > 1:
             others = " and ".join(_described(each) for each in streams if each is not stream)
             self._notes.append(f"several video streams: {_described(stream)} is used, not {others}")
