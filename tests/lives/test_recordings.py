@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from singlelife.cli import main
 from singlelife.errors import LifeError
 from singlelife.lives.pairs.segments import first_hours
 from singlelife.lives.prepare import plan_preparation, prepare_life
@@ -38,7 +39,7 @@ def test_cameras_name_their_files_in_order_of_time(tmp_path, camera, given):
     shell = sorted(tmp_path.iterdir())  # as a shell expands *
     found = find_videos({"folder": [tmp_path], "glob": [tmp_path / "*"], "one by one": shell}[given])
     assert [path.stem for path in found] == names
-    by = {"times": "times in their names", "recordings": "GoPro's numbers", "counters": "their names"}
+    by = {"times": "times in their names", "recordings": "GoPro's numbers", "counters": "by name"}
     assert by[camera.split(":")[0]] in order_of(found)
 
 
@@ -46,7 +47,7 @@ def test_files_named_in_an_order_of_ones_own_keep_it(tmp_path):
     given = [tmp_path / f"GX0{chapter}000{recording}.MP4" for chapter, recording in ((1, 2), (2, 1), (1, 1))]
     for path in given:
         path.touch()
-    assert find_videos(given) == given and order_of(given) == "the order given"
+    assert find_videos(given) == given and order_of(given) == "as given"
     (tmp_path / "list.txt").write_text("\n".join(path.name for path in given))
     assert find_videos([tmp_path / "list.txt"]) == given
 
@@ -65,8 +66,9 @@ def test_otherwise_the_times_of_creation_in_the_files_count_and_hours_follow_the
     dated(tmp_path / "b.mov", "2024-01-31T12:00:00.5Z", 100)
     dated(tmp_path / "sub" / "c.mkv", "2024-01-30T12:00:00+02:00", 50)
     (tmp_path / "d.mp4").write_text("no video")
-    assert [path.name for path in find_videos([tmp_path])] == ["c.mkv", "b.mov", "a.mp4", "d.mp4"]
-    with pytest.warns(UserWarning, match=r"d\.mp4"):
+    (tmp_path / "a_day").symlink_to("/not/mounted")
+    assert [path.name for path in find_videos([tmp_path])] == ["c.mkv", "b.mov", "a.mp4", "d.mp4", "a_day"]
+    with pytest.warns(UserWarning, match=r"(d\.mp4|a_day)"):
         life = prepare_life(get_life("day", [tmp_path]), cache_dir=tmp_path / "cache", num_workers=1)
     assert "times of creation" in capsys.readouterr().err and "times of creation" in life.metadata["order"]
     shown = [int(frame.float().mean().round()) for frame in life.decode(range(len(life)))]
@@ -74,7 +76,7 @@ def test_otherwise_the_times_of_creation_in_the_files_count_and_hours_follow_the
     first = first_hours(life.timestamps, life.video_index, 1 / 3600)
     assert shown[:first] == pytest.approx([50] * 10, abs=3)
     dated(tmp_path / "e.mp4", None, 10)  # one that does not say: by name then
-    assert [path.name for path in find_videos([tmp_path])] == ["a.mp4", "b.mov", "d.mp4", "e.mp4", "c.mkv"]
+    assert [path.name for path in find_videos([tmp_path])] == ["a.mp4", "b.mov", "d.mp4", "e.mp4", "c.mkv", "a_day"]
 
 
 @pytest.mark.integration
@@ -110,6 +112,13 @@ def test_nothing_in_a_folder_is_lost_without_being_named(tmp_path):
     assert not [path for path in (tmp_path / "strict" / "lives").iterdir() if path.is_dir()]
     with pytest.raises(LifeError, match=r"gone\.mp4: .*link"):
         prepare_life(get_life("mine", [folder / "gone.mp4"]), cache_dir=tmp_path / "cache", progress=False)
+
+
+def test_a_name_that_begins_with_a_hyphen_gets_advice(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("-morning.mp4").touch()
+    assert main(["prepare", "day", "--video", "-morning.mp4"]) == 2
+    assert "./-morning.mp4" in capsys.readouterr().err
 
 
 @pytest.mark.integration

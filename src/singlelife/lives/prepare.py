@@ -334,7 +334,7 @@ def remarks(described: dict[str, Any]) -> list[str]:
         f"{videos[0]}{f' and {len(videos) - 1} more' * (len(videos) > 1)}: {note}" for note, videos in found.items()
     ]
     if order := described.get("order"):
-        lines.insert(0, f"{len(described['videos'])} videos, by {order}")
+        lines.insert(0, f"{len(described['videos'])} videos, in order {order}")
     more = len(lines) - _MOST_REMARKS
     return lines if more <= 0 else [*lines[:_MOST_REMARKS], f"and {more} more remarks, in {METADATA}"]
 

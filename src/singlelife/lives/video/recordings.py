@@ -3,6 +3,7 @@
 import glob
 import os
 import re
+import stat
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -90,16 +91,9 @@ def videos_in(path: Path) -> list[Path]:
         seen.add(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(root, name) for name in files if not name.startswith(".")]
-        found += [file for file in paths if file.suffix.lower() in VIDEO_SUFFIXES or _leads_nowhere(file)]
+        # os.path.exists, since Path.exists stops where one may not look
+        found += [file for file in paths if file.suffix.lower() in VIDEO_SUFFIXES or not os.path.exists(file)]  # noqa: PTH110
     return sorted(found, key=_natural)
-
-
-def _leads_nowhere(file: Path) -> bool:
-    try:
-        file.stat()
-    except OSError:
-        return True
-    return False
 
 
 def listed_in(path: Path) -> list[Path]:
@@ -126,16 +120,25 @@ def in_order_of_time(files: Sequence[Path]) -> list[Path]:
 
 
 def order_of(files: Sequence[Path]) -> str:
-    """By what files are in order, for people."""
+    """What the order of files goes by, for people."""
     name, ordered = _ordered(files)
-    return name if list(files) == ordered else "the order given"
+    return name if list(files) == ordered else "as given"
 
 
 def _ordered(files: Sequence[Path]) -> tuple[str, list[Path]]:
-    found = ((name, order(files)) for name, order in _ORDERS.items())
+    known = [file for file in files if _is_file(file)] or files  # what cannot be read comes last
+    found = ((name, order(known)) for name, order in _ORDERS.items())
     name, keys = next((name, keys) for name, keys in found if keys is not None)
-    ordered = sorted(zip(keys, files, strict=True), key=lambda pair: (pair[0], _natural(pair[1])))
-    return name, [file for _, file in ordered]
+    ordered = sorted(zip(keys, known, strict=True), key=lambda pair: (pair[0], _natural(pair[1])))
+    lost = sorted(set(files) - set(known), key=_natural)
+    return name, [*(file for _, file in ordered), *lost]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False
 
 
 def _times_in_names(files: Iterable[Path]) -> list[Any] | None:
@@ -158,8 +161,8 @@ def _times_of_creation(files: Iterable[Path]) -> list[Any] | None:
     keys = []
     for file in files:
         try:
-            stat = file.stat()
-            created = _created(file, stat.st_size, stat.st_mtime_ns)
+            known = file.stat()
+            created = _created(file, known.st_size, known.st_mtime_ns)
         except (OSError, LifeError):  # it will be named and left out
             created = datetime.max.replace(tzinfo=UTC)
         if created is None:
@@ -187,8 +190,8 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 
 _ORDERS: dict[str, Callable[[Sequence[Path]], list[Any] | None]] = {
-    "the times in their names": _times_in_names,
-    "GoPro's numbers of recordings and chapters": _gopro_numbers,
-    "their times of creation, in the files": _times_of_creation,
-    "their names": lambda files: [()] * len(files),
+    "by the times in their names": _times_in_names,
+    "by GoPro's numbers of recordings and chapters": _gopro_numbers,
+    "by their times of creation, in the files": _times_of_creation,
+    "by name": lambda files: [()] * len(files),
 }
