@@ -10,7 +10,7 @@ from reporting import COMPLETE, Findings, run_script, script_parser, shown
 
 from singlelife.errors import LifeError
 from singlelife.lives.registry import Life, life_names, registered_life
-from singlelife.lives.video.sources import videos_in
+from singlelife.lives.video.recordings import videos_in
 
 NAME = "hd_epic"
 MAPPING = Path("SLAM/multi/vrs_to_multi_slam.json")  # from each recording to its group of the multi-recording SLAM

@@ -14,7 +14,7 @@ from singlelife.files import atomic_write
 from singlelife.lives.prepare import seeded_order
 from singlelife.lives.registry import VIDEO_LIST, registered_life
 from singlelife.lives.video.reader import VideoReader
-from singlelife.lives.video.sources import videos_in
+from singlelife.lives.video.recordings import videos_in
 from singlelife.text import duration
 
 NAME, SEED = "kinetics400", 0

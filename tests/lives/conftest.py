@@ -36,11 +36,13 @@ def write_clip(
     codec: str = "mpeg4",
     sample_aspect_ratio: Fraction | None = None,
     picture: Callable[[int, int, int], np.ndarray] = texture,
+    tags: dict[str, str] | None = None,
 ) -> Path:
     """A video whose frames are shown at `times`, in seconds; `rate` per second by default."""
     times = [index / rate for index in range(round(seconds * rate))] if times is None else times
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
+        container.metadata.update(tags or {})
         stream = container.add_stream(codec, rate=rate)
         stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
         stream.codec_context.time_base = Fraction(1, 1000)

@@ -1,7 +1,6 @@
 """Frames of a video: at the right times, upright, of the right size; bad files named."""
 
 import io
-import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from PIL import Image
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import VideoReader, jpeg
 
-from .conftest import write_clip
+from .conftest import texture, write_clip
 
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
 
@@ -93,80 +92,177 @@ def test_frames_are_those_of_an_antialiased_resize_of_full_rgb_frames():
     assert psnr(stored, np.asarray(reference)) > 33
 
 
-COLOUR_FORMS = {  # pixel format and what the stream says of its colours
-    "bt709": ("yuv420p", {"colorspace": "bt709", "color_range": "tv"}),
-    "bt709, full range": ("yuv420p", {"colorspace": "bt709", "color_range": "pc"}),
-    "bt601": ("yuv420p", {"colorspace": "smpte170m", "color_range": "tv"}),
-    "nothing said": ("yuv420p", {}),
-    "bt2020 of 10 bits": ("yuv420p10le", {"colorspace": "bt2020nc", "color_range": "tv"}),
-    "rgb": ("bgr0", {}),
-    "grey": ("gray", {}),
+def patches(_index: int, height: int, width: int) -> np.ndarray:
+    """Red and green above blue and grey."""
+    image = np.array([[[200, 40, 40], [40, 180, 60]], [[40, 60, 200], [180, 180, 180]]], dtype=np.uint8)
+    return image.repeat(height // 2, 0).repeat(width // 2, 1)
+
+
+PATCHES = patches(0, 2, 2).astype(int)
+
+
+def middles(image: np.ndarray) -> np.ndarray:
+    """The colours of the four quarters, (2, 2, 3)."""
+    height, width = image.shape[0] // 4, image.shape[1] // 4
+    return image[height :: 2 * height, width :: 2 * width].astype(int)
+
+
+def write_raw(path: Path, frame: av.VideoFrame, said: dict, codec: str = "ffv1", count: int = 2) -> Path:
+    """A video of one frame, over and over, that is not compressed, and what the file says of its colours."""
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream(codec, rate=10, options=said)
+        stream.width, stream.height, stream.pix_fmt = frame.width, frame.height, frame.format.name
+        for _ in range(count):
+            frame.pts = None
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    return path
+
+
+COLOUR_FORMS = {  # pixel format, height, the matrix of the numbers, and what the stream says of its colours
+    "bt709": ("yuv420p", 96, "ITU709", {"colorspace": "bt709", "color_range": "tv"}),
+    "bt709, full range": ("yuv420p", 96, "ITU709", {"colorspace": "bt709", "color_range": "pc"}),
+    "bt601": ("yuv420p", 720, "ITU601", {"colorspace": "smpte170m", "color_range": "tv"}),
+    "nothing said": ("yuv420p", 576, "ITU601", {}),
+    "nothing said, HD": ("yuv420p", 720, "ITU709", {}),
+    "nothing said, HD of 10 bits": ("yuv422p10le", 720, "ITU709", {}),
+    "bt2020 of 10 bits": ("yuv420p10le", 96, "BT2020", {"colorspace": "bt2020nc", "color_range": "tv"}),
+    "rgb": ("bgr0", 720, None, {}),
 }
-
-
-def colours(_index: int, height: int, width: int) -> np.ndarray:
-    """Strong colours that change slowly."""
-    y, x = np.mgrid[:height, :width]
-    image = [255 * x / (width - 1), 255 * y / (height - 1), 255 * (1 - x / (width - 1))]
-    return np.stack(image, axis=-1).astype(np.uint8)
 
 
 @pytest.mark.parametrize("form", COLOUR_FORMS)
 def test_colours_do_not_shift(tmp_path, form):
     """A wrong matrix would change them by tens of levels."""
-    pixel_format, said = COLOUR_FORMS[form]
-    path = tmp_path / "a.mkv"
+    pixel_format, height, matrix, said = COLOUR_FORMS[form]
+    level = {"pc": "JPEG", "tv": "MPEG"}.get(said.get("color_range"), "UNSPECIFIED")
+    frame = av.VideoFrame.from_ndarray(patches(0, height, 128), format="rgb24")
+    frame = frame.reformat(format=pixel_format, dst_colorspace=matrix, dst_color_range=level)
+    frame.colorspace = 2  # says nothing: the stream does
+    [first, *_], reader = kept(write_raw(tmp_path / "a.mkv", frame, said), frame_size=48)
+    assert np.abs(middles(first.image) - PATCHES).max() < 5
+    assert reader.facts["notes"] == []
+
+
+def light(srgb: np.ndarray) -> np.ndarray:
+    return np.where(srgb <= 10.3, srgb / 255 / 12.92, ((srgb / 255 + 0.055) / 1.055) ** 2.4)
+
+
+def hlg(light: np.ndarray) -> np.ndarray:
+    """By ITU-R BT.2100, white at 75% of the signal."""
+    scene = 0.26496 * light
+    bright = 0.17883277 * np.log(np.maximum(12 * scene - 0.28466892, 1e-9)) + 0.55991073
+    return np.where(scene <= 1 / 12, np.sqrt(3 * scene), bright)
+
+
+def pq(light: np.ndarray) -> np.ndarray:
+    """By ITU-R BT.2100, white at 203 cd/m²."""
+    power = (203 / 10_000 * light) ** (2610 / 16384)
+    return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** (2523 / 32)
+
+
+@pytest.mark.parametrize(("name", "curve"), [("arib-std-b67", hlg), ("smpte2084", pq)])
+@pytest.mark.parametrize("full", [False, True])
+def test_hdr_is_made_sdr(tmp_path, name, curve, full):
+    """Up to 0.75 of white light comes back as it was; more is brighter, in its order, and not over white."""
+    to_bt2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+    greys = np.array([0.5, 0.9, 2.0, 3.5]).reshape(2, 2, 1) * np.ones(3)
+    for number, linear in enumerate((light(PATCHES) @ to_bt2020.T, greys)):
+        red, green, blue = np.moveaxis(curve(linear), -1, 0)
+        luma = 0.2627 * red + 0.6780 * green + 0.0593 * blue
+        planes = luma, (blue - luma) / 1.8814 + 0.5, (red - luma) / 1.4746 + 0.5
+        low, high = ((0, 0), (1023, 1023)) if full else ((64, 64), (876, 896))
+        levels = [low[index > 0] + high[index > 0] * plane for index, plane in enumerate(planes)]
+        frame = av.VideoFrame(64, 64, "yuv444p10le")
+        for plane, level in zip(frame.planes, levels, strict=True):
+            plane.update(np.round(level).astype("<u2").repeat(32, 0).repeat(32, 1).tobytes())
+        said = {"color_trc": name, "color_primaries": "bt2020", "colorspace": "bt2020nc"}
+        said["color_range"] = "pc" if full else "tv"
+        frame.colorspace = frame.color_range = 0
+        [first, *_], reader = kept(write_raw(tmp_path / f"{number}.mkv", frame, said), frame_size=64)
+        if number == 0:
+            assert np.abs(middles(first.image) - PATCHES).max() < 6
+        else:
+            shown = middles(first.image)[..., 0].ravel().tolist()
+            assert shown[0] == pytest.approx(188, abs=2) and 228 < shown[1] < shown[2] < shown[3] < 256
+        assert len(reader.facts["notes"]) == 1 and "HDR" in reader.facts["notes"][0]
+
+
+def test_colours_that_cannot_be_read_are_refused(tmp_path):
+    frame = av.VideoFrame.from_ndarray(patches(0, 64, 64), format="rgb24").reformat(format="yuv420p")
+    path = write_raw(tmp_path / "a.mkv", frame, {"colorspace": "ictcp"})
+    with pytest.raises(LifeError, match=r"a\.mkv: .*ICtCp.*ffmpeg"):
+        kept(path)
+
+
+def test_of_interlaced_frames_one_field_is_kept(tmp_path):
+    """The fields are of two moments: here black, and white."""
+    comb = np.zeros((96, 128, 3), dtype=np.uint8)
+    comb[1::2] = 255
+    frame = av.VideoFrame.from_ndarray(comb, format="rgb24").reformat(format="yuv420p")
+    path = write_raw(tmp_path / "a.mkv", frame, {"flags": "+ildct+ilme", "top": "1", "qmin": "1"}, "mpeg2video", 5)
+    frames, reader = kept(path, frame_size=48)
+    assert len(frames) == 5 and frames[2].image.shape == (48, 64, 3) and frames[2].image.max() < 40
+    assert "interlaced" in reader.facts["notes"][0]
+
+
+@pytest.mark.parametrize("swap", [False, True])
+@pytest.mark.parametrize("down", [1, -1])
+@pytest.mark.parametrize("right", [1, -1])
+@pytest.mark.parametrize("suffix", ["mp4", "mov"])
+def test_all_eight_display_matrices_are_applied(tmp_path, swap, down, right, suffix):
+    """Phones store frames as the sensor reads them, and how they are to be turned or mirrored."""
+    stored = PATCHES[:: -1 if down < 0 else 1, :: -1 if right < 0 else 1]
+    stored = stored.transpose(1, 0, 2) if swap else stored
+    # The pixel (x, y) is shown at (a x + c y, b x + d y).
+    a, b, c, d = (0, down, right, 0) if swap else (right, 0, 0, down)
+    path = tmp_path / f"a.{suffix}"
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("ffv1", rate=10, options=said)
-        stream.width, stream.height, stream.pix_fmt = 128, 96, pixel_format
-        frame = av.VideoFrame.from_ndarray(colours(0, 96, 128), format="rgb24").reformat(
-            format=pixel_format,
-            dst_colorspace={"bt709": "ITU709", "bt2020nc": "BT2020"}.get(said.get("colorspace"), "ITU601"),
-            dst_color_range={"pc": "JPEG", "tv": "MPEG"}.get(said.get("color_range"), "UNSPECIFIED"),
-        )
+        stream = container.add_stream("libx264", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        stream.set_display_matrix([a << 16, b << 16, 0, c << 16, d << 16, 0, 0, 0, 1 << 30])
+        frame = av.VideoFrame.from_ndarray(stored.astype(np.uint8).repeat(24, 0).repeat(32, 1), format="rgb24")
         container.mux(stream.encode(frame))
         container.mux(stream.encode())
-    image = kept(path, frame_size=48)[0][0].image
-    expected = np.asarray(Image.fromarray(colours(0, 96, 128)).resize((64, 48), Image.Resampling.BOX)).astype(int)
-    if pixel_format == "gray":
-        expected = np.repeat((expected @ [0.299, 0.587, 0.114]).round().astype(int)[..., None], 3, axis=2)
-    difference = image.astype(int) - expected
-    assert np.abs(difference.mean(axis=(0, 1))).max() < 2.2  # FFmpeg's fast conversion to RGB rounds down
-    assert np.abs(difference).max() < 12
-
-
-def marked_corner(_index: int, height: int, width: int) -> np.ndarray:
-    """White in the top left corner."""
-    image = np.zeros((height, width, 3), dtype=np.uint8)
-    image[: height // 2, : width // 2] = 255
-    return image
+    image = kept(path)[0][0].image
+    assert image.shape == ((64, 48, 3) if swap else (48, 64, 3))
+    assert np.abs(middles(image) - PATCHES).max() < 16
 
 
 @pytest.mark.parametrize(
-    ("degrees_clockwise", "matrix", "corner"),
-    [
-        (90, (0, 1, -1, 0), (0, 1)),  # the top left corner is shown top right
-        (180, (-1, 0, 0, -1), (1, 1)),
-        (270, (0, -1, 1, 0), (1, 0)),
-    ],
+    ("dispositions", "used"),
+    [((0, 1), 1), ((1, 0), 0), ((1, 1), 1), ((0, 0), 1)],  # whether each is the default
 )
-def test_rotation_in_the_metadata_is_applied(tmp_path, degrees_clockwise, matrix, corner):
-    """Phones store frames as the sensor reads them, and in the track header how they are to be turned."""
-    path = write_clip(tmp_path / "a.mp4", height=48, width=64, seconds=0.5, picture=marked_corner)
-    content = bytearray(path.read_bytes())
-    identity = struct.pack(">9i", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
-    header = content.index(b"tkhd")
-    start = content.index(identity, header)
-    a, b, c, d = (value * 0x10000 for value in matrix)
-    content[start : start + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 0x40000000)
-    path.write_bytes(content)
+def test_the_stream_that_is_meant_is_taken(tmp_path, dispositions, used):
+    """A preview of 32 px and one frame, and a film of 64 px and twenty; of equal ones the larger."""
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as container:
+        streams = [container.add_stream("mpeg4", rate=20) for _ in dispositions]
+        for stream, side, disposition in zip(streams, (32, 64), dispositions, strict=True):
+            stream.width = stream.height = side
+            stream.pix_fmt, stream.disposition = "yuv420p", disposition
+        for stream, count in zip(streams, (1, 20), strict=True):
+            frames = [av.VideoFrame.from_ndarray(patches(0, stream.width, stream.width)) for _ in range(count)]
+            container.mux([packet for frame in (*frames, None) for packet in stream.encode(frame)])
+    frames, reader = kept(path, frame_size=16)
+    assert len(frames) == (10 if used else 1) and reader.stored_size == ((64, 64) if used else (32, 32))
+    assert f"stream {used}" in reader.facts["notes"][0]
 
-    image = kept(path)[0][0].image
-    assert image.shape == ((64, 48, 3) if degrees_clockwise % 180 else (48, 64, 3))
-    height, width = image.shape[0] // 2, image.shape[1] // 2
-    row, column = corner
-    brightest = image[row * height : (row + 1) * height, column * width : (column + 1) * width]
-    assert brightest.mean() > 200 and image.mean() < 80
+
+def test_blank_and_frozen_stretches_are_found(tmp_path):
+    """Compressed, as in films that went blank: of 16 s, black from 3 to 6, then moving, frozen from 9 to 13."""
+
+    def film(index: int, height: int, width: int) -> np.ndarray:
+        seconds = index / 20
+        if 3 <= seconds < 6:
+            return np.full((height, width, 3), 16, np.uint8)
+        return texture(180 if 9 <= seconds < 13 else index, height, width)
+
+    _, reader = kept(write_clip(tmp_path / "a.mp4", seconds=16, codec="libx264", height=96, width=128, picture=film))
+    [[blank], [frozen]] = reader.facts["blank"], reader.facts["frozen"]
+    np.testing.assert_allclose([*blank, *frozen], [3, 5.9, 9, 12.9], atol=0.11)
+    assert [note.split()[0] for note in reader.facts["notes"]] == ["blank", "frozen"]
+    assert kept(HIGHWAY)[1].facts["frozen"] == []
 
 
 def test_a_damaged_middle_loses_only_itself(tmp_path):

@@ -89,7 +89,7 @@ def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
         videos = life.local_videos()
     except LifeError:  # `get_life` says more
         return f"its {VIDEO_LIST} is wrong"
-    size = in_bytes(sum(video.stat().st_size for video in videos))
+    size = in_bytes(sum(video.stat().st_size for video in videos if video.is_file()))
     return f"{len(videos):,} video(s), {size}" if videos else "not here"
 
 

@@ -48,7 +48,7 @@ class Command:
         return 0
 
     def _dry_run(self) -> int:
-        from singlelife.lives.prepare import losses, plan_preparation  # `datasets` and torch come along
+        from singlelife.lives.prepare import losses, plan_preparation, remarks  # `datasets` and torch come along
 
         if life_reference(self.life, self.video).kind != "named":
             raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
@@ -68,7 +68,7 @@ class Command:
         print(f"  frames   about {num_frames:,}")
         print(f"  needed   about {in_bytes(num_bytes)}")
         print(f"  free     {in_bytes(room)}{': not enough. Make room, or see --cache-dir' * (num_bytes > room)}")
-        print("\n".join(f"  {each}" for each in wrong))
+        print("\n".join(f"  {each}" for each in [*wrong, *remarks({"videos": usable})]))
         return 2 if not usable or num_bytes > room or (self.strict and wrong) else 0
 
 

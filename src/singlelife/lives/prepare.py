@@ -12,10 +12,13 @@ import dataclasses
 import hashlib
 import json
 import os
+import shutil
+import sys
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
 from importlib.metadata import version
 from multiprocessing import get_context
 from pathlib import Path
@@ -34,6 +37,7 @@ from singlelife.lives.shards import Shard, start_worker, write_in_worker
 from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
 from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
 from singlelife.lives.video.reader import DECODER_VERSION
+from singlelife.lives.video.recordings import order_of
 from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
@@ -45,6 +49,7 @@ _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_C
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
 _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
 _ROWS_IN_MEMORY = 32
+_MOST_REMARKS = 20  # lines
 
 
 def prepare_life(
@@ -77,20 +82,29 @@ def prepare_life(
     if not folder.exists():
         more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
         base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
+        kept = "What was done is kept."
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
                 if not folder.exists():  # else the process that held the lock has made it
                     partial.mkdir(exist_ok=True)
-                    if base is not None:
-                        described = _shuffle(life, base, partial, progress)
-                    else:
-                        described = _write(life, partial, num_workers, strict, progress)
-                    _complete(life, fingerprint, described, partial, folder)
+                    with _kept_if_of_use(partial):
+                        if base is not None:
+                            described = _shuffle(life, base, partial, progress)
+                        else:
+                            described = _write(life, partial, num_workers, strict, progress)
+                        _complete(life, fingerprint, described, partial, folder)
+                    if progress:
+                        print(*remarks(described), sep="\n", file=sys.stderr)
+        except BrokenProcessPool as error:
+            raise LifeError(
+                "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
+                f"fewer at a time (num_workers). {kept}"
+            ) from error
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
-                f"there, or {_ELSEWHERE}. What was done is kept."
+                f"there, or {_ELSEWHERE}. {kept}"
             ) from error
     prepared = PreparedLife.load(folder)
     reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
@@ -99,6 +113,17 @@ def prepare_life(
     for loss in losses(reports):
         warnings.warn(f"The life {life.name} is not whole: {loss}", SingleLifeWarning, stacklevel=2)
     return prepared
+
+
+@contextmanager
+def _kept_if_of_use(partial: Path) -> Iterator[None]:
+    """Delete what a preparation that fails leaves, but for whole videos that the next one can go on from."""
+    try:
+        yield
+    except BaseException as error:
+        if isinstance(error, _NotWholeError) or not list(partial.glob("*.report.json")):
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
 
 
 def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
@@ -115,9 +140,6 @@ def life_fingerprint(life: Life) -> str:
 
     A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
     video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
-
-    Raises:
-        LifeError: a video cannot be opened.
     """
     if isinstance(life.simulation, ScreenSource):
         contents: Any = dataclasses.asdict(life.simulation) | {"drawer": SCREEN_VERSION, "pillow": version("pillow")}
@@ -129,11 +151,18 @@ def life_fingerprint(life: Life) -> str:
     elif life.base is not None:
         contents = {"shuffled": life_fingerprint(life.base), "seed": SHUFFLE_SEED}
     else:
-        contents = [DECODER_VERSION, *([name, source_fingerprint(source)] for name, source in _named_videos(life))]
+        contents = [DECODER_VERSION, *([name, _content_of(source)] for name, source in _named_videos(life))]
     described = [FORMAT_VERSION, life.name, life.frame_rate, life.frame_size, contents]
     if life.pairs_within_video:
         described.append("pairs within video")
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
+
+
+def _content_of(source: VideoSource) -> str:
+    try:
+        return source_fingerprint(source)
+    except LifeError:  # preparing it will say why, name it and leave it out
+        return "cannot be read"
 
 
 def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
@@ -232,6 +261,8 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, life.name, progress)
+    if strict:
+        _refuse(life.name, estimates)
     needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
     check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
     bar = tqdm(
@@ -256,6 +287,8 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
         "depth_scale": DEPTH_SCALE if life.depth else None,
         "depth_error": DEPTH_ERROR[life.depth],
+        "order": _order(life),
+        **{f"{kind}_seconds": _seconds_of(kind, good) for kind in ("blank", "frozen")},
         "num_frames": sum(report["num_frames"] for report in good),
         "videos": good,
         "left_out": left_out,
@@ -280,11 +313,6 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
                 bar.update(before + written.value - bar.n)
                 for future in done:
                     yield running.pop(future), future.result()
-        except BrokenProcessPool as error:
-            raise LifeError(
-                "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
-                "fewer at a time (num_workers). What was done is kept."
-            ) from error
         except BaseException:
             ours.close()  # the workers end now, not when their videos do
             raise
@@ -296,10 +324,39 @@ def losses(reports: list[dict[str, Any]]) -> list[str]:
     return [f"{video}: {loss}" for video, loss in found if loss]
 
 
+def remarks(described: dict[str, Any]) -> list[str]:
+    """What else there is to say of a life's videos, by its metadata, for people: each thing once."""
+    found: dict[str, list[str]] = {}
+    for report in described["videos"]:
+        for note in report.get("notes", ()):
+            found.setdefault(note, []).append(report["video"])
+    lines = [
+        f"{videos[0]}{f' and {len(videos) - 1} more' * (len(videos) > 1)}: {note}" for note, videos in found.items()
+    ]
+    if order := described.get("order"):
+        lines.insert(0, f"{len(described['videos'])} videos, in order {order}")
+    more = len(lines) - _MOST_REMARKS
+    return lines if more <= 0 else [*lines[:_MOST_REMARKS], f"and {more} more remarks, in {METADATA}"]
+
+
+def _order(life: Life) -> str:
+    """By what the videos are in order; empty if that says nothing."""
+    files = [Path(source.path) for _, source in _named_videos(life)] if life.videos else []
+    return order_of(files) if len(files) > 1 else ""
+
+
+def _seconds_of(kind: str, reports: list[dict[str, Any]]) -> float:
+    return round(sum(last - first for report in reports for first, last in report.get(kind, ())), 2)
+
+
+class _NotWholeError(LifeError):
+    pass
+
+
 def _refuse(name: str, reports: list[dict[str, Any]]) -> None:
     if lost := losses(reports):
         listed = "\n  ".join([f"The life {name} is not whole:", *lost])
-        raise LifeError(f"{listed}\nMend or leave out what is named, or drop --strict.")
+        raise _NotWholeError(f"{listed}\nMend or leave out what is named, or drop --strict.")
 
 
 def life_features(life: Life) -> Features:

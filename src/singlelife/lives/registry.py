@@ -17,7 +17,8 @@ from singlelife.errors import LifeError
 from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.simulation.screen import ScreenSource
 from singlelife.lives.simulation.simulated import SimulatedSource
-from singlelife.lives.video.sources import EmbeddedVideo, distinct, find_videos, listed_in, videos_in
+from singlelife.lives.video.recordings import distinct, find_videos, in_order_of_time, listed_in, videos_in
+from singlelife.lives.video.sources import EmbeddedVideo
 
 KINDS = ("video", "simulated", "shuffled", "joined")
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
@@ -209,6 +210,8 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
     embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
     paths = [path for path in videos or () if not isinstance(path, EmbeddedVideo)]
     found = find_videos(paths) if videos else life.local_videos()
+    if not videos and not (life.folder / VIDEO_LIST).is_file():
+        found = in_order_of_time(found)
     if not found and not embedded:
         if known is None and not life.folder.is_dir():
             raise _unknown(name)

@@ -63,24 +63,24 @@ class Shard:
         """Write the Arrow file with constant memory.
 
         Returns:
-            `video` and `file` (names), `num_frames`, `seconds` (time of the last frame) and `damage` (what was lost
-            of a damaged video, or None); or `video` and `error` for one of which nothing can be used.
+            `video` and `file` (names), `num_frames`, `seconds` (time of the last frame), and for a video the facts of
+            `VideoReader`, such as `damage` (None if whole); or `video` and `error` if nothing of it can be used.
 
         Raises:
             OSError: there is no room for it, or it cannot be written.
         """
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
-        damage = None
+        facts: dict[str, Any] = {"damage": None}
         try:
             if isinstance(self.source, SimulatedSource | ScreenSource):
                 num_frames, seconds = self._write_rows(aside, self._rows(self.source), counted)
             else:
                 with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
                     num_frames, seconds = self._write_rows(aside, self._rows(reader), counted)
-                    damage = reader.damage
+                    facts = reader.facts
             aside.replace(self.file)
             report = {"video": self.video, "file": self.file.name, "num_frames": num_frames, "seconds": seconds}
-            report["damage"] = damage
+            report |= facts
             aside.write_text(json.dumps(report), encoding="utf-8")
             aside.replace(self._report())
         except LifeError as error:
@@ -94,9 +94,9 @@ class Shard:
 
         Returns:
             `video`, about what it will give in `seconds`, `num_frames` and `num_bytes`, each 0 if its header does not
-            say, and `damage`, what is seen to be missing, or None; or `video` and `error`, why it cannot be used.
+            say, and for a video the facts of `VideoReader`; or `video` and `error`, why it cannot be used.
         """
-        damage = None
+        facts: dict[str, Any] = {"damage": None}
         if isinstance(self.source, SimulatedSource | ScreenSource):
             num_frames, seconds = self.source.num_frames, self.source.num_frames / self.frame_rate
             size = self.frame_size**2 * _BYTES_PER_PIXEL["simulated"]
@@ -105,12 +105,13 @@ class Shard:
                 with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
                     num_frames, seconds = reader.num_frames_estimate, reader.announced_seconds
                     width, height = reader.stored_size
-                    damage = reader.glance()
+                    reader.glance()
+                    facts = reader.facts
             except LifeError as error:
                 return {"video": self.video, "error": self._without_path(error)}
             size = width * height * min(1.0, self.frame_size / min(width, height)) ** 2 * _BYTES_PER_PIXEL["video"]
-        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": round(num_frames * size), "damage": damage}
-        return {"video": self.video} | found
+        found = {"seconds": seconds, "num_frames": num_frames, "num_bytes": round(num_frames * size)}
+        return {"video": self.video} | found | facts
 
     def _report(self) -> Path:
         return self.file.with_suffix(".report.json")

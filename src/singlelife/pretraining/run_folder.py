@@ -116,6 +116,7 @@ def life_facts(life: "PreparedLife") -> dict[str, Any]:
         "hours": round(seconds / 3600, 4),
         "videos": len(life.metadata["videos"]),
         **{name: life.metadata[name] for name in kept},
+        **{name: life.metadata.get(name) for name in ("order", "blank_seconds", "frozen_seconds")},
         "simulated": life.metadata["simulation"] is not None,
         "hub": life.metadata.get("hub"),
     }

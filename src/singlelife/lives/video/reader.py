@@ -5,20 +5,22 @@ import io
 import itertools
 import math
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
 from fractions import Fraction
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
 from av.video.frame import VideoFrame
-from av.video.reformatter import VideoReformatter
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.video.develop import Developer, StillStretches
 from singlelife.lives.video.sources import VideoFile, VideoSource
+from singlelife.text import duration
 
-DECODER_VERSION = 2  # part of the fingerprint of a life: raise it when the same file gives other frames
+DECODER_VERSION = 3  # part of the fingerprint of a life: raise it when the same file gives other frames
 _MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
 
 _MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
@@ -52,8 +54,7 @@ class VideoReader:
     Args:
         video: the path of a file, or what else a video is read from.
         frame_rate: in Hz.
-        frame_size: shorter side of the kept frames, in pixels. Smaller videos are not enlarged. The sample aspect
-            ratio and the rotation in the file's metadata are applied, sizes rounded to even numbers of pixels.
+        frame_size: shorter side of the kept frames, in pixels; `Developer` says how they are made.
         num_threads: of the decoder, up to 16.
         formats, codecs: the only containers and video streams that are opened, by FFmpeg's names; all by default.
         max_pixels: width times height of a frame, above which it is not decoded.
@@ -82,10 +83,14 @@ class VideoReader:
     ):
         source = VideoFile(video) if isinstance(video, Path) else video
         self.path, self.frame_rate, self.frame_size = source.path, frame_rate, frame_size
-        self.damaged_packets = 0
-        with source.open() as file:
-            if not file.read(1):
-                raise self._unusable("the file is empty")
+        self.damaged_packets, self._notes = 0, list[str]()
+        try:
+            with source.open() as file:
+                empty = not file.read(1)
+        except OSError as error:
+            raise self._unusable(f"it cannot be read ({error.strerror})") from error
+        if empty:
+            raise self._unusable("the file is empty")
         # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
         is_file = isinstance(source, VideoFile)
         limits = {
@@ -111,7 +116,8 @@ class VideoReader:
             self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
         self._stream.thread_type = "AUTO"
         self._stream.thread_count = min(num_threads, _MAX_THREADS)
-        self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
+        self._developer = Developer(frame_size, float(self._stream.sample_aspect_ratio or 1))
+        self._still = StillStretches()
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
         self._end = 0  # of the last frame that was decoded, in ticks of that clock
         self._announced = self._announced_by_header()
@@ -121,14 +127,18 @@ class VideoReader:
         self.stored_size = self._stream.width, self._stream.height
 
     def _video_stream(self, codecs: Sequence[str] | None) -> av.VideoStream:
-        container = self._container
-        cover = av.stream.Disposition.attached_pic  # of an audio file
-        streams = [stream for stream in container.streams.video if not stream.disposition & cover]
+        """The stream that the file says is the one to show, of several such the largest, of these the first."""
+        container, kind = self._container, av.stream.Disposition
+        no_video = kind.attached_pic | kind.timed_thumbnails | kind.still_image  # the cover of an audio file, previews
+        streams = [stream for stream in container.streams.video if not stream.disposition & no_video]
         # FFmpeg shows text art and single pictures as videos.
         if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
-            kinds = sorted({stream.type for stream in container.streams if not streams})
+            kinds = sorted({stream.type for stream in container.streams if not streams} - {"video"})  # but a cover
             raise self._unusable(f"holds no video, only {' and '.join(kinds) or 'text or a picture'}")
-        stream = streams[0]
+        stream = max(streams, key=lambda each: (kind.default in each.disposition, math.prod(_size(each))))
+        if len(streams) > 1:
+            others = " and ".join(_described(each) for each in streams if each is not stream)
+            self._notes.append(f"several video streams: {_described(stream)} is used, not {others}")
         if stream.codec_context is None:
             raise self._unusable("its frames are coded in a way that is not known here, or it is damaged")
         if codecs is not None and (codec := stream.codec_context.name) not in codecs:
@@ -149,6 +159,16 @@ class VideoReader:
         return None
 
     @property
+    def created(self) -> datetime | None:
+        """When it was recorded, by the file."""
+        tags = self._stream.metadata | self._container.metadata
+        for tag in ("com.apple.quicktime.creationdate", "creation_time"):  # the second may be that of an export
+            with contextlib.suppress(KeyError, ValueError):
+                created = datetime.fromisoformat(tags[tag])
+                return created if created.tzinfo else created.replace(tzinfo=UTC)
+        return None
+
+    @property
     def seconds(self) -> float:
         return float(self._end * self._clock)
 
@@ -162,19 +182,30 @@ class VideoReader:
             lost.append(f"it ends after {self.seconds:.1f} of the {self._announced:.1f} s that its header announces")
         return "; ".join(lost) or None
 
-    def glance(self) -> str | None:
-        """Decode the first frame and look for the end of the file. The reader is of no use afterwards.
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What has been found out so far: `damage`; `notes`, for people; the stretches that are `blank` and `frozen`,
+        each from its first to its last timestamp."""
+        stretches = {"blank": self._still.blank, "frozen": self._still.frozen}
+        notes = [*self._notes, *self._developer.notes]
+        for kind, found in stretches.items():
+            if found:
+                seconds = duration(sum(last - first for first, last in found))
+                notes.append(f"{kind} for {seconds} in {len(found)} stretch(es), the first {duration(found[0][0])} in")
+        return {"damage": self.damage, "notes": notes, **stretches}
 
-        Returns:
-            The damage that was seen, for people; None if there was none.
+    def glance(self) -> None:
+        """Decode the first frame and look for the end of the file, for `facts`. The reader is of no use afterwards.
 
         Raises:
             LifeError: no frame could be decoded.
         """
-        if next(self._decode(), None) is None:
+        first = next(self._decode(), None)
+        if first is None:
             raise self._unusable("no frame of it can be decoded")
+        self._develop(first)
         if self._announced is None:
-            return None
+            return
         start, self._end = self._stream.start_time or 0, 0
         with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
             self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
@@ -182,7 +213,6 @@ class VideoReader:
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
                 if packet.pts is not None:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
-        return self.damage
 
     def packet_times(self) -> Iterator[float]:
         """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
@@ -225,9 +255,18 @@ class VideoReader:
         if nearest is None:
             raise self._unusable("no frame of it can be decoded")
         yield self._keep(*nearest)
+        self._still.end()
 
     def _keep(self, time: int, index: int, frame: VideoFrame) -> KeptFrame:
-        return KeptFrame(self._upright(frame), float(time * self._clock), index)
+        kept = KeptFrame(self._develop(frame), float(time * self._clock), index)
+        self._still.see(kept.image, kept.timestamp)
+        return kept
+
+    def _develop(self, frame: VideoFrame) -> np.ndarray:
+        try:
+            return self._developer.develop(frame)
+        except LifeError as error:
+            raise self._unusable(str(error).removesuffix(".")) from error
 
     def _timed(self) -> Iterator[tuple[int, VideoFrame]]:
         """All frames and their times since the first, in ticks of the stream's clock, never running backwards."""
@@ -261,19 +300,6 @@ class VideoReader:
         except av.FFmpegError:  # cut off: nothing more can be read
             self.damaged_packets += 1
 
-    def _upright(self, frame: VideoFrame) -> np.ndarray:
-        ratio = float(self._stream.sample_aspect_ratio or 1)  # a pixel's width over its height
-        width = frame.width * (ratio if 0.1 < ratio < 10 else 1.0)
-        scale = min(1.0, self.frame_size / min(width, frame.height))
-        size = (_even(width * scale), _even(frame.height * scale))
-        # Shrunk as it is stored and only then made RGB: JPEG halves the colours' resolution in any case, so nothing
-        # is lost. AREA averages over all pixels that fall into one, as an antialiased resize must.
-        stored = "rgb24" if frame.format.is_rgb or frame.format.has_palette else "yuv420p"
-        small = self._shrink.reformat(frame, *size, format=stored, interpolation="AREA", threads=1)
-        image = self._to_rgb.reformat(small, format="rgb24", threads=1).to_ndarray()
-        quarter_turns = round(frame.rotation / 90) % 4
-        return np.ascontiguousarray(np.rot90(image, quarter_turns)) if quarter_turns else image
-
 
 def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     """Encode a uint8 image (height, width, 3)."""
@@ -282,5 +308,10 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
     return encoded.getvalue()
 
 
-def _even(pixels: float) -> int:
-    return max(2, 2 * round(pixels / 2))
+def _size(stream: av.VideoStream) -> tuple[int, int]:
+    return (stream.width, stream.height) if stream.codec_context else (0, 0)  # of a codec that is not known
+
+
+def _described(stream: av.VideoStream) -> str:
+    codec = stream.codec_context.name if stream.codec_context else "unknown codec"
+    return f"stream {stream.index} ({'x'.join(map(str, _size(stream)))}, {codec})"

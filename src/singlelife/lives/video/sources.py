@@ -1,10 +1,8 @@
 """What the videos of a life are read from: files, or rows of a `datasets` column that hold the files' bytes."""
 
-import glob
 import hashlib
-import re
+import stat
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, BinaryIO, TypeAlias
@@ -15,10 +13,6 @@ from singlelife.errors import LifeError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-VIDEO_SUFFIXES = frozenset(
-    {".3gp", ".avi", ".flv", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts", ".ts", ".webm", ".wmv"}
-)
 
 _FINGERPRINTED = 1 << 20  # bytes at each end of a video
 
@@ -36,9 +30,14 @@ class VideoFile:
             LifeError: there is no such file, or it cannot be opened.
         """
         try:
+            mode = self.path.stat().st_mode
+            if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+                kind = "a folder that cannot be read" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
+                raise LifeError(f"{self.path}: {kind}.")
             return self.path.open("rb")
         except OSError as error:
-            raise LifeError(f"{self.path}: {(error.strerror or str(error)).lower()}.") from error
+            link = " (a link that leads nowhere)" if self.path.is_symlink() else ""
+            raise LifeError(f"{self.path}: {(error.strerror or str(error)).lower()}{link}.") from error
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,66 +76,6 @@ def fingerprint(source: VideoSource) -> str:
     except OSError as error:
         raise LifeError(f"{source.path}: {error.strerror}.") from error
     return f"{size}-{digest.hexdigest()}"
-
-
-def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` stand for, without doubles: in the order given, in natural order within each.
-
-    Raises:
-        LifeError: a path stands for nothing, or a list of videos cannot be read.
-    """
-    found: list[Path] = []
-    for path in map(str, paths):
-        whole = Path(path).expanduser()
-        # glob.glob, since Path.glob refuses absolute patterns
-        matches = [whole] if whole.exists() else map(Path, glob.glob(str(whole), recursive=True))  # noqa: PTH207
-        inside = [file for match in sorted(matches, key=_natural) for file in videos_in(match)]
-        if not path or not inside:
-            raise LifeError(
-                f"There is no video {path!r}: no such file, no match as a glob, or a folder without files that end in "
-                f"{' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves."
-            )
-        found += inside
-    return distinct(found)
-
-
-def distinct(files: Sequence[Path]) -> list[Path]:
-    """Each file once, by its first path."""
-    by_target: dict[Path, Path] = {}
-    for file in files:
-        by_target.setdefault(file.resolve(), file)
-    return list(by_target.values())
-
-
-def videos_in(path: Path) -> list[Path]:
-    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones."""
-    if not path.is_dir():
-        return listed_in(path) if path.suffix == ".txt" else [path]
-    named = [file for file in path.rglob("[!.]*") if file.suffix.lower() in VIDEO_SUFFIXES]
-    return sorted(filter(Path.is_file, named), key=_natural)
-
-
-def listed_in(path: Path) -> list[Path]:
-    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
-
-    Raises:
-        LifeError: it cannot be read, names none, or one that is not there.
-    """
-    try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise LifeError(f"The list of videos {path} cannot be read ({error}).") from error
-    files = [path.parent / line for line in lines if line and not line.startswith("#")]
-    gone = [file for file in files if not file.is_file()]
-    if gone or not files:
-        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
-        raise LifeError(f"The list of videos {path} names {what}.")
-    return files
-
-
-def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts clip 2 before clip 10."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", str(path))]
 
 
 def videos_of(dataset: "Dataset", column: str | None = None) -> list[Path | EmbeddedVideo]:
