@@ -12,18 +12,18 @@ from singlelife.errors import LifeError
 from singlelife.lives.registry import (
     VIDEO_LIST,
     Life,
+    known_life,
     life_names,
+    own_names,
     prepared_folders,
-    registered_life,
     source_of_frames,
 )
 from singlelife.lives.resolve import life_reference
 from singlelife.text import aligned, in_bytes
 
-_COLUMNS = ("NAME", "DATA SET", "KIND", "HOURS", "PLACE", "POSES", "ACCESS", "HERE")
 _NOTE = """\
-`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random
-order. A recording of your own is a life too: `singlelife train --life NAME --video PATH ...`."""
+`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random order.
+A recording of your own is a life too: `singlelife prepare NAME --video PATH`."""
 
 
 @dataclass(frozen=True)
@@ -51,23 +51,15 @@ class Command:
             facts = describe_remote_life(reference.where, reference.revision)
             print(json.dumps(facts, indent=2) if self.json else aligned(list(facts.items())))
             return 0
-        names = life_names() if self.show is None else [self.show.life]
         lives = []
-        for life in map(registered_life, names):
-            prepared = prepared_folders(life, self.cache_dir)
+        for name in [*own_names(self.cache_dir), *life_names()] if self.show is None else [self.show.life]:
+            life, prepared = known_life(name, self.cache_dir), prepared_folders(name, self.cache_dir)
             lives.append((life, prepared, _state(life, prepared, self.cache_dir)))
         if self.json:
             found = [_fields(*described) for described in lives]
             print(json.dumps(found[0] if self.show else found, indent=2))
-        elif self.show:
-            print(_explained(*lives[0]))
         else:
-            rows = [
-                (life.name, life.dataset, life.kind, f"{life.hours:.2g}" if life.hours else "?", life.place or "?",
-                 life.poses or "-", life.access, state)
-                for life, _, state in lives
-            ]  # fmt: skip
-            print(f"{aligned([_COLUMNS, *rows])}\n\n{_NOTE}")
+            print(_explained(*lives[0]) if self.show else f"{_listed(lives)}\n\n{_NOTE}")
         return 0
 
 
@@ -80,8 +72,8 @@ def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
         return "prepared"
     if life.kind != "video":
         states = {
-            part.name: _state(part, prepared_folders(part, cache_dir), cache_dir)
-            for part in map(registered_life, life.shuffle_of.split() or life.joins.split())
+            part: _state(known_life(part, cache_dir), prepared_folders(part, cache_dir), cache_dir)
+            for part in life.shuffle_of.split() or life.joins.split()
         }
         missing = [name for name, state in states.items() if state == "not here"]
         return f"needs {' '.join(missing)}" if missing else "made when needed"
@@ -93,10 +85,32 @@ def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
     return f"{len(videos):,} video(s), {size}" if videos else "not here"
 
 
+def _listed(lives: list[tuple[Life, list[Path], str]]) -> str:
+    """A table with a heading for each data set."""
+    rows, heading = [("NAME", "HOURS", "HERE", "")], ""
+    for life, _, state in lives:
+        if life.dataset != heading:
+            heading = life.dataset
+            rows += [("",) * 4, (f"{heading}: {life.access}" if life.access != heading else heading, "", "", "")]
+        rows.append((f"  {life.name}", f"{life.hours:.2g}" if life.hours else "", state, life.description))
+    width = max(len(row[0]) for row in rows if row[1] or row[2])
+    return "\n".join(
+        row[0] if not any(row[1:]) else f"{row[0]:<{width}}  {line}"
+        for row, line in zip(rows, aligned([row[1:] for row in rows]).split("\n"), strict=True)
+    )
+
+
+def _folder_and_frames(life: Life) -> tuple[str | None, int]:
+    """Where the videos go, if there are any (those of a shuffled life are its base's), and about how many frames."""
+    source = source_of_frames(life)
+    folder = None if source.kind == "simulated" or life.joins else str(source.folder)
+    return folder, round(3600 * life.hours * life.frame_rate)
+
+
 def _fields(life: Life, prepared: list[Path], state: str) -> dict[str, Any]:
     """The fields of a life for `--json`."""
-    frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
-    made_from = {"videos", "simulation", "base", "parts"}
+    folder, frames = _folder_and_frames(life)
+    made_from = {"videos", "prepared", "simulation", "base", "parts"}
     return {field.name: getattr(life, field.name) for field in fields(life) if field.name not in made_from} | {
         "folder": folder,
         "frames": frames,
@@ -107,9 +121,9 @@ def _fields(life: Life, prepared: list[Path], state: str) -> dict[str, Any]:
 
 
 def _explained(life: Life, prepared: list[Path], state: str) -> str:
-    frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
+    folder, frames = _folder_and_frames(life)
     lines = {
-        "data set": f"{life.dataset} ({life.access}) {life.url}".strip(),
+        "data set": " ".join(dict.fromkeys([life.dataset, f"({life.access})", life.url])).strip(),
         "licence": life.license,
         "consent": life.consent,
         "how to get it": life.source or "It is rendered here when it is needed.",
@@ -129,9 +143,3 @@ def _explained(life: Life, prepared: list[Path], state: str) -> str:
     script = [f"  python datasets_scripts/{life.script}.py --help"] if life.script else []
     commands = [f"  singlelife prepare {life.name} --dry-run", f"  accelerate launch train.py --life {life.name}"]
     return "\n".join([f"{life.name}: {life.description}", *table, "", *script, *commands])
-
-
-def _video_folder(life: Life) -> str | None:
-    """Where the videos go, if there are any; those of a shuffled life are its base's, of a joined one its parts'."""
-    source = source_of_frames(life)
-    return None if source.kind == "simulated" or life.joins else str(source.folder)

@@ -9,6 +9,7 @@ import tyro
 from singlelife.alignment.settings import PairSetConfig
 from singlelife.errors import LifeError, PairSetError, SingleLifeError
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
+from singlelife.lives.resolve import check_names
 from singlelife.text import aligned
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Show:
 
     def run(self) -> int:
         if self.what and not self.video:
+            check_names([self.what], self.cache_dir)
             from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
             if pairs := stored_pair_set(self.what):
@@ -176,6 +178,7 @@ class Make:
             raise PairSetError(f"--output {self.output} exists already. Choose another folder, or delete it.")
 
     def run(self) -> int:
+        check_names(self.lives, self.cache_dir)
         from singlelife.alignment.pair_sets import make_balanced_pair_set
         from singlelife.alignment.pair_sets.resolve import resolve_stretch
 

@@ -19,10 +19,10 @@ from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
 
 from singlelife.errors import HubError, LifeError
-from singlelife.files import atomic_write, check_room
+from singlelife.files import atomic_write, check_room, locked
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import Remote, fetch, is_commit, look_up, say_kept
-from singlelife.lives.prepare import default_cache_dir, locked, write_dataset_description
+from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import (
     COLUMNS,
     FORMAT_VERSION,
@@ -33,6 +33,7 @@ from singlelife.lives.prepared import (
     OPTIONAL_COLUMNS,
     PreparedLife,
 )
+from singlelife.lives.registry import default_cache_dir
 from singlelife.text import in_bytes
 
 _PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
@@ -85,7 +86,7 @@ def download_life(
     folder = repository / remote.commit
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{folder}.lock"), repo_id):
+        with locked(folder, repo_id):
             if not folder.exists():
                 _download(remote, name, folder, progress)
         with atomic_write(ref) as aside:

@@ -17,9 +17,9 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.registry import METADATA as METADATA
 
 FORMAT_VERSION = 1
-METADATA = "metadata.json"
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 
 # Every prepared life has these columns,

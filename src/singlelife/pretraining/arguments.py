@@ -22,7 +22,7 @@ from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.flags import parse_flags
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
-from singlelife.lives.registry import life_names
+from singlelife.lives.registry import EXAMPLES
 from singlelife.lives.resolve import life_reference, training_recipe
 
 BATCH_OF_BASE_RATE = 256
@@ -319,17 +319,19 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
     first.add_argument("--config", nargs="?")
     first.add_argument("--life", nargs="?")
     first.add_argument("--video", nargs="*")
+    first.add_argument("--cache-dir", nargs="?")
     named, _ = first.parse_known_args(words)
     values: dict[str, Any] = read_config(named.config) if named.config else {}
     origins = dict.fromkeys(values, f"--config {named.config}")
     if life := named.life or values.get("life"):
-        recipe = training_recipe(life, named.video or values.get("video"))
+        where = named.cache_dir or values.get("cache_dir")
+        recipe = training_recipe(life, named.video or values.get("video"), where)
         of_recipe = read_config(recipe)
         values, origins = of_recipe | values, dict.fromkeys(of_recipe, f"recipe {recipe}") | origins
     elif not {"-h", "--help"} & set(words):
         raise RunError(
-            "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
-            f"names: {', '.join(life_names())}."
+            "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or a name that "
+            f"`singlelife lives` lists, such as {' or '.join(EXAMPLES)}."
         )
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
     default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})

@@ -83,7 +83,7 @@ def resolve_stretch(words: str, *, cache_dir: Path | None = None) -> tuple[Prepa
         return resolve_life(words, cache_dir=cache_dir), None
     name = words.removesuffix(_HELD_OUT)
     life = resolve_life(name, cache_dir=cache_dir)
-    recipe = read_yaml(hub_configs() / "train" / f"{training_recipe(name)}.yaml")
+    recipe = read_yaml(hub_configs() / "train" / f"{training_recipe(name, cache_dir=cache_dir)}.yaml")
     fraction, max_gap = recipe.get("validation_fraction", HELD_OUT), recipe.get("max_gap", PairSettings.max_gap)
     _, rows = hold_out(life.timestamps, life.video_index, fraction, max_gap)
     if not len(rows):

@@ -160,7 +160,7 @@ def stored_pair_table(
     if table is not None:
         return table
     try:
-        with locked(life.path.with_name(f"{life.path.name}.pairs.lock"), f"the pairs of {life.name}"):
+        with locked(Path(f"{life.path}.pairs"), f"the pairs of {life.name}"):
             table = _read_if_there(path, key)  # perhaps made by the process that held the lock
             if table is None:
                 table = replace(find_overlaps(geometry.points, component, settings, progress=progress), key=key)

@@ -144,7 +144,7 @@ def life_geometry(
         settings = {"voxel_size": voxel_size or (metadata["settings"]["voxel_size"] if metadata else 0.0), **_SETTINGS}
         fingerprint = _fingerprint(life, found, settings)
         if metadata is None or metadata["fingerprint"] != fingerprint:
-            with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
+            with locked(Path(f"{life.path}.geometry"), f"the poses of {life.name}"):
                 metadata = geometry_metadata(life)
                 if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
                     _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
