@@ -144,7 +144,7 @@ def context(rows: np.ndarray | None = None, within_video: bool = False, **change
         return find_overlaps(walk_to_and_fro(len(timestamps)), np.zeros(len(timestamps), dtype=np.int64), settings)
 
     rows = np.arange(len(timestamps)) if rows is None else rows
-    return PairingContext(timestamps, video_index, rows, settings, within_video, pair_table)
+    return PairingContext(timestamps, video_index, rows, settings, within_video, pair_table, None)
 
 
 usable_rows = st.sets(st.integers(0, 299), min_size=2, max_size=80).map(lambda rows: np.array(sorted(rows)))

@@ -112,14 +112,10 @@ class PairConfig(PairSettings):
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise RunError(f"--pairing should be one of {', '.join(PAIRINGS)}, not {self.pairing!r}.")
-        low, high, held_out = self.min_overlap, self.max_overlap, self.validation_fraction
-        _require(0 < low <= 1, "min_overlap", low, "over 0 and at most 1")
-        _require(low <= high <= 1, "max_overlap", high, f"from --min-overlap ({low:g}) to 1")
-        _at_least(1, self, "max_neighbours")
-        _require(0 <= self.spatial_rate <= 1000, "spatial_rate", self.spatial_rate, "from 0 (all frames) to 1000")
-        _require(0 <= self.spatial_weight <= 1, "spatial_weight", self.spatial_weight, "from 0 to 1")
+        super().__post_init__()
         _require(0 <= self.color_jitter <= 1, "color_jitter", self.color_jitter, "from 0 to 1")
         _require(self.hours is None or self.hours > 0, "hours", self.hours, "over 0")
+        held_out = self.validation_fraction
         _require(0 <= held_out <= 0.5, "validation_fraction", held_out, "from 0 to 0.5")
 
 

@@ -81,16 +81,8 @@ def find_overlaps(
         component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
         settings: the range of overlaps, and the number of neighbours.
         progress: show a progress bar on stderr.
-
-    Raises:
-        LifeError: a setting is out of its range.
     """
     least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
-    if not 0 < least <= most <= 1 or neighbours < 1:
-        raise LifeError(
-            "The overlap of spatial pairs should be 0 < min_overlap <= max_overlap <= 1, and max_neighbours at least "
-            f"1, not {least:g} to {most:g} and {neighbours}."
-        )
     found, in_range, above = [], 0, 0
     with tqdm(desc="Finding overlaps", total=int((component >= 0).sum()), unit=" frames", disable=not progress) as bar:
         for number in np.unique(component[component >= 0]):
@@ -146,7 +138,7 @@ def stored_pair_table(
         progress: show a progress bar on stderr if the table must be made.
 
     Raises:
-        LifeError: the geometry is of another life, a setting is out of its range, or the table cannot be written.
+        LifeError: the geometry is of another life, or the table cannot be written.
     """
     if len(geometry) != len(life):
         raise LifeError(f"The life {life.name} has {len(life)} frames, and this geometry {len(geometry)}.")

@@ -18,7 +18,7 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation import DEPTH_SCALE, SimulatedSource
+from singlelife.lives.simulation import SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
 from singlelife.lives.simulation.doom_walker import Walker
 
