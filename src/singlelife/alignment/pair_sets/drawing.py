@@ -13,9 +13,9 @@ from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.settings import PairSetConfig, Views
 from singlelife.errors import LifeError, PairSetError
+from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing
-from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import Geometry
 from singlelife.lives.scene.store import life_geometry, stored_geometry

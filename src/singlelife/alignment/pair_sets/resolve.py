@@ -23,9 +23,9 @@ from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import DESCRIPTION, VIEW_NAMES
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import hub_configs, read_yaml
+from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT, hold_out
-from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize
 from singlelife.lives.prepared import METADATA, PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life, training_recipe
 
