@@ -67,7 +67,8 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
     Raises:
         LifeError: what is there is damaged.
     """
-    if geometry_metadata(life) is None:
+    metadata = geometry_metadata(life)
+    if metadata is None:
         return None
     try:
         table = load_from_disk(str(life.path / FOLDER)).data
@@ -79,6 +80,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
             component.to_numpy(),
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
+            metadata.get("voxel_size", 0.0),
         )
         if len(geometry) != len(life):
             raise ValueError(f"it is of {len(geometry)} frames, not {len(life)}")
