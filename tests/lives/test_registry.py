@@ -63,7 +63,7 @@ def test_the_paper_has_twenty_lives_five_controls_and_kinetics():
 def test_videos_that_a_registered_life_should_not_have_are_named():
     kitchen = registered_life("hdepic_7")
     right = [f"P07-2024053{day}-101357.mp4" for day in range(9)]
-    assert kitchen.mismatches(right) == () == Life(name="my_day", kind="video").mismatches(["anything.mp4"])
+    assert kitchen.mismatches(right) == () == Life(name="my_day").mismatches(["anything.mp4"])
     wrong = kitchen.mismatches([*right[:2], "x/P06-20240531-101357.mp4"])
     assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), and here are 3" in wrong[1]
 
@@ -73,7 +73,7 @@ def test_videos_that_a_registered_life_should_not_have_are_named():
 )
 def test_a_name_is_refused_or_a_plain_folder_name(name):
     try:
-        Life(name=name, kind="video")
+        Life(name=name)
     except LifeError:
         return
     assert Path(name).name == name and name.isascii() and name not in (".", "..") and not name.startswith(("-", "."))

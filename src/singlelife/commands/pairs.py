@@ -109,29 +109,23 @@ class Show:
                 print(f"overlaps are not known: {error}\n")
         rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "TWO VIDEOS", "MEDIAN OVERLAP")]
         shown = []
+        indices = np.array([*range(_SAMPLED), *(self.index or range(self.num))], dtype=np.int64)
         for name, pairing in pairings.items():
-            gaps, overlaps = _apart(life, pairing.pairs(seed, np.arange(_SAMPLED)), geometry)
-            gap, overlap = (
-                np.median(each[~np.isnan(each)]) if (~np.isnan(each)).any() else None for each in (gaps, overlaps)
-            )
-            numbers = f"{len(pairing):,}", f"{len(pairing.targets) / len(life):.1%}"
-            times = "-" if gap is None else _gap_text(gap), f"{np.isnan(gaps).mean():.0%}"
-            rows.append((name, *numbers, *times, "not known" if overlap is None else f"{overlap:.2f}"))
-            chosen = np.array(self.index or range(self.num), dtype=np.int64)
-            frames = pairing.pairs(seed, chosen)
+            frames = pairing.pairs(seed, indices)
             gaps, overlaps = _apart(life, frames, geometry)
-            titles = [
-                f"{name}  ·  {_gap_text(gap)}"
-                + ("" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}")
-                + f"  ·  #{index}"
-                for gap, overlap, index in zip(gaps, overlaps, chosen, strict=True)
-            ]
-            shown.append((frames, titles))
+            gap, overlap = _median(gaps[:_SAMPLED]), _median(overlaps[:_SAMPLED])
+            numbers = f"{len(pairing):,}", f"{len(pairing.targets) / len(life):.1%}", _gap_text(gap)
+            two_videos = f"{np.isnan(gaps[:_SAMPLED]).mean():.0%}"
+            rows.append((name, *numbers, two_videos, "not known" if np.isnan(overlap) else f"{overlap:.2f}"))
+            titles = []
+            for gap, overlap, index in zip(gaps[_SAMPLED:], overlaps[_SAMPLED:], indices[_SAMPLED:], strict=True):
+                known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
+                titles.append(f"{name}  ·  {_gap_text(gap)}{known}  ·  #{index}")
+            shown.append((frames[_SAMPLED:], titles))
         print(aligned(rows))
         output = self.output or Path(f"{life.name}-pairs.png")
-        _draw_sheet(
-            output, life, shown, f"Pairs of {self.of_run or life.name}, seed {seed}: target left, source right"
-        )
+        title = f"Pairs of {self.of_run or life.name}, seed {seed}: target left, source right"
+        _draw_sheet(output, life, shown, title)
         print(f"\ndrawn in {output}")
         return 0
 
@@ -141,8 +135,9 @@ class Show:
         from singlelife.pretraining.arguments import parse_arguments
         from singlelife.pretraining.batches import pairings
 
-        videos = ["--video", *self.video] if self.video else []
-        words = ["--life", str(self.what), *videos, "--seed", str(self.seed or 0), "--validation-fraction", "0"]
+        words = ["--life", str(self.what), "--seed", str(self.seed or 0), "--validation-fraction", "0"]
+        words += ["--video", *self.video] if self.video else []
+        words += ["--cache-dir", str(self.cache_dir)] if self.cache_dir else []
         words += [word for setting in self._flags().items() for word in setting]
         run = parse_arguments(["--config", str(self.of_run / "config.yaml")] if self.of_run else words)
         where = self.cache_dir or run.life.cache_dir
@@ -214,6 +209,12 @@ def _apart(life: "PreparedLife", frames: np.ndarray, geometry: "Geometry | None"
     if geometry is None:
         return gaps, np.full(len(frames), np.nan)
     return gaps, overlaps_of(geometry.points, geometry.component, frames)
+
+
+def _median(values: np.ndarray) -> float:
+    """Of those that are known; NaN if none is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else float("nan")
 
 
 def _gap_text(seconds: float) -> str:

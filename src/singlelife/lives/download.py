@@ -99,27 +99,6 @@ def download_life(
     return _opened(folder, repo_id)
 
 
-def describe_remote_life(repo_id: str, revision: str | None = None) -> dict[str, str]:
-    """What a life on the Hub is, by title, for people; a few kilobytes are fetched.
-
-    Raises:
-        HubError: the data set is not there or not for you, or is no life that `singlelife push` made.
-    """
-    remote = look_up(repo_id, "dataset", revision)
-    metadata = _metadata(remote)
-    seconds = sum(video.get("seconds", 0) for video in metadata["videos"])
-    return {
-        "life": str(metadata.get("name", "unnamed")),
-        "length": f"{seconds / 3600:.2f} h in {len(metadata['videos'])} video(s)",
-        "frames": f"{metadata['num_frames']:,} at {metadata['frame_rate']:g} Hz",
-        "size": in_bytes(sum(remote.sizes.values())),
-        "poses": "yes" if any(file.startswith(f"{GEOMETRY}/") for file in remote.sizes) else "none beside the frames",
-        "licence": metadata["license"] or "not stated",
-        "access": ("private" if remote.info.private else "public") + (", gated" if remote.info.gated else ""),
-        "commit": remote.commit,
-    }
-
-
 def _opened(folder: Path, repo_id: str) -> PreparedLife:
     life = PreparedLife.load(folder)
     life.metadata["hub"] = {"repo_id": repo_id, "revision": folder.name}

@@ -21,11 +21,10 @@ from singlelife.lives.simulation import ScreenSource, SimulatedSource
 if TYPE_CHECKING:
     from singlelife.lives.video.sources import EmbeddedVideo
 
-KINDS = ("video", "simulated", "shuffled", "joined")
 METADATA = "metadata.json"  # in the folder of a prepared life
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 EXAMPLES = ("sim_1", "wt_3", "hdepic_1")  # names to show where a name is wanted
-YOURS = "yours"  # the data set of lives that are not registered
+YOURS = "yours"  # the access to lives that are not registered
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 
 _OF_ITS_FRAMES = ("frame_rate", "frame_size", "license", "pairs_within_video")  # what a control has from its base
@@ -38,8 +37,6 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"`, `"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order) or
-            `"joined"` (the videos of several lives, one after another).
         dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
         source: how to get it, in a sentence; empty for simulated lives.
         hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
@@ -62,7 +59,6 @@ class Life:
     """
 
     name: str
-    kind: str
     dataset: str = "own recording"
     description: str = ""
     license: str = ""
@@ -97,11 +93,9 @@ class Life:
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
         parts = self.joins.split()
-        made_of = {"simulated": self.simulation, "shuffled": self.shuffle_of, "joined": parts}
         rules = {
-            f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
-            "have a simulation, shuffle_of or joins if it is simulated, shuffled or joined, and only then": all(
-                bool(given) == (self.kind == kind) for kind, given in made_of.items()
+            "be simulated, shuffled or joined, not several of these": (
+                (self.simulation is not None) + bool(self.shuffle_of) + bool(parts) <= 1
             ),
             "be made of other lives: shuffle_of one, or joins two or more": (
                 len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
@@ -112,6 +106,14 @@ class Life:
         for rule, kept in rules.items():
             if not kept:
                 raise LifeError(f"The life {self.name!r} should {rule}.")
+
+    @property
+    def kind(self) -> str:
+        """`"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order), `"joined"` (the
+        videos of several lives, one after another) or `"video"`."""
+        if self.simulation is not None:
+            return "simulated"
+        return "shuffled" if self.shuffle_of else "joined" if self.joins else "video"
 
     @property
     def folder(self) -> Path:
@@ -198,8 +200,8 @@ def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
     """
     if name.removeprefix(SHUFFLED) not in (own := own_names(cache_dir)) and name not in own:
         return registered_life(name)
-    life = _shuffled(name) if name.startswith(SHUFFLED) else Life(name, "video", description="a recording of your own")
-    return dataclasses.replace(life, dataset=YOURS, source="It is prepared from videos that --video names.")
+    life = _shuffled(name) if name.startswith(SHUFFLED) else Life(name, description="a recording of your own")
+    return dataclasses.replace(life, dataset="own recordings", source="It is prepared from videos that --video names.")
 
 
 def registered_life(name: str) -> Life:
@@ -241,7 +243,7 @@ def get_life(
         base = get_life(known.shuffle_of, videos, cache_dir)
         same = {field: getattr(base, field) for field in _OF_ITS_FRAMES}
         return dataclasses.replace(known, base=base, **same)
-    life = known or Life(name=name, kind="video", description="A recording of your own.")
+    life = known or Life(name=name, description="A recording of your own.")
     if life.kind != "video":
         if videos:
             raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
@@ -269,11 +271,10 @@ def get_life(
 def _shuffled(name: str) -> Life:
     """The control `shuffled-NAME`."""
     shuffled = name.removeprefix(SHUFFLED)
-    base = _registered().get(shuffled) or Life(name=shuffled, kind="video")
+    base = _registered().get(shuffled) or Life(shuffled)
     inherited = ("license", "source", "hours", "access", "consent", "frame_rate", "frame_size", "train")
     return Life(
         name=name,
-        kind="shuffled",
         dataset="controls",
         description=f"control: the frames of the life {shuffled} in random order",
         shuffle_of=shuffled,

@@ -155,7 +155,7 @@ def training_recipe(
     if reference.kind == "named":
         return get_life(words, videos, cache_dir).train
     known = reference.name in life_names()
-    return (registered_life(reference.name) if known else Life(reference.name, "video")).train
+    return (registered_life(reference.name) if known else Life(reference.name)).train
 
 
 def _name_of(folder: Path) -> str:
