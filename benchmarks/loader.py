@@ -34,9 +34,8 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from singlelife.lives.pairs.dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset, color_factors, to_pixel_values
 from singlelife.lives.pairs.pairing import TemporalPairing
-from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life

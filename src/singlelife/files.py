@@ -66,18 +66,20 @@ def sync(path: Path) -> None:
 
 
 def locked(path: Path, what: str) -> AcquireReturnProxy:
-    """Hold a lock file. If another process holds it, say so on stderr and wait.
+    """Hold the lock of a file or folder, in the folder `.locks` beside it. If another process holds it, say so on
+    stderr and wait.
 
     Args:
-        path: of the lock file.
-        what: is worked on, such as `"the life sim_1"`.
+        path: what is worked on; it need not be there.
+        what: the same for people, such as `"the life sim_1"`.
     """
-    lock = FileLock(path)
+    lock = path.parent / ".locks" / f"{path.name}.lock"
+    lock.parent.mkdir(parents=True, exist_ok=True)
     try:
-        return lock.acquire(timeout=0)
+        return FileLock(lock).acquire(timeout=0)
     except Timeout:
         print(f"Another process is working on {what}; waiting for it.", file=sys.stderr)
-        return lock.acquire()
+        return FileLock(lock).acquire()
 
 
 def free_bytes(path: Path) -> int:

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairs.dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset, random_crop_box
 from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
@@ -19,7 +19,6 @@ from singlelife.lives.pairs.pairing import (
     TemporalPairing,
     make_pairing,
 )
-from singlelife.lives.pairs.transforms import random_crop_box
 
 from .conftest import pair_generator
 

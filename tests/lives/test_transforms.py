@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.lives.pairs.transforms import color_factors, crop_and_resize, random_crop_box, to_pixel_values
+from singlelife.lives.pairs.dataset import color_factors, crop_and_resize, random_crop_box, to_pixel_values
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 

@@ -27,7 +27,7 @@ from singlelife.alignment.score import Truth, common_per_pair, holds, pack, posi
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, PairSetError
 from singlelife.files import atomic_write, check_room
-from singlelife.lives.prepare import default_cache_dir
+from singlelife.lives.registry import default_cache_dir
 
 VARIANTS = ("raw", "position_free")
 

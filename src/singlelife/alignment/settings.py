@@ -123,6 +123,11 @@ class PairSetConfig:
     seed: int = 0
     """Seed of the draw."""
 
+    min_baseline: float = 1 / 16
+    """Where depth is known: the least distance between the two cameras, as a share of the median depth of what the
+    target sees, so that it means the same in metres and in game units. A pair between which the camera turns by 4
+    degrees or more is taken whatever the distance. 0 takes all pairs."""
+
     def __post_init__(self) -> None:
         for name, choice in (("views", Views), ("by", BalancedBy)):
             if (value := getattr(self, name)) not in (*get_args(choice), *([None] if name == "by" else [])):
@@ -132,6 +137,8 @@ class PairSetConfig:
                 raise PairSetError(f"--{name.replace('_', '-')} {getattr(self, name)}: it should be at least 1.")
         if not 0 <= self.seed < 2**63:
             raise PairSetError(f"--seed {self.seed}: it should be from 0 to 2^63 - 1.")
+        if not 0 <= self.min_baseline < float("inf"):
+            raise PairSetError(f"--min-baseline {self.min_baseline:g}: it should be a number from 0.")
         if self.views == "shifted" and self.by not in (None, "none"):
             raise PairSetError(f"--by {self.by}: shifted views are cut from one frame, so leave it out.")
         if self.bins is None:

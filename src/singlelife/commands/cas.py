@@ -10,6 +10,7 @@ import tyro
 
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import SingleLifeError
+from singlelife.lives.resolve import check_names
 from singlelife.results import append_results
 
 SOME_FAILED = 1  # exit code
@@ -88,6 +89,7 @@ class Cas:
 
     def run(self) -> int:
         groups = dict(map(_named_group, self.groups))
+        check_names([self.config.pairs], self.config.cache_dir)
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
         from singlelife.alignment.comparison import AlignmentResult, cas

@@ -11,6 +11,7 @@ import tyro
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.settings import ClassificationConfig, CorrespondenceConfig, DepthConfig, EvaluationConfig
 from singlelife.files import atomic_write
+from singlelife.lives.resolve import check_names
 from singlelife.machine import configure_cpu
 from singlelife.results import append_results
 
@@ -123,6 +124,7 @@ class Depth(_Evaluate):
             raise EvaluationError(f"--save {self.save} is there already. Remove it, or choose another folder.")
         if self.save and len(self.models) > 1:
             raise EvaluationError(f"--save takes one model, not {len(self.models)}.")
+        check_names([*self.config.train, *self.config.test], self.config.cache_dir)
         self._start(self.config)
         from singlelife.alignment.models import load_model
         from singlelife.evaluation.depth import croco_of, evaluate_depth, save_depth_model

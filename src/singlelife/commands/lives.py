@@ -1,10 +1,9 @@
 """`singlelife lives`: the lives known by name, and what is here of each."""
 
-import json
 import textwrap
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import tyro
 
@@ -12,18 +11,16 @@ from singlelife.errors import LifeError
 from singlelife.lives.registry import (
     VIDEO_LIST,
     Life,
+    known_life,
     life_names,
+    own_names,
     prepared_folders,
-    registered_life,
-    source_of_frames,
 )
-from singlelife.lives.resolve import life_reference
 from singlelife.text import aligned, in_bytes
 
-_COLUMNS = ("NAME", "DATA SET", "KIND", "HOURS", "PLACE", "POSES", "ACCESS", "HERE")
 _NOTE = """\
-`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random
-order. A recording of your own is a life too: `singlelife train --life NAME --video PATH ...`."""
+`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random order.
+A recording of your own is a life too: `singlelife prepare NAME --video PATH`."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,7 @@ class Show:
     """Explain one life: where it comes from, how to get it, where to put it, and what will be made from it."""
 
     life: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
-    """a name that `singlelife lives` lists, or ORG/NAME of a life on the Hub"""
+    """a name that `singlelife lives` lists"""
 
 
 @dataclass(frozen=True)
@@ -39,35 +36,15 @@ class Command:
     """List the lives known by name, with what is here of each; `singlelife lives show NAME` explains one."""
 
     show: Annotated[Show, tyro.conf.subcommand("show")] | Annotated[None, tyro.conf.subcommand("list")] = None
-    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """print the same as JSON"""
     cache_dir: Path | None = None
     """where prepared lives are kept; by default in $SINGLELIFE_CACHE or ~/.cache/singlelife"""
 
     def run(self) -> int:
-        if self.show is not None and (reference := life_reference(self.show.life)).kind == "hub":
-            from singlelife.lives.download import describe_remote_life  # torch comes along
-
-            facts = describe_remote_life(reference.where, reference.revision)
-            print(json.dumps(facts, indent=2) if self.json else aligned(list(facts.items())))
-            return 0
-        names = life_names() if self.show is None else [self.show.life]
         lives = []
-        for life in map(registered_life, names):
-            prepared = prepared_folders(life, self.cache_dir)
+        for name in [*own_names(self.cache_dir), *life_names()] if self.show is None else [self.show.life]:
+            life, prepared = known_life(name, self.cache_dir), prepared_folders(name, self.cache_dir)
             lives.append((life, prepared, _state(life, prepared, self.cache_dir)))
-        if self.json:
-            found = [_fields(*described) for described in lives]
-            print(json.dumps(found[0] if self.show else found, indent=2))
-        elif self.show:
-            print(_explained(*lives[0]))
-        else:
-            rows = [
-                (life.name, life.dataset, life.kind, f"{life.hours:.2g}" if life.hours else "?", life.place or "?",
-                 life.poses or "-", life.access, state)
-                for life, _, state in lives
-            ]  # fmt: skip
-            print(f"{aligned([_COLUMNS, *rows])}\n\n{_NOTE}")
+        print(_explained(*lives[0]) if self.show else f"{_listed(lives)}\n\n{_NOTE}")
         return 0
 
 
@@ -80,8 +57,8 @@ def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
         return "prepared"
     if life.kind != "video":
         states = {
-            part.name: _state(part, prepared_folders(part, cache_dir), cache_dir)
-            for part in map(registered_life, life.shuffle_of.split() or life.joins.split())
+            part: _state(known_life(part, cache_dir), prepared_folders(part, cache_dir), cache_dir)
+            for part in life.shuffle_of.split() or life.joins.split()
         }
         missing = [name for name, state in states.items() if state == "not here"]
         return f"needs {' '.join(missing)}" if missing else "made when needed"
@@ -93,29 +70,34 @@ def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
     return f"{len(videos):,} video(s), {size}" if videos else "not here"
 
 
-def _fields(life: Life, prepared: list[Path], state: str) -> dict[str, Any]:
-    """The fields of a life for `--json`."""
-    frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
-    made_from = {"videos", "simulation", "base", "parts"}
-    return {field.name: getattr(life, field.name) for field in fields(life) if field.name not in made_from} | {
-        "folder": folder,
-        "frames": frames,
-        "repository": life.repository_name,
-        "state": state,
-        "prepared": list(map(str, prepared)),
-    }
+def _listed(lives: list[tuple[Life, list[Path], str]]) -> str:
+    """A table with a heading for each data set."""
+    rows = [
+        (f"  {life.name}", f"{life.hours:.2g}" if life.hours else "", state, life.description)
+        for life, _, state in lives
+    ]
+    first, *lines = aligned([("NAME", "HOURS", "HERE", ""), *rows]).split("\n")
+    shown, heading = [first], ""
+    for (life, _, _), line in zip(lives, lines, strict=True):
+        if life.dataset != heading:
+            heading = life.dataset
+            shown += ["", f"{heading}: {life.access}"]
+        shown.append(line)
+    return "\n".join(shown)
 
 
 def _explained(life: Life, prepared: list[Path], state: str) -> str:
-    frames, folder = round(3600 * life.hours * life.frame_rate), _video_folder(life)
+    frames = round(3600 * life.hours * life.frame_rate)
+    source = known_life(life.shuffle_of) if life.shuffle_of else life  # whose videos they are
     lines = {
-        "data set": f"{life.dataset} ({life.access}) {life.url}".strip(),
+        "data set": " ".join(dict.fromkeys([life.dataset, f"({life.access})", life.url])).strip(),
         "licence": life.license,
         "consent": life.consent,
         "how to get it": life.source or "It is rendered here when it is needed.",
-        "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
-        "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
-        "where to put it": f"{folder} (or name the files with --video)" if folder else "",
+        "videos": f"{life.num_videos}" + f", about {life.download_gb:g} GB" * bool(life.download_gb)
+        if life.num_videos
+        else "",
+        "where to put it": f"{source.folder} (or name the files with --video)" if source.kind == "video" else "",
         "will be made": f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side"
         + f": about {frames:,}" * bool(frames),
         "pairs": "within a video only" if life.pairs_within_video or life.joins else "",
@@ -129,9 +111,3 @@ def _explained(life: Life, prepared: list[Path], state: str) -> str:
     script = [f"  python datasets_scripts/{life.script}.py --help"] if life.script else []
     commands = [f"  singlelife prepare {life.name} --dry-run", f"  accelerate launch train.py --life {life.name}"]
     return "\n".join([f"{life.name}: {life.description}", *table, "", *script, *commands])
-
-
-def _video_folder(life: Life) -> str | None:
-    """Where the videos go, if there are any; those of a shuffled life are its base's, of a joined one its parts'."""
-    source = source_of_frames(life)
-    return None if source.kind == "simulated" or life.joins else str(source.folder)

@@ -4,17 +4,23 @@ from dataclasses import dataclass, field, fields, make_dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import tyro
 
 from singlelife.alignment.settings import PairSetConfig
 from singlelife.errors import LifeError, PairSetError, SingleLifeError
+from singlelife.files import atomic_write
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
+from singlelife.lives.resolve import check_names
 from singlelife.text import aligned
 
 if TYPE_CHECKING:
     from singlelife.lives.pairs.pairing import Pairing
     from singlelife.lives.prepared import PreparedLife
+    from singlelife.lives.scene.geometry import Geometry
 
+_SAMPLED = 2_000  # pairs that the numbers are of
+_IN_A_LINE = 6  # pairs
 _HELP = "as in `singlelife train` (default: that of the life's recipe)"
 _KINDS: dict[str, Any] = {each.name: each.type for each in fields(PairSettings)}
 _Settings = make_dataclass(
@@ -83,39 +89,43 @@ class Show:
 
     def run(self) -> int:
         if self.what and not self.video:
+            check_names([self.what], self.cache_dir)
             from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
-            if pairs := stored_pair_set(self.what):
+            if pairs := stored_pair_set(self.what, cache_dir=self.cache_dir):
                 from singlelife.alignment.pair_sets.sheet import draw_pairs
 
                 output = self.output or Path(f"{Path(self.what.partition('@')[0]).absolute().name}-pairs.png")
                 print(f"{pairs}\n\n{draw_pairs(pairs, output, self.num)} pairs drawn in {output}")
                 return 0
-        import numpy as np
-
-        from singlelife.lives.pairs.sheet import draw_sheet, gap_text, median, sample_pairs
         from singlelife.lives.scene.store import life_geometry
 
         life, pairings, seed = self._pairings()
+        geometry: Geometry | None = None
         try:
             geometry = life_geometry(life)
         except LifeError as error:
-            geometry = None
             if self.pairing:  # else spatial pairs have said why
                 print(f"overlaps are not known: {error}\n")
-        output = self.output or Path(f"{life.name}-pairs.png")
-        sampled = [sample_pairs(life, name, pairing, seed, geometry=geometry) for name, pairing in pairings.items()]
-        chosen = np.array(self.index or range(self.num), dtype=np.int64)
-        shown = [sample_pairs(life, name, pairing, seed, chosen, geometry) for name, pairing in pairings.items()]
         rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "TWO VIDEOS", "MEDIAN OVERLAP")]
-        for sample in sampled:
-            gap, overlap, pairing = median(sample.gaps), median(sample.overlaps), sample.pairing
-            numbers = f"{len(pairing):,}", f"{len(pairing.targets) / len(life):.1%}"
-            times = "-" if np.isnan(gap) else gap_text(gap), f"{np.isnan(sample.gaps).mean():.0%}"
-            rows.append((sample.name, *numbers, *times, "not known" if np.isnan(overlap) else f"{overlap:.2f}"))
+        shown = []
+        indices = np.array([*range(_SAMPLED), *(self.index or range(self.num))], dtype=np.int64)
+        for name, pairing in pairings.items():
+            frames = pairing.pairs(seed, indices)
+            gaps, overlaps = _apart(life, frames, geometry)
+            gap, overlap = _median(gaps[:_SAMPLED]), _median(overlaps[:_SAMPLED])
+            numbers = f"{len(pairing):,}", f"{len(pairing.targets) / len(life):.1%}", _gap_text(gap)
+            two_videos = f"{np.isnan(gaps[:_SAMPLED]).mean():.0%}"
+            rows.append((name, *numbers, two_videos, "not known" if np.isnan(overlap) else f"{overlap:.2f}"))
+            titles = []
+            for gap, overlap, index in zip(gaps[_SAMPLED:], overlaps[_SAMPLED:], indices[_SAMPLED:], strict=True):
+                known = "" if np.isnan(overlap) else f"  ·  overlap {overlap:.2f}"
+                titles.append(f"{name}  ·  {_gap_text(gap)}{known}  ·  #{index}")
+            shown.append((frames[_SAMPLED:], titles))
         print(aligned(rows))
+        output = self.output or Path(f"{life.name}-pairs.png")
         title = f"Pairs of {self.of_run or life.name}, seed {seed}: target left, source right"
-        draw_sheet(output, life, shown, title)
+        _draw_sheet(output, life, shown, title)
         print(f"\ndrawn in {output}")
         return 0
 
@@ -125,8 +135,9 @@ class Show:
         from singlelife.pretraining.arguments import parse_arguments
         from singlelife.pretraining.batches import pairings
 
-        videos = ["--video", *self.video] if self.video else []
-        words = ["--life", str(self.what), *videos, "--seed", str(self.seed or 0), "--validation-fraction", "0"]
+        words = ["--life", str(self.what), "--seed", str(self.seed or 0), "--validation-fraction", "0"]
+        words += ["--video", *self.video] if self.video else []
+        words += ["--cache-dir", str(self.cache_dir)] if self.cache_dir else []
         words += [word for setting in self._flags().items() for word in setting]
         run = parse_arguments(["--config", str(self.of_run / "config.yaml")] if self.of_run else words)
         where = self.cache_dir or run.life.cache_dir
@@ -176,6 +187,7 @@ class Make:
             raise PairSetError(f"--output {self.output} exists already. Choose another folder, or delete it.")
 
     def run(self) -> int:
+        check_names(self.lives, self.cache_dir)
         from singlelife.alignment.pair_sets import make_balanced_pair_set
         from singlelife.alignment.pair_sets.resolve import resolve_stretch
 
@@ -184,6 +196,64 @@ class Make:
         pairs.save(self.output, progress=True)
         print(f"{pairs}\n\nstored in {self.output}. Next: singlelife cas A B --pairs {self.output}")
         return 0
+
+
+def _apart(life: "PreparedLife", frames: np.ndarray, geometry: "Geometry | None") -> tuple[np.ndarray, np.ndarray]:
+    """Seconds between the frames of pairs, int64 (m, 2), NaN where they are of two videos; and their overlaps, NaN
+    where they are not known."""
+    from singlelife.lives.pairs.overlap import overlaps_of
+
+    target, source = frames.T
+    same_video = life.video_index[target] == life.video_index[source]
+    gaps = np.where(same_video, np.abs(life.timestamps[target] - life.timestamps[source]), np.nan)
+    if geometry is None:
+        return gaps, np.full(len(frames), np.nan)
+    return gaps, overlaps_of(geometry.points, geometry.component, frames)
+
+
+def _median(values: np.ndarray) -> float:
+    """Of those that are known; NaN if none is."""
+    known = values[~np.isnan(values)]
+    return float(np.median(known)) if len(known) else float("nan")
+
+
+def _gap_text(seconds: float) -> str:
+    """A time between two frames, for people; NaN is one between two videos."""
+    if np.isnan(seconds):
+        return "other video"
+    for unit, length in (("h", 3600.0), ("min", 60.0)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds:.3g} s"
+
+
+def _draw_sheet(path: Path, life: "PreparedLife", shown: list[tuple[np.ndarray, list[str]]], title: str) -> None:
+    """Write a contact sheet as a PNG: for each pairing its pairs of frames, (m, 2), under their titles."""
+    from matplotlib.figure import Figure
+
+    columns = min(_IN_A_LINE, max(len(frames) for frames, _ in shown))
+    lines = [-(-len(frames) // columns) for frames, _ in shown]
+    figure = Figure(figsize=(3 * columns + 1, 1.6 * sum(lines) + 0.5), facecolor="white", layout="constrained")
+    figure.suptitle(title, size=13, weight="bold")
+    axes = figure.subplots(sum(lines), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for (frames, titles), first in zip(shown, np.cumsum([0, *lines]), strict=False):
+        images = [image.permute(1, 2, 0).numpy() for image in life.decode(frames.reshape(-1))]
+        for number, text in enumerate(titles):
+            axis = axes[first + number // columns, number % columns]
+            axis.imshow(_side_by_side(*images[2 * number : 2 * number + 2]), interpolation="antialiased")
+            axis.set_title(text, size=8, pad=3)
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=150, format="png")
+
+
+def _side_by_side(target: np.ndarray, source: np.ndarray) -> np.ndarray:
+    """Two images (height, width, 3) as one, with a white line between."""
+    white = np.full((max(len(target), len(source)), target.shape[1] + source.shape[1] + 3, 3), 255, np.uint8)
+    white[: len(target), : target.shape[1]] = target
+    white[: len(source), target.shape[1] + 3 :] = source
+    return white
 
 
 COMMAND = Annotated[Show, tyro.conf.subcommand("show")] | Annotated[Make, tyro.conf.subcommand("make")]

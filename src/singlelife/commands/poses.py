@@ -9,7 +9,6 @@ import tyro
 
 from singlelife.errors import LifeError
 from singlelife.lives.resolve import resolve_life
-from singlelife.lives.scene.geometry import frames_at_rate
 
 
 @dataclass(frozen=True)
@@ -43,9 +42,10 @@ class Command:
             raise LifeError(f"--voxel-size should be a number from 0, not {self.voxel_size:g}.")
 
     def run(self) -> int:
+        life = resolve_life(self.life, videos=self.video, cache_dir=self.cache_dir)
+        from singlelife.lives.scene.geometry import frames_at_rate  # after a wrong name has been refused
         from singlelife.lives.scene.store import find_source, geometry_metadata, life_geometry
 
-        life = resolve_life(self.life, videos=self.video, cache_dir=self.cache_dir)
         source, tried = self.source, len(life)
         if source is None and geometry_metadata(life) is None and find_source(life) is None:
             from singlelife.lives.scene.colmap import reconstruct

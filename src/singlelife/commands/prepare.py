@@ -48,11 +48,12 @@ class Command:
         return 0
 
     def _dry_run(self) -> int:
+        named = life_reference(self.life, self.video).kind == "named"
+        life = get_life(self.life, self.video, self.cache_dir) if named else None
+        if life is None or life.prepared:
+            raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
         from singlelife.lives.prepare import losses, plan_preparation, remarks  # `datasets` and torch come along
 
-        if life_reference(self.life, self.video).kind != "named":
-            raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
-        life = get_life(self.life, self.video)
         estimates = plan_preparation(life)
         usable = [estimate for estimate in estimates if "error" not in estimate]
         unsaid = sum(not estimate["num_frames"] for estimate in usable)

@@ -19,10 +19,10 @@ from datasets import Dataset, Features
 from datasets.exceptions import DatasetGenerationError
 
 from singlelife.errors import HubError, LifeError
-from singlelife.files import atomic_write, check_room
+from singlelife.files import atomic_write, check_room, locked
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import Remote, fetch, is_commit, look_up, say_kept
-from singlelife.lives.prepare import default_cache_dir, locked, write_dataset_description
+from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import (
     COLUMNS,
     FORMAT_VERSION,
@@ -33,6 +33,7 @@ from singlelife.lives.prepared import (
     OPTIONAL_COLUMNS,
     PreparedLife,
 )
+from singlelife.lives.registry import default_cache_dir
 from singlelife.text import in_bytes
 
 _PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
@@ -85,7 +86,7 @@ def download_life(
     folder = repository / remote.commit
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
-        with locked(Path(f"{folder}.lock"), repo_id):
+        with locked(folder, repo_id):
             if not folder.exists():
                 _download(remote, name, folder, progress)
         with atomic_write(ref) as aside:
@@ -96,27 +97,6 @@ def download_life(
             "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
         ) from error
     return _opened(folder, repo_id)
-
-
-def describe_remote_life(repo_id: str, revision: str | None = None) -> dict[str, str]:
-    """What a life on the Hub is, by title, for people; a few kilobytes are fetched.
-
-    Raises:
-        HubError: the data set is not there or not for you, or is no life that `singlelife push` made.
-    """
-    remote = look_up(repo_id, "dataset", revision)
-    metadata = _metadata(remote)
-    seconds = sum(video.get("seconds", 0) for video in metadata["videos"])
-    return {
-        "life": str(metadata.get("name", "unnamed")),
-        "length": f"{seconds / 3600:.2f} h in {len(metadata['videos'])} video(s)",
-        "frames": f"{metadata['num_frames']:,} at {metadata['frame_rate']:g} Hz",
-        "size": in_bytes(sum(remote.sizes.values())),
-        "poses": "yes" if any(file.startswith(f"{GEOMETRY}/") for file in remote.sizes) else "none beside the frames",
-        "licence": metadata["license"] or "not stated",
-        "access": ("private" if remote.info.private else "public") + (", gated" if remote.info.gated else ""),
-        "commit": remote.commit,
-    }
 
 
 def _opened(folder: Path, repo_id: str) -> PreparedLife:

@@ -32,10 +32,11 @@ from tqdm.auto import tqdm
 from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
-from singlelife.lives.registry import Life, default_cache_dir
+from singlelife.lives.registry import Life, life_folder
 from singlelife.lives.shards import Shard, start_worker, write_in_worker
-from singlelife.lives.simulation.screen import SCREEN_VERSION, ScreenSource
-from singlelife.lives.simulation.simulated import DEPTH_SCALE, RENDERER_VERSION, SimulatedSource
+from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
+from singlelife.lives.simulation.screen import SCREEN_VERSION
+from singlelife.lives.simulation.simulated import RENDERER_VERSION
 from singlelife.lives.video.reader import DECODER_VERSION
 from singlelife.lives.video.recordings import order_of
 from singlelife.lives.video.sources import VideoFile, VideoSource
@@ -77,7 +78,7 @@ def prepare_life(
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
     fingerprint = life_fingerprint(life)
-    folder = Path(cache_dir or default_cache_dir()) / "lives" / f"{life.name}-{fingerprint[:12]}"
+    folder = life.prepared or life_folder(life.name, fingerprint, cache_dir)
     partial = Path(f"{folder}.partial")
     if not folder.exists():
         more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
@@ -85,7 +86,7 @@ def prepare_life(
         kept = "What was done is kept."
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
-            with locked(Path(f"{folder}.lock"), f"the life {life.name}"):
+            with locked(folder, f"the life {life.name}"):
                 if not folder.exists():  # else the process that held the lock has made it
                     partial.mkdir(exist_ok=True)
                     with _kept_if_of_use(partial):
@@ -141,6 +142,8 @@ def life_fingerprint(life: Life) -> str:
     A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
     video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
     """
+    if life.prepared is not None:
+        return json.loads((life.prepared / METADATA).read_text(encoding="utf-8"))["fingerprint"]
     if isinstance(life.simulation, ScreenSource):
         contents: Any = dataclasses.asdict(life.simulation) | {"drawer": SCREEN_VERSION, "pillow": version("pillow")}
     elif life.simulation is not None:

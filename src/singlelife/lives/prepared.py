@@ -12,14 +12,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import simplejpeg
 import torch
-from datasets import Array2D, Dataset, Features, List, Value, concatenate_datasets, load_from_disk
+from datasets import Array2D, Dataset, Features, List, Value, load_from_disk
 from datasets import Image as ImageFeature
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.registry import METADATA as METADATA
 
 FORMAT_VERSION = 1
-METADATA = "metadata.json"
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 
 # Every prepared life has these columns,
@@ -153,19 +153,6 @@ class PreparedLife:
         except ValueError as error:
             raise LifeError(f"The depth in one of the rows {indices} of {self.path} is damaged. {_AGAIN}") from error
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
-
-    def with_geometry(self) -> Dataset:
-        """`dataset` joined with the stored geometry: columns `pose`, `intrinsics`, `component` and `point_ids`.
-
-        Raises:
-            LifeError: no geometry is stored.
-        """
-        folder = self.path / GEOMETRY
-        if not folder.is_dir():
-            raise LifeError(f"No geometry is kept with {self.path}. Run `singlelife poses {self.name}` first.")
-        geometry = load_from_disk(str(folder))
-        frames = self.dataset.remove_columns([name for name in geometry.features if name in self.dataset.features])
-        return concatenate_datasets([frames, geometry], axis=1)
 
     def encoded_depth(self, indices: Sequence[int] | np.ndarray) -> list[bytes] | None:
         """Depth as it is stored, each a whole PNG file of 16-bit levels; None where not known."""

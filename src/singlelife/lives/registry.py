@@ -5,25 +5,29 @@ Each file there describes one data set: `defaults` for all its lives, then `live
 
 import dataclasses
 import difflib
+import json
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from singlelife.errors import LifeError
 from singlelife.files import config_names, hub_configs, read_yaml
-from singlelife.lives.simulation.screen import ScreenSource
-from singlelife.lives.simulation.simulated import SimulatedSource
-from singlelife.lives.video.recordings import distinct, find_videos, in_order_of_time, listed_in, videos_in
-from singlelife.lives.video.sources import EmbeddedVideo
+from singlelife.lives.simulation import ScreenSource, SimulatedSource
 
-KINDS = ("video", "simulated", "shuffled", "joined")
+if TYPE_CHECKING:
+    from singlelife.lives.video.sources import EmbeddedVideo
+
+METADATA = "metadata.json"  # in the folder of a prepared life
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
+EXAMPLES = ("sim_1", "wt_3", "hdepic_1")  # names to show where a name is wanted
+YOURS = "yours"  # the access to lives that are not registered
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 
+_OF_ITS_FRAMES = ("frame_rate", "frame_size", "license", "pairs_within_video")  # what a control has from its base
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -33,15 +37,13 @@ class Life:
 
     Attributes:
         name: letters, digits, `_` and `-`; the name of its folders.
-        kind: `"video"`, `"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order) or
-            `"joined"` (the videos of several lives, one after another).
         dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
         source: how to get it, in a sentence; empty for simulated lives.
         hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
-        place, poses: `"indoor"`, `"outdoor"` or `"both"`, and where poses come from; empty where not known or none.
+        poses: where poses come from; empty if there are none.
         access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
         script, part: the script of `datasets_scripts` that helps to get it, and its folder in the owners' data set.
-        video_pattern: the regular expression that the names of all its videos match; empty if they are free.
+        video_prefix: what the names of all its videos begin with; empty if they are free.
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
@@ -51,18 +53,17 @@ class Life:
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
         videos: the recording, in order: paths of files, or videos within a data set.
+        prepared: the folder of its prepared form, which stands for it where its recording is not here.
         simulation: what to render.
         base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
     """
 
     name: str
-    kind: str
     dataset: str = "own recording"
     description: str = ""
     license: str = ""
     source: str = ""
     hours: float = 0.0
-    place: str = ""
     poses: str = ""
     access: str = "yours"
     consent: str = "Whoever recorded it answers for the consent of those who are seen."
@@ -70,7 +71,7 @@ class Life:
     download_gb: float = 0.0
     script: str = ""
     part: str = ""
-    video_pattern: str = ""
+    video_prefix: str = ""
     num_videos: int = 0
     shuffle_of: str = ""
     joins: str = ""
@@ -79,7 +80,8 @@ class Life:
     frame_size: int = 256
     train: str = "tiny"
     pairs_within_video: bool = False
-    videos: tuple[str | EmbeddedVideo, ...] = ()
+    videos: "tuple[str | EmbeddedVideo, ...]" = ()
+    prepared: Path | None = None
     simulation: SimulatedSource | ScreenSource | None = None
     base: "Life | None" = None
     parts: tuple["Life", ...] = ()
@@ -91,12 +93,7 @@ class Life:
                 "with a letter or digit. (Recordings are given with --video, not in the name.)"
             )
         parts = self.joins.split()
-        made_of = {"simulated": self.simulation, "shuffled": self.shuffle_of, "joined": parts}
         rules = {
-            f"be of kind {' or '.join(KINDS)}": self.kind in KINDS,
-            "have a simulation, shuffle_of or joins if it is simulated, shuffled or joined, and only then": all(
-                bool(given) == (self.kind == kind) for kind, given in made_of.items()
-            ),
             "be made of other lives: shuffle_of one, or joins two or more": (
                 len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
             ),
@@ -106,6 +103,14 @@ class Life:
         for rule, kept in rules.items():
             if not kept:
                 raise LifeError(f"The life {self.name!r} should {rule}.")
+
+    @property
+    def kind(self) -> str:
+        """`"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order), `"joined"` (the
+        videos of several lives, one after another) or `"video"`."""
+        if self.simulation is not None:
+            return "simulated"
+        return "shuffled" if self.shuffle_of else "joined" if self.joins else "video"
 
     @property
     def folder(self) -> Path:
@@ -125,8 +130,8 @@ class Life:
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
-        wrong = [video for video in videos if not re.fullmatch(self.video_pattern or ".*", Path(video).name)]
-        found = [f"{video}: not the name of a video of {self.name} ({self.video_pattern})" for video in wrong]
+        wrong = [video for video in videos if not Path(video).name.startswith(self.video_prefix)]
+        found = [f"{video}: not the name of a video of {self.name} ({self.video_prefix}...)" for video in wrong]
         if self.num_videos and len(videos) != self.num_videos:
             found.append(f"{self.name} has {self.num_videos} video(s), and here are {len(videos)}")
         return tuple(found)
@@ -135,6 +140,8 @@ class Life:
         """The videos that its folder holds: those of its list `videos.txt`, or all; none if it is not there."""
         if not self.folder.is_dir():
             return []
+        from singlelife.lives.video.recordings import distinct, listed_in, videos_in  # not needed to name lives
+
         listed = self.folder / VIDEO_LIST
         return distinct(listed_in(listed) if listed.is_file() else videos_in(self.folder))
 
@@ -149,23 +156,42 @@ def default_cache_dir() -> Path:
     return Path(os.environ.get("SINGLELIFE_CACHE") or Path.home() / ".cache" / "singlelife")
 
 
-def prepared_folders(life: Life, cache_dir: str | Path | None = None) -> list[Path]:
-    """The prepared forms of a life that are kept, of whatever videos and settings."""
-    lives = Path(cache_dir or default_cache_dir()) / "lives"
-    return sorted(lives.glob(f"{life.name}-{'[0-9a-f]' * 12}"))
+def life_folder(name: str, fingerprint: str, cache_dir: str | Path | None = None) -> Path:
+    """The folder of a life's prepared form that has this fingerprint."""
+    return Path(cache_dir or default_cache_dir()) / "lives" / f"{name}-{fingerprint[:12]}"
 
 
-def source_of_frames(life: Life) -> Life:
-    """The life that is recorded or rendered: itself, the base of a shuffled one, or the first part of a joined one."""
-    if life.base is not None or life.parts:
-        return source_of_frames(life.base or life.parts[0])
-    first = life.shuffle_of or life.joins.partition(" ")[0]
-    return source_of_frames(registered_life(first)) if first else life
+def prepared_folders(name: str, cache_dir: str | Path | None = None) -> list[Path]:
+    """The prepared forms of a life that are kept, of whatever videos and settings, the newest first."""
+    if not LIFE_NAME.fullmatch(name):
+        return []
+    found = life_folder(name, "", cache_dir).parent.glob(f"{name}-{'[0-9a-f]' * 12}/{METADATA}")
+    return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
+
+
+def own_names(cache_dir: str | Path | None = None) -> list[str]:
+    """Names of the lives that are prepared here, or have a folder of recordings, and are not registered."""
+    prepared = (Path(cache_dir or default_cache_dir()) / "lives").glob(f"*-{'[0-9a-f]' * 12}/{METADATA}")
+    names = {path.parent.name[:-13] for path in prepared}
+    names |= {path.name for path in recordings_dir().glob("*/") if LIFE_NAME.fullmatch(path.name)}
+    return sorted(names - _registered().keys())
 
 
 def life_names() -> list[str]:
     """Names of the registered lives, in the order of their files."""
     return list(_registered())
+
+
+def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
+    """What there is to say of a registered life, of one of the user's own, or of the control of either.
+
+    Raises:
+        LifeError: there is no such life.
+    """
+    if name.removeprefix(SHUFFLED) not in (own := own_names(cache_dir)) and name not in own:
+        return registered_life(name)
+    life = _shuffled(name) if name.startswith(SHUFFLED) else Life(name, description="a recording of your own")
+    return dataclasses.replace(life, dataset="own recordings", source="It is prepared from videos that --video names.")
 
 
 def registered_life(name: str) -> Life:
@@ -178,11 +204,15 @@ def registered_life(name: str) -> Life:
     if name.startswith(SHUFFLED) and name.removeprefix(SHUFFLED) in lives:
         return _shuffled(name)
     if name not in lives:
-        raise _unknown(name)
+        raise unknown_life(name)
     return lives[name]
 
 
-def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = None) -> Life:
+def get_life(
+    name: str,
+    videos: "Sequence[str | Path | EmbeddedVideo] | None" = None,
+    cache_dir: str | Path | None = None,
+) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:
@@ -190,46 +220,56 @@ def get_life(name: str, videos: Sequence[str | Path | EmbeddedVideo] | None = No
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
             files that list files, one a line, or what `videos_of` finds in a data set. By default what the life's
-            folder holds.
+            folder holds; where it holds nothing, the newest prepared form of the life.
+        cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:
-        LifeError: the name is not valid or not registered, or no video is found.
+        LifeError: the name is not valid or not known, or no video is found.
     """
     known = _registered().get(name)
     if known is None and name.startswith(SHUFFLED):
         known = _shuffled(name)
     if known is not None and known.shuffle_of:
-        base = get_life(known.shuffle_of, videos)
-        same = {field: getattr(base, field) for field in ("frame_rate", "frame_size", "license", "pairs_within_video")}
+        base = get_life(known.shuffle_of, videos, cache_dir)
+        same = {field: getattr(base, field) for field in _OF_ITS_FRAMES}
         return dataclasses.replace(known, base=base, **same)
-    life = known or Life(name=name, kind="video", description="A recording of your own.")
+    life = known or Life(name=name, description="A recording of your own.")
     if life.kind != "video":
         if videos:
             raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
         return _joined(life) if life.joins else life
-    embedded = [video for video in videos or () if isinstance(video, EmbeddedVideo)]
-    paths = [path for path in videos or () if not isinstance(path, EmbeddedVideo)]
-    found = find_videos(paths) if videos else life.local_videos()
-    if not videos and not (life.folder / VIDEO_LIST).is_file():
-        found = in_order_of_time(found)
-    if not found and not embedded:
-        if known is None and not life.folder.is_dir():
-            raise _unknown(name)
-        raise LifeError(
-            f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, "
-            "or name them with --video PATH."
-        )
-    return dataclasses.replace(life, videos=(*map(str, found), *embedded))
+    if videos:
+        from singlelife.lives.video.recordings import find_videos
+        from singlelife.lives.video.sources import EmbeddedVideo
+
+        paths = [path for path in videos if not isinstance(path, EmbeddedVideo)]
+        embedded = [video for video in videos if isinstance(video, EmbeddedVideo)]
+        return dataclasses.replace(life, videos=(*map(str, find_videos(paths)), *embedded))
+    if found := life.local_videos():
+        if not (life.folder / VIDEO_LIST).is_file():
+            from singlelife.lives.video.recordings import in_order_of_time
+
+            found = in_order_of_time(found)
+        return dataclasses.replace(life, videos=tuple(map(str, found)))
+    if kept := prepared_folders(name, cache_dir):
+        metadata = json.loads((kept[0] / METADATA).read_text(encoding="utf-8"))
+        same = {field: metadata[field] for field in _OF_ITS_FRAMES if field in metadata}
+        return dataclasses.replace(life, prepared=kept[0], **same)
+    if known is None and not life.folder.is_dir():
+        raise unknown_life(name, cache_dir)
+    raise LifeError(
+        f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, or "
+        f"name them: singlelife prepare {name} --video PATH."
+    )
 
 
 def _shuffled(name: str) -> Life:
     """The control `shuffled-NAME`."""
     shuffled = name.removeprefix(SHUFFLED)
-    base = _registered().get(shuffled) or Life(name=shuffled, kind="video")
-    inherited = ("license", "source", "hours", "place", "access", "consent", "frame_rate", "frame_size", "train")
+    base = _registered().get(shuffled) or Life(shuffled)
+    inherited = ("license", "source", "hours", "access", "consent", "frame_rate", "frame_size", "train")
     return Life(
         name=name,
-        kind="shuffled",
         dataset="controls",
         description=f"control: the frames of the life {shuffled} in random order",
         shuffle_of=shuffled,
@@ -256,14 +296,16 @@ def _joined(life: Life) -> Life:
     )
 
 
-def _unknown(name: str) -> LifeError:
+def unknown_life(name: str, cache_dir: str | Path | None = None) -> LifeError:
+    """The error for a name that stands for nothing, with the names nearest to it."""
     # Not get_close_matches, which of equally near names takes the last.
-    nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in life_names()}
+    names = [*life_names(), *own_names(cache_dir)]
+    nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in names}
     near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
+    examples = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(EXAMPLES)} and others."
     return LifeError(
-        f"There is no life {name!r}. {'Did you mean ' + ' or '.join(near) + '? ' if near else ''}"
-        f"`singlelife lives` lists those that are registered. For a recording of your own add --video PATH, or "
-        f"put it into the folder {recordings_dir() / Path(name).name}."
+        f"There is no life {name!r}. {examples} `singlelife lives` lists all. A recording of your own gets its name "
+        f"from `singlelife prepare NAME --video PATH`, or from the folder {recordings_dir() / Path(name).name}."
     )
 
 

@@ -4,23 +4,33 @@ What is named is, in this order:
 1. with videos: a recording of one's own, whatever its name;
 2. a folder that has a metadata.json: a prepared life;
 3. ORG/NAME or ORG/NAME@REVISION, where there is no such folder: a data set on the Hub;
-4. anything else: the name of a registered life, or of a recording in the folder of that name.
+4. anything else: the name of a registered life, of a recording in the folder of that name, or of a life that was
+   prepared here before; of several prepared forms the newest.
 """
 
 import json
 import re
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from time import localtime, strftime
 from typing import TYPE_CHECKING, Literal
 
 from singlelife.errors import LifeError
-from singlelife.lives.registry import LIFE_NAME, Life, get_life, life_names, registered_life
+from singlelife.lives.registry import (
+    LIFE_NAME,
+    METADATA,
+    Life,
+    get_life,
+    life_names,
+    prepared_folders,
+    registered_life,
+)
 
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-_METADATA = "metadata.json"  # of a prepared life; prepared.py imports torch, which the command line need not wait for
 _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(@(?P<revision>[^@]+))?", re.ASCII)
 
 
@@ -50,13 +60,13 @@ def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> Li
     path = Path(words).expanduser()
     if videos:
         return LifeReference("named", words, words)
-    if (path / _METADATA).is_file():
+    if (path / METADATA).is_file():
         return LifeReference("folder", _name_of(path), str(path))
     match = _HUB_ID.fullmatch(words)
     if match and not path.exists() and match["repo"].split("/")[0].strip("."):
         return LifeReference("hub", _valid_name(match["name"]), match["repo"], match["revision"])
     if len(path.parts) > 1 or words.startswith((".", "~")):
-        found = "has no " + _METADATA if path.is_dir() else "is not there"
+        found = "has no " + METADATA if path.is_dir() else "is not there"
         raise LifeError(
             f"{words} is no life: it {found}, and a path should be the folder of a prepared life. A recording of your "
             "own takes a name and --video PATH."
@@ -83,23 +93,57 @@ def resolve_life(
     Raises:
         LifeError, HubError: there is no such life, or it cannot be prepared or downloaded.
     """
-    from singlelife.lives.download import download_life  # torch comes along
-    from singlelife.lives.prepare import prepare_life
+    reference = life_reference(words, videos)
+    life = get_life(words, videos, cache_dir) if reference.kind == "named" else None
+    from singlelife.lives.prepare import prepare_life  # torch comes along, for which a wrong name need not wait
     from singlelife.lives.prepared import PreparedLife
 
-    reference = life_reference(words, videos)
+    if life is not None:
+        if taken := (life.base or life).prepared:
+            _say_which(taken, prepared_folders((life.base or life).name, cache_dir))
+        return prepare_life(life, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
-    if reference.kind == "hub":
-        revision = reference.revision
-        return download_life(
-            reference.where, reference.name, revision=revision, cache_dir=cache_dir, progress=progress
-        )
-    life = get_life(words, videos)
-    return prepare_life(life, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
+    from singlelife.lives.download import download_life
+
+    revision = reference.revision
+    return download_life(reference.where, reference.name, revision=revision, cache_dir=cache_dir, progress=progress)
 
 
-def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> str:
+def _say_which(taken: Path, folders: Sequence[Path]) -> None:
+    """Say on stderr which of several prepared forms of one name is taken, and how to take another."""
+    if len(folders) < 2:
+        return
+    lines = []
+    for folder in folders:
+        about = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        day = strftime("%Y-%m-%d %H:%M", localtime((folder / METADATA).stat().st_mtime))
+        lines.append(f"  {folder}  {about['num_frames']:,} frames of {len(about['videos'])} video(s), made {day}")
+    name = taken.name[:-13]
+    print(
+        f"The life {name} was prepared {len(folders)} times, from other videos or settings. The newest is taken, "
+        f"{taken.name}. To take another, give its folder in place of the name:",
+        *lines,
+        sep="\n",
+        file=sys.stderr,
+    )
+
+
+def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:
+    """Refuse plain names that stand for no life. It takes a moment, where opening a life first takes torch.
+
+    Raises:
+        LifeError: a word that is neither a path nor anything on the Hub is no name of a life that is here.
+    """
+    for word in words:
+        name = word.removesuffix("/held-out")
+        if LIFE_NAME.fullmatch(name) and not Path(word).exists():
+            get_life(name, cache_dir=cache_dir)
+
+
+def training_recipe(
+    words: str, videos: Sequence[str | Path] | None = None, cache_dir: str | Path | None = None
+) -> str:
     """The config in `hub_configs/train` that training on a life starts from.
 
     A folder and a data set on the Hub take that of the registered life of their name, if there is one.
@@ -109,15 +153,15 @@ def training_recipe(words: str, videos: Sequence[str | Path] | None = None) -> s
     """
     reference = life_reference(words, videos)
     if reference.kind == "named":
-        return get_life(words, videos).train
+        return get_life(words, videos, cache_dir).train
     known = reference.name in life_names()
-    return (registered_life(reference.name) if known else Life(reference.name, "video")).train
+    return (registered_life(reference.name) if known else Life(reference.name)).train
 
 
 def _name_of(folder: Path) -> str:
     """The name that a prepared life's metadata gives, if it can be one; else that of its folder."""
     try:
-        name = json.loads((folder / _METADATA).read_text(encoding="utf-8"))["name"]
+        name = json.loads((folder / METADATA).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, TypeError, KeyError):
         name = ""  # opening the life will say why
     return name if LIFE_NAME.fullmatch(str(name)) else _valid_name(folder.resolve().name)

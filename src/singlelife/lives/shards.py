@@ -20,8 +20,9 @@ import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.simulation.screen import ScreenSource, draw_screen
-from singlelife.lives.simulation.simulated import DEPTH_SCALE, SimulatedFrame, SimulatedSource, render
+from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
+from singlelife.lives.simulation.screen import draw_screen
+from singlelife.lives.simulation.simulated import SimulatedFrame, render
 from singlelife.lives.video.reader import VideoReader, jpeg
 from singlelife.lives.video.sources import VideoSource
 

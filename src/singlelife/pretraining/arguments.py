@@ -22,7 +22,7 @@ from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.flags import parse_flags
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
-from singlelife.lives.registry import life_names
+from singlelife.lives.registry import EXAMPLES
 from singlelife.lives.resolve import life_reference, training_recipe
 
 BATCH_OF_BASE_RATE = 256
@@ -112,14 +112,10 @@ class PairConfig(PairSettings):
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
             raise RunError(f"--pairing should be one of {', '.join(PAIRINGS)}, not {self.pairing!r}.")
-        low, high, held_out = self.min_overlap, self.max_overlap, self.validation_fraction
-        _require(0 < low <= 1, "min_overlap", low, "over 0 and at most 1")
-        _require(low <= high <= 1, "max_overlap", high, f"from --min-overlap ({low:g}) to 1")
-        _at_least(1, self, "max_neighbours")
-        _require(0 <= self.spatial_rate <= 1000, "spatial_rate", self.spatial_rate, "from 0 (all frames) to 1000")
-        _require(0 <= self.spatial_weight <= 1, "spatial_weight", self.spatial_weight, "from 0 to 1")
+        super().__post_init__()
         _require(0 <= self.color_jitter <= 1, "color_jitter", self.color_jitter, "from 0 to 1")
         _require(self.hours is None or self.hours > 0, "hours", self.hours, "over 0")
+        held_out = self.validation_fraction
         _require(0 <= held_out <= 0.5, "validation_fraction", held_out, "from 0 to 0.5")
 
 
@@ -319,17 +315,19 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
     first.add_argument("--config", nargs="?")
     first.add_argument("--life", nargs="?")
     first.add_argument("--video", nargs="*")
+    first.add_argument("--cache-dir", nargs="?")
     named, _ = first.parse_known_args(words)
     values: dict[str, Any] = read_config(named.config) if named.config else {}
     origins = dict.fromkeys(values, f"--config {named.config}")
     if life := named.life or values.get("life"):
-        recipe = training_recipe(life, named.video or values.get("video"))
+        where = named.cache_dir or values.get("cache_dir")
+        recipe = training_recipe(life, named.video or values.get("video"), where)
         of_recipe = read_config(recipe)
         values, origins = of_recipe | values, dict.fromkeys(of_recipe, f"recipe {recipe}") | origins
     elif not {"-h", "--help"} & set(words):
         raise RunError(
-            "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
-            f"names: {', '.join(life_names())}."
+            "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or a name that "
+            f"`singlelife lives` lists, such as {' or '.join(EXAMPLES)}."
         )
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
     default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})

@@ -16,10 +16,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from singlelife.croco import CroCoConfig
 from singlelife.errors import LifeError, RunError
-from singlelife.lives.pairs.dataset import PairDataset
+from singlelife.lives.pairs.dataset import PairDataset, color_factors, to_pixel_values
 from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
 from singlelife.lives.pairs.segments import first_hours, hold_out
-from singlelife.lives.pairs.transforms import color_factors, to_pixel_values
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import PairConfig, TrainConfig
 

@@ -74,7 +74,7 @@ def read_run(path: Path) -> Run:
     metrics = read_metrics(folder.metrics) if folder.metrics.is_file() else []
     facts = json.loads(folder.life.read_text(encoding="utf-8")) if folder.life.is_file() else {}
     name = facts.get("name") or life_reference(str(settings["life"])).name
-    known = registered_life(name) if name in life_names() or name.startswith(SHUFFLED) else Life(name, "video")
+    known = registered_life(name) if name in life_names() or name.startswith(SHUFFLED) else Life(name)
     return Run(
         folder,
         model,

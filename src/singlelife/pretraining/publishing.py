@@ -134,7 +134,7 @@ def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher 
     """
     if not hub.push_to_hub:
         return None
-    repo_id = hub.hub_model_id or Life(life, "video").repository_name
+    repo_id = hub.hub_model_id or Life(life).repository_name
     check_push(repo_id)
     try:
         repo_id = full_name(api := hub_api(), repo_id)
@@ -323,7 +323,7 @@ def checkpoint_from_hub(config: RunConfig, folder: RunFolder) -> Path | None:
 
 def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
     """What the Hub has and its step, if that is newer than `latest`."""
-    repo_id = config.hub.hub_model_id or Life(config.life_name, "video").repository_name
+    repo_id = config.hub.hub_model_id or Life(config.life_name).repository_name
     try:
         remote = retry(lambda: look_up(full_name(hub_api(), repo_id), "model", STATE_BRANCH), 3, print)
     except HubUnreachable as error:

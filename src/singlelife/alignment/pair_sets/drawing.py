@@ -13,19 +13,18 @@ from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.settings import PairSetConfig, Views
 from singlelife.errors import LifeError, PairSetError
+from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
-from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing
-from singlelife.lives.pairs.transforms import center_crop_box, crop_and_resize, random_crop_box
+from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing, bin_of
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry
+from singlelife.lives.scene.geometry import Geometry, median_depths
 from singlelife.lives.scene.store import life_geometry, stored_geometry
 
 VIEWS = get_args(Views)
 DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
 
 _AREAS = {"zoomed": (0.3, 0.7), "shifted": (0.55**2, 0.55**2)}  # of the frame's square
-_LEAST_TURN = np.deg2rad(4)  # of the camera, for a pair to count as moving
-_LEAST_MOVE = 16.0  # or this far, in the unit of the poses (for simulated lives: 0.4 eye heights)
+_LEAST_TURN = np.deg2rad(4)  # of the camera, for a pair to count as moving whatever the distance
 _TRIES = 16  # draws for each pair that is wanted of a bin of gaps
 _MANY_FRAMES = 100_000  # in longer lives, overlapping frames are looked for at one a second
 
@@ -46,7 +45,7 @@ def make_pair_set(
         views, num_pairs, seed, image_size: see [`PairSetConfig`].
         rows: of the life that may be used, sorted int64; all by default.
 
-    Where the life has poses, only pairs between which the camera turned by 4 degrees or moved by 16 units are taken:
+    Where the life has poses, only pairs between which the camera moved are taken (`PairSetConfig.min_baseline`):
     without motion, looking at the same place is right, and nothing is measured.
 
     Raises:
@@ -86,18 +85,31 @@ def make_balanced_pair_set(
     usable = [None] * len(lives) if rows is None else list(rows)
     drawn = []
     for number, wanted in enumerate(_shares(config.num_pairs, len(lives))):
+        drawn_here: list[np.ndarray] = []
         life, rows_here, shares = lives[number], usable[number], _shares(wanted, max(1, len(edges) - 1))
         if by == "none":
-            drawn.append(_moment_apart(life, wanted, config.seed, rows_here))
+            drawn.append(_moment_apart(life, wanted, config, rows_here))
             continue
-        if geometries is not None:
-            candidates = _by_overlap(life, geometries[number], edges, config.seed, rows_here, progress)
+        geometry = geometries[number] if geometries else None
+        if geometry is not None:
+            candidates = _by_overlap(life, geometry, edges, config.seed, rows_here, progress)
         else:
             candidates = _by_gap(life, edges, shares, config.seed, rows_here)
-        drawn.append(_balanced(life, candidates, edges, shares, by))
+        for which, (frames, share) in enumerate(zip(candidates, shares, strict=True)):
+            _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
+            frames = _moving(life, frames[np.sort(first)], config.min_baseline, share, geometry)
+            if len(frames) < share:
+                raise PairSetError(
+                    f"The life {life.name} has too few pairs with {by} {edges[which]:g} to {edges[which + 1]:g} in "
+                    f"which the camera moves: {share} are wanted and {len(frames)} were found. Lower --num-pairs or "
+                    "--min-baseline, choose other --bins, or take a longer life."
+                )
+            drawn_here.append(frames)
+        drawn.append(np.concatenate(drawn_here))
     if config.views == "shifted":
         drawn = [frames[:, [0, 0]] for frames in drawn]
-    described = {"views": config.views, "seed": config.seed, "by": by} | ({"bins": edges} if edges else {})
+    described: dict[str, Any] = {name: getattr(config, name) for name in ("views", "seed", "min_baseline")}
+    described |= {"by": by} | ({"bins": edges} if edges else {})
     return _cut_out(lives, drawn, usable, config, described, progress)
 
 
@@ -118,38 +130,20 @@ def _geometries(lives: Sequence[PreparedLife], by: str | None, progress: bool) -
         return None
 
 
-def _moment_apart(life: PreparedLife, num_pairs: int, seed: int, rows: np.ndarray | None) -> np.ndarray:
+def _moment_apart(life: PreparedLife, num_pairs: int, config: PairSetConfig, rows: np.ndarray | None) -> np.ndarray:
     """Frames of pairs a short time apart between which the camera moved, int64 (num_pairs, 2)."""
     step = 1 / life.metadata["frame_rate"]
     try:
         pairing = TemporalPairing(life.timestamps, life.video_index, 2 * step, 8 * step, rows)
     except LifeError as error:
         raise PairSetError(f"No pairs can be drawn from the life {life.name}: {error}") from error
-    drawn = _moving(life, pairing.pairs(seed, np.arange(num_pairs * 8)))
+    drawn = _moving(life, pairing.pairs(config.seed, np.arange(num_pairs * 8)), config.min_baseline, num_pairs)
     if len(drawn) < num_pairs:
         raise PairSetError(
             f"The camera of the life {life.name} hardly moves: of {8 * num_pairs} pairs, only {len(drawn)} show "
             "motion. Alignment cannot be measured on a still camera; choose another life."
         )
-    return drawn[:num_pairs]
-
-
-def _balanced(
-    life: PreparedLife, candidates: list[np.ndarray], edges: list[float], shares: list[int], by: str
-) -> np.ndarray:
-    """The first different pairs of each bin between which the camera moved, as many as its share; int64 (sum, 2)."""
-    chosen = []
-    for number, (frames, wanted) in enumerate(zip(candidates, shares, strict=True)):
-        _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
-        frames = _moving(life, frames[np.sort(first)])
-        if len(frames) < wanted:
-            raise PairSetError(
-                f"The life {life.name} has too few pairs with {by} {edges[number]:g} to {edges[number + 1]:g} between "
-                f"which the camera moves: {wanted} are wanted and {len(frames)} were found. Lower --num-pairs, choose "
-                "other --bins, or take a longer life."
-            )
-        chosen.append(frames[:wanted])
-    return np.concatenate(chosen)
+    return drawn
 
 
 def _by_gap(
@@ -164,9 +158,8 @@ def _by_gap(
             frames = pairing.pairs(seed, np.arange(wanted * _TRIES) + number * 2**32)
         except LifeError:
             frames = np.zeros((0, 2), dtype=np.int64)
-        if number < len(shares) - 1:  # the upper edge is of the next bin
-            frames = frames[np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0]) < most - 1e-6]
-        candidates.append(frames)
+        gaps = np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0])
+        candidates.append(frames[bin_of(gaps, edges) == number])  # its upper edge is of the next bin
     return candidates
 
 
@@ -186,21 +179,31 @@ def _by_overlap(
     if life.metadata.get("pairs_within_video", False):
         kept &= life.video_index[table.target] == life.video_index[table.source]
     frames = np.stack([table.target[kept], table.source[kept]], axis=1).astype(np.int64)
-    bin_of = np.searchsorted(np.array(edges, dtype=np.float32), table.overlap[kept], side="right") - 1
-    bin_of = np.minimum(bin_of, len(edges) - 2)  # the last bin has its upper edge
-    bins = (frames[bin_of == number] for number in range(len(edges) - 1))
+    which = bin_of(table.overlap[kept], edges)
+    bins = (frames[which == number] for number in range(len(edges) - 1))
     return [each[np.random.default_rng([seed, number]).permutation(len(each))] for number, each in enumerate(bins)]
 
 
-def _moving(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
-    """Those of some pairs (n, 2) between which the camera moved; all where the life has no poses."""
-    poses = life.poses(frames.reshape(-1))
-    if poses is None:
-        return frames
-    poses = poses.reshape(-1, 2, 4, 4)
-    moved = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
-    turned = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])  # cosine between the view directions
-    return frames[(moved >= _LEAST_MOVE) | (turned <= np.cos(_LEAST_TURN))]
+def _moving(
+    life: PreparedLife, frames: np.ndarray, min_baseline: float, most: int, geometry: Geometry | None = None
+) -> np.ndarray:
+    """Those of some pairs (n, 2) between which the camera moved, as `PairSetConfig.min_baseline` has it: the first
+    `most`. A pair of which it is not known counts as moving."""
+    if min_baseline == 0 or (geometry is None and "pose" not in life.dataset.column_names):
+        return frames[:most]
+    moving = [np.zeros((0, 2), dtype=np.int64)]
+    for start in range(0, len(frames), step := 2 * most):  # depths are read of no more frames than it takes
+        part = frames[start : start + step]
+        poses = life.poses(part.reshape(-1)) if geometry is None else geometry.poses[part.reshape(-1)]
+        assert poses is not None
+        target, source = poses.reshape(-1, 2, 4, 4).transpose(1, 0, 2, 3)
+        baseline = np.linalg.norm(target[:, :3, 3] - source[:, :3, 3], axis=1)
+        cosine = np.einsum("pi,pi->p", target[:, :3, 2], source[:, :3, 2])  # between the view directions
+        near = baseline < min_baseline * median_depths(life, part[:, 0], geometry)
+        moving.append(part[~near | (cosine <= np.cos(_LEAST_TURN))])
+        if sum(map(len, moving)) >= most:
+            break
+    return np.concatenate(moving)[:most]
 
 
 def _cut_out(

@@ -13,6 +13,7 @@ import torch
 from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.storage import CHANGED, DESCRIPTION, read_pair_set, write_pair_set
 from singlelife.errors import PairSetError
+from singlelife.lives.pairs.pairing import bin_of
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class PairSet:
 
     def __str__(self) -> str:
         """A table for people: size, hash, lives, and how many pairs there are in each bin."""
-        about, by_overlap, side = self.provenance, self.provenance.get("by") == "overlap", self.target.shape[-1]
+        about, side = self.provenance, self.target.shape[-1]
         lives = ", ".join(f"{life['name']} ({life['fingerprint'][:12]})" for life in about.get("lives", []))
         lines = {"pairs": f"{len(self):,} of {side} x {side} px", "hash": self.hash}
         lines["from"] = lives or f"the folder {about.get('folder', '')}"
@@ -56,9 +57,9 @@ class PairSet:
             if values is not None and not np.isnan(values).all():
                 least, median, most = np.nanquantile(values, [0, 0.5, 1])
                 lines[name] = f"{least:.2f} to {most:.2f}{unit}, median {median:.2f}{unit}"
-        values = self.overlap if by_overlap else self.gap
+        values = self.overlap if about.get("by") == "overlap" else self.gap
         if (bins := about.get("bins")) and values is not None:
-            counts = np.histogram(values, np.float32(bins) if by_overlap else np.array(bins))[0]
+            counts = np.bincount(bin_of(values, bins) + 1, minlength=len(bins))[1:]
             edges = [f"{low:g}-{high:g}: {count}" for low, high, count in zip(bins, bins[1:], counts, strict=False)]
             lines["bins"] = f"of {about['by']}, {', '.join(edges)}"
         known = (self.true_match((14, 14)) >= 0).float().mean().item()

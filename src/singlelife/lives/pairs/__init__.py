@@ -2,10 +2,16 @@
 
 from dataclasses import dataclass
 
+from singlelife.errors import LifeError
+
 
 @dataclass(frozen=True)
 class PairSettings:
-    """The settings of all pairings; each reads its own."""
+    """The settings of all pairings; each reads its own. Their flags, help and ranges are declared here alone.
+
+    Raises:
+        LifeError: a value is out of its range; the message names its flag.
+    """
 
     min_gap: float = 0.1
     """shortest time between the frames of a temporal pair, in seconds, over 0"""
@@ -22,3 +28,20 @@ class PairSettings:
     frames: for a life of days 1 Hz takes minutes, and 10 Hz hours"""
     spatial_weight: float = 0.5
     """share of spatial pairs in the pairing union, 0 to 1"""
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "min_gap": (0 < self.min_gap, "over 0"),
+            "max_gap": (self.min_gap <= self.max_gap, f"at least --min-gap ({self.min_gap:g})"),
+            "min_overlap": (0 < self.min_overlap <= 1, "over 0 and at most 1"),
+            "max_overlap": (
+                self.min_overlap <= self.max_overlap <= 1,
+                f"from --min-overlap ({self.min_overlap:g}) to 1",
+            ),
+            "max_neighbours": (self.max_neighbours >= 1, "at least 1"),
+            "spatial_rate": (0 <= self.spatial_rate <= 1000, "from 0 (all frames) to 1000"),
+            "spatial_weight": (0 <= self.spatial_weight <= 1, "from 0 to 1"),
+        }
+        for name, (holds, allowed) in ranges.items():
+            if not holds:
+                raise LifeError(f"--{name.replace('_', '-')} should be {allowed}, not {getattr(self, name)}.")

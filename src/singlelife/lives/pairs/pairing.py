@@ -9,7 +9,7 @@ That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of e
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, ClassVar
@@ -23,6 +23,9 @@ from singlelife.lives.pairs.segments import segment_starts
 if TYPE_CHECKING:
     from singlelife.lives.pairs.overlap import PairTable
     from singlelife.lives.prepared import PreparedLife
+    from singlelife.lives.scene.geometry import Geometry
+
+TOLERANCE = 1e-6  # of gaps in seconds, as timestamps are exact to the microsecond at best; and of overlaps
 
 # Independent streams of random numbers for one pair: what is drawn in one never shifts what is drawn in another.
 PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
@@ -55,6 +58,17 @@ def _uniform(seed: int, stream: int, indices: np.ndarray, count: int) -> np.ndar
     return np.array(drawn).reshape(-1, count).T
 
 
+def bin_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
+    """Which of the bins between `edges` each gap or overlap falls into, int64; -1 for those outside all.
+
+    An edge belongs to the bin above it, and the last edge to the last bin. A value is on an edge if it is so within
+    the tolerance that temporal pairs have: frames 0.1 s apart may be 0.0999999 s apart by their timestamps.
+    """
+    bins = np.searchsorted(edges, np.asarray(values, dtype=np.float64) + TOLERANCE, side="right") - 1
+    bins[(bins == len(edges) - 1) & (values <= edges[-1] + TOLERANCE)] -= 1
+    return np.where(bins < len(edges) - 1, bins, -1)
+
+
 @dataclass(frozen=True)
 class PairingContext:
     """What a pairing is made from: a life, the rows of it that may be used, and the settings.
@@ -66,6 +80,8 @@ class PairingContext:
         settings: of all pairings.
         within_video: no pair may be of two videos.
         pair_table: gives the overlapping frames, which may take minutes the first time.
+        geometry: gives the pose and the visible points of each frame of the life, made or read when it is first asked
+            for; LifeError where they are not known.
     """
 
     timestamps: np.ndarray
@@ -74,26 +90,29 @@ class PairingContext:
     settings: PairSettings
     within_video: bool
     pair_table: "Callable[[], PairTable]"
+    geometry: "Callable[[], Geometry]"
 
     @classmethod
     def of_life(
         cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
     ) -> "PairingContext":
-        """All rows of a life, or the first `num_frames`, as if it ended there. Its geometry is read, or made, when a
-        pairing first asks for overlaps.
-        """
+        """All rows of a life, or the first `num_frames`, as if it ended there."""
+
+        @cache
+        def geometry() -> "Geometry":
+            from singlelife.lives.scene.store import life_geometry
+
+            return life_geometry(life, progress=progress)
 
         @cache
         def pair_table() -> "PairTable":
             from singlelife.lives.pairs.overlap import stored_pair_table
-            from singlelife.lives.scene.store import life_geometry
 
-            geometry = life_geometry(life, progress=progress)
-            return stored_pair_table(life, geometry, settings, num_frames=num_frames, progress=progress)
+            return stored_pair_table(life, geometry(), settings, num_frames=num_frames, progress=progress)
 
         within_video = life.metadata.get("pairs_within_video", False)
         rows = np.arange(len(life))[:num_frames]
-        return cls(life.timestamps, life.video_index, rows, settings, within_video, pair_table)
+        return cls(life.timestamps, life.video_index, rows, settings, within_video, pair_table, geometry)
 
 
 class Pairing(ABC):
@@ -127,11 +146,36 @@ class Pairing(ABC):
     def __str__(self) -> str: ...
 
 
-class TemporalPairing(Pairing):
-    """Two frames of one uninterrupted stretch of video, `min_gap` to `max_gap` seconds apart.
+class PartnerPairing(Pairing):
+    """A pairing whose target is uniform over the frames that have a partner, and its source over those partners.
 
-    The target is uniform over the frames that have a partner, the source uniform over that target's partners, before
-    and after it alike.
+    Attributes:
+        num_partners: of each of `targets`, int64 (len(targets),).
+    """
+
+    num_partners: np.ndarray
+
+    @abstractmethod
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        """Rows of the partners that are drawn, int64 (n,).
+
+        Args:
+            target: places in `targets`, int64 (n,).
+            choice: which partner of each, int64 (n,), 0 to its `num_partners` - 1.
+        """
+
+    def __len__(self) -> int:
+        return int(self.num_partners.sum())
+
+    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
+        which_target, which_partner = _uniform(seed, PAIR_STREAM, indices, 2)
+        target = (which_target * len(self.targets)).astype(np.int64)
+        choice = (which_partner * self.num_partners[target]).astype(np.int64)
+        return np.stack([self.targets[target], self.partner(target, choice)], axis=1)
+
+
+class TemporalPairing(PartnerPairing):
+    """Two frames of one uninterrupted stretch of video, `min_gap` to `max_gap` seconds apart, in either order.
 
     Args:
         timestamps, video_index: of the life, as in `PairingContext`.
@@ -165,14 +209,13 @@ class TemporalPairing(Pairing):
         time = timestamps[rows] - timestamps[rows].min(initial=np.inf)
         stride = time.max(initial=0.0) + 2 * max_gap + 1.0
         key = np.cumsum(new_segment) * stride + time
-        tolerance = 1e-6  # timestamps are exact to the microsecond at best
-        before = np.searchsorted(key, [key - max_gap - tolerance, key - min_gap + tolerance])
-        after = np.searchsorted(key, [key + min_gap - tolerance, key + max_gap + tolerance])
-        self._first_before, self._first_after = before[0], after[0]
-        self._num_before = before[1] - before[0]
-        self._num_partners = self._num_before + after[1] - after[0]
-        self._with_partner = np.flatnonzero(self._num_partners)
-        self._rows, self.targets = rows, rows[self._with_partner]
+        before = np.searchsorted(key, [key - max_gap - TOLERANCE, key - min_gap + TOLERANCE])
+        after = np.searchsorted(key, [key + min_gap - TOLERANCE, key + max_gap + TOLERANCE])
+        some = before[1] - before[0] + after[1] - after[0] > 0
+        (self._first_before, end_before), (self._first_after, end_after) = before[:, some], after[:, some]
+        self._num_before = end_before - self._first_before
+        self.num_partners = self._num_before + end_after - self._first_after
+        self._rows, self.targets = rows, rows[some]
         if len(self.targets) == 0:
             stretches = np.split(time, np.flatnonzero(new_segment)[1:])
             longest = max((np.ptp(stretch) for stretch in stretches if len(stretch)), default=0.0)
@@ -186,26 +229,17 @@ class TemporalPairing(Pairing):
         settings = context.settings
         return cls(context.timestamps, context.video_index, settings.min_gap, settings.max_gap, context.rows)
 
-    def __len__(self) -> int:
-        return int(self._num_partners.sum())
-
     def __str__(self) -> str:
         return f"temporal, {self.min_gap:g} to {self.max_gap:g} s apart"
 
-    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        which_target, which_partner = _uniform(seed, PAIR_STREAM, indices, 2)
-        target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
-        choice = (which_partner * self._num_partners[target]).astype(np.int64)
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
         num_before = self._num_before[target]
         before, after = self._first_before[target] + choice, self._first_after[target] + choice - num_before
-        source = np.where(choice < num_before, before, after)
-        return self._rows[np.stack([target, source], axis=1)]
+        return self._rows[np.where(choice < num_before, before, after)]
 
 
-class SpatialPairing(Pairing):
+class SpatialPairing(PartnerPairing):
     """Two frames that see the same place, whenever that was: their visible points overlap within a range.
-
-    The target is uniform over the frames that have a partner, the source uniform over that target's partners.
 
     Args:
         table: the overlapping frames of the life.
@@ -228,9 +262,9 @@ class SpatialPairing(Pairing):
         kept = usable[table.target] & usable[table.source]
         if video_index is not None:
             kept &= video_index[table.target] == video_index[table.source]
-        self._source = table.source[kept]
+        self._source = table.source[kept].astype(np.int64)
         # The table is sorted by target, so the sources of each are a slice.
-        target, self._first, self._num_sources = np.unique(table.target[kept], return_index=True, return_counts=True)
+        target, self._first, self.num_partners = np.unique(table.target[kept], return_index=True, return_counts=True)
         self.targets = target.astype(np.int64)
         if len(target) == 0:
             raise LifeError(_why_no_spatial_pairs(table, len(rows), settings))
@@ -240,18 +274,12 @@ class SpatialPairing(Pairing):
         video_index = context.video_index if context.within_video else None
         return cls(context.pair_table(), context.rows, context.settings, video_index)
 
-    def __len__(self) -> int:
-        return len(self._source)
-
     def __str__(self) -> str:
         overlap = f"{self.settings.min_overlap:g} to {self.settings.max_overlap:g}"
         return f"spatial, overlap {overlap}, {len(self):,} pairs of {len(self.targets):,} targets"
 
-    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        which_target, which_source = _uniform(seed, PAIR_STREAM, indices, 2)
-        target = (which_target * len(self.targets)).astype(np.int64)
-        source = self._first[target] + (which_source * self._num_sources[target]).astype(np.int64)
-        return np.stack([self.targets[target], self._source[source].astype(np.int64)], axis=1)
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        return self._source[self._first[target] + choice]
 
 
 def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSettings) -> str:
@@ -275,14 +303,12 @@ class UnionPairing(Pairing):
 
     Args:
         spatial, temporal: the pairings to choose from.
-        spatial_weight: the share of spatial pairs, 0 to 1; LifeError if it is out of that range.
+        spatial_weight: the share of spatial pairs, 0 to 1.
     """
 
-    summary = "spatial pairs, and temporal ones between them: the best of the paper"
+    summary = "spatial pairs, and temporal ones between them: in the paper, the best for depth"
 
     def __init__(self, spatial: Pairing, temporal: Pairing, spatial_weight: float):
-        if not 0 <= spatial_weight <= 1:
-            raise LifeError(f"The share of spatial pairs in a union should be 0 to 1, not {spatial_weight:g}.")
         self.spatial, self.temporal, self.spatial_weight = spatial, temporal, spatial_weight
         self.targets = np.union1d(spatial.targets, temporal.targets)
         self.fingerprint = spatial.fingerprint
@@ -305,10 +331,8 @@ class UnionPairing(Pairing):
         return pairs
 
 
-class RandomPairing(Pairing):
+class RandomPairing(PartnerPairing):
     """Any two different frames of the life: a baseline, since most such pairs show nothing in common.
-
-    The target is uniform over the frames that have a partner, the source uniform over the others.
 
     Args:
         rows: the rows of the life that may be used, sorted int64; LifeError if there are not two.
@@ -319,11 +343,11 @@ class RandomPairing(Pairing):
 
     def __init__(self, rows: np.ndarray, video_index: np.ndarray | None = None):
         video = np.zeros(len(rows), dtype=np.int64) if video_index is None else video_index[rows]
-        _, self._first, which, counts = np.unique(video, return_index=True, return_inverse=True, return_counts=True)
+        _, first, which, counts = np.unique(video, return_index=True, return_inverse=True, return_counts=True)
         self._within_video = video_index is not None
-        self._rows, self._video, self._counts = rows, which, counts
-        self._with_partner = np.flatnonzero(counts[which] > 1)
-        self.targets = rows[self._with_partner]
+        self._rows, self._place = rows, np.flatnonzero(counts[which] > 1)
+        self._first, self.num_partners = first[which][self._place], counts[which][self._place] - 1
+        self.targets = rows[self._place]
         if len(self.targets) == 0:
             needed = "two frames of one video" if self._within_video else "two frames"
             raise LifeError(f"Random pairs need {needed}, and {len(rows)} can be used in all. Use a longer video.")
@@ -332,21 +356,15 @@ class RandomPairing(Pairing):
     def of(cls, context: PairingContext) -> "RandomPairing":
         return cls(context.rows, context.video_index if context.within_video else None)
 
-    def __len__(self) -> int:
-        return int((self._counts * (self._counts - 1)).sum())
-
     def __str__(self) -> str:
         return "random, two frames of one video" if self._within_video else "random, any two frames"
 
-    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        which_target, which_source = _uniform(seed, PAIR_STREAM, indices, 2)
-        target = self._with_partner[(which_target * len(self.targets)).astype(np.int64)]
-        first, count = self._first[self._video[target]], self._counts[self._video[target]]
-        step = 1 + (which_source * (count - 1)).astype(np.int64)
-        return self._rows[np.stack([target, first + (target - first + step) % count], axis=1)]
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        first, count = self._first[target], self.num_partners[target] + 1
+        return self._rows[first + (self._place[target] - first + 1 + choice) % count]
 
 
-class AugmentedPairing(Pairing):
+class AugmentedPairing(PartnerPairing):
     """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera."""
 
     summary = "one frame twice, with the crops as the only difference (a baseline)"
@@ -354,21 +372,17 @@ class AugmentedPairing(Pairing):
     def __init__(self, rows: np.ndarray):
         if len(rows) == 0:
             raise LifeError("Augmented pairs need a frame, and none can be used. Use a longer video.")
-        self._rows = self.targets = rows
+        self.targets, self.num_partners = rows, np.ones(len(rows), dtype=np.int64)
 
     @classmethod
     def of(cls, context: PairingContext) -> "AugmentedPairing":
         return cls(context.rows)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __str__(self) -> str:
         return "augmented, one frame twice"
 
-    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        (which,) = _uniform(seed, PAIR_STREAM, indices, 1)
-        return np.repeat(self._rows[(which * len(self._rows)).astype(np.int64)][:, None], 2, axis=1)
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        return self.targets[target]
 
 
 PAIRINGS: dict[str, type[Pairing]] = {

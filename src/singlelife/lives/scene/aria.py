@@ -45,6 +45,7 @@ MAX_INV_DIST_STD, MAX_DIST_STD = 0.005, 0.01  # 1/m and m: less certain points a
 
 _BLOCK = 8 << 20  # bytes of CSV at a time
 _ROWS_IN_MEMORY = 1 << 24  # observed points before doubles are thrown out
+_LEAST_COVERED = 0.9  # of a video by the table of its frames' times
 _TOLERANCE = 50_000  # microseconds between a frame and its pose, and between it and what it sees, at most
 _SENSOR_SIDE = 2880  # pixels of the RGB sensor, which its calibration counts in
 _SENSOR_BORDER = 32  # of these, left out on each side of a video
@@ -108,7 +109,7 @@ def aria_geometry(
                 away = world - poses[frame, :3, 3]
                 sees &= camera.sees(np.einsum("kji,kj->ki", poses[frame, :3, :3], away))
             seen.add(rows[frame[sees]], voxel_ids(world[sees], voxel_size))
-    return Geometry(seen.finish(len(life)), all_components, all_poses, intrinsics)
+    return Geometry(seen.finish(len(life)), all_components, all_poses, intrinsics, voxel_size)
 
 
 @dataclass(frozen=True)
@@ -369,8 +370,13 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
             )
         shown, taken = _read_times(files[0])
         rows = np.flatnonzero(life.video_index == number)
-        seconds = life.timestamps[rows]
-        inside = seconds <= (shown[-1] - shown[0]) / 1e9 + _TOLERANCE / 1e6
+        seconds, last = life.timestamps[rows], (shown[-1] - shown[0]) / 1e9
+        if last < _LEAST_COVERED * seconds[-1] - 1:
+            raise LifeError(
+                f"{files[0]} has the times of {last:.1f} s, and the video {life.videos[number]} lasts "
+                f"{seconds[-1]:.1f} s: it is the table of another video, or cut off. Put the right one there."
+            )
+        inside = seconds <= last + _TOLERANCE / 1e6
         at = np.interp(seconds[inside] * 1e9, shown - shown[0], taken - taken[0])
         times[rows[inside]] = np.round((taken[0] + at) / 1000)
     return times

@@ -3,7 +3,7 @@
 The binary format of a model is short and documented, so it is read here, and every size is checked against the file:
 pycolmap makes numbers of what is cut off. It is needed only to reconstruct, which runs on the CPU.
 
-A reconstruction works in a folder beside the prepared life whose name ends in `.sfm`. Features and matches are kept
+A reconstruction works in the folder `reconstruction` of the prepared life. Features and matches are kept
 there, in COLMAP's database, so a run that was killed goes on; only the last stage, which builds the models, starts
 again.
 """
@@ -25,9 +25,13 @@ from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes
 
 _MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
-    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE",
+    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "SIMPLE_DIVISION",
+    "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR",
 )  # fmt: skip  # in the order of their numbers in the format
-_NUM_PARAMETERS = {"SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8}
+# Those that are a pinhole camera but for distortion. One focal length if `SIMPLE` or `RADIAL`, else two come first.
+_NUM_PARAMETERS = {
+    "SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "FULL_OPENCV": 12,
+}  # fmt: skip
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
 _STEPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)  # each frame is paired with these of the next frames of its video
@@ -143,16 +147,16 @@ class _Bytes:
 def _read_camera(content: _Bytes) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
     """A camera's number, and the size of its images and its intrinsics."""
     number, model, width, height = content.values("IiQQ")
-    name = _MODELS[model] if 0 <= model < len(_MODELS) else str(model)
+    name = _MODELS[model] if 0 <= model < len(_MODELS) else f"number {model}, which is not known here"
     if name not in _NUM_PARAMETERS:
         raise LifeError(
-            f"A camera is of the model {name}, not {', '.join(_NUM_PARAMETERS)}. Undistort the images first (colmap "
-            "image_undistorter), or reconstruct with one of these models."
+            f"A camera is of the model {name}. Models that can be used are {', '.join(_NUM_PARAMETERS)}: undistort "
+            "the images first (colmap image_undistorter), or reconstruct with one of these."
         )
     if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
         raise ValueError(f"a camera of {width}x{height} px makes no sense")
     parameters = content.values(f"{_NUM_PARAMETERS[name]}d")
-    if name not in ("PINHOLE", "OPENCV"):  # one focal length
+    if "SIMPLE" in name or "RADIAL" in name:
         parameters = (parameters[0], *parameters)
     return number, (np.array([width, height]), np.array(parameters[:4]))
 
@@ -196,7 +200,7 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
         raise LifeError(
             f"At {rate:g} Hz the life {life.name} gives {len(rows)} frames; 3 are the least. Raise --rate."
         )
-    work = life.path.with_name(f"{life.path.name}.sfm")
+    work = life.path / "reconstruction"
     # Percent-encoded, as COLMAP's lists of pairs have spaces between names and no quotes.
     names = [f"{quote(life.videos[life.video_index[row]])}/{life.frame_index[row]}.jpg" for row in rows]
     described = {"rate": rate, "life": life.metadata["fingerprint"], "pycolmap": pycolmap.__version__}
@@ -271,8 +275,8 @@ def _map(pycolmap: Any, work: Path, models: Path, progress: bool) -> None:
     aside.mkdir()
     options = pycolmap.IncrementalPipelineOptions()
     options.extract_colors, options.random_seed = False, 0
-    # Without a total: COLMAP tries several beginnings, and takes up frames anew with each.
-    with tqdm(desc="Placing frames", unit=" frames", disable=not progress) as bar:
+    # COLMAP tries several beginnings and places frames anew with each, so their number may pass that of the frames.
+    with tqdm(desc="Placing frames, some several times", unit=" placed", disable=not progress) as bar:
         pycolmap.incremental_mapping(
             work / "database.db",
             work / "images",

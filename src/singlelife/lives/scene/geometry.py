@@ -72,12 +72,14 @@ class Geometry:
             system, a model of a reconstruction); -1 where the pose is not known.
         poses: camera to world, float64 (n, 4, 4); camera axes x right, y down, z forward; NaN where not known.
         intrinsics: fx, fy, cx, cy in pixels of the stored frame, float64 (n, 4); NaN where not known.
+        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 where points are not voxels.
     """
 
     points: VisiblePoints
     component: np.ndarray
     poses: np.ndarray
     intrinsics: np.ndarray
+    voxel_size: float = 0.0
 
     def __len__(self) -> int:
         return len(self.component)
@@ -116,6 +118,36 @@ def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
         known = np.asarray((np.abs(cells + 0.5) < half).all(axis=-1))
     x, y, z = np.moveaxis(np.where(known[..., None], cells, 0).astype(np.int64) + half, -1, 0)
     return np.where(known, (x << 2 * _VOXEL_BITS) | (y << _VOXEL_BITS) | z, -1)
+
+
+def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
+    """How far away is what frames see: the median along the camera's axis, in the unit of the poses.
+
+    Args:
+        life: the prepared life.
+        rows: of the life, int64 (k,).
+        geometry: of the life, whose voxels are taken; without it, the life's own depth.
+
+    Returns:
+        float64 (k,); NaN where it is not known, as of COLMAP's points, which are kept without their places.
+    """
+    found = np.full(len(life), np.nan)
+    for start in range(0, len(looked_at := np.unique(rows)), _BATCH):
+        batch = looked_at[start : start + _BATCH]
+        depth = life.depth(batch) if geometry is None else None
+        for place, row in enumerate(batch):
+            if depth is not None:
+                seen = depth[place]
+            elif geometry is not None and geometry.voxel_size:
+                ids, pose = geometry.points[row], geometry.poses[row]
+                cells = ids[:, None] >> np.array([2 * _VOXEL_BITS, _VOXEL_BITS, 0]) & ((1 << _VOXEL_BITS) - 1)
+                world = (cells - (1 << (_VOXEL_BITS - 1)) + 0.5) * geometry.voxel_size
+                seen = (world - pose[:3, 3]) @ pose[:3, 2]
+            else:
+                continue
+            if (seen > 0).any():
+                found[row] = np.median(seen[seen > 0])
+    return found[rows]
 
 
 def rigid_transforms(quaternions: np.ndarray, shifts: np.ndarray) -> np.ndarray:
@@ -171,7 +203,7 @@ def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = 
             seen += [np.unique(ids[ids >= 0]) for ids in voxel_ids(points, voxel_size)]
             bar.update(len(batch))
     known = np.isfinite(poses).all(axis=(1, 2))
-    return Geometry(VisiblePoints.from_frames(seen), np.where(known, 0, -1), poses, intrinsics)
+    return Geometry(VisiblePoints.from_frames(seen), np.where(known, 0, -1), poses, intrinsics, voxel_size)
 
 
 def back_project(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:

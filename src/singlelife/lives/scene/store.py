@@ -67,7 +67,8 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
     Raises:
         LifeError: what is there is damaged.
     """
-    if geometry_metadata(life) is None:
+    metadata = geometry_metadata(life)
+    if metadata is None:
         return None
     try:
         table = load_from_disk(str(life.path / FOLDER)).data
@@ -79,6 +80,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
             component.to_numpy(),
             poses.storage.flatten().flatten().to_numpy().reshape(-1, 4, 4),
             intrinsics.flatten().to_numpy().reshape(-1, 4),
+            metadata.get("voxel_size", 0.0),
         )
         if len(geometry) != len(life):
             raise ValueError(f"it is of {len(geometry)} frames, not {len(life)}")
@@ -144,7 +146,7 @@ def life_geometry(
         settings = {"voxel_size": voxel_size or (metadata["settings"]["voxel_size"] if metadata else 0.0), **_SETTINGS}
         fingerprint = _fingerprint(life, found, settings)
         if metadata is None or metadata["fingerprint"] != fingerprint:
-            with locked(Path(f"{life.path}.geometry.lock"), f"the poses of {life.name}"):
+            with locked(Path(f"{life.path}.geometry"), f"the poses of {life.name}"):
                 metadata = geometry_metadata(life)
                 if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
                     _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)

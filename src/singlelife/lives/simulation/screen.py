@@ -4,15 +4,13 @@ They are drawn with Pillow's own font, so that they look the same everywhere tha
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from singlelife.errors import LifeError
+from singlelife.lives.simulation import ScreenSource
 
 SCREEN_VERSION = 1  # part of the fingerprint of a life: raise it when the same source gives other frames
-SCREENS = ("slides", "desktop")
 
 _SIDE = 240  # px: drawn at this size, and scaled to that of the frames
 _INK = (34, 34, 40)
@@ -20,31 +18,6 @@ _PAPERS = ((250, 250, 248), (236, 242, 250), (28, 34, 52), (252, 244, 228), (226
 _ACCENTS = ((196, 60, 60), (40, 100, 180), (40, 150, 90), (210, 140, 30), (120, 70, 160))
 _SYLLABLES = "ba co du el fi gra ho in ju ka lor mi nu o pra qui ro sta ti um ver wa xe yo zi"
 _FONTS = {size: ImageFont.load_default(size) for size in (9, 11, 13, 18)}
-
-
-@dataclass(frozen=True)
-class ScreenSource:
-    """What to draw.
-
-    Attributes:
-        screen: `"slides"`, each shown for 4 to 15 s, with titles, lines of text, charts and boxes; or `"desktop"`,
-            where windows are opened, moved and closed, their text scrolls, and a pointer goes about.
-        seed: of what is on it.
-        num_frames: length in frames.
-        frames_per_second: of the recording.
-    """
-
-    screen: str
-    seed: int = 0
-    num_frames: int = 12_000
-    frames_per_second: float = 17.5
-
-    def __post_init__(self) -> None:
-        if self.screen not in SCREENS or self.num_frames < 1 or not self.frames_per_second > 0:
-            raise LifeError(
-                f"A simulated screen shows {' or '.join(SCREENS)}, with num_frames from 1 and frames_per_second over "
-                f"0; not {self.screen!r}, {self.num_frames} and {self.frames_per_second:g}."
-            )
 
 
 def draw_screen(source: ScreenSource, frame_size: int) -> Iterator[np.ndarray]:

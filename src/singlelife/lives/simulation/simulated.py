@@ -18,13 +18,11 @@ import numpy as np
 import vizdoom as vzd
 
 from singlelife.errors import LifeError
+from singlelife.lives.simulation import SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
 from singlelife.lives.simulation.doom_walker import Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
-DEPTH_SCALE = 1 / 16  # map units per stored level
-WADS = ("freedoom1", "freedoom2")
-DEPTHS = ("none", "buffer", "exact")
 
 _TICS_PER_SECOND = 35
 _WIDTH, _HEIGHT = 320, 240  # rendered; the middle square is kept
@@ -41,44 +39,6 @@ if sys.platform == "linux":
 os.chdir(sys.argv[1])
 os.execv(sys.argv[2], sys.argv[2:])
 """
-
-
-@dataclass(frozen=True)
-class SimulatedSource:
-    """What to render.
-
-    Attributes:
-        wad: `"freedoom1"` or `"freedoom2"`.
-        map: its name in the wad, such as `"E1M1"` (freedoom1) or `"MAP01"` (freedoom2).
-        seed: of the walker and of the game.
-        num_frames: length of the life in frames.
-        tics_per_frame: game tics of 1/35 s between two frames.
-        still: the camera stays where the map begins: the control that is no life.
-        depth: `"none"`; `"buffer"`, the game's 8-bit depth buffer, off by 2.4 map units in the median and by less than
-            8 for 99% of the pixels away from edges; or `"exact"`, rays cast against the map, without error but for
-            rounding to `DEPTH_SCALE`. In both 0 is unknown: the sky, and in `"exact"` also where the buffer shows
-            something else, such as things that stand in the map.
-    """
-
-    wad: str
-    map: str
-    seed: int = 0
-    num_frames: int = 12_000
-    tics_per_frame: int = 2
-    still: bool = False
-    depth: str = "none"
-
-    def __post_init__(self) -> None:
-        if self.wad not in WADS or self.depth not in DEPTHS:
-            raise LifeError(
-                f"A simulated life has a wad of {', '.join(WADS)} and a depth of {', '.join(DEPTHS)}; "
-                f"not wad {self.wad!r} with depth {self.depth!r}."
-            )
-        if self.num_frames < 1 or self.tics_per_frame < 1 or not 0 <= self.seed < 2**32:
-            raise LifeError(
-                "A simulated life has num_frames and tics_per_frame from 1, and a seed from 0 to 2^32 - 1; "
-                f"not {self.num_frames}, {self.tics_per_frame} and {self.seed}."
-            )
 
 
 @dataclass
