@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 
 from singlelife.alignment.comparison import coarser
 from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
@@ -24,6 +25,7 @@ from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _K = 5  # of the top k, as everywhere
+_FIRST_PICTURES = 100  # steps before a new run draws its second pictures; then after twice as many, and so on
 
 
 def callbacks(
@@ -34,7 +36,7 @@ def callbacks(
     held_out: PairDataset | None,
     reference: "CasReference | None",
 ) -> Iterator[Callback]:
-    """What the settings ask for: validate, draw, compare. A new run compares now, before its first step.
+    """What the settings ask for: validate, draw, compare. A new run draws and compares now, before its first step.
 
     Args:
         reference: in the main process; None in the others, which take part only where the model is in shards.
@@ -42,7 +44,9 @@ def callbacks(
     if held_out:
         yield _validation(trainer, held_out, to_model)
     if config.train.picture_steps and can_draw():
-        yield _pictures(trainer, to_model, held_out or pairs)
+        yield (pictures := _pictures(trainer, to_model, held_out or pairs))
+        if not trainer.state.step:
+            pictures.act()
     if config.cas.cas_reference is not None:
         compare = partial(_compare, trainer, reference)
         if not trainer.state.step:
@@ -75,18 +79,26 @@ def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Call
 
 def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
     """Draw the model as it is into the run folder's `pictures`; at its end the run has pictures of its own."""
-    state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
+    state, folder, accelerator, every = (
+        trainer.state,
+        trainer.folder,
+        trainer.accelerator,
+        trainer.settings.picture_steps,
+    )
 
     def draw() -> dict[str, Any]:
-        if state.step == trainer.settings.max_steps:
+        doublings = state.step // _FIRST_PICTURES
+        is_early = state.step < every and state.step == doublings * _FIRST_PICTURES and doublings.bit_count() < 2
+        if state.step == trainer.settings.max_steps or (state.step % every and not is_early):
             return {}
         if (whole := whole_model(trainer.model, accelerator)) is not None and accelerator.is_main_process:
             with writing_folder(folder.pictures / f"step-{state.step}") as aside:
                 draw_pictures(aside, whole, to_model, pairs, state.step)
+            tqdm.write(f"Pictures after {state.step:,} steps: {folder.pictures / f'step-{state.step}'}/*.png")
         accelerator.wait_for_everyone()
         return {}
 
-    return Callback(trainer.settings.picture_steps, draw)
+    return Callback(1, draw)
 
 
 def _compare(trainer: Trainer, reference: "CasReference | None") -> dict[str, Any]:

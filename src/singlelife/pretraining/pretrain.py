@@ -1,5 +1,6 @@
 """One pretraining run from its settings to its pictures, top to bottom."""
 
+import hashlib
 import json
 import signal
 import time
@@ -9,25 +10,25 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import yaml
+import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.errors import RunError
 from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
+from singlelife.machine import say
 from singlelife.optimization import adamw
-from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig
-from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
+from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig, annotated_yaml
+from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, plain_errors, train_loader
 from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
 from singlelife.pretraining.checkpoints import (
     TrainingState,
     check_same_sequence,
+    latest_sound_checkpoint,
     load_moments,
     load_weights,
     read_state,
@@ -38,8 +39,8 @@ from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import draw_pictures
 from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
-from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, life_facts, write_text, writing
+from singlelife.pretraining.reports import dry_run, end_report, start_report
+from singlelife.pretraining.run_folder import RunFolder, check_start, life_facts, write_text, writing
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
@@ -54,6 +55,7 @@ def pretrain(config: RunConfig) -> int:
         SingleLifeError: whatever the user can act on, as early as it is known.
     """
     start = time.perf_counter()
+    check_start(config)
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(config.output_dir)
     checkpoint = _checkpoint_to_resume(folder, config)
@@ -61,8 +63,9 @@ def pretrain(config: RunConfig) -> int:
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
     chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
+    origins = {name: "auto" for name in chosen if getattr(config.train, name) == "auto"}
     train = replace(config.train, **chosen)
-    config = replace(config, train=train)
+    config = replace(config, train=train, origins=config.origins | origins)
     accelerator = start_accelerator(train, folder)
     publisher = None
     if accelerator.is_main_process and not config.start.dry_run:
@@ -82,7 +85,7 @@ def pretrain(config: RunConfig) -> int:
     if config.cas.cas_reference is not None and accelerator.is_main_process:
         reference = CasReference(config, model_config, processor, str(accelerator.device))
 
-    model = _starting_model(config, checkpoint, model_config)
+    model = _starting_model(config, checkpoint, model_config, pairs.life.name)
     betas = train.adam_beta1, train.adam_beta2
     optimizer = adamw(model, train.peak_learning_rate, train.weight_decay, betas, accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -90,19 +93,21 @@ def pretrain(config: RunConfig) -> int:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
             accelerator.scaler.load_state_dict(state.grad_scaler)
-    coloured = replace(to_model, color_jitter=config.pairs.color_jitter, seed=train.seed)
+    jitter, shared = config.pairs.color_jitter, config.pairs.shared_color
+    coloured = replace(to_model, color_jitter=jitter, shared_color=shared, seed=train.seed)
     trainer = Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
     loader = train_loader(pairs, sampler, train.dataloader_num_workers, accelerator.device)
     accelerator.print(start_report(config, pairs, held_out, trainer, precision, checkpoint))
     if config.start.dry_run:
-        accelerator.print(dry_run(trainer, loader))
+        with plain_errors():
+            accelerator.print(dry_run(trainer, loader))
         accelerator.end_training()
         return 0
 
     _open_folder(trainer, config, checkpoint, pairs.life)
     trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
     trainer.saved = publisher.offer if publisher else None
-    with publisher or nullcontext():
+    with publisher or nullcontext(), plain_errors():
         stopped_by = trainer.train(loader)
     whole = whole_model(trainer.model, accelerator)
     if whole is not None and accelerator.is_main_process:
@@ -125,22 +130,15 @@ def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
     """The checkpoint to go on from, or None to start from the beginning.
 
     Raises:
-        RunError: the folder holds another run.
+        RunError: all that are there are damaged.
         HubError: the checkpoint is to come from the Hub, and cannot.
     """
     start = config.start
     if start.resume:
-        return folder.latest_checkpoint()
+        return latest_sound_checkpoint(folder)
     if start.resume_from == "hub":
         return checkpoint_from_hub(config, folder)
-    checkpoint = Path(start.resume_from) if start.resume_from else None
-    is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
-    if folder.holds_a_run() and not (is_of_this_run or start.dry_run):
-        raise RunError(
-            f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
-            "(--output-dir)."
-        )
-    return checkpoint
+    return Path(start.resume_from) if start.resume_from else None
 
 
 def _read_pairs(
@@ -157,6 +155,7 @@ def _read_pairs(
     reference, before = life_reference(life, config.life.video), str(state.sequence.get("life"))
     if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
         life = before
+    say(f"Opening the life {reference.name} ...")
     with accelerator.main_process_first():
         prepared = resolve_life(life, videos=config.life.video, cache_dir=config.life.cache_dir, progress=progress)
         return pair_datasets(prepared, config.pairs, config.train, model, progress=progress)
@@ -168,8 +167,10 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     if not pairs.life.metadata.get("hub"):
         settings["life"] = pairs.life.name  # wherever its folder is; its fingerprint tells whether it is the same
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
-    settings["learning_rate"] = config.train.peak_learning_rate  # however it was given
-    settings.pop("base_learning_rate")
+    # However these were given.
+    settings |= {"learning_rate": config.train.peak_learning_rate, "warmup_steps": config.train.warmup}
+    for name in ("base_learning_rate", "warmup_ratio"):
+        del settings[name]
     model = {name: value for name, value in sorted(model_config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": pairs.life.metadata["fingerprint"], "model_config": model}
     if pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
@@ -177,13 +178,17 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
 
 
-def _starting_model(config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig) -> CroCoForPreTraining:
+def _starting_model(
+    config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig, life: str
+) -> CroCoForPreTraining:
     """The model with the weights that the run starts or goes on with.
+
+    New weights are drawn for the seed and the life's name: models of two lives share nothing, whatever their seeds.
 
     Raises:
         CheckpointError: they cannot be read.
     """
-    set_seed(config.train.seed)
+    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{config.train.seed} {life}".encode()).digest()[:8]))
     weights = checkpoint or Path(config.model.model)
     model = load_weights(weights, model_config) if weights.is_dir() else CroCoForPreTraining(model_config)
     model.set_attn_implementation(config.train.attention)
@@ -214,9 +219,8 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         comment = (
             f"# Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.\n"
             f"# Start another with: --config config.yaml\n"
-            f"# Learning rate at its peak: {learning_rate_report(config.train)}\n"
         )
-        write_text(folder.config, comment + yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(folder.config, comment + annotated_yaml(config))
     accelerator.wait_for_everyone()
     forget(folder)
     if config.train.report_to:

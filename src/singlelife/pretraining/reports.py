@@ -12,7 +12,7 @@ from singlelife.errors import RunError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.machine import peak_resident
-from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE, RunConfig, TrainConfig
+from singlelife.pretraining.arguments import RunConfig, learning_rate_report
 from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.device import Precision
 from singlelife.pretraining.loop import Trainer
@@ -45,7 +45,8 @@ def start_report(
         "device": _device(trainer.accelerator),
         "precision": str(precision),
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
-        "learning rate": learning_rate_report(train),
+        "learning rate": f"{learning_rate_report(train)} after {train.warmup:,} steps of warm-up",
+        "settings": f"{', '.join(dict.fromkeys(config.origins.values()))}, defaults (config.yaml says which is which)",
         "run folder": str(config.output_dir),
     }
     if (num_frames := frames_seen(life, pairs)) < len(life):
@@ -64,14 +65,6 @@ def _device(accelerator: Accelerator) -> str:
     device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, threads: {torch.get_num_threads()}"
     shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
     return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
-
-
-def learning_rate_report(train: TrainConfig) -> str:
-    """The rate at its peak, and how it came to be."""
-    how = "as asked for"
-    if train.learning_rate is None:
-        how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
-    return f"{train.peak_learning_rate:g} ({how})"
 
 
 def dry_run(trainer: Trainer, loader: DataLoader) -> str:
