@@ -7,9 +7,9 @@ name of a field.
 
 import argparse
 import difflib
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, fields
 from inspect import cleandoc
 from pathlib import Path
 from types import UnionType
@@ -43,8 +43,6 @@ class StartConfig:
     config.yaml; flags win over it"""
     print_config: bool = False
     """print all settings as YAML, each with where it comes from, and stop"""
-    dry_run: bool = False
-    """make a few steps and report their time and memory; write nothing but the prepared life, where it is missing"""
     resume: bool = False
     """go on from the run folder's latest checkpoint, or start where there is none yet; exact: the losses are those of
     a run that never stopped"""
@@ -320,6 +318,8 @@ _WINS_OVER = {"learning_rate": "base_learning_rate", "warmup_steps": "warmup_rat
 def parse_arguments(words: Sequence[str]) -> RunConfig:
     """The settings of a run from a command line and the configs that it names, with where each comes from.
 
+    A layer that gives a value which another one would win over takes that one out of the layers below it.
+
     Raises:
         RunError: a config has an unknown key (the nearest names follow), or a value has the wrong type or range.
         LifeError: no life of that name (with the nearest names).
@@ -333,42 +333,9 @@ def parse_arguments(words: Sequence[str]) -> RunConfig:
     named, _ = first.parse_known_args(words)
     for_help = bool({"-h", "--help"} & set(words))
     given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
-    default = _layered(named.config, named.life, named.video, given, for_help)
-    about = f"{cleandoc(RunConfig.__doc__ or '')}\n\nThe values below come from: {_sources(default)}."
-    config = parse_flags(RunConfig, "train.py", words, default, about if for_help else None)
-    return replace(config, origins=default.origins | dict.fromkeys(sorted(given & _TYPES.keys()), "flag"))
-
-
-def run_config(settings: dict[str, Any]) -> RunConfig:
-    """The settings of a run from Python, by field name; the rest as the command line would have them.
-
-    Raises:
-        SingleLifeError: as `parse_arguments`.
-    """
-    if unknown := [name for name in settings if name not in _TYPES]:
-        raise RunError(f"There is no setting {unknown[0]!r}{_nearest(unknown[0], _TYPES)}")
-    values = {name: _typed(value, _TYPES[name], f"{name} is") for name, value in settings.items()}
-    default = _layered(values.get("config"), values.get("life"), values.get("video"), values.keys())
-    groups = {n: {k: v for k, v in values.items() if k in get_type_hints(group)} for n, group in _GROUPS.items()}
-    changed = {name: replace(getattr(default, name), **of_group) for name, of_group in groups.items()}
-    return replace(default, **changed, origins=default.origins | dict.fromkeys(values, "argument"))
-
-
-def _layered(
-    config: str | None,
-    life: str | None,
-    video: Sequence[str] | None,
-    given: Collection[str],
-    for_help: bool = False,
-) -> RunConfig:
-    """The settings without those that the user gives one by one, whose names are `given`: a config over the recipe.
-
-    A layer that gives a value which another one would win over takes that one out of the layers below it.
-    """
-    values: dict[str, Any] = read_config(config) if config else {}
-    origins = dict.fromkeys(values, f"--config {config}")
-    if life := life or values.get("life"):
-        recipe = training_recipe(life, video or values.get("video"))
+    of_config: dict[str, Any] = read_config(named.config) if named.config else {}
+    if life := named.life or of_config.get("life"):
+        recipe = training_recipe(life, named.video or of_config.get("video"))
     elif for_help:
         recipe = Life.train
     else:
@@ -376,24 +343,28 @@ def _layered(
             "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or one of these "
             f"names: {', '.join(life_names())}."
         )
-    below = read_config(recipe)
-    for layer, names in ((below, values.keys()), (values, given)):
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    layers = {f"recipe {recipe}": read_config(recipe), f"--config {named.config}": of_config}
+    for origin, layer in (*layers.items(), ("flag", dict.fromkeys(given & _TYPES.keys()))):
         for winner, loser in _WINS_OVER.items():
-            if loser in names and winner not in names:
-                layer.pop(winner, None)
-                if layer is values:
-                    below.pop(winner, None)
-    values, origins = below | values, dict.fromkeys(below, f"recipe {recipe}") | origins
+            if loser in layer and winner not in layer:
+                values.pop(winner, None)
+        values |= layer if origin != "flag" else {}  # tyro reads these
+        origins = {name: of for name, of in origins.items() if name in values} | dict.fromkeys(layer, origin)
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
     made: dict[str, Any] = {name: _GROUPS[name](**kept) for name, kept in groups.items()}
-    return RunConfig(**made, origins={name: origin for name, origin in origins.items() if name in values})
+    default = RunConfig(**made, origins=origins)
+    about = f"{cleandoc(RunConfig.__doc__ or '')}\n\nThe values below come from: {_sources(default)}."
+    return parse_flags(RunConfig, "train.py", words, default, about if for_help else None)
 
 
 def _sources(config: RunConfig) -> str:
     """Which settings come from where, in a sentence; those that are not named are the package's defaults."""
     names: dict[str, list[str]] = {}
     for name, source in config.origins.items():
-        names.setdefault(source, []).append(name)
+        if source != "flag":
+            names.setdefault(source, []).append(name)
     return "; ".join([f"{source} ({', '.join(of)})" for source, of in names.items()] + ["the package's defaults"])
 
 

@@ -5,24 +5,26 @@ import json
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.errors import RunError
 from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
 from singlelife.machine import say
 from singlelife.optimization import adamw
-from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig, annotated_yaml
+from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig, annotated_yaml, parse_arguments
 from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, plain_errors, train_loader
 from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
 from singlelife.pretraining.checkpoints import (
@@ -38,11 +40,68 @@ from singlelife.pretraining.checkpoints import (
 from singlelife.pretraining.device import configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import draw_pictures
-from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
-from singlelife.pretraining.reports import dry_run, end_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, check_start, life_facts, write_text, writing
+from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, start_publisher
+from singlelife.pretraining.reports import end_report, start_report
+from singlelife.pretraining.run_folder import RunFolder, check_start, life_facts, read_metrics, write_text, writing
+
+if TYPE_CHECKING:
+    import pandas
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run left in its folder.
+
+    Attributes:
+        folder: the run folder.
+        model: the finished model, or that of the latest checkpoint.
+        metrics: the lines of metrics.jsonl, by step.
+        pictures: of the model, by file name.
+    """
+
+    folder: Path
+    model: CroCoForPreTraining
+    metrics: "pandas.DataFrame"
+    pictures: dict[str, Path]
+
+
+def train(**settings: Any) -> TrainedRun:
+    """Pretrain a model on a life, as `singlelife train` does:
+
+        run = singlelife.train(life="sim_1", max_steps=500)
+
+    Args:
+        settings: flags by name; None leaves one out.
+
+    Raises:
+        SingleLifeError: whatever the user can act on.
+    """
+    import pandas  # a second that the command line can do without
+
+    words = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{flag}={value}")
+    try:
+        config = parse_arguments(words)
+    except SystemExit as stop:
+        raise RunError("A setting has no such name or value: see the message above.") from stop
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
+    stopped, folder = pretrain(config), RunFolder(config.output_dir)
+    model = folder.latest_checkpoint() if stopped else folder.path
+    return TrainedRun(
+        folder.path,
+        CroCoForPreTraining.from_pretrained(model),
+        pandas.DataFrame(read_metrics(folder.metrics)).groupby("step").first(),
+        {path.name: path for path in sorted(folder.path.glob("*.png"))},
+    )
 
 
 def pretrain(config: RunConfig) -> int:
@@ -68,7 +127,7 @@ def pretrain(config: RunConfig) -> int:
     config = replace(config, train=train, origins=config.origins | origins)
     accelerator = start_accelerator(train, folder)
     publisher = None
-    if accelerator.is_main_process and not config.start.dry_run:
+    if accelerator.is_main_process:
         publisher = start_publisher(config.hub, config.life_name, folder)
     steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
     sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
@@ -83,7 +142,7 @@ def pretrain(config: RunConfig) -> int:
     to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
     reference = None
     if config.cas.cas_reference is not None and accelerator.is_main_process:
-        reference = CasReference(config, model_config, processor, str(accelerator.device))
+        reference = CasReference(config, processor, str(accelerator.device))
 
     model = _starting_model(config, checkpoint, model_config, pairs.life.name)
     betas = train.adam_beta1, train.adam_beta2
@@ -98,12 +157,6 @@ def pretrain(config: RunConfig) -> int:
     trainer = Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
     loader = train_loader(pairs, sampler, train.dataloader_num_workers, accelerator.device)
     accelerator.print(start_report(config, pairs, held_out, trainer, precision, checkpoint))
-    if config.start.dry_run:
-        with plain_errors():
-            accelerator.print(dry_run(trainer, loader))
-        accelerator.end_training()
-        return 0
-
     _open_folder(trainer, config, checkpoint, pairs.life)
     trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
     trainer.saved = publisher.offer if publisher else None
@@ -211,6 +264,7 @@ def recompute(model: CroCoForPreTraining, blocks: str) -> None:
 def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, life: PreparedLife) -> None:
     """Make the run folder what it was at this step, with the settings of this run, and start the trackers."""
     folder, accelerator, step = trainer.folder, trainer.accelerator, trainer.state.step
+    accelerator.wait_for_everyone()  # all have read the checkpoint
     if accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
         adopt(folder, checkpoint)
@@ -222,7 +276,6 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         )
         write_text(folder.config, comment + annotated_yaml(config))
     accelerator.wait_for_everyone()
-    forget(folder)
     if config.train.report_to:
         start_trackers(accelerator, config.to_dict(), folder, step)
 

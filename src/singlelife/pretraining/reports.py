@@ -1,24 +1,19 @@
 """What a run prints: at its start, of a dry run, and at its end."""
 
-import time
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
-from torch.utils.data import DataLoader
 
-from singlelife.errors import RunError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.segments import recording_time
-from singlelife.machine import peak_resident
 from singlelife.pretraining.arguments import RunConfig, learning_rate_report
 from singlelife.pretraining.batches import frames_seen
 from singlelife.pretraining.device import Precision
 from singlelife.pretraining.loop import Trainer
 from singlelife.pretraining.pictures import can_draw
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
-from singlelife.text import aligned, duration, in_bytes
+from singlelife.text import aligned, duration
 
 _SECONDS, _MOST_STEPS = 10.0, 50  # of a dry run's timed steps
 
@@ -65,40 +60,6 @@ def _device(accelerator: Accelerator) -> str:
     device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, threads: {torch.get_num_threads()}"
     shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
     return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
-
-
-def dry_run(trainer: Trainer, loader: DataLoader) -> str:
-    """Make a few steps, and report their time and memory; called by every process.
-
-    The first step is not timed: it allocates memory, and compiles where asked to. As many follow as take about ten
-    seconds, one at least and fifty at most. The report is that of the main process.
-
-    Raises:
-        RunError: there is no step left to make.
-    """
-    settings, batches = trainer.settings, iter(loader)
-    left = settings.max_steps - trainer.state.step
-    if left < 2:
-        raise RunError(f"Of the run's {settings.max_steps:,} steps {left} are left; a dry run needs 2 to time one.")
-    trainer.model.train()
-    start = time.perf_counter()
-    trainer.make_step(batches)
-    count = min(left - 1, max(1, min(_MOST_STEPS, int(_SECONDS / (time.perf_counter() - start)))))
-    (count,) = broadcast_object_list([count])
-    start = time.perf_counter()
-    waited = sum(trainer.make_step(batches).waited for _ in range(count))
-    seconds = (time.perf_counter() - start) / count
-    rate = settings.train_batch_size / seconds
-    on_gpu = trainer.accelerator.device.type == "cuda"  # where the memory that counts is that of tensors
-    memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
-    lines = {
-        "tried": f"{count + 1} steps; nothing was written into {trainer.folder.path}",
-        "step": f"{seconds:.3g} s: {rate:.0f} pairs/s, {trainer.flops_per_pair * rate / 1e12:.3g} TFLOP/s, "
-        f"data wait {waited / (seconds * count):.0%}",
-        "all steps": f"{duration(left * seconds)} for {left:,} steps; validation, pictures and saving not counted",
-        "memory": f"{in_bytes(memory)} at most in a process",
-    }
-    return _table(lines)
 
 
 def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_steps: int) -> str:

@@ -96,7 +96,7 @@ def check_start(config: RunConfig) -> None:
     if given and not given.is_dir():
         raise RunError(f"There is no folder {given} that a run can go on from.")
     is_of_this_run = given is not None and given.resolve().parent == folder.path.resolve()
-    goes_on = start.resume or start.resume_from == "hub" or is_of_this_run or start.dry_run
+    goes_on = start.resume or start.resume_from == "hub" or is_of_this_run
     if not goes_on and folder.holds_a_run():
         raise RunError(
             f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
