@@ -22,13 +22,14 @@ from tqdm.auto import tqdm
 
 from singlelife.croco import CroCoImageProcessor, training_flops_per_pair
 from singlelife.errors import RunError
+from singlelife.machine import peak_resident
 from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.device import format_in_words, peak_flops
 from singlelife.pretraining.run_folder import RunFolder
-from singlelife.text import duration
+from singlelife.text import duration, in_bytes
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,8 @@ class Trainer:
             step_seconds = statistics.median(seconds)
             tqdm.write(
                 f"{left:,} steps to go: about {duration(left * step_seconds)} at {step_seconds:.2g} s a step, in "
-                f"{format_in_words(number_format)}. Validation, pictures and saving come on top."
+                f"{format_in_words(number_format)}, with {in_bytes(self._most_memory())} at most so far. Validation, "
+                "pictures and saving come on top."
             )
         reached = self.flops_per_pair * rate / self.accelerator.num_processes
         measured = self.peak_flops or peak_flops(self.accelerator.device, number_format)
@@ -218,6 +220,11 @@ class Trainer:
         )
         for values in (pending, seconds, waited):
             values.clear()
+
+    def _most_memory(self) -> int:
+        """What the main process has held at most: on a GPU that of tensors, else all of it."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
 
     def _skip(self, what: str) -> None:
         """Count a step that changed nothing, and stop the run where that goes on.

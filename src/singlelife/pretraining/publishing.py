@@ -6,6 +6,7 @@ with one checkpoint, from which the run can go on. Nobody who only uses the mode
 """
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -154,7 +155,7 @@ class Publisher:
 
     A thread of this process does it, as a daemon: a network that hangs never keeps the run from ending. What it pushes
     is a copy of the run folder made of hard links, so that a checkpoint outlives its deletion by the run. No failure
-    reaches the run; `finish` says what was not pushed.
+    reaches the run; the next checkpoint is pushed instead, and `finish` says what was not pushed.
 
     Args:
         hub: where and when to push.
@@ -164,11 +165,10 @@ class Publisher:
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
         self.hub, self.repo_id, self.folder = hub, repo_id, folder
-        self._lock, self._given_up = threading.Lock(), threading.Event()
-        self._asked = self._served = 0  # pushes
-        self._thread: threading.Thread | None = None  # while there is something to push
+        self._thread: threading.Thread | None = None  # of the last push
         self._last_step, self._last_time = 0, -float("inf")
-        self._pushed_step, self._url, self._problem, self._said = -1, "", "", ""
+        self._pushed_step, self._url = -1, ""
+        self._error: Exception | None = None
 
     def __enter__(self) -> "Publisher":
         return self
@@ -178,33 +178,40 @@ class Publisher:
             print(self.finish(hurry=kind is KeyboardInterrupt), file=sys.stderr)
 
     def offer(self, checkpoint: Path) -> None:
-        """Have a complete checkpoint pushed, unless the last push was a short while ago. It never fails."""
+        """Have a complete checkpoint pushed, unless a push goes on or the last one was a short while ago."""
         step, now, every = int(checkpoint.name.rpartition("-")[2]), time.monotonic(), self.hub.push_steps
-        if step - self._last_step >= every if every else now - self._last_time >= _SECONDS_BETWEEN:
+        due = step - self._last_step >= every if every else now - self._last_time >= _SECONDS_BETWEEN
+        if (due or self._error) and not self._is_pushing(0):
             self._last_step, self._last_time = step, now
-            self._ask()
+            self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Wait for the last push, for a bounded time, and say what became of it.
+        """Push what is there at the end, for a bounded time, and say what became of it.
 
         Args:
             hurry: the run was told to stop: there is little time.
         """
-        if not self.folder.checkpoints() and not self._asked:
+        if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
-        self._ask()
         seconds = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END
         print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
-        if thread := self._thread:
-            with contextlib.suppress(KeyboardInterrupt):
-                thread.join(seconds)
-        done = self._thread is None and not self._problem
-        why = self._problem or "the last push was not done in time."
-        self._given_up.set()
+        end, why = time.monotonic() + seconds, "the last push was not done in time."
+        with contextlib.suppress(KeyboardInterrupt):
+            for tries in itertools.count(1):
+                if self._is_pushing(end - time.monotonic()):  # what the run has offered
+                    break
+                self._start()
+                if self._is_pushing(end - time.monotonic()):
+                    break
+                if self._error is None:
+                    visible = "public" if self.hub.public else "private"
+                    return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
+                why = _in_words(self._error)
+                wait = wait_before_retry(self._error, tries) if isinstance(self._error, HubUnreachable) else seconds
+                if time.monotonic() + wait >= end:
+                    break
+                time.sleep(wait)
         shutil.rmtree(self.folder.path / _PINNED, ignore_errors=True)
-        if done:
-            visible = "public" if self.hub.public else "private"
-            return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
         there = f" On the Hub is the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
         words = ["singlelife", "push", str(self.folder.path), self.repo_id]
         words += ["--public"] * self.hub.public + ["--training-state"] * self.hub.push_training_state
@@ -213,60 +220,47 @@ class Publisher:
             f"  {shlex.join(words)}"
         )
 
-    def _ask(self) -> None:
-        with self._lock:
-            self._asked += 1
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
-                self._thread.start()
+    def _is_pushing(self, seconds: float) -> bool:
+        """Whether a push still goes on after so many seconds at most."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, seconds))
+        return self._thread is not None and self._thread.is_alive()
 
-    def _work(self) -> None:
-        """Push the run as it is, until nothing more was asked for meanwhile."""
-        failures = 0
-        while True:
-            with self._lock:
-                if self._served == self._asked:
-                    self._thread = None
-                    return
-                asked = self._asked
-            problem, wait = "", 0.0
-            try:
-                self._pushed_step, failures = self._push(), 0
-            except HubUnreachable as error:
-                failures += 1
-                problem, wait = str(error), wait_before_retry(error, failures)
-            except Exception as error:  # whatever it is, the run goes on
-                problem = str(error) if isinstance(error, SingleLifeError) else repr(error)
-            if self._given_up.is_set():
-                return
-            self._problem, self._served = problem, self._served if wait else asked
-            said = (
-                f"Not pushed so far: {problem} The run goes on." if problem else f"Pushed step {self._pushed_step:,}."
-            )
-            if said != self._said:
-                self._said = said
-                tqdm.write(said)
-            if self._given_up.wait(wait):
-                return
-
-    def _push(self) -> int:
-        """Push a copy of what is in the run folder now; hard links where files do not change in place."""
-        pinned, folder = self.folder.path / _PINNED, self.folder
-        shutil.rmtree(pinned, ignore_errors=True)
-        pinned.mkdir()
-        for pattern in (folder.config.name, folder.metrics.name, folder.life.name, "*.png"):
-            for path in folder.path.glob(pattern):
-                shutil.copyfile(path, pinned / path.name)
-        for path in model_files(folder.path):  # of a finished run
-            _link(path, pinned / path.name)
+    def _start(self) -> None:
+        """Push a copy of what is in the run folder now, of hard links where files do not change in place."""
+        pinned, folder, self._error = self.folder.path / _PINNED, self.folder, None
         step, checkpoint = next(reversed(folder.checkpoints().items()), (-1, None))
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, pinned / checkpoint.name, copy_function=_link)
-        state = self.hub.push_training_state
-        for part in run_publications(pinned, self.repo_id, training_state=state, home=folder.path):
-            self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
+        try:
+            shutil.rmtree(pinned, ignore_errors=True)
+            pinned.mkdir()
+            for pattern in (folder.config.name, folder.metrics.name, folder.life.name, "*.png"):
+                for path in folder.path.glob(pattern):
+                    shutil.copyfile(path, pinned / path.name)
+            for path in model_files(folder.path):  # of a finished run
+                _link(path, pinned / path.name)
+            if checkpoint is not None:
+                shutil.copytree(checkpoint, pinned / checkpoint.name, copy_function=_link)
+        except OSError as error:
+            self._error = error
+            return
+        self._thread = threading.Thread(target=self._push, args=(step, pinned), name="push to the Hub", daemon=True)
+        self._thread.start()
+
+    def _push(self, step: int, pinned: Path) -> None:
+        try:
+            state = self.hub.push_training_state
+            for part in run_publications(pinned, self.repo_id, training_state=state, home=self.folder.path):
+                self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
+            self._pushed_step = step
+            tqdm.write(f"Pushed step {step:,}.")
+        except Exception as error:  # whatever it is, the run goes on
+            self._error = error
+            tqdm.write(f"Not pushed so far: {_in_words(error)} The run goes on.")
         shutil.rmtree(pinned, ignore_errors=True)
-        return step
+
+
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, SingleLifeError) else repr(error)
 
 
 def _link(path: str | Path, to: str | Path) -> None:
