@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from singlelife.croco import CroCoImageProcessor as CroCoImageProcessor
     from singlelife.croco import CroCoModel as CroCoModel
     from singlelife.lives.resolve import resolve_life as load_life
+    from singlelife.pretraining.pretrain import train as train
 
 _PUBLIC = {  # name → where it is
     "CroCoConfig": "croco.CroCoConfig",
@@ -39,6 +40,7 @@ _PUBLIC = {  # name → where it is
     "cas_curve": "alignment.curve.cas_curve",
     "cas_matrix": "alignment.matrix.cas_matrix",
     "load_life": "lives.resolve.resolve_life",
+    "train": "pretraining.pretrain.train",
 }
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "cas_curve",
     "cas_matrix",
     "load_life",
+    "train",
 ]
 
 

@@ -5,7 +5,9 @@ from inspect import cleandoc
 from typing import Any
 
 
-def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any = None) -> Any:
+def parse_flags(
+    settings: Any, program: str, words: Sequence[str], default: Any = None, about: str | None = None
+) -> Any:
     """Read a command line into a data class.
 
     Args:
@@ -14,6 +16,7 @@ def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any 
         program: the name that --help shows.
         words: of the command line.
         default: an instance whose values are the defaults, instead of those of the class.
+        about: what --help says first, instead of the docstring of the class.
 
     Raises:
         SystemExit: --help (0), or the words are not what the settings take (2).
@@ -24,7 +27,7 @@ def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any 
     conf = tyro.conf
     plain = (conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone)
     more = {} if default is None else {"default": default}
-    return tyro.cli(settings, prog=program, args=list(words), config=plain, **more)
+    return tyro.cli(settings, prog=program, description=about, args=list(words), config=plain, **more)
 
 
 def _join_lines_of_help() -> None:

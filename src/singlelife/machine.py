@@ -27,6 +27,12 @@ def configure_cpu() -> None:
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
+def say(text: str) -> None:
+    """Tell the user on stderr what goes on; of several processes that were launched together, the first one does."""
+    if os.environ.get("RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)
+
+
 def choose_device(name: str = "auto") -> str:
     """The device to run on.
 

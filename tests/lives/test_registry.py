@@ -12,7 +12,7 @@ from singlelife.files import config_names
 from singlelife.lives import registry
 from singlelife.lives.registry import VIDEO_LIST, Life, get_life, life_names, registered_life
 from singlelife.lives.simulation import ScreenSource, SimulatedSource
-from singlelife.lives.video.sources import find_videos
+from singlelife.lives.video.recordings import find_videos
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 LIVES = [registered_life(name) for name in life_names()]

@@ -21,7 +21,7 @@ from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.pretraining.arguments import PairConfig, TrainConfig
-from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, pairings, train_loader
+from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, pairings, plain_errors, train_loader
 
 from ..micro import MICRO
 
@@ -70,12 +70,18 @@ def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
             stream.write_table(pa.Table.from_pylist(rows, schema=table.schema))
     loader = train_loader(pair_dataset(PreparedLife.load(life.path)), StepSampler(range(100), 4), num_workers, CPU)
     received = []
-    with pytest.raises(LifeError) as raised:
+    with pytest.raises(LifeError) as raised, plain_errors():
         for batch in loader:
             received.append(batch["pair_index"].tolist())
     assert str(raised.value).startswith(f"The image in row {damaged} of {life.path} is damaged.")
     assert "Traceback" not in str(raised.value)
     assert received[:1] == [[0, 1, 2, 3]] and len(received) <= 2
+
+
+def test_too_little_memory_names_the_flags_that_help():
+    facts = r"2\.00 GiB.*--gradient-accumulation-steps.*--gradient-checkpointing all"
+    with pytest.raises(RunError, match=facts), plain_errors():
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
 
 class Niceness(PairDataset):
@@ -105,6 +111,9 @@ def test_colours_belong_to_the_pair_and_are_the_same_in_both_views(life):
     torch.testing.assert_close(inputs["pixel_values"][0], inputs["pixel_values"][3], rtol=0, atol=0)
     alone = to_model({name: values[1:2] for name, values in batch.items()})
     torch.testing.assert_close(alone["pixel_values"][0], inputs["pixel_values"][1], rtol=0, atol=1e-6)
+    apart = replace(to_model, shared_color=False)(batch)
+    torch.testing.assert_close(apart["pixel_values"], inputs["pixel_values"], rtol=0, atol=0)
+    assert not torch.isclose(apart["pixel_values"], apart["source_pixel_values"]).all(dim=(1, 2, 3)).any()
     plain = ToModel(CPU, (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))(batch)
     assert not torch.allclose(plain["pixel_values"], inputs["pixel_values"], atol=0.05)
 

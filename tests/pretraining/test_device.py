@@ -1,6 +1,10 @@
 """The number format that a run settles on."""
 
+import os
 import re
+import subprocess
+import sys
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -9,7 +13,7 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
-from singlelife.pretraining.device import choose_precision
+from singlelife.pretraining.device import choose_precision, peak_flops
 
 from ..micro import MICRO
 from .runs import losses, run
@@ -51,7 +55,7 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
     chosen, attention = config["mixed_precision"], config["attention"]
     assert chosen in ("no", "bf16") and attention in ("sdpa", "eager")
     said = "fp32" if chosen == "no" else "bf16"
-    assert re.search(rf"precision +{said}, {attention} attention \(", capsys.readouterr().out)
+    assert re.search(rf"precision +{said} \(.*\), {attention} attention \(", capsys.readouterr().out)
 
     # As if this machine had been the other kind: a run that goes on does not choose again.
     other = "bf16" if chosen == "no" else "no"
@@ -63,6 +67,28 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
     assert run(command(twin, resume_from=twin / "checkpoint-2", **choose)) == 0
     assert "(as before)" in capsys.readouterr().out
     assert losses(twin) == before != losses(folder)
+
+
+@pytest.mark.integration
+@pytest.mark.parametrize("of_the_user", [True, False])
+def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_user):
+    """`accelerate launch` exports OMP_NUM_THREADS=1 by itself, with the user's or without."""
+    code = "from singlelife.pretraining.device import _cpu_threads; print(_cpu_threads(1))"
+    launch = (
+        f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True, env=os.environ |"
+    )
+    launch += "{'OMP_NUM_THREADS': '1', 'ACCELERATE_MIXED_PRECISION': 'no', 'LOCAL_WORLD_SIZE': '1'})"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"OMP_NUM_THREADS": "1"} if of_the_user else {}
+    ran = subprocess.run([sys.executable, "-c", launch], env=environment, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) == (1 if of_the_user else len(os.sched_getaffinity(0)))
+
+
+def test_the_peak_is_the_best_of_several_products(monkeypatch):
+    seconds = iter([9.0, 0.5, 0.25, 0.5, *[1.0] * 20])  # the first is not counted
+    clock = iter(accumulate(chain.from_iterable((0.0, next(seconds)) for _ in range(24))))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert peak_flops(torch.device("cpu"), "no") == 2 * 512**3 / 0.25
 
 
 @pytest.mark.integration

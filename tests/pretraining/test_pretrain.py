@@ -1,24 +1,32 @@
 """Whole runs of a micro-model: what they write, how they stop, how they go on."""
 
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
+from transformers import AutoImageProcessor, AutoModelForPreTraining
 
-from singlelife.commands import train
+import singlelife
+from singlelife.croco import CroCoConfig
 from singlelife.errors import CheckpointError, LifeError, RunError
+from singlelife.pretraining.arguments import parse_arguments
+from singlelife.pretraining.pretrain import _starting_model
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
+from ..micro import MICRO
 from .runs import ROOT, column, losses, run
 
 pytestmark = pytest.mark.integration
@@ -49,8 +57,10 @@ def test_a_run_writes_all_it_promises(finished_run: Path):
     steps = [line for line in lines if "loss" in line]
     assert [line["step"] for line in steps] == list(range(1, 13))
     for line in steps:
-        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", "pairs_per_second", "data_wait", "tflops"}
+        speed = {"pairs_per_second", "data_wait", "tflops", "mfu"}
+        assert set(line) == {"step", "loss", "learning_rate", "grad_norm", *speed}
         assert line["pairs_per_second"] > 0 and 0 <= line["data_wait"] <= 1 and line["grad_norm"] > 0
+        assert 0 < line["mfu"] <= 1
         assert line["tflops"] == pytest.approx(line["pairs_per_second"] * 4.61e-6, rel=0.01)  # of the micro-model
     assert list(column(finished_run, "val_loss")) == [6, 12]
     assert list(RunFolder(finished_run).checkpoints()) == [8, 12]  # the last two of 4, 8, 12
@@ -61,17 +71,35 @@ def test_a_run_writes_all_it_promises(finished_run: Path):
     assert facts["name"] == "my_pan" and facts["frames"] == 200
     assert not list(finished_run.rglob("*.tmp"))
     assert not [p for p in finished_run.rglob("*") if p.suffix in {".pt", ".bin", ".pkl", ".pth"}]
-
-
-def test_the_run_folder_is_a_model(finished_run: Path):
-    processor = AutoImageProcessor.from_pretrained(finished_run)
-    image = np.random.default_rng(0).integers(0, 256, (48, 64, 3), dtype=np.uint8)
-    inputs = processor(image, return_tensors="pt")
-    assert inputs["pixel_values"].shape == (1, 3, 32, 32)
-    assert AutoModel.from_pretrained(finished_run)(**inputs).last_hidden_state.shape == (1, 16, 32)
     _, info = AutoModelForPreTraining.from_pretrained(finished_run, output_loading_info=True)
     assert not info["missing_keys"] and not info["unexpected_keys"]
+    assert AutoImageProcessor.from_pretrained(finished_run).size == {"height": 32, "width": 32}
     assert same_weights(finished_run, finished_run / "checkpoint-12")
+
+
+def test_python_trains_as_the_command_line_does(tmp_path: Path, finished_run: Path, command):
+    flags = [word[2:].partition("=") for word in command(tmp_path / "run")]
+    trained = singlelife.train(**{name.replace("-", "_"): value for name, _, value in flags}, flip=True)
+    assert trained.folder == tmp_path / "run" and list(trained.pictures) == [
+        "cross_attention.png",
+        "reconstruction.png",
+    ]
+    assert trained.metrics.loss.to_dict() == losses(finished_run)
+    head = load_file(finished_run / "model.safetensors")["prediction_head.weight"]
+    assert torch.equal(trained.model.state_dict()["prediction_head.weight"], head)
+    with pytest.raises(RunError):
+        singlelife.train(life="sim_1", max_stesp=3)
+
+
+def test_models_of_one_seed_have_first_weights_of_their_own_life(command):
+    def weights(life: str, *flags: str) -> torch.Tensor:
+        config = parse_arguments(command(Path("run"), *flags))
+        return _starting_model(config, None, CroCoConfig(**MICRO), life).state_dict()["prediction_head.weight"]
+
+    one = weights("wt_1")
+    assert torch.equal(one, weights("wt_1"))
+    for other in (weights("wt_2"), weights("wt_1", f"--seed={2**63 - 1}")):
+        assert not torch.isclose(one, other).any()
 
 
 def test_the_loss_falls(tmp_path: Path, command):
@@ -108,18 +136,45 @@ def test_a_killed_run_goes_on_as_if_it_had_not_been(tmp_path: Path, finished_run
     assert same_weights(folder, finished_run)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
-def test_a_stopped_run_saves_and_says_how_to_go_on(tmp_path: Path, command, number):
+def start_on_a_terminal(words: list[str]) -> tuple[subprocess.Popen, int]:
+    """A run in a terminal of its own, and the file that closes it."""
+    keyboard, screen = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *words], cwd=ROOT, stdin=screen, stdout=screen, stderr=screen,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(screen)
+    return process, keyboard
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+def test_a_stopped_run_saves(tmp_path: Path, command, number):
+    """SIGHUP here comes from a terminal that is closed, as it does in life, and nothing can be written there."""
     folder = tmp_path / "run"
-    process = start(command(folder, max_steps=3000, save_steps=1000, dataloader_num_workers=1))
+    words = command(folder, max_steps=3000, save_steps=1000, dataloader_num_workers=1)
+    process, keyboard = start_on_a_terminal(words) if number == signal.SIGHUP else (start(words), -1)
     wait_for_step(process, folder, 5)
-    process.send_signal(number)
+    if number == signal.SIGHUP:
+        os.close(keyboard)
+    else:
+        process.send_signal(number)
     out, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + number
     (step,) = RunFolder(folder).checkpoints()
     assert step == max(losses(folder)) < 1000
-    assert f"checkpoint-{step}" in out and "--resume" in out
+    assert number == signal.SIGHUP or (f"checkpoint-{step}" in out and "--resume" in out)
     assert not (folder / "model.safetensors").exists()
+
+
+def test_a_killed_worker_is_said_in_a_sentence(tmp_path: Path, command):
+    folder = tmp_path / "run"
+    process = start(command(folder, max_steps=3000, dataloader_num_workers=1))
+    wait_for_step(process, folder, 5)
+    (worker,) = [child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline())]
+    worker.kill()
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 2 and "Traceback" not in err
+    assert all(fact in err for fact in (str(worker.pid), "--dataloader-num-workers", "--resume"))
 
 
 def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_run: Path, command):
@@ -144,6 +199,26 @@ def test_training_from_a_checkpoint_starts_with_its_weights(tmp_path: Path, fini
     assert all(torch.allclose(before[name], after[name], atol=1e-6) for name in before)
 
 
+def test_a_model_to_start_from_that_cannot_be_used_is_refused(tmp_path: Path, finished_run: Path, command):
+    folder, weights = tmp_path / "model", load_file(finished_run / "model.safetensors")
+    encoder = {name: tensor for name, tensor in weights.items() if "decoder" not in name}
+    shutil.copytree(finished_run / "checkpoint-12", folder)
+    data = bytearray((folder / "model.safetensors").read_bytes())
+    data[-100] ^= 1
+    for write, message in {
+        lambda: (folder / "model.safetensors").write_bytes(data): r"model\.safetensors is damaged",
+        lambda: (
+            (folder / "digests.json").unlink() or (folder / "model.safetensors").unlink()
+        ): "Cannot load the weights",
+        lambda: save_file(encoder, folder / "model.safetensors", {"format": "pt"}): r"lacks [0-9]+ weights",
+        lambda: (folder / "config.json").write_text('{"model_type": "vit"}'): "another architecture: 'vit'",
+        lambda: (folder / "config.json").unlink(): r"config\.json",
+    }.items():
+        write()
+        with pytest.raises(CheckpointError, match=message):
+            run(command(tmp_path / "run", model=folder))
+
+
 def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tmp_path: Path, command):
     folder = tmp_path / "run"
     diverging = {"learning_rate": 1e30, "warmup_steps": 0, "max_grad_norm": 0, "save_steps": 1, "max_skipped_steps": 3}
@@ -157,25 +232,6 @@ def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tm
     ]  # fmt: skip
     weights = load_file(folder / "checkpoint-1" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in weights.values())
-
-
-def test_a_step_that_is_not_finite_changes_nothing(tmp_path: Path, command, capsys):
-    """Here from weights so large that every loss overflows."""
-    folder, kept = tmp_path / "run", tmp_path / "before"
-    assert run(command(kept, max_steps=1, learning_rate=1e30, warmup_steps=0, max_grad_norm=0)) == 0
-    assert run(command(folder, model=kept, max_steps=3, save_steps=100)) == 0
-    assert same_weights(kept, folder)
-    assert losses(folder) == {}
-    assert "3 of the steps were skipped" in capsys.readouterr().out
-
-
-def test_too_little_memory_names_the_flags_that_help(tmp_path: Path, command, monkeypatch):
-    def no_memory(*_: object, **__: object):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
-
-    monkeypatch.setattr("singlelife.pretraining.loop.learning_rate", no_memory)
-    with pytest.raises(RunError, match=r"2\.00 GiB.*--gradient-accumulation-steps.*--gradient-checkpointing all"):
-        train.main(command(tmp_path / "run"))
 
 
 @pytest.mark.parametrize(
@@ -192,21 +248,6 @@ def test_pairs_that_change_are_not_the_same_run(whole_run: Path, command, change
         run(command(whole_run, "--resume", **changes))
     assert list(RunFolder(whole_run).checkpoints()) == [8, 12]
     assert len(losses(whole_run)) == 12
-
-
-def test_a_run_goes_on_whose_model_config_has_other_fields(whole_run: Path, finished_run: Path, command):
-    """As a run of another version of the package has."""
-    checkpoint = whole_run / "checkpoint-8"
-    state = json.loads((checkpoint / "training_state.json").read_text())
-    state["sequence"]["model_config"] |= {"depth_head": "linear"}
-    (checkpoint / "training_state.json").write_text(json.dumps(state))
-    assert run(command(whole_run, resume_from=checkpoint)) == 0
-    assert losses(whole_run) == losses(finished_run)
-
-
-def test_a_run_folder_is_not_overwritten(command, finished_run: Path):
-    with pytest.raises(RunError, match=r"already holds a run.*--resume.*--output-dir"):
-        run(command(finished_run))
 
 
 def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, command):
@@ -226,7 +267,7 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
         ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
         ({"model": "tyni"}, RunError, "no models config named 'tyni'.*tiny"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
-        ({"resume_from": "nowhere/checkpoint-3"}, RunError, "no checkpoint that a run can go on from"),
+        ({"resume_from": "nowhere/checkpoint-3"}, RunError, "no folder nowhere/checkpoint-3"),
         ({"report_to": "tensorbored"}, RunError, "not a tracker"),
         ({"mixed_precision": "fp16"}, RunError, "fp16 needs a GPU"),
         ({"cas_reference": "no/such/model"}, CheckpointError, "no/such/model"),
@@ -239,46 +280,6 @@ def test_what_cannot_work_is_said_before_anything_is_written(tmp_path: Path, com
     with pytest.raises(error, match=message):
         run(command(folder, **changes))
     assert not folder.exists()
-
-
-def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path, command):
-    (tmp_path / "vit").mkdir()
-    (tmp_path / "vit" / "config.json").write_text('{"model_type": "vit"}')
-    with pytest.raises(CheckpointError, match="another architecture: 'vit'"):
-        run(command(tmp_path / "run", model=tmp_path / "vit"))
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(CheckpointError, match=r"config\.json"):
-        run(command(tmp_path / "run", model=tmp_path / "empty"))
-
-
-def test_a_checkpoint_without_its_weights_is_refused(tmp_path: Path, command, finished_run: Path):
-    folder = tmp_path / "model"
-    folder.mkdir()
-    (folder / "config.json").write_bytes((finished_run / "config.json").read_bytes())
-    with pytest.raises(CheckpointError, match="Cannot load the weights"):
-        run(command(tmp_path / "run", model=folder))
-    weights = load_file(finished_run / "model.safetensors")
-    encoder = {name: tensor for name, tensor in weights.items() if "decoder" not in name}
-    save_file(encoder, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=r"lacks [0-9]+ weights"):
-        run(command(tmp_path / "run", model=folder))
-
-
-def test_an_unknown_field_of_a_model_is_named(tmp_path: Path, command):
-    (tmp_path / "mine.yaml").write_text("hidden_sizes: 32\n")
-    with pytest.raises(RunError, match=r"'hidden_sizes'.*hidden_size"):
-        run(command(tmp_path / "run", model=tmp_path / "mine.yaml"))
-
-
-def test_a_dry_run_times_real_steps_and_writes_nothing(whole_run: Path, command, capsys):
-    before = {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")}
-    assert run(command(whole_run, "--dry-run", max_steps=100_000, seed=3)) == 0
-    said = capsys.readouterr().out
-    for fact in ("pairs/s", "TFLOP/s", "100,000 steps", "at most in a process"):
-        assert fact in said
-    with pytest.raises(RunError, match="12 steps 0 are left"):
-        run(command(whole_run, "--dry-run", "--resume"))
-    assert {path: path.stat().st_mtime_ns for path in whole_run.rglob("*")} == before
 
 
 def test_a_run_without_matplotlib_makes_no_pictures(tmp_path: Path, command, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """Checkpoints outlive what ends a run: a kill at any moment, a full disk."""
 
+import json
 import os
 import random
 import resource
@@ -8,13 +9,16 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+import torch
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForPreTraining
 
-from singlelife.pretraining.checkpoints import read_state
+from singlelife.errors import RunError
+from singlelife.pretraining.checkpoints import TrainingState, read_state
 from singlelife.pretraining.run_folder import RunFolder
 
 from .runs import ROOT, losses, run
@@ -66,6 +70,81 @@ def test_killed_ten_times_while_saving_every_checkpoint_that_is_there_loads(tmp_
     process.stdin.close()
     process.wait(10)
     assert halves, "no kill fell into the middle of a save"
+
+
+def flip_a_byte(file: Path) -> None:
+    data = bytearray(file.read_bytes())
+    data[-len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+def test_every_damaged_file_is_named_with_the_checkpoint_before_it(whole_run: Path):
+    checkpoint = whole_run / "checkpoint-12"
+    assert read_state(checkpoint).step == 12
+    for file in checkpoint.iterdir():
+        sound = file.read_bytes()
+        for damage in (flip_a_byte, lambda file: file.write_bytes(file.read_bytes()[:-9]), Path.unlink):
+            if damage is Path.unlink and (file.suffix == ".py" or file.name == "digests.json"):
+                continue  # code does not come along from the Hub, and older checkpoints have no digests
+            damage(file)
+            with pytest.raises(RunError) as raised:
+                read_state(checkpoint)
+            facts = {"" if file.name == "digests.json" else file.name, f"{whole_run / 'checkpoint-8'}:"}
+            assert all(fact in str(raised.value) for fact in facts)
+            file.write_bytes(sound)
+
+
+def test_a_run_goes_on_from_the_last_sound_checkpoint(whole_run: Path, finished_run: Path, command, capsys):
+    flip_a_byte(whole_run / "checkpoint-12" / "training_state.safetensors")
+    assert run(command(whole_run, "--resume")) == 0
+    streams = capsys.readouterr()
+    assert "checkpoint-12/training_state.safetensors is damaged" in streams.err
+    assert f"{whole_run / 'checkpoint-8'}\n" in streams.out
+    assert losses(whole_run) == losses(finished_run)  # bit for bit
+    for name in (8, 12):
+        flip_a_byte(whole_run / f"checkpoint-{name}" / "model.safetensors")
+    with pytest.raises(RunError, match=r"No checkpoint .* sound"):
+        run(command(whole_run, "--resume"))
+
+
+def test_a_checkpoint_of_an_earlier_version_goes_on_exactly(whole_run: Path, finished_run: Path, command):
+    """It has no digests, lacks newer settings, and its model's config has other fields."""
+    checkpoint = whole_run / "checkpoint-8"
+    (checkpoint / "digests.json").unlink()
+    state = json.loads((checkpoint / "training_state.json").read_text())
+    del state["sequence"]["shared_color"]
+    state["sequence"]["model_config"] |= {"depth_head": "linear"}
+    (checkpoint / "training_state.json").write_text(json.dumps(state))
+    assert run(command(whole_run, resume_from=checkpoint)) == 0
+    assert losses(whole_run) == losses(finished_run)
+    moments = load_file(checkpoint / "training_state.safetensors")
+    name = next(iter(moments))
+    for wrong in ({**moments, name: torch.zeros(3)}, {n: m for n, m in moments.items() if n != name}):
+        save_file(wrong, checkpoint / "training_state.safetensors")
+        with pytest.raises(RunError, match=name):
+            run(command(whole_run, resume_from=checkpoint))
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    {
+        "step": ["x", 1e300, -5, 13, 7, 8.0, True, None, float("nan")],
+        "skipped_steps": [9, -1, "0"],
+        "skipped_in_a_row": [1, []],
+        "pending_losses": ["x", 3, [float("nan")], ["1"], [None]],
+        "sequence": [[], None, {"max_steps": "x"}, {"model_config": 3}],
+        "grad_scaler": [3, "x"],
+        "stpe": [1],
+    }.items(),
+)
+def test_a_state_that_no_run_wrote_is_refused(tmp_path: Path, name: str, values: list):
+    folder = tmp_path / "checkpoint-8"
+    folder.mkdir()
+    for value in values:
+        state = asdict(TrainingState(step=8, sequence={"max_steps": 12})) | {name: value}
+        (folder / "training_state.json").write_text(json.dumps(state))
+        with pytest.raises(RunError, match=name):
+            read_state(folder)
 
 
 def test_a_file_that_cannot_be_written_stops_the_run_and_spares_the_checkpoints(tmp_path: Path, command):

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from singlelife.errors import RunError
-from singlelife.machine import configure_cpu
-from singlelife.pretraining.arguments import annotated_yaml, parse_with_origins
+from singlelife.machine import configure_cpu, say
+from singlelife.pretraining.arguments import annotated_yaml, parse_arguments
+from singlelife.pretraining.run_folder import check_start
 
 
 def main(words: Sequence[str]) -> int:
@@ -15,19 +15,13 @@ def main(words: Sequence[str]) -> int:
     Raises:
         SingleLifeError: whatever the user can act on.
     """
-    config, origins = parse_with_origins(words)
+    config = parse_arguments(words)
     if config.start.print_config:
-        print(annotated_yaml(config, origins), end="")
+        print(annotated_yaml(config), end="")
         return 0
+    check_start(config)
+    say("Loading PyTorch ...")
     configure_cpu()
-    import torch  # only once the settings are right
+    from singlelife.pretraining.pretrain import pretrain  # seconds: not before the settings are right
 
-    from singlelife.pretraining.pretrain import pretrain
-
-    try:
-        return pretrain(config)
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
-            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
-        ) from error
+    return pretrain(config)

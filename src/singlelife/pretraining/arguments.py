@@ -10,6 +10,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
+from inspect import cleandoc
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
@@ -22,7 +23,7 @@ from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.flags import parse_flags
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
-from singlelife.lives.registry import EXAMPLES
+from singlelife.lives.registry import EXAMPLES, Life
 from singlelife.lives.resolve import life_reference, training_recipe
 
 BATCH_OF_BASE_RATE = 256
@@ -42,8 +43,6 @@ class StartConfig:
     config.yaml; flags win over it"""
     print_config: bool = False
     """print all settings as YAML, each with where it comes from, and stop"""
-    dry_run: bool = False
-    """make a few steps and report their time and memory; write nothing but the prepared life, where it is missing"""
     resume: bool = False
     """go on from the run folder's latest checkpoint, or start where there is none yet; exact: the losses are those of
     a run that never stopped"""
@@ -102,7 +101,9 @@ class PairConfig(PairSettings):
     flip: bool = True
     """mirror both views of half the pairs"""
     color_jitter: float = 0.0
-    """change brightness, contrast and saturation of both views alike by up to this share"""
+    """change brightness, contrast and saturation by up to this share"""
+    shared_color: bool = True
+    """change the colours of both views alike (with --no-shared-color each view has its own change)"""
     validation_fraction: float = HELD_OUT
     """share of the life to hold out, in whole stretches, for the validation loss (0: none)"""
     hours: float | None = None
@@ -126,7 +127,7 @@ class TrainConfig:
     output_dir: str | None = None
     """the run folder (default: runs/<life>)"""
     seed: int = 0
-    """of the weights, pairs, crops and masks"""
+    """of pairs, crops, masks and colours; with the life's name also of the first weights"""
     max_steps: int = 100_000
     """optimiser steps"""
     train_batch_size: int = 256
@@ -137,8 +138,10 @@ class TrainConfig:
     """the peak learning rate for steps of 256 pairs; the run's own is this times --train-batch-size over 256"""
     learning_rate: float | None = None
     """the peak learning rate itself, whatever the batch; it wins over --base-learning-rate"""
-    warmup_steps: int = 2_000
-    """steps of linear warm-up"""
+    warmup_ratio: float = 0.02
+    """share of the steps that the linear warm-up takes"""
+    warmup_steps: int | None = None
+    """steps of linear warm-up; wins over --warmup-ratio"""
     min_lr_rate: float = 0.0
     """where the cosine ends, as a share of the learning rate"""
     weight_decay: float = 0.05
@@ -172,7 +175,8 @@ class TrainConfig:
     eval_pairs: int = 256
     """validation pairs, the same ones each time"""
     picture_steps: int = 5_000
-    """steps between pictures of what the model has learnt, kept in pictures/ (0: only at the end)"""
+    """steps between pictures of what the model has learnt, kept in pictures/; until then also at the start, after 100
+    steps, and each time the steps have doubled (0: only at the end)"""
     save_steps: int = 500
     """steps between checkpoints"""
     save_total_limit: int | None = 2
@@ -192,7 +196,8 @@ class TrainConfig:
             _require(value is None or value > 0, name, value, "over 0")
         if self.learning_rate is None and self.base_learning_rate is None:
             raise RunError("--learning-rate and --base-learning-rate are both None: give one of them.")
-        _require(0 <= self.min_lr_rate <= 1, "min_lr_rate", self.min_lr_rate, "from 0 to 1")
+        for name in ("min_lr_rate", "warmup_ratio"):
+            _require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "from 0 to 1")
         for name in ("adam_beta1", "adam_beta2"):
             _require(0 <= getattr(self, name) < 1, name, getattr(self, name), "from 0 to under 1")
         _require(0 <= self.seed < 2**63, "seed", self.seed, "from 0 to 2**63 - 1")
@@ -205,6 +210,11 @@ class TrainConfig:
             return self.learning_rate
         assert self.base_learning_rate is not None, "__post_init__ makes sure of it"
         return self.base_learning_rate * self.train_batch_size / BATCH_OF_BASE_RATE
+
+    @property
+    def warmup(self) -> int:
+        """Steps of linear warm-up: `warmup_steps` where it is given, else a share of the run."""
+        return round(self.warmup_ratio * self.max_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
@@ -251,8 +261,9 @@ class HubConfig:
 class RunConfig:
     """Pretrain one CroCo model on one life.
 
-    A run that is stopped (Ctrl-C, SIGTERM) ends its step, saves a checkpoint and exits with 128 + the signal's number
-    (130, 143). The same command with --resume goes on. Several processes or GPUs: accelerate launch train.py ...
+    A run that is stopped (Ctrl-C, SIGTERM, a closed terminal) ends its step, saves a checkpoint and exits with 128 +
+    the signal's number (130, 143, 129). The same command with --resume goes on. Several processes or GPUs: accelerate
+    launch train.py ...
     """
 
     start: StartConfig = field(default_factory=StartConfig)
@@ -262,6 +273,8 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     cas: CasDuringTraining = field(default_factory=CasDuringTraining)
     hub: HubConfig = field(default_factory=HubConfig)
+    origins: Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
+    """where each value comes from that is not the default, by field name"""
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
@@ -292,24 +305,22 @@ FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of los
 
 # Settings of earlier versions, in the configs of their runs; they changed no loss.
 _RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
-_GROUPS: dict[str, Any] = get_type_hints(RunConfig)
+_GROUPS: dict[str, Any] = {n: kind for n, kind in get_type_hints(RunConfig).items() if n != "origins"}
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config
+_WINS_OVER = {"learning_rate": "base_learning_rate", "warmup_steps": "warmup_ratio"}
 
 
 def parse_arguments(words: Sequence[str]) -> RunConfig:
-    """The settings of a run from a command line and the configs that it names.
+    """The settings of a run from a command line and the configs that it names, with where each comes from.
+
+    A layer that gives a value which another one would win over takes that one out of the layers below it.
 
     Raises:
         RunError: a config has an unknown key (the nearest names follow), or a value has the wrong type or range.
         LifeError: no life of that name (with the nearest names).
         SystemExit: --help (0), or flags that do not exist or cannot be read (2).
     """
-    return parse_with_origins(words)[0]
-
-
-def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]:
-    """As `parse_arguments`; also where each value that is not the default comes from, by name."""
     words = list(words)
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--config", nargs="?")
@@ -317,32 +328,62 @@ def parse_with_origins(words: Sequence[str]) -> tuple[RunConfig, dict[str, str]]
     first.add_argument("--video", nargs="*")
     first.add_argument("--cache-dir", nargs="?")
     named, _ = first.parse_known_args(words)
-    values: dict[str, Any] = read_config(named.config) if named.config else {}
-    origins = dict.fromkeys(values, f"--config {named.config}")
-    if life := named.life or values.get("life"):
-        where = named.cache_dir or values.get("cache_dir")
-        recipe = training_recipe(life, named.video or values.get("video"), where)
-        of_recipe = read_config(recipe)
-        values, origins = of_recipe | values, dict.fromkeys(of_recipe, f"recipe {recipe}") | origins
-    elif not {"-h", "--help"} & set(words):
+    for_help = bool({"-h", "--help"} & set(words))
+    given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
+    of_config: dict[str, Any] = read_config(named.config) if named.config else {}
+    if life := named.life or of_config.get("life"):
+        where = named.cache_dir or of_config.get("cache_dir")
+        recipe = training_recipe(life, named.video or of_config.get("video"), where)
+    elif for_help:
+        recipe = Life.train
+    else:
         raise RunError(
             "Whose life? Pass --life with any name and your own --video PATH, ORG/NAME on the Hub, or a name that "
             f"`singlelife lives` lists, such as {' or '.join(EXAMPLES)}."
         )
+    values: dict[str, Any] = {}
+    origins: dict[str, str] = {}
+    layers = {f"recipe {recipe}": read_config(recipe), f"--config {named.config}": of_config}
+    for origin, layer in (*layers.items(), ("flag", dict.fromkeys(given & _TYPES.keys()))):
+        for winner, loser in _WINS_OVER.items():
+            if loser in layer and winner not in layer:
+                values.pop(winner, None)
+        values |= layer if origin != "flag" else {}  # tyro reads these
+        origins = {name: of for name, of in origins.items() if name in values} | dict.fromkeys(layer, origin)
     groups = {n: {k: values[k] for k in get_type_hints(group) if k in values} for n, group in _GROUPS.items()}
-    default = RunConfig(**{name: _GROUPS[name](**kept) for name, kept in groups.items()})
-    config = parse_flags(RunConfig, "train.py", words, default)
-    given = {word.partition("=")[0][2:].replace("-", "_").removeprefix("no_") for word in words if word[:2] == "--"}
-    return config, origins | dict.fromkeys(given & _TYPES.keys(), "flag")
+    made: dict[str, Any] = {name: _GROUPS[name](**kept) for name, kept in groups.items()}
+    default = RunConfig(**made, origins=origins)
+    about = f"{cleandoc(RunConfig.__doc__ or '')}\n\nThe values below come from: {_sources(default)}."
+    return parse_flags(RunConfig, "train.py", words, default, about if for_help else None)
 
 
-def annotated_yaml(config: RunConfig, origins: dict[str, str]) -> str:
-    """The settings as a YAML config, each that is not the default with where it comes from."""
-    lines = []
+def _sources(config: RunConfig) -> str:
+    """Which settings come from where, in a sentence; those that are not named are the package's defaults."""
+    names: dict[str, list[str]] = {}
+    for name, source in config.origins.items():
+        if source != "flag":
+            names.setdefault(source, []).append(name)
+    return "; ".join([f"{source} ({', '.join(of)})" for source, of in names.items()] + ["the package's defaults"])
+
+
+def annotated_yaml(config: RunConfig) -> str:
+    """The settings as a YAML config, each with where it comes from, after what they come to."""
+    train, lines = config.train, []
     for name, value in config.to_dict().items():
         written = yaml.safe_dump([value], default_flow_style=True, width=2**16).strip()[1:-1]  # on one line
-        lines.append(f"{name}: {written}" + (f"  # {origins[name]}\n" if name in origins else "\n"))
-    return "".join(lines)
+        lines.append(f"{name}: {written}  # {config.origins.get(name, 'default')}\n")
+    return (
+        f"# Learning rate at its peak: {learning_rate_report(train)}\n"
+        f"# Warm-up: {train.warmup:,} of {train.max_steps:,} steps\n{''.join(lines)}"
+    )
+
+
+def learning_rate_report(train: TrainConfig) -> str:
+    """The rate at its peak, and how it came to be."""
+    how = "as asked for"
+    if train.learning_rate is None:
+        how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
+    return f"{train.peak_learning_rate:g} ({how})"
 
 
 def read_config(name_or_path: str) -> dict[str, Any]:

@@ -7,12 +7,12 @@ loader workers: each process reads its own share of them.
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Sampler
 
 from singlelife.croco import CroCoConfig
 from singlelife.errors import LifeError, RunError
@@ -22,7 +22,9 @@ from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import PairConfig, TrainConfig
 
-STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+# Ctrl-C; a scheduler's; what SLURM can be asked to send before a job's limit (--signal=USR1@300); a closed terminal.
+_STOP = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
+STOP_SIGNALS = [getattr(signal, name) for name in _STOP if hasattr(signal, name)]
 VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
 
 _PREFETCH = 4  # batches that each worker is ahead of the training, at most
@@ -148,8 +150,8 @@ def pair_datasets(
 
 def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, device: torch.device) -> DataLoader:
     """Batches of `dataset` in the sampler's order, read ahead by `num_workers` processes, for a model on `device`."""
-    return _PairLoader(
-        _ErrorsAsBatches(dataset),
+    return DataLoader(
+        dataset,
         batch_sampler=sampler,
         collate_fn=_already_a_batch,
         num_workers=num_workers,
@@ -159,51 +161,61 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
     )
 
 
-class _ErrorsAsBatches(Dataset):
-    """The dataset as a loader's worker sees it: it returns what it would raise, since a worker's exception reaches the
-    run as a traceback's text."""
+@contextmanager
+def plain_errors() -> Iterator[None]:
+    """Say in words what a loader's worker raised, that one was killed, or that the device's memory was too small.
 
-    def __init__(self, dataset: PairDataset):
-        self.dataset = dataset
+    A worker's exception reaches the run with a traceback in its text. Of its death PyTorch tells by a signal, so that
+    the exception can come at any place of the training.
 
-    def __getitems__(self, indices: list[int]) -> dict[str, torch.Tensor] | LifeError:
-        try:
-            return self.dataset.__getitems__(indices)
-        except LifeError as error:
-            return error
-
-
-class _PairLoader(DataLoader):
-    """A loader of `_ErrorsAsBatches`: it gives batches and raises errors."""
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:  # type: ignore[override]
-        for batch in super().__iter__():
-            if isinstance(batch, LifeError):
-                raise batch
-            yield batch
+    Raises:
+        LifeError, RunError: in place of these.
+    """
+    try:
+        yield
+    except LifeError as error:
+        raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
+            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
+        ) from error
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise RunError(
+            f"A process that reads pairs has died: {str(error).splitlines()[0]} Often the machine, or /dev/shm in a "
+            "container (--shm-size), has run out of memory; fewer --dataloader-num-workers need less. What was saved "
+            "is intact: go on with the same command and --resume."
+        ) from None
 
 
 @dataclass(frozen=True)
 class ToModel:
-    """From a batch of the dataset to the model's inputs, on the device."""
+    """From a batch of the dataset to the model's inputs, on the device.
+
+    By default both views of a pair have the same colours: the decoder is to paint the target from the source, and has
+    to guess a tint that the source does not have. With `shared_color` false each view has its own, as in CroCo.
+    """
 
     device: torch.device
     mean: tuple[float, ...]
     std: tuple[float, ...]
     color_jitter: float = 0.0
+    shared_color: bool = True
     seed: int = 0
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """`pixel_values` and `source_pixel_values`, float32 (B, 3, S, S); `bool_masked_pos`, bool (B, N)."""
         target, source = (batch[view].to(self.device, non_blocking=True) for view in ("target", "source"))
-        factors = None
+        factors: list[torch.Tensor | None] = [None]
         if self.color_jitter:
-            # The same of both views: the decoder is to paint the target from the source, and a different tint in each
-            # would have to be guessed.
-            factors = color_factors(self.color_jitter, self.seed, batch["pair_index"].numpy()).to(self.device)
+            views, indices = 1 if self.shared_color else 2, batch["pair_index"].numpy()
+            drawn = color_factors(self.color_jitter, self.seed, indices, views)
+            factors = list(drawn.to(self.device).split(3, dim=1))
         return {
-            "pixel_values": to_pixel_values(target, self.mean, self.std, factors),
-            "source_pixel_values": to_pixel_values(source, self.mean, self.std, factors),
+            "pixel_values": to_pixel_values(target, self.mean, self.std, factors[0]),
+            "source_pixel_values": to_pixel_values(source, self.mean, self.std, factors[-1]),
             "bool_masked_pos": batch["bool_masked_pos"].to(self.device, non_blocking=True),
         }
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from tqdm.auto import tqdm
 
-from singlelife.alignment.comparison import coarser
-from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
-from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
+from singlelife.alignment.comparison import cas
+from singlelife.alignment.models import CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, resolve_pair_set
-from singlelife.alignment.score import score
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.arguments import RunConfig
@@ -23,7 +22,7 @@ from singlelife.pretraining.loop import Callback, Trainer
 from singlelife.pretraining.pictures import can_draw, draw_pictures
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
-_K = 5  # of the top k, as everywhere
+_FIRST_PICTURES = 100  # steps before a new run draws its second pictures; then after twice as many, and so on
 
 
 def callbacks(
@@ -34,7 +33,7 @@ def callbacks(
     held_out: PairDataset | None,
     reference: "CasReference | None",
 ) -> Iterator[Callback]:
-    """What the settings ask for: validate, draw, compare. A new run compares now, before its first step.
+    """What the settings ask for: validate, draw, compare. A new run draws and compares now, before its first step.
 
     Args:
         reference: in the main process; None in the others, which take part only where the model is in shards.
@@ -42,7 +41,9 @@ def callbacks(
     if held_out:
         yield _validation(trainer, held_out, to_model)
     if config.train.picture_steps and can_draw():
-        yield _pictures(trainer, to_model, held_out or pairs)
+        yield (pictures := _pictures(trainer, to_model, held_out or pairs))
+        if not trainer.state.step:
+            pictures.act()
     if config.cas.cas_reference is not None:
         compare = partial(_compare, trainer, reference)
         if not trainer.state.step:
@@ -75,18 +76,26 @@ def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Call
 
 def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
     """Draw the model as it is into the run folder's `pictures`; at its end the run has pictures of its own."""
-    state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
+    state, folder, accelerator, every = (
+        trainer.state,
+        trainer.folder,
+        trainer.accelerator,
+        trainer.settings.picture_steps,
+    )
 
     def draw() -> dict[str, Any]:
-        if state.step == trainer.settings.max_steps:
+        doublings = state.step // _FIRST_PICTURES
+        is_early = state.step < every and state.step == doublings * _FIRST_PICTURES and doublings.bit_count() < 2
+        if state.step == trainer.settings.max_steps or (state.step % every and not is_early):
             return {}
         if (whole := whole_model(trainer.model, accelerator)) is not None and accelerator.is_main_process:
             with writing_folder(folder.pictures / f"step-{state.step}") as aside:
                 draw_pictures(aside, whole, to_model, pairs, state.step)
+            tqdm.write(f"Pictures after {state.step:,} steps: {folder.pictures / f'step-{state.step}'}/*.png")
         accelerator.wait_for_everyone()
         return {}
 
-    return Callback(trainer.settings.picture_steps, draw)
+    return Callback(1, draw)
 
 
 def _compare(trainer: Trainer, reference: "CasReference | None") -> dict[str, Any]:
@@ -95,11 +104,10 @@ def _compare(trainer: Trainer, reference: "CasReference | None") -> dict[str, An
 
 
 class CasReference:
-    """What a model in training is compared with. The reference's own attention is computed once, at the start.
+    """What a model in training is compared with.
 
     Args:
         config: names the reference and the pairs.
-        model: config of the model in training. CAS is on the coarser grid of the two models.
         processor: of the model in training.
         device: where it runs.
 
@@ -110,9 +118,10 @@ class CasReference:
         SingleLifeError: the reference or the pairs are not there or cannot be used.
     """
 
-    def __init__(self, config: RunConfig, model: CroCoConfig, processor: CroCoImageProcessor, device: str):
+    def __init__(self, config: RunConfig, processor: CroCoImageProcessor, device: str):
         assert config.cas.cas_reference, "there is nothing to compare with"
-        reference = load_model(config.cas.cas_reference, device)
+        self._processor, self._device = processor, device
+        self._reference = load_model(config.cas.cas_reference, device)
         life, _, views = config.cas.cas_pairs.rpartition("/")
         if not life or views not in VIEWS:
             life, views = config.cas.cas_pairs, VIEWS[0]
@@ -121,48 +130,34 @@ class CasReference:
             views=views,
             num_pairs=config.cas.cas_num_pairs,
             seed=0,
-            image_size=max(processor.size["height"], reference.image_size),
+            image_size=max(processor.size["height"], self._reference.image_size),
             cache_dir=Path(config.life.cache_dir) if config.life.cache_dir else None,
         )
-        self.name = f"{_short(reference.name)} on {self.pairs.name}"
-        self._processor, self._device = processor, device
-        self._grid = coarser([reference.grid, model.grid_size])
-        self._reference = self._extract(reference)
-        self._true_match = self.pairs.true_match(self._grid).numpy()
+        self.name = f"{_short(self._reference.name)} on {self.pairs.name}"
 
     def compare(self, model: CroCoForPreTraining) -> dict[str, Any]:
         """The scores of a model, for the metrics. It is left in the mode it was in, and no random number is drawn.
 
         Returns:
-            `cas` and `cas_position_free`, each with `_low` and `_high` (95% bootstrap interval over pairs) and
-            `_chance_corrected`; `cas_chance`; where true matches are known, the share that the model's own
-            position-free top k holds, `cas_truth`, and at large shifts, `cas_truth_large_shifts`; and
-            `cas_reference`, the name. Empty for a model whose attention is not finite.
+            For each row of `singlelife.cas` about the model: `cas` for the raw score, else `cas_` and the metric; with
+            `_low` and `_high` (95% interval) and `_chance`, where it has them. Also `cas_reference`, the name. Empty
+            for a model whose attention is not finite.
         """
         was_training = model.training
+        own = CrossAttention("the model in training", "", model.croco, self._processor, self._device)
         try:
-            own = self._extract(
-                CrossAttention("the model in training", "", model.croco, self._processor, self._device)
-            )
+            rows = cas(own, self._reference, pairs=self.pairs, device=self._device, progress=False).rows()
         except CheckpointError:  # the training itself says so, and stops if it goes on
             return {}
         finally:
             model.train(was_training)
-        expected = chance(own, self._reference)
-        values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": expected}
-        for name, variant in zip(("cas", "cas_position_free"), VARIANTS, strict=True):
-            result = score(agreement(own, self._reference, variant), expected)
-            values |= {name: result.cas, f"{name}_chance_corrected": result.chance_corrected}
-            values |= {f"{name}_low": result.low, f"{name}_high": result.high}
-        found = truth(own, self._true_match, "position_free")
-        if found is not None:
-            values["cas_truth"] = found.matches
-            if found.large_shifts is not None:
-                values["cas_truth_large_shifts"] = found.large_shifts
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
-
-    def _extract(self, model: AttentionMapProvider) -> Extraction:
-        return extract(model, self.pairs, [_K], grid=self._grid, progress=False)[_K]
+        values: dict[str, Any] = {"cas_reference": self.name}
+        for row in rows:
+            if row.model == own.name:
+                numbers = {"": row.value, "_low": row.low, "_high": row.high, "_chance": row.settings.get("chance")}
+                name = "cas" if row.metric == "raw" else f"cas_{row.metric}"
+                values |= {name + end: round(number, 6) for end, number in numbers.items() if number is not None}
+        return values
 
 
 def _short(model: str) -> str:

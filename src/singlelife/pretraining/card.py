@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -17,7 +17,8 @@ from singlelife.hub.cards import TAG, fill_card, license_fields, stated
 from singlelife.hub.errors import is_repo_id
 from singlelife.lives.registry import SHUFFLED, Life, life_names, registered_life
 from singlelife.lives.resolve import life_reference
-from singlelife.pretraining.arguments import BATCH_OF_BASE_RATE
+from singlelife.optimization import learning_rate
+from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.run_folder import MODEL_FILES, RunFolder, read_metrics
 from singlelife.results import read_results
 from singlelife.text import duration
@@ -171,6 +172,21 @@ def _eval_result(score: dict[str, Any]) -> EvalResult:
     )
 
 
+def _schedule(run: Run) -> str:
+    """The learning rates that the model was trained at, in words."""
+    known = {field.name for field in fields(TrainConfig)}
+    train = TrainConfig(**{name: value for name, value in run.settings.items() if name in known})
+    peak, warmup = train.peak_learning_rate, train.warmup
+
+    def rate(step: int) -> str:
+        at = learning_rate(step, peak=peak, warmup_steps=warmup, max_steps=train.max_steps, min_rate=train.min_lr_rate)
+        return f"{at:.2g}"
+
+    if run.step < warmup:
+        return f"rising to {rate(run.step - 1)} in {run.step:,} steps, before the end of a warm-up to {peak:g}"
+    return f"{peak:g} after {warmup:,} steps of warm-up, then a cosine down to {rate(run.step - 1)}"
+
+
 def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dict[str, Any]] = ()) -> str:
     """The text of README.md.
 
@@ -202,7 +218,7 @@ def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dic
         "finished": finished,
         "simulated": simulated,
         "config": json.loads((run.model / "config.json").read_text(encoding="utf-8")),
-        "batch_of_base_rate": BATCH_OF_BASE_RATE,
+        "schedule": _schedule(run),
         "version": __version__,
         "pictures": [path.name for path in run.folder.path.glob("*.png")],
         "last": last,

@@ -2,10 +2,14 @@
 
 Pairs, crops, masks, colours and the learning rate are pure functions of the seed and the step. So beside the model a
 checkpoint holds the optimiser's moments by parameter name (`training_state.safetensors`) and the step
-(`training_state.json`), and no state of a random generator, loader or scheduler.
+(`training_state.json`), and no state of a random generator, loader or scheduler. `digests.json`, written last, has the
+SHA-256 of every file; a run goes on only with files that still have it. Older checkpoints have no such file.
 """
 
+import hashlib
 import json
+import math
+import re
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +17,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch.distributed.checkpoint.state_dict import (
     StateDictOptions,
@@ -22,12 +27,14 @@ from torch.distributed.checkpoint.state_dict import (
 )
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
-from singlelife.errors import CheckpointError, RunError
+from singlelife.errors import CheckpointError, RunError, SingleLifeError
 from singlelife.files import read_yaml
+from singlelife.machine import say
 from singlelife.pretraining.arguments import ModelConfig, check_names, config_path
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
-_STATE, _MOMENTS = "training_state.json", "training_state.safetensors"
+_STATE, _MOMENTS, _DIGESTS = "training_state.json", "training_state.safetensors", "digests.json"
+_ADDED = {"shared_color": True}  # settings that older checkpoints do not have, and what these runs did
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the main process; others get nothing
 
 
@@ -75,6 +82,7 @@ def load_weights(folder: Path, config: CroCoConfig) -> CroCoForPreTraining:
     Raises:
         CheckpointError: the weights are missing, broken or not all there.
     """
+    check_digests(folder)
     try:
         loaded: Any = CroCoForPreTraining.from_pretrained(
             folder, config=config, dtype="float32", use_safetensors=True, output_loading_info=True
@@ -128,6 +136,33 @@ class TrainingState:
     skipped_in_a_row: int = 0
     grad_scaler: dict[str, Any] | None = None
 
+    def check(self, name: str) -> None:
+        """Make sure that a run can have written this into a checkpoint folder of that name.
+
+        Raises:
+            RunError: a value is of another type, or out of range.
+        """
+        sequence, losses = self.sequence, self.pending_losses
+        is_sequence = isinstance(sequence, dict) and isinstance(sequence.get("model_config", {}), dict)
+        end = sequence.get("max_steps", 2**53) if is_sequence else 2**53
+        in_name = re.fullmatch(r"checkpoint-(\d+)", name)
+        rules = {
+            "sequence": is_sequence and type(end) is int,
+            "step": _is_count(self.step, end) and (not in_name or self.step == int(in_name[1])),
+            "skipped_steps": _is_count(self.skipped_steps, self.step),
+            "skipped_in_a_row": _is_count(self.skipped_in_a_row, self.skipped_steps),
+            "pending_losses": isinstance(losses, list) and all(type(x) is float and math.isfinite(x) for x in losses),
+            "grad_scaler": self.grad_scaler is None or isinstance(self.grad_scaler, dict),
+        }
+        for field_name, holds in rules.items():
+            if not holds:
+                value = f"{getattr(self, field_name)!r:.60}"
+                raise RunError(f"{_STATE} is damaged: {field_name} cannot be {value} in {name} of {end} steps.")
+
+
+def _is_count(value: Any, end: Any) -> bool:
+    return type(value) is int and type(end) is int and 0 <= value <= end
+
 
 def save_checkpoint(
     folder: RunFolder,
@@ -153,22 +188,82 @@ def save_checkpoint(
             processor.save_pretrained(aside)
             save_file(tensors, aside / _MOMENTS)
             (aside / _STATE).write_text(json.dumps(asdict(state), indent=2) + "\n", encoding="utf-8")
+            digests = {file.name: _digest(file) for file in sorted(aside.iterdir())}
+            (aside / _DIGESTS).write_text(json.dumps(digests, indent=2) + "\n", encoding="utf-8")
     accelerator.wait_for_everyone()
 
 
-def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run was when it wrote a checkpoint.
+def _digest(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def check_digests(folder: Path) -> None:
+    """Make sure that the files of a checkpoint are those that the run wrote. A folder without digests passes.
+
+    Code may be missing: it is not downloaded from the Hub, and not needed to go on.
 
     Raises:
-        RunError: the folder is no checkpoint of a run.
+        CheckpointError: a file has changed or is missing.
+    """
+    if not (folder / _DIGESTS).is_file():
+        return
+    try:
+        digests = json.loads((folder / _DIGESTS).read_text(encoding="utf-8"))
+        whole = {_STATE, _MOMENTS, "config.json"} <= digests.keys()
+    except (OSError, ValueError, AttributeError):
+        whole = False
+    if not whole:
+        raise CheckpointError(f"{folder / _DIGESTS} is damaged.")
+    for name, digest in digests.items():
+        file = folder / Path(name).name
+        if not file.is_file() and file.suffix != ".py":
+            raise CheckpointError(f"{file} is missing.")
+        if file.is_file() and _digest(file) != digest:
+            raise CheckpointError(f"{file} is damaged: it is not what the run wrote (its SHA-256 differs).")
+
+
+def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
+    """The latest checkpoint of a run that is not damaged; those that are damaged are named on stderr.
+
+    Raises:
+        RunError: there are checkpoints, and all are damaged.
+    """
+    checkpoints = list(reversed(folder.checkpoints().values()))
+    for checkpoint in checkpoints:
+        try:
+            read_state(checkpoint)
+            return checkpoint
+        except RunError as error:
+            say(f"Warning: {error}")
+    if checkpoints:
+        raise RunError(f"No checkpoint in {folder.path} is sound. Start again in another --output-dir.")
+    return None
+
+
+def read_state(checkpoint: Path) -> TrainingState:
+    """Where the run was when it wrote a checkpoint, whose files are all sound.
+
+    Raises:
+        RunError: the folder is no checkpoint of a run, or a file of it is damaged; with the checkpoint before it.
     """
     try:
-        return TrainingState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
-    except (OSError, json.JSONDecodeError, TypeError) as error:
-        raise RunError(
-            f"{checkpoint} is no checkpoint that a run can go on from: {_STATE} is missing or broken ({error}). "
-            "Pass a folder checkpoint-<step> of a run to --resume-from; to start a new run from a model, use --model."
-        ) from error
+        check_digests(checkpoint)
+        state = TrainingState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
+        state.check(checkpoint.name)
+        for file in checkpoint.glob("*.safetensors"):
+            with safe_open(file, "pt"):  # fails where the file is not as long as it says
+                pass
+    except (SingleLifeError, OSError, TypeError, ValueError, SafetensorError) as error:
+        steps = RunFolder(checkpoint.parent).checkpoints()
+        own = next((step for step, path in steps.items() if path.name == checkpoint.name), 0)
+        before = [path for step, path in steps.items() if step < own]
+        advice = "Pass --resume-from a folder checkpoint-<step> of a run; --model starts a new run from a model."
+        if before:
+            advice = f"The checkpoint before it is {before[-1]}: pass that to --resume-from."
+        what = f"its {_STATE} is missing" if isinstance(error, FileNotFoundError) else str(error).rstrip(".")
+        raise RunError(f"{checkpoint} is no checkpoint that a run can go on from: {what}. {advice}") from error
+    return state
 
 
 def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoint: Path) -> None:
@@ -179,11 +274,12 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
     Raises:
         RunError: a setting that the sequence of losses depends on has changed.
     """
-    models = state.sequence.get("model_config", {}), sequence["model_config"]
+    old = _ADDED | state.sequence
+    models = old.get("model_config", {}), sequence["model_config"]
     common = models[0].keys() & models[1].keys()
     before, now = (
         each | {"model_config": {name: model[name] for name in sorted(common)}}
-        for each, model in zip((state.sequence, sequence), models, strict=True)
+        for each, model in zip((old, sequence), models, strict=True)
     )
     changes = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
@@ -208,9 +304,13 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
         tensors = load_file(path)
     except Exception as error:  # safetensors raises its own errors and OSError
         raise RunError(f"Cannot read {path}: {error}. Resume from an earlier checkpoint.") from error
+    fresh: Any = get_optimizer_state_dict(model, optimizer)
+    shapes = {f"{name}.{key}": tensor.shape for name, kept in fresh["state"].items() for key, tensor in kept.items()}
+    if wrong := sorted(shapes.items() ^ {name: tensor.shape for name, tensor in tensors.items()}.items()):
+        raise RunError(f"{path} is not of this model: {wrong[0][0]} is not as expected. Resume from an earlier one.")
     state: dict[str, Any] = {}
     for full_name, tensor in tensors.items():
-        name, key = full_name.rsplit(".", 1)
+        name, _, key = full_name.rpartition(".")
         state.setdefault(name, {})[key] = tensor
-    groups = get_optimizer_state_dict(model, optimizer)["param_groups"]
+    groups = fresh["param_groups"]
     set_optimizer_state_dict(model, optimizer, {"state": state, "param_groups": groups}, options=_WHOLE)

@@ -1,11 +1,14 @@
 """Where a run computes, and in which number format: its processes, threads, precision, attention, and Accelerate."""
 
 import os
-import statistics
+import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from itertools import product
+from pathlib import Path
+from statistics import median
 from typing import NamedTuple
 
 import torch
@@ -21,10 +24,12 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.errors import RunError
+from singlelife.machine import say
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.checkpoints import TrainingState
 from singlelife.pretraining.run_folder import RunFolder
 
+_DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _WORTH_IT = 1.1  # another choice has to be this much faster than fp32 and fused attention: less is noise
 _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed
 _MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
@@ -38,11 +43,28 @@ class Precision(NamedTuple):
     reason: str
 
     def __str__(self) -> str:
-        return f"{_format(self.mixed_precision)}, {self.attention} attention ({self.reason})"
+        return f"{format_in_words(self.mixed_precision)}, {self.attention} attention ({self.reason})"
 
 
-def _format(mixed_precision: str) -> str:
-    return "fp32" if mixed_precision == "no" else mixed_precision
+def format_in_words(mixed_precision: str) -> str:
+    """What Accelerate's name of a number format means."""
+    return (
+        "fp32 (32-bit numbers)" if mixed_precision == "no" else f"{mixed_precision} (16-bit products, 32-bit weights)"
+    )
+
+
+def peak_flops(device: torch.device, mixed_precision: str) -> float:
+    """The most operations a second that square matrix products reach here: the best of several short ones, so that
+    other work on the machine does not lower it."""
+    side = 512 if device.type == "cpu" else 8192
+    matrix = torch.ones(side, side, dtype=_DTYPES[mixed_precision], device=device)
+
+    def multiply() -> None:
+        torch.mm(matrix, matrix)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    return 2 * side**3 / min(_seconds(multiply, 10))
 
 
 def this_process() -> PartialState:
@@ -82,10 +104,17 @@ def _cpu_threads(num_processes: int) -> int:
     """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
     `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
-    cores but one idle; a 1 of theirs is not taken for the user's.
+    cores but one idle. So a 1 counts where the launcher itself was started with it, or with a flag for it.
     """
-    launched = bool(os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"})
-    if os.environ.get("OMP_NUM_THREADS") not in (None, "", "1" if launched else ""):
+    threads = os.environ.get("OMP_NUM_THREADS")
+    if threads == "1" and os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
+        launcher, asked_for = Path(f"/proc/{os.getppid()}"), False
+        with suppress(OSError):  # there is no /proc
+            asked_for = b"OMP_NUM_THREADS=1" in (launcher / "environ").read_bytes().split(b"\0")
+            flag = re.compile(rb"--num[_-]cpu[_-]threads[_-]per[_-]process")
+            asked_for = asked_for or bool(flag.search((launcher / "cmdline").read_bytes()))
+        threads = threads if asked_for else None
+    if threads:
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
@@ -149,17 +178,21 @@ def choose_precision(
         attention = "sdpa"
     if "auto" not in (mixed_precision, attention):
         return Precision(mixed_precision, attention, reason)
+    say("Timing number formats and attention on this CPU ...")
     formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
     if mixed_precision == "auto":
         matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-        full, half = (_seconds(partial(torch.mm, matrix, matrix), 5) for matrix in matrices)
+        full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
         formats = formats[: 1 if half > _HOPELESS * full else 2]
     choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
     taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
-    times = [f"{seconds:.2g} s in {_format(name)}, {attention}" for (name, attention), seconds in taken.items()]
+    names = {"no": "fp32"}
+    times = [
+        f"{seconds:.2g} s in {names.get(name, name)}, {attention}" for (name, attention), seconds in taken.items()
+    ]
     return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
 
@@ -176,14 +209,14 @@ def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, 
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
         model = CroCoForPreTraining(config).train()
         target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
-        return [_seconds(partial(step, *choice), 2) for choice in choices]
+        return [median(_seconds(partial(step, *choice), 2)) for choice in choices]
 
 
-def _seconds(function: Callable[[], object], times: int) -> float:
-    """Median seconds of a call, after one that is not counted."""
+def _seconds(function: Callable[[], object], times: int) -> list[float]:
+    """Seconds of so many calls, after one that is not counted."""
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()
         function()
         taken.append(time.perf_counter() - start)
-    return statistics.median(taken[1:])
+    return taken[1:]

@@ -1,7 +1,9 @@
 """The training loop."""
 
 import math
+import os
 import signal
+import statistics
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -20,11 +22,14 @@ from tqdm.auto import tqdm
 
 from singlelife.croco import CroCoImageProcessor, training_flops_per_pair
 from singlelife.errors import RunError
+from singlelife.machine import peak_resident
 from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
+from singlelife.pretraining.device import format_in_words, peak_flops
 from singlelife.pretraining.run_folder import RunFolder
+from singlelife.text import duration, in_bytes
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ class Trainer:
         to_model: from a batch of the loader to the model's inputs.
         callbacks: what is done between steps.
         saved: called in the main process with each checkpoint that is complete.
+        peak_flops: the most operations a second that one process has been seen to make; 0 before they are measured.
     """
 
     settings: TrainConfig
@@ -80,6 +86,7 @@ class Trainer:
     to_model: ToModel
     callbacks: list[Callback] = field(default_factory=list)
     saved: Callable[[Path], None] | None = None
+    peak_flops: float = 0.0
 
     @property
     def flops_per_pair(self) -> int:
@@ -145,7 +152,7 @@ class Trainer:
         rate = learning_rate(
             self.state.step,
             peak=settings.peak_learning_rate,
-            warmup_steps=settings.warmup_steps,
+            warmup_steps=settings.warmup,
             max_steps=settings.max_steps,
             min_rate=settings.min_lr_rate,
         )
@@ -181,13 +188,25 @@ class Trainer:
         return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
-        """One line of the metrics: the mean loss since the last one, and the speed.
+        """One line of the metrics: the mean loss since the last one, and the speed. The first one says what is left.
 
         Its time is that of the steps alone, without validation and saving; `data_wait` is the share of it spent
-        waiting for the loader.
+        waiting for the loader. `mfu` is the share of the most operations a second that this machine has been seen to
+        make, in short matrix products before the run or in its steps.
         """
         pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
         rate = len(seconds) * self.settings.train_batch_size / total
+        number_format, left = self.accelerator.mixed_precision, self.settings.max_steps - self.state.step
+        if not self.peak_flops and left and self.accelerator.is_main_process:
+            step_seconds = statistics.median(seconds)
+            tqdm.write(
+                f"{left:,} steps to go: about {duration(left * step_seconds)} at {step_seconds:.2g} s a step, in "
+                f"{format_in_words(number_format)}, with {in_bytes(self._most_memory())} at most so far. Validation, "
+                "pictures and saving come on top."
+            )
+        reached = self.flops_per_pair * rate / self.accelerator.num_processes
+        measured = self.peak_flops or peak_flops(self.accelerator.device, number_format)
+        self.peak_flops = max(measured, reached)
         self.log(
             {
                 "loss": math.fsum(pending) / len(pending),
@@ -196,10 +215,16 @@ class Trainer:
                 "pairs_per_second": round(rate, 2),
                 "data_wait": round(math.fsum(waited) / total, 4),
                 "tflops": round(self.flops_per_pair * rate / 1e12, 6),
+                "mfu": round(reached / self.peak_flops, 4),
             }
         )
         for values in (pending, seconds, waited):
             values.clear()
+
+    def _most_memory(self) -> int:
+        """What the main process has held at most: on a GPU that of tensors, else all of it."""
+        on_gpu = self.accelerator.device.type == "cuda"
+        return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
 
     def _skip(self, what: str) -> None:
         """Count a step that changed nothing, and stop the run where that goes on.
@@ -217,7 +242,7 @@ class Trainer:
                 f"{what[0].upper()}{what[1:]} at step {state.step - 1} (pairs {first} to {last}); steps skipped in a "
                 f"row: {state.skipped_in_a_row}. The run has stopped; its last good checkpoint is "
                 f"{self.folder.latest_checkpoint() or 'none: it was too early'}. "
-                "Start again with a lower --learning-rate, a longer --warmup-steps or a lower --max-grad-norm."
+                "Start again with a lower --learning-rate, a larger --warmup-ratio or a lower --max-grad-norm."
             )
         if self.accelerator.is_main_process:
             tqdm.write(f"Step {state.step} was skipped: {what} (pairs {first} to {last}).")
@@ -243,24 +268,31 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Take note of SIGINT, SIGTERM and SIGUSR1 instead of dying of them; a second one is obeyed at once.
+    """Take note of `STOP_SIGNALS` instead of dying of them; a second one is obeyed at once.
 
-    SIGUSR1 is what SLURM can be asked to send some time before a job's limit (`--signal=USR1@300`).
+    SIGHUP comes several times when a terminal closes, and nothing can be shown there any more: the others are ignored,
+    and output to that terminal is dropped. A run that was started with nohup ignores it from the start.
 
     Yields:
         0, and the signals received so far.
     """
-    received = [0]
+    received, hangup = [0], getattr(signal, "SIGHUP", None)
+    nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)
+    on_terminal = [name for name in ("stdout", "stderr") if getattr(sys, name).isatty()]
 
     def note(number: int, _frame: FrameType | None) -> None:
         received.append(number)
         restore()
+        if number == hangup:
+            for name in on_terminal:
+                setattr(sys, name, nowhere)
 
     def restore() -> None:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            signal.signal(number, signal.SIG_IGN if number == hangup in received else handler)
 
-    previous = {number: signal.signal(number, note) for number in STOP_SIGNALS}
+    caught = [number for number in STOP_SIGNALS if number != hangup or signal.getsignal(number) != signal.SIG_IGN]
+    previous = {number: signal.signal(number, note) for number in caught}
     try:
         yield received
     finally:

@@ -1,17 +1,18 @@
 """One pretraining run from its settings to its pictures, top to bottom."""
 
+import hashlib
 import json
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import yaml
+import torch
 from accelerate import Accelerator
-from accelerate.utils import set_seed
+from accelerate.state import AcceleratorState
 from transformers import PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar
 
@@ -19,29 +20,95 @@ from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcess
 from singlelife.errors import RunError
 from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
+from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
+from singlelife.machine import say
 from singlelife.optimization import adamw
-from singlelife.pretraining.arguments import FREE_ON_RESUME, RunConfig
-from singlelife.pretraining.batches import StepSampler, ToModel, pair_datasets, train_loader
+from singlelife.pretraining.arguments import (
+    FREE_ON_RESUME,
+    RunConfig,
+    annotated_yaml,
+    learning_rate_report,
+    parse_arguments,
+)
+from singlelife.pretraining.batches import StepSampler, ToModel, frames_seen, pair_datasets, plain_errors, train_loader
 from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
 from singlelife.pretraining.checkpoints import (
     TrainingState,
     check_same_sequence,
+    latest_sound_checkpoint,
     load_moments,
     load_weights,
     read_state,
     starting_config,
     whole_model,
 )
-from singlelife.pretraining.device import configure_device, start_accelerator
+from singlelife.pretraining.device import Precision, configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer
-from singlelife.pretraining.pictures import draw_pictures
-from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, forget, start_publisher
-from singlelife.pretraining.reports import dry_run, end_report, learning_rate_report, start_report
-from singlelife.pretraining.run_folder import RunFolder, life_facts, write_text, writing
+from singlelife.pretraining.pictures import can_draw, draw_pictures
+from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, start_publisher
+from singlelife.pretraining.run_folder import RunFolder, check_start, life_facts, read_metrics, write_text, writing
+from singlelife.text import aligned, duration
+
+if TYPE_CHECKING:
+    import pandas
 
 _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What a run left in its folder.
+
+    Attributes:
+        folder: the run folder.
+        model: the finished model, or that of the latest checkpoint.
+        metrics: the lines of metrics.jsonl, by step.
+        pictures: of the model, by file name.
+    """
+
+    folder: Path
+    model: CroCoForPreTraining
+    metrics: "pandas.DataFrame"
+    pictures: dict[str, Path]
+
+
+def train(**settings: Any) -> TrainedRun:
+    """Pretrain a model on a life, as `singlelife train` does:
+
+        run = singlelife.train(life="sim_1", max_steps=500)
+
+    Args:
+        settings: flags by name; None leaves one out.
+
+    Raises:
+        SingleLifeError: whatever the user can act on.
+    """
+    import pandas  # a second that the command line can do without
+
+    words = []
+    for name, value in settings.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, list | tuple):
+            words += [f"--{flag}", *map(str, value)]
+        elif value is not None:
+            words.append(f"--{flag}={value}")
+    try:
+        config = parse_arguments(words)
+    except SystemExit as stop:
+        raise RunError("A setting has no such name or value: see the message above.") from stop
+    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
+    stopped, folder = pretrain(config), RunFolder(config.output_dir)
+    model = folder.latest_checkpoint() if stopped else folder.path
+    return TrainedRun(
+        folder.path,
+        CroCoForPreTraining.from_pretrained(model),
+        pandas.DataFrame(read_metrics(folder.metrics)).groupby("step").first(),
+        {path.name: path for path in sorted(folder.path.glob("*.png"))},
+    )
 
 
 def pretrain(config: RunConfig) -> int:
@@ -54,6 +121,7 @@ def pretrain(config: RunConfig) -> int:
         SingleLifeError: whatever the user can act on, as early as it is known.
     """
     start = time.perf_counter()
+    check_start(config)
     disable_progress_bar()  # of transformers, at every save; the run has its own
     folder = RunFolder(config.output_dir)
     checkpoint = _checkpoint_to_resume(folder, config)
@@ -61,11 +129,12 @@ def pretrain(config: RunConfig) -> int:
     model_config = starting_config(config.model)
     precision = configure_device(config.train, model_config, state)
     chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
+    origins = {name: "auto" for name in chosen if getattr(config.train, name) == "auto"}
     train = replace(config.train, **chosen)
-    config = replace(config, train=train)
+    config = replace(config, train=train, origins=config.origins | origins)
     accelerator = start_accelerator(train, folder)
     publisher = None
-    if accelerator.is_main_process and not config.start.dry_run:
+    if accelerator.is_main_process:
         publisher = start_publisher(config.hub, config.life_name, folder)
     steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
     sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
@@ -80,9 +149,9 @@ def pretrain(config: RunConfig) -> int:
     to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
     reference = None
     if config.cas.cas_reference is not None and accelerator.is_main_process:
-        reference = CasReference(config, model_config, processor, str(accelerator.device))
+        reference = CasReference(config, processor, str(accelerator.device))
 
-    model = _starting_model(config, checkpoint, model_config)
+    model = _starting_model(config, checkpoint, model_config, pairs.life.name)
     betas = train.adam_beta1, train.adam_beta2
     optimizer = adamw(model, train.peak_learning_rate, train.weight_decay, betas, accelerator.device)
     model, optimizer = accelerator.prepare(model, optimizer)
@@ -90,19 +159,15 @@ def pretrain(config: RunConfig) -> int:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
             accelerator.scaler.load_state_dict(state.grad_scaler)
-    coloured = replace(to_model, color_jitter=config.pairs.color_jitter, seed=train.seed)
+    jitter, shared = config.pairs.color_jitter, config.pairs.shared_color
+    coloured = replace(to_model, color_jitter=jitter, shared_color=shared, seed=train.seed)
     trainer = Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
     loader = train_loader(pairs, sampler, train.dataloader_num_workers, accelerator.device)
     accelerator.print(start_report(config, pairs, held_out, trainer, precision, checkpoint))
-    if config.start.dry_run:
-        accelerator.print(dry_run(trainer, loader))
-        accelerator.end_training()
-        return 0
-
     _open_folder(trainer, config, checkpoint, pairs.life)
     trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
     trainer.saved = publisher.offer if publisher else None
-    with publisher or nullcontext():
+    with publisher or nullcontext(), plain_errors():
         stopped_by = trainer.train(loader)
     whole = whole_model(trainer.model, accelerator)
     if whole is not None and accelerator.is_main_process:
@@ -125,22 +190,15 @@ def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
     """The checkpoint to go on from, or None to start from the beginning.
 
     Raises:
-        RunError: the folder holds another run.
+        RunError: all that are there are damaged.
         HubError: the checkpoint is to come from the Hub, and cannot.
     """
     start = config.start
     if start.resume:
-        return folder.latest_checkpoint()
+        return latest_sound_checkpoint(folder)
     if start.resume_from == "hub":
         return checkpoint_from_hub(config, folder)
-    checkpoint = Path(start.resume_from) if start.resume_from else None
-    is_of_this_run = checkpoint is not None and checkpoint.resolve().parent == folder.path.resolve()
-    if folder.holds_a_run() and not (is_of_this_run or start.dry_run):
-        raise RunError(
-            f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
-            "(--output-dir)."
-        )
-    return checkpoint
+    return Path(start.resume_from) if start.resume_from else None
 
 
 def _read_pairs(
@@ -157,6 +215,7 @@ def _read_pairs(
     reference, before = life_reference(life, config.life.video), str(state.sequence.get("life"))
     if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
         life = before
+    say(f"Opening the life {reference.name} ...")
     with accelerator.main_process_first():
         prepared = resolve_life(life, videos=config.life.video, cache_dir=config.life.cache_dir, progress=progress)
         return pair_datasets(prepared, config.pairs, config.train, model, progress=progress)
@@ -168,8 +227,10 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     if not pairs.life.metadata.get("hub"):
         settings["life"] = pairs.life.name  # wherever its folder is; its fingerprint tells whether it is the same
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
-    settings["learning_rate"] = config.train.peak_learning_rate  # however it was given
-    settings.pop("base_learning_rate")
+    # However these were given.
+    settings |= {"learning_rate": config.train.peak_learning_rate, "warmup_steps": config.train.warmup}
+    for name in ("base_learning_rate", "warmup_ratio"):
+        del settings[name]
     model = {name: value for name, value in sorted(model_config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": pairs.life.metadata["fingerprint"], "model_config": model}
     if pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
@@ -177,13 +238,17 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
 
 
-def _starting_model(config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig) -> CroCoForPreTraining:
+def _starting_model(
+    config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig, life: str
+) -> CroCoForPreTraining:
     """The model with the weights that the run starts or goes on with.
+
+    New weights are drawn for the seed and the life's name: models of two lives share nothing, whatever their seeds.
 
     Raises:
         CheckpointError: they cannot be read.
     """
-    set_seed(config.train.seed)
+    torch.manual_seed(int.from_bytes(hashlib.sha256(f"{config.train.seed} {life}".encode()).digest()[:8]))
     weights = checkpoint or Path(config.model.model)
     model = load_weights(weights, model_config) if weights.is_dir() else CroCoForPreTraining(model_config)
     model.set_attn_implementation(config.train.attention)
@@ -206,6 +271,7 @@ def recompute(model: CroCoForPreTraining, blocks: str) -> None:
 def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, life: PreparedLife) -> None:
     """Make the run folder what it was at this step, with the settings of this run, and start the trackers."""
     folder, accelerator, step = trainer.folder, trainer.accelerator, trainer.state.step
+    accelerator.wait_for_everyone()  # all have read the checkpoint
     if accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
         adopt(folder, checkpoint)
@@ -214,11 +280,9 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         comment = (
             f"# Written by a run with {', '.join(f'{name} {version(name)}' for name in _VERSIONS)}.\n"
             f"# Start another with: --config config.yaml\n"
-            f"# Learning rate at its peak: {learning_rate_report(config.train)}\n"
         )
-        write_text(folder.config, comment + yaml.safe_dump(config.to_dict(), sort_keys=False))
+        write_text(folder.config, comment + annotated_yaml(config))
     accelerator.wait_for_everyone()
-    forget(folder)
     if config.train.report_to:
         start_trackers(accelerator, config.to_dict(), folder, step)
 
@@ -235,3 +299,69 @@ def _finish(trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pai
         for path in final.iterdir():  # all of them complete; each takes its place in one step
             path.replace(folder / path.name)
         final.rmdir()
+
+
+def start_report(
+    config: RunConfig,
+    train_pairs: PairDataset,
+    validation_pairs: PairDataset | None,
+    trainer: Trainer,
+    precision: Precision,
+    checkpoint: Path | None,
+) -> str:
+    """The table that a run prints before its first step."""
+    life, train, pairs = train_pairs.life, config.train, config.pairs
+    model = trainer.accelerator.unwrap_model(trainer.model).config
+    seconds = recording_time(life.timestamps, life.video_index)
+    millions = sum(parameter.numel() for parameter in trainer.model.parameters()) / 1e6
+    held_out = f"{pairs.validation_fraction:.0%} held out" if validation_pairs else "none held out"
+    lines = {
+        "life": f"{life.name}: {len(life):,} frames, {duration(seconds[-1])} of video, {held_out}",
+        "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
+        "model": f"{config.model.model}, {millions:.2f} M parameters, {model.image_size} px, "
+        f"patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
+        "device": _device(trainer.accelerator),
+        "precision": str(precision),
+        "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
+        "learning rate": f"{learning_rate_report(train)} after {train.warmup:,} steps of warm-up",
+        "settings": f"{', '.join(dict.fromkeys(config.origins.values()))}, defaults (config.yaml says which is which)",
+        "run folder": str(config.output_dir),
+    }
+    if (num_frames := frames_seen(life, pairs)) < len(life):
+        lines["hours"] = f"only the first {duration(seconds[num_frames])} of it, {num_frames:,} frames, are trained on"
+    if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
+        lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs"
+    if not can_draw():
+        lines["pictures"] = "none: matplotlib is not installed (pip install 'singlelife[plots]')"
+    if checkpoint or config.start.resume:
+        lines["going on from"] = str(checkpoint or "the beginning: the run folder has no checkpoint yet")
+    return _table(lines)
+
+
+def _device(accelerator: Accelerator) -> str:
+    kind = accelerator.device.type
+    device = torch.cuda.get_device_name() if kind == "cuda" else f"{kind}, threads: {torch.get_num_threads()}"
+    shards = ", model in shards (FSDP2)," if accelerator.is_fsdp2 else ""
+    return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
+
+
+def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
+    """The table that a run prints at its end, and what to do next."""
+    last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
+    losses = {"training": last.get("loss"), "validation": last.get("val_loss")}
+    other = "sim_2" if config.life_name == "sim_1" else "sim_1"
+    skipped = f"; {skipped_steps:,} of the steps were skipped, see {folder.metrics}" if skipped_steps else ""
+    lines = {
+        "done": f"{config.train.max_steps:,} steps in {duration(seconds)}{skipped}",
+        "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or "never finite",
+        "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
+        "pictures": f"{folder.path}/*.png" if can_draw() else "none",
+    }
+    return (
+        f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
+        f"  accelerate launch train.py --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
+    )
+
+
+def _table(lines: dict[str, str]) -> str:
+    return aligned([(f"  {name}", value) for name, value in lines.items()])

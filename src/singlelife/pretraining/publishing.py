@@ -26,7 +26,6 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, RunError, SingleLifeError
-from singlelife.files import atomic_dir, atomic_write
 from singlelife.hub.client import check_push, full_name, hub_api, retry, wait_before_retry
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
 from singlelife.hub.pull import Remote, fetch, look_up
@@ -43,7 +42,7 @@ STATE_BRANCH = "training-state"
 _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_AT_THE_END = 10 * 60  # to wait for the last push
 _SECONDS_WHEN_STOPPED = 15  # the same for a run that was told to stop
-_PINNED = ".push-{}.tmp"  # a copy of the run folder while it waits to be pushed
+_PINNED = ".push.tmp"  # a copy of the run folder while it is pushed
 _FROM_HUB = ".from-hub"  # where a checkpoint from the Hub is downloaded to
 # No code, and nothing pickled: what reads a checkpoint needs no more.
 _STATE_FILE = re.compile(r"checkpoint-(\d+)/[\w-]+(\.[\w-]+)*\.(safetensors|json)", re.ASCII)
@@ -152,11 +151,11 @@ def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher 
 
 
 class Publisher:
-    """Pushes a run's checkpoints, one at a time; the newest that waits replaces older ones. Of the main process.
+    """Pushes a run as it goes on, one push at a time, each of the latest checkpoint. Of the main process.
 
     A thread of this process does it, as a daemon: a network that hangs never keeps the run from ending. What it pushes
     is a copy of the run folder made of hard links, so that a checkpoint outlives its deletion by the run. No failure
-    reaches the run; `finish` says what was not pushed.
+    reaches the run; the next checkpoint is pushed instead, and `finish` says what was not pushed.
 
     Args:
         hub: where and when to push.
@@ -166,11 +165,10 @@ class Publisher:
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
         self.hub, self.repo_id, self.folder = hub, repo_id, folder
-        self._lock, self._given_up = threading.Lock(), threading.Event()
-        self._waiting: tuple[int, Path] | None = None  # a step, and the run folder as it was then
-        self._thread: threading.Thread | None = None  # while there is something to push
-        self._last_step, self._last_time, self._numbers = -1, -float("inf"), itertools.count()
-        self._pushed_step, self._url, self._problem, self._said = -1, "", "", ""
+        self._thread: threading.Thread | None = None  # of the last push
+        self._last_step, self._last_time = 0, -float("inf")
+        self._pushed_step, self._url = -1, ""
+        self._error: Exception | None = None
 
     def __enter__(self) -> "Publisher":
         return self
@@ -180,36 +178,40 @@ class Publisher:
             print(self.finish(hurry=kind is KeyboardInterrupt), file=sys.stderr)
 
     def offer(self, checkpoint: Path) -> None:
-        """Have a complete checkpoint pushed, unless the last push was a short while ago. It never fails."""
-        step, now = int(checkpoint.name.rpartition("-")[2]), time.monotonic()
-        every = self.hub.push_steps
-        if step - max(self._last_step, 0) >= every if every else now - self._last_time >= _SECONDS_BETWEEN:
-            self._put(step, checkpoint)
+        """Have a complete checkpoint pushed, unless a push goes on or the last one was a short while ago."""
+        step, now, every = int(checkpoint.name.rpartition("-")[2]), time.monotonic(), self.hub.push_steps
+        due = step - self._last_step >= every if every else now - self._last_time >= _SECONDS_BETWEEN
+        if (due or self._error) and not self._is_pushing(0):
+            self._last_step, self._last_time = step, now
+            self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Wait for the last push, for a bounded time, and say what became of it.
+        """Push what is there at the end, for a bounded time, and say what became of it.
 
         Args:
             hurry: the run was told to stop: there is little time.
         """
-        step, checkpoint = next(reversed(self.folder.checkpoints().items()), (-1, None))
-        if checkpoint is None and self._last_step < 0:
+        if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
-        if step > self._last_step or (self.folder.path / "config.json").exists():
-            self._put(step, checkpoint)
         seconds = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END
-        if thread := self._thread:
-            print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
-            with contextlib.suppress(KeyboardInterrupt):
-                thread.join(seconds)
-        done = self._thread is None and not self._problem
-        why = self._problem or "the last push was not done in time."
-        self._given_up.set()
-        for pinned in self.folder.path.glob(_PINNED.format("*")):
-            shutil.rmtree(pinned, ignore_errors=True)
-        if done:
-            visible = "public" if self.hub.public else "private"
-            return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
+        print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
+        end, why = time.monotonic() + seconds, "the last push was not done in time."
+        with contextlib.suppress(KeyboardInterrupt):
+            for tries in itertools.count(1):
+                if self._is_pushing(end - time.monotonic()):  # what the run has offered
+                    break
+                self._start()
+                if self._is_pushing(end - time.monotonic()):
+                    break
+                if self._error is None:
+                    visible = "public" if self.hub.public else "private"
+                    return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
+                why = _in_words(self._error)
+                wait = wait_before_retry(self._error, tries) if isinstance(self._error, HubUnreachable) else seconds
+                if time.monotonic() + wait >= end:
+                    break
+                time.sleep(wait)
+        shutil.rmtree(self.folder.path / _PINNED, ignore_errors=True)
         there = f" On the Hub is the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
         words = ["singlelife", "push", str(self.folder.path), self.repo_id]
         words += ["--public"] * self.hub.public + ["--training-state"] * self.hub.push_training_state
@@ -218,71 +220,47 @@ class Publisher:
             f"  {shlex.join(words)}"
         )
 
-    def _put(self, step: int, checkpoint: Path | None) -> None:
-        """Pin a checkpoint for the thread in place of the one that waits, and start the thread."""
+    def _is_pushing(self, seconds: float) -> bool:
+        """Whether a push still goes on after so many seconds at most."""
+        if self._thread is not None:
+            self._thread.join(max(0.0, seconds))
+        return self._thread is not None and self._thread.is_alive()
+
+    def _start(self) -> None:
+        """Push a copy of what is in the run folder now, of hard links where files do not change in place."""
+        pinned, folder, self._error = self.folder.path / _PINNED, self.folder, None
+        step, checkpoint = next(reversed(folder.checkpoints().items()), (-1, None))
         try:
-            pinned = self._pin(checkpoint)
+            shutil.rmtree(pinned, ignore_errors=True)
+            pinned.mkdir()
+            for pattern in (folder.config.name, folder.metrics.name, folder.life.name, "*.png"):
+                for path in folder.path.glob(pattern):
+                    shutil.copyfile(path, pinned / path.name)
+            for path in model_files(folder.path):  # of a finished run
+                _link(path, pinned / path.name)
+            if checkpoint is not None:
+                shutil.copytree(checkpoint, pinned / checkpoint.name, copy_function=_link)
         except OSError as error:
-            self._problem = f"step {step} could not be laid out to be pushed: {error}."
-            self._say(f"Not pushed: {self._problem} The run goes on.")
+            self._error = error
             return
-        with self._lock:
-            if self._waiting is not None:
-                shutil.rmtree(self._waiting[1], ignore_errors=True)
-            self._waiting = step, pinned
-            self._last_step, self._last_time = step, time.monotonic()
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._work, name="push to the Hub", daemon=True)
-                self._thread.start()
+        self._thread = threading.Thread(target=self._push, args=(step, pinned), name="push to the Hub", daemon=True)
+        self._thread.start()
 
-    def _pin(self, checkpoint: Path | None) -> Path:
-        """A copy of what a push needs of the run folder, of hard links where files do not change in place."""
-        aside = self.folder.path / _PINNED.format(next(self._numbers))
-        aside.mkdir()
-        for pattern in (self.folder.config.name, self.folder.metrics.name, self.folder.life.name, "*.png"):
-            for path in self.folder.path.glob(pattern):
-                shutil.copyfile(path, aside / path.name)
-        for path in model_files(self.folder.path):  # of a finished run
-            _link(path, aside / path.name)
-        if checkpoint is not None:
-            shutil.copytree(checkpoint, aside / checkpoint.name, copy_function=_link)
-        return aside
+    def _push(self, step: int, pinned: Path) -> None:
+        try:
+            state = self.hub.push_training_state
+            for part in run_publications(pinned, self.repo_id, training_state=state, home=self.folder.path):
+                self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
+            self._pushed_step = step
+            tqdm.write(f"Pushed step {step:,}.")
+        except Exception as error:  # whatever it is, the run goes on
+            self._error = error
+            tqdm.write(f"Not pushed so far: {_in_words(error)} The run goes on.")
+        shutil.rmtree(pinned, ignore_errors=True)
 
-    def _work(self) -> None:
-        """Push what waits, until nothing does."""
-        failures, state = 0, self.hub.push_training_state
-        while True:
-            with self._lock:
-                if self._waiting is None:
-                    self._thread = None
-                    return
-                (step, pinned), self._waiting = self._waiting, None
-            problem, wait = "", 0.0
-            try:
-                for part in run_publications(pinned, self.repo_id, training_state=state, home=self.folder.path):
-                    self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
-                failures, self._pushed_step = 0, step
-            except HubUnreachable as error:
-                failures += 1
-                problem, wait = str(error), wait_before_retry(error, failures)
-            except Exception as error:  # whatever it is, the run goes on
-                problem = str(error) if isinstance(error, SingleLifeError) else repr(error)
-            if self._given_up.is_set():
-                return
-            with self._lock:
-                self._problem = problem
-                if wait and self._waiting is None:
-                    self._waiting = step, pinned
-                else:
-                    shutil.rmtree(pinned, ignore_errors=True)
-            self._say(f"Not pushed so far: {problem} The run goes on." if problem else f"Pushed step {step:,}.")
-            if self._given_up.wait(wait):
-                return
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            tqdm.write(text)
+def _in_words(error: Exception) -> str:
+    return str(error) if isinstance(error, SingleLifeError) else repr(error)
 
 
 def _link(path: str | Path, to: str | Path) -> None:
@@ -346,18 +324,10 @@ def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
 
 
 def adopt(folder: RunFolder, checkpoint: Path | None) -> None:
-    """Make a checkpoint that came from the Hub one of the run, with its metrics. The main process does so."""
+    """Make a checkpoint that came from the Hub one of the run, with its metrics, once every process has read it."""
     aside = folder.path / _FROM_HUB
-    if checkpoint is None or checkpoint.parent != aside:
-        return
-    with atomic_dir(folder.path / checkpoint.name) as copy:  # other processes may still read it
-        shutil.copytree(checkpoint, copy, copy_function=_link, dirs_exist_ok=True)
-    metrics = aside / folder.metrics.name
-    if metrics.exists():
-        with atomic_write(folder.metrics) as copied:
-            shutil.copyfile(metrics, copied)
-
-
-def forget(folder: RunFolder) -> None:
-    """Remove what was downloaded, once every process has read it."""
-    shutil.rmtree(folder.path / _FROM_HUB, ignore_errors=True)
+    if checkpoint is not None and checkpoint.parent == aside:
+        for path in (checkpoint, aside / folder.metrics.name):
+            if path.exists():
+                path.replace(folder.path / path.name)
+    shutil.rmtree(aside, ignore_errors=True)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from singlelife.errors import RunError
 from singlelife.files import atomic_dir, atomic_write, remove_dir, sync
 from singlelife.lives.pairs.segments import recording_time
+from singlelife.pretraining.arguments import RunConfig, config_path
 
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
@@ -82,6 +83,27 @@ class RunFolder:
         """
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
+
+
+def check_start(config: RunConfig) -> None:
+    """Say without PyTorch, which takes seconds to import, that a run cannot start with these names and folders.
+
+    Raises:
+        RunError: the folder holds another run, or there is no model or checkpoint of that name.
+    """
+    folder, start = RunFolder(config.output_dir), config.start
+    given = Path(start.resume_from) if start.resume_from and start.resume_from != "hub" else None
+    if given and not given.is_dir():
+        raise RunError(f"There is no folder {given} that a run can go on from.")
+    is_of_this_run = given is not None and given.resolve().parent == folder.path.resolve()
+    goes_on = start.resume or start.resume_from == "hub" or is_of_this_run
+    if not goes_on and folder.holds_a_run():
+        raise RunError(
+            f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
+            "(--output-dir)."
+        )
+    if not Path(config.model.model).is_dir():
+        config_path("models", config.model.model)
 
 
 def _by_step(folder: Path, name: str) -> dict[int, Path]:

@@ -170,12 +170,12 @@ def crop_and_resize(image: torch.Tensor, box: tuple[int, int, int, int], size: i
     ).squeeze(0)
 
 
-def color_factors(strength: float, seed: int, pair_index: np.ndarray) -> torch.Tensor:
-    """How much each pair changes brightness, contrast and saturation, float32 (B, 3).
+def color_factors(strength: float, seed: int, pair_index: np.ndarray, views: int = 1) -> torch.Tensor:
+    """How much each pair changes brightness, contrast and saturation of so many views, float32 (B, 3 × views).
 
     Each is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair of that seed and index.
     """
-    amounts = [generator.uniform(-1, 1, 3) for generator in pair_generators(seed, COLOR_STREAM, pair_index)]
+    amounts = [generator.uniform(-1, 1, 3 * views) for generator in pair_generators(seed, COLOR_STREAM, pair_index)]
     return torch.from_numpy(1 + strength * np.stack(amounts)).float()
 
 
