@@ -4,6 +4,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib import import_module
 from inspect import cleandoc
 from typing import Any, get_args
 
@@ -47,19 +48,23 @@ def _make_help_plain() -> None:
 
     This reaches into tyro, where another version may differ; `tests/test_cli.py` reads every page.
     """
-    from tyro import _arguments, _strings
-    from tyro._backends import _tyro_help_formatting as pages
-
-    if _strings.remove_single_line_breaks is _joined:
+    arguments: Any = import_module("tyro._arguments")
+    strings: Any = import_module("tyro._strings")
+    pages: Any = import_module("tyro._backends._tyro_help_formatting")
+    if strings.remove_single_line_breaks is _joined:
         return
-    _strings.remove_single_line_breaks = _joined
-    usual_help, usual_page = _arguments.generate_argument_helptext, pages.format_help
+    strings.remove_single_line_breaks = _joined
+    usual_help, usual_page = arguments.generate_argument_helptext, pages.format_help
 
     def argument_help(argument: Any, lowered: Any, compact: bool = False) -> Any:
-        conf = replace(argument.field.argconf, help_behavior_hint=lambda label: _DEFAULTS.get(label, f"(default: {label})"))
+        conf = replace(
+            argument.field.argconf, help_behavior_hint=lambda label: _DEFAULTS.get(label, f"(default: {label})")
+        )
         return usual_help(replace(argument, field=replace(argument.field, argconf=conf)), lowered, compact)
 
-    def page(prog: str, parser_spec: Any, args: list[Any], subparser_frontier: Any, verbose: bool = False) -> list[str]:
+    def page(
+        prog: str, parser_spec: Any, args: list[Any], subparser_frontier: Any, verbose: bool = False
+    ) -> list[str]:
         width = min(shutil.get_terminal_size().columns, 100)
         for each in args:
             if (each.arg.lowered.metavar or "").startswith("{["):  # of a tuple that may be None
@@ -70,9 +75,11 @@ def _make_help_plain() -> None:
         paragraphs = parser_spec.description.split("\n")
         wrapped = (each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
         args = sorted(args, key=lambda each: not each.arg.lowered.required)
-        return usual_page(prog, replace(parser_spec, description="\n".join(wrapped)), args, subparser_frontier, verbose)
+        return usual_page(
+            prog, replace(parser_spec, description="\n".join(wrapped)), args, subparser_frontier, verbose
+        )
 
-    _arguments.generate_argument_helptext, pages.format_help = argument_help, page
+    arguments.generate_argument_helptext, pages.format_help = argument_help, page
 
 
 def _joined(text: str) -> str:
