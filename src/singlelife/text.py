@@ -32,7 +32,8 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A sentence, after a space, that names those most like a mistyped word, or else all of them."""
+    """A sentence, after a space, that gives the names most like a mistyped word, or else some of them."""
     names = list(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(near)}?" if near else f" Choose one of {', '.join(names)}." if names else ""
+    others = f" There are {', '.join(names[:12])}{', …' if len(names) > 12 else '.'}" if names else ""
+    return f" Did you mean {' or '.join(near)}?" if near else others

@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from singlelife.alignment.settings import CasConfig
+from singlelife.commands import check_models, report_written
 from singlelife.errors import SingleLifeError
 from singlelife.results import append_results
 
@@ -27,9 +28,9 @@ class Cas:
     Each model of a matrix or a curve runs once on a pair set; the cache folder keeps what it says. A model that fails
     is reported at the end, the others are compared, and the exit code is 1.
 
-    Examples: singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20;
-    singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment;
-    singlelife cas --curve runs/sim_1 --reference runs/sim_2 --controls runs/sim_still untrained:tiny
+        singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20
+        singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment
+        singlelife cas --curve runs/sim_1 --reference runs/sim_2 --controls runs/sim_still untrained:tiny
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")] = ()
@@ -80,6 +81,7 @@ class Cas:
             raise SingleLifeError("--groups and --representation are for more than two models.")
         if len(self.models) != 2 and self.config.heads == "each":
             raise SingleLifeError("--heads each compares two models; name just two.")
+        check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
             if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
                 raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
@@ -115,6 +117,7 @@ class Cas:
 
             save_pictures(result, self.save)
             result.save_json(self.save / "result.json")
+        report_written(self.json, self.results, self.save)
         return SOME_FAILED if getattr(result, "failed", ()) else 0
 
 
