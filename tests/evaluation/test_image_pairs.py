@@ -7,7 +7,8 @@ import pytest
 
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.image_pairs import hpatches, pairs_of_set, planar_truth, read_homography
+from singlelife.evaluation.image_pairs import hpatches, open_pairs, pairs_of_set, planar_truth, read_homography
+from singlelife.evaluation.settings import CorrespondenceConfig
 
 
 def colours(pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -31,6 +32,9 @@ def test_hpatches_pairs_are_image_k_in_image_1(sequences):
     assert len(hpatches(sequences, "illumination").pairs) == 5
     with pytest.raises(EvaluationError, match="no viewpoint sequences"):
         hpatches(sequences.parent)
+    for above in (sequences.parent, sequences.parent.parent):
+        with pytest.raises(EvaluationError, match=f"--data {sequences}"):
+            open_pairs(CorrespondenceConfig(data=str(above)))
     one = hpatches(sequences / "v_two")
     assert [entry.name for entry in one.pairs] == [f"v_two 1-{number}" for number in range(2, 7)]
     assert [entry.load().hash for entry in one.pairs] == [entry.load().hash for entry in data.pairs[5:]]

@@ -52,8 +52,8 @@ class ProbedModel:
     def predict(self, indices: np.ndarray) -> list[torch.Tensor]:
         """Depth of test items by each probe, float32 (k, height, width) in metres, at the model's size."""
         features = self.features.test.features(indices).to(self.features.device)
-        queries = _queries(self.features)
-        return [log_depth_map(probe(features), *queries).exp().float().cpu() for probe in self.probes]
+        grid_and_side = queries(self.features)
+        return [log_depth_map(probe(features), *grid_and_side).exp().float().cpu() for probe in self.probes]
 
 
 def evaluate_depth(
@@ -99,7 +99,7 @@ def evaluate_depth(
     )  # fmt: skip
 
 
-def _queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
+def queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
     """Rows and columns of a probe's outputs, and the side of each in pixels: of the wide one 8, or the nearest size
     that divides the view, of others the encoder's patches."""
     if features.probe != "wide":
@@ -111,12 +111,11 @@ def _queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
 
 
 def _train(features: FrozenFeatures) -> list[nn.Module]:
-    data, queries = features.train, _queries(features)
+    data, (grid, side) = features.train, queries(features)
     some = data.targets(np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(int)).float()
     bias = float(some[some > 0].log().mean())
 
     def make() -> nn.Module:
-        grid, side = queries
         tokens = features.hidden_size, features.encoder.grid
         probe = depth_probe(features.probe, *tokens, side, *features.probe_size, grid)
         probe.apply(init_probe_weights)
@@ -124,7 +123,7 @@ def _train(features: FrozenFeatures) -> list[nn.Module]:
         return probe
 
     def loss(output: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        return scale_invariant_log_loss(log_depth_map(output, *queries), depth.float())
+        return scale_invariant_log_loss(log_depth_map(output, grid, side), depth.float())
 
     return [features.train_probe(make, loss, seed) for seed in range(features.config.seeds)]
 
@@ -197,7 +196,7 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
         probe_type="linear" if linear else "attentive",
         probe_hidden_size=width,
         probe_num_attention_heads=heads,
-        probe_patch_size=_queries(probed.features)[1],
+        probe_patch_size=queries(probed.features)[1],
         min_depth=protocol.min_depth,
         max_depth=protocol.max_depth,
         architectures=None,
