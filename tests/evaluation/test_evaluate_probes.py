@@ -66,8 +66,8 @@ def test_what_a_frozen_encoder_knows_is_found_and_can_be_used_again(tmp_path, da
     estimate = pipeline("depth-estimation", model=str(saved), device="cpu", trust_remote_code=False)
     assert type(estimate.model) is CroCoForDepthEstimation
     config = estimate.model.config
-    shape = config.probe_hidden_size, config.probe_num_attention_heads, config.probe_patch_size
-    assert shape == ((1024, 16, 8) if probe == "wide" else (None, None, 8))
+    shape = config.probe_hidden_size, config.probe_num_attention_heads, config.probe_mlp_ratio
+    assert shape == ((1024, 16, 4) if probe == "wide" else (None, None, 2)) and config.probe_patch_size == 8
     images, depths = bright_is_far(96)
     predicted = estimate(Pictures.fromarray(images[60]))["predicted_depth"].numpy()
     ratio = np.maximum(predicted / depths[60], depths[60] / predicted)
@@ -97,7 +97,7 @@ def test_wide_encoders_get_the_wide_readout_with_outputs_of_8_pixels(hidden, pat
     features = FrozenFeatures(encoder, tokens, tokens, ProbeConfig(), "cpu")
     assert (features.probe, queries(features)) == (kind, (grid, side))
     small = replace(features, config=ProbeConfig(probe="small"))
-    assert queries(small) == (encoder.grid, patch) and small.probe_size == (None, None)
+    assert queries(small) == (encoder.grid, patch) and not small.probe_size
 
 
 @pytest.mark.parametrize(

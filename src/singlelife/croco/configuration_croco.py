@@ -140,6 +140,7 @@ class CroCoDepthConfig(CroCoConfig):
             every 32 channels of its width.
         probe_patch_size (`int`, *optional*): Side in pixels of what a query of the attentive probe predicts, a
             divisor of both sides of the view; by default `patch_size`.
+        probe_mlp_ratio (`int`): Width of the attentive probe's MLP, in widths of the probe.
         min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
             usually metres.
 
@@ -153,6 +154,7 @@ class CroCoDepthConfig(CroCoConfig):
     probe_hidden_size: int | None = None
     probe_num_attention_heads: int | None = None
     probe_patch_size: int | None = None
+    probe_mlp_ratio: int = 2
     min_depth: float | int = 1e-3
     max_depth: float | int = 10.0
 
@@ -170,7 +172,7 @@ class CroCoDepthConfig(CroCoConfig):
         super().validate_architecture()
         if self.probe_type not in PROBE_TYPES:
             raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
-        for name in ("probe_hidden_size", "probe_num_attention_heads"):
+        for name in ("probe_hidden_size", "probe_num_attention_heads", "probe_mlp_ratio"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
         size = self.probe_patch_size

@@ -17,7 +17,6 @@ from .modeling_croco import CroCoModel, CroCoPreTrainedModel, patch_positions
 SCALE_INVARIANCE = 0.5  # the λ of the loss
 
 _CHANNELS_PER_HEAD = 32
-_MLP_RATIO = 2
 _TOKEN_STD = 0.02
 _POSITION_GAIN, _KEY_STD = 3.0, 0.02  # first values, with which a query looks mostly at its own patch
 _HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
@@ -38,6 +37,7 @@ class CroCoAttentiveProbe(nn.Module):
         num_heads: divides a quarter of the width; one for about every 32 channels by default.
         dense: whether there is a grid of queries; otherwise there is one query for the whole image.
         query_grid: rows and columns of queries, spread over the image; those of the tokens by default.
+        mlp_ratio: width of the MLP, in widths of the probe.
 
     Raises:
         ValueError: the width does not go with positions or heads.
@@ -52,6 +52,7 @@ class CroCoAttentiveProbe(nn.Module):
         num_heads: int | None = None,
         dense: bool = True,
         query_grid: tuple[int, int] | None = None,
+        mlp_ratio: int = 2,
     ):
         super().__init__()
         width = width or max(32, hidden_size // 8 * 4)
@@ -72,8 +73,8 @@ class CroCoAttentiveProbe(nn.Module):
         self.v_proj = nn.Linear(hidden_size, width)
         self.o_proj = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, _MLP_RATIO * width)
-        self.fc2 = nn.Linear(_MLP_RATIO * width, width)
+        self.fc1 = nn.Linear(width, mlp_ratio * width)
+        self.fc2 = nn.Linear(mlp_ratio * width, width)
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Linear(width, out_features)
 
@@ -176,6 +177,7 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
             config.probe_hidden_size,
             config.probe_num_attention_heads,
             self._query_grid,
+            config.probe_mlp_ratio,
         )
         self.post_init()
 
@@ -222,11 +224,13 @@ def depth_probe(
     width: int | None = None,
     num_heads: int | None = None,
     query_grid: tuple[int, int] | None = None,
+    mlp_ratio: int = 2,
 ) -> CroCoAttentiveProbe | CroCoLinearProbe:
     """A probe that predicts the logarithm of depth at the `patch_size**2` pixels of each token's or query's patch."""
     if probe_type == "linear":
         return CroCoLinearProbe(hidden_size, grid_size, patch_size**2)
-    return CroCoAttentiveProbe(hidden_size, grid_size, patch_size**2, width, num_heads, query_grid=query_grid)
+    shape = hidden_size, grid_size, patch_size**2, width, num_heads
+    return CroCoAttentiveProbe(*shape, query_grid=query_grid, mlp_ratio=mlp_ratio)
 
 
 def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:

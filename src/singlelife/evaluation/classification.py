@@ -108,7 +108,7 @@ def _measured(features: FrozenFeatures, classes: list[str]) -> ModelResult:
         shape = features.hidden_size, features.encoder.grid, len(classes)
         if features.probe == "linear":
             return CroCoLinearProbe(*shape, dense=False).apply(init_probe_weights)
-        return CroCoAttentiveProbe(*shape, *features.probe_size, dense=False).apply(init_probe_weights)
+        return CroCoAttentiveProbe(*shape, dense=False, **features.probe_size).apply(init_probe_weights)
 
     def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(output[:, 0], labels)

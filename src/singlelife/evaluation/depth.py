@@ -117,7 +117,7 @@ def _train(features: FrozenFeatures) -> list[nn.Module]:
 
     def make() -> nn.Module:
         tokens = features.hidden_size, features.encoder.grid
-        probe = depth_probe(features.probe, *tokens, side, *features.probe_size, grid)
+        probe = depth_probe(features.probe, *tokens, side, query_grid=grid, **features.probe_size)
         probe.apply(init_probe_weights)
         nn.init.constant_(probe.head.bias, bias)
         return probe
@@ -189,14 +189,14 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     """
     encoder, protocol = probed.features.encoder, probed.frames.protocol
     model = croco_of(encoder)
-    width, heads = probed.features.probe_size
-    linear = probed.features.probe == "linear"
+    size = probed.features.probe_size
     config = CroCoDepthConfig.of(
         model.config,
-        probe_type="linear" if linear else "attentive",
-        probe_hidden_size=width,
-        probe_num_attention_heads=heads,
+        probe_type="linear" if probed.features.probe == "linear" else "attentive",
         probe_patch_size=queries(probed.features)[1],
+        probe_hidden_size=size.get("width"),
+        probe_num_attention_heads=size.get("num_heads"),
+        probe_mlp_ratio=size.get("mlp_ratio", 2),
         min_depth=protocol.min_depth,
         max_depth=protocol.max_depth,
         architectures=None,

@@ -19,8 +19,8 @@ from singlelife.evaluation.settings import ProbeConfig
 from singlelife.machine import choose_device
 from singlelife.optimization import learning_rate, parameter_groups
 
-# The attentive readout of DeepMind's video models: one cross-attention block of this width, with so many heads.
-_WIDE = 1024, 16
+# Of the readout that DeepMind publishes with its video models (github.com/google-deepmind/representations4d).
+_WIDE = {"width": 1024, "num_heads": 16, "mlp_ratio": 4}
 _WIDE_FROM = 768  # channels of an encoder, for which it is the default
 
 _WEIGHT_DECAY = 0.05  # of matrices; biases, norms and learned tokens have none
@@ -57,9 +57,9 @@ class FrozenFeatures:
         return "wide" if self.hidden_size >= _WIDE_FROM else "small"
 
     @property
-    def probe_size(self) -> tuple[int | None, int | None]:
-        """Width and heads of an attentive probe; None for those that go with the encoder."""
-        return _WIDE if self.probe == "wide" else (None, None)
+    def probe_size(self) -> dict[str, int]:
+        """Width, heads and MLP of an attentive probe, where they are not those that go with the encoder."""
+        return _WIDE if self.probe == "wide" else {}
 
     def result(self, measures: dict[str, Measure]) -> ModelResult:
         """What its probes measured."""
