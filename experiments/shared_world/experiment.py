@@ -12,7 +12,8 @@ def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The models to train, by name, with their settings: flags of `singlelife train`.
 
     Each entry of `models` stands for one model for each combination of its lists; `train` has what all models share.
-    A name has the life, then what differs from the usual (pairing, hours, model), then the seed: `sim_1_0.003h_s2`.
+    A name has the life, then what is unusual (pairing, hours, model, or the `tag` of its entry, which is no
+    flag), then the seed: `sim_1_0.003h_s2`.
 
     Raises:
         ValueError: an entry has no life, or two models of one name differ in their settings.
@@ -26,6 +27,7 @@ def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         for values in itertools.product(*choices):
             model = {key: value for key, value in zip(settings, values, strict=True) if value is not None}
             name = _name(model, config.get("train", {}))
+            model.pop("tag", None)
             if models.setdefault(name, model) != model:
                 raise ValueError(f"Two models are called {name}, and have different settings.")
     return models
@@ -39,6 +41,8 @@ def _name(model: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
         parts.append(f"{model['hours']:g}h")
     if model.get("model") != usual.get("model"):
         parts.append(Path(str(model["model"])).stem)
+    if "tag" in model:
+        parts.append(model["tag"])
     return "_".join([*parts, f"s{model['seed']}"])
 
 

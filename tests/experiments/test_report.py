@@ -1,53 +1,59 @@
-"""From a small table of results to a page: sets, differences, verdicts; and the page that is published."""
+"""From the rows of a small experiment to its page: values, tests of claims, verdicts."""
 
 import itertools
+import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
-import yaml
 from experiment import all_models, as_flags, select
-from report import NUMBERS, summarize, verdict, write_page
-from scipy import stats
+from report import collect, model_table, run_claims, verdict, write_page
 
 from singlelife.results import ResultRow, append_results
 
-from .conftest import FOLDER
-
+LIVES, CONTROLS = [f"sim_{n}" for n in range(1, 7)], ["sim_still", "sim_slides"]
 CONFIG = {
     "title": "A miniature",
-    "about": "Six models.",
-    "limits": ["It says nothing of the world."],
+    "about": "Nine lives.",
+    "limits": ["It says nothing about the world."],
     "models": [
-        {"life": ["sim_1", "sim_2"], "seed": [0, 1, 2], "hours": [0.1, None]},
-        {"life": "sim_still", "seed": [0, 1, 2]},
+        {"life": LIVES, "seed": [0, 1], "pairing": ["temporal", "random"]},
+        {"life": "sim_1", "hours": [0.1]},
+        {"life": CONTROLS},
         {"life": "sim_pooled"},
     ],
     "scores": {
         "agreement": {"models": ["*"], "reference": "sim_pooled_s0", "k": [5, 1]},
-        "datasets": {"models": ["sim_[12]*"], "groups": {"one": ["sim_1_*"], "two": ["sim_2_*"]}},
+        "matrix": {"models": ["sim_[1-6]_s?"]},
     },
     "evaluations": {"correspondence": {"task": "correspondence"}},
     "questions": {
         "emergence": {
-            "ask": "How much life?", "finding": "More is better.", "metrics": ["position_free"], "by_hours": ["walks"],
-            "sets": {"walks": ["sim_[12]*"], "still": ["sim_still_s?"]},
-            "claims": [{"metrics": ["position_free"], "more": "walks", "less": ["walks@shortest", "still"]}],
+            "ask": "How much life?", "metrics": ["centred"], "by_hours": ["walks"],
+            "sets": {"walks": ["sim_1_s?", "sim_1_0.1h_s0"], "controls": ["sim_still_s0", "sim_slides_s0"]},
         },
         "controls": {
-            "ask": "Which is better?", "finding": "Walks.", "metrics": ["position_free", "aepe_240"],
-            "sets": {"walks": ["sim_[12]_s?"], "still": ["sim_still_s?"]},
-            "claims": [{"metrics": ["position_free", "aepe_240"], "order": ["walks", "still"]}],
+            "ask": "Do walks agree more?", "finding": "They do.", "metrics": ["centred"],
+            "sets": {"walks": ["sim_[1-6]_s?"], "still": ["sim_still_s0"], "slides": ["sim_slides_s0"]},
+            "claims": [{"metric": "centred", "more": "walks", "than": ["still", "slides"]}],
+        },
+        "pairings": {
+            "ask": "Which pairs?", "finding": "Temporal.", "metrics": ["aepe_240"],
+            "sets": {"temporal": ["sim_[1-6]_s?"], "random": ["sim_[1-6]_random_s?"]},
+            "claims": [{"metric": "aepe_240", "more": "temporal", "than": ["random"], "paired": True}],
         },
         "transfer": {
-            "ask": "Does it transfer?", "finding": "It does.",
-            "correlate": {"with": ["position_free"], "metrics": ["aepe_240"], "judged": ["aepe_240"]},
-            "sets": {"walks": ["sim_[12]*"], "still": ["sim_still_s?"]},
+            "ask": "Does it transfer?", "finding": "It does.", "metrics": ["centred", "aepe_240"],
+            "sets": {"walks": ["sim_[1-6]_s?"]},
+            "claims": [{"metric": "aepe_240", "predictor": "centred", "models": ["walks"]}],
         },
         "datasets": {
             "ask": "Do lives of one set agree more?", "finding": "They do.", "metrics": ["raw"],
-            "matrices": {"all": "datasets"},
+            "matrices": {"all lives": "matrix"}, "sets": {"walks": ["sim_[1-6]_s?"]},
+            "claims": [{"metric": "raw", "matrix": "matrix",
+                        "groups": {"one": ["sim_[1-3]_s?"], "two": ["sim_[4-6]_s?"]}}],
         },
     },
 }  # fmt: skip
@@ -63,97 +69,89 @@ def row(model: str, metric: str, value: float, reference: str = "", k: int = 5) 
 
 
 def quality(name: str) -> float:
-    """What each model of the miniature is worth: walks more than still cameras, a whole life more than a part."""
-    seed = int(name[-1])
-    return 0.01 * seed + (0.0 if "still" in name else 0.3 if "0.1h" in name else 0.6)
+    """What a model is worth: a walk more than a control, temporal pairs more than random ones, later lives more."""
+    if "still" in name or "slides" in name:
+        return 0.1 if "still" in name else 0.2
+    return 0.5 + 0.02 * int(name[4]) + 0.01 * int(name[-1]) - 0.1 * ("random" in name) - 0.3 * ("0.1h" in name)
 
 
 @pytest.fixture
 def results(tmp_path: Path) -> Path:
     folder = tmp_path / "out"
-    names = [name for name in all_models(CONFIG) if "pooled" not in name]
-    for kind in ("cas/agreement", "cas/datasets", "evaluate/correspondence"):
+    for kind in ("cas/agreement", "cas/matrix", "evaluate/correspondence"):
         (folder / kind).mkdir(parents=True)
-    for name in names:
+    for name in all_models(CONFIG):
+        if "pooled" in name:
+            continue
         cas = CHANCE + (1 - CHANCE) * quality(name)
-        rows = [row("sim_pooled_s0", "position_free", cas, name), row("sim_pooled_s0", "position_free", 0.9, name, 1)]
-        rows += [row("sim_pooled_s0", "true_match_raw_large_shifts", 0.5), row(name, "position_raw", 0.3)]
+        rows = [row("sim_pooled_s0", "centred", cas, name), row("sim_pooled_s0", "centred", 0.9, name, 1)]
+        rows += [row("sim_pooled_s0", "true_match_raw_large_shifts", 0.5), row(name, "raw", 0.3)]
         append_results(folder / "cas" / "agreement" / f"{name}.jsonl", rows)
-        error = [row(name, "aepe_240", 100 - 50 * quality(name)), row(name, "pck1", 0.1)]
+        error = [row(name, "aepe_240", 100 - 50 * quality(name))]
         append_results(folder / "evaluate" / "correspondence" / f"{name}.jsonl", error)
-        if "h_" in name or "still" not in name:
-            (folder / "runs" / name).mkdir(parents=True)
-            (folder / "runs" / name / "life.json").write_text('{"hours": 1.5}')
-    walks = select(all_models(CONFIG), "sim_[12]*")
-    pairs = itertools.combinations(walks, 2)
-    append_results(
-        folder / "cas" / "datasets" / "all.jsonl",
-        [row(a, "raw", 0.5 if a[:5] == b[:5] else 0.4, b) for a, b in pairs],
-    )
+        (folder / "runs" / name).mkdir(parents=True)
+        (folder / "runs" / name / "life.json").write_text('{"hours": 1.5}')
+    pairs = itertools.combinations(select(all_models(CONFIG), "sim_[1-6]_s?"), 2)
+    cells = [row(a, "raw", 0.5 if (a < "sim_4") == (b < "sim_4") else 0.4, b) for a, b in pairs]
+    append_results(folder / "cas" / "matrix" / "all.jsonl", cells)
     return folder
 
 
-def numbers_of(summary: pd.DataFrame, question: str) -> pd.DataFrame:
-    return summary[summary.question == question]
+def test_each_claim_has_one_test_that_counts_lives_and_not_models(results):
+    values = collect(CONFIG, results)
+    table = model_table(CONFIG, values)
+    assert table.centred["sim_2_s1"] == pytest.approx(0.55)  # corrected for chance, at the first k
+    assert table.hours["sim_1_0.1h_s0"] == 0.1 and table.hours["sim_1_s0"] == 1.5
+    tests = run_claims(CONFIG, values).set_index("question")
+    walks = [np.mean([quality(f"{life}_s{seed}") for seed in (0, 1)]) for life in LIVES]
+    controls = tests.loc["controls"]
+    assert controls.value == pytest.approx(np.mean(walks) - 0.2)  # over the highest control
+    assert controls.lives == 8 and controls.p == controls.smallest == pytest.approx(1 / math.comb(8, 2))
+    pairings = tests.loc["pairings"]
+    assert pairings.value == pytest.approx(50 * 0.1) and pairings.p == pytest.approx(1 / 2**6)  # a smaller error
+    assert tests.loc["transfer"].value == pytest.approx(1) and tests.loc["transfer"].p == pytest.approx(1 / 720)
+    datasets = tests.loc["datasets"]
+    assert datasets.value == pytest.approx(0.1 / (1 - CHANCE)) and datasets.p == pytest.approx(2 / math.comb(6, 3))
+    for name, factor in (("transfer", 4), ("pairings", 3), ("controls", 2), ("datasets", 1)):
+        assert tests.loc[name].holm == pytest.approx(factor * tests.loc[name].p)
 
 
-def test_means_and_differences_are_those_of_the_rows(results):
-    summary = summarize(CONFIG, results)
-    emergence = numbers_of(summary, "emergence")
-    means = emergence[emergence.kind == "mean"].set_index(["label", "at"]).value
-    assert means["walks", 0.1] == pytest.approx(0.31) and means["walks", 1.5] == pytest.approx(0.61)
-    difference = emergence[emergence.label == "walks over still"].iloc[0]
-    more = [quality(name) for name in select(all_models(CONFIG), "sim_[12]_s?")]
-    expected = stats.ttest_ind(more, [0.0, 0.01, 0.02], equal_var=False).confidence_interval(0.95)
-    assert [difference.low, difference.high] == pytest.approx([expected.low, expected.high])
-    controls = numbers_of(summary, "controls")
-    assert (controls[controls.kind == "difference"].value > 0).all()  # a smaller error is a better one
-    transfer = numbers_of(summary, "transfer")
-    rho = transfer[transfer.label == "all"].value.iloc[0]
-    assert rho == pytest.approx(-1)  # the error falls as the score rises
-    groups = numbers_of(summary, "datasets")
-    assert groups[groups.kind == "difference"].value.iloc[0] == pytest.approx(0.1 / (1 - CHANCE))
-    assert groups[groups.kind == "difference"].p.iloc[0] < 0.05
-
-
-def test_verdicts_follow_the_rule_and_wait_for_all_models(results):
-    questions = CONFIG["questions"]
-    summary = summarize(CONFIG, results)
-    verdicts = {name: verdict(question, numbers_of(summary, name)) for name, question in questions.items()}
-    assert verdicts == dict.fromkeys(questions, "reproduced")
-    turned = summary.assign(value=-summary.value, low=-summary.high, high=-summary.low)
-    assert verdict(questions["controls"], numbers_of(turned, "controls")) == "not reproduced"
-    wide = summary.assign(low=-1.0, high=1.0)
-    assert verdict(questions["emergence"], numbers_of(wide, "emergence")) == "undecided"
-    assert verdict(questions["datasets"], numbers_of(summary.assign(p=0.2), "datasets")) == "undecided"
-    for seed in (1, 2):
-        (results / "cas" / "agreement" / f"sim_still_s{seed}.jsonl").unlink()
-    summary = summarize(CONFIG, results)
-    assert summary[summary.label == "walks over still"].low.isna().any()  # an interval takes two models a side
-    for name in ("emergence", "controls", "transfer"):
-        assert verdict(questions[name], numbers_of(summary, name)) == "not measured yet"
+def test_verdicts_follow_the_corrected_tests_and_wait_for_all_models(results):
+    values = collect(CONFIG, results)
+    tests = run_claims(CONFIG, values)
+    verdicts = {name: verdict(tests[tests.question == name]) for name in CONFIG["questions"]}
+    assert verdicts == {
+        "emergence": "described, not tested", "controls": "undecided", "pairings": "reproduced",
+        "transfer": "reproduced", "datasets": "undecided",
+    }  # fmt: skip
+    turned = values.assign(value=values.value.where(values.metric != "aepe_240", -values.value))
+    turned = run_claims(CONFIG, turned)
+    assert verdict(turned[turned.question == "pairings"]) == "not reproduced"
+    (results / "cas" / "agreement" / "sim_still_s0.jsonl").unlink()
+    (results / "evaluate" / "correspondence" / "sim_still_s0.jsonl").unlink()
+    shutil.rmtree(results / "runs" / "sim_still_s0")
+    tests = run_claims(CONFIG, collect(CONFIG, results))
+    assert verdict(tests[tests.question == "controls"]) == "not measured yet"
+    assert verdict(tests[tests.question == "pairings"]) == "reproduced"
 
 
 @pytest.mark.integration
-def test_a_page_has_figures_and_can_be_made_of_what_there_is_so_far(results, tmp_path):
+def test_a_page_has_figures_and_is_the_same_from_kept_values(results, tmp_path):
     page = tmp_path / "page" / "results.md"
     page.parent.mkdir()
-    write_page(CONFIG, summarize(CONFIG, results), page)
+    values = collect(CONFIG, results)
+    write_page(CONFIG, values, page)
     text = page.read_text()
-    assert "1 h 30 min" in text and text.count("](images/study_") == 3  # groups have no figure
+    assert "1 h 30 min" in text and "one life, two seeds | raw CAS" in text
+    assert text.count("](images/study_") == 4  # matrices have no figure
     assert all(path.read_bytes().startswith(b"\x89PNG") for path in (page.parent / "images").iterdir())
+    values.to_csv(tmp_path / "values.csv", index=False)
+    kept = pd.read_csv(tmp_path / "values.csv", keep_default_na=False).astype({"value": float})
+    write_page(CONFIG, kept, page)
+    assert page.read_text() == text
     shutil.rmtree(results)
-    write_page(CONFIG, summarize(CONFIG, results), page)
+    write_page(CONFIG, collect(CONFIG, results), page)
     assert page.read_text().count("**not measured yet**") == 8
-
-
-@pytest.mark.integration
-def test_the_published_page_is_that_of_the_published_summary(tmp_path):
-    config = yaml.safe_load((FOLDER / "config.yaml").read_text())
-    docs = FOLDER.parents[1] / "docs"
-    shutil.copytree(docs / "images", tmp_path / "images")
-    write_page(config, pd.read_csv(FOLDER / "measured.csv", dtype=NUMBERS), tmp_path / "results.md")
-    assert (tmp_path / "results.md").read_text() == (docs / "results.md").read_text()
 
 
 def test_models_are_named_by_what_sets_them_apart():
