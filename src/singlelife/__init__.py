@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from singlelife.croco import CroCoForPreTraining as CroCoForPreTraining
     from singlelife.croco import CroCoImageProcessor as CroCoImageProcessor
     from singlelife.croco import CroCoModel as CroCoModel
-    from singlelife.lives.resolve import resolve_life as load_life
+    from singlelife.lives.resolve import resolve_life as load_life  # noqa: F401
 
 _PUBLIC = {  # name → where it is
     "CroCoConfig": "croco.CroCoConfig",
@@ -41,18 +41,7 @@ _PUBLIC = {  # name → where it is
     "load_life": "lives.resolve.resolve_life",
 }
 
-__all__ = [
-    "CroCoConfig",
-    "CroCoForDepthEstimation",
-    "CroCoForPreTraining",
-    "CroCoImageProcessor",
-    "CroCoModel",
-    "PairSet",
-    "cas",
-    "cas_curve",
-    "cas_matrix",
-    "load_life",
-]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

@@ -57,7 +57,7 @@ class FrozenFeatures:
         return "wide" if self.hidden_size >= _WIDE_FROM else "small"
 
     @property
-    def probe_size(self) -> dict[str, int]:
+    def probe_size(self) -> dict[str, Any]:
         """Width, heads and MLP of an attentive probe, where they are not those that go with the encoder."""
         return _WIDE if self.probe == "wide" else {}
 
