@@ -83,15 +83,9 @@ result = [first["image"].size, first["timestamp"], first["pose"]]
 
 def test_poses_and_points_beside_a_life_come_along(hub, hub_client, small_life, tmp_path):
     life = PreparedLife.load(shutil.copytree(small_life.path, tmp_path / "life"))
-    geometry = [
-        {
-            "pose": np.full((4, 4), row / 7).tolist(),
-            "intrinsics": 4 * [1.5],
-            "component": 0,
-            "point_ids": [row, row + 2],
-        }
-        for row in range(len(life))
-    ]
+    poses = np.random.default_rng(0).normal(size=(len(life), 4, 4)).tolist()
+    rest = {"intrinsics": 4 * [1.5], "component": 0}
+    geometry = [{"pose": pose, "point_ids": [row, 2 * row + 1], **rest} for row, pose in enumerate(poses)]
     Dataset.from_list(geometry, GEOMETRY_COLUMNS).save_to_disk(life.path / "geometry")
     (life.path / "geometry" / "geometry.json").write_text('{"source": "Aria MPS", "num_registered": 38}')
     repository = pushed(hub, hub_client, life.path, "ann/kitchen")
