@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 
 from singlelife._version import __version__
 from singlelife.commands import EXTRAS
@@ -83,6 +84,9 @@ def _run(words: list[str]) -> int:
     if words[0] == "--version":
         print(f"singlelife {__version__}")
         return 0
+    for word in words:
+        if word.startswith("-") and Path(word).is_file():
+            raise SingleLifeError(f"{word} is a file, but a hyphen in front makes it a flag: write ./{word}")
     if words[0] not in COMMANDS:
         raise SingleLifeError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
     if words[0] == "train":  # which defaults its --help shows depends on the life

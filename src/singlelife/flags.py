@@ -14,7 +14,9 @@ from singlelife.text import did_you_mean
 _DEFAULTS = {"None": "", "": "", "False": "", "True": "(default: yes)"}  # what help says of these
 
 
-def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any = None) -> Any:
+def parse_flags(
+    settings: Any, program: str, words: Sequence[str], default: Any = None, about: str | None = None
+) -> Any:
     """Read a command line into a data class.
 
     Args:
@@ -23,6 +25,7 @@ def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any 
         program: the name that --help shows.
         words: of the command line.
         default: an instance whose values are the defaults, instead of those of the class.
+        about: what --help says first, instead of the docstring of the class.
 
     Raises:
         SingleLifeError: there is no such subcommand.
@@ -36,10 +39,9 @@ def parse_flags(settings: Any, program: str, words: Sequence[str], default: Any 
     _make_help_plain()
     conf = tyro.conf
     plain = (conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone)
+    plain += (conf.PositionalMetavarFromFieldName,)
     more = {} if default is None else {"default": default}
-    return tyro.cli(
-        settings, prog=program, args=list(words), config=(*plain, conf.PositionalMetavarFromFieldName), **more
-    )
+    return tyro.cli(settings, prog=program, description=about, args=list(words), config=plain, **more)
 
 
 def _make_help_plain() -> None:

@@ -81,7 +81,6 @@ class Cas:
             raise SingleLifeError("--groups and --representation are for more than two models.")
         if len(self.models) != 2 and self.config.heads == "each":
             raise SingleLifeError("--heads each compares two models; name just two.")
-        check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
             if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
                 raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
@@ -89,6 +88,7 @@ class Cas:
             raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
 
     def run(self) -> int:
+        check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         groups = dict(map(_named_group, self.groups))
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 

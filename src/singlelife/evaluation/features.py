@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.files import atomic_dir, check_room
-from singlelife.lives.prepare import default_cache_dir
+from singlelife.lives.registry import default_cache_dir
 from singlelife.pictures import read_picture
 
 FORMAT_VERSION = 2
