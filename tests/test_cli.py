@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -69,11 +70,13 @@ print(json.dumps([pages, sorted({"torch", "transformers", "matplotlib"} & set(sy
     assert "\n    singlelife evaluate depth " in pages["evaluate depth"]  # examples stay as they are
 
 
-def test_without_a_command_there_is_help_and_the_module_is_the_command(capsys):
+def test_without_a_command_there_is_help_and_the_module_is_the_command(capsys, monkeypatch):
     assert main([]) == 0
     page = capsys.readouterr().out
     done = subprocess.run([sys.executable, "-m", "singlelife", "--version"], capture_output=True, text=True)
     assert "singlelife lives" in page and done.stdout == f"singlelife {singlelife.__version__}\n"
+    monkeypatch.setattr("singlelife.commands.doctor.Doctor.run", lambda self: signal.raise_signal(signal.SIGINT))
+    assert main(["doctor"]) == 130
 
 
 def test_doctor_says_what_is_here_and_what_is_missing(tmp_path):
@@ -103,6 +106,7 @@ def test_cas_prints_and_writes_what_it_says(models, pairs, tmp_path, capsys, mon
     written = {line.split()[1] for line in shown.err.splitlines() if line.startswith("wrote ")}
     here = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert written == {path for path in here if not path.startswith(".")} >= {"scores.json", "saved/result.json"}
+    assert f"next: singlelife push {models[0]} --results results.jsonl" in shown.err
     fields = json.loads(Path("scores.json").read_text())
     assert fields["models"] == models and fields["k"] == 2 and [each["k"] for each in fields["curve"]] == [1, 2]
     assert fields["direction"] == "reciprocal" and fields["sinks"] == "mask" and fields["layers"] == [[0], [0]]

@@ -2,7 +2,7 @@
 mistyped name are quick. Here is what several of them share."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from singlelife.errors import CheckpointError
@@ -37,7 +37,8 @@ def check_models(models: Iterable[str]) -> None:
         name = model.removeprefix(UNTRAINED)
         name = name.rpartition("@")[0] or name if fresh else name
         path, presets = Path(name).expanduser(), config_names("models")
-        on_the_hub = name.count("/") == 1 and not name.startswith((".", "~", "/")) and path.parts[0] != str(_RUNS)
+        namespace, slash, rest = name.partition("@")[0].partition("/")
+        on_the_hub = slash and rest and "/" not in rest and namespace.strip(".~") and namespace != str(_RUNS)
         if path.exists() or on_the_hub or (fresh and name in presets):
             continue
         known = presets if fresh else [*runs_here(), *(f"{UNTRAINED}{preset}" for preset in presets)]
@@ -65,3 +66,9 @@ def report_written(*paths: Path | str | None, following: str = "") -> None:
             print(f"wrote {file}", file=sys.stderr)
     if written and following:
         print(f"next: {following}", file=sys.stderr)
+
+
+def push_with(results: Path | None, models: Sequence[str]) -> str:
+    """The command that publishes a run of these with its new results; empty where there is none."""
+    runs = [model for model in models if results and Path(model).is_dir()]
+    return f"singlelife push {runs[0]} --results {results}" if runs else ""

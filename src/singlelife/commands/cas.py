@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from singlelife.alignment.settings import CasConfig
-from singlelife.commands import check_models, report_written
+from singlelife.commands import check_models, push_with, report_written
 from singlelife.errors import SingleLifeError
 from singlelife.results import append_results
 
@@ -117,7 +117,7 @@ class Cas:
 
             save_pictures(result, self.save)
             result.save_json(self.save / "result.json")
-        report_written(self.json, self.results, self.save)
+        report_written(self.json, self.results, self.save, following=push_with(self.results, self.models))
         return SOME_FAILED if getattr(result, "failed", ()) else 0
 
 

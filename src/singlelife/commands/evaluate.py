@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from singlelife.commands import check_models, report_written
+from singlelife.commands import check_models, push_with, report_written
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.settings import ClassificationConfig, CorrespondenceConfig, DepthConfig, EvaluationConfig
 from singlelife.files import atomic_write
@@ -70,7 +70,7 @@ class _Evaluate:
                 aside.write_text(fields + "\n", encoding="utf-8")
         if self.results:
             append_results(self.results, evaluation.rows())
-        report_written(self.json, self.results, *drawn, following=following)
+        report_written(self.json, self.results, *drawn, following=following or push_with(self.results, self.models))
         for model, why in evaluation.failed.items():
             print(f"singlelife: {model} could not be measured: {why}", file=sys.stderr)
         return SOME_FAILED if evaluation.failed else 0
