@@ -46,10 +46,11 @@ def check_models(models: Iterable[str]) -> None:
 
 
 def _nearest(name: str, path: Path, known: list[str]) -> str:
-    if path.parent != Path() and path.parent.is_dir() and path.parent != _RUNS:
-        known = [str(beside) for beside in sorted(path.parent.glob("*/"))] or known
     last = {model.replace(":", "/").rpartition("/")[2]: model for model in known}  # sim_1 means runs/sim_1
-    return f" Did you mean {last[path.name]}?" if path.name in last else did_you_mean(name, known)
+    if path.name in last:
+        return f" Did you mean {last[path.name]}?"
+    beside = sorted(map(str, path.parent.glob("[!.]*/"))) if "/" in name else []
+    return did_you_mean(name, dict.fromkeys([*known, *beside]))
 
 
 def no_folder(name: str) -> str:
