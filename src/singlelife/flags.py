@@ -38,8 +38,8 @@ def parse_flags(
         raise SingleLifeError(f"{program} takes no {words[0]!r}.{did_you_mean(words[0], names)}")
     _make_help_plain()
     conf = tyro.conf
-    plain = (conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone)
-    plain += (conf.PositionalMetavarFromFieldName,)
+    plain = [conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone]
+    plain += [conf.PositionalMetavarFromFieldName]
     more = {} if default is None else {"default": default}
     return tyro.cli(settings, prog=program, description=about, args=list(words), config=plain, **more)
 

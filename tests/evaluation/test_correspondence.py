@@ -116,7 +116,7 @@ def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
     [
         ("H_1_3", b"1 0 0\n0 1\n", "H_1_3: not a homography"),
         ("H_1_3", None, "H_1_3: no such file"),
-        ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not an image"),
+        ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not a picture"),
         ("H_1_3", b"1 0 500\n0 1 0\n0 0 1\n", "no overlap"),
     ],
 )
