@@ -8,7 +8,7 @@ from reporting import Findings, run_script, script_parser
 from tqdm.auto import tqdm
 
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.features import read_image
+from singlelife.evaluation.features import rgb
 from singlelife.evaluation.image_pairs import read_homography
 
 NAME = "hpatches"
@@ -58,12 +58,12 @@ def check(folder: Path | None) -> Findings:
 def _faults(sequence: Path) -> list[str]:
     faults = []
     readers: list[tuple[str, Callable[[Path], object]]]
-    readers = [(f"{number}.ppm", read_image) for number in range(1, IMAGES + 1)]
+    readers = [(f"{number}.ppm", rgb) for number in range(1, IMAGES + 1)]
     readers += [(f"H_1_{number}", read_homography) for number in range(2, IMAGES + 1)]
     for name, read in readers:
         try:
             read(sequence / name)
-        except EvaluationError as error:
+        except (EvaluationError, ValueError) as error:
             faults.append(str(error))
     return faults
 

@@ -59,7 +59,7 @@ class Client:
         names = {name: str(value) if hasattr(value, "__fspath__") else value for name, value in names.items()}
         self.process.stdin.write(json.dumps({"code": code, "token": token, "names": names}) + "\n")
         self.process.stdin.flush()
-        watch = threading.Timer(120, self.process.kill)
+        watch = threading.Timer(280, self.process.kill)
         watch.start()
         line = self.process.stdout.readline()
         watch.cancel()

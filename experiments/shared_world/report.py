@@ -35,9 +35,11 @@ TITLES = {
     "true_match_centred_large_shifts": "centred true matches at large shifts",
     "delta1": "depth δ1",
     "abs_rel": "depth AbsRel",
+    "scannet_delta1": "ScanNet δ1",
+    "scannet_abs_rel": "ScanNet AbsRel",
     "aepe_240": "AEPE, px of 240",
 }
-LOWER_IS_BETTER = ("abs_rel", "aepe_240")
+LOWER_IS_BETTER = ("abs_rel", "scannet_abs_rel", "aepe_240")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
 HOW_TO_READ = Path(__file__).with_name("how_to_read.md")
 PERMUTATIONS = 50_000  # every one where there are no more, else 50,000 random ones
@@ -56,6 +58,7 @@ def collect(config: Mapping[str, Any], folder: Path) -> pd.DataFrame:
             if not files:
                 continue
             rows = read_results(*files).assign(measure=measure)
+            rows["metric"] = settings.get("prefix", "") + rows.metric  # where two measures have the same metrics
             for column in ("model", "reference"):  # a row has the run folder of a model that was trained here
                 rows[column] = [str(model).rpartition("/runs/")[2] for model in rows[column]]
             if kind == "cas":

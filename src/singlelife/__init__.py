@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from singlelife.croco import CroCoForPreTraining as CroCoForPreTraining
     from singlelife.croco import CroCoImageProcessor as CroCoImageProcessor
     from singlelife.croco import CroCoModel as CroCoModel
-    from singlelife.lives.resolve import resolve_life as load_life
+    from singlelife.lives.resolve import resolve_life as load_life  # noqa: F401
     from singlelife.pretraining.pretrain import train as train
 
 _PUBLIC = {  # name → where it is
@@ -43,19 +43,7 @@ _PUBLIC = {  # name → where it is
     "train": "pretraining.pretrain.train",
 }
 
-__all__ = [
-    "CroCoConfig",
-    "CroCoForDepthEstimation",
-    "CroCoForPreTraining",
-    "CroCoImageProcessor",
-    "CroCoModel",
-    "PairSet",
-    "cas",
-    "cas_curve",
-    "cas_matrix",
-    "load_life",
-    "train",
-]
+__all__ = list(_PUBLIC)
 
 
 def __getattr__(name: str) -> Any:

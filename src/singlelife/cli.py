@@ -6,8 +6,10 @@ from importlib import import_module
 from pathlib import Path
 
 from singlelife._version import __version__
+from singlelife.commands import EXTRAS
 from singlelife.errors import SingleLifeError, show_warnings_plainly
 from singlelife.flags import parse_flags
+from singlelife.text import did_you_mean
 
 COMMANDS = {
     "lives": "list the lives known by name, or explain one",
@@ -20,9 +22,8 @@ COMMANDS = {
     "convert": "open a checkpoint of the reference CroCo as a model of this package",
     "push": "publish a model, a prepared life or a pair set on the Hub",
     "demo": "compare models in the browser, here or as a Space on the Hub",
+    "doctor": "show versions, device, cache, models here, and what is missing for which feature",
 }
-
-_EXTRAS = {"vizdoom": "sim", "matplotlib": "plots", "pycolmap": "poses", "h5py": "evaluation", "gradio": "spaces"}
 
 _USAGE = """\
 usage: singlelife COMMAND ...
@@ -42,41 +43,30 @@ from one person's video to two aligned models:
   singlelife evaluate correspondence runs/sim_1       how well it matches two views
   singlelife push runs/sim_1                          publish a model on the Hub
 
-training on several processes or GPUs: accelerate launch train.py --life NAME"""
+training on several processes or GPUs: accelerate launch train.py --life NAME
+
+exit codes: 0; 1 if some models or pairs failed and the others were measured; 2 for an error that you can act on;
+130 after Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 2 for an error that the user can act on, printed on stderr; 130 if interrupted.
+        The exit code: 0; 1 if something could not be measured; 2 for an error that the user can act on, printed on
+        stderr; 130 if interrupted.
     """
     show_warnings_plainly()
-    words = list(sys.argv[1:] if arguments is None else arguments)
-    if not words or words[0] in ("-h", "--help"):
-        print(_USAGE.format(commands="\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())))
-        return 0 if words else 2
-    if words[0] == "--version":
-        print(f"singlelife {__version__}")
-        return 0
     try:
-        for word in words:
-            if word.startswith("-") and Path(word).is_file():
-                raise SingleLifeError(f"{word} is a file, but a hyphen in front makes it a flag: write ./{word}")
-        if words[0] not in COMMANDS:
-            raise SingleLifeError(f"there is no command {words[0]!r}. The commands are: {', '.join(COMMANDS)}.")
-        if words[0] == "train":  # which defaults its --help shows depends on the life
-            return import_module("singlelife.commands.train").main(words[1:])
-        command = import_module(f"singlelife.commands.{words[0]}").COMMAND
-        return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()
+        return _run(list(sys.argv[1:] if arguments is None else arguments))
     except SingleLifeError as error:
         print(f"singlelife: {error}", file=sys.stderr)
         return error.exit_code
     except ModuleNotFoundError as error:
         package = (error.name or "").partition(".")[0]
-        if package not in _EXTRAS:
+        if package not in EXTRAS:
             raise
-        extra = f"pip install 'singlelife[{_EXTRAS[package]}]'"
+        extra = f"pip install 'singlelife[{EXTRAS[package][0]}]'"
         print(f"singlelife: this needs {package}, which is not installed: {extra}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -85,6 +75,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # the reader of our output, such as `head`, has seen enough
         sys.stderr.close()
         return 0
+
+
+def _run(words: list[str]) -> int:
+    if not words or words[0] in ("-h", "--help"):
+        print(_USAGE.format(commands="\n".join(f"  {name:<10}{summary}" for name, summary in COMMANDS.items())))
+        return 0
+    if words[0] == "--version":
+        print(f"singlelife {__version__}")
+        return 0
+    for word in words:
+        if word.startswith("-") and Path(word).is_file():
+            raise SingleLifeError(f"{word} is a file, but a hyphen in front makes it a flag: write ./{word}")
+    if words[0] not in COMMANDS:
+        raise SingleLifeError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
+    if words[0] == "train":  # which defaults its --help shows depends on the life
+        return import_module("singlelife.commands.train").main(words[1:])
+    command = import_module(f"singlelife.commands.{words[0]}").COMMAND
+    return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()
 
 
 if __name__ == "__main__":

@@ -1,8 +1,17 @@
 """Flags of the command line from data classes of settings."""
 
+import shutil
+import textwrap
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib import import_module
 from inspect import cleandoc
-from typing import Any
+from typing import Any, get_args
+
+from singlelife.errors import SingleLifeError
+from singlelife.text import did_you_mean
+
+_DEFAULTS = {"None": "", "": "", "False": "", "True": "(default: yes)"}  # what help says of these
 
 
 def parse_flags(
@@ -19,26 +28,70 @@ def parse_flags(
         about: what --help says first, instead of the docstring of the class.
 
     Raises:
+        SingleLifeError: there is no such subcommand.
         SystemExit: --help (0), or the words are not what the settings take (2).
     """
     import tyro  # 60 ms, which `singlelife --help` does not need
 
-    _join_lines_of_help()
+    names = [part.__metadata__[0].name for part in get_args(settings)]
+    if names and words and words[0] not in names and not words[0].startswith("-"):
+        raise SingleLifeError(f"{program} takes no {words[0]!r}.{did_you_mean(words[0], names)}")
+    _make_help_plain()
     conf = tyro.conf
-    plain = (conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone)
+    plain = [conf.OmitArgPrefixes, conf.OmitSubcommandPrefixes, conf.CascadeSubcommandArgs, conf.DisallowNone]
+    plain += [conf.PositionalMetavarFromFieldName]
     more = {} if default is None else {"default": default}
     return tyro.cli(settings, prog=program, description=about, args=list(words), config=plain, **more)
 
 
-def _join_lines_of_help() -> None:
-    """Have tyro take the indentation out of a field's docstring, so that its lines join to one paragraph."""
-    from tyro import _strings
+def _make_help_plain() -> None:
+    """Have tyro's --help join and wrap paragraphs, keep indented lines as they are, give subcommands one sentence,
+    begin with the flags that are required, and leave out defaults that say nothing.
 
-    join = getattr(_strings, "remove_single_line_breaks", None)
-    if join is not None and not hasattr(join, "cleaned"):  # another version may do it by itself
+    This reaches into tyro, where another version may differ; `tests/test_cli.py` reads every page.
+    """
+    arguments: Any = import_module("tyro._arguments")
+    strings: Any = import_module("tyro._strings")
+    pages: Any = import_module("tyro._backends._tyro_help_formatting")
+    if strings.remove_single_line_breaks is _joined:
+        return
+    strings.remove_single_line_breaks = _joined
+    usual_help, usual_page = arguments.generate_argument_helptext, pages.format_help
 
-        def cleaned(helptext: str) -> str:
-            return join(cleandoc(helptext))
+    def argument_help(argument: Any, lowered: Any, compact: bool = False) -> Any:
+        conf = replace(
+            argument.field.argconf, help_behavior_hint=lambda label: _DEFAULTS.get(label, f"(default: {label})")
+        )
+        return usual_help(replace(argument, field=replace(argument.field, argconf=conf)), lowered, compact)
 
-        cleaned.cleaned = True  # type: ignore[attr-defined]
-        _strings.remove_single_line_breaks = cleaned
+    def page(
+        prog: str, parser_spec: Any, args: list[Any], subparser_frontier: Any, verbose: bool = False
+    ) -> list[str]:
+        width = min(shutil.get_terminal_size().columns, 100)
+        for each in args:
+            if (each.arg.lowered.metavar or "").startswith("{["):  # of a tuple that may be None
+                each.arg.lowered.metavar = each.arg.lowered.metavar[1:-1]
+        for group in subparser_frontier.values():
+            for command in group.parser_from_name.values():
+                command.description = command.description.partition("\n")[0]
+        paragraphs = parser_spec.description.split("\n")
+        wrapped = (each if each.startswith(" ") else textwrap.fill(each, width) for each in paragraphs)
+        args = sorted(args, key=lambda each: not each.arg.lowered.required)
+        return usual_page(
+            prog, replace(parser_spec, description="\n".join(wrapped)), args, subparser_frontier, verbose
+        )
+
+    arguments.generate_argument_helptext, pages.format_help = argument_help, page
+
+
+def _joined(text: str) -> str:
+    """A docstring with a line for each paragraph; indented lines stay."""
+    paragraphs: list[str] = []
+    last = ""
+    for line in cleandoc(text).splitlines():
+        if paragraphs and line.strip() and last.strip() and not line.startswith(" ") and not last.startswith(" "):
+            paragraphs[-1] += f" {line.strip()}"
+        else:
+            paragraphs.append(line.rstrip())
+        last = line
+    return "\n".join(paragraphs)

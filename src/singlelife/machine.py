@@ -54,6 +54,21 @@ def choose_device(name: str = "auto") -> str:
     return name
 
 
+def free_memory(device: str = "cpu") -> dict[str, int]:
+    """Bytes of memory that a model can take, by where that is: on its way to a GPU it is in both."""
+    free = {}
+    try:  # Linux knows what it would give back of its caches
+        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+        free[""] = int(lines["MemAvailable"].split()[0]) * 1024
+    except (OSError, ValueError, KeyError):
+        free[""] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if device.startswith("cuda"):
+        import torch
+
+        free[f" on {device}"] = torch.cuda.mem_get_info(device)[0]
+    return free
+
+
 def peak_resident() -> int | None:
     """The most memory that this process has held so far, in bytes; None where the system does not tell."""
     if sys.platform == "win32":

@@ -1,6 +1,7 @@
-"""Text for people: numbers of bytes, lengths of time, tables."""
+"""Text for people: numbers of bytes, lengths of time, tables, the names that a mistyped one may mean."""
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 def in_bytes(number: float) -> str:
@@ -28,3 +29,11 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
     )
+
+
+def did_you_mean(word: str, names: Iterable[str]) -> str:
+    """A sentence, after a space, that gives the names most like a mistyped word, or else some of them."""
+    names = list(names)
+    near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
+    others = f" There are {', '.join(names[:12])}{', …' if len(names) > 12 else '.'}" if names else ""
+    return f" Did you mean {' or '.join(near)}?" if near else others

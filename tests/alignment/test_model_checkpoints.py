@@ -200,7 +200,7 @@ def test_untrained_models_of_any_architecture_have_revisions_of_their_seed(vit):
 
 
 def test_a_folder_whose_weights_exceed_the_memory_is_refused_by_their_header(vit, monkeypatch):
-    monkeypatch.setattr(checkpoints, "_free_memory", lambda device: {"": 1000})
+    monkeypatch.setattr(checkpoints, "free_memory", lambda device: {"": 1000})
     with pytest.raises(
         CheckpointError, match=r"vit is too large for the memory: .* kB as float32, and 1.0 kB are free"
     ):

@@ -116,7 +116,7 @@ def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
     [
         ("H_1_3", b"1 0 0\n0 1\n", "H_1_3: not a homography"),
         ("H_1_3", None, "H_1_3: no such file"),
-        ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not an image"),
+        ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not a picture"),
         ("H_1_3", b"1 0 500\n0 1 0\n0 0 1\n", "no overlap"),
     ],
 )
@@ -141,7 +141,8 @@ def test_hpatches_is_a_table_files_and_a_sheet(checkpoint, sequences, tmp_path, 
     (sequences / "v_one/2.ppm").unlink()
     files = ("--json", tmp_path / "out.json", "--sheet", tmp_path / "out.png", "--results", tmp_path / "out.jsonl")
     assert run(checkpoint, "--data", sequences, *files) == 1  # as a pair is missing
-    out = capsys.readouterr().out
+    out, err = capsys.readouterr()
+    assert "device: cpu" in err and all(f"wrote {file}" in err for file in files[1::2])
     names = [str(checkpoint), f"untrained:{checkpoint}@0", "identity flow"]
     content = json.loads((tmp_path / "out.json").read_text())
     assert content["protocol"] == "correspondence/1" and len(content["data_hash"]) == 64 and content["num_items"] == 9
@@ -170,10 +171,9 @@ def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
     ("words", "message"),
     [
         (["--data", "nothing_here/at/all"], "nothing_here/at/all"),
-        (["--data", "sim_test", "--device", "nowhere"], "--device nowhere"),
-        (["--data", "sim_test", "--json", "no/such/folder/out.json"], "--json no/such/folder/out.json"),
-        (["--data", "sim_test", "--results", "no/such/out.jsonl"], "--results no/such/out.jsonl"),
-        (["--data", "sim_test", "--temperature", "0"], "--temperature 0"),
+        (["--device", "nowhere"], "--device nowhere"),
+        (["--json", "no/such/folder/out.json"], "--json no/such/folder/out.json"),
+        (["--temperature", "0"], "--temperature 0"),
     ],
 )
 def test_wrong_usage_is_exit_code_2(words, message, capsys):

@@ -47,7 +47,7 @@ def test_what_is_here_is_counted(nyu, scannet, sequences, tmp_path, capsys):
         ("scannet", "scannet", "scene0000_00/color/2.jpg", None, "scene0000_00: color of frame 2"),
         ("scannet", "scannet", "scene0000_00/depth/10.png", b"", "scene0000_00: depth of frame 10"),
         ("scannet", "scannet", "scene0000_00/depth/0.png", b"no picture", "depth/0.png: cannot be read"),
-        ("hpatches", "sequences", "v_one/3.ppm", b"P6\n5 4\n255\nshort", "3.ppm: not an image"),
+        ("hpatches", "sequences", "v_one/3.ppm", b"P6\n5 4\n255\nshort", "3.ppm: not a picture"),
         ("hpatches", "sequences", "v_one/H_1_5", b"1 0 0\n0 nan 0\n0 0 1\n", "H_1_5: not a homography"),
     ],
 )

@@ -1,19 +1,26 @@
 """`singlelife evaluate depth` and `classify` from end to end."""
 
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value
 from PIL import Image as Pictures
+from tests.micro import save_micro_model
 from transformers import pipeline
 
 from singlelife.cli import main
 from singlelife.croco import CroCoForDepthEstimation
+from singlelife.croco.depth_croco import CroCoAttentiveProbe, init_probe_weights, log_depth_map
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.classification import open_labelled
-from singlelife.evaluation.depth_data import METRICS
-from singlelife.evaluation.settings import ClassificationConfig
+from singlelife.evaluation.depth import queries
+from singlelife.evaluation.depth_data import METRICS, depth_metrics
+from singlelife.evaluation.probes import FrozenFeatures
+from singlelife.evaluation.settings import ClassificationConfig, ProbeConfig
 from singlelife.results import read_results
 
 from .conftest import bright_is_far, depth_dataset
@@ -31,42 +38,81 @@ def run(tmp_path, *words: str, task: str = "depth") -> int:
     return main(["evaluate", task, *words, "--device", "cpu", "--cache-dir", str(tmp_path / "cache")])
 
 
-@pytest.mark.parametrize("probe", ["attentive", "linear"])
-def test_what_a_frozen_encoder_knows_is_found_and_can_be_used_again(tmp_path, data, probe, capsys):
-    """Depth is brightness here, which even an untrained encoder lets through."""
+@pytest.mark.parametrize(("probe", "epochs", "least"), [("small", 40, 0.7), ("linear", 40, 0.7), ("wide", 1, 0)])
+def test_what_a_frozen_encoder_knows_is_found_and_can_be_used_again(tmp_path, data, probe, epochs, least, capsys):
+    """Depth is the brightness of squares of 8 px here, which even an untrained encoder lets through. Patches are of
+    8 px, and for the wide probe, which takes minutes to learn on a CPU, of 16 px."""
+    model = "untrained:tiny"
+    if probe == "wide":
+        model = f"untrained:{save_micro_model(tmp_path / 'coarse', patch_size=16, hidden_size=64)}"
     saved, sheet, result, table = (tmp_path / name for name in ("saved", "sheet.png", "result.json", "all.jsonl"))
-    words = ["untrained:tiny", "--train", data, "--test", data, "--probe", probe, "--seeds", "2", "--epochs", "40"]
+    words = [model, "--train", data, "--test", data, "--probe", probe, "--seeds", "2", "--epochs", str(epochs)]
     words += ["--batch-size", "16", "--learning-rate", "0.01", "--save", str(saved), "--sheet", str(sheet)]
     assert run(tmp_path, *words, "--json", str(result), "--results", str(table)) == 0
     found = json.loads(result.read_text())
     assert found["task"] == "depth" and found["protocol"] == "depth-metric/1" and found["num_items"] == 48
     assert found["data_hash"] != found["settings"]["train_hash"] and found["settings"]["probe"] == probe
     models = {model["model"]: model["measures"] for model in found["models"]}
-    assert list(models) == ["untrained:tiny", "mean depth", "mean depth at each place"]
-    measures = models["untrained:tiny"]
-    assert measures["delta1"]["mean"] > 0.7 > 0.45 > models["mean depth"]["delta1"]["mean"]
-    assert f"{measures['delta1']['mean']:.3f} ± {measures['delta1']['std']:.3f}" in capsys.readouterr().out
+    assert list(models) == [model, "mean depth", "mean depth at each place"]
+    delta1 = models[model]["delta1"]
+    assert delta1["mean"] > least and models["mean depth"]["delta1"]["mean"] < 0.45
+    shown = capsys.readouterr()
+    assert f"{delta1['mean']:.3f} ± {delta1['std']:.3f}" in shown.out
+    assert all(f"wrote {file}" in shown.err for file in (result, table, sheet, saved / "model.safetensors"))
+    assert f'model="{saved}"' in shown.err.splitlines()[-1]
     assert len(read_results(table)) == (2 + 1 + 1) * len(METRICS)
     with Pictures.open(sheet) as picture:
         assert picture.format == "PNG" and picture.size[0] > 300
 
     estimate = pipeline("depth-estimation", model=str(saved), device="cpu", trust_remote_code=False)
     assert type(estimate.model) is CroCoForDepthEstimation
+    config = estimate.model.config
+    shape = config.probe_hidden_size, config.probe_num_attention_heads, config.probe_mlp_ratio
+    assert shape == ((1024, 16, 4) if probe == "wide" else (None, None, 2)) and config.probe_patch_size == 8
     images, depths = bright_is_far(96)
-    predicted = estimate(Pictures.fromarray(images[60]))["predicted_depth"].numpy()
-    ratio = np.maximum(predicted / depths[60], depths[60] / predicted)
-    assert (ratio < 1.25).mean() > 0.6
+    predicted = [estimate(Pictures.fromarray(image))["predicted_depth"].numpy() for image in images[48:]]
+    again = [depth_metrics(*map(np.ravel, maps))[0] for maps in zip(predicted, depths[48:], strict=True)]
+    assert np.mean(again) == pytest.approx(delta1["per_seed"][0][0], abs=0.005)  # features are kept as float16
+
+
+def test_queries_finer_than_patches_read_the_part_that_they_lie_over():
+    torch.manual_seed(0)
+    levels = torch.rand(64, 4, 4)  # one for each quarter of 2x2 patches
+    tokens = levels.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).flatten(1, 2) @ torch.randn(4, 32)
+    probe = CroCoAttentiveProbe(32, (2, 2), 1, query_grid=(4, 4)).apply(init_probe_weights)
+    optimizer = torch.optim.Adam(probe.parameters(), lr=3e-3)
+    for _ in range(400):
+        error = (log_depth_map(probe(tokens), (4, 4), 1) - levels).square().mean()
+        error.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert error < 0.1 * levels.var()
 
 
 def test_simulated_lives_and_a_model_that_cannot_be_loaded(tmp_path, sim_test, sim_still, capsys):
     lives = ["--train", str(sim_still.path), "--num-train", "12", "--test", str(sim_test.path), "--num-test", "8"]
-    words = ["untrained:tiny", str(tmp_path / "nowhere"), "--seeds", "1", "--epochs", "1", "--json", "-"]
+    (tmp_path / "empty").mkdir()
+    words = ["untrained:tiny", str(tmp_path / "empty"), "--seeds", "1", "--epochs", "1", "--json", "-"]
     assert run(tmp_path, *words, *lives) == 1
     output = capsys.readouterr()
     found = json.loads(output.out)
-    assert "nowhere" in output.err and list(found["failed"]) == [str(tmp_path / "nowhere")]
+    assert "empty" in output.err and list(found["failed"]) == [str(tmp_path / "empty")]
     assert found["protocol"] == "depth-simulated/1" and len(found["models"]) == 3
     assert found["models"][0]["measures"]["delta1"]["std"] == 0
+    assert found["models"][0]["settings"] == {"probe": "small"}  # what attentive is for 128 channels
+
+
+@pytest.mark.parametrize(
+    ("hidden", "patch", "size", "kind", "grid", "side"),
+    [(768, 16, 224, "wide", (28, 28), 8), (1024, 14, 518, "wide", (74, 74), 7), (384, 14, 224, "small", (16, 16), 14)],
+)
+def test_wide_encoders_get_the_wide_readout_with_outputs_of_8_pixels(hidden, patch, size, kind, grid, side):
+    encoder = SimpleNamespace(grid=(size // patch, size // patch), image_size=size)
+    tokens = SimpleNamespace(features=lambda rows: torch.zeros(1, 1, hidden))
+    features = FrozenFeatures(encoder, tokens, tokens, ProbeConfig(), "cpu")
+    assert (features.probe, queries(features)) == (kind, (grid, side))
+    small = replace(features, config=ProbeConfig(probe="small"))
+    assert queries(small) == (encoder.grid, patch) and not small.probe_size
 
 
 @pytest.mark.parametrize(

@@ -1,31 +1,27 @@
 """Features are computed once and are those that the encoder gives; probes learn from them, the same way for a seed."""
 
 import hashlib
-import os
-import signal
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 from singlelife.errors import CheckpointError, LifeError, RunError
-from singlelife.evaluation.features import Item, ItemError, extract, resized, view_size
+from singlelife.evaluation.features import Item, ItemError, extract, load_split, resized, rgb, view_size
 from singlelife.evaluation.probes import FrozenFeatures
 from singlelife.evaluation.settings import ProbeConfig
 
 
 class Noise:
-    """Images of noise, the target their number. Item `kill_at` kills its process."""
+    """Images of noise, the target their number. Item `stop_at` interrupts."""
 
     target_dtype = np.dtype(np.int64)
 
-    def __init__(self, count: int, bad: tuple[int, ...] = (), kill_at: int | None = None):
+    def __init__(self, count: int, bad: tuple[int, ...] = (), stop_at: int | None = None):
         self.name, self.identity = "noise", f"noise {count} {bad}"
-        self._count, self._bad, self._kill_at = count, bad, kill_at
+        self._count, self._bad, self._stop_at = count, bad, stop_at
 
     def __len__(self) -> int:
         return self._count
@@ -34,8 +30,8 @@ class Noise:
         return (2,)
 
     def item(self, index: int, size: tuple[int, int]) -> Item:
-        if index == self._kill_at:
-            os.kill(os.getpid(), signal.SIGKILL)
+        if index == self._stop_at:
+            raise KeyboardInterrupt
         if index in self._bad:
             raise ItemError(f"row {index}: bad")
         image = torch.randint(0, 256, (3, 40, 50), generator=torch.Generator().manual_seed(index), dtype=torch.uint8)
@@ -72,35 +68,34 @@ def test_features_are_the_encoders_and_are_computed_once(encoder, tmp_path):
     ]  # fmt: skip
 
 
-@pytest.mark.integration
-def test_a_killed_process_leaves_nothing_half_made(encoder, tmp_path):
-    code = f"""
-import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
-from test_features import Noise
-from singlelife.alignment.models import load_model
-from singlelife.evaluation.probes import FrozenFeatures
-from singlelife.evaluation.settings import ProbeConfig
-from singlelife.evaluation.features import extract
-extract(load_model("untrained:tiny"), Noise(7, kill_at=5), cache_dir={str(tmp_path)!r}, batch_size=2, progress=False)
-"""
-    assert subprocess.run([sys.executable, "-c", code]).returncode == -signal.SIGKILL
+def test_what_is_interrupted_leaves_nothing_half_made(encoder, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        extract(encoder, Noise(7, stop_at=5), cache_dir=tmp_path, batch_size=2, progress=False)
+    assert not [path for path in (tmp_path / "features").iterdir() if path.is_dir()]
     found = extract(encoder, Noise(7), cache_dir=tmp_path, batch_size=3, progress=False)
     whole = extract(encoder, Noise(7), cache_dir=tmp_path / "whole", progress=False)
     assert found.rows == list(range(7)) and found.data_hash == whole.data_hash
     torch.testing.assert_close(found.features(range(7)), whole.features(range(7)), atol=2e-3, rtol=2e-3)
-    assert len([path for path in (tmp_path / "features").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_full_disk_is_an_error_before_the_work(encoder, tmp_path, monkeypatch):
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_pictures_of_16_bits_are_their_upper_8(tmp_path, kind):
+    """From a file, from encoded bytes, and from a data set of files."""
+    levels = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
+    file = tmp_path / "pictures" / f"grey.{kind.lower()}"
+    file.parent.mkdir()
+    Image.fromarray(levels).save(file)
+    name, rows = load_split(str(file.parent), "train", None)
+    for picture in (file, {"bytes": file.read_bytes()}, rows[0]["image"]):
+        assert (rgb(picture).numpy() == (levels >> 8)).all(), name
+
+
+def test_what_does_not_fit_is_refused_and_leaves_nothing(encoder, tmp_path, monkeypatch):
+    with pytest.raises(CheckpointError, match=r"above 65,504"):
+        extract(Counting(encoder, 1e6), Noise(2), cache_dir=tmp_path, progress=False)
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(LifeError, match=r"untrained:tiny on noise.*--cache-dir"):
         extract(encoder, Noise(2), cache_dir=tmp_path, progress=False)
-
-
-def test_features_too_large_for_the_format_are_refused(encoder, tmp_path):
-    with pytest.raises(CheckpointError, match=r"above 65,504"):
-        extract(Counting(encoder, 1e6), Noise(2), cache_dir=tmp_path, progress=False)
     assert not [path for path in (tmp_path / "features").iterdir() if path.is_dir()]
 
 

@@ -4,14 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from singlelife.alignment.pair_sets import make_pair_set
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.features import read_image
-from singlelife.evaluation.image_pairs import hpatches, pairs_of_set, planar_truth, read_homography
-
-from .conftest import save, texture
+from singlelife.evaluation.image_pairs import hpatches, open_pairs, pairs_of_set, planar_truth, read_homography
+from singlelife.evaluation.settings import CorrespondenceConfig
 
 
 def colours(pair) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -35,6 +32,9 @@ def test_hpatches_pairs_are_image_k_in_image_1(sequences):
     assert len(hpatches(sequences, "illumination").pairs) == 5
     with pytest.raises(EvaluationError, match="no viewpoint sequences"):
         hpatches(sequences.parent)
+    for above in (sequences.parent, sequences.parent.parent):
+        with pytest.raises(EvaluationError, match=f"--data {sequences}"):
+            open_pairs(CorrespondenceConfig(data=str(above)))
     one = hpatches(sequences / "v_two")
     assert [entry.name for entry in one.pairs] == [f"v_two 1-{number}" for number in range(2, 7)]
     assert [entry.load().hash for entry in one.pairs] == [entry.load().hash for entry in data.pairs[5:]]
@@ -89,25 +89,6 @@ def test_behind_the_horizon_nothing_is_seen():
     found, known = planar_truth(-matrix, (200, 100), (100, 100), points)
     assert known.tolist() == [False, False, False, True, True]
     assert np.isfinite(found).all()
-
-
-# Images.
-
-
-def test_images_are_made_rgb_and_turned_upright(tmp_path):
-    Image.fromarray(texture(8, 12)[..., 0]).save(tmp_path / "grey.png")
-    assert read_image(tmp_path / "grey.png").shape == (3, 8, 12)
-    turned = Image.fromarray(texture(8, 12))
-    exif = turned.getexif()
-    exif[0x0112] = 6  # turned by a quarter
-    turned.save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").shape == (3, 12, 8)
-    (tmp_path / "1.ppm").write_bytes(b"P6\n5 4\n255\nshort")
-    with pytest.raises(EvaluationError, match=r"1\.ppm: not an image"):
-        read_image(tmp_path / "1.ppm")
-    save(tmp_path / "deep.png", np.zeros((4, 4), np.uint16))
-    with pytest.raises(EvaluationError, match=r"deep\.png: .* 8 bits"):
-        read_image(tmp_path / "deep.png")
 
 
 # Pair sets.

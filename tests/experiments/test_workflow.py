@@ -24,7 +24,7 @@ def snakemake(folder: Path, *more: str) -> subprocess.CompletedProcess:
     ("config", "planned"),
     [
         ("config.yaml", {"prepare": 14, "train": 88, "cas": 96, "evaluate": 180, "report": 1}),
-        ("paper.yaml", {"prepare": 25, "train": 82, "cas": 86, "evaluate": 136, "report": 1}),
+        ("paper.yaml", {"prepare": 25, "train": 82, "cas": 86, "evaluate": 204, "report": 1}),
     ],
 )
 def test_both_studies_can_be_planned(config, planned, tmp_path, monkeypatch):

@@ -36,10 +36,6 @@ def rows(dataset):
     return dataset.with_format("arrow")[:].to_pylist()
 
 
-def data_files(repository):
-    return sorted(name for name in files(repository) if name.startswith("data/"))
-
-
 # There and back.
 
 
@@ -87,16 +83,9 @@ result = [first["image"].size, first["timestamp"], first["pose"]]
 
 def test_poses_and_points_beside_a_life_come_along(hub, hub_client, small_life, tmp_path):
     life = PreparedLife.load(shutil.copytree(small_life.path, tmp_path / "life"))
-    rng = np.random.default_rng(0)
-    geometry = [
-        {
-            "pose": rng.normal(size=(4, 4)).tolist(),
-            "intrinsics": rng.normal(size=4).tolist(),
-            "component": 0,
-            "point_ids": sorted(rng.choice(1000, row % 5, replace=False).tolist()),
-        }
-        for row in range(len(life))
-    ]
+    poses = np.random.default_rng(0).normal(size=(len(life), 4, 4)).tolist()
+    rest = {"intrinsics": 4 * [1.5], "component": 0}
+    geometry = [{"pose": pose, "point_ids": [row, 2 * row + 1], **rest} for row, pose in enumerate(poses)]
     Dataset.from_list(geometry, GEOMETRY_COLUMNS).save_to_disk(life.path / "geometry")
     (life.path / "geometry" / "geometry.json").write_text('{"source": "Aria MPS", "num_registered": 38}')
     repository = pushed(hub, hub_client, life.path, "ann/kitchen")
@@ -124,23 +113,19 @@ def test_the_card_says_what_a_visitor_must_know(hub, hub_client, small_life, sim
     assert "People may be in these frames" not in simulated and "Freedoom" in simulated
 
 
-def test_a_new_form_replaces_the_old(hub, hub_client, sim_test, tmp_path):
+def test_a_new_form_replaces_the_old_which_its_commit_still_names(hub, hub_client, sim_test, tmp_path):
     repository = pushed(hub, hub_client, sim_test.path, "ann/kitchen")
     before = Path(hub_client(RESOLVE, words="ann/kitchen", cache=tmp_path))
     pushed(hub, hub_client, sim_test.path, "ann/kitchen", shard_bytes=2_000_000)
-    assert data_files(repository) == [f"data/train-0000{number}-of-00002.parquet" for number in range(2)]
+    assert {f"data/train-0000{number}-of-00002.parquet" for number in range(2)} == {
+        name for name in files(repository) if name.startswith("data/")
+    }
     after = Path(hub_client(RESOLVE, words="ann/kitchen", cache=tmp_path))
     assert push(hub_client, after, "ann/kitchen").result == 0  # the life is the same, its name here another
     assert before != after and before.is_dir()  # a run that began with the old one can go on
-    assert hub_client(RESOLVE, words=f"ann/kitchen@{before.name}", cache=tmp_path) == str(before)
-
-
-def test_a_branch_is_read(hub, hub_client, small_life, tmp_path):
-    repository = pushed(hub, hub_client, small_life.path, "ann/kitchen")
-    repository.branches["v2"] = repository.branches["main"]
-    hub.put(repository, {"metadata.json": b"{}"})
-    path = Path(hub_client(RESOLVE, words="ann/kitchen@v2", cache=tmp_path))
-    assert path.name == repository.branches["v2"]
+    repository.branches["v2"] = before.name
+    for revision in (before.name, "v2"):
+        assert hub_client(RESOLVE, words=f"ann/kitchen@{revision}", cache=tmp_path) == str(before)
     answer = hub_client.ask(RESOLVE, words="ann/kitchen@v3", cache=tmp_path)
     assert answer.error[0] == "HubError" and "no such revision" in answer.error[1]
 
@@ -232,22 +217,15 @@ def test_a_repository_made_by_hand_is_a_life(hub, hub_client, tmp_path):
     ("content", "message"),
     [
         ({FRAMES: parquet(timestamp=None)}, "timestamp is None"),
-        ({FRAMES: parquet(Features(COLUMNS | {"timestamp": Value("float32")}))}, "timestamp is .*float32"),
         ({FRAMES: parquet(Features(COLUMNS | {"image": Value("string")}), image=["a", "b"])}, "image is .*string"),
         ({FRAMES: parquet(image=2 * [{"bytes": None, "path": "/etc/passwd"}])}, "has no image"),
-        ({FRAMES: parquet(timestamp=[0.0, None])}, "has no timestamp"),
-        ({FRAMES: b"PAR1 nothing PAR1"}, "data/ of ann/kitchen cannot be read"),
         ({FRAMES: scrambled(parquet())}, "data/ of ann/kitchen cannot be read"),
         ({FRAMES: parquet(said=b'{"info": {"features": {"image": {"_type": "No"}}}}')}, "data/ of .* cannot be read"),
         ({FRAMES: None}, "has a metadata.json and no frames"),
         ({"metadata.json": described(num_frames=3)}, "data/ of .* is not whole: it holds 2 .* metadata.json says 3"),
         ({"metadata.json": described(format_version=2)}, "format 2; .* reads 1.* pip install -U singlelife"),
-        ({"metadata.json": described(format_version=0)}, "format 0; .* push it again"),
         ({"metadata.json": described(frame_rate="fast")}, "not that of a life: frame_rate missing"),
-        ({"metadata.json": described(fingerprint=...)}, "not that of a life: fingerprint missing"),
-        ({"metadata.json": described(frame_rate=0)}, "not that of a life: frame_rate"),
         ({"metadata.json": described(videos=[1])}, "not that of a life: videos"),
-        ({"metadata.json": b"[]"}, "metadata.json of ann/kitchen cannot be read"),
         ({"metadata.json": b"{"}, "metadata.json of ann/kitchen cannot be read"),
         ({"metadata.json": None}, "has no metadata.json.* --video"),
     ],
@@ -266,10 +244,8 @@ def test_what_is_no_life_is_refused_and_leaves_nothing(hub, hub_client, tmp_path
     ("words", "token", "message"),
     [
         ("ann/nobody", WRITER, "There is no data set ann/nobody on the Hub, or none that you may see"),
-        ("ann/private", None, "if it is private, log in with `hf auth login`"),
         ("ann/private", STRANGER, "if it is private, log in with `hf auth login`"),
         ("ann/gated", STRANGER, "is gated: its owner gives access on request. Ask for it at http"),
-        ("ann/gated", None, "is gated"),
         ("ann/private", "hf_wrong", "does not accept your token"),
     ],
 )

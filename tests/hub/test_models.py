@@ -89,30 +89,17 @@ def test_nothing_of_this_machine_goes_along(hub, hub_client, whole_run, clip, li
     assert not [name for name in files(repository) if "training_state" in name or "checkpoint" in name]
 
 
-@pytest.mark.parametrize(
-    ("value", "seen"),
-    [
-        ("/home/me/model.yaml", "model.yaml"),
-        ("../runs/a/", "a"),
-        (r"C:\me\model.yaml", "model.yaml"),
-        ("~/lives/mine", "mine"),
-        (["/a/b", "c"], ["b", "c"]),
-        ("ann/pan@0123abcd", "ann/pan@0123abcd"),
-        ("tiny", "tiny"),
-        (None, None),
-        (0.5, 0.5),
-    ],
-)
-def test_only_the_last_part_of_a_path_is_seen(value, seen):
-    assert public_settings({"model": value, "output_dir": "/a"}) == {"model": seen}
+def test_only_the_last_part_of_a_path_is_seen():
+    same = {word: word for word in ("ann/pan@0123abcd", "tiny", None, 0.5)}
+    paths = {"/home/me/m.yaml": "m.yaml", "../runs/a/": "a", r"C:\me\m.yaml": "m.yaml", "~/lives/mine": "mine"}
+    for value, seen in (paths | same).items():
+        assert public_settings({"model": value, "output_dir": "/a"}) == {"model": seen}
+    assert public_settings({"model": ["/a/b", "c"]}) == {"model": ["b", "c"]}
 
 
-def test_pushing_again_sends_nothing_and_a_change_only_itself(hub, hub_client, whole_run):
+def test_a_picture_that_is_gone_here_goes_there_and_nothing_is_sent(hub, hub_client, whole_run):
     repository = pushed(hub, hub_client, whole_run, "ann/pan", "--training-state")
-    commits = dict(repository.commits)
     hub.requests.clear()
-    pushed(hub, hub_client, whole_run, "ann/pan", "--training-state")
-    assert repository.commits == commits
     (whole_run / "reconstruction.png").unlink()
     pushed(hub, hub_client, whole_run, "ann/pan")
     assert not [path for method, path, _ in hub.requests if method == "PUT"]
@@ -177,18 +164,16 @@ def test_the_card_of_a_registered_life_has_what_the_registry_says(hub, hub_clien
         assert fact in body, fact
 
 
-@pytest.mark.parametrize("given", [True, False])
-def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path, given):
+def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path):
     """Those given with --results, and those that the run folder holds."""
-    file = tmp_path / "scores.jsonl" if given else whole_run / "results.jsonl"
-    append_results(file, rows(str(whole_run)))
-    repository = pushed(hub, hub_client, whole_run, "ann/pan", *(["--results", str(file)] if given else []))
+    scores = rows(str(whole_run))
+    append_results(tmp_path / "scores.jsonl", scores[:2])
+    append_results(whole_run / "results.jsonl", scores[2:])
+    repository = pushed(hub, hub_client, whole_run, "ann/pan", "--results", str(tmp_path / "scores.jsonl"))
     header, body = card(hub, repository)
-    results = header["model-index"][0]["results"]
-    values = [metric["value"] for result in results for metric in result["metrics"]]
-    assert values == [0.45, 0.3, 0.51]
-    assert "| CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
-    assert "| Position-free CAS with sim_1, top 5 of 64 | 0.300 |" in body
+    values = [metric["value"] for result in header["model-index"][0]["results"] for metric in result["metrics"]]
+    assert sorted(values) == [0.3, 0.45, 0.51]
+    assert "CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
     assert "| delta1 | 0.510 ± 0.010 | nyu (depth/1) |" in body
     assert str(tmp_path) not in hub.read(repository, "README.md").decode()
 

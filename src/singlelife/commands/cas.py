@@ -9,6 +9,7 @@ from typing import Annotated
 import tyro
 
 from singlelife.alignment.settings import CasConfig
+from singlelife.commands import check_models, push_with, report_written
 from singlelife.errors import SingleLifeError
 from singlelife.lives.resolve import check_names
 from singlelife.results import append_results
@@ -28,9 +29,9 @@ class Cas:
     Each model of a matrix or a curve runs once on a pair set; the cache folder keeps what it says. A model that fails
     is reported at the end, the others are compared, and the exit code is 1.
 
-    Examples: singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20;
-    singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment;
-    singlelife cas --curve runs/sim_1 --reference runs/sim_2 --controls runs/sim_still untrained:tiny
+        singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20
+        singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment
+        singlelife cas --curve runs/sim_1 --reference runs/sim_2 --controls runs/sim_still untrained:tiny
     """
 
     models: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="MODEL...")] = ()
@@ -88,6 +89,7 @@ class Cas:
             raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
 
     def run(self) -> int:
+        check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         groups = dict(map(_named_group, self.groups))
         check_names([self.config.pairs], self.config.cache_dir)
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
@@ -117,6 +119,7 @@ class Cas:
 
             save_pictures(result, self.save)
             result.save_json(self.save / "result.json")
+        report_written(self.json, self.results, self.save, following=push_with(self.results, self.models))
         return SOME_FAILED if getattr(result, "failed", ()) else 0
 
 

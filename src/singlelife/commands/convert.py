@@ -18,7 +18,7 @@ class Convert:
 
     The released checkpoints are under CC BY-NC-SA 4.0 (non-commercial), and so is what is made of them.
 
-    Example: singlelife convert CroCo_V2_ViTLarge_BaseDecoder.pth models/croco-v2-large
+        singlelife convert CroCo_V2_ViTLarge_BaseDecoder.pth models/croco-v2-large
     """
 
     checkpoint: Annotated[Positional[Path], arg(metavar="CHECKPOINT")]

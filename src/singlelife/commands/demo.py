@@ -4,6 +4,9 @@ import sys
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from typing import Annotated
+
+from tyro.conf import FlagCreatePairsOff
 
 from singlelife.errors import SingleLifeError
 from singlelife.hub.spaces import deploy_space, space_folder
@@ -23,13 +26,13 @@ class Demo:
     """The address to listen on; the default is this machine alone."""
     port: int | None = None
     """The port; by default the first free one from 7860."""
-    share: bool = False
+    share: Annotated[bool, FlagCreatePairsOff] = False
     """Let everybody who has its address open the page, through a tunnel of Gradio's."""
     browser: bool = True
     """Open the page in the browser; otherwise only print its address."""
     deploy: str | None = None
     """ORG/NAME of the Space to upload the page to, made if it is not there."""
-    public: bool = False
+    public: Annotated[bool, FlagCreatePairsOff] = False
     """With --deploy: let everybody see and use the Space; by default it is private."""
 
     def __post_init__(self) -> None:

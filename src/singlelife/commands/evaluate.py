@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from singlelife.commands import check_models, push_with, report_written
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.settings import ClassificationConfig, CorrespondenceConfig, DepthConfig, EvaluationConfig
 from singlelife.files import atomic_write
@@ -36,6 +37,7 @@ class _Evaluate:
     def __post_init__(self) -> None:
         if not self.models:
             raise EvaluationError("Name at least one MODEL to evaluate.")
+        check_models(self.models)
         self._check_folder("--results", self.results)
         self._check_folder("--json", Path(self.json) if self.json and self.json != "-" else None)
 
@@ -56,8 +58,8 @@ class _Evaluate:
         set_verbosity_error()  # the commands have their own bars and errors
         print(f"device: {choose_device(config.device)}", file=sys.stderr)
 
-    def _report(self, evaluation: "Evaluation") -> int:
-        """Print and write what was found.
+    def _report(self, evaluation: "Evaluation", *drawn: Path | None, following: str = "") -> int:
+        """Print and write what was found, and say which files there are, those `drawn` before among them.
 
         Returns:
             The exit code: 0, or 1 if a model or an item could not be measured.
@@ -69,6 +71,7 @@ class _Evaluate:
                 aside.write_text(fields + "\n", encoding="utf-8")
         if self.results:
             append_results(self.results, evaluation.rows())
+        report_written(self.json, self.results, *drawn, following=following or push_with(self.results, self.models))
         for model, why in evaluation.failed.items():
             print(f"singlelife: {model} could not be measured: {why}", file=sys.stderr)
         return SOME_FAILED if evaluation.failed else 0
@@ -80,6 +83,9 @@ class Correspondence(_Evaluate):
 
     A model's cross-attention, or the correlation of its features, is the cost volume, as in ZeroCo. Its matches are
     compared with the truth in pixels. Exit code: 0; 1 if a model or a pair could not be measured; 2 if none could.
+
+        singlelife evaluate correspondence runs/sim_1 runs/sim_2 --data sim_test --results results.jsonl
+        singlelife evaluate correspondence runs/my_day --data hpatches-sequences-release --sheet matches.png
     """
 
     config: CorrespondenceConfig
@@ -100,7 +106,7 @@ class Correspondence(_Evaluate):
                 draw_matches(self.sheet, data, flows)
 
         evaluation = evaluate_correspondence(self.models, self.config, on_model=draw)
-        return self._report(evaluation) or (SOME_FAILED if evaluation.left_out else 0)
+        return self._report(evaluation, self.sheet) or (SOME_FAILED if evaluation.left_out else 0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +115,9 @@ class Depth(_Evaluate):
 
     Features are computed once and kept. A small probe learns depth from them, and is tested on frames of other places.
     Exit code: 0; 1 if a model could not be measured; 2 if none could.
+
+        singlelife evaluate depth runs/sim_1 --train sim_3 sim_4 --test sim_test --results results.jsonl
+        singlelife evaluate depth runs/my_day --train data/nyu --test data/nyu --save models/my_depth
     """
 
     config: DepthConfig
@@ -142,7 +151,9 @@ class Depth(_Evaluate):
             if self.save and name == self.models[0]:
                 save_depth_model(probed, self.save)
 
-        return self._report(evaluate_depth(self.models, self.config, on_model=keep))
+        evaluation = evaluate_depth(self.models, self.config, on_model=keep)
+        use = f'transformers.pipeline("depth-estimation", model="{self.save}", trust_remote_code=False)'
+        return self._report(evaluation, self.sheet, self.save, following=use if self.save else "")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +162,8 @@ class Classify(_Evaluate):
 
     Features are computed once and kept; a small probe learns the classes of a data set from them. Exit code: 0; 1 if a
     model could not be measured; 2 if none could.
+
+        singlelife evaluate classify runs/sim_1 --data pictures
     """
 
     config: ClassificationConfig

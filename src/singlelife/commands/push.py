@@ -5,9 +5,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from tyro.conf import Positional, arg
+from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from singlelife.errors import RunError
+from singlelife.commands import no_folder
+from singlelife.errors import RunError, SingleLifeError
+from singlelife.lives.registry import get_life
+from singlelife.lives.resolve import life_reference
 from singlelife.text import aligned, in_bytes
 
 if TYPE_CHECKING:
@@ -21,8 +24,11 @@ class COMMAND:
     A run becomes a model that AutoModel.from_pretrained opens, with a card, the settings, metrics and pictures; of an
     unfinished run, the latest checkpoint is pushed. A life or a pair set becomes a data set that `--life ORG/NAME` or
     `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. The same
-    command goes on with an interrupted push; what is there already is not sent again. Needs `hf auth login`, or
-    HF_TOKEN.
+    command goes on with an interrupted push; what is there already is not sent again. It takes a token, from
+    `hf auth login` or HF_TOKEN; --dry-run takes neither a token nor a network.
+
+        singlelife push runs/wt_3 my-lab/singlelife-wt3
+        singlelife push runs/wt_3 --dry-run --card card.md
     """
 
     what: Annotated[Positional[str], arg(metavar="WHAT")]
@@ -32,7 +38,7 @@ class COMMAND:
     """ORG/NAME, or NAME in your own namespace; made if it is not there. Without it: singlelife-wt3 for a model of the
     life wt_3, life-wt-3 for the life itself, pairs-FOLDER for a pair set"""
 
-    public: bool = False
+    public: Annotated[bool, FlagCreatePairsOff] = False
     """let everybody see it, if the licence and the people in it allow it"""
 
     license: str | None = None
@@ -41,33 +47,39 @@ class COMMAND:
     results: tuple[Path, ...] = ()
     """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
 
-    training_state: bool = False
+    training_state: Annotated[bool, FlagCreatePairsOff] = False
     """push also what `train --resume-from hub` needs, three times the model's size, to a branch of its own"""
 
-    dry_run: bool = False
-    """print the card and what would be sent, and send nothing"""
+    dry_run: Annotated[bool, FlagCreatePairsOff] = False
+    """list the files and their sizes, and send nothing"""
+
+    card: Path | None = None
+    """with --dry-run: write the card into this file, to look at"""
 
     cache_dir: Path | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
 
+    def __post_init__(self) -> None:
+        if self.card and not self.dry_run:
+            raise SingleLifeError("--card FILE goes with --dry-run. A push writes the card into the repository.")
+        if self.card and not self.card.absolute().parent.is_dir():
+            raise SingleLifeError(f"--card {self.card}: there is no such folder to write into.")
+
     def run(self) -> int:
         """Publish, and return the exit code."""
+        if self._kind == "life":  # what is not here fails now, before the imports and the token
+            kind = life_reference(self.what).kind
+            if kind == "hub":
+                raise RunError(f"{no_folder(self.what)} WHAT is a run, a pair set or a life that is here.")
+            if kind == "named":
+                get_life(self.what)
+        if self.dry_run:
+            return self._list(self._publications()[0])
         from singlelife.hub.client import check_push
         from singlelife.hub.push import publish
 
-        if not self.dry_run:
-            check_push(self.repo)  # before anything is prepared
+        check_push(self.repo)  # before anything is prepared
         publications, use = self._publications()
-        if self.dry_run:
-            name, card = publications[-1].repo_id, publications[-1].card
-            print(card(name if "/" in name else f"YOUR-NAME/{name}") if card else "")
-            sizes = [(file, size) for publication in publications for file, size in publication.sizes.items()]
-            print(aligned([(file, in_bytes(size)) for file, size in sizes]), file=sys.stderr)
-            total = in_bytes(sum(size for _, size in sizes))
-            print(
-                f"{total} and this card would go to {name}, unless they are there. Nothing was sent.", file=sys.stderr
-            )
-            return 0
         if self.public:
             what = publications[-1].what
             print(
@@ -79,10 +91,33 @@ class COMMAND:
         print(use.format("/".join(url.rsplit("/", 2)[1:])))
         return 0
 
+    def _list(self, publications: list["Publication"]) -> int:
+        """Print what would be sent, and write the card."""
+        name, card = publications[-1].repo_id, publications[-1].card
+        sizes = [file for publication in publications for file in publication.sizes.items()]
+        rows = [*sizes, ("in all", sum(size for _, size in sizes))]
+        print(aligned([(file, in_bytes(size)) for file, size in rows]))
+        print(f"These files and a card would go to {name}. Nothing was sent.")
+        if self.card and card:
+            self.card.write_text(card(name if "/" in name else f"YOUR-NAME/{name}"), encoding="utf-8")
+            print(f"wrote {self.card}")
+        return 0
+
+    @property
+    def _path(self) -> Path:
+        return Path(self.what).expanduser()
+
+    @property
+    def _kind(self) -> str:
+        """`"run"`, `"pair set"` or `"life"`, by the files that a folder has."""
+        if (self._path / "config.yaml").is_file() or any(self._path.glob("checkpoint-*")):
+            return "run"
+        return "pair set" if (self._path / "pair_set.json").is_file() else "life"
+
     def _publications(self) -> tuple[list["Publication"], str]:
         """What to publish, and how to use it then."""
-        path = Path(self.what).expanduser()
-        if (path / "config.yaml").is_file() or (path.is_dir() and any(path.glob("checkpoint-*"))):
+        path = self._path
+        if self._kind == "run":
             from singlelife.pretraining.publishing import run_publications
 
             use = 'Load it anywhere: import singlelife; AutoModel.from_pretrained("{}")'
@@ -91,7 +126,7 @@ class COMMAND:
             ), use
         if self.results or self.training_state:
             raise RunError(f"--results and --training-state go with a run, and {self.what} is none.")
-        if (path / "pair_set.json").is_file():
+        if self._kind == "pair set":
             from singlelife.alignment.pair_sets.hub import pair_set_publication
 
             repo = self.repo or f"pairs-{path.resolve().name}".replace("_", "-")

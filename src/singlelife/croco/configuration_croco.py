@@ -138,6 +138,9 @@ class CroCoDepthConfig(CroCoConfig):
         probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
         probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
             every 32 channels of its width.
+        probe_patch_size (`int`, *optional*): Side in pixels of what a query of the attentive probe predicts, a
+            divisor of both sides of the view; by default `patch_size`.
+        probe_mlp_ratio (`int`): Width of the attentive probe's MLP, in widths of the probe.
         min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
             usually metres.
 
@@ -150,6 +153,8 @@ class CroCoDepthConfig(CroCoConfig):
     probe_type: str = "attentive"
     probe_hidden_size: int | None = None
     probe_num_attention_heads: int | None = None
+    probe_patch_size: int | None = None
+    probe_mlp_ratio: int = 2
     min_depth: float | int = 1e-3
     max_depth: float | int = 10.0
 
@@ -167,9 +172,14 @@ class CroCoDepthConfig(CroCoConfig):
         super().validate_architecture()
         if self.probe_type not in PROBE_TYPES:
             raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
-        for name in ("probe_hidden_size", "probe_num_attention_heads"):
+        for name in ("probe_hidden_size", "probe_num_attention_heads", "probe_mlp_ratio"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} should be at least 1, not {getattr(self, name)}.")
+        size = self.probe_patch_size
+        if size is not None and (size < 1 or any(count * self.patch_size % size for count in self.grid_size)):
+            raise ValueError(f"probe_patch_size {size} should divide both sides of the view.")
+        if size not in (None, self.patch_size) and self.probe_type == "linear":
+            raise ValueError("A linear probe predicts the pixels of each patch; leave out probe_patch_size.")
         if not 0 < self.min_depth < self.max_depth:
             raise ValueError(
                 f"min_depth {self.min_depth} and max_depth {self.max_depth} should be positive, in order."

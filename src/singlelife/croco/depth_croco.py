@@ -17,7 +17,6 @@ from .modeling_croco import CroCoModel, CroCoPreTrainedModel, patch_positions
 SCALE_INVARIANCE = 0.5  # the λ of the loss
 
 _CHANNELS_PER_HEAD = 32
-_MLP_RATIO = 2
 _TOKEN_STD = 0.02
 _POSITION_GAIN, _KEY_STD = 3.0, 0.02  # first values, with which a query looks mostly at its own patch
 _HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
@@ -26,9 +25,9 @@ _HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
 class CroCoAttentiveProbe(nn.Module):
     """Learned queries that attend to the tokens once, an MLP, and a linear layer.
 
-    Every key carries the place of its patch, and so does every query where there is one for each patch: at first a
-    query looks at its own patch and those around it, and it can learn to look elsewhere. Without that, what takes a
-    few hundred steps would take many thousands, since the tokens of an encoder need not hold where they are.
+    Every key carries the place of its patch, and so does every query of a grid: at first a query looks at the patches
+    around its place, and it can learn to look elsewhere. Without that, what takes a few hundred steps would take many
+    thousands, since the tokens of an encoder need not hold where they are.
 
     Args:
         hidden_size: width of the tokens.
@@ -36,7 +35,9 @@ class CroCoAttentiveProbe(nn.Module):
         out_features: numbers to predict from each query.
         width: of the probe, divisible by 4; half of `hidden_size` by default, and at least 32.
         num_heads: divides a quarter of the width; one for about every 32 channels by default.
-        dense: whether there is a query for every patch; otherwise there is one for the whole image.
+        dense: whether there is a grid of queries; otherwise there is one query for the whole image.
+        query_grid: rows and columns of queries, spread over the image; those of the tokens by default.
+        mlp_ratio: width of the MLP, in widths of the probe.
 
     Raises:
         ValueError: the width does not go with positions or heads.
@@ -50,6 +51,8 @@ class CroCoAttentiveProbe(nn.Module):
         width: int | None = None,
         num_heads: int | None = None,
         dense: bool = True,
+        query_grid: tuple[int, int] | None = None,
+        mlp_ratio: int = 2,
     ):
         super().__init__()
         width = width or max(32, hidden_size // 8 * 4)
@@ -60,8 +63,9 @@ class CroCoAttentiveProbe(nn.Module):
                 f"{self.num_heads} heads."
             )
         self.grid_size = grid_size
+        self.query_grid = query_grid or grid_size
         self.dense = dense
-        self.query_tokens = nn.Parameter(torch.empty(grid_size[0] * grid_size[1] if dense else 1, width))
+        self.query_tokens = nn.Parameter(torch.empty(math.prod(self.query_grid) if dense else 1, width))
         self.position_gain = nn.Parameter(torch.empty(()))
         self.norm_tokens = nn.LayerNorm(hidden_size)
         self.q_proj = nn.Linear(width, width)
@@ -69,25 +73,26 @@ class CroCoAttentiveProbe(nn.Module):
         self.v_proj = nn.Linear(hidden_size, width)
         self.o_proj = nn.Linear(width, width)
         self.norm = nn.LayerNorm(width)
-        self.fc1 = nn.Linear(width, _MLP_RATIO * width)
-        self.fc2 = nn.Linear(_MLP_RATIO * width, width)
+        self.fc1 = nn.Linear(width, mlp_ratio * width)
+        self.fc2 = nn.Linear(mlp_ratio * width, width)
         self.norm_out = nn.LayerNorm(width)
         self.head = nn.Linear(width, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Of tokens `(B, N, hidden_size)` in raster order: `(B, N, out_features)`, or `(B, 1, …)` if not dense."""
-        rows, columns = self.grid_size
-        positions = patch_positions(rows, columns, self.grid_size, tokens.device)
-        where = self.position_gain * _waves(positions, self.query_tokens.shape[1]).to(tokens.dtype)
+        """Of tokens `(B, N, hidden_size)` in raster order: `(B, queries, out_features)`, also in raster order."""
         normed = self.norm_tokens(tokens)
-        query = self.q_proj(self.query_tokens) + (where if self.dense else 0)
-        key, value = self.k_proj(normed) + where, self.v_proj(normed)
+        query = self.q_proj(self.query_tokens) + (self._places(self.query_grid, tokens) if self.dense else 0)
+        key, value = self.k_proj(normed) + self._places(self.grid_size, tokens), self.v_proj(normed)
         attended = nn.functional.scaled_dot_product_attention(
             self._heads(query).expand(len(tokens), -1, -1, -1), self._heads(key), self._heads(value)
         )
         states = self.query_tokens + self.o_proj(attended.transpose(1, 2).flatten(2))
         states = states + self.fc2(nn.functional.gelu(self.fc1(self.norm(states))))
         return self.head(self.norm_out(states))
+
+    def _places(self, grid: tuple[int, int], tokens: torch.Tensor) -> torch.Tensor:
+        positions = patch_positions(*grid, self.grid_size, tokens.device)
+        return self.position_gain * _waves(positions, self.query_tokens.shape[1]).to(tokens.dtype)
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
         """`(..., N, width)` as `(..., heads, N, width / heads)`: every head has waves of all lengths and both axes."""
@@ -161,13 +166,18 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
             config._attn_implementation = attention
         super().__init__(config)
         self.croco = CroCoModel(config, add_decoder=False)
+        self._query_size = config.probe_patch_size or config.patch_size
+        height, width = (count * config.patch_size for count in config.grid_size)
+        self._query_grid = (height // self._query_size, width // self._query_size)
         self.probe = depth_probe(
             config.probe_type,
             config.hidden_size,
             config.grid_size,
-            config.patch_size,
+            self._query_size,
             config.probe_hidden_size,
             config.probe_num_attention_heads,
+            self._query_grid,
+            config.probe_mlp_ratio,
         )
         self.post_init()
 
@@ -197,7 +207,7 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
         """
         with torch.no_grad():
             outputs = self.croco(pixel_values, return_dict=True, **kwargs)
-        log_depth = log_depth_map(self.probe(outputs.last_hidden_state), self.config.grid_size, self.config.patch_size)
+        log_depth = log_depth_map(self.probe(outputs.last_hidden_state), self._query_grid, self._query_size)
         return DepthEstimatorOutput(
             loss=None if labels is None else scale_invariant_log_loss(log_depth, labels),
             predicted_depth=log_depth.exp().clamp(self.config.min_depth, self.config.max_depth),
@@ -213,11 +223,14 @@ def depth_probe(
     patch_size: int,
     width: int | None = None,
     num_heads: int | None = None,
+    query_grid: tuple[int, int] | None = None,
+    mlp_ratio: int = 2,
 ) -> CroCoAttentiveProbe | CroCoLinearProbe:
-    """A probe that predicts the logarithm of depth at the `patch_size**2` pixels of each patch."""
+    """A probe that predicts the logarithm of depth at the `patch_size**2` pixels of each token's or query's patch."""
     if probe_type == "linear":
         return CroCoLinearProbe(hidden_size, grid_size, patch_size**2)
-    return CroCoAttentiveProbe(hidden_size, grid_size, patch_size**2, width, num_heads)
+    shape = hidden_size, grid_size, patch_size**2, width, num_heads
+    return CroCoAttentiveProbe(*shape, query_grid=query_grid, mlp_ratio=mlp_ratio)
 
 
 def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:

@@ -102,11 +102,13 @@ def evaluate_classification(models: Sequence[str], config: ClassificationConfig)
 
 
 def _measured(features: FrozenFeatures, classes: list[str]) -> ModelResult:
-    encoder, test = features.encoder, features.test
-    kind = CroCoLinearProbe if features.config.probe == "linear" else CroCoAttentiveProbe
+    test = features.test
 
     def make() -> nn.Module:
-        return kind(test.features([0]).shape[-1], encoder.grid, len(classes), dense=False).apply(init_probe_weights)
+        shape = features.hidden_size, features.encoder.grid, len(classes)
+        if features.probe == "linear":
+            return CroCoLinearProbe(*shape, dense=False).apply(init_probe_weights)
+        return CroCoAttentiveProbe(*shape, dense=False, **features.probe_size).apply(init_probe_weights)
 
     def loss(output: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         return nn.functional.cross_entropy(output[:, 0], labels)
@@ -119,4 +121,4 @@ def _measured(features: FrozenFeatures, classes: list[str]) -> ModelResult:
             for indices in np.array_split(np.arange(len(labels)), -(-len(labels) // 64)):
                 output = probe(test.features(indices).to(features.device))
                 right[seed, indices] = output[:, 0].argmax(dim=1).cpu().numpy() == labels[indices]
-    return ModelResult(encoder.name, encoder.revision, {"top1": Measure.of(right)})
+    return features.result({"top1": Measure.of(right)})

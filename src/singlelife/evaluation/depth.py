@@ -1,5 +1,6 @@
 """What a frozen encoder knows of depth: a probe is trained on its features of some places and tested on others."""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from singlelife.files import atomic_dir
 
 VERSION = 1  # of all protocols, raised when their numbers would change
 _LOSS = f"scale-invariant log, lambda {SCALE_INVARIANCE}, at the model's resolution"
+_WIDE_OUTPUT = 8  # pixels
 _SAMPLED = 512  # training frames that the first bias is taken from
 
 
@@ -49,12 +51,9 @@ class ProbedModel:
     @torch.inference_mode()
     def predict(self, indices: np.ndarray) -> list[torch.Tensor]:
         """Depth of test items by each probe, float32 (k, height, width) in metres, at the model's size."""
-        encoder = self.features.encoder
         features = self.features.test.features(indices).to(self.features.device)
-        return [
-            log_depth_map(probe(features), encoder.grid, patch_size(encoder)).exp().float().cpu()
-            for probe in self.probes
-        ]
+        grid_and_side = queries(self.features)
+        return [log_depth_map(probe(features), *grid_and_side).exp().float().cpu() for probe in self.probes]
 
 
 def evaluate_depth(
@@ -88,7 +87,7 @@ def evaluate_depth(
         values = _compare(probed.predict, config.seeds, features, test)
         if on_model:
             on_model(probed)
-        return ModelResult(features.encoder.name, features.encoder.revision, _measures(values))
+        return features.result(_measures(values))
 
     return evaluate_by_probes(
         models, train, test, config, measure, lambda features: _mean_depths(features, test),
@@ -100,20 +99,31 @@ def evaluate_depth(
     )  # fmt: skip
 
 
+def queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
+    """Rows and columns of a probe's outputs, and the side of each in pixels: of the wide one 8, or the nearest size
+    that divides the view, of others the encoder's patches."""
+    if features.probe != "wide":
+        return features.encoder.grid, patch_size(features.encoder)
+    height, width = view_size(features.encoder)
+    both = math.gcd(height, width)
+    side = min((size for size in range(1, both + 1) if both % size == 0), key=lambda size: abs(size - _WIDE_OUTPUT))
+    return (height // side, width // side), side
+
+
 def _train(features: FrozenFeatures) -> list[nn.Module]:
-    encoder, data = features.encoder, features.train
-    patch = patch_size(encoder)
+    data, (grid, side) = features.train, queries(features)
     some = data.targets(np.linspace(0, len(data) - 1, min(len(data), _SAMPLED)).round().astype(int)).float()
     bias = float(some[some > 0].log().mean())
 
     def make() -> nn.Module:
-        probe = depth_probe(features.config.probe, data.features([0]).shape[-1], encoder.grid, patch)
+        tokens = features.hidden_size, features.encoder.grid
+        probe = depth_probe(features.probe, *tokens, side, query_grid=grid, **features.probe_size)
         probe.apply(init_probe_weights)
         nn.init.constant_(probe.head.bias, bias)
         return probe
 
     def loss(output: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-        return scale_invariant_log_loss(log_depth_map(output, encoder.grid, patch), depth.float())
+        return scale_invariant_log_loss(log_depth_map(output, grid, side), depth.float())
 
     return [features.train_probe(make, loss, seed) for seed in range(features.config.seeds)]
 
@@ -179,9 +189,14 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     """
     encoder, protocol = probed.features.encoder, probed.frames.protocol
     model = croco_of(encoder)
+    size = probed.features.probe_size
     config = CroCoDepthConfig.of(
         model.config,
-        probe_type=probed.features.config.probe,
+        probe_type="linear" if probed.features.probe == "linear" else "attentive",
+        probe_patch_size=queries(probed.features)[1],
+        probe_hidden_size=size.get("width"),
+        probe_num_attention_heads=size.get("num_heads"),
+        probe_mlp_ratio=size.get("mlp_ratio", 2),
         min_depth=protocol.min_depth,
         max_depth=protocol.max_depth,
         architectures=None,

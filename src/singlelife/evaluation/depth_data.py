@@ -396,7 +396,7 @@ def _scannet(name: str, folder: Path, role: str, split: str | None, config: Dept
 
     return DepthFrames(
         name, f"scannet {hashlib.sha256(listing.encode()).hexdigest()}", PROTOCOLS["scannet"], np.arange(len(files)),
-        lambda row: rgb(Image.open(files[row][0])), stored, config.depth_scale or 0.001,
+        lambda row: rgb(files[row][0]), stored, config.depth_scale or 0.001,
     )  # fmt: skip
 
 

@@ -16,13 +16,13 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 from filelock import FileLock
-from PIL import Image, ImageOps
 from tqdm.auto import tqdm
 
 from singlelife.alignment.models import AttentionMapProvider
 from singlelife.errors import CheckpointError, EvaluationError
 from singlelife.files import atomic_dir, check_room
 from singlelife.lives.registry import default_cache_dir
+from singlelife.pictures import read_picture
 
 FORMAT_VERSION = 2
 FEATURES, TARGETS, METADATA = "features.npy", "targets.npy", "metadata.json"
@@ -259,31 +259,12 @@ def data_identity(data: Any) -> str:
 
 
 def rgb(picture: Any) -> torch.Tensor:
-    """A PIL image, or its encoded bytes in a mapping, as uint8 (3, height, width).
+    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width).
 
     Raises:
-        ValueError: there is none.
-        OSError: it is damaged.
+        ValueError: there is none, or it cannot be read.
     """
     if picture is None:
         raise ValueError("there is none")
-    if isinstance(picture, dict):
-        picture = Image.open(io.BytesIO(picture["bytes"]))
-    return torch.from_numpy(np.array(picture.convert("RGB"))).permute(2, 0, 1)
-
-
-def read_image(path: Path) -> torch.Tensor:
-    """An image file as uint8 (3, height, width), turned upright as its camera says.
-
-    Raises:
-        EvaluationError: it is missing, damaged, or has more than 8 bits a channel.
-    """
-    try:
-        with Image.open(path) as picture:
-            if picture.mode.startswith(("I", "F")):
-                raise EvaluationError(f"{path}: not an image of 8 bits a channel, but of the mode {picture.mode}.")
-            return rgb(ImageOps.exif_transpose(picture))
-    except FileNotFoundError as error:
-        raise EvaluationError(f"{path}: no such file") from error
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise EvaluationError(f"{path}: not an image that can be read ({error})") from error
+    source = io.BytesIO(picture["bytes"]) if isinstance(picture, dict) else picture
+    return torch.from_numpy(np.array(read_picture(source))).permute(2, 0, 1)

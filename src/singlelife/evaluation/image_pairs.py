@@ -15,7 +15,7 @@ import torch
 
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.errors import EvaluationError, PairSetError
-from singlelife.evaluation.features import read_image
+from singlelife.evaluation.features import rgb
 from singlelife.evaluation.settings import CorrespondenceConfig
 
 LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with images 2 to 6
@@ -94,6 +94,9 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
     where = Path(config.data).expanduser()
     if where.is_dir() and ((where / "H_1_2").is_file() or any(where.glob("[vi]_*/"))):
         return hpatches(where, config.split)
+    deeper = [path for depth in ("*", "*/*") for path in sorted(where.glob(f"{depth}/[vi]_*/H_1_2"))]
+    if deeper:
+        raise EvaluationError(f"HPatches' sequences are deeper: name their folder, --data {deeper[0].parents[1]}.")
     return pairs_of_set(
         resolve_pair_set(
             config.data, views=config.views, num_pairs=config.num_pairs, seed=config.seed, image_size=None,
@@ -129,7 +132,10 @@ def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
 
 
 def _of_sequence(sequence: Path, number: int) -> ImagePair:
-    source, target = (read_image(sequence / f"{each}.ppm") for each in (1, number))
+    try:
+        source, target = (rgb(sequence / f"{each}.ppm") for each in (1, number))
+    except ValueError as error:
+        raise EvaluationError(str(error)) from error
     matrix = np.linalg.inv(read_homography(sequence / f"H_1_{number}"))
     truth = partial(planar_truth, matrix, tuple(target.shape[1:]), tuple(source.shape[1:]))
     return ImagePair(target, source, truth, matrix.astype("<f8").tobytes())

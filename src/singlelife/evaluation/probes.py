@@ -14,10 +14,14 @@ from tqdm.auto import tqdm
 from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.errors import EvaluationError, RunError
 from singlelife.evaluation.features import Examples, FeatureSet, extract
-from singlelife.evaluation.results import Evaluation, ModelResult, measure_models
+from singlelife.evaluation.results import Evaluation, Measure, ModelResult, measure_models
 from singlelife.evaluation.settings import ProbeConfig
 from singlelife.machine import choose_device
 from singlelife.optimization import learning_rate, parameter_groups
+
+# Of the readout that DeepMind publishes with its video models (github.com/google-deepmind/representations4d).
+_WIDE = {"width": 1024, "num_heads": 16, "mlp_ratio": 4}
+_WIDE_FROM = 768  # channels of an encoder, for which it is the default
 
 _WEIGHT_DECAY = 0.05  # of matrices; biases, norms and learned tokens have none
 _MOST_IN_BOTH = 0.05  # of the test items; public data sets have a few
@@ -39,6 +43,27 @@ class FrozenFeatures:
     test: FeatureSet
     config: ProbeConfig
     device: str
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's tokens."""
+        return self.train.features([0]).shape[-1]
+
+    @property
+    def probe(self) -> str:
+        """`"linear"`, `"small"` or `"wide"`."""
+        if self.config.probe != "attentive":
+            return self.config.probe
+        return "wide" if self.hidden_size >= _WIDE_FROM else "small"
+
+    @property
+    def probe_size(self) -> dict[str, Any]:
+        """Width, heads and MLP of an attentive probe, where they are not those that go with the encoder."""
+        return _WIDE if self.probe == "wide" else {}
+
+    def result(self, measures: dict[str, Measure]) -> ModelResult:
+        """What its probes measured."""
+        return ModelResult(self.encoder.name, self.encoder.revision, measures, {"probe": self.probe})
 
     def train_probe(
         self, make: Callable[[], nn.Module], loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], seed: int
@@ -76,7 +101,7 @@ class FrozenFeatures:
             error = loss(probe(data.features(rows).to(device)), data.targets(rows).to(device))
             if not torch.isfinite(error):
                 raise RunError(
-                    f"The loss of the {config.probe} probe is not finite after {step} steps. Try a lower "
+                    f"The loss of the {self.probe} probe is not finite after {step} steps. Try a lower "
                     f"--learning-rate than {config.learning_rate:g}."
                 )
             error.backward()
@@ -138,6 +163,9 @@ def evaluate_by_probes(
 
     results, failed = measure_models(models, partial(load_model, device=device), measured, baselines=config.baselines)
     data = first[0].test
+    if config.probe == "attentive":
+        kinds = {result.settings["probe"] for result in results}
+        all_notes.append(f"attentive probes: {' and '.join(sorted(kinds))}")
     return Evaluation(
         task=task,
         protocol=protocol,

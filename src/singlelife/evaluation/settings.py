@@ -48,8 +48,10 @@ class ProbeConfig(EvaluationConfig):
         EvaluationError: a number is not above 0.
     """
 
-    probe: Literal["attentive", "linear"] = "attentive"
-    """attentive: learned queries and one cross-attention block; linear: one layer on each token"""
+    probe: Literal["attentive", "wide", "small", "linear"] = "attentive"
+    """attentive: learned queries and one cross-attention block, wide for encoders of 768 channels or more, else small;
+    wide: 1024 channels, 16 heads, a query for each 8 px; small: half the encoder's width, a query for each patch;
+    linear: one layer on each token"""
     seeds: int = 3
     """number of probes to train, with the seeds 0, 1, …"""
     epochs: int = 20

@@ -7,7 +7,6 @@ into the memory, is refused before gigabytes are downloaded.
 import hashlib
 import json
 import math
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -30,6 +29,7 @@ from singlelife.errors import CheckpointError
 from singlelife.hub.client import hub_api
 from singlelife.hub.errors import HubUnreachable, is_repo_id, translate_hub_errors
 from singlelife.hub.pull import fetch, kept_without_network, look_up
+from singlelife.machine import free_memory
 from singlelife.text import in_bytes
 
 CONFIG = "config.json"
@@ -186,7 +186,7 @@ class Checkpoint:
                 f"The weights of {self.name} cannot be loaded as safetensors: {path.name} is damaged."
             ) from error
         needed = 4 * sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("text_model."))
-        for where, free in _free_memory(device).items():
+        for where, free in free_memory(device).items():
             if needed > free:
                 raise CheckpointError(
                     f"{self.name} is too large for the memory: its weights take {in_bytes(needed)} as float32, and "
@@ -248,16 +248,3 @@ def _unsafe(fields: Any) -> Iterator[str]:
             if code or (name in _OTHER_WEIGHTS and value):
                 yield name
             yield from _unsafe(value)
-
-
-def _free_memory(device: str) -> dict[str, int]:
-    """Bytes of memory that a model can take, by where that is: on its way to an accelerator it is in both."""
-    free = {}
-    try:  # Linux knows what it would give back of its caches
-        lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
-        free[""] = int(lines["MemAvailable"].split()[0]) * 1024
-    except (OSError, ValueError, KeyError):
-        free[""] = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if torch.device(device).type == "cuda":
-        free[f" on {device}"] = torch.cuda.mem_get_info(device)[0]
-    return free

@@ -1,0 +1,7 @@
+"""`python -m singlelife`, the same as the command `singlelife`."""
+
+import sys
+
+from singlelife.cli import main
+
+sys.exit(main())
