@@ -1,5 +1,6 @@
 """What happens on the page: the work behind its buttons, and the same work for programs."""
 
+import html
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ class Handlers:
             yield {self.at.status: gr.skip()} if session in self._stops else self._end(_CANCELLED)
         except Exception as error:
             message = visitor_message(error)
-            gr.Warning(message, title="Not compared")
+            _warn(message, "Not compared")
             yield self._end(message, alert=True)
         finally:
             stop.set()
@@ -113,9 +114,9 @@ class Handlers:
     def take_picture(self, path: str | None) -> Any:
         """A picture as a view. The file that was uploaded is deleted."""
         try:
-            return read_picture(path, self.bench.limits) if path else None
+            return read_picture(path, Request(self.bench.limits)) if path else None
         except Exception as error:
-            gr.Warning(visitor_message(error), title="This picture cannot be used")
+            _warn(visitor_message(error), "This picture cannot be used")
             return None
         finally:
             delete_upload(path)
@@ -181,6 +182,7 @@ def add_api(bench: Bench) -> None:
             position_free, the reading, and the CAS of each pair.
         """
         try:
+            _check_types({"model_a": model_a, "model_b": model_b, "pairs": pairs}, k)
             if is_built_in(model_a, model_b):
                 return show.to_dict(bench.example(model_a, model_b, pairs, k)[1])
             return show.to_dict(bench.compare(model_a, model_b, built_in_pairs(pairs), k=k))
@@ -201,10 +203,12 @@ def add_api(bench: Bench) -> None:
             The scores, as compare_models gives them; position_free_reference has those on the built-in pairs.
         """
         try:
+            _check_types({"model_a": model_a, "model_b": model_b})
             if not target or not source:
                 raise VisitorError("Give two pictures: a target view and a source view.")
-            views = read_picture(target, bench.limits), read_picture(source, bench.limits)
-            return show.to_dict(bench.compare(model_a, model_b, [views]))
+            request = Request(bench.limits)
+            views = read_picture(target, request), read_picture(source, request)
+            return show.to_dict(bench.compare(model_a, model_b, [views], request=request))
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
         finally:
@@ -218,6 +222,20 @@ def add_api(bench: Bench) -> None:
         views = [gr.Image(label=f"{name} view", type="filepath", image_mode=None) for name in ("Target", "Source")]
         answer = gr.JSON(label="Result")
         gr.Button().click(compare_on_pictures, [*names, *views], answer, api_name="compare_on_pictures", **shared)
+
+
+def _check_types(words: dict[str, Any], k: Any = 1) -> None:
+    """Programs send any JSON, whatever the endpoint says that it takes."""
+    for name, value in words.items():
+        if not isinstance(value, str):
+            raise VisitorError(f"{name} should be a text, not {str(value)[:80]}.")
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise VisitorError(f"k should be a whole number, not {str(k)[:80]}.")
+
+
+def _warn(message: str, title: str) -> None:
+    """Show a message for some seconds. What a visitor typed is text in it, and no HTML."""
+    gr.Warning(html.escape(message), title=title)
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:

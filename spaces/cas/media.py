@@ -19,7 +19,9 @@ from singlelife.lives.video.sources import EmbeddedVideo
 from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
-_SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
+_SCALED = ("L", "LA", "RGB", "RGBA", "CMYK", "I")  # modes that can be made smaller as they are
+_BYTES_OF_A_PIXEL = 10  # while a picture is read, or a frame of a video with those that it needs
+_FRAMES = 24  # that a decoder holds, at most
 _SHORTER_SIDE, _LONGER_SIDE = 1024, 2048  # pixels of a picture that is kept; no model here takes more
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
@@ -32,31 +34,35 @@ _NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4,
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
 
 
-def read_picture(path: str | Path, limits: Limits) -> np.ndarray:
+def read_picture(path: str | Path, request: Request) -> np.ndarray:
     """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
     It is made smaller where it has over 1,024 x 2,048 px. An animation gives its first frame.
 
     Args:
         path: a JPEG, PNG or WebP file, by its content, whatever its name.
+        request: for which it is read. As many are read at a time as there is memory for.
 
     Raises:
+        Cancelled: the visitor has given up.
         VisitorError: it is none of these, too large, or damaged.
     """
+    limits = request.limits
     _check_size(path, limits.picture_bytes, "picture")
     try:
         with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
-            if width * height > limits.picture_pixels:
-                raise Image.DecompressionBombError(f"{width} x {height} px")
-            picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
-            picture.load()
-            pixels = _small(picture) if picture.mode in _SCALED else _small(_rgb(picture))
-            return np.array(_rgb(ImageOps.exif_transpose(pixels)))
-    except Image.DecompressionBombError as error:
-        raise VisitorError(
-            f"The picture has more than {limits.picture_pixels / 1e6:.0f} million pixels, the limit. Make it smaller."
-        ) from error
+            if width * height > limits.picture_pixels or max(width, height) > limits.picture_side:
+                raise VisitorError(
+                    f"The picture has {width:,} x {height:,} px; the limits are {limits.picture_pixels / 1e6:.0f} "
+                    f"million pixels and {limits.picture_side:,} px a side. Make it smaller."
+                )
+            with request.memory(_BYTES_OF_A_PIXEL * width * height):
+                picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller
+                picture.load()
+                return np.array(_rgb(ImageOps.exif_transpose(_small(_scalable(picture)))))
+    except VisitorError:
+        raise
     except Exception as error:  # of many kinds, by what is wrong in a file
         raise VisitorError("This is no picture, or it is damaged: upload a JPEG, PNG or WebP file.") from error
 
@@ -84,10 +90,11 @@ def pairs_of_video(
     try:
         with pa.memory_map(str(path)) as file:
             source = EmbeddedVideo(PurePath("the video"), file.read_buffer())
-            seconds = _seconds(source, request)
+            seconds, pixels = _length(source, request)
             if seconds <= gap_seconds:
                 raise VisitorError(f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart.")
-            return _pairs(source, seconds, gap_seconds, count, request)
+            with request.memory(_FRAMES * _BYTES_OF_A_PIXEL * pixels):
+                return _pairs(source, seconds, gap_seconds, count, request)
     except (LifeError, OSError) as error:
         log.info("A video could not be read: %s", error)
         raise VisitorError(_NO_VIDEO) from error
@@ -130,10 +137,18 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
+def _scalable(picture: Image.Image) -> Image.Image:
+    if picture.mode.startswith("I"):  # 16 bits of grey
+        return picture.convert("I")
+    if picture.mode in _SCALED:
+        return picture
+    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
+
+
 def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode that the three formats have, in RGB."""
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
+    """A picture in RGB, on white."""
+    if picture.mode == "I":  # which Pillow would clip
+        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if picture.has_transparency_data:
         whole = picture.convert("RGBA")
         ground = Image.new("RGBA", whole.size, "white")
@@ -146,13 +161,17 @@ def _reader(source: EmbeddedVideo, limits: Limits, rate: float = 1.0) -> VideoRe
     return VideoReader(source, rate, _FRAME_SIDE, num_threads=2, **safe)
 
 
-def _seconds(source: EmbeddedVideo, request: Request) -> float:
-    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header."""
+def _length(source: EmbeddedVideo, request: Request) -> tuple[float, int]:
+    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header; and
+    the pixels of a frame."""
     limits = request.limits
     with _reader(source, limits) as reader:
         width, height = reader.stored_size
-        if width * height > limits.video_pixels:
-            raise VisitorError(f"The video has {width} x {height} px; the limit is {limits.video_pixels:,} pixels.")
+        if width * height > limits.video_pixels or max(width, height) > limits.video_side:
+            raise VisitorError(
+                f"The video has {width} x {height} px; the limits are {limits.video_pixels:,} pixels and "
+                f"{limits.video_side:,} px a side."
+            )
         first, last = math.inf, -math.inf
         for index, shown in enumerate(reader.packet_times()):
             if index % 500 == 0:
@@ -160,7 +179,7 @@ def _seconds(source: EmbeddedVideo, request: Request) -> float:
             first, last = min(first, shown), max(last, shown)
             if last - first > limits.video_seconds or index > limits.video_seconds * _MOST_FRAMES_A_SECOND:
                 raise VisitorError(f"The video is longer than {duration(limits.video_seconds)}. Upload a part.")
-    return max(0.0, last - first)
+    return max(0.0, last - first), width * height
 
 
 def _pairs(
