@@ -158,9 +158,13 @@ class Handlers:
         }
 
     def _end(self, message: str = "", *, alert: bool = False) -> Updates:
-        note = show.note_html(message, alert=alert) if message else ""
+        """The page after a comparison. With a message there is none, and no older result stays under the new names."""
         at = self.at
-        return {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: note}
+        ended = {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: ""}
+        if not message:
+            return ended
+        gone = {at.score: "", at.look: None, at.strip: None, at.token: None}
+        return ended | gone | {at.status: show.note_html(message, alert=alert)}
 
 
 def add_api(bench: Bench) -> None:

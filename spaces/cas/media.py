@@ -11,17 +11,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from limits import Limits, Request, VisitorError, log
-from PIL import Image, ImageOps
+from PIL import Image
 
+from singlelife import pictures
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import VideoReader
 from singlelife.lives.video.sources import EmbeddedVideo
 from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
-_SCALED = ("L", "LA", "RGB", "RGBA", "CMYK", "I")  # modes that can be made smaller as they are
-_BYTES_OF_A_PIXEL = 10  # while a picture is read, or a frame of a video with those that it needs
-_FRAMES = 24  # that a decoder holds, at most
+_SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
+_FRAMES_HELD = 24  # by a decoder, at most, of 6 bytes a pixel
 _SHORTER_SIDE, _LONGER_SIDE = 1024, 2048  # pixels of a picture that is kept; no model here takes more
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
@@ -57,10 +57,11 @@ def read_picture(path: str | Path, request: Request) -> np.ndarray:
                     f"The picture has {width:,} x {height:,} px; the limits are {limits.picture_pixels / 1e6:.0f} "
                     f"million pixels and {limits.picture_side:,} px a side. Make it smaller."
                 )
-            with request.memory(_BYTES_OF_A_PIXEL * width * height):
+            scalable = picture.mode in _SCALED
+            with request.memory((12 if scalable else 40) * width * height):
                 picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller
-                picture.load()
-                return np.array(_rgb(ImageOps.exif_transpose(_small(_scalable(picture)))))
+                small = _small(picture) if scalable else picture  # before anything makes copies of it
+                return np.array(_small(pictures.read_picture(small)))
     except VisitorError:
         raise
     except Exception as error:  # of many kinds, by what is wrong in a file
@@ -93,7 +94,7 @@ def pairs_of_video(
             seconds, pixels = _length(source, request)
             if seconds <= gap_seconds:
                 raise VisitorError(f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart.")
-            with request.memory(_FRAMES * _BYTES_OF_A_PIXEL * pixels):
+            with request.memory(6 * _FRAMES_HELD * pixels):
                 return _pairs(source, seconds, gap_seconds, count, request)
     except (LifeError, OSError) as error:
         log.info("A video could not be read: %s", error)
@@ -129,31 +130,12 @@ def _check_size(path: str | Path, most: int, what: str) -> None:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """Of the size that is kept, before anything else makes copies of it."""
+    """Of the size that is kept."""
     scale = min(_SHORTER_SIDE / min(picture.size), _LONGER_SIDE / max(picture.size))
     if scale >= 1:
         return picture
     size = [max(1, round(side * scale)) for side in picture.size]
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
-
-
-def _scalable(picture: Image.Image) -> Image.Image:
-    if picture.mode.startswith("I"):  # 16 bits of grey
-        return picture.convert("I")
-    if picture.mode in _SCALED:
-        return picture
-    return picture.convert("RGBA" if picture.has_transparency_data else "RGB")
-
-
-def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture in RGB, on white."""
-    if picture.mode == "I":  # which Pillow would clip
-        return Image.fromarray((np.asarray(picture).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        whole = picture.convert("RGBA")
-        ground = Image.new("RGBA", whole.size, "white")
-        return Image.alpha_composite(ground, whole).convert("RGB")
-    return picture.convert("RGB")
 
 
 def _reader(source: EmbeddedVideo, limits: Limits, rate: float = 1.0) -> VideoReader:

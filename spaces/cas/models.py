@@ -102,7 +102,8 @@ def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
             _inspect(Checkpoint(name, folder, weights), request)  # what cannot be compared costs no more
             hub.download(remote, weights, folder)
 
-        key, size = f"{repo_id.replace('/', '--')}@{remote.commit}", sum(remote.sizes[file] for file in small + weights)
+        key = f"{repo_id.replace('/', '--')}@{remote.commit}"
+        size = sum(remote.sizes[file] for file in small + weights)
         with kept(key, size, fill, default_cache_dir() / "space-models", request) as folder:
             return _load(Checkpoint(name, folder, weights, commit=remote.commit), request)
 

@@ -68,13 +68,15 @@ def test_conversion_leaves_nothing_over_and_nothing_missing(golden):
     _, state, kwargs = golden
     partner = "dec_blocks.1.cross_attn.projv.bias"
     wrong = {
-        "1 not known: enc_blocks.0.extra.weight": (state | {"enc_blocks.0.extra.weight": torch.zeros(1)}, {}),
-        "1 missing: croco.encoder.norm.bias": ({n: t for n, t in state.items() if n != "enc_norm.bias"}, {}),
+        'Unexpected .*"enc_blocks.0.extra.weight"': (state | {"enc_blocks.0.extra.weight": torch.zeros(1)}, {}),
+        'Missing .*"croco.encoder.norm.bias"': ({n: t for n, t in state.items() if n != "enc_norm.bias"}, {}),
         f"has no partner {partner}": ({n: t for n, t in state.items() if n != partner}, {}),
-        "of another shape": (state | {"enc_norm.bias": torch.zeros(3)}, {}),
+        "size mismatch for croco.encoder.norm.bias": (state | {"enc_norm.bias": torch.zeros(3)}, {}),
         "not known: depth": (state, {"depth": 3}),
         "norm_im2_in_dec": (state, {"norm_im2_in_dec": False}),
         "pos_embed": (state, {"pos_embed": "learned"}),
+        "too few for the blocks": (state, {"enc_depth": 10**9}),
+        "make no CroCo.*enc_depth": (state, {"enc_depth": "two"}),
     }
     for facts, (weights, changes) in wrong.items():
         with pytest.raises(ValueError, match=facts):
