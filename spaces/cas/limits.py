@@ -155,16 +155,18 @@ class Request:
         Raises:
             Cancelled, VisitorError: as `check`; the second also where the step would not fit alone.
         """
-        while True:
+        too_much = 0  # looks in a row, since memory that was freed may take a moment
+        while too_much < 10:
             self.check()
             with _holding:
                 alone = not _held
                 if self.room() >= more + sum(_held) or (alone and self.room(after_cleaning=True) >= more):
                     _held.append(more)
                     break
-            if alone:
-                raise VisitorError(_NO_MEMORY)
+            too_much = too_much + 1 if alone else 0
             time.sleep(0.1)
+        else:
+            raise VisitorError(_NO_MEMORY)
         try:
             yield
         finally:

@@ -53,15 +53,15 @@ def read_picture(path: str | Path, request: Request) -> np.ndarray:
         with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
             if width * height > limits.picture_pixels or max(width, height) > limits.picture_side:
-                raise VisitorError(
-                    f"The picture has {width:,} x {height:,} px; the limits are {limits.picture_pixels / 1e6:.0f} "
-                    f"million pixels and {limits.picture_side:,} px a side. Make it smaller."
-                )
+                raise Image.DecompressionBombError(f"{width} x {height} px")
             scalable = picture.mode in _SCALED
             with request.memory((12 if scalable else 40) * width * height):
                 picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller
                 small = _small(picture) if scalable else picture  # before anything makes copies of it
                 return np.array(_small(pictures.read_picture(small)))
+    except Image.DecompressionBombError as error:
+        most = f"{limits.picture_pixels / 1e6:.0f} million pixels and {limits.picture_side:,} px a side"
+        raise VisitorError(f"The picture is too large: the limits are {most}. Make it smaller.") from error
     except VisitorError:
         raise
     except Exception as error:  # of many kinds, by what is wrong in a file

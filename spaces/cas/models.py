@@ -40,13 +40,13 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _LARGEST_JSON = 4 << 20  # bytes of a config or an index
 _LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
 _MOST_PARTS = 50  # files of weights
-_LONGEST_SIDE = 4096  # pixels to which an image processor may resize
 _LARGEST = (  # of a number in a config, by what is in its field's name; the first that fits
     ("num_labels", 30_000),
     (r"layer|depth|block|stage", 256),
     (r"tokens|ratio|tubelet", 64),
+    (r"height|width|edge|^(crop_|pad_|image_)?size$", 4_096),
     (r"intermediate|ffn|mlp", 65_536),
-    (r"hidden|width|dim|heads", 8_192),
+    (r"hidden|dim|heads", 8_192),
     (r"", 1_000_000),
 )
 _LONGEST_LIST = 1_000
@@ -201,10 +201,6 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
         raise VisitorError(
             f"{name} cuts a view into {grid[0]} x {grid[1]} patches; here the limit is {limits.patches}."
         )
-    sizes = [dict(getattr(plan.processor, each, None) or {}) for each in ("size", "crop_size", "pad_size")]
-    sides = [*size, *(side for size in sizes for side in size.values())]
-    if any(isinstance(side, int | float) and side > _LONGEST_SIDE for side in sides):
-        raise VisitorError(f"The image processor of {name} makes views of over {_LONGEST_SIDE} px.")
     with _one_at_a_time(request), torch.device("meta"):
         model = AutoModel.from_config(plan.config)
     parameters = sum(each.numel() for each in (*model.parameters(), *model.buffers()))

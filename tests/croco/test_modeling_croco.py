@@ -289,6 +289,21 @@ def test_base_model_and_pretraining_model_share_a_checkpoint(model, tmp_path):
         torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("how", ["export", "eager", "aot_eager"])
+def test_a_pair_of_any_batch_size_is_exported_and_compiled_whole(how):
+    model = CroCoModel(micro_config()).eval()
+    if how == "export":
+        batch = torch.export.Dim("batch", min=1, max=64)
+        dynamic = {"pixel_values": {0: batch}, "source_pixel_values": {0: batch}}
+        run = torch.export.export(model, views(), dynamic_shapes=dynamic, strict=False).module()
+    else:
+        run = torch.compile(model, fullgraph=True, backend=how, dynamic=True)
+    for batch_size in (2, 5):
+        pair = views(batch_size=batch_size)
+        close(run(*pair).decoder_last_hidden_state, model(*pair).decoder_last_hidden_state)
+
+
 @pytest.mark.parametrize("position_embedding_type", ["rope", "sincos"])
 @pytest.mark.parametrize(("image_size", "mask_ratio"), [(32, 0.75), ((24, 40), 0.5)])
 def test_the_formula_counts_every_product_of_a_training_step(position_embedding_type, image_size, mask_ratio):

@@ -42,6 +42,11 @@ def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, 
         ({"model_a": "sim_1", "model_b": "file:///etc/passwd"}, "is no name of a model"),
         ({"model_a": "sim_1", "model_b": "lives/vit@../x"}, "is no revision"),
         ({"model_a": "", "model_b": "sim_2"}, "Which two models"),
+        ({"model_a": 5, "model_b": "sim_2"}, "model_a should be a text, not 5"),
+        ({"model_a": "sim_1", "model_b": ["sim_2"]}, "model_b should be a text, not"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "pairs": {}}, "pairs should be a text"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": "five"}, "k should be a whole number, not five"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": 2.5}, "k should be a whole number, not 2.5"),
     ],
 )
 def test_what_is_refused_is_said_without_traces(client, asked: dict, says: str):
