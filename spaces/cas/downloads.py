@@ -1,4 +1,4 @@
-"""Files of models on the Hub: fetched within limits by a process that can be ended, and kept on the disk up to a cap."""
+"""Files of models on the Hub: fetched within limits by a process that can be ended, and kept up to a cap."""
 
 import json
 import os
@@ -98,7 +98,8 @@ class HubProcess:
         """The answer to a question; `watch` is called while it is awaited, and may raise."""
         answers: SimpleQueue[str] = SimpleQueue()
         watch()
-        assert self._process.stdin is not None and (said := self._process.stdout) is not None
+        said = self._process.stdout
+        assert self._process.stdin is not None and said is not None
         with suppress(BrokenPipeError):
             self._process.stdin.write(json.dumps([question, {"repo_id": repo_id, **arguments}]) + "\n")
             self._process.stdin.flush()

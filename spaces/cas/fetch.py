@@ -1,4 +1,4 @@
-"""Asks the Hub, in a process of its own: `downloads.py` starts it, and ends it where time is over or a visitor gives up.
+"""Asks the Hub, in a process of its own that `downloads.py` ends where time is over or a visitor gives up.
 
 It reads questions as lines of JSON, and writes the answer to each as a line.
 """

@@ -193,42 +193,10 @@ def add_api(bench: Bench) -> None:
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
 
-    def compare_on_pictures(model_a: str, model_b: str, target: str, source: str) -> dict:
-        """Measure how far two vision models agree about one pair of pictures of the same place: the Correspondence
-        Alignment Score (CAS), with the position-free score on built-in pairs, and a reading in words.
-
-        Args:
-            model_a: A model of this page, or ORG/NAME on the Hugging Face Hub.
-            model_b: The other model.
-            target: A picture, whose patches are looked for.
-            source: A picture of the same place from elsewhere, in which they are looked for.
-
-        Returns:
-            The scores, as compare_models gives them; position_free_reference has those on the built-in pairs.
-        """
-        try:
-            _check_types({"model_a": model_a, "model_b": model_b})
-            if not target or not source:
-                raise VisitorError("Give two pictures: a target view and a source view.")
-            request = Request(bench.limits)
-            views = read_picture(target, request), read_picture(source, request)
-            return show.to_dict(bench.compare(model_a, model_b, [views], request=request))
-        except Exception as error:
-            raise gr.Error(visitor_message(error)) from None
-        finally:
-            for file in (target, source):
-                delete_upload(file)
-
-    shared: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "compare"}
-    gr.api(compare_models, api_name="compare", **shared)
-    with gr.Row(visible=False):
-        names = [gr.Textbox(label=f"Model {letter}") for letter in "AB"]
-        views = [gr.Image(label=f"{name} view", type="filepath", image_mode=None) for name in ("Target", "Source")]
-        answer = gr.JSON(label="Result")
-        gr.Button().click(compare_on_pictures, [*names, *views], answer, api_name="compare_on_pictures", **shared)
+    gr.api(compare_models, api_name="compare", concurrency_limit=AT_ONCE, concurrency_id="compare")
 
 
-def _check_types(words: dict[str, Any], k: Any = 1) -> None:
+def _check_types(words: dict[str, Any], k: Any) -> None:
     """Programs send any JSON, whatever the endpoint says that it takes."""
     for name, value in words.items():
         if not isinstance(value, str):

@@ -5,7 +5,6 @@ first, as they stand in the JSON, and then a model that is made of them without 
 safetensors is ever fetched.
 """
 
-import json
 import re
 import threading
 from collections.abc import Iterator

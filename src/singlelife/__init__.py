@@ -112,7 +112,7 @@ def _register_image_processor(ours: ModuleType) -> None:
 
 @when_imported("transformers.models.auto.video_processing_auto")
 def _register_no_video_processor(auto: ModuleType) -> None:
-    """Pipelines look for one, and where they know of none they ask in the terminal whether to run a checkpoint's code."""
+    """Pipelines look for one; where they know of none they ask in the terminal whether to run a checkpoint's code."""
     configuration = import_module("singlelife.croco.configuration_croco")
     for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):
         auto.VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": None}, exist_ok=True)

@@ -131,7 +131,11 @@ def test_of_16_bits_the_upper_8_are_taken_and_pictures_are_upright(form, tmp_pat
     picture, exif = Image.fromarray(grey), Image.Exif()
     exif[0x0112] = 6  # to be turned clockwise
     picture.save(tmp_path / "a.png", exif=exif)
-    image = {"array": np.stack([grey] * 3, axis=-1), "file": str(tmp_path / "a.png"), "picture": Image.open(tmp_path / "a.png")}[form]
+    image = {
+        "array": np.stack([grey] * 3, axis=-1),
+        "file": str(tmp_path / "a.png"),
+        "picture": Image.open(tmp_path / "a.png"),
+    }[form]
     processor = CroCoImageProcessor(size={"height": 32, "width": 32}, do_normalize=False, do_rescale=False)
     pixels = processor(image, return_tensors="pt").pixel_values[0, 0, 8::16, 8::16]
     assert pixels.tolist() == ([[0, 78], [156, 255]] if form == "array" else [[156, 0], [255, 78]])

@@ -56,7 +56,7 @@ def model(**fields) -> CroCoForDepthEstimation:
 @pytest.mark.integration
 def test_without_a_trained_probe_there_is_no_depth_but_the_command_that_makes_one(tmp_path):
     estimate = pipeline("depth-estimation", str(save_micro_model(tmp_path)), device="cpu")
-    with pytest.raises(ValueError, match="singlelife evaluate depth .*--train .*--save"):
+    with pytest.raises(ValueError, match=r"singlelife evaluate depth .*--train .*--save"):
         estimate(Image.new("RGB", (40, 30)))
 
 

@@ -1,7 +1,7 @@
 """Image processor of CroCo."""
 
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,8 +29,8 @@ class CroCoImageProcessor(TorchvisionBackend):
     r"""Images to the `pixel_values` of [`CroCoModel`]: cut, resized (antialiased), rescaled to [0, 1] and normalised.
 
     Takes what every transformers image processor takes: PIL images, files, arrays or tensors, one or a list. Pictures
-    are turned upright as their EXIF says; grey ones, 16-bit ones and those with transparency are made 8-bit RGB. A pair
-    of views is `processor(target, source, return_tensors="pt")`. Each setting can be overridden in a call.
+    are turned upright as their EXIF says; grey ones, 16-bit ones and transparent ones are made 8-bit RGB. A pair of
+    views is `processor(target, source, return_tensors="pt")`. Each setting can be overridden in a call.
 
     Args:
         size (`dict`): `{"height", "width"}` of `pixel_values`, in pixels; the model's `image_size`.
@@ -83,7 +83,7 @@ class CroCoImageProcessor(TorchvisionBackend):
 
     def fetch_images(self, images: Any) -> Any:
         """As in transformers; a file of this machine is opened as it is, since that clips 16 bits."""
-        if isinstance(images, str) and os.path.isfile(images):
+        if isinstance(images, str) and Path(images).is_file():
             with Image.open(images) as picture:
                 picture.load()
                 return picture

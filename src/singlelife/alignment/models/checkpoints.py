@@ -21,7 +21,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoVideoProcessor,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -33,7 +32,7 @@ from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.text import in_bytes
 
 CONFIG = "config.json"
-PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
 _WHOLE = "model.safetensors"  # else they are in parts
 INDEX = "model.safetensors.index.json"
@@ -103,15 +102,14 @@ class Checkpoint:
             ) from error
         return config
 
-    def processor(self, video: bool = False) -> Any:
-        """Its image or video processor. Raises a CheckpointError if it has none that can be read."""
-        kind = AutoVideoProcessor if video else AutoImageProcessor
+    def processor(self) -> Any:
+        """Its image processor. Raises a CheckpointError if it has none that can be read."""
         try:
-            return kind.from_pretrained(self.folder, trust_remote_code=False)
+            return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{self.name} has no image processor ({PROCESSORS[-1] if video else PROCESSORS[0]}) that can be "
-                "read, which says how its pixels are normalised."
+                f"{self.name} has no image processor ({PROCESSORS[0]}) that can be read, which "
+                " says how its pixels are normalised."
             ) from error
 
     def load(self, config: PretrainedConfig, device: str) -> PreTrainedModel:
