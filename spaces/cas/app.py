@@ -143,9 +143,10 @@ def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> N
         image.change(do.take_picture, image, view, **_HIDDEN)
     at.video.change(do.take_video, [at.video, at.gap], [at.clip, at.status], **_COMPARING)
     asked = [at.model_a, at.model_b, at.pairs, at.target_view, at.source_view, at.clip]
-    ended = [at.status, at.compare, at.cancel]
-    at.compare.click(do.begin, asked, ended, **_AT_ONCE).then(
-        do.run, None, [*ended, at.score, at.look, at.strip, at.token], trigger_mode="multiple", **_COMPARING
+    begun = [at.status, at.compare, at.cancel]
+    ended = [*begun, at.score, at.look, at.strip, at.token]
+    at.compare.click(do.begin, asked, begun, **_AT_ONCE).then(
+        do.run, None, ended, trigger_mode="multiple", **_COMPARING
     )
     at.cancel.click(do.cancel, None, ended, **_AT_ONCE)
     page.unload(do.leave)

@@ -1,78 +1,121 @@
-"""Files of models on the Hub, fetched within limits by `huggingface_hub`, and kept on the disk up to a cap."""
+"""Files of models on the Hub: fetched within limits by a process that can be ended, and kept up to a cap."""
 
-import hashlib
+import json
 import os
 import shutil
+import subprocess
+import sys
+import threading
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from filelock import FileLock, Timeout
-from huggingface_hub import HfApi, constants
-from huggingface_hub.hf_api import ModelInfo
 from limits import Request, VisitorError
-from tqdm import tqdm
 
-from singlelife._version import __version__
+from singlelife.errors import HubError
 from singlelife.files import atomic_dir, free_bytes, remove_dir
-from singlelife.hub.client import file_sizes
-from singlelife.hub.errors import translate_hub_errors
 from singlelife.hub.pull import is_commit
 from singlelife.text import in_bytes
 
-constants.HF_HUB_DISABLE_XET = True  # xet's downloads cannot be stopped on the way
-constants.DOWNLOAD_CHUNK_SIZE = 1 << 18  # bytes between two checks of a request
+_SLACK = 1 << 20  # bytes that the client itself writes beside the files
 
 
-def look_up(repo_id: str, revision: str | None) -> ModelInfo:
-    """What the Hub says about a model that everybody may see: its commit, and the sizes of its files.
+@dataclass(frozen=True)
+class Remote:
+    """What the Hub says about a model.
 
-    Raises:
-        VisitorError, HubError: it cannot be had.
+    Attributes:
+        repo_id: ORG/NAME.
+        commit: its SHA-1.
+        sizes: of the files beside its config, in bytes.
+        hashes: the SHA-256 of those that have one there.
     """
-    with translate_hub_errors(repo_id, f"Looking up {repo_id}", "", "model"):
-        info = _api().model_info(repo_id, revision=revision, files_metadata=True, timeout=15)
-    if not is_commit(info.sha):  # a folder is named after it
-        raise VisitorError(f"The Hub names no commit of {repo_id}. Try again later.")
-    return info
+
+    repo_id: str
+    commit: str
+    sizes: dict[str, int]
+    hashes: dict[str, str]
 
 
-def download(info: ModelInfo, files: Iterable[str], folder: Path, request: Request) -> None:
-    """Fetch files of a model into a folder: no more of them than the Hub said, with the hashes that it has.
+class HubProcess:
+    """The Hub, asked by a process of its own (`fetch.py`) that ends with the block, or as soon as the request does: a
+    server that sends a byte a second holds up no thread of the page.
 
-    Raises:
-        Cancelled: the visitor has given up.
-        VisitorError, HubError: they cannot be had.
+    Args:
+        request: for which the Hub is asked.
     """
-    files, sizes, got = list(files), file_sizes(info), 0
-    total = sum(sizes[file] for file in files)
-    hashes = {file.rfilename: file.lfs.sha256 for file in info.siblings or [] if file.lfs}
 
-    class Watch(tqdm):
-        """What `huggingface_hub` tells of each chunk, before it is written."""
+    def __init__(self, request: Request):
+        self._request = request
 
-        def __init__(self, *_: Any, **__: Any):
-            super().__init__(disable=True)
+    def __enter__(self) -> "HubProcess":
+        words = [sys.executable, str(Path(__file__).with_name("fetch.py"))]
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        return self
 
-        def update(self, n: float | None = 1) -> None:
-            nonlocal got
-            got += int(n or 0)
-            if got > total:
-                raise VisitorError(f"The Hub sends more of {info.id} than it said. Take another model.")
-            tell()
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
 
-    def tell() -> None:
-        request.tell(f"Downloading {info.id}: {in_bytes(got)} of {in_bytes(total)}", got / max(total, 1))
+    def look_up(self, repo_id: str, revision: str | None) -> Remote:
+        """What the Hub says about a model that everybody may see.
 
-    for file in files:
-        tell()
-        with translate_hub_errors(info.id, f"Downloading {info.id}", "", "model"):
-            path = _api().hf_hub_download(info.id, file, revision=info.sha, local_dir=folder, tqdm_class=Watch)
-        with Path(path).open("rb") as content:
-            digest = hashlib.file_digest(content, "sha256").hexdigest()
-            if content.tell() != sizes[file] or digest != hashes.get(file, digest):
-                raise VisitorError(f"What came as {file} of {info.id} is not what the Hub has. Try again later.")
+        Raises:
+            Cancelled, VisitorError, HubError: it cannot be had.
+        """
+        told = self._ask("look_up", lambda: self._request.tell(f"Looking up {repo_id}"), repo_id, revision=revision)
+        if not is_commit(told["commit"]):  # a folder is named after it
+            raise VisitorError(f"The Hub names no commit of {repo_id}. Try again later.")
+        return Remote(repo_id, **told)
+
+    def download(self, remote: Remote, files: Iterable[str], folder: Path) -> None:
+        """Fetch files of a model into a folder: no more of them than the Hub said, with the hashes that it has.
+
+        Raises:
+            Cancelled, VisitorError, HubError: they cannot be had.
+        """
+        files, name, before = list(files), remote.repo_id, _size(folder)
+        total = sum(remote.sizes[file] for file in files)
+
+        def watch() -> None:
+            got = _size(folder) - before
+            if got > total + _SLACK:
+                raise VisitorError(f"The Hub sends more of {name} than it said. Take another model.")
+            what = f"Downloading {name}: {in_bytes(min(got, total))} of {in_bytes(total)}"
+            self._request.tell(what, min(1.0, got / max(total, 1)))
+
+        for file in files:
+            size, digest = self._ask("download", watch, name, commit=remote.commit, file=file, folder=str(folder))
+            if size != remote.sizes[file] or digest != remote.hashes.get(file, digest):
+                raise VisitorError(f"What came as {file} of {name} is not what the Hub has. Try again later.")
+            watch()
+
+    def _ask(self, question: str, watch: Callable[[], None], repo_id: str, **arguments: Any) -> Any:
+        """The answer to a question; `watch` is called while it is awaited, and may raise."""
+        answers: SimpleQueue[str] = SimpleQueue()
+        watch()
+        said = self._process.stdout
+        assert self._process.stdin is not None and said is not None
+        with suppress(BrokenPipeError):
+            self._process.stdin.write(json.dumps([question, {"repo_id": repo_id, **arguments}]) + "\n")
+            self._process.stdin.flush()
+        threading.Thread(target=lambda: answers.put(said.readline()), daemon=True).start()
+        while True:
+            try:
+                line = answers.get(timeout=0.1)
+                break
+            except Empty:
+                watch()
+        if not line:  # the traceback is in the log
+            raise VisitorError(f"The Hub's answer about {repo_id} cannot be used. Take another model.")
+        answer = json.loads(line)
+        if "refused" in answer:
+            raise HubError(answer["refused"])
+        return answer["answer"]
 
 
 @contextmanager
@@ -117,7 +160,7 @@ def _make_room(folder: Path, size: int, most: int) -> None:
         models.remove(path)
 
     def is_room() -> bool:
-        used = sum(file.stat().st_size for path in models for file in path.rglob("*"))
+        used = sum(_size(path) for path in models)
         return used + size <= most and size <= free_bytes(folder)
 
     while not is_room():
@@ -126,7 +169,10 @@ def _make_room(folder: Path, size: int, most: int) -> None:
         remove_dir(models.pop(0))
 
 
-def _api() -> HfApi:
-    """A client without a token, unless the Space's owner says so: a visitor sees what everybody sees."""
-    token = None if os.environ.get("SINGLELIFE_SPACE_USE_TOKEN") == "1" else False
-    return HfApi(token=token, library_name="singlelife", library_version=__version__)
+def _size(folder: Path) -> int:
+    """Of all files in it that are there still, in bytes."""
+    total = 0
+    for file in folder.rglob("*"):
+        with suppress(OSError):
+            total += file.stat().st_size
+    return total

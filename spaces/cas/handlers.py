@@ -1,5 +1,6 @@
 """What happens on the page: the work behind its buttons, and the same work for programs."""
 
+import html
 import queue
 import threading
 from collections.abc import Callable, Iterator
@@ -103,7 +104,7 @@ class Handlers:
             yield {self.at.status: gr.skip()} if session in self._stops else self._end(_CANCELLED)
         except Exception as error:
             message = visitor_message(error)
-            gr.Warning(message, title="Not compared")
+            _warn(message, "Not compared")
             yield self._end(message, alert=True)
         finally:
             stop.set()
@@ -113,9 +114,9 @@ class Handlers:
     def take_picture(self, path: str | None) -> Any:
         """A picture as a view. The file that was uploaded is deleted."""
         try:
-            return read_picture(path, self.bench.limits) if path else None
+            return read_picture(path, Request(self.bench.limits)) if path else None
         except Exception as error:
-            gr.Warning(visitor_message(error), title="This picture cannot be used")
+            _warn(visitor_message(error), "This picture cannot be used")
             return None
         finally:
             delete_upload(path)
@@ -157,9 +158,13 @@ class Handlers:
         }
 
     def _end(self, message: str = "", *, alert: bool = False) -> Updates:
-        note = show.note_html(message, alert=alert) if message else ""
+        """The page after a comparison. With a message there is none, and no older result stays under the new names."""
         at = self.at
-        return {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: note}
+        ended = {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: ""}
+        if not message:
+            return ended
+        gone = {at.score: "", at.look: None, at.strip: None, at.token: None}
+        return ended | gone | {at.status: show.note_html(message, alert=alert)}
 
 
 def add_api(bench: Bench) -> None:
@@ -181,43 +186,28 @@ def add_api(bench: Bench) -> None:
             position_free, the reading, and the CAS of each pair.
         """
         try:
+            _check_types({"model_a": model_a, "model_b": model_b, "pairs": pairs}, k)
             if is_built_in(model_a, model_b):
                 return show.to_dict(bench.example(model_a, model_b, pairs, k)[1])
             return show.to_dict(bench.compare(model_a, model_b, built_in_pairs(pairs), k=k))
         except Exception as error:
             raise gr.Error(visitor_message(error)) from None
 
-    def compare_on_pictures(model_a: str, model_b: str, target: str, source: str) -> dict:
-        """Measure how far two vision models agree about one pair of pictures of the same place: the Correspondence
-        Alignment Score (CAS), with the position-free score on built-in pairs, and a reading in words.
+    gr.api(compare_models, api_name="compare", concurrency_limit=AT_ONCE, concurrency_id="compare")
 
-        Args:
-            model_a: A model of this page, or ORG/NAME on the Hugging Face Hub.
-            model_b: The other model.
-            target: A picture, whose patches are looked for.
-            source: A picture of the same place from elsewhere, in which they are looked for.
 
-        Returns:
-            The scores, as compare_models gives them; position_free_reference has those on the built-in pairs.
-        """
-        try:
-            if not target or not source:
-                raise VisitorError("Give two pictures: a target view and a source view.")
-            views = read_picture(target, bench.limits), read_picture(source, bench.limits)
-            return show.to_dict(bench.compare(model_a, model_b, [views]))
-        except Exception as error:
-            raise gr.Error(visitor_message(error)) from None
-        finally:
-            for file in (target, source):
-                delete_upload(file)
+def _check_types(words: dict[str, Any], k: Any) -> None:
+    """Programs send any JSON, whatever the endpoint says that it takes."""
+    for name, value in words.items():
+        if not isinstance(value, str):
+            raise VisitorError(f"{name} should be a text, not {str(value)[:80]}.")
+    if not isinstance(k, int) or isinstance(k, bool):
+        raise VisitorError(f"k should be a whole number, not {str(k)[:80]}.")
 
-    shared: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "compare"}
-    gr.api(compare_models, api_name="compare", **shared)
-    with gr.Row(visible=False):
-        names = [gr.Textbox(label=f"Model {letter}") for letter in "AB"]
-        views = [gr.Image(label=f"{name} view", type="filepath", image_mode=None) for name in ("Target", "Source")]
-        answer = gr.JSON(label="Result")
-        gr.Button().click(compare_on_pictures, [*names, *views], answer, api_name="compare_on_pictures", **shared)
+
+def _warn(message: str, title: str) -> None:
+    """Show a message for some seconds. What a visitor typed is text in it, and no HTML."""
+    gr.Warning(html.escape(message), title=title)
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:

@@ -3,11 +3,13 @@
 Everything from outside is treated as hostile: the name of a model, its files, a picture, a video.
 """
 
+import ctypes
 import gc
 import logging
 import math
 import os
 import re
+import sys
 import tempfile
 import threading
 import time
@@ -27,11 +29,14 @@ from singlelife.text import duration
 
 _LONGEST = 600  # characters of a message
 _LESS = "Try fewer pairs or a smaller model, or run it on your own machine with `singlelife demo`."
+_NO_MEMORY = f"There is not enough memory for that here right now. {_LESS}"
 _TOKEN = re.compile(r"\b(hf_|api_org_)\w+|\bBearer\s+\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w:/.])(?:file:/*|~/|/(?=[\w.]+/)|/tmp/|[A-Za-z]:\\)[^\s'\",;:)\]]*")
 
 log = logging.getLogger("singlelife.space")
 closing = threading.Event()  # set when the app ends: requests stop at their next step
+_held: list[int] = []  # bytes for the steps that run now, of all visitors
+_holding = threading.Lock()
 
 Report = Callable[[str, float | None], None]  # what is being done, and the share of it that is done, 0 to 1
 
@@ -65,12 +70,16 @@ class Limits:
     """The file of a picture."""
     picture_pixels: int = 50_000_000
     """Pixels of a picture as it is stored."""
+    picture_side: int = 20_000
+    """Width and height of a picture, in pixels."""
     video_bytes: int = 64_000_000
     """The file of a video."""
     video_seconds: float = 120.0
     """Length of a video."""
     video_pixels: int = 3840 * 2160
     """Pixels of a frame, width times height."""
+    video_side: int = 8_192
+    """Width and height of a frame, in pixels."""
     request_seconds: float = 600.0
     """One request, from its start: the download of its models, the reading of a video, the comparison."""
     memory: int = 12_000_000_000
@@ -122,11 +131,8 @@ class Request:
         if self._report is not None:
             self._report(what, share)
 
-    def check(self, more: int = 0) -> None:
-        """Call this between any two steps of work, and before a step that takes much memory.
-
-        Args:
-            more: bytes that the next step takes.
+    def check(self) -> None:
+        """Call this between any two steps of work.
 
         Raises:
             Cancelled: see there.
@@ -136,13 +142,44 @@ class Request:
             raise Cancelled("Cancelled.")
         if time.monotonic() >= self._end:
             raise VisitorError(f"This takes longer than {duration(self.limits.request_seconds)}, the limit. {_LESS}")
-        if self._over(more):
-            gc.collect()
-            if self._over(more):
-                raise VisitorError(f"There is not enough memory for that here right now. {_LESS}")
+        if self.room() < 0 and self.room(after_cleaning=True) < 0:
+            raise VisitorError(_NO_MEMORY)
 
-    def _over(self, more: int) -> bool:
-        return (resident() or 0) + more > self.limits.memory
+    @contextmanager
+    def memory(self, more: int) -> Iterator[None]:
+        """Hold memory for a step of work while it runs. Where the steps of other visitors have it, wait for them.
+
+        Args:
+            more: bytes that the step takes at its peak.
+
+        Raises:
+            Cancelled, VisitorError: as `check`; the second also where the step would not fit alone.
+        """
+        too_much = 0  # looks in a row, since memory that was freed may take a moment
+        while too_much < 10:
+            self.check()
+            with _holding:
+                alone = not _held
+                if self.room() >= more + sum(_held) or (alone and self.room(after_cleaning=True) >= more):
+                    _held.append(more)
+                    break
+            too_much = too_much + 1 if alone else 0
+            time.sleep(0.1)
+        else:
+            raise VisitorError(_NO_MEMORY)
+        try:
+            yield
+        finally:
+            with _holding:
+                _held.remove(more)
+
+    def room(self, *, after_cleaning: bool = False) -> int:
+        """Bytes that this process may still take; below 0 where it has taken too many."""
+        if after_cleaning:
+            gc.collect()
+            if sys.platform == "linux":  # glibc keeps what was freed
+                ctypes.CDLL(None).malloc_trim(0)
+        return self.limits.memory - (resident() or 0)
 
 
 @contextmanager
@@ -154,7 +191,7 @@ def memory_errors_for_visitors() -> Iterator[None]:
         known = isinstance(error, MemoryError | torch.OutOfMemoryError)
         if not known and not re.search(r"(not enough|allocate) memory", str(error)):
             raise
-        raise VisitorError(f"There is not enough memory for that here. {_LESS}") from error
+        raise VisitorError(_NO_MEMORY) from error
 
 
 def visitor_message(error: BaseException) -> str:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from limits import Limits, Request, VisitorError, log
-from PIL import Image, ImageOps
+from PIL import Image
 
+from singlelife import pictures
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import VideoReader
 from singlelife.lives.video.sources import EmbeddedVideo
@@ -20,6 +21,7 @@ from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
 _SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
+_FRAMES_HELD = 24  # by a decoder, at most, of 6 bytes a pixel
 _SHORTER_SIDE, _LONGER_SIDE = 1024, 2048  # pixels of a picture that is kept; no model here takes more
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
@@ -32,31 +34,36 @@ _NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4,
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
 
 
-def read_picture(path: str | Path, limits: Limits) -> np.ndarray:
+def read_picture(path: str | Path, request: Request) -> np.ndarray:
     """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
     It is made smaller where it has over 1,024 x 2,048 px. An animation gives its first frame.
 
     Args:
         path: a JPEG, PNG or WebP file, by its content, whatever its name.
+        request: for which it is read. As many are read at a time as there is memory for.
 
     Raises:
+        Cancelled: the visitor has given up.
         VisitorError: it is none of these, too large, or damaged.
     """
+    limits = request.limits
     _check_size(path, limits.picture_bytes, "picture")
     try:
         with Image.open(path, formats=_PICTURES) as picture:
             width, height = picture.size
-            if width * height > limits.picture_pixels:
+            if width * height > limits.picture_pixels or max(width, height) > limits.picture_side:
                 raise Image.DecompressionBombError(f"{width} x {height} px")
-            picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller, but no smaller
-            picture.load()
-            pixels = _small(picture) if picture.mode in _SCALED else _small(_rgb(picture))
-            return np.array(_rgb(ImageOps.exif_transpose(pixels)))
+            scalable = picture.mode in _SCALED
+            with request.memory((12 if scalable else 40) * width * height):
+                picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller
+                small = _small(picture) if scalable else picture  # before anything makes copies of it
+                return np.array(_small(pictures.read_picture(small)))
     except Image.DecompressionBombError as error:
-        raise VisitorError(
-            f"The picture has more than {limits.picture_pixels / 1e6:.0f} million pixels, the limit. Make it smaller."
-        ) from error
+        most = f"{limits.picture_pixels / 1e6:.0f} million pixels and {limits.picture_side:,} px a side"
+        raise VisitorError(f"The picture is too large: the limits are {most}. Make it smaller.") from error
+    except VisitorError:
+        raise
     except Exception as error:  # of many kinds, by what is wrong in a file
         raise VisitorError("This is no picture, or it is damaged: upload a JPEG, PNG or WebP file.") from error
 
@@ -84,10 +91,11 @@ def pairs_of_video(
     try:
         with pa.memory_map(str(path)) as file:
             source = EmbeddedVideo(PurePath("the video"), file.read_buffer())
-            seconds = _seconds(source, request)
+            seconds, pixels = _length(source, request)
             if seconds <= gap_seconds:
                 raise VisitorError(f"The video is {seconds:.1f} s long, too short for frames {gap_seconds:g} s apart.")
-            return _pairs(source, seconds, gap_seconds, count, request)
+            with request.memory(6 * _FRAMES_HELD * pixels):
+                return _pairs(source, seconds, gap_seconds, count, request)
     except (LifeError, OSError) as error:
         log.info("A video could not be read: %s", error)
         raise VisitorError(_NO_VIDEO) from error
@@ -122,7 +130,7 @@ def _check_size(path: str | Path, most: int, what: str) -> None:
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """Of the size that is kept, before anything else makes copies of it."""
+    """Of the size that is kept."""
     scale = min(_SHORTER_SIDE / min(picture.size), _LONGER_SIDE / max(picture.size))
     if scale >= 1:
         return picture
@@ -130,29 +138,22 @@ def _small(picture: Image.Image) -> Image.Image:
     return picture.resize(size, Image.Resampling.LANCZOS, reducing_gap=3.0)
 
 
-def _rgb(picture: Image.Image) -> Image.Image:
-    """A picture of any mode that the three formats have, in RGB."""
-    if picture.mode.startswith("I"):  # 16 bits of grey, which Pillow would clip
-        return Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8)).convert("RGB")
-    if picture.has_transparency_data:
-        whole = picture.convert("RGBA")
-        ground = Image.new("RGBA", whole.size, "white")
-        return Image.alpha_composite(ground, whole).convert("RGB")
-    return picture.convert("RGB")
-
-
 def _reader(source: EmbeddedVideo, limits: Limits, rate: float = 1.0) -> VideoReader:
     safe: dict[str, Any] = {"formats": _CONTAINERS, "codecs": _CODECS, "max_pixels": limits.video_pixels}
     return VideoReader(source, rate, _FRAME_SIDE, num_threads=2, **safe)
 
 
-def _seconds(source: EmbeddedVideo, request: Request) -> float:
-    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header."""
+def _length(source: EmbeddedVideo, request: Request) -> tuple[float, int]:
+    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header; and
+    the pixels of a frame."""
     limits = request.limits
     with _reader(source, limits) as reader:
         width, height = reader.stored_size
-        if width * height > limits.video_pixels:
-            raise VisitorError(f"The video has {width} x {height} px; the limit is {limits.video_pixels:,} pixels.")
+        if width * height > limits.video_pixels or max(width, height) > limits.video_side:
+            raise VisitorError(
+                f"The video has {width} x {height} px; the limits are {limits.video_pixels:,} pixels and "
+                f"{limits.video_side:,} px a side."
+            )
         first, last = math.inf, -math.inf
         for index, shown in enumerate(reader.packet_times()):
             if index % 500 == 0:
@@ -160,7 +161,7 @@ def _seconds(source: EmbeddedVideo, request: Request) -> float:
             first, last = min(first, shown), max(last, shown)
             if last - first > limits.video_seconds or index > limits.video_seconds * _MOST_FRAMES_A_SECOND:
                 raise VisitorError(f"The video is longer than {duration(limits.video_seconds)}. Upload a part.")
-    return max(0.0, last - first)
+    return max(0.0, last - first), width * height
 
 
 def _pairs(

@@ -1,7 +1,8 @@
 """The models of visitors: named by anybody, inspected from afar, fetched within limits, and opened without trust.
 
-Two things are known before any weights are here: the sizes of the files, from the Hub, and the architecture and number
-of parameters, from the config. Nothing but JSON and safetensors is ever fetched.
+Before any weights are here, the Hub says how large the files are, and the config how large the model is: its numbers
+first, as they stand in the JSON, and then a model that is made of them without memory. Nothing but JSON and
+safetensors is ever fetched.
 """
 
 import re
@@ -9,12 +10,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 import torch
-from downloads import download, kept, look_up
-from huggingface_hub.hf_api import ModelInfo
+from downloads import HubProcess, Remote, kept
 from limits import Limits, Request, VisitorError, log, visitor_message
-from transformers import AutoModel, PretrainedConfig
+from torch import nn
+from transformers import AutoModel
 
 from singlelife.alignment.models import AttentionMapProvider, load_checkpoint, plan_of
 from singlelife.alignment.models.backbones import geometry
@@ -28,7 +30,6 @@ from singlelife.alignment.models.checkpoints import (
     weights_among,
 )
 from singlelife.errors import HubError, SingleLifeError
-from singlelife.hub.client import file_sizes
 from singlelife.hub.errors import is_repo_id
 from singlelife.lives.registry import default_cache_dir
 from singlelife.text import in_bytes
@@ -38,10 +39,18 @@ _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _LARGEST_JSON = 4 << 20  # bytes of a config or an index
 _LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
 _MOST_PARTS = 50  # files of weights
-_MOST_LAYERS = 256
-_MOST_REGISTERS = 64
-_LONGEST_SIDE = 4096  # pixels to which an image processor may resize
-_LARGEST_FIELD = 10**6  # of any number in a config
+_LARGEST = (  # of a number in a config, by what is in its field's name; the first that fits
+    ("num_labels", 30_000),
+    (r"layer|depth|block|stage", 256),
+    (r"tokens|ratio|tubelet", 64),
+    (r"height|width|edge|^(crop_|pad_|image_)?size$", 4_096),
+    (r"intermediate|ffn|mlp", 65_536),
+    (r"hidden|dim|heads", 8_192),
+    (r"", 1_000_000),
+)
+_LONGEST_LIST = 1_000
+_LABELS = ("id2label", "label2id")  # name what a classifier tells apart, by any words
+_FLOP = 1e12  # of a batch, between two checks of a request
 _SMALLER = "Take a smaller model, or run `singlelife cas` on your own machine."
 
 _loading = threading.Lock()
@@ -83,20 +92,19 @@ def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
     if local and name and Path(name).expanduser().is_dir():
         return _load(find_checkpoint(name), request)
     repo_id, revision = _parsed(name)
-    request.tell(f"Looking up {name}")
-    info = look_up(repo_id, revision)
-    info.id = repo_id  # as the visitor wrote it
-    small, weights = _checked_files(info, request.limits)
-    size = sum(file_sizes(info)[file] for file in (*small, *weights))
+    with HubProcess(request) as hub:
+        remote = hub.look_up(repo_id, revision)
+        small, weights = _checked_files(remote, request.limits)
 
-    def fill(folder: Path) -> None:
-        download(info, small, folder, request)
-        _inspect(Checkpoint(name, folder, weights), request)  # what cannot be compared costs no more
-        download(info, weights, folder, request)
+        def fill(folder: Path) -> None:
+            hub.download(remote, small, folder)
+            _inspect(Checkpoint(name, folder, weights), request)  # what cannot be compared costs no more
+            hub.download(remote, weights, folder)
 
-    key = f"{repo_id.replace('/', '--')}@{info.sha}"
-    with kept(key, size, fill, default_cache_dir() / "space-models", request) as folder:
-        return _load(Checkpoint(name, folder, weights, commit=info.sha), request)
+        key = f"{repo_id.replace('/', '--')}@{remote.commit}"
+        size = sum(remote.sizes[file] for file in small + weights)
+        with kept(key, size, fill, default_cache_dir() / "space-models", request) as folder:
+            return _load(Checkpoint(name, folder, weights, commit=remote.commit), request)
 
 
 def _parsed(name: str) -> tuple[str, str | None]:
@@ -109,33 +117,35 @@ def _parsed(name: str) -> tuple[str, str | None]:
     return repo_id, revision or None
 
 
-def _checked_files(info: ModelInfo, limits: Limits) -> tuple[list[str], tuple[str, ...]]:
+def _checked_files(remote: Remote, limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """The names of a model's small files and of its weights, if what the Hub says about them is within the limits."""
-    sizes = file_sizes(info)
-    if CONFIG not in sizes:
-        raise VisitorError(f"{info.id} holds no model: it has no {CONFIG}. Take another.")
+    name, sizes = remote.repo_id, remote.sizes
     weights = weights_among(list(sizes))
-    if not weights:
-        why = "has no safetensors"
-        if any(file.endswith(PICKLED) for file in sizes):
-            why = "has only pickled weights, which can run code when they are opened"
-        raise VisitorError(f"{info.id} {why}. Its owner can convert it; until then take another model.")
+    why = ""
+    if CONFIG not in sizes:
+        why = f"it has no {CONFIG}. Take another"
+    elif any(file.endswith(PICKLED) for file in sizes) and not weights:
+        why = "it has only pickled weights, which can run code when they are opened. Its owner can convert it"
+    elif not weights or not all(sizes[file] for file in weights):
+        why = f"it has no safetensors{' but an empty file' if weights else ''}. Its owner can convert it"
+    if why:
+        raise VisitorError(f"{name} holds no model: {why}; until then take another model.")
     total = sum(sizes[file] for file in weights)
     if total > limits.weight_bytes or len(weights) > _MOST_PARTS:
         raise VisitorError(
-            f"{info.id} has {in_bytes(total)} of weights in {len(weights)} files; here the limit is "
+            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here the limit is "
             f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. {_SMALLER}"
         )
-    small = [file for file in (CONFIG, *PROCESSORS, INDEX) if file in sizes]
+    small = tuple(file for file in (CONFIG, *PROCESSORS, INDEX) if file in sizes)
     for file in small:
         if sizes[file] > _LARGEST_JSON:
-            raise VisitorError(f"The file {file} of {info.id} is over {in_bytes(_LARGEST_JSON)}, which is too much.")
+            raise VisitorError(f"The file {file} of {name} is over {in_bytes(_LARGEST_JSON)}, which is too much.")
     return small, weights
 
 
 def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
     """The model of files that are here."""
-    parameters = _inspect(checkpoint, request)
+    parameters, of_a_pair = _inspect(checkpoint, request)
     for file in checkpoint.weights:
         with (checkpoint.folder / file).open("rb") as content:  # safetensors checks the rest of the header
             if int.from_bytes(content.read(8), "little") > _LARGEST_HEADER:
@@ -143,29 +153,53 @@ def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
                     f"The weights of {checkpoint.name} are damaged: their header is over {in_bytes(_LARGEST_HEADER)}."
                 )
     request.tell(f"Loading {checkpoint.name}")
-    with _one_at_a_time(request):
-        request.check(more=4 * parameters)
+    with _one_at_a_time(request), request.memory(4 * parameters + of_a_pair):
         model = load_checkpoint(checkpoint)
-        # Run it once, on noise, since finite weights may still give maps that are not finite.
-        generator = torch.Generator().manual_seed(0)
-        size = (1, 3, model.image_size, model.image_size)
-        model.logits(*(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(2)))
-    return model
+    bounded = cast(AttentionMapProvider, _Bounded(model, parameters, of_a_pair, request))
+    # Run it once, on noise, since finite weights may still give maps that are not finite.
+    generator = torch.Generator().manual_seed(0)
+    size = (1, 3, model.image_size, model.image_size)
+    bounded.logits(*(torch.randint(0, 256, size, dtype=torch.uint8, generator=generator) for _ in range(2)))
+    return bounded
 
 
-def _inspect(checkpoint: Checkpoint, request: Request) -> int:
-    """The number of parameters of a model whose config and image processor are here, if they are within the limits."""
-    plan, name, limits = plan_of(checkpoint), checkpoint.name, request.limits
-    _check_numbers(name, plan.config)
-    _, _, grid = geometry(name, plan.config, plan.processor)
+class _Bounded:
+    """A model of a visitor, which runs as many pairs at once as there are memory and time for.
+
+    Args:
+        parameters: how many it has.
+        of_a_pair: bytes that it takes for a pair besides them.
+    """
+
+    def __init__(self, model: AttentionMapProvider, parameters: int, of_a_pair: int, request: Request):
+        self._model, self._request, self._of_a_pair = model, request, of_a_pair
+        self._in_time = int(_FLOP / (4 * parameters * model.grid[0] * model.grid[1]))  # pairs
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def logits(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
+        count = max(1, min(self._in_time, self._request.room() // self._of_a_pair))
+        maps = []
+        for part in zip(target.split(count), source.split(count), strict=True):
+            with self._request.memory(self._of_a_pair * len(part[0])):
+                maps.append(self._model.logits(*part))
+        return torch.cat(maps)
+
+
+def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
+    """The parameters of a model whose config and image processor are here, and the bytes that a pair of views takes
+    on its way through it, if all that is within the limits."""
+    name, limits = checkpoint.name, request.limits
+    for file in (CONFIG, *PROCESSORS):
+        if (checkpoint.folder / file).is_file():
+            _check_numbers(f"{file} of {name}", checkpoint.fields(file))
+    plan = plan_of(checkpoint)
+    size, _, grid = geometry(name, plan.config, plan.processor)
     if grid[0] * grid[1] > limits.patches:
         raise VisitorError(
             f"{name} cuts a view into {grid[0]} x {grid[1]} patches; here the limit is {limits.patches}."
         )
-    sizes = [dict(getattr(plan.processor, each, None) or {}) for each in ("size", "crop_size", "pad_size")]
-    sides = [side for size in sizes for side in size.values()]
-    if any(isinstance(side, int | float) and side > _LONGEST_SIDE for side in sides):
-        raise VisitorError(f"The image processor of {name} makes views of over {_LONGEST_SIDE} px.")
     with _one_at_a_time(request), torch.device("meta"):
         model = AutoModel.from_config(plan.config)
     parameters = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
@@ -174,20 +208,37 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> int:
             f"{name} has {parameters / 1e6:,.0f} million parameters; here the limit is {limits.parameters / 1e6:,.0f} "
             f"million. {_SMALLER}"
         )
-    return parameters
+    of_a_pair = _activations(model, grid[0] * grid[1], size)
+    if 4 * parameters + of_a_pair > limits.memory:
+        raise VisitorError(f"{name} takes {in_bytes(of_a_pair)} for a pair of views, which is too much. {_SMALLER}")
+    return parameters, of_a_pair
 
 
-def _check_numbers(name: str, config: PretrainedConfig) -> None:
-    """Make sure that a model of this config can be made at all, even without memory."""
-    for field, value in config.to_dict().items():
-        most = _LARGEST_FIELD
-        if "layers" in field or "depth" in field:
-            most = _MOST_LAYERS
-        elif field in ("num_register_tokens", "num_query_tokens"):
-            most = _MOST_REGISTERS
-        for number in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(number, int) and abs(number) > most:
-                raise VisitorError(f"The config of {name} says {field} {number:.0e}; here the limit is {most}.")
+def _activations(model: nn.Module, patches: int, size: tuple[int, int]) -> int:
+    """The most bytes that a pair of views takes in a model at a time, in float32, from above: four tensors of the
+    widest layer's width for each token, the attention of all heads, the maps, and some copies of the pixels."""
+    tokens = patches + dict(_LARGEST)[r"tokens|ratio|tubelet"]
+    linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
+    widest = max(max(layer.in_features, layer.out_features) for layer in linear)
+    heads = max((number for field, number in model.config.to_dict().items() if "attention_heads" in field), default=1)
+    return 2 * 4 * (4 * tokens * widest + 2 * heads * tokens**2 + 4 * patches**2 + 12 * size[0] * size[1])
+
+
+def _check_numbers(where: str, value: Any, field: str = "") -> None:
+    """Make sure that the numbers of a JSON file, at any depth of it, are such as models have."""
+    if isinstance(value, dict):
+        for name, each in value.items():
+            if name not in _LABELS:
+                _check_numbers(where, each, str(name))
+    elif isinstance(value, list):
+        if len(value) > _LONGEST_LIST:
+            raise VisitorError(f"The {where} has {len(value):,} values of {field}; here the limit is {_LONGEST_LIST}.")
+        for each in value:
+            _check_numbers(where, each, field)
+    elif isinstance(value, int | float):
+        most = next(most for words, most in _LARGEST if re.search(words, field))
+        if not abs(value) <= most:
+            raise VisitorError(f"The {where} says {field[:80]} {value:.0e}; here the limit is {most:,}.")
 
 
 @contextmanager

@@ -101,5 +101,13 @@ def _register_image_processor(ours: ModuleType) -> None:
         AutoImageProcessor.register(config, image_processor_classes=by_backend, exist_ok=True)
 
 
+@when_imported("transformers.models.auto.video_processing_auto")
+def _register_no_video_processor(auto: ModuleType) -> None:
+    """Pipelines look for one; where they know of none they ask in the terminal whether to run a checkpoint's code."""
+    configuration = import_module("singlelife.croco.configuration_croco")
+    for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):
+        auto.VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": None}, exist_ok=True)
+
+
 for _auto in _OURS:
     when_imported(_auto)(lambda module: import_module(_OURS[module.__name__]))

@@ -28,18 +28,6 @@ MAE = {
     "decoder_num_attention_heads": 2,
     "decoder_intermediate_size": 32,
 }
-JEPA = {
-    "hidden_size": 32,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "mlp_ratio": 2,
-    "crop_size": 32,
-    "patch_size": 8,
-    "pred_hidden_size": 32,
-    "pred_num_hidden_layers": 1,
-    "pred_num_attention_heads": 2,
-    "pred_num_mask_tokens": 2,
-}
 # The config, the processor, and how many tokens come before those of the patches.
 MODELS = {
     "beit": (hf.BeitConfig(**TINY, **PATCHES), hf.BeitImageProcessor(size=SIZE), 1),
@@ -75,7 +63,6 @@ MODELS = {
     "vit": (hf.ViTConfig(**TINY, **PATCHES), hf.ViTImageProcessor(size=SIZE), 1),
     "vit_mae": (hf.ViTMAEConfig(**TINY, **PATCHES, **MAE), hf.ViTImageProcessor(size=SIZE), 1),
     "vit_msn": (hf.ViTMSNConfig(**TINY, **PATCHES), hf.ViTImageProcessor(size=SIZE), 1),
-    "vjepa2": (hf.VJEPA2Config(**JEPA), hf.VJEPA2VideoProcessor(size=SIZE, crop_size=SIZE), 0),
 }
 
 
@@ -103,13 +90,7 @@ def expected_tokens(name: str, folder: Path, images: torch.Tensor) -> tuple[torc
         "siglip2": hf.Siglip2VisionModel,
     }
     model = towers.get(name, AutoModel).from_pretrained(folder).eval()
-    if name == "vjepa2":
-        clips = [torch.stack([image, image]) for image in images]
-        inputs = processor(clips, return_tensors="pt", do_resize=False, do_center_crop=False) | {
-            "skip_predictor": True
-        }
-    else:
-        inputs = processor(list(images), return_tensors="pt", do_resize=False, do_center_crop=False) | {}
+    inputs = processor(list(images), return_tensors="pt", do_resize=False, do_center_crop=False) | {}
     if name == "vit_mae":
         model.config.mask_ratio = 0.0
         inputs["noise"] = torch.linspace(0, 1, 16).expand(len(images), -1)
@@ -214,7 +195,7 @@ def test_a_model_of_one_size_takes_no_other_whatever_its_processor_says(tmp_path
 def test_an_architecture_that_is_not_known_is_answered_with_those_that_are(tmp_path):
     config = hf.SwinConfig(image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 2], window_size=2)
     folder = saved(tmp_path / "swin", config, hf.ViTImageProcessor(size=SIZE))
-    with pytest.raises(CheckpointError, match=r"'swin', which is not known.*Supported are beit, clip,.*vjepa2"):
+    with pytest.raises(CheckpointError, match=r"'swin', which is not known.*Supported are beit, clip,.*vit_msn"):
         load_model(str(folder))
     with pytest.raises(CheckpointError, match=r"swin.*gives 16 tokens of an image, not the 64 of 8 x 8 patches"):
         load_model(str(folder), method="feature-correlation")

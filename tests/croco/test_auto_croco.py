@@ -1,5 +1,7 @@
 """Checkpoints open with the Auto classes, with the package and, as remote code, without it."""
 
+import os
+import pty
 import subprocess
 import sys
 
@@ -121,6 +123,37 @@ def test_a_pair_of_views_is_one_call():
     assert torch.equal(both.source_pixel_values, processor(source, return_tensors="pt").pixel_values)
     with pytest.raises(ValueError, match="1 target images but 2 source images"):
         processor(target, [source, source], return_tensors="pt")
+
+
+@pytest.mark.parametrize("form", ["picture", "file", "array"])
+def test_of_16_bits_the_upper_8_are_taken_and_pictures_are_upright(form, tmp_path):
+    grey = np.repeat(np.uint16([[0, 20_000], [40_000, 65_535]]), 16, axis=0).repeat(16, axis=1)
+    picture, exif = Image.fromarray(grey), Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise
+    picture.save(tmp_path / "a.png", exif=exif)
+    image = {
+        "array": np.stack([grey] * 3, axis=-1),
+        "file": str(tmp_path / "a.png"),
+        "picture": Image.open(tmp_path / "a.png"),
+    }[form]
+    processor = CroCoImageProcessor(size={"height": 32, "width": 32}, do_normalize=False, do_rescale=False)
+    pixels = processor(image, return_tensors="pt").pixel_values[0, 0, 8::16, 8::16]
+    assert pixels.tolist() == ([[0, 78], [156, 255]] if form == "array" else [[156, 0], [255, 78]])
+    with pytest.raises(ValueError, match="mode F"):
+        processor(picture.convert("F"), return_tensors="pt")
+
+
+@pytest.mark.integration
+def test_a_pipeline_in_a_terminal_asks_nothing(checkpoint):
+    folder, _ = checkpoint
+    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+    code = "import singlelife; from transformers import pipeline; from PIL import Image; " + (
+        f"print(pipeline('image-feature-extraction', {str(folder)!r})(Image.new('RGB', (40, 40)))[0][0][:1])"
+    )
+    terminal, inside = pty.openpty()
+    done = subprocess.run([sys.executable, "-c", code], stdin=inside, capture_output=True, text=True, timeout=300)
+    os.close(terminal)
+    assert done.returncode == 0 and "[y/N]" not in done.stdout + done.stderr, done.stderr
 
 
 @pytest.mark.parametrize(

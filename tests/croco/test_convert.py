@@ -132,7 +132,21 @@ def trained(call: str) -> bytes:
         (lambda: saved(model={"patch_embed.proj.weight": 3}), "is not a checkpoint of CroCo"),
         (lambda: saved(croco_kwargs=[1]), "croco_kwargs are no dict"),
         (lambda: saved(croco_kwargs={"depth": 3}), "not known: depth"),
-        (lambda: saved(model=golden("rope100")[1] | {"extra": torch.zeros(1)}), "1 not known: extra"),
+        (lambda: saved(model=golden("rope100")[1] | {"extra": torch.zeros(1)}), "Unexpected.*extra"),
+        *(
+            (lambda wrong=wrong: saved(croco_kwargs=golden("rope100")[2] | wrong), next(iter(wrong)))
+            for wrong in (
+                {"enc_embed_dim": "wide"},
+                {"img_size": None},
+                {"img_size": [32]},
+                {"patch_size": 0},
+                {"pos_embed": 5},
+                {"enc_num_heads": 5},
+                {"mlp_ratio": float("inf")},
+                {"mask_ratio": "most"},
+                {"dec_depth": 10**9},
+            )
+        ),
         (lambda: saved(model=golden("rope100")[1] | {"mask_token": torch.full((1, 1, 32), torch.nan)}), "not finite"),
         (lambda: trained("CroCoNet(enc_depth=open('x'))"), "cannot be read from its settings"),
         (lambda: trained("exec(mask_ratio=1)"), "cannot be read from its settings"),

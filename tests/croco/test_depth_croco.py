@@ -46,8 +46,18 @@ def config(**fields) -> CroCoDepthConfig:
 
 
 def model(**fields) -> CroCoForDepthEstimation:
+    """With a probe that is not as new ones are."""
     torch.manual_seed(0)
-    return CroCoForDepthEstimation(config(**fields)).eval()
+    made = CroCoForDepthEstimation(config(**fields)).eval()
+    torch.nn.init.normal_(made.probe.head.weight, std=0.02)
+    return made
+
+
+@pytest.mark.integration
+def test_without_a_trained_probe_there_is_no_depth_but_the_command_that_makes_one(tmp_path):
+    estimate = pipeline("depth-estimation", str(save_micro_model(tmp_path)), device="cpu")
+    with pytest.raises(ValueError, match=r"singlelife evaluate depth .*--train .*--save"):
+        estimate(Image.new("RGB", (40, 30)))
 
 
 @pytest.mark.parametrize("probe_type", ["attentive", "linear"])
@@ -174,7 +184,7 @@ def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, c
     processor = CroCoImageProcessor(size=SIZE, crop_to_aspect=False)
     processor.save_pretrained(tmp_path)
     image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (30, 44, 3), dtype=np.uint8))
-    estimate = pipeline("depth-estimation", model=str(tmp_path), device="cpu", trust_remote_code=False)
+    estimate = pipeline("depth-estimation", model=str(tmp_path), device="cpu")
     assert type(estimate.model) is CroCoForDepthEstimation
     result = estimate(image)
     assert result["depth"].size == (44, 30) and np.ptp(np.array(result["depth"])) == 255

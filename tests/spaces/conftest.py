@@ -33,6 +33,20 @@ def same_scores(ours: dict, theirs: dict) -> None:
         assert ours[name] == pytest.approx(value, abs=1e-6), name
 
 
+def peaks(code: str) -> list[int]:
+    """The numbers that code prints in a process of its own, which knows its memory `before`."""
+    start = f"""
+import sys; sys.path.insert(0, {str(SPACE)!r})
+import models, media
+from singlelife.machine import configure_cpu, peak_resident, resident
+configure_cpu()
+before = peak_resident()
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", start + code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return [int(number) for number in done.stdout.split()]
+
+
 def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -4,7 +4,7 @@ import asyncio
 import re
 
 import pytest
-from gradio_client import Client, handle_file
+from gradio_client import Client
 from gradio_client.exceptions import AppError
 
 from .conftest import SPACE, command_line, same_scores
@@ -26,13 +26,6 @@ def test_a_program_gets_the_command_lines_scores(client, tmp_path):
     assert len(found["per_pair"]) == 64
 
 
-def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, tmp_path):
-    found = client.predict("sim_1", "sim_2", *map(handle_file, pictures), api_name="/compare_on_pictures")
-    same_scores(found["raw"], command_line(tmp_path, "sim_2", pictures[0].parent)["raw"])
-    assert found["position_free_reference"]["num_pairs"] == 64
-    assert space.uploaded() == []
-
-
 @pytest.mark.parametrize(
     ("asked", "says"),
     [
@@ -42,6 +35,11 @@ def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, 
         ({"model_a": "sim_1", "model_b": "file:///etc/passwd"}, "is no name of a model"),
         ({"model_a": "sim_1", "model_b": "lives/vit@../x"}, "is no revision"),
         ({"model_a": "", "model_b": "sim_2"}, "Which two models"),
+        ({"model_a": 5, "model_b": "sim_2"}, "model_a should be a text, not 5"),
+        ({"model_a": "sim_1", "model_b": ["sim_2"]}, "model_b should be a text, not"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "pairs": {}}, "pairs should be a text"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": "five"}, "k should be a whole number, not five"),
+        ({"model_a": "sim_1", "model_b": "sim_2", "k": 2.5}, "k should be a whole number, not 2.5"),
     ],
 )
 def test_what_is_refused_is_said_without_traces(client, asked: dict, says: str):
@@ -52,7 +50,7 @@ def test_what_is_refused_is_said_without_traces(client, asked: dict, says: str):
 
 def test_only_what_is_meant_can_be_called(client):
     endpoints = client.view_api(return_format="dict")
-    assert set(endpoints["named_endpoints"]) == {"/compare", "/compare_on_pictures"}
+    assert set(endpoints["named_endpoints"]) == {"/compare"}
     assert not endpoints["unnamed_endpoints"]
 
 
@@ -72,7 +70,7 @@ def test_an_assistant_calls_it_as_a_tool(space):
             return {tool.name: tool for tool in tools}, answer
 
     tools, answer = asyncio.run(ask())
-    assert set(tools) == {"compare_models", "compare_on_pictures"}
+    assert set(tools) == {"compare_models"}
     assert "Correspondence Alignment Score" in tools["compare_models"].description
     assert {"model_a", "model_b", "pairs", "k"} <= set(tools["compare_models"].inputSchema["properties"])
     assert not answer.isError

@@ -69,13 +69,16 @@ def test_two_models_of_the_hub(browser, models, tmp_path):
     assert "by cross-attention" in browser.one("#score dl").text
 
 
-def test_what_is_wrong_is_said(browser, models):
+def test_what_is_wrong_is_said_as_text_and_takes_the_old_score_away(browser):
     browser.open()
-    browser.type_model("b", "lives/nothing-here")
-    browser.compare()
-    browser.until(lambda: browser.shown("#status [role=alert]"), "message")
-    assert "lives/nothing-here" in browser.one("#status [role=alert]").text
-    browser.until(lambda: browser.one("#compare").is_enabled(), "button to try again")
+    for name in ("lives/nothing-here", "<img src=x onerror=window.hit=1>"):
+        browser.type_model("b", name)
+        browser.compare()
+        browser.until(lambda name=name: name in browser.one("#status [role=alert]").text, "message")
+        browser.until(lambda name=name: name in browser.one(".toast-body").text, "toast")
+        assert not browser.shown("[data-score]") and not browser.shown(".look") and not browser.all(".strip button")
+        browser.run("document.querySelectorAll('.toast-close').forEach((button) => button.click())")
+    assert not browser.all("img[src=x]") and not browser.run("return window.hit")
 
 
 def test_cancel(browser, hub):
@@ -157,7 +160,9 @@ def test_a_phone(browser):
     browser.screen(390, 844, mobile=True)
     browser.open()
     assert browser.run("return document.documentElement.scrollWidth <= innerWidth")
-    assert browser.run("return document.querySelector('#compare').getBoundingClientRect().height") >= 40  # a finger's
+    compare = browser.run("return document.querySelector('#compare').getBoundingClientRect().toJSON()")
+    assert compare["height"] >= 40  # a finger's
+    assert compare["bottom"] <= 664  # on the first screen, below a browser's own bars
     for tab in ("Many models", "What is CAS?"):
         browser.run(
             "[...document.querySelectorAll('button[role=tab], .overflow-dropdown button')]"

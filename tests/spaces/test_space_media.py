@@ -19,9 +19,8 @@ from limits import Cancelled, Limits, Request, VisitorError
 from media import delete_upload, pairs_of_video, read_picture
 from PIL import Image
 
-from singlelife.machine import peak_resident
-
 from ..hub_server import Hub
+from .conftest import peaks
 
 LIMITS = Limits()
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
@@ -74,7 +73,7 @@ def read(tmp_path) -> Callable:
 
     def read(picture: Image.Image, kind: str = "PNG", **options) -> np.ndarray:
         (tmp_path / "a.mp4").write_bytes(stored(picture, kind, **options))
-        return read_picture(tmp_path / "a.mp4", LIMITS)
+        return read_picture(tmp_path / "a.mp4", Request(LIMITS))
 
     return read
 
@@ -133,7 +132,7 @@ def test_of_an_animation_it_is_the_first_frame(kind, read):
     np.testing.assert_array_equal(pixels[10, [5, 35]], [RED, GREEN])
 
 
-NONE, LARGE = "no picture, or it is damaged: upload a JPEG, PNG or WebP", "more than 50 million pixels"
+NONE, LARGE = "no picture, or it is damaged: upload a JPEG, PNG or WebP", r"the limits are 50 million pixels"
 BAD_PICTURES: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "The picture is empty"),
     "text": (b"hello", NONE),
@@ -142,6 +141,8 @@ BAD_PICTURES: dict[str, tuple[bytes, str]] = {
     **{kind: (stored(halves(), kind), NONE) for kind in ("GIF", "TIFF", "BMP", "EPS", "PPM")},
     "a bomb by its header": (png(100_000, 100_000, zlib.compress(b"\0")), LARGE),
     "a bomb that unpacks": (png(20_000, 20_000, zlib.compress(bytes(20_001 * 2000), 9)), LARGE),
+    "a thread": (png(1, 40_000_000, zlib.compress(b"\0")), LARGE),
+    "a thread that lies": (png(40_000_000, 1, zlib.compress(bytes(40_000_001), 9)), LARGE),
     "no end": (png(100, 100, zlib.compress(bytes(500))), NONE),
     "no pixels": (png(0, 10, b""), NONE),
     "too many bytes": (b"x" * (LIMITS.picture_bytes + 1), "has 25.0 MB, more than 25.0 MB"),
@@ -149,16 +150,42 @@ BAD_PICTURES: dict[str, tuple[bytes, str]] = {
 }
 
 
+BOMBS = [case for case in BAD_PICTURES if case.startswith(("a bomb", "a thread"))]
+
+
 @pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("case", BAD_PICTURES)
-def test_what_is_no_picture_or_too_large_is_refused_and_takes_no_memory(case, tmp_path):
+def test_what_is_no_picture_or_too_large_is_refused(case, tmp_path):
     content, message = BAD_PICTURES[case]
     (tmp_path / "a.png").write_bytes(content)
-    before = peak_resident()
     with pytest.raises(VisitorError, match=message) as told:
-        read_picture(tmp_path / "a.png", LIMITS)
+        read_picture(tmp_path / "a.png", Request(LIMITS))
     assert str(tmp_path) not in str(told.value)
-    assert peak_resident() - before < 150e6  # of the 1.2 GB that a bomb would be
+
+
+def test_bombs_take_no_memory_and_many_large_pictures_at_once_only_what_there_is(tmp_path):
+    """Measured by the peak of a process of its own: a bomb would be 1.2 GB, and eight of the large ones 4 GB."""
+    for case in BOMBS:
+        (tmp_path / case).write_bytes(BAD_PICTURES[case][0])
+    (tmp_path / "large").write_bytes(stored(Image.new("P", (7000, 7000)), "PNG", transparency=0))
+    code = f"""
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from limits import Limits, Request, VisitorError
+def read(name, **limits):
+    try:
+        return media.read_picture(Path({str(tmp_path)!r}) / name, Request(Limits(**limits))).shape
+    except VisitorError:
+        pass
+assert not any(map(read, {BOMBS}))
+print(peak_resident() - before)
+limit = resident() + 2100 * 10**6
+with ThreadPoolExecutor(8) as pool:
+    assert set(pool.map(lambda _: read("large", memory=limit), range(8))) == {{(1024, 1024, 3)}}
+print(limit - peak_resident())
+"""
+    bombs, left = peaks(code)
+    assert bombs < 50e6 and left > 0
 
 
 @settings(max_examples=60)
@@ -166,11 +193,11 @@ def test_what_is_no_picture_or_too_large_is_refused_and_takes_no_memory(case, tm
 def test_damage_of_any_kind_ends_in_a_picture_or_an_error_for_visitors(tmp_path_factory, kind, changes):
     file = damaged(stored(halves(), kind), changes, tmp_path_factory.getbasetemp() / "damaged")
     with suppress(VisitorError):
-        pixels = read_picture(file, LIMITS)
+        pixels = read_picture(file, Request(LIMITS))
         assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
 
 
-@pytest.mark.parametrize("read", [lambda path: read_picture(path, LIMITS), lambda path: pairs_of(path)])
+@pytest.mark.parametrize("read", [lambda path: read_picture(path, Request(LIMITS)), lambda path: pairs_of(path)])
 def test_what_is_not_there_is_told(read, tmp_path):
     for path in (tmp_path / "none", "\0", tmp_path):
         with pytest.raises(VisitorError, match="is empty or gone"):
@@ -242,7 +269,8 @@ def test_short_videos_give_as_many_different_pairs_as_they_have(video):
         (-1, {}, "Choose a gap of more than 0 seconds"),
         (float("nan"), {}, "Choose a gap of more than 0 seconds"),
         (0.5, {"video_seconds": 3.0}, "longer than 3 s"),
-        (0.5, {"video_pixels": 1000}, "64 x 48 px; the limit is 1,000 pixels"),
+        (0.5, {"video_pixels": 1000}, "64 x 48 px; the limits are 1,000 pixels"),
+        (0.5, {"video_side": 60}, "and 60 px a side"),
         (0.5, {"video_bytes": 1000}, r"more than 1\.0 kB"),
         (0.5, {"request_seconds": 1e-6}, "takes longer than"),
     ],

@@ -7,10 +7,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .configuration_croco import CroCoConfig, CroCoDepthConfig, training_flops_per_pair
-    from .depth_croco import CroCoForDepthEstimation
-    from .image_processing_croco import CroCoImageProcessor
-    from .modeling_croco import CroCoForPreTraining, CroCoForPreTrainingOutput, CroCoModel, CroCoModelOutput
+    from .configuration_croco import CroCoConfig as CroCoConfig
+    from .configuration_croco import CroCoDepthConfig as CroCoDepthConfig
+    from .configuration_croco import training_flops_per_pair as training_flops_per_pair
+    from .depth_croco import CroCoForDepthEstimation as CroCoForDepthEstimation
+    from .image_processing_croco import CroCoImageProcessor as CroCoImageProcessor
+    from .modeling_croco import CroCoForPreTraining as CroCoForPreTraining
+    from .modeling_croco import CroCoForPreTrainingOutput as CroCoForPreTrainingOutput
+    from .modeling_croco import CroCoModel as CroCoModel
+    from .modeling_croco import CroCoModelOutput as CroCoModelOutput
 
 _MODULES = {
     "configuration_croco": ("CroCoConfig", "CroCoDepthConfig", "training_flops_per_pair"),
@@ -18,18 +23,6 @@ _MODULES = {
     "image_processing_croco": ("CroCoImageProcessor",),
     "modeling_croco": ("CroCoForPreTraining", "CroCoForPreTrainingOutput", "CroCoModel", "CroCoModelOutput"),
 }
-
-__all__ = [
-    "CroCoConfig",
-    "CroCoDepthConfig",
-    "CroCoForDepthEstimation",
-    "CroCoForPreTraining",
-    "CroCoForPreTrainingOutput",
-    "CroCoImageProcessor",
-    "CroCoModel",
-    "CroCoModelOutput",
-    "training_flops_per_pair",
-]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors.torch import load_file
-from torch import nn
 
 from singlelife._version import __version__
 from singlelife.croco.configuration_croco import CroCoConfig
@@ -29,7 +29,19 @@ LICENSE = "cc-by-nc-sa-4.0"  # of the released weights of CroCo, DUSt3R and MASt
 CONVERSION = "conversion.json"
 
 _PATCHES = "patch_embed.proj.weight"
+_CARD = Path(__file__).with_name("converted_card.md")
 _CLASSES = ("CroCoNet", "AsymmetricCroCo3DStereo", "AsymmetricMASt3R")
+
+_WHAT = {  # a model is, by its kind, for its card
+    "pretraining": "The whole model: encoder, decoder and pixel head compute what the reference computes.",
+    "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute what they did there.",
+    "two decoders": (
+        "The encoder, which computes what it did there, and the first of its two decoders. There, the decoders "
+        "exchange their tokens in every block; CroCo's decoder sees the encoder's tokens of the other view instead. "
+        "**So its cross-attention here is not the original's**: use the encoder (`--method feature-correlation`, "
+        "depth probes). The second decoder and the heads were dropped."
+    ),
+}
 
 # Reference name → ours. What each pattern catches is kept as a prefix of "weight" or "bias".
 _RENAMES = (
@@ -132,7 +144,8 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> Conversion:
             processor.image_mean = processor.image_std = [0.5, 0.5, 0.5]
         processor.save_pretrained(aside)
         auto = "AutoModelForPreTraining" if made.kind == "pretraining" else "AutoModel"
-        card = _CARD.format(source=checkpoint.name, what=_WHAT[made.kind], version=__version__, auto=auto, made=made)
+        about_it = {"source": checkpoint.name, "what": _WHAT[kind], "version": __version__, "auto": auto}
+        card = _CARD.read_text(encoding="utf-8").format(**about_it, made=made, license=LICENSE)
         (aside / "README.md").write_text(card, encoding="utf-8")
         about = {"source": checkpoint.name, "sha256": made.sha256, "kind": made.kind, "arguments": arguments}
         about |= {"license": LICENSE, "singlelife": __version__}
@@ -215,48 +228,6 @@ def _arguments(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         raise CheckpointError(f"{path}: what its model is cannot be read from its settings, {call[:80]!r}.") from error
 
 
-_WHAT = {
-    "pretraining": "The whole model: encoder, decoder and pixel head compute what the reference computes.",
-    "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute what they did there.",
-    "two decoders": (
-        "The encoder, which computes what it did there, and the first of its two decoders. There, the decoders "
-        "exchange their tokens in every block; CroCo's decoder sees the encoder's tokens of the other view instead. "
-        "**So its cross-attention here is not the original's**: use the encoder (`--method feature-correlation`, "
-        "depth probes). The second decoder and the heads were dropped."
-    ),
-}
-
-
-_CARD = f"""\
----
-license: {LICENSE}
-library_name: transformers
-tags: [croco]
----
-
-# {{source}}, converted
-
-{{what}}
-
-Converted by singlelife {{version}} from `{{source}}`, SHA-256
-`{{made.sha256}}`: {{made.parameters:,}} parameters.
-
-```python
-import singlelife
-from transformers import AutoImageProcessor, {{auto}}
-
-model = {{auto}}.from_pretrained("FOLDER")
-processor = AutoImageProcessor.from_pretrained("FOLDER")
-```
-
-## Licence: non-commercial
-
-The released weights of CroCo, DUSt3R and MASt3R are under CC BY-NC-SA 4.0, and so is what is made of them: for
-non-commercial use only, with attribution, shared alike. Conversion does not change that. Should the checkpoint
-be of another owner, its licence is theirs to state.
-"""
-
-
 def convert_croco(
     state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any], *, head: bool = True
 ) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
@@ -280,64 +251,40 @@ def convert_croco(
             CroCo here does not have.
     """
     config, remaining = _convert_config(croco_kwargs), dict(state_dict)
+    if config.num_hidden_layers + config.decoder_num_hidden_layers > len(remaining):
+        raise ValueError(f"It has {len(remaining)} weights, too few for the blocks of its enc_depth and dec_depth.")
     if not head:
         remaining = {name: each for name, each in remaining.items() if not name.startswith(_NOT_OF_THE_BACKBONE)}
         remaining.setdefault("mask_token", torch.zeros(1, 1, config.decoder_hidden_size))
     _check_position_tables(remaining, config)
     weights: dict[str, torch.Tensor] = {}
-    unused = []
     for name, tensor in remaining.items():
         if match := _KEY_AND_VALUE.fullmatch(name):
-            partner = f"dec_blocks.{match[1]}.cross_attn.projv.{match[3]}"
-            if partner not in remaining:
-                raise ValueError(f"{name} has no partner {partner} in this state dict.")
-            if name != partner:
-                joined = torch.cat([tensor, remaining[partner]])
-                weights[f"croco.decoder.layers.{match[1]}.cross_attention.kv_proj.{match[3]}"] = joined
-            continue
-        renames = [(re.match(pattern, name), new) for pattern, new in _RENAMES]
-        found = [match.expand(new) + name[match.end() :] for match, new in renames if match]
-        if found:
-            weights[found[0]] = tensor
-        else:
-            unused.append(name)
-    if "croco.decoder.mask_token" in weights:
-        weights["croco.decoder.mask_token"] = weights["croco.decoder.mask_token"].flatten()
-    embedding = "croco.encoder.patch_embedding.weight"
+            key, value = (f"dec_blocks.{match[1]}.cross_attn.proj{each}.{match[3]}" for each in "kv")
+            if not {key, value} <= remaining.keys():
+                raise ValueError(f"{name} has no partner {key if name == value else value} in this state dict.")
+            name = f"croco.decoder.layers.{match[1]}.cross_attention.kv_proj.{match[3]}"
+            tensor = torch.cat([remaining[key], remaining[value]])
+        for pattern, new in _RENAMES:
+            name = re.sub(f"^{pattern}", new, name)
+        weights[name if head else name.removeprefix("croco.")] = tensor
+    prefix = "croco." if head else ""
+    token, embedding = f"{prefix}decoder.mask_token", f"{prefix}encoder.patch_embedding.weight"
+    if token in weights:
+        weights[token] = weights[token].flatten()
     if embedding in weights and weights[embedding].ndim == 4:  # a convolution's (out, channel, row, column)
         weights[embedding] = weights[embedding].permute(0, 2, 3, 1).flatten(1).contiguous()
-    if not head:
-        weights = {name.removeprefix("croco."): tensor for name, tensor in weights.items()}
-    _check_complete(weights, unused, CroCoForPreTraining if head else CroCoModel, config)
+    try:
+        with torch.device("meta"):
+            (CroCoForPreTraining if head else CroCoModel)(config).load_state_dict(weights, assign=True)
+    except RuntimeError as error:  # names what is missing, not known, and of another shape
+        reason = " ".join(str(error).split())[:800]
+        raise ValueError(f"This is not a reference CroCo of these arguments. {reason}") from error
     return config, weights
 
 
-def _check_complete(
-    weights: Mapping[str, torch.Tensor], unused: list[str], model_class: type[nn.Module], config: CroCoConfig
-) -> None:
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in model_class(config).state_dict().items()}
-    shapes = [
-        f"{name} is {tuple(weights[name].shape)} instead of {tuple(expected[name])}"
-        for name in sorted(set(expected) & set(weights))
-        if weights[name].shape != expected[name]
-    ]
-    wrong = {
-        "not known": unused + sorted(set(weights) - set(expected)),
-        "missing": sorted(set(expected) - set(weights)),
-        "of another shape": shapes,
-    }
-    problems = [
-        f"{len(names)} {what}: {', '.join(names[:8])}{' …' if len(names) > 8 else ''}"
-        for what, names in wrong.items()
-        if names
-    ]
-    if problems:
-        raise ValueError("This is not a reference CroCo of these arguments. Weights " + "; ".join(problems) + ".")
-
-
 def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
-    unknown = sorted(set(croco_kwargs) - set(_DEFAULTS))
+    unknown = sorted(map(str, set(croco_kwargs) - set(_DEFAULTS)))
     if unknown:
         raise ValueError(f"These arguments of the reference CroCo are not known: {', '.join(unknown)}.")
     given = _DEFAULTS | dict(croco_kwargs)
@@ -345,37 +292,41 @@ def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
         raise ValueError(
             "A CroCo that does not norm the source in its decoder (norm_im2_in_dec=False) has no match here."
         )
-    rotary = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", given["pos_embed"])
+    rotary = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(given["pos_embed"]))
     if not rotary and given["pos_embed"] != "cosine":
         raise ValueError(f"pos_embed should be 'cosine' or 'RoPE' and its base, not {given['pos_embed']!r}.")
     size = given["img_size"]
-    return CroCoConfig(
-        image_size=size if isinstance(size, int) else tuple(size),
-        patch_size=given["patch_size"],
-        mask_ratio=given["mask_ratio"],
-        hidden_size=given["enc_embed_dim"],
-        num_hidden_layers=given["enc_depth"],
-        num_attention_heads=given["enc_num_heads"],
-        intermediate_size=int(given["enc_embed_dim"] * given["mlp_ratio"]),
-        decoder_hidden_size=given["dec_embed_dim"],
-        decoder_num_hidden_layers=given["dec_depth"],
-        decoder_num_attention_heads=given["dec_num_heads"],
-        decoder_intermediate_size=int(given["dec_embed_dim"] * given["mlp_ratio"]),
-        position_embedding_type="rope" if rotary else "sincos",
-        rope_theta=float(rotary[1]) if rotary else 100.0,
-    )
+    try:
+        return CroCoConfig(
+            image_size=size if isinstance(size, int) else tuple(size),
+            patch_size=given["patch_size"],
+            mask_ratio=given["mask_ratio"],
+            hidden_size=given["enc_embed_dim"],
+            num_hidden_layers=given["enc_depth"],
+            num_attention_heads=given["enc_num_heads"],
+            intermediate_size=int(given["enc_embed_dim"] * given["mlp_ratio"]),
+            decoder_hidden_size=given["dec_embed_dim"],
+            decoder_num_hidden_layers=given["dec_depth"],
+            decoder_num_attention_heads=given["dec_num_heads"],
+            decoder_intermediate_size=int(given["dec_embed_dim"] * given["mlp_ratio"]),
+            position_embedding_type="rope" if rotary else "sincos",
+            rope_theta=float(rotary[1]) if rotary else 100.0,
+        )
+    except (TypeError, ValueError, OverflowError, ZeroDivisionError, StrictDataclassError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"Its arguments make no CroCo, {dict(croco_kwargs)}: {reason}") from error
 
 
 def _check_position_tables(state_dict: dict[str, torch.Tensor], config: CroCoConfig) -> None:
     """Take the fixed sin-cos tables out of `state_dict`: we compute them, and check here that they are the same."""
     if config.position_embedding_type != "sincos":
         return
-    positions = patch_positions(*config.grid_size, config.grid_size, torch.device("cpu"))
     for name, width in (("enc_pos_embed", config.hidden_size), ("dec_pos_embed", config.decoder_hidden_size)):
         table = state_dict.pop(name, None)
         if table is None:
             raise ValueError(f"{name} is missing, which a CroCo with sin-cos positions has.")
         if table.shape != (config.num_patches, width):
             raise ValueError(f"{name} should be of shape {(config.num_patches, width)}, not {tuple(table.shape)}.")
+        positions = patch_positions(*config.grid_size, config.grid_size, torch.device("cpu"))
         if not torch.allclose(table.float(), sincos_embedding(positions, width), atol=1e-5, rtol=0):
             raise ValueError(f"{name} is not the fixed sin-cos table; learned positions have no match here.")

@@ -203,8 +203,13 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
             `predicted_depth` `(batch_size, height, width)`, within `config.min_depth` and `config.max_depth`.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes that do not fit, or the probe has not been trained.
         """
+        if not (self.training or labels is not None or torch.compiler.is_compiling() or self.probe.head.weight.any()):
+            raise ValueError(
+                "This model has no trained depth probe, so that every pixel would get the same depth. To train one: "
+                "singlelife evaluate depth MODEL --train LIFE --test LIFE --save FOLDER. FOLDER then has the model."
+            )
         with torch.no_grad():
             outputs = self.croco(pixel_values, return_dict=True, **kwargs)
         log_depth = log_depth_map(self.probe(outputs.last_hidden_state), self._query_grid, self._query_size)

@@ -1,9 +1,12 @@
 """Image processor of CroCo."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image, ImageOps
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.image_processing_backends import TorchvisionBackend
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
@@ -25,9 +28,9 @@ class CroCoImageProcessorKwargs(ImagesKwargs, total=False):
 class CroCoImageProcessor(TorchvisionBackend):
     r"""Images to the `pixel_values` of [`CroCoModel`]: cut, resized (antialiased), rescaled to [0, 1] and normalised.
 
-    Takes what every transformers image processor takes: PIL images, arrays or tensors, one or a list. Grey images and
-    images with transparency are made RGB. A pair of views is `processor(target, source, return_tensors="pt")`. Each
-    setting can be overridden in a call.
+    Takes what every transformers image processor takes: PIL images, files, arrays or tensors, one or a list. Pictures
+    are turned upright as their EXIF says; grey ones, 16-bit ones and transparent ones are made 8-bit RGB. A pair of
+    views is `processor(target, source, return_tensors="pt")`. Each setting can be overridden in a call.
 
     Args:
         size (`dict`): `{"height", "width"}` of `pixel_values`, in pixels; the model's `image_size`.
@@ -36,7 +39,7 @@ class CroCoImageProcessor(TorchvisionBackend):
         resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std: as in transformers.
 
     Raises:
-        ValueError: an image holds NaN or infinite values, or cannot be made RGB.
+        ValueError: an image holds NaN or infinite values, cannot be made RGB, or does not say what white is.
     """
 
     config_class = CroCoConfig
@@ -78,6 +81,21 @@ class CroCoImageProcessor(TorchvisionBackend):
         features["source_pixel_values"] = source
         return features
 
+    def fetch_images(self, images: Any) -> Any:
+        """As in transformers; a file of this machine is opened as it is, since that clips 16 bits."""
+        if isinstance(images, str) and Path(images).is_file():
+            with Image.open(images) as picture:
+                picture.load()
+                return picture
+        return super().fetch_images(images)
+
+    def process_image(self, image: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        if isinstance(image, Image.Image):
+            image = _upright_in_8_bits(image)
+        elif getattr(image, "dtype", None) in (np.uint16, torch.uint16):
+            image = (np.asarray(image) >> 8).astype(np.uint8)
+        return super().process_image(image, *args, **kwargs)
+
     def _preprocess(self, images: list[torch.Tensor], *args: Any, crop_to_aspect: bool = True, **kwargs: Any):
         for index, image in enumerate(images):
             if image.shape[0] != 3:
@@ -115,6 +133,15 @@ class CroCoImageProcessor(TorchvisionBackend):
             for depth, size in zip(depths, sizes, strict=True)
         )
         return [{"predicted_depth": depth[0, 0]} for depth in resized]
+
+
+def _upright_in_8_bits(picture: Image.Image) -> Image.Image:
+    """A picture turned as its EXIF says, of 16 bits a pixel the upper 8, which Pillow would clip."""
+    deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
+    if picture.mode[0] in "IF" and not deep:
+        raise ValueError(f"An image of Pillow's mode {picture.mode} does not say what white is; make it 8-bit RGB.")
+    upright = ImageOps.exif_transpose(picture)
+    return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)) if deep else upright
 
 
 def center_crop_to_aspect(image: torch.Tensor, height: int, width: int) -> torch.Tensor:

@@ -530,8 +530,8 @@ class CroCoModel(CroCoPreTrainedModel):
             raise ValueError("This model has no decoder, so it takes one view, without source_pixel_values.")
         source_patches = self.patchify(source_pixel_values, interpolate_pos_encoding)
         source_positions = self.patch_positions(source_pixel_values)
-        if len(source_patches) != len(patches):
-            raise ValueError(f"There are {len(patches)} target views but {len(source_patches)} source views.")
+        if source_patches.shape[0] != patches.shape[0]:  # not len, which torch.export takes for a constant
+            raise ValueError(f"There are {patches.shape[0]} target views but {source_patches.shape[0]} source views.")
         source = self.encoder(source_patches, source_positions)
         decoded = self.decoder(
             target.last_hidden_state, source.last_hidden_state, positions, source_positions, visible, **kwargs

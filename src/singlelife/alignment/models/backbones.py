@@ -40,12 +40,6 @@ def _patches(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict
     }
 
 
-def _still_clip(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
-    """For a video model: as many times the same frame as one of its tokens spans in time."""
-    clip = pixels.unsqueeze(1).expand(-1, config.tubelet_size, -1, -1, -1)
-    return {"pixel_values_videos": clip, "skip_predictor": True}
-
-
 @dataclass(frozen=True)
 class Architecture:
     """What has to be known of an architecture besides its config.
@@ -55,13 +49,11 @@ class Architecture:
             top. None: whatever there is before as many tokens as there are patches.
         any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
         inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
-        video: it is a video model, with a video processor.
     """
 
     prefix_tokens: int | None
     any_size: bool = False
     inputs: Callable[[PretrainedConfig, torch.Tensor, Grid], dict[str, Any]] = _images
-    video: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
@@ -79,7 +71,6 @@ ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
     "vit": Architecture(1),
     "vit_mae": Architecture(1, inputs=_unshuffled),
     "vit_msn": Architecture(1),
-    "vjepa2": Architecture(0, inputs=_still_clip, video=True),
 }
 DUAL_TOWERS = ("clip", "siglip", "siglip2")  # of which only the vision tower is loaded
 
@@ -217,7 +208,7 @@ def _input_size(name: str, config: PretrainedConfig, processor: Any, any_size: b
         height, width = (size.get(side) or size.get("shortest_edge") for side in ("height", "width"))
         if height and width:
             return int(height), int(width)
-    return _pair(_first_of(config, "image_size", "crop_size"), name, "image_size")
+    return _pair(_first_of(config, "image_size"), name, "image_size")
 
 
 def _normalisation(name: str, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:

@@ -20,7 +20,6 @@ from transformers import (
     AutoConfig,
     AutoImageProcessor,
     AutoModel,
-    AutoVideoProcessor,
     PretrainedConfig,
     PreTrainedModel,
 )
@@ -33,7 +32,7 @@ from singlelife.machine import free_memory
 from singlelife.text import in_bytes
 
 CONFIG = "config.json"
-PROCESSORS = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
 _WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
 _WHOLE = "model.safetensors"  # else they are in parts
 INDEX = "model.safetensors.index.json"
@@ -72,13 +71,20 @@ class Checkpoint:
                     digest.update(f"{file} {hashlib.file_digest(content, 'sha256').hexdigest()}\n".encode())
         return digest.hexdigest()
 
+    def fields(self, file: str = CONFIG) -> dict[str, Any]:
+        """What one of its JSON files says. Raises a CheckpointError if it cannot be read, or is no object."""
+        try:
+            fields = json.loads((self.folder / file).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise CheckpointError(f"The {file} of {self.name} cannot be read: {error}.") from error
+        if not isinstance(fields, dict):
+            raise CheckpointError(f"The {file} of {self.name} cannot be read: it should be an object of JSON.")
+        return fields
+
     def config(self) -> PretrainedConfig:
         """Its config. Raises a CheckpointError if it cannot be read or names no architecture."""
-        try:
-            fields = json.loads((self.folder / CONFIG).read_text(encoding="utf-8"))
-            model_type, unsafe = fields.get("model_type"), next(_unsafe(fields), None)
-        except (OSError, ValueError, AttributeError, RecursionError) as error:
-            raise CheckpointError(f"The {CONFIG} of {self.name} cannot be read: {error}.") from error
+        fields = self.fields()
+        model_type, unsafe = fields.get("model_type"), next(_unsafe(fields), None)
         if model_type is None:
             raise CheckpointError(f"The {CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
         if unsafe is not None:
@@ -87,22 +93,23 @@ class Checkpoint:
                 "folder's safetensors. Take it out, or another model."
             )
         try:
-            return AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            config._attn_implementation = None  # whatever it says: SDPA, or eager where the architecture has none
         except Exception as error:  # of many kinds, by what is wrong with a field
             raise CheckpointError(
                 f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: "
                 f"{' '.join(str(error).split())[:300]}"
             ) from error
+        return config
 
-    def processor(self, video: bool = False) -> Any:
-        """Its image or video processor. Raises a CheckpointError if it has none that can be read."""
-        kind = AutoVideoProcessor if video else AutoImageProcessor
+    def processor(self) -> Any:
+        """Its image processor. Raises a CheckpointError if it has none that can be read."""
         try:
-            return kind.from_pretrained(self.folder, trust_remote_code=False)
+            return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{self.name} has no image processor ({PROCESSORS[-1] if video else PROCESSORS[0]}) that can be "
-                "read, which says how its pixels are normalised."
+                f"{self.name} has no image processor ({PROCESSORS[0]}) that can be read, which "
+                " says how its pixels are normalised."
             ) from error
 
     def load(self, config: PretrainedConfig, device: str) -> PreTrainedModel:

@@ -39,7 +39,7 @@ class Plan:
 
     Attributes:
         config: of the part that is loaded.
-        processor: its image or video processor.
+        processor: its image processor.
         method: how its maps are made, a key of `METHODS`.
     """
 
@@ -106,8 +106,7 @@ def plan_of(checkpoint: Checkpoint, method: str | None = None) -> Plan:
     """
     config = vision_config(checkpoint.config())
     chosen = _method(checkpoint.name, config, method)
-    video = config.model_type in ARCHITECTURES and ARCHITECTURES[config.model_type].video
-    return Plan(config, checkpoint.processor(video), chosen)
+    return Plan(config, checkpoint.processor(), chosen)
 
 
 def _plan_of_fresh(spec: str, where: str, method: str | None) -> Plan:
