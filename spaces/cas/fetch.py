@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -62,8 +63,9 @@ def _main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         name, arguments = json.loads(questions.get())
+        asked: Callable[..., Any] = {"look_up": look_up, "download": download}[name]
         try:
-            answer = {"answer": {"look_up": look_up, "download": download}[name](**arguments)}
+            answer: dict[str, Any] = {"answer": asked(**arguments)}
         except HubError as error:
             answer = {"refused": str(error)}
         print(json.dumps(answer), flush=True)

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from singlelife.cli import main
-from singlelife.errors import RunError
+from singlelife.errors import RunError, SingleLifeError
 from singlelife.files import config_names
 from singlelife.pretraining.arguments import RunConfig, TrainConfig, parse_arguments
 
