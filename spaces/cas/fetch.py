@@ -63,9 +63,9 @@ def _main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         name, arguments = json.loads(questions.get())
-        asked: Callable[..., Any] = {"look_up": look_up, "download": download}[name]
+        functions: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
         try:
-            answer: dict[str, Any] = {"answer": asked(**arguments)}
+            answer: dict[str, Any] = {"answer": functions[name](**arguments)}
         except HubError as error:
             answer = {"refused": str(error)}
         print(json.dumps(answer), flush=True)
