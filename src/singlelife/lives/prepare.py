@@ -33,8 +33,9 @@ from singlelife.errors import LifeError, SingleLifeWarning
 from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, life_folder
-from singlelife.lives.shards import Shard, start_worker, write_in_worker
-from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
+from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
+from singlelife.lives.shards import Shard, Source, start_worker, write_in_worker
+from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource
 from singlelife.lives.simulation.screen import SCREEN_VERSION
 from singlelife.lives.simulation.simulated import RENDERER_VERSION
 from singlelife.lives.video.reader import DECODER_VERSION
@@ -44,7 +45,7 @@ from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
 SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
-DEPTH_ERROR = {"": None, "none": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
+DEPTH_ERROR = {"": None, "none": None, "measured": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
 _ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
@@ -161,14 +162,14 @@ def life_fingerprint(life: Life) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 
 
-def _content_of(source: VideoSource) -> str:
+def _content_of(source: VideoSource | PosedRecording) -> str:
     try:
-        return source_fingerprint(source)
+        return source.fingerprint() if isinstance(source, PosedRecording) else source_fingerprint(source)
     except LifeError:  # preparing it will say why, name it and leave it out
         return "cannot be read"
 
 
-def _named_videos(life: Life) -> list[tuple[str, VideoSource]]:
+def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
     """The videos of a life by their file names, with as many folders in front as it takes to tell all apart.
 
     Cameras count their files from 1 again in every folder.
@@ -230,7 +231,7 @@ def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: 
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
     """One for each video of a life, in order."""
-    videos: list[tuple[str, VideoSource | SimulatedSource | ScreenSource]] = []
+    videos: list[tuple[str, Source]] = []
     for part in life.parts or (life,):
         if part.simulation is not None:
             videos.append((part.name, part.simulation))
@@ -288,7 +289,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         "frame_size": life.frame_size,
         "pairs_within_video": life.pairs_within_video,
         "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
-        "depth_scale": DEPTH_SCALE if life.depth else None,
+        "depth_scale": {"": None, "measured": MILLIMETRES}.get(life.depth, DEPTH_SCALE),
         "depth_error": DEPTH_ERROR[life.depth],
         "order": _order(life),
         **{f"{kind}_seconds": _seconds_of(kind, good) for kind in ("blank", "frozen")},

@@ -19,6 +19,7 @@ from singlelife.files import config_names, hub_configs, read_yaml
 from singlelife.lives.simulation import ScreenSource, SimulatedSource
 
 if TYPE_CHECKING:
+    from singlelife.lives.scene.rgbd import PosedRecording
     from singlelife.lives.video.sources import EmbeddedVideo
 
 METADATA = "metadata.json"  # in the folder of a prepared life
@@ -52,7 +53,7 @@ class Life:
         frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
-        videos: the recording, in order: paths of files, or videos within a data set.
+        videos: the recording, in order: paths of files, or videos within a data set; or one with poses.
         prepared: the folder of its prepared form, which stands for it where its recording is not here.
         simulation: what to render.
         base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
@@ -80,7 +81,7 @@ class Life:
     frame_size: int = 256
     train: str = "tiny"
     pairs_within_video: bool = False
-    videos: "tuple[str | EmbeddedVideo, ...]" = ()
+    videos: "tuple[str | EmbeddedVideo | PosedRecording, ...]" = ()
     prepared: Path | None = None
     simulation: SimulatedSource | ScreenSource | None = None
     base: "Life | None" = None
@@ -124,9 +125,13 @@ class Life:
 
     @property
     def depth(self) -> str:
-        """How a walk that is simulated, or several that are joined, know depth; empty for anything else."""
+        """How depth is known: see `DEPTHS` for simulated walks, single or joined; `"measured"` or `"none"` for a
+        recording with poses; empty for anything else."""
         source = (self.parts or (self,))[0].simulation
-        return source.depth if isinstance(source, SimulatedSource) else ""
+        if isinstance(source, SimulatedSource):
+            return source.depth
+        has_depth = getattr(self.videos[0], "has_depth", None) if self.videos else None  # of a PosedRecording
+        return "" if has_depth is None else "measured" if has_depth else "none"
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
@@ -219,8 +224,9 @@ def get_life(
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line, or what `videos_of` finds in a data set. By default what the life's
-            folder holds; where it holds nothing, the newest prepared form of the life.
+            files that list files, one a line, or what `videos_of` finds in a data set; or one folder with camera poses
+            in a layout that `scene.rgbd` reads. By default what the life's folder holds; where it holds nothing, the
+            newest prepared form of the life.
         cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:
@@ -238,6 +244,8 @@ def get_life(
         if videos:
             raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
         return _joined(life) if life.joins else life
+    if recording := _posed(name, videos or [life.folder]):
+        return dataclasses.replace(life, videos=(recording,))
     if videos:
         from singlelife.lives.video.recordings import find_videos
         from singlelife.lives.video.sources import EmbeddedVideo
@@ -261,6 +269,28 @@ def get_life(
         f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, or "
         f"name them: singlelife prepare {name} --video PATH."
     )
+
+
+def _posed(name: str, videos: "Sequence[str | Path | EmbeddedVideo]") -> "PosedRecording | None":
+    """The recording with camera poses that a folder holds, if it does.
+
+    Raises:
+        LifeError: it cannot be read, or there is more than that: poses of two recordings share no world.
+    """
+    folders = [
+        folder for each in videos if isinstance(each, str | Path) and (folder := Path(each).expanduser()).is_dir()
+    ]
+    if not folders:
+        return None
+    from singlelife.lives.scene.rgbd import posed_recording  # not needed to name lives
+
+    found = [recording for folder in folders if (recording := posed_recording(folder.absolute()))]
+    if found and len(videos) > 1:
+        raise LifeError(
+            f"{found[0].path} is a recording with camera poses ({found[0].layout}). The life {name!r} can have one of "
+            "these and nothing else, because poses of two recordings share no world."
+        )
+    return found[0] if found else None
 
 
 def _shuffled(name: str) -> Life:

@@ -13,16 +13,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image
 
 from singlelife.errors import LifeError
+from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
 from singlelife.lives.simulation.screen import draw_screen
-from singlelife.lives.simulation.simulated import SimulatedFrame, render
+from singlelife.lives.simulation.simulated import render
 from singlelife.lives.video.reader import VideoReader, jpeg
 from singlelife.lives.video.sources import VideoSource
 
@@ -30,6 +31,7 @@ _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92,
 _ROWS_IN_MEMORY = 32
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
+Source: TypeAlias = VideoSource | PosedRecording | SimulatedSource | ScreenSource
 Counted = Callable[[int], object]  # called with the number of frames just written
 
 
@@ -47,7 +49,7 @@ class Shard:
         num_threads: of the video decoder.
     """
 
-    source: VideoSource | SimulatedSource | ScreenSource
+    source: Source
     video: str
     frame_rate: float
     frame_size: int
@@ -73,7 +75,7 @@ class Shard:
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
         facts: dict[str, Any] = {"damage": None}
         try:
-            if isinstance(self.source, SimulatedSource | ScreenSource):
+            if isinstance(self.source, SimulatedSource | ScreenSource | PosedRecording):
                 num_frames, seconds = self._write_rows(aside, self._rows(self.source), counted)
             else:
                 with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
@@ -101,6 +103,10 @@ class Shard:
         if isinstance(self.source, SimulatedSource | ScreenSource):
             num_frames, seconds = self.source.num_frames, self.source.num_frames / self.frame_rate
             size = self.frame_size**2 * _BYTES_PER_PIXEL["simulated"]
+        elif isinstance(self.source, PosedRecording):
+            seconds = float(self.source.times[-1])
+            num_frames = min(len(self.source), round(seconds * self.frame_rate) + 1)
+            size = 2 * self.frame_size**2 * _BYTES_PER_PIXEL["video"]  # wider than high, and its depth
         else:
             try:
                 with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
@@ -130,10 +136,15 @@ class Shard:
                 counted(len(batch))
         return num_frames, seconds
 
-    def _rows(self, source: SimulatedSource | ScreenSource | VideoReader) -> Iterator[dict[str, Any]]:
+    def _rows(self, source: SimulatedSource | ScreenSource | PosedRecording | VideoReader) -> Iterator[dict[str, Any]]:
         if isinstance(source, SimulatedSource):
             for frame in render(source, self.frame_size):
-                yield self._row(frame.image, frame.timestamp, frame.frame_index) | _scene_columns(frame)
+                scene = _scene_columns(frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE)
+                yield self._row(frame.image, frame.timestamp, frame.frame_index) | scene
+        elif isinstance(source, PosedRecording):
+            for kept, *scene_of_frame in source.frames(self.frame_rate, self.frame_size):
+                scene = _scene_columns(*scene_of_frame, MILLIMETRES)
+                yield self._row(kept.image, kept.timestamp, kept.frame_index) | scene
         elif isinstance(source, ScreenSource):
             for index, image in enumerate(draw_screen(source, self.frame_size)):
                 yield self._row(image, index / source.frames_per_second, index)
@@ -146,10 +157,10 @@ class Shard:
         return {"image": encoded, "timestamp": timestamp, "video": self.video, "frame_index": frame_index}
 
 
-def _scene_columns(frame: SimulatedFrame) -> dict[str, Any]:
-    columns: dict[str, Any] = {"pose": frame.pose.tolist(), "intrinsics": frame.intrinsics.tolist()}
-    if frame.depth is not None:
-        levels = np.round(frame.depth / DEPTH_SCALE)
+def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray | None, scale: float) -> dict[str, Any]:
+    columns: dict[str, Any] = {"pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
+    if depth is not None:
+        levels = np.round(depth / scale)
         levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
         encoded = io.BytesIO()
         Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)

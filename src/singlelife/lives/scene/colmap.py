@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate, rigid_transforms
+from singlelife.lives.scene import rigid_transforms
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate
 
 _MODELS = (
     "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",

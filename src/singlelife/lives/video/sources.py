@@ -57,7 +57,7 @@ class EmbeddedVideo:
         return pa.BufferReader(self.content)
 
 
-VideoSource: TypeAlias = VideoFile | EmbeddedVideo
+VideoSource: TypeAlias = VideoFile | EmbeddedVideo  # of a container that is decoded; see also `scene.rgbd`
 
 
 def fingerprint(source: VideoSource) -> str:

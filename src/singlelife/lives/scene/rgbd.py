@@ -1,0 +1,388 @@
+"""Recordings with a known camera pose for each frame, and perhaps depth, in the layouts that public data sets use.
+
+    ScanNet    color/N.jpg, pose/N.txt (4×4), depth/N.png (mm), intrinsic/intrinsic_color.txt and intrinsic_depth.txt
+    7-Scenes   frame-N.color.png, frame-N.pose.txt (4×4), frame-N.depth.png (mm); 585 px at 640×480, as its owners say
+    TUM RGB-D  rgb.txt, groundtruth.txt (time, shift, quaternion), depth.txt (5000 levels a metre); intrinsics of its
+               owners, by the camera in the folder's name
+    KITTI      image_2/N.png, calib.txt, times.txt; poses.txt or ../../poses/SEQUENCE.txt (3×4 a line)
+    poses.txt  images/ or one video; poses.txt (3×4 or 4×4 a line); K.txt or intrinsics.txt (3×3); depth/ (mm), with
+               the numbers of the images or of the video's frames
+
+Poses are camera to world, and the camera's axes are x right, y down, z forward, in all of them. Times are the data
+set's where it has any. Otherwise they are 30 frames a second, the rate of these cameras (KITTI: 10).
+"""
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from singlelife.errors import LifeError
+from singlelife.lives.scene import rigid_transforms
+from singlelife.lives.video.reader import KeptFrame, VideoReader
+from singlelife.lives.video.recordings import videos_in
+from singlelife.lives.video.sources import VideoFile, fingerprint
+from singlelife.pictures import read_picture
+
+_PICTURES = (".jpg", ".jpeg", ".png")
+MILLIMETRES = 0.001  # metres; what depth is stored in
+_UNKNOWN = (0, 65535)  # levels of depth that stand for none
+_TUM_DEPTH = 1 / 5000
+_TUM_TOLERANCE = 0.02  # seconds between a picture and its pose or depth, as the benchmark's own tool takes them
+_TUM_CAMERAS = {
+    "freiburg1": (517.3, 516.5, 318.6, 255.3),
+    "freiburg2": (520.9, 521.0, 325.1, 249.7),
+    "freiburg3": (535.4, 539.2, 320.1, 247.6),
+}
+_ROTATION_TOLERANCE = 0.01
+
+
+@dataclass(frozen=True, eq=False)
+class PosedRecording:
+    """One recording of n frames.
+
+    Attributes:
+        path: its folder.
+        layout: a name of those above.
+        images: a picture for each frame; none where the frames are those of `video`.
+        video: the file with the frames, or None.
+        times: seconds from the first frame, float64 (n,).
+        poses: camera to world, float64 (n, 4, 4); NaN where not known.
+        intrinsics: fx, fy, cx, cy in pixels of the pictures, float64 (4,); NaN where not known.
+        depth: the depth map of each frame, or None.
+        depth_intrinsics: of the depth maps, where they have their own, as `intrinsics`.
+        depth_scale: metres a level.
+    """
+
+    path: Path
+    layout: str
+    images: tuple[Path, ...]
+    video: Path | None
+    times: np.ndarray
+    poses: np.ndarray
+    intrinsics: np.ndarray
+    depth: tuple[Path | None, ...]
+    depth_intrinsics: np.ndarray | None = None
+    depth_scale: float = MILLIMETRES
+
+    def __len__(self) -> int:
+        return len(self.poses)
+
+    @property
+    def has_depth(self) -> bool:
+        return any(self.depth)
+
+    def fingerprint(self) -> str:
+        """What tells it from others: its numbers, and the name and size of each file and the content of the first.
+
+        Raises:
+            LifeError: a file cannot be read.
+        """
+        files = [*([self.video] if self.video else self.images), *filter(None, self.depth)]
+        digest = hashlib.sha256(fingerprint(VideoFile(files[0])).encode())
+        for values in (self.times, self.poses, self.intrinsics, self.depth_intrinsics, self.depth_scale):
+            digest.update(np.asarray(values, dtype=np.float64).tobytes())
+        try:
+            digest.update(json.dumps([[file.name, file.stat().st_size] for file in files]).encode())
+        except OSError as error:
+            raise LifeError(f"{self.path}: {error.filename} cannot be read ({error.strerror}).") from error
+        return digest.hexdigest()
+
+    def frames(
+        self, frame_rate: float, frame_size: int
+    ) -> Iterator[tuple[KeptFrame, np.ndarray, np.ndarray, np.ndarray | None]]:
+        """The kept frames, each with its pose (4, 4), the intrinsics (4,) of the stored frame, and its depth in
+        metres, float32 (height, width), 0 where unknown, or None.
+
+        Raises:
+            LifeError: a picture cannot be read, or the video has more frames than there are poses.
+        """
+        kept = self._of_video(frame_rate, frame_size) if self.video else self._of_images(frame_rate, frame_size)
+        for frame, (width, height) in kept:
+            if frame.frame_index >= len(self):
+                raise LifeError(f"{self.path}: the video has more frames than the {len(self)} poses of poses.txt.")
+            size = frame.image.shape[:2]
+            intrinsics = self._intrinsics_of(width, height) * np.tile([size[1] / width, size[0] / height], 2)
+            yield frame, self.poses[frame.frame_index], intrinsics, self._depth(frame.frame_index, size, intrinsics)
+
+    def _intrinsics_of(self, width: int, height: int) -> np.ndarray:
+        """The intrinsics for pictures of a size. If they belong to pictures of another size, which shows because the
+        principal point is not near the middle, they are scaled."""
+        scale = width / (2 * self.intrinsics[2])
+        return self.intrinsics * (scale if abs(math.log2(scale)) > 0.5 else 1.0) if scale > 0 else self.intrinsics
+
+    def _of_video(self, frame_rate: float, frame_size: int) -> Iterator[tuple[KeptFrame, tuple[int, int]]]:
+        assert self.video is not None
+        with VideoReader(self.video, frame_rate, frame_size) as reader:
+            for frame in reader:
+                yield frame, reader.stored_size
+
+    def _of_images(self, frame_rate: float, frame_size: int) -> Iterator[tuple[KeptFrame, tuple[int, int]]]:
+        for index in nearest_to_ticks(self.times, frame_rate):
+            try:
+                picture = read_picture(self.images[index])
+            except ValueError as error:
+                raise LifeError(str(error)) from error
+            size = picture.size
+            scale = min(1.0, frame_size / min(size))
+            if scale < 1:
+                even = [max(2, 2 * round(side * scale / 2)) for side in size]
+                picture = picture.resize((even[0], even[1]), Image.Resampling.BICUBIC, reducing_gap=3.0)
+            yield KeptFrame(np.asarray(picture), float(self.times[index]), int(index)), size
+
+    def _depth(self, index: int, size: tuple[int, int], intrinsics: np.ndarray) -> np.ndarray | None:
+        """The depth of a frame at the centres of its stored pixels. Depth is never averaged over edges."""
+        if not self.has_depth:
+            return None
+        height, width = size
+        path = self.depth[index]
+        if path is None:
+            return np.zeros(size, dtype=np.float32)
+        try:
+            with Image.open(path) as picture:
+                levels = np.asarray(picture)
+        except Exception as error:  # damaged bytes make Pillow raise nearly anything
+            raise LifeError(f"{path}: not a depth map that can be read ({error}).") from error
+        if levels.ndim != 2 or levels.dtype.itemsize < 2:
+            raise LifeError(f"{path}: depth should be a grey picture of 16 bits, not {levels.dtype} {levels.shape}.")
+        x, y = np.arange(width) + 0.5, np.arange(height) + 0.5
+        if self.depth_intrinsics is not None:
+            fx, fy, cx, cy = self.depth_intrinsics
+            x, y = (x - intrinsics[2]) / intrinsics[0] * fx + cx, (y - intrinsics[3]) / intrinsics[1] * fy + cy
+        else:
+            x, y = x * levels.shape[1] / width, y * levels.shape[0] / height
+        column, row = np.floor(x).astype(int), np.floor(y).astype(int)
+        seen = ((row >= 0) & (row < levels.shape[0]))[:, None] & (column >= 0) & (column < levels.shape[1])
+        picked = levels[np.ix_(row.clip(0, levels.shape[0] - 1), column.clip(0, levels.shape[1] - 1))]
+        return np.where(seen & ~np.isin(picked, _UNKNOWN), picked * self.depth_scale, 0).astype(np.float32)
+
+
+def nearest_to_ticks(times: np.ndarray, frame_rate: float) -> np.ndarray:
+    """Which frames are kept, by the rule of `VideoReader`: the nearest to each tick, int64."""
+    tick = np.round(times * frame_rate).astype(np.int64)
+    order = np.lexsort((np.arange(len(times)), np.abs(times - tick / frame_rate), tick))
+    return np.sort(order[np.unique(tick[order], return_index=True)[1]])
+
+
+def posed_recording(folder: Path) -> PosedRecording | None:
+    """The recording in a folder, or None if its layout is none of those above.
+
+    Raises:
+        LifeError: it has such a layout, but a file is missing or cannot be read, or a pose is not a rigid motion.
+    """
+    readers: dict[str, Callable[[Path], PosedRecording]] = {
+        "color/* pose/*.txt": _scannet,
+        "*.color.png *.pose.txt": _seven_scenes,
+        "rgb.txt groundtruth.txt": _tum,
+        "image_[0-3]/*.png calib.txt": _kitti,
+        "poses.txt": _poses_file,
+    }
+    for patterns, read in readers.items():
+        if all(next(folder.glob(pattern), None) for pattern in patterns.split()):
+            return read(folder)
+    return None
+
+
+def _scannet(folder: Path) -> PosedRecording:
+    images = _numbered(folder / "color", _PICTURES)
+    poses = {number: _matrix(path, 4, 4) for number, path in _numbered(folder / "pose", (".txt",)).items()}
+    depth = _numbered(folder / "depth", (".png",))
+    cameras = [folder / "intrinsic" / f"intrinsic_{name}.txt" for name in ("color", "depth")]
+    color, of_depth = (_camera(_matrix(path, 4, 4)) if path.is_file() else None for path in cameras)
+    return _recording(
+        folder, "ScanNet", list(images.values()),
+        np.stack([poses.get(number, np.full((4, 4), np.nan)) for number in images]),
+        _full_nan() if color is None else color, [depth.get(number) for number in images], depth_intrinsics=of_depth,
+    )  # fmt: skip
+
+
+def _seven_scenes(folder: Path) -> PosedRecording:
+    images = sorted(folder.glob("*.color.png"))
+    of_frame = [path.name.removesuffix(".color.png") for path in images]
+    poses = [_matrix(folder / f"{name}.pose.txt", 4, 4) for name in of_frame]
+    depth = [path if (path := folder / f"{name}.depth.png").is_file() else None for name in of_frame]
+    camera = np.array([585.0, 585.0, 320.0, 240.0])
+    return _recording(folder, "7-Scenes", images, np.stack(poses), camera, depth)
+
+
+def _tum(folder: Path) -> PosedRecording:
+    times, images = _listed(folder / "rgb.txt")
+    truth = _numbers(folder / "groundtruth.txt", 8)
+    motion = rigid_transforms(truth[:, [7, 4, 5, 6]], truth[:, 1:4])
+    row = _nearest(truth[:, 0], times)
+    poses = np.where((row >= 0)[:, None, None], motion[row], np.nan)
+    if not (row >= 0).any():
+        raise LifeError(
+            f"{folder}: no picture is within {_TUM_TOLERANCE} s of a pose. The pictures are from {times[0]:.2f} to "
+            f"{times[-1]:.2f} s, and groundtruth.txt from {truth[0, 0]:.2f} to {truth[-1, 0]:.2f} s: is it another "
+            "recording's?"
+        )
+    depth: list[Path | None] = [None] * len(images)
+    if (folder / "depth.txt").is_file():
+        depth_times, maps = _listed(folder / "depth.txt")
+        depth = [maps[each] if each >= 0 else None for each in _nearest(depth_times, times)]
+    name = next((name for name in _TUM_CAMERAS if name in str(folder.resolve())), "")
+    camera = np.array(_TUM_CAMERAS.get(name, (525.0, 525.0, 319.5, 239.5)))
+    return _recording(folder, "TUM RGB-D", images, poses, camera, depth, times=times, depth_scale=_TUM_DEPTH)
+
+
+def _kitti(folder: Path) -> PosedRecording:
+    camera = next(name for name in ("image_2", "image_3", "image_0", "image_1") if (folder / name).is_dir())
+    images = sorted((folder / camera).glob("*.png"))
+    found = [folder / "poses.txt", folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"]
+    poses = next((path for path in found if path.is_file()), None)
+    if poses is None:
+        raise LifeError(f"{folder}: no poses; neither {found[0].name} here nor {found[1]} is there.")
+    lines = dict(line.split(":", 1) for line in _text(folder / "calib.txt").splitlines() if ":" in line)
+    try:
+        projection = np.array(lines[f"P{camera[-1]}"].split(), dtype=np.float64).reshape(3, 4)
+    except (KeyError, ValueError) as error:
+        raise LifeError(f"{folder / 'calib.txt'}: no line P{camera[-1]} with 12 numbers.") from error
+    times = (
+        _numbers(folder / "times.txt", 1)[:, 0] if (folder / "times.txt").is_file() else np.arange(len(images)) / 10
+    )
+    motion = _poses_of_lines(poses)
+    # The poses are those of the left grey camera; P[:, 3] says how far this one is to its side.
+    aside = np.eye(4)
+    aside[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
+    return _recording(
+        folder, "KITTI", images, motion @ aside, _camera(projection), [None] * len(images), times=times
+    )  # fmt: skip
+
+
+def _poses_file(folder: Path) -> PosedRecording:
+    poses = _poses_of_lines(folder / "poses.txt")
+    calibration = next((path for name in ("K.txt", "intrinsics.txt") if (path := folder / name).is_file()), None)
+    camera = _full_nan() if calibration is None else _camera(_matrix(calibration, 3, 3))
+    maps = _numbered(folder / "depth", (".png",))
+    pictures = next((folder / name for name in ("images", "color", "rgb") if (folder / name).is_dir()), None)
+    if pictures is not None:
+        images = _numbered(pictures, _PICTURES)
+        depth = [maps.get(number) for number in images]
+        return _recording(folder, "poses.txt", list(images.values()), poses, camera, depth)
+    videos = [path for path in videos_in(folder) if path.parent == folder]
+    if len(videos) != 1:
+        raise LifeError(f"{folder}: beside poses.txt should be a folder `images` or one video, not {len(videos)}.")
+    return _recording(
+        folder, "poses.txt", [], poses, camera, [maps.get(n) for n in range(len(poses))], video=videos[0]
+    )
+
+
+def _recording(
+    folder: Path, layout: str, images: Sequence[Path], poses: np.ndarray, camera: np.ndarray,
+    depth: Sequence[Path | None], *, video: Path | None = None, times: np.ndarray | None = None,
+    depth_intrinsics: np.ndarray | None = None, depth_scale: float = MILLIMETRES,
+) -> PosedRecording:  # fmt: skip
+    """The recording, after what every layout has to keep."""
+    count = len(poses) if video else len(images)
+    if not count:
+        raise LifeError(f"{folder}: there are no pictures.")
+    times = np.arange(count) / 30 if times is None else times - times[0]
+    if not len(poses) == len(times) == count:
+        raise LifeError(
+            f"{folder}: {count} pictures, {len(poses)} poses and {len(times)} times do not belong together."
+        )
+    known = np.isfinite(poses).all(axis=(1, 2))
+    poses = np.where(known[:, None, None], poses, np.nan)
+    turns = poses[known, :3, :3]
+    wrong = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0) > _ROTATION_TOLERANCE
+    if wrong.any() or (np.linalg.det(turns) < 0).any():
+        first = int(np.flatnonzero(known)[np.flatnonzero(wrong | (np.linalg.det(turns) < 0))[0]])
+        raise LifeError(f"{folder}: the pose of frame {first} is no rotation and shift (camera to world).")
+    if not known.any():
+        raise LifeError(f"{folder}: no frame has a pose.")
+    return PosedRecording(
+        folder, layout, tuple(images), video, times, poses, camera, tuple(depth), depth_intrinsics, depth_scale
+    )
+
+
+def _full_nan() -> np.ndarray:
+    return np.full(4, np.nan)
+
+
+def _camera(matrix: np.ndarray) -> np.ndarray:
+    """fx, fy, cx, cy of a camera matrix."""
+    return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]])
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise LifeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+
+
+def _numbers(path: Path, columns: int) -> np.ndarray:
+    """A table of numbers, float64 (n, at least `columns`); lines that begin with # say nothing."""
+    lines = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()[:1] not in ("", "#")]
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = [float(word) for word in line]
+        except ValueError as error:
+            raise LifeError(f"{path}: line {number} is not all numbers.") from error
+        if len(values) < columns or len(values) != len(lines[0]):
+            raise LifeError(f"{path}: line {number} has {len(values)} numbers, not {max(columns, len(lines[0]))}.")
+    if not lines:
+        raise LifeError(f"{path}: it is empty.")
+    return np.array(lines, dtype=np.float64)
+
+
+def _matrix(path: Path, rows: int, columns: int) -> np.ndarray:
+    values = _numbers(path, columns)
+    if len(values) < rows:
+        raise LifeError(f"{path}: a matrix of {rows} × {columns} numbers is expected, and it has {values.shape}.")
+    return values[:rows, :columns]
+
+
+def _poses_of_lines(path: Path) -> np.ndarray:
+    """A pose a line: the 12 numbers of a 3×4 matrix or the 16 of a 4×4 one, row by row."""
+    values = _numbers(path, 12)
+    if values.shape[1] not in (12, 16):
+        raise LifeError(f"{path}: a line should have 12 or 16 numbers, not {values.shape[1]}.")
+    last = np.tile([0.0, 0.0, 0.0, 1.0], (len(values), 1))
+    return np.concatenate([values[:, :12], last], axis=1).reshape(-1, 4, 4)
+
+
+def _numbered(folder: Path, suffixes: Sequence[str]) -> dict[int, Path]:
+    """Files by the last number in their names, in its order: `7.jpg`, `frame-000007.png`."""
+    found: dict[int, Path] = {}
+    for path in sorted(folder.glob("*")):
+        digits = re.findall(r"\d+", path.stem)
+        if path.suffix.lower() in suffixes and digits:
+            if int(digits[-1]) in found:
+                raise LifeError(f"{folder}: {found[int(digits[-1])].name} and {path.name} have the same number.")
+            found[int(digits[-1])] = path
+    return dict(sorted(found.items()))
+
+
+def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
+    """Times and files of one of TUM's lists."""
+    lines = [line.split() for line in _text(path).splitlines() if line.strip()[:1] not in ("", "#")]
+    try:
+        times = np.array([float(line[0]) for line in lines])
+        files = [path.parent / line[1] for line in lines]
+    except (ValueError, IndexError) as error:
+        raise LifeError(f"{path}: each line should have a time and a file.") from error
+    if gone := [file for file in files if not file.is_file()]:
+        raise LifeError(f"{path} names {len(gone)} of {len(files)} files that are not here, such as {gone[0]}.")
+    if not files or (np.diff(times) <= 0).any():
+        raise LifeError(f"{path}: the times should grow from line to line.")
+    return times, files
+
+
+def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
+    """For each wanted time the row of the nearest of `times`, int64; -1 where that is too far away."""
+    order = np.argsort(times, kind="stable")
+    after = (
+        np.searchsorted(times[order], wanted).clip(1, len(times) - 1) if len(times) > 1 else np.zeros(len(wanted), int)
+    )
+    before = np.maximum(after - 1, 0)
+    closer = np.abs(times[order[before]] - wanted) <= np.abs(times[order[after]] - wanted)
+    row = order[np.where(closer, before, after)]
+    return np.where(np.abs(times[row] - wanted) <= _TUM_TOLERANCE, row, -1)
