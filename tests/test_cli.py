@@ -136,26 +136,14 @@ def test_cas_prints_and_writes_what_it_says(models, pairs, tmp_path, capsys, mon
     assert json.loads(capsys.readouterr().out)["raw"]["cas"] == 1
 
 
-def test_cas_of_many_models_names_failures_and_runs_each_model_once(models, pairs, tmp_path, capsys):
-    cache = tmp_path / "cache"
-    settings = ["--pairs", pairs, "--num-pairs", "8", "--k", "2", "--image-size", "32"]
-    many = [*models, "untrained:tiny", *settings, "--cache-dir", str(cache)]
-    assert main(["cas", *many]) == 0
-    capsys.readouterr()
-    before = {path.name: path.stat().st_mtime_ns for path in (cache / "alignment").iterdir()}
-    groups = ["--groups", f"mine={models[0]},{models[1]}"]
-    written = ["--json", str(tmp_path / "all.json"), "--results", str(tmp_path / "results.jsonl")]
-    assert main(["cas", "no/model", *many, *groups, *written]) == 1
+def test_cas_of_many_models_goes_on_without_one_that_fails(models, pairs, tmp_path, capsys):
+    words = ["cas", "no/model", *models, "untrained:tiny", "--pairs", pairs, "--num-pairs", "8", "--k", "2"]
+    words += ["--groups", f"mine={models[0]},{models[1]}", "--json", str(tmp_path / "all.json")]
+    assert main([*words, "--image-size", "32", "--cache-dir", str(tmp_path)]) == 1
     assert "no/model" in capsys.readouterr().out
     fields = json.loads((tmp_path / "all.json").read_text())
     assert fields["models"] == [*models, "untrained:tiny"] and fields["groups"] == ["mine", "mine", "untrained"]
     assert list(fields["failed"]) == ["no/model"]
-    rows = read_results(tmp_path / "results.jsonl")
-    assert len(rows[rows.metric == "raw"]) == 3
-    assert before == {path.name: path.stat().st_mtime_ns for path in (cache / "alignment").iterdir()}
-    assert main(["cas", *models, *settings, "--json", "-"]) == 0
-    two = json.loads(capsys.readouterr().out)
-    assert two["raw"]["cas"] == pytest.approx(fields["at_k"]["2"]["raw"]["cas"][0][1])
 
 
 def test_pairs_are_drawn_with_their_numbers(pairs, tmp_path, capsys, monkeypatch):

@@ -53,12 +53,8 @@ def test_the_identity_flow_is_off_by_the_true_displacement(sequences):
     assert measures["aepe_240"].mean == pytest.approx(3 * side_240)
     assert measures["pck5"].mean == 0
     assert identity_of(sequences)[0].details["v_one 1-2"]["pixels"] == (SIZE[0] - 4) * (SIZE[1] - 6)
-    for number in range(1, 7):
-        (sequences / f"v_two/{number}.ppm").unlink()
-    (sequences / "v_one/6.ppm").unlink()
-    result, _, failures = identity_of(sequences)
-    assert len(result.details) == 4 and len(failures) == 6 and "aepe_V" not in result.measures
-    (sequences / "v_one/1.ppm").unlink()
+    for name in ("v_one", "v_two"):
+        (sequences / name / "1.ppm").unlink()
     with pytest.raises(EvaluationError, match=r"None of the 10 pairs .* v_one 1-2: .*1\.ppm: no such file"):
         identity_of(sequences)
 
@@ -115,7 +111,7 @@ def test_decoder_correlation_is_of_each_view_given_the_other(checkpoint):
     ("file", "content", "message"),
     [
         ("H_1_3", b"1 0 0\n0 1\n", "H_1_3: not a homography"),
-        ("H_1_3", None, "H_1_3: no such file"),
+        ("3.ppm", None, "3.ppm: no such file"),
         ("3.ppm", b"P6\n80 64\n255\nshort", "3.ppm: not a picture"),
         ("H_1_3", b"1 0 500\n0 1 0\n0 0 1\n", "no overlap"),
     ],

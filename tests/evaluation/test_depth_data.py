@@ -110,25 +110,22 @@ def test_bad_frames_are_named_and_the_others_kept(tmp_path, encoder):
         assert f"row {row}: " in why and reason in why
 
 
-def without_depth(folder):
-    with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
-        del content["rawDepths"]
-
-
-def beyond_the_frames(folder):
-    savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
+def damage_of(name: str, folder) -> None:
+    if name == "splits":
+        (folder / "splits.mat").write_bytes(b"MATLAB")
+    elif name == "numbers":
+        savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
+    else:
+        with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
+            del content["rawDepths"]
 
 
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [
-        (lambda folder: (folder / "splits.mat").write_bytes(b"MATLAB"), "splits.mat cannot be read"),
-        (without_depth, "rawDepths"),
-        (beyond_the_frames, "1 to 4, each once"),
-    ],
+    [("splits", "splits.mat cannot be read"), ("depth", "rawDepths"), ("numbers", "1 to 4, each once")],
 )
 def test_what_is_wrong_with_nyu_is_named(nyu, damage, message):
-    damage(nyu)
+    damage_of(damage, nyu)
     with pytest.raises(EvaluationError, match=message):
         frames_of(nyu)
 
