@@ -9,8 +9,7 @@ from tyro.conf import FlagCreatePairsOff, Positional, arg
 
 from singlelife.commands import no_folder
 from singlelife.errors import RunError, SingleLifeError
-from singlelife.lives.registry import get_life
-from singlelife.lives.resolve import life_reference
+from singlelife.lives.resolve import check_names, life_reference
 from singlelife.text import aligned, in_bytes
 
 if TYPE_CHECKING:
@@ -72,7 +71,7 @@ class COMMAND:
             if kind == "hub":
                 raise RunError(f"{no_folder(self.what)} WHAT is a run, a pair set or a life that is here.")
             if kind == "named":
-                get_life(self.what)
+                check_names([self.what], self.cache_dir)
         if self.dry_run:
             return self._list(self._publications()[0])
         from singlelife.hub.client import check_push

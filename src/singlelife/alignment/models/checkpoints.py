@@ -38,7 +38,7 @@ _WHOLE = "model.safetensors"  # else they are in parts
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("quantization_config", "transformers_weights")  # fields of a config
 PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
-_CONVERT = "A reference CroCo has to be converted first: singlelife convert croco CKPT.pth OUT."
+_CONVERT = "A reference CroCo has to be converted first: singlelife convert CKPT.pth OUT."
 _UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
 
 
