@@ -69,15 +69,11 @@ class SimulatedSource:
     depth: str = "none"
 
     def __post_init__(self) -> None:
-        if self.wad not in WADS or self.depth not in DEPTHS:
+        counts = self.num_frames >= 1 and self.tics_per_frame >= 1 and 0 <= self.seed < 2**32
+        if self.wad not in WADS or self.depth not in DEPTHS or not counts:
             raise LifeError(
-                f"A simulated life has a wad of {', '.join(WADS)} and a depth of {', '.join(DEPTHS)}; "
-                f"not wad {self.wad!r} with depth {self.depth!r}."
-            )
-        if self.num_frames < 1 or self.tics_per_frame < 1 or not 0 <= self.seed < 2**32:
-            raise LifeError(
-                "A simulated life has num_frames and tics_per_frame from 1, and a seed from 0 to 2^32 - 1; "
-                f"not {self.num_frames}, {self.tics_per_frame} and {self.seed}."
+                f"A simulated life has a wad of {', '.join(WADS)}, a depth of {', '.join(DEPTHS)}, num_frames and "
+                f"tics_per_frame from 1, and a seed from 0 to 2^32 - 1; not {self}."
             )
 
 
