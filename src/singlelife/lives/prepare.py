@@ -96,8 +96,8 @@ def prepare_life(
                         else:
                             described = _write(life, partial, num_workers, strict, progress)
                         _complete(life, fingerprint, described, partial, folder)
-                    if progress:
-                        print(*remarks(described), sep="\n", file=sys.stderr)
+                    for remark in remarks(described) if progress else ():
+                        print(remark, file=sys.stderr)
         except BrokenProcessPool as error:
             raise LifeError(
                 "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
@@ -265,8 +265,8 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     num_workers = max(1, min(num_workers or cores, len(missing)))
     missing = [dataclasses.replace(shard, num_threads=max(1, cores // num_workers)) for shard in missing]
     estimates = _estimates(missing, life.name, progress)
-    if strict:
-        _refuse(life.name, estimates)
+    if strict:  # before hours of work
+        _refuse(life.name, [each for each in estimates if "error" in each])
     needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
     check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
     bar = tqdm(

@@ -77,7 +77,7 @@ class Walker:
         assert state.game_variables is not None and state.depth_buffer is not None  # as set
         position, angle = state.game_variables[:3], float(state.game_variables[3])
         self._step += 1
-        self._visits[_cell(position)] += 1
+        self._visits[int(position[0] // _CELL), int(position[1] // _CELL)] += 1
         if len(self._path) <= 2 or np.abs(self._path[0] - position[:2]).max() > _LOST:
             self._choose_path(position, state.sectors)
         way, bend = self._way(position)
@@ -172,10 +172,6 @@ class Walker:
 def _heights(sectors: Sequence[vzd.Sector]) -> tuple[np.ndarray, np.ndarray]:
     floor = np.array([sector.floor_height for sector in sectors])
     return floor, np.array([sector.ceiling_height for sector in sectors])
-
-
-def _cell(position: np.ndarray) -> tuple[int, int]:
-    return int(position[0] // _CELL), int(position[1] // _CELL)
 
 
 def _wrapped(degrees: float) -> float:
@@ -283,12 +279,9 @@ class Walkways:
         self._heights = None
 
     def _sectors_touched(self, position: np.ndarray) -> np.ndarray:
-        node = self._node_at(position)
-        return self._sector[np.searchsorted(self._node, node) : np.searchsorted(self._node, node, "right")]
-
-    def _node_at(self, position: np.ndarray) -> int:
         x, y = np.clip(np.rint((position[:2] - self._origin) / _GRID), 0, np.array(self._shape) - 1).astype(int)
-        return int(x * self._shape[1] + y)
+        node = int(x * self._shape[1] + y)
+        return self._sector[np.searchsorted(self._node, node) : np.searchsorted(self._node, node, "right")]
 
     def _start_near(self, position: np.ndarray) -> int:
         """The node to start from: the nearest that can be stood on."""
