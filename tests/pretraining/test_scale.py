@@ -107,7 +107,7 @@ def test_the_rate_in_force_is_said_and_written_and_free_to_be_given_another_way(
     folder = tmp_path / "run"
     scaled = {"learning_rate": None, "base_learning_rate": 0.064, "max_steps": 4, "save_steps": 2}
     assert run(command(folder, **scaled)) == 0
-    assert " 0.002 (0.064 × 8 / 256)\n" in capsys.readouterr().out
+    assert " 0.002 (0.064 × 8 / 256) after 4 steps of warm-up\n" in capsys.readouterr().out
     written = (folder / "config.yaml").read_text()
     assert "# Learning rate at its peak: 0.002 (0.064 × 8 / 256)\n" in written
     assert yaml.safe_load(written)["base_learning_rate"] == 0.064

@@ -184,9 +184,9 @@ def plain_errors() -> Iterator[None]:
         if "DataLoader worker" not in str(error):
             raise
         raise RunError(
-            f"A process that reads pairs has died: {str(error).splitlines()[0]} Often the machine, or /dev/shm in a "
-            "container (--shm-size), has run out of memory; fewer --dataloader-num-workers need less. What was saved "
-            "is intact: go on with the same command and --resume."
+            f"A process that reads pairs has died: {str(error).splitlines()[0].rstrip('.')}. Often the memory of the "
+            "machine, or of /dev/shm in a container (--shm-size), was too small; fewer --dataloader-num-workers need "
+            "less. What was saved is intact: go on with the same command and --resume."
         ) from None
 
 
