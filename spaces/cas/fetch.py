@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any
@@ -53,6 +54,7 @@ def _main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     questions: SimpleQueue[str] = SimpleQueue()
+    known: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
 
     def listen() -> None:
         for line in sys.stdin:
@@ -63,7 +65,7 @@ def _main() -> None:
     while True:
         name, arguments = json.loads(questions.get())
         try:
-            answer = {"answer": {"look_up": look_up, "download": download}[name](**arguments)}
+            answer = {"answer": known[name](**arguments)}
         except HubError as error:
             answer = {"refused": str(error)}
         print(json.dumps(answer), flush=True)
