@@ -54,6 +54,7 @@ def _main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
     questions: SimpleQueue[str] = SimpleQueue()
+    known: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
 
     def listen() -> None:
         for line in sys.stdin:
@@ -63,9 +64,8 @@ def _main() -> None:
     threading.Thread(target=listen, daemon=True).start()
     while True:
         name, arguments = json.loads(questions.get())
-        functions: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
         try:
-            answer: dict[str, Any] = {"answer": functions[name](**arguments)}
+            answer = {"answer": known[name](**arguments)}
         except HubError as error:
             answer = {"refused": str(error)}
         print(json.dumps(answer), flush=True)

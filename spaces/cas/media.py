@@ -55,7 +55,8 @@ def read_picture(path: str | Path, request: Request) -> np.ndarray:
             if width * height > limits.picture_pixels or max(width, height) > limits.picture_side:
                 raise Image.DecompressionBombError(f"{width} x {height} px")
             scalable = picture.mode in _SCALED
-            with request.memory((12 if scalable else 40) * width * height):
+            bytes_of_a_pixel = 12 if scalable else 40 if picture.mode.startswith("I") else 20  # at the peak
+            with request.memory(bytes_of_a_pixel * width * height):
                 picture.draft(None, (2 * _SHORTER_SIDE, 2 * _SHORTER_SIDE))  # a JPEG is decoded smaller
                 small = _small(picture) if scalable else picture  # before anything makes copies of it
                 return np.array(_small(pictures.read_picture(small)))

@@ -16,7 +16,7 @@ import torch
 from downloads import HubProcess, Remote, kept
 from limits import Limits, Request, VisitorError, log, visitor_message
 from torch import nn
-from transformers import AutoModel
+from transformers import AutoModel, PreTrainedModel
 
 from singlelife.alignment.models import AttentionMapProvider, load_checkpoint, plan_of
 from singlelife.alignment.models.backbones import geometry
@@ -214,7 +214,7 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
     return parameters, of_a_pair
 
 
-def _activations(model: Any, patches: int, size: tuple[int, int]) -> int:
+def _activations(model: PreTrainedModel, patches: int, size: tuple[int, int]) -> int:
     """The most bytes that a pair of views takes in a model at a time, in float32, from above: four tensors of the
     widest layer's width for each token, the attention of all heads, the maps, and some copies of the pixels."""
     tokens = patches + dict(_LARGEST)[r"tokens|ratio|tubelet"]

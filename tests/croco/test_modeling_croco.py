@@ -269,11 +269,6 @@ def test_outputs_asked_for_are_those_of_the_target(model):
     close(outputs.last_hidden_state, model.croco(*views()).last_hidden_state)
 
 
-def test_cross_attention_maps_keep_no_graph(model):
-    assert not model.croco.cross_attention_logits(*views()).requires_grad
-    assert not any(logits.requires_grad for logits in model.croco.iter_cross_attention_logits(*views()))
-
-
 def test_base_model_and_pretraining_model_share_a_checkpoint(model, tmp_path):
     model.save_pretrained(tmp_path)
     assert not list(tmp_path.glob("*.bin"))

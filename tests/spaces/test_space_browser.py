@@ -88,6 +88,7 @@ def test_cancel(browser, hub):
     browser.type_model("a", slow)
     browser.click("#compare")
     browser.until(lambda: "Downloading" in browser.one("#status").text, "download")
+    assert browser.run("return getComputedStyle(document.querySelector('#score')).opacity") == "0.4"  # an older one
     browser.click("#cancel")
     browser.until(lambda: "Cancelled" in browser.one("#status").text, "word that it is cancelled", seconds=5)
     assert not browser.shown("#cancel")

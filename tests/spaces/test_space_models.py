@@ -23,6 +23,7 @@ from safetensors.torch import load, save
 
 from singlelife.alignment.models import load_model
 from singlelife.errors import CheckpointError, SingleLifeError
+from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
 
 from ..alignment.test_backbones import MODELS, saved
@@ -148,24 +149,6 @@ def test_visitors_who_want_the_same_model_share_its_download(hub, ask, vit):
     assert downloads(hub) == 1
 
 
-def test_a_model_in_parts_is_put_together(hub, ask, vit, tmp_path):
-    from transformers import AutoModel
-
-    AutoModel.from_pretrained(vit).save_pretrained(tmp_path / "parts", max_shard_size="20KB")
-    shutil.copy(vit / "preprocessor_config.json", tmp_path / "parts")
-    files = content(tmp_path / "parts")
-    repository = hub.create("lives/parts", "model")
-    hub.put(repository, files)
-    answer = ask("lives/parts")
-    assert answer.error is None, answer.error[2]
-
-    index = json.loads(files["model.safetensors.index.json"])
-    index["weight_map"] = dict.fromkeys(index["weight_map"], "../../elsewhere/model.safetensors")
-    hub.put(repository, {"model.safetensors.index.json": json.dumps(index).encode()})
-    refused = ask("lives/parts").error
-    assert refused[0] == "VisitorError" and "names weights that it does not have" in refused[1]
-
-
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_architecture_that_is_supported_passes(kind, tmp_path):
     config, processor, _ = MODELS[kind]
@@ -232,6 +215,12 @@ def pickled(files: Files) -> Files:
     return files
 
 
+def elsewhere(files: Files) -> Files:
+    index = {"weight_map": dict.fromkeys(load(files[WEIGHTS]), f"../../elsewhere/{WEIGHTS}")}
+    files["model-00001-of-00001.safetensors"] = files.pop(WEIGHTS)
+    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
+
+
 def without(name: str) -> Callable[[Files], Files]:
     return lambda files: {other: data for other, data in files.items() if other != name}
 
@@ -284,6 +273,7 @@ BAD = {
     "less than it said": Bad(
         "is not what the Hub has", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
     ),
+    "an index that leads elsewhere": Bad("names weights that it does not have", elsewhere, weights=True),
     "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
     "logits that are none": Bad("features that are not finite", weights(lambda w: w.sign() * 1e38), weights=True),
     **{
@@ -647,14 +637,15 @@ def test_a_model_that_would_not_fit_into_the_memory_is_refused_before_it_is_load
 def test_messages_lose_what_is_not_for_visitors(message, shown, monkeypatch):
     monkeypatch.setenv("MY_SECRET", "swordfish1")
     assert visitor_message(CheckpointError(message)) == shown
+    for folder in (
+        default_cache_dir() / "space-models" / "x",
+        Path.home() / ".cache",
+        SPACE / "models.py",
+        Path.cwd(),
+    ):
+        assert visitor_message(SingleLifeError(f"{folder}: broken")) == "a file here: broken"
     ours = visitor_message(VisitorError(message))  # with what the visitor typed, be it a path
     assert ours == shown or ("a file here" in shown and ours == message)
-
-
-def test_folders_of_this_machine_are_not_told(tmp_path, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path))
-    for folder in (tmp_path / "space-models" / "x", Path.home() / ".cache", SPACE / "models.py", Path.cwd() / "x"):
-        assert visitor_message(SingleLifeError(f"{folder}: broken")) == "a file here: broken"
 
 
 def test_a_defect_is_a_number_that_the_log_has(caplog):
