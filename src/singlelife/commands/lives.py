@@ -15,7 +15,6 @@ from singlelife.lives.registry import (
     life_names,
     own_names,
     prepared_folders,
-    source_of_frames,
 )
 from singlelife.text import aligned, in_bytes
 
@@ -88,16 +87,17 @@ def _listed(lives: list[tuple[Life, list[Path], str]]) -> str:
 
 
 def _explained(life: Life, prepared: list[Path], state: str) -> str:
-    frames, source = round(3600 * life.hours * life.frame_rate), source_of_frames(life)
-    has_videos = source.kind == "video" and not life.joins
+    frames = round(3600 * life.hours * life.frame_rate)
+    source = known_life(life.shuffle_of) if life.shuffle_of else life  # whose videos they are
     lines = {
         "data set": " ".join(dict.fromkeys([life.dataset, f"({life.access})", life.url])).strip(),
         "licence": life.license,
         "consent": life.consent,
         "how to get it": life.source or "It is rendered here when it is needed.",
-        "download": f"about {life.download_gb:g} GB" if life.download_gb else "",
-        "videos": f"{life.num_videos} in all" if life.num_videos > 1 else "",
-        "where to put it": f"{source.folder} (or name the files with --video)" if has_videos else "",
+        "videos": f"{life.num_videos}" + f", about {life.download_gb:g} GB" * bool(life.download_gb)
+        if life.num_videos
+        else "",
+        "where to put it": f"{source.folder} (or name the files with --video)" if source.kind == "video" else "",
         "will be made": f"frames at {life.frame_rate:g} Hz, {life.frame_size} px on the shorter side"
         + f": about {frames:,}" * bool(frames),
         "pairs": "within a video only" if life.pairs_within_video or life.joins else "",

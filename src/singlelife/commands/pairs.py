@@ -92,7 +92,7 @@ class Show:
             check_names([self.what], self.cache_dir)
             from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
-            if pairs := stored_pair_set(self.what):
+            if pairs := stored_pair_set(self.what, cache_dir=self.cache_dir):
                 from singlelife.alignment.pair_sets.sheet import draw_pairs
 
                 output = self.output or Path(f"{Path(self.what.partition('@')[0]).absolute().name}-pairs.png")

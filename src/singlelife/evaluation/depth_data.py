@@ -14,6 +14,7 @@ from PIL import Image
 from singlelife.errors import EvaluationError, LifeError
 from singlelife.evaluation.features import Item, ItemError, data_identity, load_split, rgb
 from singlelife.evaluation.settings import DepthConfig
+from singlelife.lives.registry import prepared_folders
 from singlelife.lives.resolve import resolve_life
 
 METRICS = ("delta1", "delta2", "delta3", "abs_rel", "rmse", "log10")
@@ -259,7 +260,8 @@ def _open(name: str, role: str, split: str | None, config: DepthConfig) -> Depth
         return _nyu(name, folder, split or role, config)
     if folder.is_dir() and any(SCENE.fullmatch(path.name) for path in folder.iterdir()):
         return _scannet(name, folder, role, split, config)
-    if not (folder / "metadata.json").is_file() and (folder.is_dir() or _HUB_ID.fullmatch(name)):
+    a_life = (folder / "metadata.json").is_file() or prepared_folders(name, config.cache_dir)
+    if not a_life and (folder.is_dir() or _HUB_ID.fullmatch(name)):
         return _dataset(name, role, split, config)
     return _life(name, config)
 

@@ -43,7 +43,7 @@ class Life:
         poses: where poses come from; empty if there are none.
         access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
         script, part: the script of `datasets_scripts` that helps to get it, and its folder in the owners' data set.
-        video_pattern: the regular expression that the names of all its videos match; empty if they are free.
+        video_prefix: what the names of all its videos begin with; empty if they are free.
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
@@ -71,7 +71,7 @@ class Life:
     download_gb: float = 0.0
     script: str = ""
     part: str = ""
-    video_pattern: str = ""
+    video_prefix: str = ""
     num_videos: int = 0
     shuffle_of: str = ""
     joins: str = ""
@@ -94,9 +94,6 @@ class Life:
             )
         parts = self.joins.split()
         rules = {
-            "be simulated, shuffled or joined, not several of these": (
-                (self.simulation is not None) + bool(self.shuffle_of) + bool(parts) <= 1
-            ),
             "be made of other lives: shuffle_of one, or joins two or more": (
                 len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
             ),
@@ -133,8 +130,8 @@ class Life:
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
-        wrong = [video for video in videos if not re.fullmatch(self.video_pattern or ".*", Path(video).name)]
-        found = [f"{video}: not the name of a video of {self.name} ({self.video_pattern})" for video in wrong]
+        wrong = [video for video in videos if not Path(video).name.startswith(self.video_prefix)]
+        found = [f"{video}: not the name of a video of {self.name} ({self.video_prefix}...)" for video in wrong]
         if self.num_videos and len(videos) != self.num_videos:
             found.append(f"{self.name} has {self.num_videos} video(s), and here are {len(videos)}")
         return tuple(found)
@@ -166,8 +163,9 @@ def life_folder(name: str, fingerprint: str, cache_dir: str | Path | None = None
 
 def prepared_folders(name: str, cache_dir: str | Path | None = None) -> list[Path]:
     """The prepared forms of a life that are kept, of whatever videos and settings, the newest first."""
-    described = life_folder(name, "[0-9a-f]" * 12, cache_dir)
-    found = described.parent.glob(f"{name}-{'[0-9a-f]' * 12}/{METADATA}")
+    if not LIFE_NAME.fullmatch(name):
+        return []
+    found = life_folder(name, "", cache_dir).parent.glob(f"{name}-{'[0-9a-f]' * 12}/{METADATA}")
     return [path.parent for path in sorted(found, key=lambda path: path.stat().st_mtime_ns, reverse=True)]
 
 
@@ -177,14 +175,6 @@ def own_names(cache_dir: str | Path | None = None) -> list[str]:
     names = {path.parent.name[:-13] for path in prepared}
     names |= {path.name for path in recordings_dir().glob("*/") if LIFE_NAME.fullmatch(path.name)}
     return sorted(names - _registered().keys())
-
-
-def source_of_frames(life: Life) -> Life:
-    """The life that is recorded or rendered: itself, the base of a shuffled one, or the first part of a joined one."""
-    if life.base is not None or life.parts:
-        return source_of_frames(life.base or life.parts[0])
-    first = life.shuffle_of or life.joins.partition(" ")[0]
-    return source_of_frames(known_life(first)) if first else life
 
 
 def life_names() -> list[str]:

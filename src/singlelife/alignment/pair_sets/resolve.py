@@ -2,8 +2,8 @@
 
 A name stands for, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
-2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder:
-   pairs of image files;
+2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
+   unless a prepared life has its name: pairs of image files;
 3. ORG/NAME or ORG/NAME@REVISION, where there is no such folder: a pair set or a life on the Hub;
 4. anything else: the name of a life.
 """
@@ -27,6 +27,7 @@ from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT, hold_out
 from singlelife.lives.prepared import METADATA, PreparedLife
+from singlelife.lives.registry import prepared_folders
 from singlelife.lives.resolve import life_reference, resolve_life, training_recipe
 
 _HELD_OUT = "/held-out"
@@ -48,7 +49,7 @@ def resolve_pair_set(
     Raises:
         SingleLifeError: there is nothing of that name, or it cannot be used.
     """
-    stored = stored_pair_set(pairs, image_size or 224)
+    stored = stored_pair_set(pairs, image_size or 224, cache_dir)
     if stored is not None:
         return stored
     life, rows = resolve_stretch(pairs, cache_dir=cache_dir)
@@ -57,7 +58,7 @@ def resolve_pair_set(
     return drawn if rows is None else replace(drawn, name=f"{life.name}{_HELD_OUT}/{views}")
 
 
-def stored_pair_set(pairs: str, image_size: int = 224) -> PairSet | None:
+def stored_pair_set(pairs: str, image_size: int = 224, cache_dir: Path | None = None) -> PairSet | None:
     """The same for what is a pair set already; None for what may be a life.
 
     Raises:
@@ -67,7 +68,8 @@ def stored_pair_set(pairs: str, image_size: int = 224) -> PairSet | None:
     if (path / DESCRIPTION).is_file():
         return PairSet.load(path, progress=True)
     if path.is_dir():
-        return None if (path / METADATA).is_file() else load_image_pairs(path, image_size)
+        a_life = (path / METADATA).is_file() or prepared_folders(pairs, cache_dir)
+        return None if a_life else load_image_pairs(path, image_size)
     if pairs.endswith(_HELD_OUT) or (reference := life_reference(pairs)).kind != "hub":
         return None
     return hub_pair_set(reference.where, reference.revision)

@@ -364,7 +364,7 @@ class RandomPairing(PartnerPairing):
         return self._rows[first + (self._place[target] - first + 1 + choice) % count]
 
 
-class AugmentedPairing(Pairing):
+class AugmentedPairing(PartnerPairing):
     """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera."""
 
     summary = "one frame twice, with the crops as the only difference (a baseline)"
@@ -372,21 +372,17 @@ class AugmentedPairing(Pairing):
     def __init__(self, rows: np.ndarray):
         if len(rows) == 0:
             raise LifeError("Augmented pairs need a frame, and none can be used. Use a longer video.")
-        self._rows = self.targets = rows
+        self.targets, self.num_partners = rows, np.ones(len(rows), dtype=np.int64)
 
     @classmethod
     def of(cls, context: PairingContext) -> "AugmentedPairing":
         return cls(context.rows)
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __str__(self) -> str:
         return "augmented, one frame twice"
 
-    def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
-        (which,) = _uniform(seed, PAIR_STREAM, indices, 1)
-        return np.repeat(self._rows[(which * len(self._rows)).astype(np.int64)][:, None], 2, axis=1)
+    def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
+        return self.targets[target]
 
 
 PAIRINGS: dict[str, type[Pairing]] = {
