@@ -58,6 +58,21 @@ sys.exit(code + 10 * bool({{"torch", "transformers", "matplotlib"}} & set(sys.mo
     assert f"singlelife {command}" in done.stdout or (command == "train" and "--life" in done.stdout)
 
 
+def test_lives_are_listed_and_wrong_names_refused_without_torch(tmp_path):
+    """These are answers of a moment; torch and datasets take seconds."""
+    wrong = ["prepare", "poses", "pairs show", "pairs make --output new", "lives show", "train --life"]
+    wrong += ["cas untrained:tiny untrained:tiny@1 --pairs", "evaluate depth untrained:tiny --test sim_test --train"]
+    code = f"""
+import sys
+from singlelife.cli import main
+codes = [main(["lives"]), *(main([*words.split(), "sim_l"]) for words in {wrong})]
+sys.exit(codes != [0] + {len(wrong)} * [2] or bool({{"torch", "datasets", "scipy", "matplotlib"}} & set(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("no life 'sim_l'. Did you mean sim_1") == len(wrong)
+
+
 def test_version(capsys):
     assert main(["--version"]) == 0
     assert capsys.readouterr().out == f"singlelife {__version__}\n"

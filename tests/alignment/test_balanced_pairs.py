@@ -34,7 +34,9 @@ def moved(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
     poses = life.poses(frames.reshape(-1)).reshape(-1, 2, 4, 4)
     distance = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
     cosine = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])
-    return (distance >= 16) | (cosine <= np.cos(np.deg2rad(4)))
+    depth = np.array([np.median(each[each > 0]) for each in life.depth(frames[:, 0])])
+    # The depth of an overlap's pairs is that of voxels, an eighth of the median depth wide.
+    return (distance >= 0.9 * depth / 16) | (cosine <= np.cos(np.deg2rad(4)))
 
 
 def unordered(pairs) -> list[tuple[int, ...]]:
@@ -73,7 +75,30 @@ def test_gaps_are_balanced_and_no_pair_is_in_two_bins(life_here):
     gaps = np.abs(frames[:, 0] - frames[:, 1])
     assert ((gaps[:30] >= 2) & (gaps[:30] <= 3)).all() and ((gaps[30:] >= 4) & (gaps[30:] <= 8)).all()
     np.testing.assert_allclose(pairs.gap, gaps * step, atol=1e-6)
+    assert ": 30, " in str(pairs) and str(pairs).count(": 30") == 2  # the table counts them all
     assert moved(life_here, frames).all() and len(set(unordered(pairs))) == 60
+
+
+class InMetres(PreparedLife):
+    """A life of game units, told in metres."""
+
+    def poses(self, indices):
+        poses = super().poses(indices).copy()
+        poses[:, :3, 3] /= 32
+        return poses
+
+
+def test_motion_means_the_same_in_metres_and_in_game_units(life_here):
+    metadata = life_here.metadata | {"depth_scale": life_here.metadata["depth_scale"] / 32}
+    metric = InMetres(life_here.path, metadata, life_here.dataset)
+    for settings in ({}, {"min_baseline": 0.5}):
+        drawn = [
+            make_balanced_pair_set([life], by="none", num_pairs=40, image_size=32, **settings).provenance["frames"]
+            for life in (life_here, metric)
+        ]
+        assert drawn[0] == drawn[1]
+    every = make_balanced_pair_set([life_here], by="none", num_pairs=40, image_size=32, min_baseline=0)
+    assert every.provenance["frames"] != drawn[0] and not moved(life_here, np.array(every.provenance["frames"])).all()
 
 
 def test_without_bins_pairs_are_those_that_a_life_gives(life_here):
@@ -138,6 +163,7 @@ def test_only_the_rows_that_may_be_used_are(life_here):
         ({"views": "sharp"}, "--views sharp: .* plain, zoomed, shifted"),
         ({"num_pairs": 0}, "--num-pairs 0"),
         ({"seed": -1}, "--seed -1"),
+        ({"min_baseline": -0.1}, "--min-baseline -0.1"),
         ({"by": "none", "rows": [np.arange(1)]}, "sim_test"),
     ],
 )

@@ -16,7 +16,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.scene.colmap import colmap_geometry, is_model, pairs_to_match, reconstruct
+from singlelife.lives.scene.colmap import _MODELS, colmap_geometry, is_model, pairs_to_match, reconstruct
 from singlelife.lives.scene.geometry import frames_at_rate
 from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.simulation.simulated import render
@@ -31,6 +31,7 @@ CAMERAS = {
     "SIMPLE_RADIAL": (1, 2, "SIMPLE_RADIAL", 128, 96, (100.0, 64.0, 48.0, 0.1)),
     "RADIAL": (1, 3, "RADIAL", 128, 96, (100.0, 64.0, 48.0, 0.1, 0.2)),
     "OPENCV": (1, 4, "OPENCV", 128, 96, (100.0, 90.0, 64.0, 48.0, 0.1, 0.2, 0.3, 0.4)),
+    "FULL_OPENCV": (1, 6, "FULL_OPENCV", 128, 96, (100.0, 90.0, 64.0, 48.0, *8 * (0.1,))),
 }
 # A quarter turn about the camera's y axis, so that it looks along the world's x, from (1, 2, 3).
 QUATERNION, CENTRE = (np.sqrt(0.5), 0.0, -np.sqrt(0.5), 0.0), (1.0, 2.0, 3.0)
@@ -76,8 +77,14 @@ def test_poses_intrinsics_and_points_are_those_of_the_model(small_life, tmp_path
 @pytest.mark.parametrize("camera", CAMERAS.values(), ids=CAMERAS)
 def test_camera_models(camera, small_life, tmp_path):
     geometry = colmap_geometry(small_life, [write_model(tmp_path / "model", camera)])
-    second = 45 if len({"PINHOLE", "OPENCV"} & {camera[2]}) else 50
+    second = 45 if camera[2] in ("PINHOLE", "OPENCV", "FULL_OPENCV") else 50
     np.testing.assert_allclose(geometry.intrinsics[0], [50, second, 32, 24])
+
+
+def test_cameras_have_the_names_and_numbers_of_colmap():
+    pycolmap = pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
+    known = {name: int(number) for name, number in pycolmap.CameraModelId.__members__.items() if int(number) >= 0}
+    assert {name: number for number, name in enumerate(_MODELS)} == known
 
 
 def test_models_are_components_and_a_frame_belongs_to_the_largest(small_life, tmp_path):
@@ -126,7 +133,9 @@ def test_a_model_that_is_not_whole_or_text_is_refused(small_life, tmp_path):
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        ({"camera": (1, 5, "OPENCV_FISHEYE", 128, 96, (1.0,) * 8)}, "OPENCV_FISHEYE.*image_undistorter"),
+        ({"camera": (1, 5, "", 128, 96, (1.0,) * 8)}, "model OPENCV_FISHEYE.*image_undistorter"),
+        ({"camera": (1, 11, "", 128, 96, (1.0,) * 16)}, "model RAD_TAN_THIN_PRISM_FISHEYE"),
+        ({"camera": (1, 77, "", 128, 96, (1.0,) * 8)}, "number 77"),
         ({"camera": (9, *PINHOLE[1:])}, "'small.mp4/0.jpg' .* camera 1"),
         ({"images": [image(1, "frame_000001.jpg", [1])]}, "'frame_000001.jpg'.* 'small.mp4/0.jpg', 'small.mp4/2.jpg'"),
     ],
@@ -198,12 +207,11 @@ def turns(poses: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 @pytest.mark.integration
 def test_a_reconstruction_that_is_killed_goes_on_and_finds_the_true_poses(walk):
     pycolmap = pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
     life, true_poses = walk
-    work = life.path.with_name(f"{life.path.name}.sfm")
+    work = life.path / "reconstruction"
     script = (
         "import sys\n"
         "from singlelife.lives.prepared import PreparedLife\n"

@@ -1,13 +1,31 @@
 """Visible points from depth: that the overlap of two frames is the overlap of what they see."""
 
+import runpy
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from singlelife.cli import main
 from singlelife.errors import LifeError
 from singlelife.lives.pairs.overlap import find_overlaps
-from singlelife.lives.pairs.pairing import PairSettings, RandomPairing, SpatialPairing
+from singlelife.lives.pairs.pairing import (
+    PAIRINGS,
+    PairingContext,
+    PairSettings,
+    RandomPairing,
+    SpatialPairing,
+    make_pairing,
+)
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import back_project, default_voxel_size, depth_geometry, voxel_ids
+from singlelife.lives.scene.geometry import (
+    back_project,
+    default_voxel_size,
+    depth_geometry,
+    median_depths,
+    voxel_ids,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +108,32 @@ def test_voxels_have_one_name_each():
     assert voxel_ids(strange, 1.0).tolist()[:3] == [-1, -1, -1]
     assert voxel_ids(strange, 1.0)[3] >= 0  # the last voxel on that side
     assert voxel_ids(np.array([0, 0, -(2.0**20) - 1]), 1.0) == -1
+
+
+def test_the_depth_of_what_is_seen_is_known_from_maps_and_from_voxels(sim_test):
+    rows = np.arange(0, len(sim_test), 25)
+    geometry = depth_geometry(sim_test, voxel_size=default_voxel_size(sim_test), progress=False)
+    own, voxels = median_depths(sim_test, rows), median_depths(sim_test, rows, geometry)
+    assert own[0] == pytest.approx(np.median(sim_test.depth(rows[:1])[sim_test.depth(rows[:1]) > 0]))
+    assert np.median(np.abs(voxels / own - 1)) < 0.25 and np.corrcoef(own, voxels)[0, 1] > 0.9
+    assert np.isnan(median_depths(sim_test, rows, replace(geometry, voxel_size=0.0))).all()
+
+
+def test_the_example_of_a_pairing_draws_cameras_a_distance_apart(sim_test, tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(PAIRINGS, "baseline", None)  # which the example sets, and the test's end takes out
+    runpy.run_path(str(Path(__file__).parents[2] / "examples" / "new_pairing.py"))
+    rows = np.arange(100, 400)
+    context = replace(PairingContext.of_life(sim_test, PairSettings(), progress=False), rows=rows)
+    pairing = make_pairing("baseline", context)
+    place = sim_test.poses(np.arange(len(sim_test)))[:, :3, 3]
+    distance = np.linalg.norm(place[:, None] - place[None], axis=-1)
+    within = (distance >= pairing.least) & (distance <= pairing.most)
+    assert len(pairing) == within[np.ix_(rows, rows)].sum()
+    pairs = pairing.pairs(3, np.arange(200))
+    assert within[tuple(pairs.T)].all() and np.isin(pairs, rows).all() and len(np.unique(pairs, axis=0)) > 150
+    np.testing.assert_array_equal(pairing.pairs(3, np.arange(150, 160)), pairs[150:160])
+    words = ["pairs", "show", str(sim_test.path), "--pairing", "baseline", "--output", str(tmp_path / "sheet.png")]
+    assert main(words) == 0 and "baseline" in capsys.readouterr().out
 
 
 def test_a_life_without_depth_is_refused(small_life):

@@ -55,8 +55,6 @@ def test_nothing_is_stored_at_first_and_the_ways_to_get_it_are_named(life):
         LifeError, match=r"not known. Put an Aria MPS folder .*small/slam, name one with .*--from FOLDER"
     ):
         life_geometry(life, progress=False)
-    with pytest.raises(LifeError, match="No geometry is kept"):
-        life.with_geometry()
 
 
 def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
@@ -97,8 +95,8 @@ def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a
     assert equal(geometry, stored_geometry(life))
 
 
-def test_datasets_opens_it_with_typed_columns_and_joins_it_to_the_frames(simulated):
-    geometry = life_geometry(simulated, progress=False)
+def test_datasets_opens_it_with_typed_columns(simulated):
+    life_geometry(simulated, progress=False)
     columns = datasets.load_from_disk(str(simulated.path / FOLDER)).features
     assert columns == {
         "pose": Array2D((4, 4), "float64"),
@@ -106,12 +104,6 @@ def test_datasets_opens_it_with_typed_columns_and_joins_it_to_the_frames(simulat
         "component": Value("int64"),
         "point_ids": List(Value("int64")),
     }
-    joined = simulated.with_geometry()
-    assert set(joined.column_names) == set(simulated.dataset.column_names) | {"component", "point_ids"}
-    row = joined[17]
-    np.testing.assert_array_equal(row["pose"], geometry.poses[17])
-    assert row["point_ids"] == geometry.points[17].tolist()
-    assert row["image"].size == (96, 96) and row["timestamp"] == simulated.timestamps[17]
 
 
 def test_a_folder_named_once_is_remembered(life, tmp_path):

@@ -1,13 +1,10 @@
 """The search for overlapping frames against brute force: exact, whatever the blocks, and fair where it is capped."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from singlelife.errors import LifeError
 from singlelife.lives.pairs import PairSettings
 from singlelife.lives.pairs import overlap as overlap_module
 from singlelife.lives.pairs.overlap import PairTable, find_overlaps, overlaps_of
@@ -112,19 +109,3 @@ def test_frames_that_share_too_much_for_one_block_are_compared_in_parts(monkeypa
     component = np.zeros(60, dtype=np.int64)
     monkeypatch.setattr(overlap_module, "_COMMON_AT_ONCE", 37)
     assert as_dict(find_overlaps(points, component, ALL)) == brute_force(points, component, 1e-6, 1)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"min_overlap": 0.0},
-        {"min_overlap": 0.9, "max_overlap": 0.5},
-        {"max_overlap": 1.1},
-        {"min_overlap": float("nan")},
-        {"max_neighbours": 0},
-    ],
-)
-def test_settings_out_of_range_are_refused(wrong):
-    points = VisiblePoints.from_frames([[1], [1]])
-    with pytest.raises(LifeError, match=f"{next(iter(wrong))}.* not .*{next(iter(wrong.values())):g}"):
-        find_overlaps(points, np.zeros(2, dtype=np.int64), replace(ALL, **wrong))

@@ -14,6 +14,7 @@ from singlelife.lives.pairs.pairing import (
     RandomPairing,
     SpatialPairing,
     TemporalPairing,
+    bin_of,
     make_pairing,
     pair_generators,
 )
@@ -73,6 +74,15 @@ def test_rows_left_out_are_not_bridged():
     pairs = TemporalPairing(timestamps, video_index, 0.1, 3.0, rows=rows).pairs(0, np.arange(2000))
     assert set(pairs.reshape(-1).tolist()) <= set(rows.tolist())
     assert ((pairs < 40).all(axis=1) | (pairs >= 45).all(axis=1)).all()
+
+
+def test_a_gap_on_an_edge_is_in_the_bin_above_it_but_for_the_last_and_none_is_lost():
+    edges = [0.1, 0.3, 1.0]
+    values = [0.05, 0.0999998, 0.0999999, 0.1, 0.2999999, np.float32(0.3), 1.0, 1.0000005, 1.1, np.nan]
+    assert bin_of(np.array(values), edges).tolist() == [-1, -1, 0, 0, 1, 1, 1, 1, -1, -1]
+    steps = np.arange(40) * 0.0999999
+    pairs = TemporalPairing(*recording(steps.tolist()), 0.1, 1.0).pairs(0, np.arange(500))
+    assert (bin_of(np.abs(np.diff(steps[pairs], axis=1)[:, 0]), edges) >= 0).all()
 
 
 @pytest.mark.parametrize(
@@ -258,8 +268,13 @@ def test_a_life_without_spatial_pairs_says_why(points, message):
     [
         ("random", {"rows": np.arange(1)}, "two frames"),
         ("augmented", {"rows": np.arange(0)}, "a frame"),
-        ("union", {"spatial_weight": 1.1}, "0 to 1"),
+        ("union", {"spatial_weight": 1.1}, "--spatial-weight .* 0 to 1, not 1.1"),
         ("union", {"spatial_weight": float("nan")}, "0 to 1"),
+        ("spatial", {"min_overlap": 0.0}, "--min-overlap .* not 0"),
+        ("spatial", {"min_overlap": 0.9, "max_overlap": 0.5}, "--max-overlap .* not 0.5"),
+        ("spatial", {"max_overlap": 1.1}, "--max-overlap .* not 1.1"),
+        ("spatial", {"max_neighbours": 0}, "--max-neighbours .* not 0"),
+        ("temporal", {"min_gap": 2.0}, r"--max-gap .* --min-gap \(2\)"),
         ("spatal", {}, "no pairing 'spatal'; there are temporal, spatial, union, random, augmented"),
     ],
 )

@@ -5,9 +5,13 @@ from pathlib import Path
 
 import pytest
 
+from singlelife.alignment.pair_sets.resolve import resolve_pair_set
+from singlelife.cli import main
 from singlelife.errors import LifeError
 from singlelife.lives.registry import registered_life
 from singlelife.lives.resolve import LifeReference, life_reference, resolve_life, training_recipe
+
+from .conftest import write_clip
 
 
 @pytest.fixture(autouse=True)
@@ -56,6 +60,30 @@ def test_a_path_to_no_life_is_refused(words, tmp_path):
     with pytest.raises(LifeError, match=r"is no life: .*(is not there|has no metadata.json)"):
         life_reference(words)
     assert not Path("kitchen").exists()
+
+
+def test_a_prepared_life_is_known_by_its_name_everywhere(tmp_path, monkeypatch, capsys):
+    """Its recording is gone, and a folder of its name stands in the working directory."""
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
+    clips = [write_clip(tmp_path / "card" / f"{seconds}.mp4", seconds=seconds) for seconds in (2, 3)]
+    first = resolve_life("courtyard", videos=clips[:1], progress=False)
+    assert resolve_life("courtyard", progress=False).path == first.path and not capsys.readouterr().err
+    second = resolve_life("courtyard", videos=clips[1:], progress=False)
+    assert set((tmp_path / "cache" / "lives").glob("courtyard-*")) == {first.path, second.path}  # and no lock
+    shutil.rmtree(tmp_path / "card")
+    (tmp_path / "courtyard").mkdir()
+    assert resolve_life("courtyard", progress=False).path == second.path
+    said = capsys.readouterr().err
+    assert f"taken, {second.path.name}." in said and str(first.path) in said and "20 frames" in said
+    shuffled = resolve_life("shuffled-courtyard", progress=False)
+    assert len(shuffled) == 30 and shuffled.metadata["shuffled"]["fingerprint"] == second.metadata["fingerprint"]
+    assert training_recipe("courtyard") == "tiny"
+    assert len(resolve_pair_set("courtyard", views="plain", num_pairs=4, seed=0, image_size=32)) == 4
+    for words in (["pairs", "show", "courtyard", "--pairing", "temporal"], ["lives", "show", "courtyard"], ["lives"]):
+        assert main(words) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[:2] for line in lines if "courtyard  " in line][-2] == ["courtyard", "prepared"]
+    assert main(["prepare", "courtyrad"]) == 2 and "courtyard" in capsys.readouterr().err
 
 
 def test_the_recipe_is_that_of_the_name(small_life):

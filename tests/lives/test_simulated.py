@@ -13,7 +13,8 @@ import torch
 
 from singlelife.errors import LifeError
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulation.simulated import SimulatedFrame, SimulatedSource, render
+from singlelife.lives.simulation import SimulatedSource
+from singlelife.lives.simulation.simulated import SimulatedFrame, render
 
 pytestmark = pytest.mark.integration
 

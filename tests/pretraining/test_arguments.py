@@ -117,7 +117,7 @@ def test_shipped_configs_are_valid(name: str):
     ],
 )
 def test_values_out_of_range_are_named_with_what_is_allowed(flags: list[str], facts: list[str]):
-    with pytest.raises(RunError) as raised:
+    with pytest.raises(SingleLifeError) as raised:
         parse_arguments(["--life", "sim_1", *flags])
     assert [fact for fact in facts if fact not in str(raised.value)] == []
 
