@@ -275,7 +275,7 @@ def cut_within_a_line(folder: Path) -> None:
         (lambda mps: write_gz(mps / aria.OBSERVATIONS, ["uid,time", "1,2"]), f"{aria.OBSERVATIONS}.*frame_tracking"),
         (without(f"small{aria.TIMES}"), "small_mp4_to_vrs_time_ns.csv"),
         (lambda mps: write_times(mps, "small", 900_000_000, 4), "from 900.000 to 903.900 s, poses from 5.000 to 9.0"),
-        (lambda mps: write_times(mps, "small", START, 1), "times of 1.0 s, and the video small.mp4 lasts 3.9 s"),
+        (lambda mps: write_times(mps, "small", START, 1), "times of 0.9 s, and the video small.mp4 lasts 3.9 s"),
         (lambda mps: write_points(mps, [(*good(1)[:5], 1, 1)]), "no point that is certain enough"),
     ],
 )

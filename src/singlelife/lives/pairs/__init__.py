@@ -44,4 +44,4 @@ class PairSettings:
         }
         for name, (holds, allowed) in ranges.items():
             if not holds:
-                raise LifeError(f"--{name.replace('_', '-')} should be {allowed}, not {getattr(self, name):g}.")
+                raise LifeError(f"--{name.replace('_', '-')} should be {allowed}, not {getattr(self, name)}.")
