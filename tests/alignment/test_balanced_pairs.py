@@ -35,8 +35,7 @@ def moved(life: PreparedLife, frames: np.ndarray) -> np.ndarray:
     distance = np.linalg.norm(poses[:, 0, :3, 3] - poses[:, 1, :3, 3], axis=1)
     cosine = np.einsum("pi,pi->p", poses[:, 0, :3, 2], poses[:, 1, :3, 2])
     depth = np.array([np.median(each[each > 0]) for each in life.depth(frames[:, 0])])
-    # The depth of an overlap's pairs is that of voxels, an eighth of the median depth wide.
-    return (distance >= 0.9 * depth / 16) | (cosine <= np.cos(np.deg2rad(4)))
+    return (distance >= 0.99 * depth / 16) | (cosine <= np.cos(np.deg2rad(4)))
 
 
 def unordered(pairs) -> list[tuple[int, ...]]:

@@ -114,8 +114,8 @@ def test_the_depth_of_what_is_seen_is_known_from_maps_and_from_voxels(sim_test):
     rows = np.arange(0, len(sim_test), 25)
     geometry = depth_geometry(sim_test, voxel_size=default_voxel_size(sim_test), progress=False)
     own, voxels = median_depths(sim_test, rows), median_depths(sim_test, rows, geometry)
-    assert own[0] == pytest.approx(np.median(sim_test.depth(rows[:1])[sim_test.depth(rows[:1]) > 0]))
-    assert np.median(np.abs(voxels / own - 1)) < 0.25 and np.corrcoef(own, voxels)[0, 1] > 0.9
+    assert own[0] == pytest.approx(np.median(sim_test.depth(rows[:1])[sim_test.depth(rows[:1]) > 0]), rel=0.01)
+    assert np.median(np.abs(voxels / own - 1)) < 0.25 and np.corrcoef(own, voxels)[0, 1] > 0.8
     assert np.isnan(median_depths(sim_test, rows, replace(geometry, voxel_size=0.0))).all()
 
 

@@ -3,7 +3,6 @@
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import datasets
@@ -15,9 +14,7 @@ from hypothesis import strategies as st
 
 from singlelife.cli import main
 from singlelife.errors import LifeError
-from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.registry import get_life
 from singlelife.lives.scene import store
 from singlelife.lives.scene.geometry import Geometry, VisiblePoints
 from singlelife.lives.scene.store import FOLDER, METADATA, geometry_metadata, life_geometry, stored_geometry
@@ -167,18 +164,6 @@ def test_a_killed_process_leaves_nothing_half_made(simulated):
 
 
 # The command.
-
-
-def test_the_command_reports_what_it_made(tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_RECORDINGS", str(tmp_path / "lives"))
-    life = get_life("sim_2")
-    short = replace(life, simulation=replace(life.simulation, num_frames=60))
-    folder = prepare_life(short, cache_dir=tmp_path / "cache", progress=False).path
-    for _ in range(2):
-        assert main(["poses", str(folder)]) == 0
-        out = capsys.readouterr().out
-        assert "60 of 60 frames have a pose, from depth, in 1 component(s)" in out
-        assert "points in the median frame" in out and str(tmp_path / "cache") in out
 
 
 def test_the_command_takes_a_folder_and_names_what_is_wrong(clip_folder, small_life, tmp_path, capsys, monkeypatch):

@@ -41,13 +41,6 @@ def elsewhere(tmp_path, monkeypatch):
     monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
 
 
-@pytest.mark.parametrize("module", [HD_EPIC, WALKING_TOURS, KINETICS], ids=lambda module: module.NAME)
-def test_wrong_command_lines(module):
-    with pytest.raises(SystemExit) as stop:
-        module.main(["--no-such-flag"])
-    assert stop.value.code == 2
-
-
 @pytest.fixture
 def hd_epic(tmp_path) -> Path:
     """Three of P07's nine videos, with SLAM, as the owners' program lays them out."""

@@ -78,7 +78,7 @@ def test_rows_left_out_are_not_bridged():
 
 def test_a_gap_on_an_edge_is_in_the_bin_above_it_but_for_the_last_and_none_is_lost():
     edges = [0.1, 0.3, 1.0]
-    values = [0.05, 0.0999998, 0.0999999, 0.1, 0.2999999, np.float32(0.3), 1.0, 1.0000005, 1.1, np.nan]
+    values = [0.05, 0.099998, 0.0999999, 0.1, 0.2999999, np.float32(0.3), 1.0, 1.0000005, 1.1, np.nan]
     assert bin_of(np.array(values), edges).tolist() == [-1, -1, 0, 0, 1, 1, 1, 1, -1, -1]
     steps = np.arange(40) * 0.0999999
     pairs = TemporalPairing(*recording(steps.tolist()), 0.1, 1.0).pairs(0, np.arange(500))

@@ -18,7 +18,7 @@ from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
 from singlelife.lives.pairs.pairing import PairSettings, TemporalPairing, bin_of
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import Geometry, median_depths
-from singlelife.lives.scene.store import life_geometry, stored_geometry
+from singlelife.lives.scene.store import geometry_metadata, life_geometry, stored_geometry
 
 VIEWS = get_args(Views)
 DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
@@ -97,7 +97,9 @@ def make_balanced_pair_set(
             candidates = _by_gap(life, edges, shares, config.seed, rows_here)
         for which, (frames, share) in enumerate(zip(candidates, shares, strict=True)):
             _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
-            frames = _moving(life, frames[np.sort(first)], config.min_baseline, share, geometry)
+            # Its own depth is more exact than the voxels that were made of it.
+            own = (geometry_metadata(life) or {}).get("source") == "depth"
+            frames = _moving(life, frames[np.sort(first)], config.min_baseline, share, None if own else geometry)
             if len(frames) < share:
                 raise PairSetError(
                     f"The life {life.name} has too few pairs with {by} {edges[which]:g} to {edges[which + 1]:g} in "

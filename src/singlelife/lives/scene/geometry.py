@@ -23,6 +23,10 @@ _GRID = 48  # rows and columns of pixels that are taken of a frame's depth, at m
 # lives, at 0.96 and 0.94; at 0.95 and 0.90 with 16, at 0.94 and 0.93 with 4.
 _VOXELS_PER_DEPTH = 8
 _BATCH = 256  # frames whose depth is read at once
+# A voxel counts by this power of its nearness, as it covers less of the image the further it is, but far surfaces have
+# less than a pixel a voxel. On two simulated lives, the median is then 0.95 of that of depth maps (0.7 to 1.16 for 80%
+# of the frames), and 1.6 to 1.9 without.
+_NEARNESS = 1.5
 
 
 @dataclass(frozen=True)
@@ -137,16 +141,20 @@ def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | N
         depth = life.depth(batch) if geometry is None else None
         for place, row in enumerate(batch):
             if depth is not None:
-                seen = depth[place]
+                seen = depth[place].ravel()
+                weight = np.ones_like(seen)
             elif geometry is not None and geometry.voxel_size:
                 ids, pose = geometry.points[row], geometry.poses[row]
                 cells = ids[:, None] >> np.array([2 * _VOXEL_BITS, _VOXEL_BITS, 0]) & ((1 << _VOXEL_BITS) - 1)
                 world = (cells - (1 << (_VOXEL_BITS - 1)) + 0.5) * geometry.voxel_size
                 seen = (world - pose[:3, 3]) @ pose[:3, 2]
+                weight = np.maximum(seen, geometry.voxel_size) ** -_NEARNESS
             else:
                 continue
-            if (seen > 0).any():
-                found[row] = np.median(seen[seen > 0])
+            order = np.argsort(seen)[(seen <= 0).sum() :]  # 0 is unknown
+            if len(order):
+                summed = np.cumsum(weight[order])
+                found[row] = seen[order[np.searchsorted(summed, summed[-1] / 2)]]
     return found[rows]
 
 
