@@ -21,7 +21,7 @@ from experiment import all_models, select
 from matplotlib.figure import Figure
 from scipy import stats
 
-from singlelife.alignment.groups import permutation_test
+from singlelife.alignment.matrix import permutation_test
 from singlelife.files import atomic_write
 from singlelife.results import read_results
 from singlelife.text import duration

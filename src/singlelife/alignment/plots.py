@@ -13,12 +13,11 @@ from scipy.spatial.distance import squareform
 from singlelife.alignment.comparison import AlignmentResult
 from singlelife.alignment.curve import UNITS, CasCurve
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.groups import Matrix
-from singlelife.alignment.matrix import CasMatrix
+from singlelife.alignment.matrix import CasMatrix, Matrix
 from singlelife.files import atomic_write
 
 _INK, _FAINT, _SCORE = "#222222", "#8a8a8a", "#3fa7ff"
-_NAMES = {"raw": "raw", "position_free": "position-free"}
+_NAMES = {"raw": "raw", "centred": "centred"}
 # Colour-blind people can tell these apart. Where there are more groups than colours, groups share one.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _MOST_VALUES = 16  # models, up to which each cell bears its value

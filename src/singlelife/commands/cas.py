@@ -78,8 +78,8 @@ class Cas:
             raise SingleLifeError(f"Name at least two models to compare, or --curve RUN; given: {len(self.models)}.")
         if len(self.models) == 2 and of_many:
             raise SingleLifeError("--groups and --representation are for more than two models.")
-        if len(self.models) != 2 and self.config.heads == "each":
-            raise SingleLifeError("--heads each compares two models; name just two.")
+        if len(self.models) != 2 and self.config.search != "none":
+            raise SingleLifeError(f"--search {self.config.search} compares two models; name just two.")
         for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
             if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
                 raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")

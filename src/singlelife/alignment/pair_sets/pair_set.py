@@ -14,6 +14,8 @@ from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.alignment.pair_sets.storage import CHANGED, DESCRIPTION, read_pair_set, write_pair_set
 from singlelife.errors import PairSetError
 
+_ONE_COLOUR = 2  # levels by which the pixels of a view of one colour may differ
+
 
 @dataclass(frozen=True)
 class PairSet:
@@ -85,6 +87,22 @@ class PairSet:
                 for levels in self._geometry.levels(pair) or ():
                     digest.update(str(levels.shape).encode() + np.ascontiguousarray(levels, dtype="<u2").tobytes())
         return digest.hexdigest()
+
+    @cached_property
+    def order(self) -> np.ndarray:
+        """The pairs by life, video and time of the target, int64 (P,); as they are where no time is known."""
+        about, first = self.provenance, np.arange(len(self))
+        if "timestamps" not in about or "videos" not in about:
+            return first
+        times, videos = (np.array([each[0] for each in about[name]]) for name in ("timestamps", "videos"))
+        return np.lexsort((first, times, videos, about.get("life", first * 0)))
+
+    @cached_property
+    def blank(self) -> np.ndarray:
+        """Which pairs have a view of one colour, which shows nothing, bool (P,)."""
+        views = (self.target.flatten(2), self.source.flatten(2))
+        ranges = [(each.amax(dim=2) - each.amin(dim=2)).amax(dim=1) for each in views]  # uint8, and never below 0
+        return torch.minimum(*ranges).numpy() <= _ONE_COLOUR
 
     def true_match(self, grid: tuple[int, int]) -> torch.Tensor:
         """The source patch that shows what is at the centre of each target patch.
