@@ -10,7 +10,8 @@ the *centred* score beside the raw one: from each model's logits, `centre` takes
 and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence each
 model's score against the *position map*, which looks at the nearest patches on the grid.
 
-A row whose logits are all equal, or whose k-th and next are, has no top k. Its set is empty, and it counts for nothing.
+A row whose logits are all equal, or several of them about the k-th place, has no top k. Its set is empty, and it counts
+for nothing.
 
 Top-k sets are bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64 bits, and
 source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
@@ -25,6 +26,7 @@ import torch
 _WORD = np.dtype("<u8")  # the order of bytes that files have too
 _RESAMPLES = 2000
 _ROUNDING = 1e-5
+_MOST_TIED = 2
 _RESAMPLES_AT_ONCE = 250
 
 
@@ -141,8 +143,8 @@ def select_top_k(logits: np.ndarray, ks: Sequence[int], *, ties: str = "none") -
     Args:
         logits: floating (..., N, M), no NaN.
         ks: each from 1 to M.
-        ties: where the k-th logit equals the next, `"none"` leaves the set empty, and `"first"` takes equal ones in
-            the order of their columns.
+        ties: two equal logits, of which one is the k-th, are taken in the order of their columns, so that every device
+            gives the same. Where more are equal, or all, `"none"` leaves the set empty, and `"first"` takes the first.
 
     Returns:
         By k, uint64 (..., N, ceil(M / 64)).
@@ -159,13 +161,15 @@ def select_top_k(logits: np.ndarray, ks: Sequence[int], *, ties: str = "none") -
         threshold = ordered[..., num_columns - k, None]
         chosen = logits >= threshold
         crowded = chosen.sum(axis=-1, dtype=np.int32) > k  # several equal the k-th largest: the first are taken
-        if ties == "none":
-            chosen &= ~crowded[..., None]
-        elif crowded.any():
+        if crowded.any():
             rows, limits = logits[crowded], threshold[crowded]
             above, equal = rows > limits, rows == limits
             left = k - above.sum(axis=-1, keepdims=True)
-            chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+            first = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+            if ties == "none":
+                number = equal.sum(axis=-1, keepdims=True)
+                first &= (number == _MOST_TIED) & (number < num_columns)
+            chosen[crowded] = first
         sets[k] = pack(chosen)
     return sets
 
