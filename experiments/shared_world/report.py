@@ -32,9 +32,11 @@ COLUMNS = ["question", "kind", "role", "label", "at", "metric", "n", "value", "s
 NUMBERS = dict.fromkeys(["at", *COLUMNS[6:]], float)
 TITLES = {
     "raw": "raw CAS",
-    "position_free": "position-free CAS",
+    "centred_excess": "centred CAS above its null",
+    "position_free": "position-free CAS",  # of the kept summary, measured before the centred score
     "position_raw": "raw CAS with mere position",
     "true_match_raw_large_shifts": "true match at large shifts",
+    "true_match_centred_large_shifts": "centred true match at large shifts",
     "true_match_position_free_large_shifts": "position-free true match at large shifts",
     "delta1": "depth δ1",
     "aepe_240": "AEPE, px of 240",
@@ -337,6 +339,9 @@ def tables(question: Mapping[str, Any], numbers: pd.DataFrame) -> Iterator[str]:
 
 def write_page(config: Mapping[str, Any], summary: pd.DataFrame, page: Path, images: str = "images/study") -> None:
     """Write the report on a summary, and its figures beside it: `images` is their path and how their names begin."""
+    if "position_free" in set(summary.metric):  # a summary from before the centred score
+        words = json.dumps(config).replace("centred_excess", "position_free")
+        config = json.loads(words.replace("true_match_centred", "true_match_position_free"))
     overview, sections = [], []
     for name, question in config["questions"].items():
         numbers = summary[summary.question == name]

@@ -167,7 +167,8 @@ def add_api(bench: Bench) -> None:
 
     def compare_models(model_a: str, model_b: str, pairs: str = "simulated", k: int = 5) -> dict:
         """Measure how far two vision models agree about which patch of one view shows what a patch of another view
-        shows: the Correspondence Alignment Score (CAS), its chance, the position-free score, and a reading in words.
+        shows: the Correspondence Alignment Score (CAS), its chance, the centred score with its null, and a reading in
+        words.
 
         Args:
             model_a: A model of this page (sim_1, sim_2, sim_still, untrained:tiny@1, untrained:tiny@2), or ORG/NAME or
@@ -178,7 +179,7 @@ def add_api(bench: Bench) -> None:
 
         Returns:
             The scores: raw.cas, raw.chance, raw.chance_corrected, raw.low and raw.high (95% interval), the same under
-            position_free, the reading, and the CAS of each pair.
+            centred, the reading, and the CAS of each pair.
         """
         try:
             if is_built_in(model_a, model_b):
@@ -189,7 +190,7 @@ def add_api(bench: Bench) -> None:
 
     def compare_on_pictures(model_a: str, model_b: str, target: str, source: str) -> dict:
         """Measure how far two vision models agree about one pair of pictures of the same place: the Correspondence
-        Alignment Score (CAS), with the position-free score on built-in pairs, and a reading in words.
+        Alignment Score (CAS), with the centred score on built-in pairs, and a reading in words.
 
         Args:
             model_a: A model of this page, or ORG/NAME on the Hugging Face Hub.
@@ -198,7 +199,7 @@ def add_api(bench: Bench) -> None:
             source: A picture of the same place from elsewhere, in which they are looked for.
 
         Returns:
-            The scores, as compare_models gives them; position_free_reference has those on the built-in pairs.
+            The scores, as compare_models gives them; centred_reference has those on the built-in pairs.
         """
         try:
             if not target or not source:

@@ -31,18 +31,19 @@ CONFIG = {
     "evaluations": {"correspondence": {"task": "correspondence"}},
     "questions": {
         "emergence": {
-            "ask": "How much life?", "finding": "More is better.", "metrics": ["position_free"], "by_hours": ["walks"],
+            "ask": "How much life?", "finding": "More is better.", "metrics": ["centred_excess"],
+            "by_hours": ["walks"],
             "sets": {"walks": ["sim_[12]*"], "still": ["sim_still_s?"]},
-            "claims": [{"metrics": ["position_free"], "more": "walks", "less": ["walks@shortest", "still"]}],
+            "claims": [{"metrics": ["centred_excess"], "more": "walks", "less": ["walks@shortest", "still"]}],
         },
         "controls": {
-            "ask": "Which is better?", "finding": "Walks.", "metrics": ["position_free", "aepe_240"],
+            "ask": "Which is better?", "finding": "Walks.", "metrics": ["centred_excess", "aepe_240"],
             "sets": {"walks": ["sim_[12]_s?"], "still": ["sim_still_s?"]},
-            "claims": [{"metrics": ["position_free", "aepe_240"], "order": ["walks", "still"]}],
+            "claims": [{"metrics": ["centred_excess", "aepe_240"], "order": ["walks", "still"]}],
         },
         "transfer": {
             "ask": "Does it transfer?", "finding": "It does.",
-            "correlate": {"with": ["position_free"], "metrics": ["aepe_240"], "judged": ["aepe_240"]},
+            "correlate": {"with": ["centred_excess"], "metrics": ["aepe_240"], "judged": ["aepe_240"]},
             "sets": {"walks": ["sim_[12]*"], "still": ["sim_still_s?"]},
         },
         "datasets": {
@@ -76,7 +77,10 @@ def results(tmp_path: Path) -> Path:
         (folder / kind).mkdir(parents=True)
     for name in names:
         cas = CHANCE + (1 - CHANCE) * quality(name)
-        rows = [row("sim_pooled_s0", "position_free", cas, name), row("sim_pooled_s0", "position_free", 0.9, name, 1)]
+        rows = [
+            row("sim_pooled_s0", "centred_excess", cas, name),
+            row("sim_pooled_s0", "centred_excess", 0.9, name, 1),
+        ]
         rows += [row("sim_pooled_s0", "true_match_raw_large_shifts", 0.5), row(name, "position_raw", 0.3)]
         append_results(folder / "cas" / "agreement" / f"{name}.jsonl", rows)
         error = [row(name, "aepe_240", 100 - 50 * quality(name)), row(name, "pck1", 0.1)]

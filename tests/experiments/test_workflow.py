@@ -77,9 +77,9 @@ def test_from_lives_to_a_page_and_nothing_twice(sim_test, sim_still, micro_model
         },
         "questions": {
             "controls": {
-                "ask": "Do walks agree?", "finding": "They do.", "metrics": ["raw", "position_free"],
+                "ask": "Do walks agree?", "finding": "They do.", "metrics": ["raw", "centred_excess"],
                 "sets": {"walk": [f"{walk.name}_s0"], "still": [f"{still.name}_s0"]},
-                "claims": [{"metrics": ["position_free"], "more": "walk", "less": ["still"]}],
+                "claims": [{"metrics": ["centred_excess"], "more": "walk", "less": ["still"]}],
             },
         },
     }  # fmt: skip

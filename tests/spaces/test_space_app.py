@@ -21,7 +21,7 @@ def test_a_program_gets_the_command_lines_scores(client, tmp_path):
     found = client.predict("sim_1", "sim_2", api_name="/compare")
     theirs = command_line(tmp_path, "sim_2", SPACE / "pairs" / "simulated")
     same_scores(found["raw"], theirs["raw"])
-    same_scores(found["position_free"], theirs["position_free"])
+    same_scores(found["centred"], theirs["centred"])
     assert "47%" in found["reading"] and "8%" in found["reading"]
     assert len(found["per_pair"]) == 64
 
@@ -29,7 +29,7 @@ def test_a_program_gets_the_command_lines_scores(client, tmp_path):
 def test_a_program_may_send_pictures_which_are_deleted(client, space, pictures, tmp_path):
     found = client.predict("sim_1", "sim_2", *map(handle_file, pictures), api_name="/compare_on_pictures")
     same_scores(found["raw"], command_line(tmp_path, "sim_2", pictures[0].parent)["raw"])
-    assert found["position_free_reference"]["num_pairs"] == 64
+    assert found["centred_reference"]["num_pairs"] == 64
     assert space.uploaded() == []
 
 

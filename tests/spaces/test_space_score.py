@@ -34,7 +34,7 @@ def lives(bench: score.Bench) -> score.Result:
 def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: str, k: int):
     result = bench.example("sim_1", "sim_still", pairs, k)[1]
     found, theirs = show.to_dict(result), command_line(tmp_path, "sim_still", SPACE / "pairs" / pairs, "--k", str(k))
-    for variant in ("raw", "position_free"):
+    for variant in ("raw", "centred"):
         same_scores(found[variant], theirs[variant])
     assert found["pairs_hash"] == theirs["pairs_hash"]
     assert list(found["models"]) == ["sim_1", "sim_still"]
@@ -46,9 +46,9 @@ def test_a_visitors_pictures_give_the_command_lines_scores(bench, lives, picture
     found = bench.compare(*LIVES, [tuple(np.asarray(Image.open(file)) for file in pictures)])
     same_scores(show.to_dict(found)["raw"], command_line(tmp_path, "sim_2", pictures[0].parent)["raw"])
     # One pair has no mean map of its own: the built-in pairs give it, and the position-free score.
-    reference = show.to_dict(found)["position_free_reference"]
+    reference = show.to_dict(found)["centred_reference"]
     assert reference["num_pairs"] == 64
-    assert reference["position_free"]["cas"] == pytest.approx(lives.comparison.position_free.cas, abs=1e-6)
+    assert reference["centred"]["cas"] == pytest.approx(lives.comparison.centred.cas, abs=1e-6)
     assert "One pair" in show.reading(found)
     logits, sets = found.look(0, True)
     assert np.allclose(logits, found.look(0, False)[0] - np.stack(lives.comparison.mean_maps))
@@ -72,7 +72,7 @@ def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
 def test_the_matrix_has_the_scores_of_all_models(bench, lives):
     cells = show.matrix(bench)
     assert cells["models"] == [*LIVES, "sim_still", *score.UNTRAINED]
-    assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.position_free.cas
+    assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.centred.cas
     assert all(cells["scores"][i][i] is None for i in range(5))
 
 

@@ -22,7 +22,15 @@ from singlelife.alignment.extraction import (
     truth,
 )
 from singlelife.alignment.models import AttentionMapProvider, load_model
-from singlelife.alignment.null import FEW_PAIRS, CentredScore, Mismatch, centred_score, mismatch, search_null
+from singlelife.alignment.null import (
+    FEW_PAIRS,
+    CentredScore,
+    Mismatch,
+    centred_score,
+    far_shifts,
+    mismatch,
+    search_null,
+)
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.alignment.score import Score, Truth, agreement, mean_known, scores
 from singlelife.alignment.settings import CasConfig
@@ -96,7 +104,7 @@ def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
     chances = np.array([chance(a, b) for a, b in both])
     sets, parts = [each.centred[pairs.order] for each in extractions], [each.parts for each in extractions]
     raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
-    return Cells(raw, mismatch(sets, parts, extractions[0].some, extractions[0].k, cells, chances), chances)
+    return Cells(raw, mismatch(sets, parts, extractions[0].some, extractions[0].k, cells, chances.tolist()), chances)
 
 
 def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
@@ -108,10 +116,13 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
     if left < 2:
         notes.append(f"One pair has no centred score, which takes the mean map of several pairs away. {advice}")
     elif left < FEW_PAIRS:
-        notes.append(f"{left} pairs are few, and the centred score of so few is rough. {advice}")
+        least = 1 / (1 + len(far_shifts(left)))
+        notes.append(f"{left} pairs are few: the centred score is rough, and p is at least {least:.2g}. {advice}")
     for each in extractions:
         rows = ~pairs.blank
-        undefined = {name: 1 - getattr(each, name)[rows].any(axis=-1).mean() for name in ("raw", "centred")} if left else {}
+        undefined = (
+            {name: 1 - getattr(each, name)[rows].any(axis=-1).mean() for name in ("raw", "centred")} if left else {}
+        )
         if undefined.get("raw") == 1:
             notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
         elif undefined.get("centred") == 1 and left > 1:
@@ -119,7 +130,9 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
         elif config.patches == "all" and left > 1:
             for name, share in undefined.items():
                 if share > 0:
-                    notes.append(f"{each.model}: {share:.2%} of the {name} rows have no top {each.k}. They are left out.")
+                    notes.append(
+                        f"{each.model}: {share:.2%} of the {name} rows have no top {each.k}. They are left out."
+                    )
         if not len(each.parts) and left > 1:
             notes.append(f"{each.model} has one map and no heads, so its interval is over pairs alone.")
     return tuple(notes)
@@ -436,8 +449,8 @@ class CasResult(AlignmentResult):
             return f"{sentences} There is no centred score."
         clear = "above" if centred.excess_low > 0 else "below" if centred.excess_high < 0 else "not clear of"
         return (
-            f"Centred, A and B agree on {centred.cas:.0%} of matches, and by accident on {centred.null:.0%}. The excess "
-            f"is {clear} 0. {sentences}"
+            f"Centred, A and B agree on {centred.cas:.0%} of matches, and by accident on {centred.null:.0%}. The "
+            f"excess is {clear} 0. {sentences}"
         )
 
 
@@ -524,7 +537,7 @@ def compare_extractions(
 
     def at(k: int) -> ScoresAtK:
         found = compare_cells(both(k), pairs)
-        (raw,) = scores(found.raw.T, found.chances, config.seed)
+        (raw,) = scores(list(found.raw.T), found.chances.tolist(), config.seed)
         return ScoresAtK(k, centred_score(found.centred, np.ones(1)), raw)
 
     main, shown = at(config.k[0]), both(config.k[0])
@@ -552,6 +565,6 @@ def _search(
         of_heads = [f"{layer}.{head}" for layer in model.layers for head in heads]
         names.append(tuple(map(str, model.layers) if config.search == "blocks" else of_heads))
     raw = np.array([[mean_known(agreement(a.raw, b.raw, a.k)) for b in second] for a in first])
-    sets = [[each.centred[pairs.order] for each in found] for found in (first, second)]
-    centred, excess, p_value = search_null(*sets, config.k[0])
+    of_first, of_second = ([each.centred[pairs.order] for each in found] for found in (first, second))
+    centred, excess, p_value = search_null(of_first, of_second, config.k[0])
     return SearchScores(config.search, (names[0], names[1]), raw, centred, excess, raw.size, p_value)

@@ -48,8 +48,8 @@ class CasCurve(AlignmentResult):
         by: what the points differ in.
         points: ascending.
         controls: models that should not align.
-        emerged: for `"raw"` and `"centred"`, the first step, or hours, from which on the interval lies above chance, or
-            that of the excess above 0, and above all intervals of the controls; None where it does not.
+        emerged: for `"raw"` and `"centred"`, the first step, or hours, from which on the interval lies above chance,
+            or that of the excess above 0, and above all intervals of the controls; None where it does not.
         failed: the errors of those that could not be compared, by model.
     """
 
@@ -137,8 +137,8 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
     def against(model: str) -> Against:
         row = matrix.models.index(model)
-        cells: Any = [getattr(matrix.main, variant).cell(row, column) for variant in ("centred", "raw")]
-        return Against(model, at.get(model), *cells, matrix.main.readings[row])
+        centred, raw = (getattr(matrix.main, variant).cell(row, column) for variant in ("centred", "raw"))
+        return Against(model, at.get(model), centred, raw, matrix.main.readings[row])
 
     points = tuple(against(model) for model in at if model in matrix.models)
     if not points:

@@ -1,8 +1,8 @@
 """What one model says about one pair set: top-k sets as packed bits, raw and centred, in one pass of the model.
 
-The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are few
-and else in a file that has no name and is gone with the process, and are read again when the mean is known. A second,
-short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
+The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are
+few and else in a file that has no name and is gone with the process, and are read again when the mean is known. A
+second, short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
 
 Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
 SHA-256 of all that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
@@ -455,7 +455,9 @@ def _batches(
 
     at_once = config.batch_size
     if by != "mean":
-        at_once = max(1, min(at_once, _PARTS_IN_MEMORY // (4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2)))
+        at_once = max(
+            1, min(at_once, _PARTS_IN_MEMORY // (4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2))
+        )
     settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not config.progress}
     with tqdm(total=len(chosen), desc=f"Attention of {model.name}", **settings) as bar:
         for start in range(0, len(chosen), at_once):

@@ -35,7 +35,7 @@ from singlelife.alignment.comparison import (
 )
 from singlelife.alignment.extraction import Extraction, ExtractionCache, ModelHeader, check_ks, co_visible
 from singlelife.alignment.models import UNTRAINED, AttentionMapProvider
-from singlelife.alignment.null import centred_score
+from singlelife.alignment.null import CentredScore, centred_score
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.representation import (
     MEASURES,
@@ -218,8 +218,8 @@ def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -
 
 @dataclass(frozen=True, eq=False)
 class AtK:
-    """All scores at one k; `per_pair` has the raw and the centred CAS of each pair of views (P, cells), of which cell c
-    is of the models `np.triu_indices(n, 1)[:, c]`."""
+    """All scores at one k; `per_pair` has the raw and the centred CAS of each pair of views (P, cells), of which cell
+    c is of the models `np.triu_indices(n, 1)[:, c]`."""
 
     k: int
     readings: tuple[ModelReading, ...]
@@ -254,7 +254,9 @@ class CasMatrix(AlignmentResult):
         found, both = [], list(combinations(range(len(self.models)), 2))
         for k, at in self.at_k.items():
             for cell, (a, b) in enumerate(both):
-                found += self._score_rows(k, a, b, at.raw.cells[cell], at.centred.cells[cell])
+                centred = at.centred.cells[cell]
+                assert isinstance(centred, CentredScore)
+                found += self._score_rows(k, a, b, at.raw.cells[cell], centred)
             for model, reading in enumerate(at.readings):
                 found += self._reading_rows(k, model, reading)
         for a, b in both if self.representation else []:

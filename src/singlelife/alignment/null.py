@@ -5,9 +5,9 @@ cyclic shifts of the pairs in the order of time. The mean over shifts is the *nu
 *excess*, and the p-value is the share of shifts that reach the score, with the score itself among them.
 
 The interval of the excess covers both things that could have been otherwise. Other *pairs*: the variance of the mean
-over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or less
-than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean over
-its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any of them.
+over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or
+less than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean
+over its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any.
 """
 
 from collections.abc import Sequence
@@ -18,6 +18,7 @@ from scipy.stats import t as student_t
 
 from singlelife.alignment.score import Score, agreement, mean_known
 
+ROUNDING = 1e-9  # so that sums in another order are equal
 FEW_PAIRS = 16  # a mean over fewer is rough
 
 _MOST_SHIFTS = 99
@@ -120,7 +121,9 @@ def mismatch(
                 without[model, : len(found[0]), cell] = found[0] - mean_known(found[1:], axis=0)
                 without[model, len(found[0]) :, cell] = mean_known(without[model, : len(found[0]), cell])
     return Mismatch(
-        *(np.stack(each, axis=1) for each in (matched, shifted, excess)),
+        np.stack(matched, axis=1),
+        np.stack(shifted, axis=1),
+        np.stack(excess, axis=1),
         without,
         np.asarray(chances, dtype=np.float64),
         np.asarray(excluded),
@@ -132,7 +135,12 @@ def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
     used = np.flatnonzero(weights)
     cas, null, chance, excluded = (
         float(values[..., used] @ weights[used])
-        for values in (mean_known(found.matched, axis=0), mean_known(found.shifted, axis=0), found.chances, found.excluded)
+        for values in (
+            mean_known(found.matched, axis=0),
+            mean_known(found.shifted, axis=0),
+            found.chances,
+            found.excluded,
+        )
     )
     excess, shifted = found.excess[:, used], found.shifted[:, used] @ weights[used]
     excess = np.where(np.isnan(excess), mean_known(excess, axis=0), excess) @ weights[used]
@@ -148,7 +156,7 @@ def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
         excess=cas - null,
         excess_low=cas - null - margin,
         excess_high=cas - null + margin,
-        p_value=float(1 + (shifted >= cas).sum()) / (1 + len(shifted)) if defined else float("nan"),
+        p_value=float(1 + (shifted >= cas - ROUNDING).sum()) / (1 + len(shifted)) if defined else float("nan"),
         shifts=len(shifted) if defined else 0,
         excluded=excluded,
     )
@@ -166,7 +174,7 @@ def search_null(a: Sequence[np.ndarray], b: Sequence[np.ndarray], k: int) -> tup
     excess = found - mean_known(found[..., 1:], axis=2)[..., None]
     largest = np.nanmax(np.where(np.isnan(excess), -np.inf, excess), axis=(0, 1))
     defined = len(shifts) > 1 and np.isfinite(largest).all()
-    return found[..., 0], excess[..., 0], float((largest >= largest[0]).mean()) if defined else float("nan")
+    return found[..., 0], excess[..., 0], float((largest >= largest[0] - ROUNDING).mean()) if defined else float("nan")
 
 
 def _margin(excess: np.ndarray, parts: np.ndarray) -> float:

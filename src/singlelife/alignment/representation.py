@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from singlelife.alignment.models import AttentionMapProvider
-from singlelife.alignment.null import far_shifts
+from singlelife.alignment.null import ROUNDING, far_shifts
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
 
@@ -74,7 +74,10 @@ def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetr
         neighbours / (num_images - 1),
         **{name: found[0] for name, found in values.items()},
         nulls={name: found[1:].mean(axis=0) for name, found in values.items()},
-        p_values={name: np.where(np.isnan(found[0]), np.nan, (found >= found[0]).mean(axis=0)) for name, found in values.items()},
+        p_values={
+            name: np.where(np.isnan(found[0]), np.nan, (found >= found[0] - ROUNDING).mean(axis=0))
+            for name, found in values.items()
+        },
     )
 
 

@@ -5,13 +5,13 @@ patch (column). TopK(p) are the k source patches with the largest logits. For mo
 
     CAS(i, j) = mean over pairs and target patches of |TopK_i(p) ∩ TopK_j(p)| / k          (arXiv 2512.04085)
 
-By chance it is k / M. Two models that only look at the same *place*, or at the same bright patches, agree as well. Hence
-the *centred* score beside the raw one: from each model's logits, `centre` takes away what does not depend on the images
-and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence each
-model's score against the *position map*, which looks at the nearest patches on the grid.
+By chance it is k / M. Two models that only look at the same *place*, or at the same bright patches, agree as well.
+Hence the *centred* score beside the raw one: from each model's logits, `centre` takes away what does not depend on the
+images and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence
+each model's score against the *position map*, which looks at the nearest patches on the grid.
 
-A row whose logits are all equal, or several of them about the k-th place, has no top k. Its set is empty, and it counts
-for nothing.
+A row whose logits are all equal, or several of them about the k-th place, has no top k. Its set is empty, and it
+counts for nothing.
 
 Top-k sets are bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64 bits, and
 source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
@@ -112,7 +112,9 @@ def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
     """`score` for several sets of values. All intervals use the same resamples of pairs."""
     values = np.stack(per_pair, axis=1).astype(np.float64)
-    values = np.where(np.isnan(values), mean_known(values, axis=0), values)  # a pair without any row counts for nothing
+    values = np.where(
+        np.isnan(values), mean_known(values, axis=0), values
+    )  # a pair without any row counts for nothing
     found = []
     for cas, chance, low, high in zip(values.mean(axis=0), chances, *bootstrap(values, seed), strict=True):
         corrected = None if chance >= 1 else float((cas - chance) / (1 - chance))

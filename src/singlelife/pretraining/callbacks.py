@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from singlelife.alignment.comparison import coarser
-from singlelife.alignment.extraction import VARIANTS, Extraction, agreement, chance, extract, truth
+from singlelife.alignment.comparison import coarser, compare_extractions
+from singlelife.alignment.extraction import Extraction, extract
 from singlelife.alignment.models import AttentionMapProvider, CrossAttention, load_model
 from singlelife.alignment.pair_sets import VIEWS, resolve_pair_set
-from singlelife.alignment.score import score
+from singlelife.alignment.settings import CasConfig
 from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.lives.pairs.dataset import PairDataset
@@ -128,16 +128,14 @@ class CasReference:
         self._processor, self._device = processor, device
         self._grid = coarser([reference.grid, model.grid_size])
         self._reference = self._extract(reference)
-        self._true_match = self.pairs.true_match(self._grid).numpy()
 
     def compare(self, model: CroCoForPreTraining) -> dict[str, Any]:
         """The scores of a model, for the metrics. It is left in the mode it was in, and no random number is drawn.
 
         Returns:
-            `cas` and `cas_position_free`, each with `_low` and `_high` (95% bootstrap interval over pairs) and
-            `_chance_corrected`; `cas_chance`; where true matches are known, the share that the model's own
-            position-free top k holds, `cas_truth`, and at large shifts, `cas_truth_large_shifts`; and
-            `cas_reference`, the name. Empty for a model whose attention is not finite.
+            For each row of `singlelife.cas` about the model: `cas` for the raw score, else `cas_` and the metric; with
+            `_low` and `_high` (95% interval) and `_chance`, where it has them. Also `cas_reference`, the name. Empty
+            for a model whose attention is not finite.
         """
         was_training = model.training
         try:
@@ -148,18 +146,14 @@ class CasReference:
             return {}
         finally:
             model.train(was_training)
-        expected = chance(own, self._reference)
-        values: dict[str, Any] = {"cas_reference": self.name, "cas_chance": expected}
-        for name, variant in zip(("cas", "cas_position_free"), VARIANTS, strict=True):
-            result = score(agreement(own, self._reference, variant), expected)
-            values |= {name: result.cas, f"{name}_chance_corrected": result.chance_corrected}
-            values |= {f"{name}_low": result.low, f"{name}_high": result.high}
-        found = truth(own, self._true_match, "position_free")
-        if found is not None:
-            values["cas_truth"] = found.matches
-            if found.large_shifts is not None:
-                values["cas_truth_large_shifts"] = found.large_shifts
-        return {name: round(value, 6) if isinstance(value, float) else value for name, value in values.items()}
+        found = compare_extractions({_K: own}, {_K: self._reference}, self.pairs, CasConfig(k=(_K,)))
+        values: dict[str, Any] = {"cas_reference": self.name}
+        for row in found.rows():
+            if row.model == own.model:
+                numbers = {"": row.value, "_low": row.low, "_high": row.high, "_chance": row.settings.get("chance")}
+                name = "cas" if row.metric == "raw" else f"cas_{row.metric}"
+                values |= {name + end: round(number, 6) for end, number in numbers.items() if number is not None}
+        return values
 
     def _extract(self, model: AttentionMapProvider) -> Extraction:
         return extract(model, self.pairs, [_K], grid=self._grid, progress=False)[_K]
