@@ -81,7 +81,7 @@ def test_cas_prints_a_table_all_fields_and_rows(models, pairs, tmp_path):
     assert fields["models"] == models and fields["k"] == 2 and fields["raw"]["chance"] == 2 / 16
     rows = read_results(tmp_path / "results.jsonl").set_index("metric")
     assert rows.loc["raw", "value"] == fields["raw"]["cas"] and rows.loc["raw", "reference"] == models[1]
-    assert rows.loc["position_free", "low"] == fields["position_free"]["low"]
+    assert rows.loc["centred_excess", "low"] == fields["centred"]["excess_low"]
     assert {path.name for path in tmp_path.iterdir()} >= {"scores.json", "results.jsonl"}
     printed = singlelife(*words, "--json", "-", cwd=tmp_path)
     assert json.loads(printed.stdout) == fields
@@ -134,7 +134,7 @@ assert "torch" not in sys.modules
 score = singlelife.cas({models[0]!r}, {models[1]!r}, pairs={pairs!r}, num_pairs=8, k=[2, 1], progress=False)
 print(score)
 assert "95% interval" in score._repr_html_()
-assert set(score.to_frame().metric) >= {{"raw", "position_free"}}
+assert set(score.to_frame().metric) >= {{"raw", "centred"}}
 assert not hasattr(singlelife, "no_such_name")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=Path(models[0]).parent)

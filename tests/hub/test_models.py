@@ -142,7 +142,7 @@ def rows(run: str, other: str = "runs/sim_1") -> list[ResultRow]:
     depth = {"task": "depth", "protocol": "depth/1", "data": "/data/nyu", "data_hash": "d" * 64, "revision": "r"}
     return [
         ResultRow(model=other, reference=run, metric="raw", value=0.45, low=0.4, high=0.5, settings=settings, **cas),
-        ResultRow(model=run, reference=other, metric="position_free", value=0.3, settings=settings, **cas),
+        ResultRow(model=run, reference=other, metric="centred", value=0.3, settings=settings, **cas),
         *(ResultRow(model=run, metric="delta1", value=0.5 + seed / 100, seed=seed, **depth) for seed in range(3)),
         ResultRow(model=other, metric="delta1", value=0.9, seed=0, **depth),
     ]

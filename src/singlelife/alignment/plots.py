@@ -1,32 +1,34 @@
-"""The pictures of alignment results: a matrix of models, and a curve."""
+"""The pictures of alignment results, a matrix of models or a curve, and of pairs of views."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.cluster.hierarchy import dendrogram, linkage
-from scipy.spatial.distance import squareform
 
 from singlelife.alignment.comparison import AlignmentResult
 from singlelife.alignment.curve import UNITS, CasCurve
 from singlelife.alignment.matrix import CasMatrix, Matrix
 from singlelife.alignment.null import CentredScore
+from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score
 from singlelife.files import atomic_write
 
-_INK, _FAINT, _SCORE = "#222222", "#8a8a8a", "#3fa7ff"
+_INK, _SCORE = "#222222", "#3fa7ff"
 _NAMES = {"centred": "centred, above its null", "raw": "raw"}
 # Colour-blind people can tell these apart. Where there are more groups than colours, groups share one.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
+_PAIRS_IN_A_LINE = 3
+_POINTS = 6  # along a side of a view, whose true matches are marked
 _MOST_VALUES = 16  # models, up to which each cell bears its value
 
 
 def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
-    """Draw a result as PNG files into a folder: of a curve, `curve.png`; of a matrix, `matrix.png` and, of three
-    models and more, `dendrogram.png`; of two models by `cas`, none. Pictures of an earlier result are deleted.
+    """Draw a result as PNG files into a folder: of a curve, `curve.png`; of a matrix, `matrix.png`; of
+    two models by `cas`, none. Pictures of an earlier result are deleted.
 
     Returns:
         The files.
@@ -36,10 +38,8 @@ def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
         figures["curve.png"] = draw_curve(result)
     elif isinstance(result, CasMatrix):
         figures["matrix.png"] = draw_matrix(result)
-        if len(result.models) > 2:
-            figures["dendrogram.png"] = draw_dendrogram(result)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {"curve.png", "matrix.png", "dendrogram.png"} - figures.keys():
+    for name in {"curve.png", "matrix.png"} - figures.keys():
         (folder / name).unlink(missing_ok=True)
     for name, figure in figures.items():
         drawn = io.BytesIO()
@@ -112,32 +112,6 @@ def _heat(axes: Axes, values: np.ndarray, chance: float, order: list[int]) -> No
     axes.figure.colorbar(image, ax=axes, shrink=0.8, aspect=18, pad=0.02, label=f"from chance, {chance:.3f}")
 
 
-def draw_dendrogram(result: CasMatrix) -> Figure:
-    """For both scores, models joined by average linkage of the distance 1 - score. Takes three models at least."""
-    title = f"Which models are near, by 1 − score on {result.num_pairs} pairs of {result.pairs}"
-    figure = _figure(11.5, 0.24 * len(result.models) + 2.2, title)
-    colours = _group_colours(result)
-    labels = [f"{name}  {index}" for index, name in enumerate(short_names(result.models), start=1)]
-    for axes, (variant, name) in zip(figure.subplots(1, 2), _NAMES.items(), strict=True):
-        values, chance = _shown(result, variant)
-        distances = 1 - np.nan_to_num(values, nan=chance)
-        np.fill_diagonal(distances, 0)
-        joined = linkage(squareform(distances, checks=False), method="average")
-        shown = dendrogram(joined, ax=axes, orientation="left", labels=labels, color_threshold=0,
-                           above_threshold_color=_FAINT)  # fmt: skip
-        axes.axvline(1 - chance, color=_INK, ls=":", lw=1, label="chance")
-        axes.set_xlim(
-            1.02 * max(joined[-1, 2], 1 - chance), 0.95 * joined[0, 2]
-        )  # not from 0, where no two models are
-        axes.set_xlabel("distance at which they join: 1 − mean score", fontsize=8)
-        axes.set_title(f"{name}: joined by average linkage", fontsize=9.5, color=_INK)
-        axes.legend(frameon=False, fontsize=8)
-        _bare(axes)
-        for text, leaf in zip(axes.get_yticklabels(), shown["leaves"], strict=True):
-            text.set_color(colours[leaf])
-    return figure
-
-
 def draw_curve(result: CasCurve) -> Figure:
     """The centred score above its null and the raw score side by side: the curve with its interval, chance, each
     control's score as a level with the band of its interval, and a mark at the point from which on it clears them."""
@@ -207,3 +181,42 @@ def _figure(width: float, height: float, title: str) -> Figure:
 def _bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, labelsize=8, length=3)
+
+
+def draw_pairs(pairs: PairSet, path: Path, num_pairs: int = 12) -> int:
+    """Draw pairs from all over the set into a PNG, target left, true matches as dots of one colour in both views.
+
+    Returns:
+        How many were drawn.
+    """
+    count, width = min(num_pairs, len(pairs)), pairs.target.shape[-1]
+    columns, lines = min(_PAIRS_IN_A_LINE, count), -(-count // _PAIRS_IN_A_LINE)
+    matches = pairs.true_match((_POINTS, _POINTS)).numpy()
+    figure = Figure(figsize=(3.32 * columns, 1.86 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for number, axis in enumerate(axes):
+        axis.set_axis_off()
+        if number >= count:
+            continue
+        index = number * len(pairs) // count
+        axis.imshow(torch.cat([pairs.target[index], pairs.source[index]], dim=2).permute(1, 2, 0).numpy())
+        axis.axvline(width - 0.5, color="white")
+        axis.set_title(_caption(pairs, index), size=8, pad=2)
+        known = np.flatnonzero(matches[index] >= 0)
+        for left, patches in ((0, known), (width, matches[index][known])):
+            row, column = np.divmod(patches, _POINTS)
+            x, y = ((place + 0.5) * width / _POINTS for place in (column, row))
+            axis.scatter(left + x, y, 16, known * 0.618 % 1, cmap="hsv", vmin=0, vmax=1, edgecolors="black")
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=100, format="png")
+    return count
+
+
+def _caption(pairs: PairSet, index: int) -> str:
+    parts = [f"#{index}"]
+    if pairs.gap is not None:
+        gap = pairs.gap[index]
+        parts.append("two videos" if np.isnan(gap) else f"{gap:.2f} s")
+    if pairs.overlap is not None and not np.isnan(pairs.overlap[index]):
+        parts.append(f"overlap {pairs.overlap[index]:.2f}")
+    return "   ".join(parts)
