@@ -75,7 +75,7 @@ def by_form(models: dict[str, AttentionMapProvider], pairs: PairSet, match: np.n
     for form in FORMS.values():
         sets = [select_top_k(form(logits[name]), [K])[K][pairs.order] for name in (*FRESH, *LIVES)]
         none = [np.empty((0, 0, *sets[0].shape[1:]), dtype=np.uint64)] * len(sets)
-        found = mismatch(sets, none, np.empty(0, dtype=np.int64), K, cells, [chance] * len(cells))
+        found = mismatch(sets, none, [np.empty(0, dtype=np.int64)] * len(sets), K, cells, [chance] * len(cells))
         scores = [centred_score(found, weights) for weights in np.eye(len(cells))]
         excess = np.array([each.excess for each in scores[:-1]])
         null = np.mean([each.null for each in scores[:-1]]) - chance

@@ -130,5 +130,5 @@ def score_of(a: np.ndarray, b: np.ndarray, k: int) -> ScoresAtK:
         sets["centred"].append(select_top_k(without_flat_rows(free / spread, free, least), [k])[k])
     none = np.empty((0, 0, *sets["raw"][0].shape[1:]), dtype=np.uint64)
     chance = k / a.shape[2]
-    found = mismatch(sets["centred"], [none, none], np.empty(0, dtype=np.int64), k, [(0, 1)], [chance])
+    found = mismatch(sets["centred"], [none, none], [np.empty(0, dtype=np.int64)] * 2, k, [(0, 1)], [chance])
     return ScoresAtK(k, centred_score(found, np.ones(1)), score(agreement(*sets["raw"], k), chance))

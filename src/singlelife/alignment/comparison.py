@@ -102,9 +102,10 @@ def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
     cells = list(combinations(range(len(extractions)), 2))
     both = [(extractions[a], extractions[b]) for a, b in cells]
     chances = np.array([chance(a, b) for a, b in both])
-    sets, parts = [each.centred[pairs.order] for each in extractions], [each.parts for each in extractions]
+    sets = [each.centred[pairs.order] for each in extractions]
+    parts, some = [each.parts for each in extractions], [each.some for each in extractions]
     raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
-    return Cells(raw, mismatch(sets, parts, extractions[0].some, extractions[0].k, cells, chances.tolist()), chances)
+    return Cells(raw, mismatch(sets, parts, some, extractions[0].k, cells, chances.tolist()), chances)
 
 
 def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:

@@ -268,8 +268,8 @@ class CasMatrix(AlignmentResult):
         names = [f"{index + 1} {self.models[index]} ({self.groups[index]})" for index in range(n)]
         readings = model_table(dict(zip(names, self.main.readings, strict=True)))
         parts = [f"{n} models on {self._title()}", readings]
-        note = "below the diagonal; above it, the p-value" if n > 1 else ""
-        parts.append(_square(f"centred CAS less its null, {note}", centred.excess, centred.arrays["p_value"]))
+        title = "centred CAS less its null; above the diagonal, the p-value"
+        parts.append(_square(title, centred.excess, centred.arrays["p_value"]))
         parts.append(_square(f"raw CAS; chance {raw.mean.chance:.3f}", raw.cas, raw.cas))
         kinds = {"mean": "mean of all cells", "within": "mean within groups", "across": "mean across groups",
                  "difference": "within less across"}  # fmt: skip

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import t as student_t
 
-from singlelife.alignment.score import Score, agreement, mean_known
+from singlelife.alignment.score import Score, agreement, agreements, mean_known
 
 ROUNDING = 1e-9  # so that sums in another order are equal
 FEW_PAIRS = 16  # a mean over fewer is rough
@@ -79,16 +79,10 @@ def far_shifts(num_pairs: int, most: int = _MOST_SHIFTS) -> list[int]:
     return every[np.unique(np.linspace(0, len(every) - 1, min(most, len(every)), dtype=int))].tolist()
 
 
-def at_shifts(a: np.ndarray, b: np.ndarray, k: int, shifts: Sequence[int]) -> np.ndarray:
-    """The agreement of a's pair p with b's pair p + shift, float64 (shifts, ..., P), of sets uint64 (..., P, N, W) and
-    (P, N, W)."""
-    return np.stack([agreement(a, np.roll(b, -shift, axis=0), k) for shift in shifts])
-
-
 def mismatch(
     sets: Sequence[np.ndarray],
     parts: Sequence[np.ndarray],
-    some: np.ndarray,
+    some: Sequence[np.ndarray],
     k: int,
     cells: Sequence[tuple[int, int]],
     chances: Sequence[float],
@@ -99,25 +93,26 @@ def mismatch(
         sets: centred sets of each model, uint64 (P, N, W), in the order of time.
         parts: the same of some pairs, without each of its G groups of heads, uint64 (G, p, N, W); G is 0 for a model
             of one map, and at most that of the others else.
-        some: which pairs these are, int64 (p,).
+        some: which pairs these are, int64 (p,) for each model.
         cells: two models each.
         chances: of each cell.
     """
-    shifts, few = far_shifts(len(sets[0])), [0, *far_shifts(len(some), _SHIFTS_OF_PARTS)]
+    shifts = far_shifts(len(sets[0]))
     most = max(len(each) for each in parts)
     matched, shifted, excess, excluded = [], [], [], []
     without = np.zeros((len(sets), most, len(cells)))
     for cell, (a, b) in enumerate(cells):
         own = agreement(sets[a], sets[b], k)
-        others = at_shifts(sets[a], sets[b], k, shifts) if shifts else np.full((1, len(own)), np.nan)
+        others = agreements(sets[a], sets[b], k, shifts) if shifts else np.full((1, len(own)), np.nan)
         back = np.stack([np.roll(each, shift) for each, shift in zip(others, shifts or [0], strict=True)])
         matched.append(own)
         shifted.append(mean_known(others, axis=1))
         excess.append(own - (mean_known(others, axis=0) + mean_known(back, axis=0) - mean_known(others)))
         excluded.append(1 - (sets[a].any(axis=-1) & sets[b].any(axis=-1)).mean())
         for model, other in ((a, b), (b, a)):
-            if len(parts[model]) and len(few) > 1:
-                found = mean_known(at_shifts(parts[model], sets[other][some], k, few), axis=2)
+            few = far_shifts(len(some[model]), _SHIFTS_OF_PARTS)
+            if len(parts[model]) and few:
+                found = mean_known(agreements(parts[model], sets[other][some[model]], k, [0, *few]), axis=2)
                 without[model, : len(found[0]), cell] = found[0] - mean_known(found[1:], axis=0)
                 without[model, len(found[0]) :, cell] = mean_known(without[model, : len(found[0]), cell])
     return Mismatch(
@@ -170,7 +165,7 @@ def search_null(a: Sequence[np.ndarray], b: Sequence[np.ndarray], k: int) -> tup
         share of shifts at which the largest of any is as large, the matched pairs counted in.
     """
     shifts = [0, *far_shifts(len(a[0]), _MOST_SHIFTS if len(a) * len(b) <= _MANY_CELLS else _FEW_SHIFTS)]
-    found = np.array([[mean_known(at_shifts(x, y, k, shifts), axis=1) for y in b] for x in a])
+    found = np.array([[mean_known(agreements(x, y, k, shifts), axis=1) for y in b] for x in a])
     excess = found - mean_known(found[..., 1:], axis=2)[..., None]
     largest = np.nanmax(np.where(np.isnan(excess), -np.inf, excess), axis=(0, 1))
     defined = len(shifts) > 1 and np.isfinite(largest).all()

@@ -197,9 +197,22 @@ def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def agreement(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
     """The share of matches that two models have in common, for each pair, float64 (...), of uint64 (..., N, W), which
     broadcast: over the rows in which both have a top k; NaN where there is none."""
-    rows = (a.any(axis=-1) & b.any(axis=-1)).sum(axis=-1)
-    common = common_per_patch(a, b).sum(axis=-1)
-    return np.divide(common, k * rows, out=np.full(common.shape, np.nan), where=rows > 0)
+    return agreements(a, b, k, [0])[0]
+
+
+def agreements(a: np.ndarray, b: np.ndarray, k: int, shifts: Sequence[int]) -> np.ndarray:
+    """`agreement` of a's pair p with b's pair p + shift, float64 (shifts, ...), of a's sets uint64 (..., P, N, W) and
+    b's (P, N, W), or where the shift is 0 of any that broadcast."""
+    has_a, has_b, found = a.any(axis=-1), b.any(axis=-1), []
+    whole = has_a.all() and has_b.all()
+    for shift in shifts:
+        other = np.roll(b, -shift, axis=0) if shift else b
+        common = np.bitwise_count(a & other).sum(axis=(-2, -1), dtype=np.int64)
+        rows = np.broadcast_to(a.shape[-2], common.shape)
+        if not whole:
+            rows = (has_a & (np.roll(has_b, -shift, axis=0) if shift else has_b)).sum(axis=-1)
+        found.append(np.divide(common, k * rows, out=np.full(common.shape, np.nan), where=rows > 0))
+    return np.stack(found)
 
 
 def mean_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
