@@ -17,10 +17,9 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from singlelife.alignment.comparison import compare_cells
 from singlelife.alignment.extraction import extract, position_sets
 from singlelife.alignment.models import AttentionMapProvider, load_model
-from singlelife.alignment.null import centred_score, mismatch
+from singlelife.alignment.null import centred_score, compare_cells, mismatch
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.alignment.score import centre, holds, select_top_k
 

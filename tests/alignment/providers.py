@@ -13,7 +13,7 @@ from singlelife.alignment.score import (
     centre,
     position_map,
     resolution,
-    score,
+    scores,
     select_top_k,
     without_flat_rows,
 )
@@ -131,4 +131,4 @@ def score_of(a: np.ndarray, b: np.ndarray, k: int) -> ScoresAtK:
     none = np.empty((0, 0, *sets["raw"][0].shape[1:]), dtype=np.uint64)
     chance = k / a.shape[2]
     found = mismatch(sets["centred"], [none, none], [np.empty(0, dtype=np.int64)] * 2, k, [(0, 1)], [chance])
-    return ScoresAtK(k, centred_score(found, np.ones(1)), score(agreement(*sets["raw"], k), chance))
+    return ScoresAtK(k, centred_score(found, np.ones(1)), *scores([agreement(*sets["raw"], k)], [chance]))

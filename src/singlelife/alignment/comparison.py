@@ -4,7 +4,6 @@ import html
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,15 +21,7 @@ from singlelife.alignment.extraction import (
     truth,
 )
 from singlelife.alignment.models import AttentionMapProvider, load_model
-from singlelife.alignment.null import (
-    FEW_PAIRS,
-    CentredScore,
-    Mismatch,
-    centred_score,
-    far_shifts,
-    mismatch,
-    search_null,
-)
+from singlelife.alignment.null import CentredScore, centred_score, compare_cells, notes_of, search_null
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
 from singlelife.alignment.score import Score, Truth, agreement, mean_known, scores
 from singlelife.alignment.settings import CasConfig
@@ -85,58 +76,6 @@ def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, se
         )
         for each, position in zip(extractions, positions, strict=True)
     )
-
-
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Models two by two at one k: the CAS of each pair of views, float64 (P, cells), and what it is against the null;
-    cell c is of the models `np.triu_indices(n, 1)[:, c]`."""
-
-    raw: np.ndarray
-    centred: Mismatch
-    chances: np.ndarray
-
-
-def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
-    """Compare models at one k, two by two."""
-    cells = list(combinations(range(len(extractions)), 2))
-    both = [(extractions[a], extractions[b]) for a, b in cells]
-    chances = np.array([chance(a, b) for a, b in both])
-    sets = [each.centred[pairs.order] for each in extractions]
-    parts, some = [each.parts for each in extractions], [each.some for each in extractions]
-    raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
-    return Cells(raw, mismatch(sets, parts, some, extractions[0].k, cells, chances.tolist()), chances)
-
-
-def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
-    """What a reader of the scores must know: what is undefined, left out or rough, and why."""
-    blank, notes = int(pairs.blank.sum()), []
-    left, advice = len(pairs) - blank, f"Compare on at least {FEW_PAIRS} pairs."
-    if blank:
-        notes.append(f"{blank} of {len(pairs)} pairs have a view of one colour. They are left out.")
-    if left < 2:
-        notes.append(f"One pair has no centred score, which takes the mean map of several pairs away. {advice}")
-    elif left < FEW_PAIRS:
-        least = 1 / (1 + len(far_shifts(left)))
-        notes.append(f"{left} pairs are few: the centred score is rough, and p is at least {least:.2g}. {advice}")
-    for each in extractions:
-        rows = ~pairs.blank
-        undefined = (
-            {name: 1 - getattr(each, name)[rows].any(axis=-1).mean() for name in ("raw", "centred")} if left else {}
-        )
-        if undefined.get("raw") == 1:
-            notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
-        elif undefined.get("centred") == 1 and left > 1:
-            notes.append(f"{each.model} gives the same map for all pairs, so it has no centred score.")
-        elif config.patches == "all" and left > 1:
-            for name, share in undefined.items():
-                if share > 0:
-                    notes.append(
-                        f"{each.model}: {share:.2%} of the {name} rows have no top {each.k}. They are left out."
-                    )
-        if not len(each.parts) and left > 1:
-            notes.append(f"{each.model} has one map and no heads, so its interval is over pairs alone.")
-    return tuple(notes)
 
 
 @dataclass(frozen=True, kw_only=True)

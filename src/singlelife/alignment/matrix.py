@@ -23,7 +23,6 @@ from singlelife.alignment.comparison import (
     Model,
     ModelReading,
     coarser,
-    compare_cells,
     facts_of,
     failure_lines,
     model_readings,
@@ -35,7 +34,7 @@ from singlelife.alignment.comparison import (
 )
 from singlelife.alignment.extraction import Extraction, ExtractionCache, ModelHeader, check_ks, co_visible
 from singlelife.alignment.models import UNTRAINED, AttentionMapProvider
-from singlelife.alignment.null import CentredScore, centred_score
+from singlelife.alignment.null import CentredScore, centred_score, compare_cells
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.representation import (
     MEASURES,

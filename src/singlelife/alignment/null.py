@@ -12,11 +12,15 @@ over its heads (or groups of feature channels), so the jackknife over these says
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from scipy.stats import t as student_t
 
+from singlelife.alignment.extraction import Extraction, chance
+from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score, agreement, agreements, mean_known
+from singlelife.alignment.settings import CasConfig
 
 ROUNDING = 1e-9  # so that sums in another order are equal
 FEW_PAIRS = 16  # a mean over fewer is rough
@@ -123,6 +127,54 @@ def mismatch(
         np.asarray(chances, dtype=np.float64),
         np.asarray(excluded),
     )
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Models two by two at one k: the CAS of each pair of views, float64 (P, cells), and what it is against the null;
+    cell c is of the models `np.triu_indices(n, 1)[:, c]`."""
+
+    raw: np.ndarray
+    centred: Mismatch
+    chances: np.ndarray
+
+
+def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
+    """Compare models at one k, two by two."""
+    cells = list(combinations(range(len(extractions)), 2))
+    both = [(extractions[a], extractions[b]) for a, b in cells]
+    chances = np.array([chance(a, b) for a, b in both])
+    sets = [each.centred[pairs.order] for each in extractions]
+    parts, some = [each.parts for each in extractions], [each.some for each in extractions]
+    raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
+    return Cells(raw, mismatch(sets, parts, some, extractions[0].k, cells, chances.tolist()), chances)
+
+
+def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
+    """What a reader of the scores must know: what is undefined, left out or rough, and why."""
+    blank, notes = int(pairs.blank.sum()), []
+    left, advice = len(pairs) - blank, f"Compare on at least {FEW_PAIRS} pairs."
+    if blank:
+        notes.append(f"{blank} of {len(pairs)} pairs have a view of one colour. They are left out.")
+    if left == 1:
+        notes.append(f"One pair has no centred score, which takes the mean map of several pairs away. {advice}")
+    elif 1 < left < FEW_PAIRS:
+        least = 1 / (1 + len(far_shifts(left)))
+        notes.append(f"{left} pairs are few: the centred score is rough, and p is at least {least:.2g}. {advice}")
+    for each in extractions if left else ():
+        raw, centred = (1 - sets[~pairs.blank].any(axis=-1).mean() for sets in (each.raw, each.centred))
+        if raw == 1:
+            notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
+        elif centred == 1 and left > 1:
+            notes.append(f"{each.model} gives the same map for all pairs, so it has no centred score.")
+        elif config.patches == "all" and left > 1:
+            shares = {"raw": raw, "centred": centred}
+            words = [f"{share:.2%} of {name} rows" for name, share in shares.items() if share > 0]
+            if words:
+                notes.append(f"{each.model} has no top {each.k} in {' and '.join(words)}. They are left out.")
+        if not len(each.parts) and left > 1:
+            notes.append(f"{each.model} has one map and no heads, so its interval is over pairs alone.")
+    return tuple(notes)
 
 
 def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:

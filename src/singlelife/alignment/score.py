@@ -104,13 +104,8 @@ def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> 
     return np.where(flat[..., None], np.float32(0), logits)
 
 
-def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
-    """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    return scores([per_pair], [chance], seed)[0]
-
-
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
-    """`score` for several sets of values. All intervals use the same resamples of pairs."""
+    """Scores from their values for each pair (pairs,). All intervals use the same resamples of pairs."""
     values = np.stack(per_pair, axis=1).astype(np.float64)
     values = np.where(
         np.isnan(values), mean_known(values, axis=0), values
