@@ -1,9 +1,6 @@
 """Many models: each is run once, what fails is named, and the numbers are those of two models at a time."""
 
 import json
-import os
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -120,28 +117,6 @@ def test_two_that_extract_the_same_at_once_do_not_disturb_each_other(tmp_path):
     assert all(result == results[0] for result in results)
     files = list((tmp_path / "alignment").iterdir())
     assert len(files) == 4 and all(Extraction.load(path) for path in files)
-
-
-@pytest.mark.integration
-def test_a_killed_run_leaves_nothing_that_the_next_one_trips_over(tmp_path):
-    """Killed with one extraction done and another under way."""
-    script = f"""
-import os, signal
-from tests.alignment import test_matrix as here
-class Last(here.Given):
-    def logits(self, target, source):
-        os.kill(os.getpid(), signal.SIGKILL)
-here.run(here.Path({str(tmp_path)!r}), [here.zoo()[0], Last("a2", here.logits("a2"), here.GRID)])
-"""
-    root = Path(__file__).parents[2]
-    path = os.pathsep.join([str(root), *filter(None, [os.environ.get("PYTHONPATH")])])
-    killed = subprocess.run([sys.executable, "-c", script], env=os.environ | {"PYTHONPATH": path}, capture_output=True)
-    assert killed.returncode == -9, killed.stderr
-    (kept,) = (tmp_path / "alignment").iterdir()
-    assert Extraction.load(kept).model == "a1"
-    models = zoo()
-    run(tmp_path, models)
-    assert runs(models) == [0, 1, 1, 1]
 
 
 def test_a_model_that_fails_is_named_and_the_others_are_compared(tmp_path):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from singlelife.alignment.comparison import cas
 from singlelife.alignment.models import load_model
 from singlelife.alignment.null import far_shifts
-from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
+from singlelife.alignment.pair_sets import PairSet
 
 from .providers import Given, numbered_pairs, score_of
 
@@ -160,10 +160,3 @@ def test_a_few_blank_pairs_and_tied_rows_are_left_out_and_counted():
     tied = cas(a, b, pairs=numbered_pairs(24), k=3, **quiet)
     assert any("of raw rows" in note for note in tied.notes)
     assert tied.centred.excluded == 0  # what is equal in one pair is not once the mean map is gone
-
-
-def test_pictures_of_one_pair_say_why_they_have_no_centred_score():
-    images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (2, 3, 40, 40), dtype=np.uint8))
-    pairs = pair_set_of_images("one", [(images[0], images[1])], 1, 64)
-    found = cas("untrained:tiny", "untrained:tiny@1", pairs=pairs, **quiet)
-    assert np.isnan(found.centred.cas) and "One pair" in found.notes[0] and 0 <= found.raw.cas < 0.9
