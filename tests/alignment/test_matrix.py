@@ -149,8 +149,8 @@ def test_the_fields_and_the_tables_say_the_same(tmp_path):
     fields = json.loads((tmp_path / "result.json").read_text())
     assert fields["pairs_hash"] == numbered_pairs(40).hash and fields["version"] and fields["k"] == 9
     assert fields["revisions"] == list(result.revisions)
-    assert fields["at_k"]["9"]["raw"]["arrays"]["chance_corrected"][0][1] is None  # k = N
-    assert fields["at_k"]["2"]["raw"]["arrays"]["cas"] == result.at_k[2].raw.cas.tolist()
+    assert fields["at_k"]["9"]["raw"]["chance_corrected"][0][1] is None  # k = N
+    assert fields["at_k"]["2"]["raw"]["cas"] == result.at_k[2].raw.cas.tolist()
 
     result = run(tmp_path, k=[2, 1])
     lines = str(result).splitlines()

@@ -281,7 +281,8 @@ def _plain(value: Any) -> Any:
     """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
     if hasattr(value, "__dataclass_fields__"):
         names = [name for name in value.__dataclass_fields__ if name not in _NOT_IN_JSON]
-        return {name: _plain(getattr(value, name)) for name in names}
+        found = {name: _plain(getattr(value, name)) for name in names}
+        return found | found.pop("arrays", {})  # of a matrix, each under its own name
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
