@@ -186,9 +186,9 @@ def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path, given):
     header, body = card(hub, repository)
     results = header["model-index"][0]["results"]
     values = [metric["value"] for result in results for metric in result["metrics"]]
-    assert values == [0.45, 0.3, 0.51]
-    assert "| CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
-    assert "| Position-free CAS with sim_1, top 5 of 64 | 0.300 |" in body
+    assert values == [0.3, 0.45, 0.51]
+    assert "| Raw CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
+    assert "| Centred CAS with sim_1, top 5 of 64 | 0.300 |" in body
     assert "| delta1 | 0.510 ± 0.010 | nyu (depth/1) |" in body
     assert str(tmp_path) not in hub.read(repository, "README.md").decode()
 
