@@ -4,7 +4,7 @@
     python benchmarks/matrix.py --models 20 --pairs 2000 --threads 2 --json matrix.json
 
 The models are untrained, and the pairs are noise: neither matters for the time. The forward passes of all models are
-timed alone, then all of `cas_matrix` (raw and position-free, intervals, test; an empty cache). Then the sets of two
+timed alone, then all of `cas_matrix` (both scores, the null, intervals, test; an empty cache). Then the sets of two
 models are compared as packed bits and as lists of indices in torch, in turn; the agreement of every patch must be
 equal.
 """
@@ -30,7 +30,7 @@ import tyro
 from singlelife.alignment.matrix import cas_matrix
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import common_per_pair, common_per_patch, select_top_k
+from singlelife.alignment.score import agreement, common_per_patch, select_top_k
 from singlelife.alignment.settings import CasConfig
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.files import hub_configs, read_yaml
@@ -113,7 +113,7 @@ class Benchmark:
         if not np.array_equal(common_per_patch(*bits), common(*lists).numpy()):
             sys.exit("The overlaps of packed bits and of lists differ.")
         ways: dict[str, Callable[[], Any]] = {
-            "packed": lambda: common_per_pair(*bits),
+            "packed": lambda: agreement(*bits, k),
             "lists": lambda: common(*lists).sum(dim=-1),
             "top_k_and_lists": lambda: common(*(each.topk(k).indices for each in logits)).sum(dim=-1),
         }

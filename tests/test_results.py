@@ -21,7 +21,7 @@ def row(**changes):
 
 def test_what_is_appended_is_read(tmp_path):
     file = tmp_path / "results.jsonl"
-    rows = [row(), row(metric="position_free", value=0.5, low=0.4, high=0.6, seed=3, settings={"k": 5}, version="1")]
+    rows = [row(), row(metric="centred", value=0.5, low=0.4, high=0.6, seed=3, settings={"k": 5}, version="1")]
     append_results(file, rows[:1])
     append_results(file, rows[1:])
     frame = read_results(file)

@@ -172,7 +172,8 @@ def add_api(bench: Bench) -> None:
 
     def compare_models(model_a: str, model_b: str, pairs: str = "simulated", k: int = 5) -> dict:
         """Measure how far two vision models agree about which patch of one view shows what a patch of another view
-        shows: the Correspondence Alignment Score (CAS), its chance, the position-free score, and a reading in words.
+        shows: the Correspondence Alignment Score (CAS), its chance, the centred score with its null, and a reading in
+        words.
 
         Args:
             model_a: A model of this page (sim_1, sim_2, sim_still, untrained:tiny@1, untrained:tiny@2), or ORG/NAME or
@@ -183,7 +184,7 @@ def add_api(bench: Bench) -> None:
 
         Returns:
             The scores: raw.cas, raw.chance, raw.chance_corrected, raw.low and raw.high (95% interval), the same under
-            position_free, the reading, and the CAS of each pair.
+            centred, the reading, and the CAS of each pair.
         """
         try:
             _check_types({"model_a": model_a, "model_b": model_b, "pairs": pairs}, k)

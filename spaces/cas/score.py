@@ -18,13 +18,15 @@ from limits import Limits, Request, VisitorError, memory_errors_for_visitors
 from models import open_model
 
 from singlelife.alignment.comparison import CasResult, coarser, compare_extractions
-from singlelife.alignment.extraction import Extraction, agreement, check_ks, extract
+from singlelife.alignment.extraction import Extraction, check_ks, extract
 from singlelife.alignment.models import AttentionMapProvider, load_model
+from singlelife.alignment.null import FEW_PAIRS
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
-from singlelife.alignment.score import resample, select_top_k
+from singlelife.alignment.score import agreement, centre, resample, select_top_k
+from singlelife.alignment.settings import CasConfig
 
 BUILT_IN_PAIRS = ("simulated", "motorway")
-REFERENCE = "simulated"  # pairs for the position-free score where the visitor's own are too few
+REFERENCE = "simulated"  # pairs for the centred score where the visitor's own are too few
 UNTRAINED = ("untrained:tiny@1", "untrained:tiny@2")  # architecture and seed
 K = 5
 
@@ -58,23 +60,26 @@ class Result:
     comparison: CasResult
     """The scores on the pairs."""
     reference: CasResult
-    """The scores on enough pairs to know each model's mean map; the same object where the pairs are enough."""
+    """The scores on enough pairs to centre each model's maps; the same object where the pairs are enough."""
     runs: tuple[Run, Run]
     """Of A and B on the pairs."""
 
     def per_pair(self) -> np.ndarray:
-        """The CAS of each pair, float64 (P,)."""
-        return agreement(self.runs[0].extraction, self.runs[1].extraction, "raw")
+        """The raw CAS of each pair, float64 (P,); NaN where no patch has a top k."""
+        return agreement(self.runs[0].extraction.raw, self.runs[1].extraction.raw, self.comparison.k)
 
-    def look(self, pair: int, position_free: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Where A and B look in one pair, float32 (2, N, N), and the sets that are scored, uint64 (2, N, words)."""
-        logits = np.stack([run.logits[pair] for run in self.runs])
-        if not position_free:
-            return logits, np.stack([run.extraction.raw[pair] for run in self.runs])
-        logits = logits - np.stack(self.reference.mean_maps)
-        if self.reference is self.comparison:
-            return logits, np.stack([run.extraction.position_free[pair] for run in self.runs])
-        return logits, select_top_k(logits, [self.comparison.k])[self.comparison.k]
+    def look(self, pair: int, centred: bool) -> tuple[np.ndarray, np.ndarray]:
+        """Where A and B look in one pair, float32 (2, N, N), and the sets that are scored, uint64 (2, N, words). Rows
+        that are not scored have the first of equal logits."""
+        logits, k = np.stack([run.logits[pair] for run in self.runs]), self.comparison.k
+        if centred:
+            both = zip(logits, self.reference.centring, strict=True)
+            logits = np.stack([centre(each, *of_model) for each, of_model in both])
+        drawn = select_top_k(logits, [k], ties="first")[k]
+        if centred and self.reference is not self.comparison:
+            return logits, drawn
+        sets = np.stack([getattr(run.extraction, "centred" if centred else "raw")[pair] for run in self.runs])
+        return logits, np.where(sets.any(axis=-1, keepdims=True), sets, drawn)
 
     @cached_property
     def true_match(self) -> np.ndarray:
@@ -146,11 +151,12 @@ class Bench:
                 first, second = (
                     self._run(model, name, on, k, grid, request) for model, name in zip(models, (a, b), strict=True)
                 )
-                scores = compare_extractions({k: first.extraction}, {k: second.extraction}, on, ks=[k])
+                config = CasConfig(k=(k,))
+                scores = compare_extractions({k: first.extraction}, {k: second.extraction}, on, config)
                 return scores, (first, second)
 
             comparison, runs = compared(pairs)
-            enough = pairs.hash == reference.hash or len(pairs) >= len(reference)
+            enough = pairs.hash == reference.hash or len(pairs) >= FEW_PAIRS
             return Result((a, b), pairs, comparison, comparison if enough else compared(reference)[0], runs)
 
     def keep(self, result: Result, token: str | None = None) -> str:

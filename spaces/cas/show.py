@@ -4,6 +4,7 @@ import base64
 import html
 import io
 import json
+import math
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -14,18 +15,21 @@ from PIL import Image
 from score import Bench, Result, built_in_models
 
 from singlelife.alignment.comparison import CasResult
+from singlelife.alignment.null import CentredScore
 from singlelife.alignment.score import Score, common_per_patch, unpack
 
-_CLEAR, _STRONG = 0.1, 0.4  # chance-corrected, position-free
+_CLEAR, _STRONG = 0.1, 0.4  # of the centred score above its null
 _COLOURS = ["#3b82f6", "#f97316", "#22c55e"]  # of A, B and both, which also differ in shape: see look.js
 _THUMBNAIL = 56  # pixels
 
 
 def verdict(result: Result) -> str:
-    """The scores in one line. Pairs that are too few for a position-free score take that of the built-in ones."""
-    raw, free = result.comparison.raw, result.reference.position_free
-    if free.low > free.chance:
-        strength = free.chance_corrected or 0.0
+    """The scores in one line. Pairs that are too few for a centred score take that of the built-in ones."""
+    raw, centred = result.comparison.raw, result.reference.centred
+    if math.isnan(raw.cas):
+        return "They cannot be compared: no patch has a top match in both."
+    if centred.excess_low > 0:
+        strength = centred.excess / (1 - centred.null)
         how = "strongly" if strength >= _STRONG else "clearly" if strength >= _CLEAR else "a little"
         truths = [reading.truth for reading in result.reference.readings]
         # True matches at large shifts, which a model that looks at the same place never finds.
@@ -52,20 +56,15 @@ def reading(result: Result) -> str:
 
 def _sentences(scores: CasResult) -> str:
     """The scores of two models, with position and true matches, in a few sentences."""
-    position = min(each.position.cas for each in scores.readings)
-    sentences = (
-        f"A and B agree on {scores.raw.cas:.0%} of matches; chance is {scores.raw.chance:.0%}. The model that depends "
-        f"less on position agrees with the position map on {position:.0%}. Without each model's position habits they "
-        f"agree on {scores.position_free.cas:.0%}."
-    )
-    truths = [each.position_free_truth for each in scores.readings]
+    truths = [each.centred_truth for each in scores.readings]
     shares = [f"{truth.large_shifts:.0%}" for truth in truths if truth and truth.large_shifts is not None]
-    if len(shares) < 2:
-        return sentences
-    return (
-        f"{sentences} At large shifts, the position-free top {scores.k} of A holds the true match of {shares[0]} of "
-        f"patches, that of B {shares[1]}."
+    found = (
+        f"At large shifts, the centred top {scores.k} of A holds the true match of {shares[0]} of patches, that of B "
+        f"{shares[1]}."
+        if len(shares) == 2
+        else ""
     )
+    return " ".join([scores.summary(), *([found] if found else []), *scores.notes])
 
 
 def to_dict(result: Result) -> dict[str, Any]:
@@ -73,18 +72,18 @@ def to_dict(result: Result) -> dict[str, Any]:
     own = result.reference is result.comparison
     return result.comparison.to_dict() | {
         "reading": reading(result),
-        "per_pair": result.per_pair().tolist(),
-        "position_free_reference": None if own else result.reference.to_dict(),
+        "per_pair": [None if math.isnan(cas) else cas for cas in result.per_pair().tolist()],
+        "centred_reference": None if own else result.reference.to_dict(),
     }
 
 
 def score_html(result: Result) -> str:
     """The scores as a piece of the page. The JSON is inside its link, so that nothing is kept on the disk."""
     comparison, reference = result.comparison, result.reference
-    free_on = "" if reference is comparison else f", on the {reference.num_pairs} built-in pairs"
+    others = "" if reference is comparison else f", on the {reference.num_pairs} built-in pairs"
     rows = [
-        _bar("CAS", "matches shared", comparison.raw, "raw", interval=len(result.pairs) > 1),
-        _bar("Position-free", f"without habits of place{free_on}", reference.position_free, "free", interval=True),
+        _bar("Centred CAS", f"without habits of place and popular patches{others}", reference.centred, "centred"),
+        _bar("Raw CAS", "matches shared", comparison.raw, "raw", interval=len(result.pairs) > 1),
     ]
     facts = [
         f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(name)}</b> by {method}</dd>"
@@ -103,18 +102,30 @@ def score_html(result: Result) -> str:
     )
 
 
-def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool) -> str:
-    facts = [f"{score.low:.3f} to {score.high:.3f}"] if interval else []
-    facts.append(f"chance {score.chance:.3f}")
-    if score.chance_corrected is not None:
-        facts.append(f"chance-corrected {score.chance_corrected:.2f}")
-    whisker = f"<i class='score-whisker' style='left:{score.low:.2%};width:{score.high - score.low:.2%}'></i>"
+def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool = True) -> str:
+    """A score with what it is by accident, or by chance, as a bar with a mark."""
+    if math.isnan(score.cas):
+        return (
+            f"<div class='score-row' data-score='{kind}'><div class='score-name'><b>{name}</b> not defined</div></div>"
+        )
+    level, facts = score.chance, [f"{score.low:.3f} to {score.high:.3f}"] if interval else []
+    if isinstance(score, CentredScore):
+        level = score.null
+        facts = [
+            f"by accident {level:.3f}",
+            f"excess {score.excess:.3f} (95% {score.excess_low:.3f} to {score.excess_high:.3f})",
+        ]
+        facts.append(f"p = {score.p_value:.2g}")
+    else:
+        facts.append(f"chance {level:.3f}")
+    low, high = max(0.0, score.low), min(1.0, score.high)
+    whisker = f"<i class='score-whisker' style='left:{low:.2%};width:{high - low:.2%}'></i>"
     return (
         f"<div class='score-row' data-score='{kind}'><div class='score-name'><b>{name}</b> <span>{what}</span></div>"
         f"<div class='score-value' data-value='{score.cas!r}'>{score.cas:.3f}</div>"
-        f"<div class='score-track' role='img' aria-label='{score.cas:.3f} of 1; chance is {score.chance:.3f}'>"
+        f"<div class='score-track' role='img' aria-label='{score.cas:.3f} of 1; by chance {level:.3f}'>"
         f"<i class='score-fill' style='width:{score.cas:.2%}'></i>{whisker if interval else ''}"
-        f"<i class='score-chance' style='left:{score.chance:.2%}'></i></div>"
+        f"<i class='score-chance' style='left:{level:.2%}'></i></div>"
         f"<div class='score-facts'>{', '.join(facts)}</div></div>"
     )
 
@@ -136,8 +147,8 @@ def look(result: Result, pair: int) -> dict[str, Any]:
     """Where both models look in one pair, from 0, for the element `look`. It begins with the patch that shows most."""
     rows, columns = result.comparison.grid
     maps = {}
-    for name, free in (("raw", False), ("free", True)):
-        logits, sets = result.look(pair, free)
+    for name in ("raw", "centred"):
+        logits, sets = result.look(pair, name == "centred")
         least, most = logits.min(axis=-1, keepdims=True), logits.max(axis=-1, keepdims=True)
         heat = np.rint(255 * (logits - least) / np.maximum(most - least, 1e-9)).astype(np.uint8)
         chosen = unpack(sets, rows * columns)
@@ -178,25 +189,28 @@ def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
 def strip(result: Result, chosen: int) -> dict[str, Any]:
     """Small pictures of all pairs, to choose one by, for the element `strip`."""
     pairs = [
-        {"cas": f"{cas:.0%}", "thumbnail": _thumbnail(result.pairs.target[index], result.pairs.source[index])}
+        {
+            "cas": "–" if math.isnan(cas) else f"{cas:.0%}",
+            "thumbnail": _thumbnail(result.pairs.target[index], result.pairs.source[index]),
+        }
         for index, cas in enumerate(result.per_pair()[: len(result.runs[0].logits)])
     ]
     return {"pairs": pairs, "chosen": chosen}
 
 
 def matrix(bench: Bench) -> dict[str, Any]:
-    """The position-free scores of this Space's models two by two, for the element `matrix`."""
+    """The centred scores of this Space's models two by two, for the element `matrix`."""
     models = built_in_models()
     scores: list[list[float | None]] = [[None] * len(models) for _ in models]
     for i, j in combinations(range(len(models)), 2):
-        score = bench.example(models[i], models[j])[1].comparison.position_free
+        score = bench.example(models[i], models[j])[1].comparison.centred
         scores[i][j] = scores[j][i] = score.cas
     return {
         "models": models,
         "scores": scores,
         "chance": score.chance,
         "highest": max(each for row in scores for each in row if each is not None),
-        "caption": f"Position-free CAS on the simulated pairs; chance {score.chance:.3f}. Choose a cell to open it.",
+        "caption": f"Centred CAS on the simulated pairs; chance {score.chance:.3f}. Choose a cell to open it.",
     }
 
 

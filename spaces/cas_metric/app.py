@@ -46,17 +46,20 @@ def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_sourc
     config = "logits" if kind == "logits" else "top_k"
     metric = evaluate.load(str(_HERE / "cas_metric.py"), config, keep_in_memory=True)  # no file that visitors share
     settings = {"k": int(k)} if kind == "logits" else {"num_source_patches": int(num_source_patches or 0) or None}
-    variants = {"raw": {}, "position-free": {"position_free": True}} if kind == "logits" else {"raw": {}}
-    rows = []
-    for name, variant in variants.items():
-        try:
-            found = metric.compute(predictions=maps[0], references=maps[1], **settings, **variant)
-        except ValueError as error:
-            raise gr.Error(str(error)) from error
-        low, high = found["interval"]
-        corrected = "" if found["chance_corrected"] is None else f"{found['chance_corrected']:.3f}"
-        rows.append([name, f"{found['cas']:.3f}", f"{low:.3f} to {high:.3f}", f"{found['chance']:.3f}", corrected])
-    return rows
+    try:
+        found = metric.compute(predictions=maps[0], references=maps[1], **settings)
+    except ValueError as error:
+        raise gr.Error(str(error)) from error
+    rows = [["raw", *_shown(found["cas"], found["interval"], found["chance"])]]
+    if kind == "logits":
+        rows.insert(0, ["centred, above its null", *_shown(found["excess"], found["excess_interval"], 0.0)])
+        rows.insert(0, ["centred", *_shown(found["centred"], None, found["null"])])
+    return [*rows, *([note, "", "", ""] for note in found.get("notes", []))]
+
+
+def _shown(value: float | None, interval: list[float] | None, level: float | None) -> list[str]:
+    words = "{:.3f} to {:.3f}".format(*interval) if interval else ""
+    return ["" if value is None else f"{value:.3f}", words, "" if level is None else f"{level:.3f}"]
 
 
 def _read(path: str) -> np.ndarray:
@@ -88,13 +91,11 @@ def build() -> gr.Blocks:
             k = gr.Number(5, precision=0, minimum=1, label="k (for logits)")
             columns = gr.Number(0, precision=0, minimum=0, label="source patches (for a top k; 0: as many as target)")
         button = gr.Button("Compare", variant="primary")
-        table = gr.Dataframe(
-            headers=["", "CAS", "95% interval", "chance", "chance-corrected"], interactive=False, label="score"
-        )
+        table = gr.Dataframe(headers=["", "CAS", "95% interval", "by accident"], interactive=False, label="score")
         button.click(score, [first, second, kind, k, columns], table)
         gr.Markdown(
-            "**Position-free**: each model's mean map over all pairs is subtracted first, so that two models which "
-            "only look at the same *place* score near chance. **Chance-corrected**: 0 by chance, 1 in full agreement."
+            "**Centred**: habits of place and popular patches are taken away first. Two models that share nothing "
+            "score what they score by accident, with their pairs mismatched. **Raw**: the score as the paper has it."
         )
     return page
 

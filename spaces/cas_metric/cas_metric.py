@@ -8,12 +8,15 @@ from, whose numbers it gives to the last digit that the order of sums leaves.
 import datasets
 import evaluate
 import numpy as np
+from scipy.stats import t as student_t
 
 _DESCRIPTION = """\
 The Correspondence Alignment Score (CAS): how far two vision models agree about which patch of one view shows what a
 patch of the other shows. For each target patch, the k source patches with the largest logits are taken of both models;
-the score is the share of these that they have in common, averaged over patches and pairs of views. Two models that
-agree about nothing score k / M, where M is the number of source patches.
+the score is the share of these that they have in common, averaged over patches and pairs of views. The centred score
+leaves out habits of place and popular patches first, and is read against its null: the same two models with their
+pairs mismatched. Two models that share nothing score their null, and raw k / M, where M is the number of source
+patches.
 """
 
 _CITATION = """\
@@ -34,21 +37,25 @@ Args:
         most, each once, in any order.
     references: the same of the second model, on the same pairs.
     k (`int`, *optional*, defaults to 5): of the top k; with `top_k`, it is the length of the rows.
-    position_free (`bool`, *optional*, defaults to `False`): with `logits`, subtract each model's mean map over all
-        pairs first, so that the habit of looking at the same place, whatever is seen there, counts for nothing.
     num_source_patches (`int`, *optional*): with `top_k`, M; the number of target patches by default.
     seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
+Give the pairs in the order of time if they have one: mismatched pairs are then of another time.
+
 Returns:
-    `dict`: `cas`, 0 to 1; `chance`, k / M; `chance_corrected`, (cas - chance) / (1 - chance), `None` where k = M;
-    and `interval`, the 95% bootstrap interval `[low, high]` of `cas` over pairs.
+    `dict`. Of `logits` first: `centred`, 0 to 1; `null`; `excess`, centred less null, 0 for models that share nothing;
+    `excess_interval`, its 95% interval `[low, high]` over pairs; `p_value`, the share of mismatches that score as
+    much, at least 1 / (their number + 1); all `None` where they are not defined. `notes`, sentences on what is
+    undefined, left out or rough. Then, of both: `cas`, the raw score, 0 to 1; `chance`, k / M; `chance_corrected`,
+    (cas - chance) / (1 - chance), `None` where k = M; and `interval`, the 95% bootstrap interval of `cas` over pairs.
 
 Examples:
     >>> cas = evaluate.load("cas_metric")
     >>> a = [[[3.0, 2.0, 1.0, 0.0], [0.0, 3.0, 2.0, 1.0]]]  # one pair of views, two target and four source patches
     >>> b = [[[3.0, 0.0, 2.0, 1.0], [1.0, 3.0, 2.0, 0.0]]]
-    >>> cas.compute(predictions=a, references=b, k=2)
-    {'cas': 0.75, 'chance': 0.5, 'chance_corrected': 0.5, 'interval': [0.75, 0.75]}
+    >>> found = cas.compute(predictions=a, references=b, k=2)
+    >>> found["cas"], found["centred"]
+    (0.75, None)
     >>> cas = evaluate.load("cas_metric", "top_k")
     >>> cas.compute(predictions=[[[0, 1], [1, 2]]], references=[[[2, 0], [1, 2]]], num_source_patches=4)
     {'cas': 0.75, 'chance': 0.5, 'chance_corrected': 0.5, 'interval': [0.75, 0.75]}
@@ -57,6 +64,7 @@ Examples:
 _CONFIGS = {"default": "float32", "logits": "float32", "top_k": "int64"}
 _NAMES = ("predictions", "references")
 _RESAMPLES, _RESAMPLES_AT_ONCE = 2000, 250
+_FEW_PAIRS, _MOST_SHIFTS = 16, 99
 
 
 @evaluate.utils.file_utils.add_start_docstrings(_DESCRIPTION, _KWARGS)
@@ -81,14 +89,12 @@ class CasMetric(evaluate.Metric):
         predictions: list,
         references: list,
         k: int | None = None,
-        position_free: bool = False,
         num_source_patches: int | None = None,
         seed: int = 0,
     ) -> dict:
         arrays = _arrays(predictions, references, np.int64 if self.config_name == "top_k" else np.float32)
+        leading: dict = {}
         if self.config_name == "top_k":
-            if position_free:
-                raise ValueError("position_free takes logits: nothing can be subtracted from a top k.")
             if k not in (None, arrays[0].shape[2]):
                 raise ValueError(f"The rows hold {arrays[0].shape[2]} patches each, and k is {k}.")
             k = arrays[0].shape[2]
@@ -100,15 +106,16 @@ class CasMetric(evaluate.Metric):
             k, num_columns = 5 if k is None else k, arrays[0].shape[2]
             if not 1 <= k <= num_columns:
                 raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {k}.")
-            sets = [_largest(logits, name, k, position_free) for name, logits in zip(_NAMES, arrays, strict=True)]
-        per_pair = (sets[0] & sets[1]).sum(axis=(1, 2)) / (k * sets[0].shape[1])
-        cas, chance = float(per_pair.mean()), k / num_columns
-        return {
-            "cas": cas,
-            "chance": chance,
-            "chance_corrected": None if chance >= 1 else (cas - chance) / (1 - chance),
-            "interval": _interval(per_pair, seed),
-        }
+            for name, logits in zip(_NAMES, arrays, strict=True):
+                if np.isnan(logits).any():
+                    raise ValueError(f"The {name} hold NaN.")
+            leading = _centred_score([_centred(logits) for logits in arrays], k)
+            sets = [_largest(_without_flat_rows(logits, logits, _least(logits)), k) for logits in arrays]
+        per_pair = _agreement(*sets, k)
+        cas, chance = _number(_mean(per_pair)), k / num_columns
+        corrected = None if chance >= 1 or cas is None else (cas - chance) / (1 - chance)
+        interval = None if cas is None else _interval(np.where(np.isnan(per_pair), cas, per_pair), seed)
+        return leading | {"cas": cas, "chance": chance, "chance_corrected": corrected, "interval": interval}
 
 
 def _arrays(predictions: list, references: list, dtype: type) -> list[np.ndarray]:
@@ -132,14 +139,89 @@ def _arrays(predictions: list, references: list, dtype: type) -> list[np.ndarray
     return arrays
 
 
-def _largest(logits: np.ndarray, name: str, k: int, position_free: bool) -> np.ndarray:
-    """Which columns are among the top k, bool (P, N, M)."""
-    if np.isnan(logits).any():
-        raise ValueError(f"The {name} hold NaN.")
-    if position_free:
-        logits = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
-    # Equal logits are taken in the order of their columns.
-    return _chosen(np.argsort(-logits, axis=-1, kind="stable")[..., :k], logits.shape[2])
+def _least(logits: np.ndarray) -> float:
+    """What differences of logits are taken for rounding."""
+    return 1e-5 * float(np.abs(logits).max())
+
+
+def _without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> np.ndarray:
+    return np.where((np.ptp(varying, axis=-1) <= least)[..., None], np.float32(0), logits)
+
+
+def _centred(logits: np.ndarray) -> np.ndarray:
+    """Less the mean map, less each column's mean in its pair, over the spread of each cell over the pairs."""
+    free = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
+    free -= free.mean(axis=-2, keepdims=True)
+    spread, least = np.sqrt(np.square(free, dtype=np.float64).mean(axis=0)), _least(logits)
+    return _without_flat_rows(free / np.where(spread > least, spread, np.inf).astype(np.float32), free, least)
+
+
+def _centred_score(maps: list[np.ndarray], k: int) -> dict:
+    """The centred score of two models against its null, which is that of pairs shifted by an eighth or more."""
+    first, second = (_largest(each, k) for each in maps)
+    count, own = len(first), _agreement(first, second, k)
+    least = max(1, count // 8)
+    every = np.arange(least, min(count, count - least + 1))
+    shifts = every[np.unique(np.linspace(0, len(every) - 1, min(_MOST_SHIFTS, len(every)), dtype=int))]
+    names = ("centred", "null", "excess", "excess_interval", "p_value")
+    if not len(shifts):
+        return dict.fromkeys(names) | {"notes": [f"One pair has no centred score. Give at least {_FEW_PAIRS} pairs."]}
+    others = np.stack([_agreement(first, np.roll(second, -shift, axis=0), k) for shift in shifts])
+    back = np.stack([np.roll(each, shift) for each, shift in zip(others, shifts, strict=True)])
+    centred, null = _number(_mean(own)), _number(_mean(_mean(others, axis=1)))
+    notes = []
+    if count < _FEW_PAIRS:
+        notes.append(
+            f"{count} pairs are few: the centred score is rough, and p is at least {1 / (len(shifts) + 1):.2g}. "
+            f"Give at least {_FEW_PAIRS} pairs."
+        )
+    if excluded := 1 - float((first.any(axis=-1) & second.any(axis=-1)).mean()):
+        notes.append(f"{excluded:.2%} of the centred rows have no top k in one of the models. They are left out.")
+    if centred is None or null is None:
+        return dict.fromkeys(names) | {
+            "notes": [*notes, "A model that gives the same map for all pairs has no score."]
+        }
+    parts = own - (_mean(others, axis=0) + _mean(back, axis=0) - _mean(others))
+    margin, excess = _margin(np.where(np.isnan(parts), _mean(parts), parts)), centred - null
+    reached = int((_mean(others, axis=1) >= centred - 1e-9).sum())
+    interval, p_value = [excess - margin, excess + margin], (1 + reached) / (1 + len(shifts))
+    return dict(zip(names, (centred, null, excess, interval, p_value), strict=True)) | {"notes": notes}
+
+
+def _margin(excess: np.ndarray) -> float:
+    """Half the 95% interval of the mean of what follows each other, from blocks."""
+    count, block = len(excess), max(1, round(len(excess) ** (1 / 3)))
+    means = np.convolve(np.concatenate([excess, excess[: block - 1]]), np.full(block, 1 / block), mode="valid")
+    variance = np.square(means - excess.mean()).mean() * block / (count - block)
+    return float(student_t.ppf(0.975, max(1.0, count / block - 1)) * np.sqrt(variance))
+
+
+def _largest(logits: np.ndarray, k: int) -> np.ndarray:
+    """Which columns are among the top k, bool (P, N, M); none where more than two logits, or all, tie about the k-th
+    place. Of two, the first is taken."""
+    chosen = _chosen(np.argsort(-logits, axis=-1, kind="stable")[..., :k], logits.shape[2])
+    last = np.min(np.where(chosen, logits, np.inf), axis=-1, keepdims=True)
+    number = (logits == last).sum(axis=-1, keepdims=True)
+    crowded = (logits >= last).sum(axis=-1, keepdims=True) > k
+    return chosen & ~(crowded & ((number > 2) | (number == logits.shape[2])))
+
+
+def _agreement(first: np.ndarray, second: np.ndarray, k: int) -> np.ndarray:
+    """The share of matches in common of each pair, over the rows that both have; NaN where there is none."""
+    rows = (first.any(axis=-1) & second.any(axis=-1)).sum(axis=1)
+    common = (first & second).sum(axis=(1, 2))
+    return np.divide(common, k * rows, out=np.full(len(rows), np.nan), where=rows > 0)
+
+
+def _mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    count, total = known.sum(axis=axis), np.where(known, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
+
+
+def _number(value: np.ndarray) -> float | None:
+    return None if np.isnan(value) else float(value)
 
 
 def _listed(top: np.ndarray, name: str, num_columns: int) -> np.ndarray:

@@ -3,7 +3,7 @@
 pandas makes every comparison, CSV, Markdown and HTML from it:
 
     frame = read_results("results.jsonl")
-    frame[frame.metric == "cas"].pivot_table("value", "model", "reference")
+    frame[frame.metric == "centred_excess"].pivot_table("value", "model", "reference")
 """
 
 import json
@@ -32,7 +32,7 @@ class ResultRow:
         protocol: the task's name and version, such as `"depth/1"`. Rows compare only within one protocol.
         data: what it was measured on, as the user named it.
         data_hash: of that data; rows compare only within one.
-        metric: such as `"position_free"`, `"aepe"`, `"delta1"`.
+        metric: such as `"centred_excess"`, `"aepe"`, `"delta1"`.
         value: finite, or NaN where it is not defined.
         low, high: of its 95% interval, where there is one.
         seed: of what is random in the measurement, where anything is.

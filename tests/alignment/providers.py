@@ -5,8 +5,18 @@ import hashlib
 import numpy as np
 import torch
 
+from singlelife.alignment.comparison import ScoresAtK
+from singlelife.alignment.null import centred_score, mismatch
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import Score, common_per_pair, position_map, score, select_top_k
+from singlelife.alignment.score import (
+    agreement,
+    centre,
+    position_map,
+    resolution,
+    scores,
+    select_top_k,
+    without_flat_rows,
+)
 
 
 class Given:
@@ -15,10 +25,10 @@ class Given:
     Args:
         forward: (P, N, N) of the pairs of `numbered_pairs`.
         backward: of the same pairs with their views' roles changed.
-        heads: (P, heads, N, N).
+        heads: (P, heads, N, N), of as many for each of the layers.
     """
 
-    method, layers, image_size = "given", (0,), 8
+    method, image_size = "given", 8
 
     def __init__(
         self,
@@ -27,8 +37,9 @@ class Given:
         grid: tuple[int, int],
         backward: torch.Tensor | None = None,
         heads: torch.Tensor | None = None,
+        layers: tuple[int, ...] = (0,),
     ):
-        self.name, self.grid = name, grid
+        self.name, self.grid, self.layers = name, grid, layers
         self._forward, self._backward, self._heads = forward.float(), backward, heads
         self.num_heads = 1 if heads is None else heads.shape[1]
         self.revision = hashlib.sha256(self._forward.numpy().tobytes()).hexdigest()
@@ -85,8 +96,9 @@ def numbered_pairs(num_pairs: int, **known: np.ndarray) -> PairSet:
     target = torch.zeros(num_pairs, 3, 8, 8, dtype=torch.uint8)
     number = torch.arange(num_pairs).view(-1, 1, 1)
     target[:, 0], target[:, 1] = number % 256, number // 256
+    target[:, 2, -1, -1] = 255  # no view is of one colour
     source = target.clone()
-    source[:, 2] = 1
+    source[:, 2, 0, 0] = 1
     return PairSet("numbered", target, source, {}, np.zeros((num_pairs, 2, 4), np.int64), **known)
 
 
@@ -99,15 +111,24 @@ def top_k(logits: torch.Tensor, k: int) -> torch.Tensor:
     return logits.sort(dim=-1, descending=True, stable=True).indices[..., :k]
 
 
-def position_free(logits: torch.Tensor) -> torch.Tensor:
-    """Logits (pairs, N, M) less their mean over the pairs, which is taken in float64 and rounded to their dtype."""
-    return logits - logits.double().mean(dim=0, keepdim=True).to(logits.dtype)
+def centred(logits: torch.Tensor) -> torch.Tensor:
+    """The plain definition of centred logits (pairs, N, M), in float64."""
+    free = logits.double() - logits.double().mean(dim=0)
+    free = free - free.mean(dim=1, keepdim=True)
+    return free / free.square().mean(dim=0).sqrt()
 
 
-def score_of(a: np.ndarray, b: np.ndarray, k: int, *, free: bool = False, seed: int = 0) -> Score:
-    """The score of two models' logits (P, N, M), without any extraction."""
-    sets = []
-    for logits in (a, b):
-        mean_map = logits.mean(axis=0, dtype=np.float64).astype(logits.dtype)
-        sets.append(select_top_k(logits - mean_map if free else logits, [k])[k])
-    return score(common_per_pair(*sets) / (k * a.shape[1]), k / a.shape[2], seed)
+def score_of(a: np.ndarray, b: np.ndarray, k: int) -> ScoresAtK:
+    """The scores of two models' logits (P, N, M) of one map each, without any pass of a model."""
+    sets: dict[str, list[np.ndarray]] = {"raw": [], "centred": []}
+    for logits in (a.astype(np.float32), b.astype(np.float32)):
+        mean_map, least = logits.mean(axis=0, dtype=np.float64).astype(np.float32), resolution(logits)
+        free = centre(logits, mean_map)
+        spread = np.sqrt(np.square(free, dtype=np.float64).mean(axis=0))
+        spread = np.where(spread > least, spread, np.inf).astype(np.float32)
+        sets["raw"].append(select_top_k(without_flat_rows(logits, logits, least), [k])[k])
+        sets["centred"].append(select_top_k(without_flat_rows(free / spread, free, least), [k])[k])
+    none = np.empty((0, 0, *sets["raw"][0].shape[1:]), dtype=np.uint64)
+    chance = k / a.shape[2]
+    found = mismatch(sets["centred"], [none, none], [np.empty(0, dtype=np.int64)] * 2, k, [(0, 1)], [chance])
+    return ScoresAtK(k, centred_score(found, np.ones(1)), *scores([agreement(*sets["raw"], k)], [chance]))

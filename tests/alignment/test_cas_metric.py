@@ -32,23 +32,40 @@ def maps(seed: int, num_pairs: int = 12, rows: int = 6, columns: int = 9, levels
     return np.random.default_rng(seed).integers(0, levels, (num_pairs, rows, columns)).astype(np.float32)
 
 
-@pytest.mark.parametrize("k", [1, 4, 9])
-@pytest.mark.parametrize("free", [False, True])
-def test_logits_score_as_in_the_package(load, k, free):
-    a, b = maps(0), maps(1) + 0.5 * maps(0)
-    found = load().compute(predictions=a, references=b, k=k, position_free=free)
-    expected = score_of(a, b, k, free=free)
-    assert found["cas"] == pytest.approx(expected.cas, abs=1e-6)
-    assert found["chance"] == expected.chance
-    assert found["interval"] == pytest.approx([expected.low, expected.high], abs=1e-6)
-    assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.chance_corrected, abs=1e-6))
+@pytest.mark.parametrize(("k", "num_pairs"), [(1, 12), (4, 40), (9, 12)])
+def test_logits_score_as_in_the_package(load, k, num_pairs):
+    a, b = maps(0, num_pairs), maps(1, num_pairs) + 0.5 * maps(0, num_pairs)
+    a[2, 1], b[3] = 1, 0  # rows, and a pair, without a top k
+    found, expected = load().compute(predictions=a, references=b, k=k), score_of(a, b, k)
+    assert found["cas"] == pytest.approx(expected.raw.cas, abs=1e-6)
+    assert found["interval"] == pytest.approx([expected.raw.low, expected.raw.high], abs=1e-6)
+    assert found["chance_corrected"] == (None if k == 9 else pytest.approx(expected.raw.chance_corrected, abs=1e-6))
+    theirs = expected.centred
+    for name, value in {"centred": theirs.cas, "null": theirs.null, "excess": theirs.excess,
+                        "excess_interval": [theirs.excess_low, theirs.excess_high], "p_value": theirs.p_value,
+                        "chance": theirs.chance}.items():  # fmt: skip
+        assert found[name] == pytest.approx(value, abs=1e-6), name
+    assert bool([note for note in found["notes"] if "few" in note]) == (num_pairs < 16)
+
+
+@pytest.mark.parametrize("same", ["pair", "map"])
+def test_what_has_no_centred_score_has_none(load, same):
+    a, b = (maps(0)[:1], maps(1)[:1]) if same == "pair" else (np.repeat(maps(0)[:1], 12, axis=0), maps(1))
+    found = load().compute(predictions=a, references=b)
+    assert found["centred"] is found["excess"] is found["p_value"] is None and found["notes"]
+    assert 0 <= found["cas"] <= 1
 
 
 def test_a_top_k_scores_as_its_logits_in_any_order(load):
-    a, b = maps(2), maps(3)
+    a, b = (
+        np.random.default_rng(seed).permuted(maps(seed, levels=1) + np.arange(9, dtype=np.float32), axis=-1)
+        for seed in (2, 3)
+    )
     tops = [top_k(torch.from_numpy(each), 3).numpy() for each in (a, b)]
     found = load("top_k").compute(predictions=tops[0], references=tops[1][..., ::-1], num_source_patches=9)
-    assert found == load().compute(predictions=a, references=b, k=3)
+    assert found == {
+        name: value for name, value in load().compute(predictions=a, references=b, k=3).items() if name in found
+    }
 
 
 def test_parts_add_up_and_torch_is_taken(load):
@@ -68,7 +85,6 @@ def test_parts_add_up_and_torch_is_taken(load):
         ("logits", {"references": np.full((12, 6, 9), np.nan)}, "references hold NaN"),
         ("logits", {"references": [[[1.0], [1.0, 2.0]]] * 12}, "rows of different lengths"),
         ("logits", {"num_source_patches": 9}, "is for the configuration top_k"),
-        ("top_k", {"position_free": True}, "position_free takes logits"),
         ("top_k", {"k": 3}, "The rows hold 9 patches each, and k is 3"),
         ("top_k", {}, "holds a patch twice"),
         ("top_k", {"num_source_patches": 4}, "hold patch 8, and there are 4"),
@@ -116,10 +132,13 @@ def test_the_page_scores_files_as_the_metric_does(app, load, tmp_path):
     rows = app.score(*paths, "logits", 5, 0)
     assert rows == app.score(None, None, "logits", 5, 0)
     expected = load().compute(predictions=a, references=b, k=5)
-    assert rows[0][:2] == ["raw", f"{expected['cas']:.3f}"] and rows[1][0] == "position-free"
+    assert rows[0][:2] == ["centred", f"{expected['centred']:.3f}"] and rows[2][:2] == [
+        "raw",
+        f"{expected['cas']:.3f}",
+    ]
     for path, each in zip(paths, (a, b), strict=True):
         np.save(path, np.argsort(-each, axis=-1, kind="stable")[..., :5])
-    assert app.score(*paths, "top k", 1, 0) == rows[:1]
+    assert app.score(*paths, "top k", 1, 0) == rows[2:3]
     assert app.build().config["components"]
 
 

@@ -77,7 +77,7 @@ def test_pairs_make_a_set_on_which_models_are_compared(life, tmp_path, capsys):
         (["cas"], "at least two models"),
         (["cas", *TWO, "--representation"], "--representation"),
         (["cas", *TWO, "--reference", "b"], "--curve"),
-        (["cas", *TWO, "a", "--heads", "each"], "--heads each"),
+        (["cas", *TWO, "a", "--search", "heads"], "--search heads"),
         (["cas", "--curve", "run"], "--reference MODEL"),
         (["cas", "a", "--curve", "run", "--reference", "b"], "MODELs"),
     ],

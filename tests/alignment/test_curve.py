@@ -18,7 +18,7 @@ from .test_matrix import run, zoo
 
 def against(at: float | None, low: float, high: float) -> Against:
     score = Score((low + high) / 2, 0.1, 0.0, low, high)
-    return Against("m", at, score, score, None)
+    return Against("m", at, None, score, None)
 
 
 def test_emergence_is_from_where_on_the_interval_clears_all_controls():
@@ -35,11 +35,11 @@ def test_the_numbers_are_those_of_a_matrix(tmp_path):
     matrix = run(tmp_path, zoo(["a1", "b1", "a2", "b2"]))
     found = curve_of(matrix, "a1", "step", {"a2": 100.0, "b2": 200.0})
     for place, point in ((2, found.points[0]), (3, found.points[1]), (1, found.controls[0])):
-        for variant in ("raw", "position_free"):
+        for variant in ("raw", "centred"):
             assert getattr(point, variant) == getattr(matrix.main, variant).cell(0, place)
     assert [point.at for point in found.points] == [100, 200] and found.controls[0].at is None
-    assert found.emerged == {"raw": None, "position_free": None}  # b2 is of the control's group
-    assert "does not clear chance and the controls" in str(found) and "control b1" in str(found)
+    assert found.emerged == {"raw": None, "centred": None}  # b2 is of the control's group
+    assert "does not clear its null and the controls" in str(found) and "control b1" in str(found)
     assert curve_of(matrix, "a1", "step", {"b2": 50.0, "a2": 100.0}).emerged["raw"] == 100
     rows = [row for row in found.rows() if row.metric == "raw"]
     assert {row.reference for row in rows} == {"a1"} and {row.model for row in rows} == {"b1", "a2", "b2"}

@@ -10,23 +10,14 @@ from hypothesis import strategies as st
 
 from singlelife.alignment import extraction
 from singlelife.alignment.comparison import cas
-from singlelife.alignment.extraction import (
-    VARIANTS,
-    Extraction,
-    agreement,
-    chance,
-    extract,
-    extract_heads,
-    find_sinks,
-    truth,
-)
+from singlelife.alignment.extraction import VARIANTS, Extraction, chance, extract, extract_each, find_sinks, truth
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import make_pair_set
-from singlelife.alignment.score import position_map, select_top_k, unpack
+from singlelife.alignment.score import agreement, position_map, select_top_k, unpack
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, LifeError
 
-from .providers import Given, numbered_pairs, position_free, score_of, top_k
+from .providers import Given, centred, numbered_pairs, score_of, top_k
 
 seeds = st.integers(0, 2**32 - 1)
 quiet = {"progress": False}
@@ -53,7 +44,7 @@ def test_sets_are_those_of_the_definition_in_memory_or_not(seed, batch_size, spi
     assert list(found) == [k, 1] if k != 1 else [1]
     for each in found.values():
         np.testing.assert_array_equal(each.raw, sets_of(logits, each.k))
-        np.testing.assert_array_equal(each.position_free, sets_of(position_free(logits), each.k))
+        np.testing.assert_array_equal(each.centred, sets_of(centred(logits), each.k))
         np.testing.assert_allclose(each.mean_map, logits.mean(dim=0), atol=1e-5)
 
 
@@ -63,24 +54,15 @@ def test_a_score_of_extractions_is_that_of_logits(seed, other):
     grid, k = (3, 3), 2
     a, b = (random_logits(12, grid, each) for each in (seed, other))
     result = cas(Given("a", a, grid), Given("b", b, grid), pairs=numbered_pairs(12), k=k, **quiet)
-    for mine, plain in (
-        (result.raw, score_of(a.numpy(), b.numpy(), k)),
-        (result.position_free, score_of(a.numpy(), b.numpy(), k, free=True)),
-    ):
-        for name in ("cas", "chance", "chance_corrected", "low", "high"):  # the plain one sums shares in float32
-            assert getattr(mine, name) == pytest.approx(getattr(plain, name), abs=1e-6)
+    plain = score_of(a.numpy(), b.numpy(), k)
+    for name in ("cas", "chance", "chance_corrected", "low", "high"):
+        assert getattr(result.raw, name) == pytest.approx(getattr(plain.raw, name), abs=1e-6)
+    for name, value in vars(plain.centred).items():
+        assert getattr(result.centred, name) == pytest.approx(value, abs=1e-6)
     back = cas(Given("b", b, grid), Given("a", a, grid), pairs=numbered_pairs(12), k=k, **quiet)
-    assert (back.raw, back.position_free) == (result.raw, result.position_free)
-
-
-@given(seeds, seeds, st.sampled_from([2, 8, 32]))
-def test_position_free_sets_forget_any_map_that_is_the_same_for_all_pairs(seed, habit_seed, num_pairs):
-    grid = (2, 4)
-    logits = random_logits(num_pairs, grid, seed)
-    habit = torch.randint(-500, 500, (8, 8), generator=torch.Generator().manual_seed(habit_seed)).float()
-    pairs = numbered_pairs(num_pairs)
-    plain, with_habit = (extract(Given("g", each, grid), pairs, [3], **quiet)[3] for each in (logits, logits + habit))
-    np.testing.assert_array_equal(plain.position_free, with_habit.position_free)
+    assert back.raw == result.raw
+    for name, value in vars(result.centred).items():  # other shifts, but as far both ways
+        assert getattr(back.centred, name) == pytest.approx(value, abs=1e-6)
 
 
 def test_directions_are_the_swapped_pair_and_the_mean_of_both():
@@ -94,6 +76,21 @@ def test_directions_are_the_swapped_pair_and_the_mean_of_both():
     np.testing.assert_array_equal(sets("target-source"), sets_of(forward, k))
     np.testing.assert_array_equal(sets("source-target"), sets_of(backward, k))
     np.testing.assert_array_equal(sets("reciprocal"), sets_of((forward + backward.transpose(1, 2)) / 2, k))
+    np.testing.assert_array_equal(sets("transposed"), sets_of(forward.transpose(1, 2).contiguous(), k))
+
+
+def test_softmax_and_zerocos_rule_are_taken_head_by_head_and_block_by_block():
+    grid, k = (2, 3), 2
+    heads = torch.stack([random_logits(7, grid, seed) for seed in range(4)], dim=1)
+    model = Given("g", heads.mean(dim=1), grid, heads=heads, layers=(0, 1))  # two heads in each block
+
+    def sets(**settings: str) -> np.ndarray:
+        return extract(model, numbered_pairs(7), [k], **settings, **quiet)[k].raw
+
+    np.testing.assert_array_equal(sets(maps="softmax"), sets_of(heads.softmax(dim=-1).mean(dim=1), k))
+    blocks = torch.stack([heads[:, :2].mean(dim=1), heads[:, 2:].mean(dim=1)])
+    blocks[..., 0] = blocks.flatten(2).min(dim=2).values.unsqueeze(-1)
+    np.testing.assert_array_equal(sets(sinks="zeroco"), sets_of(blocks.mean(dim=0), k))
 
 
 def test_true_matches_are_found_in_every_direction():
@@ -106,13 +103,15 @@ def test_true_matches_are_found_in_every_direction():
     backward = knows.transpose(1, 2).contiguous()
     model = Given("g", knows, grid, backward)
     position = top_k(torch.from_numpy(position_map(grid, grid)), k)
-    for direction in ("target-source", "source-target", "reciprocal"):
+    for direction in ("target-source", "source-target", "reciprocal", "transposed"):
         found = extract(model, numbered_pairs(20), [k], direction=direction, **quiet)[k]
         sets, hit, far = unpack(found.raw, 9), [], []
         for pair, match in enumerate(true_match.tolist()):
             for target, source in enumerate(match):
                 if source >= 0:
-                    row, column = (source, target) if direction == "source-target" else (target, source)
+                    row, column = (
+                        (source, target) if direction in ("source-target", "transposed") else (target, source)
+                    )
                     hit.append(sets[pair, row, column])
                     far.append(column not in position[row].tolist())
         summary = truth(found, true_match.numpy(), "raw")
@@ -135,7 +134,7 @@ def test_sinks_are_the_columns_that_stand_out_and_are_left_out_if_asked():
     assert np.flatnonzero(kept.sinks).tolist() == np.flatnonzero(masked.sinks).tolist() == [0, 7]
     assert kept.sink_share == masked.sink_share == pytest.approx(2 / 3)
     left = [column for column in range(16) if column not in (0, 7)]
-    for variant, map_ in (("raw", logits), ("position_free", position_free(logits))):
+    for variant, map_ in (("raw", logits), ("centred", centred(logits))):
         sets = unpack(getattr(masked, variant), 16)
         assert not sets[..., [0, 7]].any()
         np.testing.assert_array_equal(sets[..., left], unpack(sets_of(map_[..., left], k), 14))
@@ -152,7 +151,7 @@ def test_chance_with_masked_sinks_is_what_independent_maps_score():
     assert [each.sinks for each in result.readings] == [(0, 1, 2), (2, 3)]
     assert result.raw.chance == pytest.approx(k * 12 / (13 * 14))
     assert result.raw.low < result.raw.chance < result.raw.high
-    assert abs(result.position_free.chance_corrected) < 0.01
+    assert abs(result.centred.excess) < 0.01
 
 
 def test_no_column_of_noise_or_of_equal_logits_is_a_sink():
@@ -167,21 +166,36 @@ def test_fewer_patches_than_k_that_are_no_sinks_are_refused():
         extract(model, numbered_pairs(8), [9], sinks="mask", **quiet)
 
 
-def test_each_head_is_extracted_by_itself():
-    grid, k = (2, 3), 2
-    heads = torch.stack([random_logits(40, grid, seed) for seed in range(3)], dim=1)
-    model = Given("g", heads.mean(dim=1), grid, heads=heads)
-    found = extract_heads(model, numbered_pairs(40), CasConfig(k=k, batch_size=7, **quiet), grid)
-    assert len(found) == 3
-    for index, each in enumerate(found):
-        np.testing.assert_array_equal(each.raw, sets_of(heads[:, index], k))
-        np.testing.assert_array_equal(each.position_free, sets_of(position_free(heads[:, index]), k))
-    result = cas(model, model, pairs=numbered_pairs(40), k=k, heads="each", **quiet)
-    assert np.diag(result.heads.raw).tolist() == [1, 1, 1]
-    assert result.heads.names == (("0.0", "0.1", "0.2"),) * 2
-    expected = score_of(heads[:, 0].numpy(), heads[:, 2].numpy(), k).cas
-    assert result.heads.raw[0][2] == pytest.approx(expected, abs=1e-6)
-    assert "0.0 and 0.0" in str(result)
+@pytest.mark.parametrize("search", ["heads", "blocks"])
+def test_each_head_or_block_is_scored_by_itself_and_the_best_is_corrected_for(search):
+    grid, k = (3, 3), 2
+    heads = torch.stack([random_logits(40, grid, seed) for seed in range(4)], dim=1)
+    model = Given("g", heads.mean(dim=1), grid, heads=heads, layers=(0, 1))
+    each = heads if search == "heads" else torch.stack([heads[:, :2].mean(dim=1), heads[:, 2:].mean(dim=1)], dim=1)
+    found = extract_each(model, numbered_pairs(40), CasConfig(k=k, batch_size=7, search=search, **quiet), grid)
+    assert len(found) == each.shape[1]
+    for index, one in enumerate(found):
+        np.testing.assert_array_equal(one.raw, sets_of(each[:, index], k))
+        np.testing.assert_array_equal(one.centred, sets_of(centred(each[:, index]), k))
+    result = cas(model, model, pairs=numbered_pairs(40), k=k, search=search, **quiet).search
+    assert np.diag(result.raw).tolist() == np.diag(result.centred).tolist() == [1] * len(found)
+    assert result.names[0] == (("0.0", "0.1", "1.0", "1.1") if search == "heads" else ("0", "1"))
+    expected = score_of(each[:, 0].numpy(), each[:, 1].numpy(), k)
+    assert result.raw[0, 1] == pytest.approx(expected.raw.cas, abs=1e-6)
+    assert result.excess[0, 1] == pytest.approx(expected.centred.excess, abs=1e-6)
+    assert result.tried == len(found) ** 2 and result.p_value == pytest.approx(1 / 32)  # 31 shifts of 40 pairs
+
+
+def test_the_best_of_many_that_share_nothing_is_no_finding():
+    """Alone, the best of 36 would have p below 0.05 most of the time."""
+    p_values = []
+    for seed in range(12):
+        heads = [torch.randn(40, 6, 9, 9, generator=torch.Generator().manual_seed(100 * seed + n)) for n in (0, 1)]
+        models = [Given(str(n), each.mean(dim=1), (3, 3), heads=each) for n, each in enumerate(heads)]
+        found = cas(*models, pairs=numbered_pairs(40), k=2, search="heads", **quiet).search
+        assert found.tried == 36
+        p_values.append(found.p_value)
+    assert np.mean(np.array(p_values) <= 0.1) < 0.4 and np.mean(p_values) > 0.25
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -229,5 +243,5 @@ def test_the_size_of_batches_changes_less_than_a_thousandth_of_the_matches(views
     model = load_model("untrained:tiny")
     one, other = (extract(model, views, [5], batch_size=size, **quiet)[5] for size in (48, batch_size))
     for variant in VARIANTS:
-        assert agreement(one, other, variant).mean() >= 0.999
+        assert agreement(getattr(one, variant), getattr(other, variant), 5).mean() >= 0.999
     np.testing.assert_allclose(one.mean_map, other.mean_map, atol=1e-5)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.groups import group_of, permutation_test
+from singlelife.alignment.matrix import group_of, permutation_test
 
 seeds = st.integers(0, 2**32 - 1)
 
@@ -38,6 +38,8 @@ def test_an_exact_test_is_that_of_all_orders(seed, groups):
         math.factorial(groups.count(name)) for name in set(groups)
     )
     assert result.p_value == pytest.approx(plain_test(scores, groups))
+    within = np.equal.outer(groups, groups).astype(float)  # no other score tells the groups apart so well
+    assert result.smallest == pytest.approx(permutation_test(within, groups).p_value)
 
 
 def blocks(sizes: list[int], above: float, seed: int = 0) -> tuple[np.ndarray, list[str]]:
@@ -58,7 +60,9 @@ def test_many_models_are_tested_by_drawn_assignments():
 
 def test_groups_that_do_not_matter_are_found_to_matter_as_often_as_by_chance():
     p_values = [permutation_test(*blocks([3, 3], 0, seed)).p_value for seed in range(200)]
-    assert min(p_values) == 2 / 20  # which of the two groups is which does not matter
+    few = permutation_test(*blocks([3, 3], 0))
+    assert min(p_values) == few.smallest == 2 / 20  # which of the two groups is which does not matter
+    assert "at least 0.1" in str(few) and "p = " in str(permutation_test(*blocks([5, 5], 1)))
     assert np.mean(np.array(p_values) <= 0.2) == pytest.approx(0.2, abs=0.08)
 
 
@@ -72,6 +76,8 @@ def test_groups_that_do_not_matter_are_found_to_matter_as_often_as_by_chance():
         ("/home/ann/runs/ald_2", "Anonymous Lives"),
         ("runs/shuffled-wt_1", "controls"),
         ("runs/control_still", "controls"),
+        ("spaces/cas/models/sim_still", "controls"),
+        ("runs/sim_shuffled_s1", "controls"),
         ("untrained:tiny@1", "untrained"),
         ("runs/my_day", "runs/my_day"),
         ("runs/wt_31", "runs/wt_31"),

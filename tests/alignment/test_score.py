@@ -7,8 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife.alignment.score import (
+    agreement,
     bootstrap,
-    common_per_pair,
+    centre,
     common_per_patch,
     holds,
     pack,
@@ -18,7 +19,7 @@ from singlelife.alignment.score import (
     unpack,
 )
 
-from .providers import score_of, top_k
+from .providers import centred, score_of, top_k
 
 shapes = st.tuples(st.integers(1, 5), st.integers(1, 6), st.integers(2, 9), st.integers(0, 2**32 - 1))
 
@@ -31,7 +32,7 @@ def logits_of(shape: tuple[int, int, int, int], levels: int | None = None) -> np
 
 
 def definition(a: np.ndarray, b: np.ndarray, k: int) -> float:
-    """|TopK_a(p) ∩ TopK_b(p)| / k, mean over pairs and patches; equal logits in the order of their columns."""
+    """|TopK_a(p) ∩ TopK_b(p)| / k, mean over pairs and patches."""
 
     def top(row: list[float]) -> set[int]:
         return set(sorted(range(len(row)), key=lambda column: (-row[column], column))[:k])
@@ -44,31 +45,31 @@ def definition(a: np.ndarray, b: np.ndarray, k: int) -> float:
     return sum(shares) / len(shares)
 
 
-@given(shapes, st.integers(0, 2**32 - 1), st.data(), st.sampled_from([None, 3]))
-def test_score_is_its_definition(shape, other_seed, data, levels):
-    a, b = logits_of(shape, levels), logits_of((*shape[:3], other_seed), levels)
+@given(shapes, st.integers(0, 2**32 - 1), st.data())
+def test_the_raw_score_is_the_papers_formula(shape, other_seed, data):
+    a, b = logits_of(shape), logits_of((*shape[:3], other_seed))
     k = data.draw(st.integers(1, shape[2]))
-    result = score_of(a, b, k)
+    result = score_of(a, b, k).raw
     assert result.cas == pytest.approx(definition(a, b, k), abs=1e-6)
     assert result.chance == k / shape[2]
     assert result.low <= result.cas + 1e-9 and result.cas <= result.high + 1e-9
-    assert score_of(b, a, k) == result
+    assert score_of(b, a, k).raw == result
 
 
 @given(shapes, st.data())
 def test_a_model_agrees_with_itself_and_so_with_any_monotone_change_of_its_logits(shape, data):
     logits = logits_of(shape)
     k = data.draw(st.integers(1, shape[2] - 1))
-    assert score_of(logits, np.arctan(logits.astype(np.float64)) * 3 - 1, k).cas == 1
-    assert score_of(logits, logits, k).chance_corrected == 1
+    assert score_of(logits, np.arctan(logits.astype(np.float64)) * 3 - 1, k).raw.cas == 1
+    assert score_of(logits, logits, k).raw.chance_corrected == 1
 
 
 def test_independent_maps_score_chance():
     a, b = logits_of((200, 64, 64, 0)), logits_of((200, 64, 64, 1))
     result = score_of(a, b, 5)
-    assert result.chance == 5 / 64
-    assert abs(result.chance_corrected) < 0.005
-    assert result.low < result.chance < result.high
+    assert result.raw.chance == 5 / 64
+    assert abs(result.raw.chance_corrected) < 0.005
+    assert result.raw.low < result.raw.chance < result.raw.high
 
 
 def test_position_map_looks_at_the_nearest_patches():
@@ -100,28 +101,50 @@ set_shapes = st.tuples(st.integers(1, 40), st.integers(1, 5), st.integers(2, 140
 seeds = st.integers(0, 2**32 - 1)
 
 
-@given(set_shapes, seeds, st.data(), st.sampled_from([None, 1, 3]))
+@given(set_shapes, seeds, st.data(), st.sampled_from([None, 1, 3, 20]))
 def test_sets_are_those_of_the_definition(shape, seed, data, levels):
     logits = logits_of((*shape, seed), levels)
     ks = data.draw(st.lists(st.integers(1, shape[2]), min_size=1, max_size=3))
-    for k, bits in select_top_k(logits, ks).items():
+    first, none = (select_top_k(logits, ks, ties=ties) for ties in ("first", "none"))
+    for k, bits in first.items():
         assert bits.shape == (*shape[:2], -(-shape[2] // 64)) and bits.dtype == np.uint64
         plain = np.zeros(shape, dtype=bool)
         np.put_along_axis(plain, top_k(torch.from_numpy(logits), k).numpy(), True, axis=-1)
         np.testing.assert_array_equal(unpack(bits, shape[2]), plain)
+        # More than two equal logits about the k-th place, or all, are no top k.
+        ordered = np.sort(logits, axis=-1)[..., ::-1]
+        equal = (logits == ordered[..., k - 1 : k]).sum(axis=-1)
+        tied = (ordered[..., k - 1] == ordered[..., min(k, shape[2] - 1)]) & (k < shape[2])
+        tied &= (equal > 2) | (equal == shape[2])
+        np.testing.assert_array_equal(unpack(none[k], shape[2]), plain & ~tied[..., None])
 
 
 @given(set_shapes, seeds, seeds, st.data(), st.sampled_from([None, 3]))
-def test_overlap_of_bits_is_overlap_of_lists(shape, seed, other, data, levels):
+def test_agreement_is_the_overlap_of_the_rows_that_both_have(shape, seed, other, data, levels):
     k = data.draw(st.integers(1, shape[2]))
-    logits = [logits_of((*shape, each), levels) for each in (seed, other)]
-    a, b = (select_top_k(each, [k])[k] for each in logits)
-    tops = [top_k(torch.from_numpy(each), k) for each in logits]
-    plain = (tops[0].unsqueeze(-1) == tops[1].unsqueeze(-2)).any(dim=-1).sum(dim=-1)
-    np.testing.assert_array_equal(common_per_patch(a, b), plain.numpy())
-    np.testing.assert_array_equal(common_per_pair(a, b), common_per_patch(a, b).sum(axis=1))
-    np.testing.assert_array_equal(common_per_pair(a, b[0]), common_per_patch(a, b[0]).sum(axis=1))
-    np.testing.assert_array_equal(common_per_pair(a, a), np.full(shape[0], k * shape[1]))
+    a, b = (select_top_k(logits_of((*shape, each), levels), [k])[k] for each in (seed, other))
+    first, second = unpack(a, shape[2]), unpack(b, shape[2])
+    np.testing.assert_array_equal(common_per_patch(a, b), (first & second).sum(axis=-1))
+    for pair, found in enumerate(agreement(a, b, k)):
+        rows = first[pair].any(axis=-1) & second[pair].any(axis=-1)
+        expected = (first & second)[pair][rows].sum() / (k * rows.sum()) if rows.any() else np.nan
+        np.testing.assert_equal(found, expected)
+
+
+@given(seeds, seeds, st.sampled_from([2, 8, 40]))
+def test_centred_logits_forget_a_fixed_map_and_what_a_pair_likes(seed, other, num_pairs):
+    """Exactly, in what float32 can hold: whole numbers, and means over powers of two or in float64."""
+    generator = np.random.default_rng(seed)
+    logits = generator.normal(size=(num_pairs, 6, 9))
+    habit, liked = np.random.default_rng(other).normal(size=(6, 9)), generator.normal(size=(num_pairs, 1, 9))
+
+    def of(maps: np.ndarray) -> np.ndarray:
+        free = centre(maps, maps.mean(axis=0))
+        return free / np.sqrt(np.square(free).mean(axis=0))
+
+    for changed in (logits + 5 * habit, logits + 5 * liked, 3 * logits):
+        np.testing.assert_allclose(of(changed), of(logits), atol=1e-9)
+    np.testing.assert_allclose(of(logits), centred(torch.from_numpy(logits)).numpy(), atol=1e-9)
 
 
 @given(st.integers(1, 300), seeds)
@@ -136,7 +159,7 @@ def test_bits_are_read_as_they_were_written(num_columns, seed):
 
 def test_minus_zero_equals_zero_and_infinities_are_in_order():
     logits = np.array([[0.0, -0.0, 0.0, -np.inf, np.inf]], dtype=np.float32)
-    found = select_top_k(logits, [1, 2, 3, 4])
+    found = select_top_k(logits, [1, 2, 3, 4], ties="first")
     assert [np.flatnonzero(unpack(found[k], 5)[0]).tolist() for k in (1, 2, 3, 4)] == [
         [4], [0, 4], [0, 1, 4], [0, 1, 2, 4],
     ]  # fmt: skip

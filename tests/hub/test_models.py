@@ -129,7 +129,7 @@ def rows(run: str, other: str = "runs/sim_1") -> list[ResultRow]:
     depth = {"task": "depth", "protocol": "depth/1", "data": "/data/nyu", "data_hash": "d" * 64, "revision": "r"}
     return [
         ResultRow(model=other, reference=run, metric="raw", value=0.45, low=0.4, high=0.5, settings=settings, **cas),
-        ResultRow(model=run, reference=other, metric="position_free", value=0.3, settings=settings, **cas),
+        ResultRow(model=run, reference=other, metric="centred", value=0.3, settings=settings, **cas),
         *(ResultRow(model=run, metric="delta1", value=0.5 + seed / 100, seed=seed, **depth) for seed in range(3)),
         ResultRow(model=other, metric="delta1", value=0.9, seed=0, **depth),
     ]
@@ -173,7 +173,8 @@ def test_scores_are_in_the_card(hub, hub_client, whole_run, tmp_path):
     header, body = card(hub, repository)
     values = [metric["value"] for result in header["model-index"][0]["results"] for metric in result["metrics"]]
     assert sorted(values) == [0.3, 0.45, 0.51]
-    assert "CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
+    assert "| Raw CAS with sim_1, top 5 of 64 | 0.450 (0.400 to 0.500) | sim_test (cas/1) | 0.078 |" in body
+    assert "| Centred CAS with sim_1, top 5 of 64 | 0.300 |" in body
     assert "| delta1 | 0.510 ± 0.010 | nyu (depth/1) |" in body
     assert str(tmp_path) not in hub.read(repository, "README.md").decode()
 

@@ -53,7 +53,7 @@ def test_a_model_agrees_with_itself_and_is_left_as_it_was(tmp_path: Path, comman
     state = torch.get_rng_state()
     values = curve.compare(model)
     assert values["cas_reference"] == "run on sim_test/plain"  # and not its path
-    assert values["cas"] == values["cas_low"] == values["cas_high"] == 1.0
+    assert values["cas"] == values["cas_centred"] == values["cas_low"] == values["cas_high"] == 1.0
     assert 0 < values["cas_chance"] < 1 and 0 <= values["cas_true_match_raw"] <= 1
     assert torch.equal(torch.get_rng_state(), state)
     assert all(module.training for module in model.modules())
@@ -80,7 +80,18 @@ def test_tensorboard_gets_the_numbers(tmp_path: Path, command, short_sim_test):
     assert run(command(folder, resume_from=folder / "checkpoint-8", **settings)) == 0
     events = EventAccumulator(str(folder / "singlelife"), size_guidance={"scalars": 0})
     events.Reload()
-    for tag in ("loss", "grad_norm", "learning_rate", "tflops", "mfu", "data_wait", "val_loss", "cas", "cas_chance"):
+    for tag in (
+        "loss",
+        "grad_norm",
+        "learning_rate",
+        "tflops",
+        "mfu",
+        "data_wait",
+        "val_loss",
+        "cas",
+        "cas_chance",
+        "cas_centred",
+    ):
         written = {event.step: event.value for event in events.Scalars(tag)}
         assert written == pytest.approx(column(folder, tag), rel=1e-5), tag
     assert len(events.Scalars("loss")) == 12

@@ -21,7 +21,7 @@ def test_a_program_gets_the_command_lines_scores(client, tmp_path):
     found = client.predict("sim_1", "sim_2", api_name="/compare")
     theirs = command_line(tmp_path, "sim_2", SPACE / "pairs" / "simulated")
     same_scores(found["raw"], theirs["raw"])
-    same_scores(found["position_free"], theirs["position_free"])
+    same_scores(found["centred"], theirs["centred"])
     assert "47%" in found["reading"] and "8%" in found["reading"]
     assert len(found["per_pair"]) == 64
 

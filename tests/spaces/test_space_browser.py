@@ -51,7 +51,7 @@ def test_a_score_is_there_at_once(browser, tmp_path):
     browser.open()
     theirs = command_line(tmp_path, "sim_2", SPACE / "pairs" / "simulated")
     assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
-    assert browser.score("free") == pytest.approx(theirs["position_free"]["cas"], abs=1e-6)
+    assert browser.score("centred") == pytest.approx(theirs["centred"]["cas"], abs=1e-6)
     assert "clearly about where" in browser.one("#score h2").text
     offered = browser.one("#score a[download='cas.json']").get_attribute("href")
     assert browser.run("return fetch(arguments[0]).then((answer) => answer.json())", offered)["num_pairs"] == 64
@@ -64,7 +64,7 @@ def test_two_models_of_the_hub(browser, models, tmp_path):
     browser.compare()
     theirs = command_line(tmp_path, "sim_still", SPACE / "pairs" / "simulated")
     assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
-    assert browser.score("free") == pytest.approx(theirs["position_free"]["cas"], abs=1e-6)
+    assert browser.score("centred") == pytest.approx(theirs["centred"]["cas"], abs=1e-6)
     assert all(name in browser.one("#score dl").text for name in models)
     assert "by cross-attention" in browser.one("#score dl").text
 
@@ -109,7 +109,7 @@ def test_a_patch_shows_where_both_look(browser):
     assert browser.one(".look-answer").text != said
     assert browser.one("[data-input='row']").get_attribute("value") == "5"
     assert browser.one("[data-input='column']").get_attribute("value") == "5"
-    browser.click("[data-input='free']")
+    browser.click("[data-input='centred']")
     assert browser.pictures() != after
     # Another pair, by its small picture.
     target = browser.picture("target")
@@ -130,7 +130,7 @@ def test_two_pictures(browser, space, pictures, tmp_path):
     browser.compare()
     theirs = command_line(tmp_path, "sim_2", pictures[0].parent)
     assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
-    assert "on the 64 built-in pairs" in browser.one("[data-score='free']").text
+    assert "on the 64 built-in pairs" in browser.one("[data-score='centred']").text
     browser.compare()  # the same pictures, though their files are gone
     assert browser.score() == pytest.approx(theirs["raw"]["cas"], abs=1e-6)
 

@@ -34,7 +34,7 @@ def lives(bench: score.Bench) -> score.Result:
 def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: str, k: int):
     result = bench.example("sim_1", "sim_still", pairs, k)[1]
     found, theirs = show.to_dict(result), command_line(tmp_path, "sim_still", SPACE / "pairs" / pairs, "--k", str(k))
-    for variant in ("raw", "position_free"):
+    for variant in ("raw", "centred"):
         same_scores(found[variant], theirs[variant])
     assert found["pairs_hash"] == theirs["pairs_hash"]
     assert list(found["models"]) == ["sim_1", "sim_still"]
@@ -45,21 +45,23 @@ def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: st
 def test_a_visitors_pictures_give_the_command_lines_scores(bench, lives, pictures, tmp_path):
     found = bench.compare(*LIVES, [tuple(np.asarray(Image.open(file)) for file in pictures)])
     same_scores(show.to_dict(found)["raw"], command_line(tmp_path, "sim_2", pictures[0].parent)["raw"])
-    # One pair has no mean map of its own: the built-in pairs give it, and the position-free score.
-    reference = show.to_dict(found)["position_free_reference"]
+    # One pair has no mean map of its own: the built-in pairs give it, and the centred score.
+    reference = show.to_dict(found)["centred_reference"]
     assert reference["num_pairs"] == 64
-    assert reference["position_free"]["cas"] == pytest.approx(lives.comparison.position_free.cas, abs=1e-6)
+    assert reference["centred"]["cas"] == pytest.approx(lives.comparison.centred.cas, abs=1e-6)
     assert "One pair" in show.reading(found)
     logits, sets = found.look(0, True)
-    assert np.allclose(logits, found.look(0, False)[0] - np.stack(lives.comparison.mean_maps))
+    mean_maps, spreads = (np.stack(each) for each in zip(*lives.comparison.centring, strict=True))
+    free = found.look(0, False)[0] - mean_maps
+    assert np.allclose(logits, (free - free.mean(axis=1, keepdims=True)) / spreads)
     assert (unpack(sets, 64).sum(axis=-1) == 5).all()
 
 
 def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
     pair = 7
     drawn = show.look(lives, pair)
-    for variant, position_free in (("raw", False), ("free", True)):
-        _, sets = lives.look(pair, position_free)
+    for variant in ("raw", "centred"):
+        _, sets = lives.look(pair, variant == "centred")
         for model in range(2):
             top = np.frombuffer(base64.b64decode(drawn["maps"][variant]["top"][model]), "<u2").reshape(64, 5)
             chosen = unpack(sets[model], 64)
@@ -72,7 +74,7 @@ def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
 def test_the_matrix_has_the_scores_of_all_models(bench, lives):
     cells = show.matrix(bench)
     assert cells["models"] == [*LIVES, "sim_still", *score.UNTRAINED]
-    assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.position_free.cas
+    assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.centred.cas
     assert all(cells["scores"][i][i] is None for i in range(5))
 
 
@@ -91,7 +93,7 @@ def test_names_are_text_on_the_page(lives: score.Result):
         ("sim_1", "sim_1", "strongly about where"),
         ("sim_1", "sim_2", "clearly about where"),
         ("sim_1", "sim_still", "less than by chance"),
-        ("untrained:tiny@1", "untrained:tiny@2", "but not about where"),
+        ("untrained:tiny@1", "untrained:tiny@2", "no more than by chance"),
     ],
 )
 def test_the_verdict(bench, a: str, b: str, says: str):

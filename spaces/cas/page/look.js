@@ -36,7 +36,7 @@ async function load() {
   choose(value.patch);
 }
 
-const chosenMaps = () => maps[input('free').checked ? 'free' : 'raw'];
+const chosenMaps = () => maps[input('centred').checked ? 'centred' : 'raw'];
 const topOf = (model, index) => chosenMaps().top[model].subarray(index * value.k, (index + 1) * value.k);
 const sharedAt = (index) => {
   const first = new Set(topOf(0, index));
@@ -183,7 +183,7 @@ for (const name of ['row', 'column']) {
     choose((row - 1) * value.columns + inside(Number(input('column').value), value.columns) - 1);
   });
 }
-input('free').addEventListener('change', () => choose(patch));
+input('centred').addEventListener('change', () => choose(patch));
 
 watch('value', load);
 load();

@@ -11,19 +11,19 @@ import numpy as np
 
 from singlelife._version import __version__
 from singlelife.alignment.extraction import (
-    VARIANTS,
     Extraction,
-    agreement,
     chance,
     check_ks,
+    co_visible,
     extract,
-    extract_heads,
+    extract_each,
     position_agreement,
     truth,
 )
 from singlelife.alignment.models import AttentionMapProvider, load_model
+from singlelife.alignment.null import CentredScore, centred_score, compare_cells, notes_of, search_null
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
-from singlelife.alignment.score import Score, Truth, score, scores
+from singlelife.alignment.score import Score, Truth, agreement, mean_known, scores
 from singlelife.alignment.settings import CasConfig
 from singlelife.files import atomic_write
 from singlelife.machine import choose_device
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 
 Model = str | Path | AttentionMapProvider
 
-PROTOCOL = "cas/1"
-_BEST_HEADS = 5  # pairs of heads that the table names
-_NOT_IN_JSON = ("per_pair", "mean_maps")
+PROTOCOL = "cas/2"
+_BEST = 5  # pairs of blocks or heads that the table names
+_NOT_IN_JSON = ("per_pair", "centring", "cells")
 
 
 @dataclass(frozen=True)
@@ -47,14 +47,14 @@ class ModelReading:
         position: its raw score against the position map.
         sinks: the source patches that it looks at whatever the views show.
         sink_share: the share of all its raw matches, before any are left out, that lie on them; 0 to 1.
-        truth, position_free_truth: how often its top k holds the true match; None where no match is known.
+        truth, centred_truth: how often its top k holds the true match, raw and centred; None where no match is known.
     """
 
     position: Score
     sinks: tuple[int, ...]
     sink_share: float
     truth: Truth | None
-    position_free_truth: Truth | None
+    centred_truth: Truth | None
 
 
 def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: int) -> tuple[ModelReading, ...]:
@@ -72,7 +72,7 @@ def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, se
             tuple(np.flatnonzero(each.sinks).tolist()),
             each.sink_share,
             truth(each, true_match, "raw"),
-            truth(each, true_match, "position_free"),
+            truth(each, true_match, "centred"),
         )
         for each, position in zip(extractions, positions, strict=True)
     )
@@ -89,7 +89,8 @@ class AlignmentResult:
         views: how the views were cut, where that is known.
         k: the primary one.
         grid: rows and columns of patches that were compared.
-        direction, sinks: see `CasConfig`.
+        direction, maps, sinks, patches: see `CasConfig`.
+        notes: what is undefined, left out or rough, and why.
         seed: of the bootstrap.
         version: of singlelife.
     """
@@ -105,7 +106,10 @@ class AlignmentResult:
     k: int
     grid: tuple[int, int]
     direction: str
+    maps: str
     sinks: str
+    patches: str
+    notes: tuple[str, ...] = ()
     seed: int = 0
     version: str = __version__
 
@@ -136,23 +140,33 @@ class AlignmentResult:
 
     def _title(self) -> str:
         """The pair set and the settings, in a line."""
-        direction = "" if self.direction == "target-source" else f", {self.direction}"
+        facts = {"direction": "target-source", "maps": "logits", "sinks": "keep", "patches": "all"}
+        other = [f", {name} {getattr(self, name)}" for name, usual in facts.items() if getattr(self, name) != usual]
         return (
             f"{self.num_pairs} pairs of {self.pairs} ({self.pairs_hash[:12]}), top {self.k} of {self.num_patches} "
-            f"patches{direction}{'' if self.sinks == 'keep' else ', sinks masked'}"
+            f"patches{''.join(other)}"
         )
 
-    def _score_rows(self, k: int, model: int, reference: int, raw: Score, free: Score) -> list[ResultRow]:
+    def _notes(self) -> list[str]:
+        """The notes as a part of the text, if there are any."""
+        return ["\n".join(f"Note: {each}" for each in self.notes)] if self.notes else []
+
+    def _score_rows(self, k: int, model: int, reference: int, raw: Score, centred: CentredScore) -> list[ResultRow]:
+        at: dict[str, Any] = {"k": k, "chance": centred.chance}
+        above, shifts = (centred.excess, model, reference, centred.excess_low, centred.excess_high), centred.shifts
         return [
-            self._row(variant, score.cas, model, reference, score.low, score.high, k=k, chance=score.chance)
-            for variant, score in zip(VARIANTS, (raw, free), strict=True)
+            self._row("centred", centred.cas, model, reference, centred.low, centred.high, **at),
+            self._row("centred_null", centred.null, model, reference, **at),
+            self._row("centred_excess", *above, k=k, chance=0.0),
+            self._row("centred_p", centred.p_value, model, reference, **at, shifts=shifts),
+            self._row("raw", raw.cas, model, reference, raw.low, raw.high, k=k, chance=raw.chance),
         ]
 
     def _reading_rows(self, k: int, model: int, reading: ModelReading) -> list[ResultRow]:
         """What a model does by itself."""
         at = reading.position
         rows = [self._row("position_raw", at.cas, model, None, at.low, at.high, k=k, chance=at.chance)]
-        for variant, found in zip(VARIANTS, (reading.truth, reading.position_free_truth), strict=True):
+        for variant, found in (("raw", reading.truth), ("centred", reading.centred_truth)):
             for which, share in (("", "matches"), ("_large_shifts", "large_shifts")):
                 value = getattr(found, share, None)
                 if value is not None:
@@ -172,6 +186,7 @@ class AlignmentResult:
     ) -> ResultRow:
         settings |= {"method": self.methods[model], "layers": list(self.layers[model]), "direction": self.direction}
         settings |= {"num_patches": self.num_patches, "sinks": self.sinks, "views": self.views}
+        settings |= {"maps": self.maps, "patches": self.patches}
         if reference is not None:
             settings["reference_revision"] = self.revisions[reference]
             settings["reference_method"] = self.methods[reference]
@@ -185,8 +200,8 @@ class AlignmentResult:
             data_hash=self.pairs_hash,
             metric=metric,
             value=value,
-            low=low,
-            high=high,
+            low=None if low is None or np.isnan(low) else low,
+            high=None if high is None or np.isnan(high) else high,
             seed=self.seed,
             reference="" if reference is None else self.models[reference],
             settings=settings,
@@ -194,7 +209,7 @@ class AlignmentResult:
         )
 
 
-def facts_of(extractions: Sequence[Extraction], pairs: PairSet, seed: int) -> dict[str, Any]:
+def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> dict[str, Any]:
     """The fields of `AlignmentResult` of models that were run on the pairs, at the primary k."""
     first = extractions[0]
     return {
@@ -209,21 +224,30 @@ def facts_of(extractions: Sequence[Extraction], pairs: PairSet, seed: int) -> di
         "k": first.k,
         "grid": first.grid,
         "direction": first.direction,
-        "sinks": "mask" if first.masked else "keep",
-        "seed": seed,
+        "maps": config.maps,
+        "sinks": config.sinks,
+        "patches": config.patches,
+        "notes": notes_of(extractions, pairs, config),
+        "seed": config.seed,
     }
 
 
-def score_table(rows: Mapping[str, tuple[Score, Score]]) -> str:
-    """A line for each raw and position-free score, by its name."""
-    columns, lines = ["chance"], dict[str, list[Any]]()
-    for name in ("raw", "position-free"):
-        columns += [name, "95% interval", "chance-corrected"]
-    for name, both in rows.items():
-        lines[name] = [both[0].chance]
-        for each in both:
-            lines[name] += [each.cas, f"{each.low:.3f} to {each.high:.3f}", each.chance_corrected]
+def score_table(rows: Mapping[str, tuple[Score, CentredScore]]) -> str:
+    """A line for each raw and centred score, by its name."""
+    columns = ["centred", "by accident", "excess", "95% interval", "p", "raw", "95% interval", "chance"]
+    lines = {
+        name: [
+            centred.cas, centred.null, centred.excess, interval(centred.excess_low, centred.excess_high),
+            centred.p_value, raw.cas, interval(raw.low, raw.high), raw.chance,
+        ]
+        for name, (raw, centred) in rows.items()
+    }  # fmt: skip
     return text_table(lines, columns)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval in words; nothing where there is none."""
+    return "" if np.isnan(low) or np.isnan(high) else f"{low:.3f} to {high:.3f}"
 
 
 def model_table(readings: Mapping[str, ModelReading]) -> str:
@@ -233,9 +257,9 @@ def model_table(readings: Mapping[str, ModelReading]) -> str:
         name: [each.position.cas, str(len(each.sinks)), each.sink_share] for name, each in readings.items()
     }
     if any(each.truth for each in readings.values()):
-        columns += ["true match", "(free)", "large shifts", "(free)"]
+        columns += ["true match", "(centred)", "large shifts", "(centred)"]
         for name, each in readings.items():
-            truths = (each.truth, each.position_free_truth)
+            truths = (each.truth, each.centred_truth)
             lines[name] += [getattr(found, share, None) for share in ("matches", "large_shifts") for found in truths]
     return text_table(lines, columns)
 
@@ -257,7 +281,8 @@ def _plain(value: Any) -> Any:
     """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
     if hasattr(value, "__dataclass_fields__"):
         names = [name for name in value.__dataclass_fields__ if name not in _NOT_IN_JSON]
-        return {name: _plain(getattr(value, name)) for name in names}
+        found = {name: _plain(getattr(value, name)) for name in names}
+        return found | found.pop("arrays", {})  # of a matrix, each under its own name
     if isinstance(value, dict):
         return {str(name): _plain(each) for name, each in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
@@ -272,22 +297,43 @@ class ScoresAtK:
     """The two scores at one k."""
 
     k: int
+    centred: CentredScore
     raw: Score
-    position_free: Score
 
 
 @dataclass(frozen=True)
-class HeadScores:
-    """Each head of A with each head of B.
+class SearchScores:
+    """Each block, or head, of A with each of B.
 
     Attributes:
-        names: of the heads of A and of B, `layer.head`.
-        raw, position_free: the CAS, float64 (heads of A, heads of B).
+        of: `"blocks"` or `"heads"`.
+        names: of those of A and of B, `layer` or `layer.head`.
+        raw, centred, excess: the CAS, and what is above its null, float64 (of A, of B).
+        tried: how many combinations there are.
+        p_value: of the largest excess, corrected for all that were tried: the share of mismatches whose largest excess
+            of any combination is as large.
     """
 
+    of: str
     names: tuple[tuple[str, ...], tuple[str, ...]]
     raw: np.ndarray
-    position_free: np.ndarray
+    centred: np.ndarray
+    excess: np.ndarray
+    tried: int
+    p_value: float
+
+    def __str__(self) -> str:
+        """The combinations that agree most."""
+        lines = {}
+        for index in np.argsort(-self.excess, axis=None, kind="stable")[:_BEST]:
+            a, b = np.unravel_index(index, self.raw.shape)
+            values = [self.centred[a, b], self.excess[a, b], self.raw[a, b]]
+            lines[f"{self.names[0][a]} and {self.names[1][b]}"] = values
+        return (
+            f"{self.of} of A and B that agree most, of {self.tried:,} combinations\n"
+            f"{text_table(lines, ['centred', 'excess', 'raw'])}\n"
+            f"p = {self.p_value:.3g} for the first, corrected for all {self.tried:,}"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -295,54 +341,58 @@ class CasResult(AlignmentResult):
     """The alignment of two models, A and B.
 
     Attributes:
-        raw, position_free: the scores at the primary k.
+        centred, raw: the scores at the primary k.
         readings: what A and B do by themselves.
         curve: the scores at every k, ascending.
-        heads: of each pair of heads, if that was asked for.
-        mean_maps: of each model's logits over the pair set, float32 (N, N).
+        search: of each two blocks or heads, if that was asked for.
+        centring: of each model, the mean map of its logits over the pair set and the spread, float32 (2, N, N): see
+            `score.centre`.
     """
 
+    centred: CentredScore
     raw: Score
-    position_free: Score
     readings: tuple[ModelReading, ...]
     curve: tuple[ScoresAtK, ...]
-    heads: HeadScores | None = field(default=None, compare=False)
-    mean_maps: tuple[np.ndarray, ...] = field(repr=False, compare=False)
+    search: SearchScores | None = field(default=None, compare=False)
+    centring: tuple[np.ndarray, ...] = field(repr=False, compare=False)
 
     def rows(self) -> list[ResultRow]:
-        """Raw and position-free at every k, with A as the model and B as the reference; then each model by itself."""
-        found = [row for at in self.curve for row in self._score_rows(at.k, 0, 1, at.raw, at.position_free)]
+        """Both scores at every k, with A as the model and B as the reference; then each model by itself."""
+        found = [row for at in self.curve for row in self._score_rows(at.k, 0, 1, at.raw, at.centred)]
         for model, reading in enumerate(self.readings):
             found += self._reading_rows(self.k, model, reading)
         return found
 
     def __str__(self) -> str:
-        scores = {"CAS of A and B": (self.raw, self.position_free)}
+        scores = {"A and B": (self.raw, self.centred)}
         if len(self.curve) > 1:
-            scores = {f"CAS at k = {at.k}": (at.raw, at.position_free) for at in self.curve}
+            scores = {f"k = {at.k}": (at.raw, at.centred) for at in self.curve}
         parts = [
             f"A  {self.models[0]}\nB  {self.models[1]}\non {self._title()}",
             score_table(scores),
             model_table(dict(zip("AB", self.readings, strict=True))),
+            *([str(self.search)] if self.search else []),
+            self.summary(),
         ]
-        if self.heads:
-            parts.append(_head_table(self.heads))
+        return "\n\n".join([*parts, *self._notes()])
+
+    def summary(self) -> str:
+        """The scores in two or three sentences."""
+        raw, centred = self.raw, self.centred
+        if np.isnan(raw.cas):
+            return "There is no score: no patch has a top k in both models."
         position = min(reading.position.cas for reading in self.readings)
-        parts.append(
-            f"A and B agree on {self.raw.cas:.0%} of matches; chance is {self.raw.chance:.0%}. The model that depends "
-            f"less on position agrees with the position map on {position:.0%}. Without each model's position habits "
-            f"they agree on {self.position_free.cas:.0%}."
+        sentences = (
+            f"Raw, they agree on {raw.cas:.0%}, where chance is {raw.chance:.0%} and the model that depends less on "
+            f"position agrees with the position map on {position:.0%}."
         )
-        return "\n\n".join(parts)
-
-
-def _head_table(heads: HeadScores) -> str:
-    """The pairs of heads that agree most by the position-free score."""
-    lines = {}
-    for index in np.argsort(-heads.position_free, axis=None, kind="stable")[:_BEST_HEADS]:
-        a, b = np.unravel_index(index, heads.raw.shape)
-        lines[f"{heads.names[0][a]} and {heads.names[1][b]}"] = [heads.raw[a, b], heads.position_free[a, b]]
-    return f"Heads of A and B that agree most (layer.head)\n{text_table(lines, ['raw', 'position-free'])}"
+        if np.isnan(centred.cas):
+            return f"{sentences} There is no centred score."
+        clear = "above" if centred.excess_low > 0 else "below" if centred.excess_high < 0 else "not clear of"
+        return (
+            f"Centred, A and B agree on {centred.cas:.0%} of matches, and by accident on {centred.null:.0%}. The "
+            f"excess is {clear} 0. {sentences}"
+        )
 
 
 def cas(
@@ -353,7 +403,7 @@ def cas(
     pairs: str | Path | PairSet | None = None,
     **overrides: Any,
 ) -> CasResult:
-    """The Correspondence Alignment Score of two models, raw and position-free, with what is needed to read it:
+    """The Correspondence Alignment Score of two models, centred and raw, with what is needed to read it:
 
         cas("runs/sim_1", "runs/sim_2", pairs="sim_test", k=5)
 
@@ -375,8 +425,8 @@ def cas(
     check_ks(config.k, grid)
     on = pair_set_of(config, pairs, max(model.image_size for model in models))
     by_k = [extract(model, on, sorted(set(config.k)), config, grid=grid) for model in models]
-    heads = _score_heads(models, on, config, grid) if config.heads == "each" else None
-    return compare_extractions(by_k[0], by_k[1], on, ks=config.k, heads=heads, seed=config.seed)
+    search = None if config.search == "none" else _search(models, on, config, grid)
+    return compare_extractions(by_k[0], by_k[1], on, config, search=search)
 
 
 def open_model(model: Model, device: str, config: CasConfig) -> AttentionMapProvider:
@@ -410,43 +460,52 @@ def compare_extractions(
     a: Mapping[int, Extraction],
     b: Mapping[int, Extraction],
     pairs: PairSet,
+    config: CasConfig,
     *,
-    ks: Sequence[int],
-    heads: HeadScores | None = None,
-    seed: int = 0,
+    search: SearchScores | None = None,
 ) -> CasResult:
     """`cas` of two models that were run on the pairs before.
 
     Args:
         a, b: by k, of one grid and one setting.
-        ks: the first is the primary k.
-        heads: of the two models, if they were scored.
-        seed: of the bootstrap.
+        config: the settings; the first k is the primary one.
+        search: of the two models, if their blocks or heads were scored.
     """
+    true_match = pairs.true_match(a[config.k[0]].grid).numpy()
+
+    def both(k: int) -> list[Extraction]:
+        return [co_visible(each[k], pairs, true_match) if config.patches != "all" else each[k] for each in (a, b)]
 
     def at(k: int) -> ScoresAtK:
-        raw, free = (score(agreement(a[k], b[k], variant), chance(a[k], b[k]), seed) for variant in VARIANTS)
-        return ScoresAtK(k, raw, free)
+        found = compare_cells(both(k), pairs)
+        (raw,) = scores(list(found.raw.T), found.chances.tolist(), config.seed)
+        return ScoresAtK(k, centred_score(found.centred, np.ones(1)), raw)
 
-    main, both = at(ks[0]), [a[ks[0]], b[ks[0]]]
+    main, shown = at(config.k[0]), both(config.k[0])
     return CasResult(
-        **facts_of(both, pairs, seed),
+        **facts_of(shown, pairs, config),
         raw=main.raw,
-        position_free=main.position_free,
-        readings=model_readings(both, pairs.true_match(both[0].grid).numpy(), seed),
-        curve=tuple(main if k == main.k else at(k) for k in sorted(set(ks))),
-        heads=heads,
-        mean_maps=tuple(each.mean_map for each in both),
+        centred=main.centred,
+        readings=model_readings(shown, true_match, config.seed),
+        curve=tuple(main if k == main.k else at(k) for k in sorted(set(config.k))),
+        search=search,
+        centring=tuple(np.stack([each.mean_map, each.spread]) for each in shown),
     )
 
 
-def _score_heads(
+def _search(
     models: Sequence[AttentionMapProvider], pairs: PairSet, config: CasConfig, grid: tuple[int, int]
-) -> HeadScores:
-    first, second = (extract_heads(model, pairs, config, grid) for model in models)
-    names = [
-        tuple(f"{layer}.{head}" for layer in model.layers for head in range(model.num_heads // len(model.layers)))
-        for model in models
-    ]
-    raw, free = (np.array([[agreement(a, b, variant).mean() for b in second] for a in first]) for variant in VARIANTS)
-    return HeadScores((names[0], names[1]), raw, free)
+) -> SearchScores:
+    first, second = (extract_each(model, pairs, config, grid) for model in models)
+    if config.patches != "all":
+        match = pairs.true_match(grid).numpy()
+        first, second = ([co_visible(each, pairs, match) for each in found] for found in (first, second))
+    names = []
+    for model in models:
+        heads = range(model.num_heads // len(model.layers))
+        of_heads = [f"{layer}.{head}" for layer in model.layers for head in heads]
+        names.append(tuple(map(str, model.layers) if config.search == "blocks" else of_heads))
+    raw = np.array([[mean_known(agreement(a.raw, b.raw, a.k)) for b in second] for a in first])
+    of_first, of_second = ([each.centred[pairs.order] for each in found] for found in (first, second))
+    centred, excess, p_value = search_null(of_first, of_second, config.k[0])
+    return SearchScores(config.search, (names[0], names[1]), raw, centred, excess, raw.size, p_value)

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from singlelife.alignment.comparison import AlignmentResult, ModelReading, failure_lines, model_table, score_table
 from singlelife.alignment.extraction import VARIANTS
 from singlelife.alignment.matrix import CasMatrix, cas_matrix
+from singlelife.alignment.null import CentredScore
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score
 from singlelife.alignment.settings import CasConfig
@@ -27,14 +28,14 @@ class Against:
 
     Attributes:
         at: its step, or its hours of life; None for a control.
-        raw, position_free: the scores.
+        centred, raw: the scores.
         reading: what it does by itself.
     """
 
     model: str
     at: float | None
+    centred: CentredScore
     raw: Score
-    position_free: Score
     reading: ModelReading
 
 
@@ -47,8 +48,8 @@ class CasCurve(AlignmentResult):
         by: what the points differ in.
         points: ascending.
         controls: models that should not align.
-        emerged: for `"raw"` and `"position_free"`, the first step, or hours, from which on the interval lies above
-            chance and above all intervals of the controls; None where it does not.
+        emerged: for `"raw"` and `"centred"`, the first step, or hours, from which on the interval lies above chance,
+            or that of the excess above 0, and above all intervals of the controls; None where it does not.
         failed: the errors of those that could not be compared, by model.
     """
 
@@ -60,17 +61,17 @@ class CasCurve(AlignmentResult):
     failed: dict[str, str]
 
     def rows(self) -> list[ResultRow]:
-        """For each point and control: raw and position-free against the reference, then the model by itself."""
+        """For each point and control: both scores against the reference, then the model by itself."""
         found = []
         for each in (*self.controls, *self.points):
             model = self.models.index(each.model)
-            found += self._score_rows(self.k, model, self.models.index(self.reference), each.raw, each.position_free)
+            found += self._score_rows(self.k, model, self.models.index(self.reference), each.raw, each.centred)
             found += self._reading_rows(self.k, model, each.reading)
         return found
 
     def sentence(self, variant: str) -> str:
         """Where a score emerges, in words."""
-        over = "chance and the controls" if self.controls else "chance"
+        over = {"raw": "chance", "centred": "its null"}[variant] + (" and the controls" if self.controls else "")
         found = self.emerged[variant]
         if found is None:
             return f"does not clear {over}"
@@ -81,9 +82,10 @@ class CasCurve(AlignmentResult):
         named = {f"control {each.model}" if each.at is None else f"{each.at:,.6g}": each for each in shown}
         parts = [
             f"against {self.reference} on {self._title()}, by {UNITS[self.by]}",
-            score_table({name: (each.raw, each.position_free) for name, each in named.items()}),
+            score_table({name: (each.raw, each.centred) for name, each in named.items()}),
             model_table({name: each.reading for name, each in named.items()}),
-            f"raw            {self.sentence('raw')}\nposition-free  {self.sentence('position_free')}",
+            f"centred  {self.sentence('centred')}\nraw      {self.sentence('raw')}",
+            *self._notes(),
         ]
         return "\n\n".join([*parts, failure_lines(self.failed)] if self.failed else parts)
 
@@ -135,8 +137,8 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
     def against(model: str) -> Against:
         row = matrix.models.index(model)
-        raw, free = (getattr(matrix.main, variant).cell(row, column) for variant in VARIANTS)
-        return Against(model, at.get(model), raw, free, matrix.main.readings[row])
+        centred, raw = (getattr(matrix.main, variant).cell(row, column) for variant in ("centred", "raw"))
+        return Against(model, at.get(model), centred, raw, matrix.main.readings[row])
 
     points = tuple(against(model) for model in at if model in matrix.models)
     if not points:
@@ -154,12 +156,19 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
 
 def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> float | None:
-    """Where the first point stands from which on all intervals lie above chance and above those of all controls."""
-    level = max([getattr(control, variant).high for control in controls], default=0.0)
+    """Where the first point stands from which on all intervals lie above chance, or the null, and above those of all
+    controls."""
+
+    def bounds(point: Against) -> tuple[float, float]:
+        score: Score = getattr(point, variant)
+        if isinstance(score, CentredScore):
+            return score.excess_low, score.excess_high
+        return score.low - score.chance, score.high - score.chance
+
+    level = max([0.0, *(bounds(control)[1] for control in controls)])
     first = None
     for point in reversed(points):
-        score: Score = getattr(point, variant)
-        if score.low <= max(level, score.chance):
+        if not bounds(point)[0] > level:
             break
         first = point.at
     return first

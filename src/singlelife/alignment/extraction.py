@@ -1,7 +1,8 @@
-"""What one model says about one pair set: top-k sets as packed bits, raw and position-free, in one pass of the model.
+"""What one model says about one pair set: top-k sets as packed bits, raw and centred, in one pass of the model.
 
-The position-free sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they
-are few and else in a file that has no name and is gone with the process, and are read again when the mean is known.
+The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are
+few and else in a file that has no name and is gone with the process, and are read again when the mean is known. A
+second, short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
 
 Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
 SHA-256 of all that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
@@ -23,20 +24,35 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import Truth, common_per_pair, holds, pack, position_map, resample, select_top_k
+from singlelife.alignment.score import (
+    Truth,
+    agreement,
+    centre,
+    holds,
+    pack,
+    position_map,
+    resample,
+    resolution,
+    select_top_k,
+    without_flat_rows,
+)
 from singlelife.alignment.settings import CasConfig
 from singlelife.errors import CheckpointError, PairSetError
 from singlelife.files import atomic_write, check_room
 from singlelife.lives.registry import default_cache_dir
 
-VARIANTS = ("raw", "position_free")
+VARIANTS = ("raw", "centred")
+SWAPPED = ("source-target", "transposed")  # directions in which rows are source patches
 
-EXTRACTION_FORMAT = 1  # raised whenever the same logits would give other sets, so that none of before is used
+EXTRACTION_FORMAT = 2  # raised whenever the same logits would give other sets, so that none of before is used
 
 _LOGITS_IN_MEMORY = 512 * 2**20  # bytes; 2,000 pairs of 196 × 196 patches take 307 MB
 _MAPS_AT_ONCE = 16
 _SINK_SPREADS = 5.0
-_TENSORS = ("raw", "position_free", "mean_map", "sinks")
+_GROUPS = 8  # of heads
+_PAIRS_OF_PARTS = 64
+_PARTS_IN_MEMORY = 256 * 2**20  # bytes
+_TENSORS = ("raw", "centred", "parts", "some", "mean_map", "spread", "sinks")
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +69,13 @@ class Extraction:
         grid: rows and columns of patches; N is their product.
         direction: one of `settings.Direction`.
         masked: the sinks were left out before the top k was taken.
-        raw, position_free: the sets, uint64 (P, N, ceil(N / 64)), see `score`.
+        raw, centred: the sets, uint64 (P, N, ceil(N / 64)), see `score`; empty where a row has no top k, or the pair
+            has a view of one colour.
+        parts: centred sets of some pairs, without each of G groups of heads, uint64 (G, p, N, ceil(N / 64)); G is 0
+            of a model with one map.
+        some: where these pairs are in the pair set's order of time, int64 (p,).
         mean_map: of the logits over all pairs, float32 (N, N); no column of it is left out.
+        spread: what centred logits are divided by, float32 (N, N).
         sinks: which columns are sinks, bool (N,), see `find_sinks`.
         sink_share: the share of all raw matches, before any are left out, that lie on sinks.
     """
@@ -70,8 +91,11 @@ class Extraction:
     masked: bool
     sink_share: float
     raw: np.ndarray
-    position_free: np.ndarray
+    centred: np.ndarray
+    parts: np.ndarray
+    some: np.ndarray
     mean_map: np.ndarray
+    spread: np.ndarray
     sinks: np.ndarray
 
     def save(self, path: Path) -> None:
@@ -160,6 +184,7 @@ class ExtractionCache:
             "k": k,
             "grid": self._grid,
             "direction": self._config.direction,
+            "maps": self._config.maps,
             "sinks": self._config.sinks,
         }
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
@@ -192,13 +217,7 @@ def find_sinks(mean_map: np.ndarray) -> np.ndarray:
 
 def position_sets(grid: tuple[int, int], k: int) -> np.ndarray:
     """The position map's sets, uint64 (N, ceil(N / 64))."""
-    return select_top_k(position_map(grid, grid), [k])[k]
-
-
-def agreement(a: Extraction, b: Extraction, variant: str) -> np.ndarray:
-    """The share of matches that two models have in common, for each pair, float64 (P,), 0 to 1."""
-    sets_a, sets_b = getattr(a, variant), getattr(b, variant)
-    return common_per_pair(sets_a, sets_b) / (a.k * sets_a.shape[1])
+    return select_top_k(position_map(grid, grid), [k], ties="first")[k]
 
 
 def chance(a: Extraction, b: Extraction | None = None) -> float:
@@ -211,8 +230,7 @@ def chance(a: Extraction, b: Extraction | None = None) -> float:
 
 def position_agreement(extraction: Extraction) -> np.ndarray:
     """The share of a model's raw matches that are among the nearest places, for each pair, float64 (P,), 0 to 1."""
-    common = common_per_pair(extraction.raw, position_sets(extraction.grid, extraction.k))
-    return common / (extraction.k * extraction.raw.shape[1])
+    return agreement(extraction.raw, position_sets(extraction.grid, extraction.k), extraction.k)
 
 
 def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth | None:
@@ -226,11 +244,30 @@ def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth
     if not len(pair):
         return None
     source = true_match[pair, target]
-    row, column = (source, target) if extraction.direction == "source-target" else (target, source)
+    row, column = (source, target) if extraction.direction in SWAPPED else (target, source)
     found = holds(getattr(extraction, variant), pair, row, column)
     large = ~holds(position_sets(extraction.grid, extraction.k)[None], np.zeros_like(pair), row, column)
     at_large = float(found[large].mean()) if large.any() else None
     return Truth(float(found.mean()), at_large, len(found), int(large.sum()))
+
+
+def co_visible(extraction: Extraction, pairs: PairSet, true_match: np.ndarray) -> Extraction:
+    """The same with the sets of those patches alone whose true match (see `truth`) is known.
+
+    Raises:
+        PairSetError: none is.
+    """
+    pair, target = np.nonzero(true_match >= 0)
+    if not len(pair):
+        raise PairSetError(f"--patches co-visible: no true match is known of the pairs {pairs.name}. Leave it out.")
+    rows = np.zeros((*true_match.shape, 1), dtype=np.uint64)
+    rows[pair, true_match[pair, target] if extraction.direction in SWAPPED else target] = ~np.uint64(0)
+    return replace(
+        extraction,
+        raw=extraction.raw & rows,
+        centred=extraction.centred & rows,
+        parts=extraction.parts & rows[pairs.order[extraction.some]],
+    )
 
 
 def extract(
@@ -242,12 +279,12 @@ def extract(
     grid: tuple[int, int] | None = None,
     **settings: Any,
 ) -> dict[int, Extraction]:
-    """Run a model over a pair set, once.
+    """Run a model over a pair set, once, and over some of the pairs by its heads.
 
     Args:
         ks: of the top k, each from 1 to the number of patches.
-        config, settings: `direction`, `sinks` (see `find_sinks`), `batch_size` and `progress` count here. The size of
-            batches changes no set but where two logits are equal up to rounding.
+        config, settings: `direction`, `maps`, `sinks` (see `find_sinks`), `batch_size` and `progress` count here. The
+            size of batches changes no set but where two logits are equal up to rounding.
         grid: rows and columns of patches that the logits are resampled to; the model's own by default.
 
     Returns:
@@ -258,66 +295,72 @@ def extract(
         CheckpointError: the logits are not finite, or there are fewer patches than k that are no sinks.
         LifeError: there is no room on the disk for the logits.
     """
-    return _extract(model, pairs, ks, replace(config or CasConfig(), **settings), grid or model.grid)[0]
+    config, grid = replace(config or CasConfig(), **settings), grid or model.grid
+    (found,) = _extract(model, pairs, ks, config, grid, "mean")
+    some, sets = _parts(model, pairs, ks, config, grid, found[ks[0]].sinks)
+    return {k: replace(each, some=some, parts=sets[k]) for k, each in found.items()}
 
 
-def extract_heads(
+def extract_each(
     model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int]
 ) -> list[Extraction]:
-    """As `extract`, of each head of each layer by itself, layer by layer, at the primary k."""
+    """As `extract`, of each block, or each head of each block, by itself, at the primary k."""
     k = config.k[0]
-    return [found[k] for found in _extract(model, pairs, [k], config, grid, True)]
+    return [found[k] for found in _extract(model, pairs, [k], config, grid, config.search)]
 
 
 def _extract(
-    model: AttentionMapProvider,
-    pairs: PairSet,
-    ks: Sequence[int],
-    config: CasConfig,
-    grid: tuple[int, int],
-    by_head: bool = False,
+    model: AttentionMapProvider, pairs: PairSet, ks: Sequence[int], config: CasConfig, grid: tuple[int, int], by: str
 ) -> list[dict[int, Extraction]]:
-    """By k, of each head by itself, or of their mean alone."""
+    """By k, of each block or head by itself, or of their mean alone."""
     check_ks(ks, grid)
-    heads, count, num_pairs = model.num_heads if by_head else 1, grid[0] * grid[1], len(pairs)
+    heads = {"mean": 1, "blocks": len(model.layers)}.get(by, model.num_heads)
+    count, num_pairs, blank = grid[0] * grid[1], len(pairs), pairs.blank
     with tempfile.SpooledTemporaryFile(_LOGITS_IN_MEMORY) as file:
         if (size := 4 * num_pairs * heads * count**2) > _LOGITS_IN_MEMORY:
             where = Path(tempfile.gettempdir())
             check_room(size, where, "A model's logits on all pairs", "take fewer pairs, or another place (TMPDIR)")
             file.rollover()
-        total = np.zeros((heads, count, count))
-        for logits in _batches(model, pairs, config, grid, by_head):
+        total, least, number = np.zeros((heads, count, count)), 0.0, 0
+        for logits in _batches(model, pairs, np.arange(num_pairs), config, grid, by):
             for each in logits:  # one by one, so that the mean does not depend on the size of batches
-                total += each
+                total += 0 if blank[number] else each
+                number += 1
+            least = max(least, resolution(logits))
             file.write(np.ascontiguousarray(logits).data)
-        file.seek(0)
 
-        mean_maps = (total / num_pairs).astype(np.float32)
+        def stored() -> Iterator[tuple[slice, np.ndarray]]:
+            file.seek(0)
+            at_once = max(1, _MAPS_AT_ONCE // heads)
+            for start in range(0, num_pairs, at_once):
+                part = slice(start, min(start + at_once, num_pairs))
+                read = file.read(4 * (part.stop - start) * heads * count**2)
+                yield part, np.frombuffer(read, np.float32).reshape(-1, heads, count, count)
+
+        left = max(1, num_pairs - int(blank.sum()))
+        mean_maps = (total / left).astype(np.float32)
+        squares = np.zeros_like(total)
+        for part, logits in stored():
+            squares += np.square(centre(logits[~blank[part]], mean_maps), dtype=np.float64).sum(axis=0)
+        spreads = _spread(squares / left, least)
         sinks = np.stack([find_sinks(each) for each in mean_maps])
-        masked, left = config.sinks == "mask", int((~sinks).sum(axis=1).min())
-        if masked and max(ks) > left:
+        if config.sinks == "mask" and max(ks) > (some := int((~sinks).sum(axis=1).min())):
             raise CheckpointError(
-                f"Of the {count} patches, {model.name} has {left} that are no sinks, which is fewer than k, {max(ks)}."
+                f"Of the {count} patches, {model.name} has {some} that are no sinks, which is fewer than k, {max(ks)}."
                 " Keep the sinks, or choose a smaller k."
             )
+        hidden = sinks[:, None] & (config.sinks == "mask")
         shape = (num_pairs, heads, count, -(-count // 64))
         sets = {(variant, k): np.empty(shape, dtype=np.uint64) for variant in VARIANTS for k in ks}
         on_sinks = {k: np.zeros(heads, dtype=np.int64) for k in ks}
-        at_once = max(1, _MAPS_AT_ONCE // heads)
-        for start in range(0, num_pairs, at_once):
-            part = slice(start, min(start + at_once, num_pairs))
-            read = file.read(4 * (part.stop - start) * heads * count**2)
-            logits = np.frombuffer(read, np.float32).reshape(-1, heads, count, count)
-            found = select_top_k(logits, ks)
-            for k, bits in found.items():
+        for part, logits in stored():
+            shown = ~blank[part].reshape(-1, 1, 1, 1)
+            for k, bits in select_top_k(logits, ks, ties="first").items():
                 on_sinks[k] += np.bitwise_count(bits & pack(sinks)[:, None]).sum(axis=(0, 2, 3), dtype=np.int64)
-            free = logits - mean_maps
-            if masked:
-                found = select_top_k(np.where(sinks[:, None], -np.inf, logits), ks)
-                free = np.where(sinks[:, None], -np.inf, free)
-            for variant, bits_by_k in (("raw", found), ("position_free", select_top_k(free, ks))):
-                for k, bits in bits_by_k.items():
-                    sets[variant, k][part] = bits
+            raw = without_flat_rows(logits, logits, least)
+            for variant, maps in zip(VARIANTS, (raw, _centred(logits, mean_maps, spreads, least)), strict=True):
+                for k, bits in select_top_k(np.where(hidden, np.float32(-np.inf), maps), ks).items():
+                    sets[variant, k][part] = bits * shown
 
     def extraction(k: int, head: int) -> Extraction:
         return Extraction(
@@ -329,36 +372,105 @@ def _extract(
             k=k,
             grid=grid,
             direction=config.direction,
-            masked=masked,
+            masked=config.sinks == "mask",
             sink_share=int(on_sinks[k][head]) / (num_pairs * count * k),
             raw=np.ascontiguousarray(sets["raw", k][:, head]),
-            position_free=np.ascontiguousarray(sets["position_free", k][:, head]),
+            centred=np.ascontiguousarray(sets["centred", k][:, head]),
+            parts=np.empty((0, 0, *shape[2:]), dtype=np.uint64),
+            some=np.empty(0, dtype=np.int64),
             mean_map=mean_maps[head],
+            spread=spreads[head],
             sinks=sinks[head],
         )
 
     return [{k: extraction(k, head) for k in ks} for head in range(heads)]
 
 
+def _spread(variances: np.ndarray, least: float) -> np.ndarray:
+    """The standard deviations, float32; infinite where they are no more than rounding."""
+    spread = np.sqrt(variances)
+    return np.where(spread > least, spread, np.inf).astype(np.float32)
+
+
+def _centred(logits: np.ndarray, mean_map: np.ndarray, spread: np.ndarray, least: float) -> np.ndarray:
+    """Centred logits, with rows of 0 where nothing but rounding is left."""
+    free = centre(logits, mean_map)
+    return without_flat_rows(free / spread, free, least)
+
+
+def _parts(
+    model: AttentionMapProvider,
+    pairs: PairSet,
+    ks: Sequence[int],
+    config: CasConfig,
+    grid: tuple[int, int],
+    sinks: np.ndarray,
+) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Centred sets of some pairs, without each of up to 8 groups of the model's heads: see `null.Mismatch`."""
+    groups, count = min(_GROUPS, model.num_heads), grid[0] * grid[1]
+    shown = np.flatnonzero(~pairs.blank[pairs.order])
+    wanted = min(len(shown), _PAIRS_OF_PARTS, max(8, _PARTS_IN_MEMORY // (4 * groups * count**2)))
+    some = shown[np.linspace(0, len(shown) - 1, wanted, dtype=int)]
+    if groups < 2 or wanted < 2:
+        return some, {k: np.empty((0, wanted, count, -(-count // 64)), dtype=np.uint64) for k in ks}
+    without, least, start = np.empty((groups, wanted, count, count), dtype=np.float32), 0.0, 0
+    for logits in _batches(model, pairs, pairs.order[some], config, grid, "heads"):
+        total = logits.sum(axis=1)
+        for group in range(groups):
+            own = logits[:, group::groups]
+            without[group, start : start + len(logits)] = (total - own.sum(axis=1)) / (logits.shape[1] - own.shape[1])
+        start += len(logits)
+        least = max(least, resolution(logits))
+    sets: dict[int, list[np.ndarray]] = {k: [] for k in ks}
+    for each in without:
+        mean_map = each.mean(axis=0, dtype=np.float64).astype(np.float32)
+        spread = _spread(np.square(centre(each, mean_map), dtype=np.float64).mean(axis=0), least)
+        maps = _centred(each, mean_map, spread, least)
+        for k, bits in select_top_k(np.where(sinks & (config.sinks == "mask"), -np.inf, maps), ks).items():
+            sets[k].append(bits)
+    return some, {k: np.stack(each) for k, each in sets.items()}
+
+
 def _batches(
-    model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int], by_head: bool
+    model: AttentionMapProvider,
+    pairs: PairSet,
+    chosen: np.ndarray,
+    config: CasConfig,
+    grid: tuple[int, int],
+    by: str,
 ) -> Iterator[np.ndarray]:
-    """The logits of all pairs on a grid and in a direction, float32 (B, heads, N, N)."""
+    """The logits of chosen pairs on a grid and in a direction, float32 (B, blocks or heads or 1, N, N)."""
 
     def maps(target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return model.logits_by_head(target, source) if by_head else model.logits(target, source).unsqueeze(1)
+        if by == "mean" and config.maps == "logits" and config.sinks != "zeroco":
+            return model.logits(target, source).unsqueeze(1)
+        found = model.logits_by_head(target, source)
+        if config.maps == "softmax":
+            found = found.softmax(dim=-1)
+        if by != "heads":
+            found = found.unflatten(1, (len(model.layers), -1)).mean(dim=2)
+        if config.sinks == "zeroco":
+            found = torch.cat([found.amin(dim=(-1, -2), keepdim=True).expand_as(found[..., :1]), found[..., 1:]], -1)
+        return found.mean(dim=1, keepdim=True) if by == "mean" else found
 
+    at_once = config.batch_size
+    if by != "mean":
+        at_once = max(
+            1, min(at_once, _PARTS_IN_MEMORY // (4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2))
+        )
     settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not config.progress}
-    with tqdm(total=len(pairs), desc=f"Attention of {model.name}", **settings) as bar:
-        for start in range(0, len(pairs), config.batch_size):
-            part = slice(start, start + config.batch_size)
+    with tqdm(total=len(chosen), desc=f"Attention of {model.name}", **settings) as bar:
+        for start in range(0, len(chosen), at_once):
+            part = torch.from_numpy(chosen[start : start + at_once])
             target, source = pairs.target[part], pairs.source[part]
-            if config.direction == "target-source":
-                logits = maps(target, source)
-            elif config.direction == "source-target":
+            if config.direction == "source-target":
                 logits = maps(source, target)
             else:
-                logits = (maps(target, source) + maps(source, target).transpose(-1, -2)) / 2
+                logits = maps(target, source)
+            if config.direction == "transposed":
+                logits = logits.transpose(-1, -2)
+            elif config.direction == "reciprocal":
+                logits = (logits + maps(source, target).transpose(-1, -2)) / 2
             resampled = resample(logits.flatten(0, 1), model.grid, grid).unflatten(0, logits.shape[:2])
             found = resampled.float().numpy()
             if not np.isfinite(found).all():

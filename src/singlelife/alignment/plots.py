@@ -1,32 +1,34 @@
-"""The pictures of alignment results: a matrix of models, and a curve."""
+"""The pictures of alignment results, a matrix of models or a curve, and of pairs of views."""
 
 import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from scipy.cluster.hierarchy import dendrogram, linkage
-from scipy.spatial.distance import squareform
 
 from singlelife.alignment.comparison import AlignmentResult
 from singlelife.alignment.curve import UNITS, CasCurve
-from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.groups import Matrix
-from singlelife.alignment.matrix import CasMatrix
+from singlelife.alignment.matrix import CasMatrix, Matrix
+from singlelife.alignment.null import CentredScore
+from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import Score
 from singlelife.files import atomic_write
 
-_INK, _FAINT, _SCORE = "#222222", "#8a8a8a", "#3fa7ff"
-_NAMES = {"raw": "raw", "position_free": "position-free"}
+_INK, _SCORE = "#222222", "#3fa7ff"
+_NAMES = {"centred": "centred, above its null", "raw": "raw"}
 # Colour-blind people can tell these apart. Where there are more groups than colours, groups share one.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
+_PAIRS_IN_A_LINE = 3
+_POINTS = 6  # along a side of a view, whose true matches are marked
 _MOST_VALUES = 16  # models, up to which each cell bears its value
 
 
 def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
-    """Draw a result as PNG files into a folder: of a curve, `curve.png`; of a matrix, `matrix.png` and, of three
-    models and more, `dendrogram.png`; of two models by `cas`, none. Pictures of an earlier result are deleted.
+    """Draw a result as PNG files into a folder: of a curve, `curve.png`; of a matrix, `matrix.png`; of
+    two models by `cas`, none. Pictures of an earlier result are deleted.
 
     Returns:
         The files.
@@ -36,10 +38,8 @@ def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
         figures["curve.png"] = draw_curve(result)
     elif isinstance(result, CasMatrix):
         figures["matrix.png"] = draw_matrix(result)
-        if len(result.models) > 2:
-            figures["dendrogram.png"] = draw_dendrogram(result)
     folder.mkdir(parents=True, exist_ok=True)
-    for name in {"curve.png", "matrix.png", "dendrogram.png"} - figures.keys():
+    for name in {"curve.png", "matrix.png"} - figures.keys():
         (folder / name).unlink(missing_ok=True)
     for name, figure in figures.items():
         drawn = io.BytesIO()
@@ -50,8 +50,8 @@ def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
 
 
 def draw_matrix(result: CasMatrix) -> Figure:
-    """Raw and position-free side by side, models ordered by group, with the means within and across groups. Colours
-    run from chance to the strongest agreement of two models."""
+    """The centred score above its null and the raw score side by side, models ordered by group, with the means within
+    and across groups. Colours run from accident, or chance, to the strongest agreement of two models."""
     n = len(result.models)
     order = sorted(range(n), key=lambda index: (result.groups.index(result.groups[index]), index))
     groups, names = [result.groups[index] for index in order], short_names(result.models)
@@ -63,15 +63,14 @@ def draw_matrix(result: CasMatrix) -> Figure:
         "patches",
     )
     colours = _group_colours(result)
-    for axes, variant in zip(figure.subplots(1, 2), VARIANTS, strict=True):
+    for axes, (variant, title) in zip(figure.subplots(1, 2), _NAMES.items(), strict=True):
         matrix: Matrix = getattr(result.main, variant)
-        _heat(axes, matrix, order)
-        title = _NAMES[variant]
+        _heat(axes, *_shown(result, variant), order)
         if matrix.within and matrix.across and matrix.difference and matrix.permutation:
-            gain = matrix.difference
+            within, across, gain = (_bounds(each) for each in (matrix.within, matrix.across, matrix.difference))
             title += (
-                f"\nwithin groups {matrix.within.cas:.3f}, across {matrix.across.cas:.3f}\ndifference {gain.cas:+.3f} "
-                f"[{gain.low:+.3f}, {gain.high:+.3f}]\np = {matrix.permutation.p_value:.2g}"
+                f"\nwithin groups {within[0]:.3f}, across {across[0]:.3f}\ndifference {gain[0]:+.3f} "
+                f"[{gain[1]:+.3f}, {gain[2]:+.3f}]\n{matrix.permutation}"
             )
         axes.set_title(title, fontsize=9, color=_INK)
         axes.set_xticks(range(n), [str(index + 1) for index in order])
@@ -85,11 +84,23 @@ def draw_matrix(result: CasMatrix) -> Figure:
     return figure
 
 
-def _heat(axes: Axes, matrix: Matrix, order: list[int]) -> None:
-    chance, highest = float(np.nanmin(matrix.chance)), float(matrix.cas[~np.eye(len(order), dtype=bool)].max())
-    highest = max(highest, chance + 0.02)  # so that noise about chance does not look like a difference
-    shown = matrix.cas[np.ix_(order, order)].copy()
+def _shown(result: CasMatrix, variant: str) -> tuple[np.ndarray, float]:
+    """The scores that are drawn, (n, n), and what they are by accident."""
+    matrix: Matrix = getattr(result.main, variant)
+    return (matrix.excess, 0.0) if variant == "centred" else (matrix.cas, matrix.mean.chance)
+
+
+def _bounds(score: Score) -> tuple[float, float, float]:
+    """A score and its interval: of a centred one, of its excess."""
+    if isinstance(score, CentredScore):
+        return score.excess, score.excess_low, score.excess_high
+    return score.cas, score.low, score.high
+
+
+def _heat(axes: Axes, values: np.ndarray, chance: float, order: list[int]) -> None:
+    shown = values[np.ix_(order, order)].copy()
     np.fill_diagonal(shown, np.nan)
+    highest = max([chance + 0.02, *shown[~np.isnan(shown)]])  # so that noise does not look like a difference
     image = axes.imshow(shown, cmap="YlGnBu", vmin=chance, vmax=highest)
     axes.set_facecolor("#e4e4e4")  # where there is no cell: a model with itself
     axes.tick_params(length=0, labelsize=8)
@@ -101,49 +112,28 @@ def _heat(axes: Axes, matrix: Matrix, order: list[int]) -> None:
     axes.figure.colorbar(image, ax=axes, shrink=0.8, aspect=18, pad=0.02, label=f"from chance, {chance:.3f}")
 
 
-def draw_dendrogram(result: CasMatrix) -> Figure:
-    """For raw and position-free scores, models joined by average linkage of the distance 1 - CAS. Takes three models
-    at least."""
-    title = f"Which models are near, by 1 − CAS on {result.num_pairs} pairs of {result.pairs}"
-    figure = _figure(11.5, 0.24 * len(result.models) + 2.2, title)
-    colours = _group_colours(result)
-    labels = [f"{name}  {index}" for index, name in enumerate(short_names(result.models), start=1)]
-    for axes, variant in zip(figure.subplots(1, 2), VARIANTS, strict=True):
-        matrix: Matrix = getattr(result.main, variant)
-        joined = linkage(squareform(1 - matrix.cas, checks=False), method="average")
-        shown = dendrogram(joined, ax=axes, orientation="left", labels=labels, color_threshold=0,
-                           above_threshold_color=_FAINT)  # fmt: skip
-        chance = 1 - float(np.nanmean(matrix.chance))
-        axes.axvline(chance, color=_INK, ls=":", lw=1, label="chance")
-        axes.set_xlim(1.02 * max(joined[-1, 2], chance), 0.95 * joined[0, 2])  # not from 0, where no two models are
-        axes.set_xlabel("distance at which they join: 1 − mean CAS", fontsize=8)
-        axes.set_title(f"{_NAMES[variant]}: joined by average linkage", fontsize=9.5, color=_INK)
-        axes.legend(frameon=False, fontsize=8)
-        _bare(axes)
-        for text, leaf in zip(axes.get_yticklabels(), shown["leaves"], strict=True):
-            text.set_color(colours[leaf])
-    return figure
-
-
 def draw_curve(result: CasCurve) -> Figure:
-    """Raw and position-free side by side: the curve with its interval, chance, each control's score as a level with
-    the band of its interval, and a mark at the point from which on it clears them."""
+    """The centred score above its null and the raw score side by side: the curve with its interval, chance, each
+    control's score as a level with the band of its interval, and a mark at the point from which on it clears them."""
     title = f"Alignment with {result.reference} on {result.num_pairs} pairs of {result.pairs}, top {result.k} of " \
             f"{result.num_patches} patches"  # fmt: skip
     figure = _figure(11, 5, title)
     at = [point.at for point in result.points if point.at is not None]
     controls = short_names([control.model for control in result.controls])
-    for axes, variant in zip(figure.subplots(1, 2), VARIANTS, strict=True):
+    for axes, (variant, label) in zip(figure.subplots(1, 2), _NAMES.items(), strict=True):
         for index, (name, control) in enumerate(zip(controls, result.controls, strict=True)):
-            score, colour = getattr(control, variant), _COLOURS[(index + 1) % len(_COLOURS)]
-            axes.axhspan(score.low, score.high, color=colour, alpha=0.15, lw=0)
-            axes.axhline(score.cas, color=colour, lw=1, ls="--", label=f"control: {name}")
-        scores = [getattr(point, variant) for point in result.points]
-        low, high, cas = ([getattr(score, name) for score in scores] for name in ("low", "high", "cas"))
-        axes.fill_between(at, low, high, color=_SCORE, alpha=0.2, lw=0)
-        axes.plot(at, cas, color=_SCORE, marker="o", ms=3.5, label=f"{_NAMES[variant]}, with 95% interval")
-        axes.axhline(scores[0].chance, color=_INK, ls=":", lw=1, label="chance")
-        axes.set_title(f"{_NAMES[variant]}: {result.sentence(variant)}", fontsize=9.5, color=_INK)
+            value, low, high = _bounds(getattr(control, variant))
+            colour = _COLOURS[(index + 1) % len(_COLOURS)]
+            axes.axhspan(low, high, color=colour, alpha=0.15, lw=0)
+            axes.axhline(value, color=colour, lw=1, ls="--", label=f"control: {name}")
+        bounds = np.array([_bounds(getattr(point, variant)) for point in result.points])
+        cas, lows, highs = bounds.T.tolist()
+        axes.fill_between(at, lows, highs, color=_SCORE, alpha=0.2, lw=0)
+        axes.plot(at, cas, color=_SCORE, marker="o", ms=3.5, label=f"{label}, with 95% interval")
+        axes.axhline(
+            0.0 if variant == "centred" else result.points[0].raw.chance, color=_INK, ls=":", lw=1, label="chance"
+        )
+        axes.set_title(f"{label}: {result.sentence(variant)}", fontsize=9.5, color=_INK)
         if (first := result.emerged[variant]) is not None:
             axes.plot(first, cas[at.index(first)], marker="o", ms=11, mfc="none", mec=_INK, mew=1.4, ls="none",
                       label="clears from here on")  # fmt: skip
@@ -151,7 +141,7 @@ def draw_curve(result: CasCurve) -> Figure:
             axes.set_xscale("log")
             axes.set_xticks(at, [f"{each:.3g}" for each in at])
             axes.minorticks_off()
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(bottom=min(0.0, *lows))
         axes.set_xlabel(UNITS[result.by], fontsize=9)
         axes.set_ylabel("CAS with the reference", fontsize=9)
         axes.legend(frameon=False, fontsize=8, loc="upper center", bbox_to_anchor=(0.5, -0.14), ncols=2)
@@ -160,9 +150,19 @@ def draw_curve(result: CasCurve) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names without their folders, unless two become the same."""
-    short = [PurePath(name).name for name in names]
-    return short if len(set(short)) == len(set(names)) else list(names)
+    """Names with as few of their folders as tell them from the others."""
+    parts = {name: PurePath(name).parts for name in names}
+
+    def last(name: str, count: int) -> tuple[str, ...]:
+        return parts[name][-count:]
+
+    short = []
+    for name in names:
+        rest = [other for other in parts if other != name]
+        counts = range(1, len(parts[name]) + 1)
+        count = next((each for each in counts if all(last(other, each) != last(name, each) for other in rest)), None)
+        short.append(name if count is None else "/".join(last(name, count)))
+    return short
 
 
 def _group_colours(result: CasMatrix) -> list[str]:
@@ -181,3 +181,42 @@ def _figure(width: float, height: float, title: str) -> Figure:
 def _bare(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.tick_params(colors=_INK, labelsize=8, length=3)
+
+
+def draw_pairs(pairs: PairSet, path: Path, num_pairs: int = 12) -> int:
+    """Draw pairs from all over the set into a PNG, target left, true matches as dots of one colour in both views.
+
+    Returns:
+        How many were drawn.
+    """
+    count, width = min(num_pairs, len(pairs)), pairs.target.shape[-1]
+    columns, lines = min(_PAIRS_IN_A_LINE, count), -(-count // _PAIRS_IN_A_LINE)
+    matches = pairs.true_match((_POINTS, _POINTS)).numpy()
+    figure = Figure(figsize=(3.32 * columns, 1.86 * lines), layout="constrained")
+    axes = figure.subplots(lines, columns, squeeze=False).ravel()
+    for number, axis in enumerate(axes):
+        axis.set_axis_off()
+        if number >= count:
+            continue
+        index = number * len(pairs) // count
+        axis.imshow(torch.cat([pairs.target[index], pairs.source[index]], dim=2).permute(1, 2, 0).numpy())
+        axis.axvline(width - 0.5, color="white")
+        axis.set_title(_caption(pairs, index), size=8, pad=2)
+        known = np.flatnonzero(matches[index] >= 0)
+        for left, patches in ((0, known), (width, matches[index][known])):
+            row, column = np.divmod(patches, _POINTS)
+            x, y = ((place + 0.5) * width / _POINTS for place in (column, row))
+            axis.scatter(left + x, y, 16, known * 0.618 % 1, cmap="hsv", vmin=0, vmax=1, edgecolors="black")
+    with atomic_write(path) as aside:
+        figure.savefig(aside, dpi=100, format="png")
+    return count
+
+
+def _caption(pairs: PairSet, index: int) -> str:
+    parts = [f"#{index}"]
+    if pairs.gap is not None:
+        gap = pairs.gap[index]
+        parts.append("two videos" if np.isnan(gap) else f"{gap:.2f} s")
+    if pairs.overlap is not None and not np.isnan(pairs.overlap[index]):
+        parts.append(f"overlap {pairs.overlap[index]:.2f}")
+    return "   ".join(parts)

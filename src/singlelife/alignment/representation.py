@@ -2,14 +2,20 @@
 
 They ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one
 vector per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
+
+Views of one life that follow each other look alike to any model, so both metrics are high by accident. Their *null* is
+what they are when the images of one model are shifted against those of the other in the order of time, as for the
+centred score; a metric less its null is calibrated, and the p-value is the share of shifts that reach it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 
 from singlelife.alignment.models import AttentionMapProvider
+from singlelife.alignment.null import ROUNDING, far_shifts
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.errors import PairSetError
 
@@ -32,6 +38,8 @@ class RepresentationMetrics:
             the images. NaN with a model whose vectors are all the same.
         mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
             al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        nulls, p_values: of each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
+            that reach it, with the images in place counted in. NaN with fewer than 2 images.
     """
 
     num_images: int
@@ -39,10 +47,12 @@ class RepresentationMetrics:
     mutual_knn_chance: float
     cka: np.ndarray
     mutual_knn: np.ndarray
+    nulls: dict[str, np.ndarray]
+    p_values: dict[str, np.ndarray]
 
 
 def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetrics:
-    """Compare n models by their vectors of the same images, floating (P, D) each, of any D.
+    """Compare n models by their vectors of the same images in the order of time, floating (P, D) each, of any D.
 
     Raises:
         PairSetError: there are fewer than 4 images.
@@ -50,28 +60,35 @@ def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetr
     num_images = len(features[0])
     if num_images < _FEWEST_IMAGES:
         raise PairSetError(f"Representation metrics need at least {_FEWEST_IMAGES} pairs of views, not {num_images}.")
-    neighbours = min(_NEIGHBOURS, num_images - 2)
-    nearest = [_nearest(each, neighbours) for each in features]
+    neighbours, shifts = min(_NEIGHBOURS, num_images - 2), [0, *far_shifts(num_images)]
+    grams, nearest = [_debiased(each) for each in features], [_nearest(each, neighbours) for each in features]
+    values = {name: np.empty((len(shifts), len(features), len(features))) for name in MEASURES}
+    for number, shift in enumerate(shifts):
+        for a, b in np.ndindex(len(features), len(features)):
+            values["cka"][number, a, b] = _cosine(grams[a], np.roll(grams[b], shift, axis=(0, 1)))
+            common = nearest[a] & np.roll(nearest[b], shift, axis=(0, 1))
+            values["mutual_knn"][number, a, b] = common.sum() / (neighbours * num_images)
     return RepresentationMetrics(
         num_images,
         neighbours,
         neighbours / (num_images - 1),
-        cka=_square([_debiased(each) for each in features], _cosine),
-        mutual_knn=_square(nearest, lambda a, b: float((a & b).sum() / (neighbours * num_images))),
+        **{name: found[0] for name, found in values.items()},
+        nulls={name: found[1:].mean(axis=0) for name, found in values.items()},
+        p_values={
+            name: np.where(np.isnan(found[0]), np.nan, (found >= found[0] - ROUNDING).mean(axis=0))
+            for name, found in values.items()
+        },
     )
 
 
 def pooled_features(model: AttentionMapProvider, pairs: PairSet, batch_size: int) -> np.ndarray:
-    """The mean patch token of each target view, float32 (P, D).
+    """The mean patch token of each target view in the order of time, float32 (P, D).
 
     Raises:
         CheckpointError: the features are not finite.
     """
-    return np.concatenate([model.features(views).mean(dim=1).numpy() for views in pairs.target.split(batch_size)])
-
-
-def _square(of_models: Sequence[np.ndarray], measure: Callable[[np.ndarray, np.ndarray], float]) -> np.ndarray:
-    return np.array([[measure(a, b) for b in of_models] for a in of_models])
+    views = pairs.target[torch.from_numpy(pairs.order)]
+    return np.concatenate([model.features(each).mean(dim=1).numpy() for each in views.split(batch_size)])
 
 
 def _debiased(features: np.ndarray) -> np.ndarray:

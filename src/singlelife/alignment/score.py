@@ -5,10 +5,13 @@ patch (column). TopK(p) are the k source patches with the largest logits. For mo
 
     CAS(i, j) = mean over pairs and target patches of |TopK_i(p) ∩ TopK_j(p)| / k          (arXiv 2512.04085)
 
-By chance it is k / M. Two models that only look at the same *place* agree as well, whatever they see there. Hence the
-*position-free* score beside the raw one: each model's mean map over the pair set, the part of its logits that does not
-depend on the images, is subtracted first. And hence each model's score against the *position map*, which looks at the
-nearest patches on the grid.
+By chance it is k / M. Two models that only look at the same *place*, or at the same bright patches, agree as well.
+Hence the *centred* score beside the raw one: from each model's logits, `centre` takes away what does not depend on the
+images and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence
+each model's score against the *position map*, which looks at the nearest patches on the grid.
+
+A row whose logits are all equal, or several of them about the k-th place, has no top k. Its set is empty, and it
+counts for nothing.
 
 Top-k sets are bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64 bits, and
 source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
@@ -22,6 +25,8 @@ import torch
 
 _WORD = np.dtype("<u8")  # the order of bytes that files have too
 _RESAMPLES = 2000
+_ROUNDING = 1e-5
+_MOST_TIED = 2
 _RESAMPLES_AT_ONCE = 250
 
 
@@ -74,14 +79,37 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
     return last_axis(sources.transpose(1, 2)).transpose(1, 2)
 
 
-def score(per_pair: np.ndarray, chance: float, seed: int = 0) -> Score:
-    """A score from its values for each pair (pairs,), with its bootstrap interval."""
-    return scores([per_pair], [chance], seed)[0]
+def centre(logits: np.ndarray, mean_map: np.ndarray, spread: np.ndarray | float = 1.0) -> np.ndarray:
+    """Centred logits (..., N, M): less the mean map over the pair set, less each source patch's mean over the target
+    patches of the pair, over the spread of what remains at each cell over the pair set.
+
+    Any map that is added to the logits of all pairs changes nothing, nor does anything that is added to a column of a
+    pair. The spread makes cells that vary much no more likely to be chosen; where it is infinite, the result is 0.
+    """
+    free = logits - mean_map
+    free -= free.mean(axis=-2, keepdims=True)
+    return free / spread
+
+
+def resolution(logits: np.ndarray) -> float:
+    """What differences of logits are taken for rounding: a hundred thousandth of the largest."""
+    return _ROUNDING * float(np.abs(logits).max(initial=0.0))
+
+
+def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> np.ndarray:
+    """Logits whose rows are all 0 where those of `varying` differ by no more than `least`."""
+    flat = np.ptp(varying, axis=-1) <= least
+    if not flat.any():
+        return logits
+    return np.where(flat[..., None], np.float32(0), logits)
 
 
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
-    """`score` for several sets of values. All intervals use the same resamples of pairs."""
+    """Scores from their values for each pair (pairs,). All intervals use the same resamples of pairs."""
     values = np.stack(per_pair, axis=1).astype(np.float64)
+    values = np.where(
+        np.isnan(values), mean_known(values, axis=0), values
+    )  # a pair without any row counts for nothing
     found = []
     for cas, chance, low, high in zip(values.mean(axis=0), chances, *bootstrap(values, seed), strict=True):
         corrected = None if chance >= 1 else float((cas - chance) / (1 - chance))
@@ -106,13 +134,14 @@ class Truth:
     num_large_shifts: int
 
 
-def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]:
-    """The columns of the k largest logits of each row, for each k. Equal logits are taken in the order of their
-    columns, so that every device gives the same.
+def select_top_k(logits: np.ndarray, ks: Sequence[int], *, ties: str = "none") -> dict[int, np.ndarray]:
+    """The columns of the k largest logits of each row, for each k.
 
     Args:
         logits: floating (..., N, M), no NaN.
         ks: each from 1 to M.
+        ties: two equal logits, of which one is the k-th, are taken in the order of their columns, so that every device
+            gives the same. Where more are equal, or all, `"none"` leaves the set empty, and `"first"` takes the first.
 
     Returns:
         By k, uint64 (..., N, ceil(M / 64)).
@@ -133,7 +162,11 @@ def select_top_k(logits: np.ndarray, ks: Sequence[int]) -> dict[int, np.ndarray]
             rows, limits = logits[crowded], threshold[crowded]
             above, equal = rows > limits, rows == limits
             left = k - above.sum(axis=-1, keepdims=True)
-            chosen[crowded] = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+            first = above | (equal & (np.cumsum(equal, axis=-1) <= left))
+            if ties == "none":
+                number = equal.sum(axis=-1, keepdims=True)
+                first &= (number == _MOST_TIED) & (number < num_columns)
+            chosen[crowded] = first
         sets[k] = pack(chosen)
     return sets
 
@@ -156,9 +189,33 @@ def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.bitwise_count(a & b).sum(axis=-1, dtype=np.int64)
 
 
-def common_per_pair(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Summed over the rows of each pair: int64 (P,) of uint64 (P, N, W) and the same, or (N, W) for all pairs."""
-    return common_per_patch(a, b).sum(axis=1)
+def agreement(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
+    """The share of matches that two models have in common, for each pair, float64 (...), of uint64 (..., N, W), which
+    broadcast: over the rows in which both have a top k; NaN where there is none."""
+    return agreements(a, b, k, [0])[0]
+
+
+def agreements(a: np.ndarray, b: np.ndarray, k: int, shifts: Sequence[int]) -> np.ndarray:
+    """`agreement` of a's pair p with b's pair p + shift, float64 (shifts, ...), of a's sets uint64 (..., P, N, W) and
+    b's (P, N, W), or where the shift is 0 of any that broadcast."""
+    has_a, has_b, found = a.any(axis=-1), b.any(axis=-1), []
+    whole = has_a.all() and has_b.all()
+    for shift in shifts:
+        other = np.roll(b, -shift, axis=0) if shift else b
+        common = np.bitwise_count(a & other).sum(axis=(-2, -1), dtype=np.int64)
+        rows = np.broadcast_to(a.shape[-2], common.shape)
+        if not whole:
+            rows = (has_a & (np.roll(has_b, -shift, axis=0) if shift else has_b)).sum(axis=-1)
+        found.append(np.divide(common, k * rows, out=np.full(common.shape, np.nan), where=rows > 0))
+    return np.stack(found)
+
+
+def mean_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
+    """The mean of what is not NaN; NaN where nothing is left."""
+    known = ~np.isnan(values)
+    count = known.sum(axis=axis)
+    total = np.where(known, values, 0.0).sum(axis=axis)
+    return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
 
 
 def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:

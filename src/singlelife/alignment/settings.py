@@ -2,15 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from singlelife.errors import PairSetError, SingleLifeError
 
 Views = Literal["plain", "zoomed", "shifted"]
-Direction = Literal["target-source", "source-target", "reciprocal"]
-Sinks = Literal["keep", "mask"]
+Direction = Literal["target-source", "source-target", "reciprocal", "transposed"]
+Maps = Literal["logits", "softmax"]
+Sinks = Literal["keep", "mask", "zeroco"]
+Patches = Literal["all", "co-visible"]
 Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
-Heads = Literal["mean", "each"]
+Search = Literal["none", "blocks", "heads"]
 BalancedBy = Literal["overlap", "gap", "none"]
 
 
@@ -46,10 +48,18 @@ class CasConfig:
 
     direction: Direction = "target-source"
     """target-source: where each target patch looks in the source; source-target: the views change roles;
-    reciprocal: the mean of the first map and the transpose of the second."""
+    reciprocal: the mean of the first map and the transpose of the second; transposed: the first map, read down its
+    columns."""
+
+    maps: Maps = "logits"
+    """softmax: take the mean over heads after each head's softmax, not before."""
 
     sinks: Sinks = "keep"
-    """mask: leave out the source patches that a model looks at whatever the views show."""
+    """mask: leave out the source patches that a model looks at whatever the views show; zeroco: set the first source
+    patch to the least of the map, block by block, as ZeroCo does."""
+
+    patches: Patches = "all"
+    """co-visible: count only patches whose true match is known, and so seen in the other view."""
 
     layers: tuple[int, ...] | None = None
     """Blocks to take the maps from, counted from 0, or from -1 backwards. The default is all decoder blocks for
@@ -59,8 +69,8 @@ class CasConfig:
     """How to make the maps. The default is the cross-attention of a CroCo, and the feature correlation of any other
     model."""
 
-    heads: Heads = "mean"
-    """each: also score each head of A against each head of B, at the primary k. For two models."""
+    search: Search = "none"
+    """blocks, heads: also score each block, or head, of A against each of B, at the primary k. For two models."""
 
     batch_size: int = 64
     """Pairs at once."""
@@ -79,7 +89,8 @@ class CasConfig:
         for name in ("k", "layers"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, (value,) if isinstance(value, int) else tuple(value))
-        choices = {"views": Views, "direction": Direction, "sinks": Sinks, "method": Method, "heads": Heads}
+        choices: dict[str, Any] = {"views": Views, "direction": Direction, "maps": Maps, "sinks": Sinks}
+        choices |= {"patches": Patches, "method": Method, "search": Search}
         for name, choice in choices.items():
             value, allowed = getattr(self, name), get_args(choice)
             if value not in allowed and not (name == "method" and value is None):

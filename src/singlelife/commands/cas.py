@@ -21,10 +21,11 @@ SOME_FAILED = 1  # exit code
 class Cas:
     """Measure how far models agree about geometry, by the Correspondence Alignment Score (CAS).
 
-    The CAS is the share of their strongest matches that two models have in common. Beside the raw score stand the
-    position-free score, which ignores each model's habit of looking at the same place, and each model's score against
-    the position map. Two models give one comparison. More give a matrix, with means within and across groups of
-    models and a test that groups matter. With --curve, the score grows over checkpoints.
+    The CAS is the share of their strongest matches that two models have in common. The centred score comes first: it
+    leaves out habits of place and popular patches, and is read against its null, the same models with their pairs
+    mismatched. The raw score follows, and each model's score against the position map. Two models give one comparison.
+    More give a matrix, with means within and across groups of models and a test that groups matter. With --curve, the
+    score grows over checkpoints.
 
     Each model of a matrix or a curve runs once on a pair set; the cache folder keeps what it says. A model that fails
     is reported at the end, the others are compared, and the exit code is 1.
@@ -80,8 +81,8 @@ class Cas:
             raise SingleLifeError(f"Name at least two models to compare, or --curve RUN; given: {len(self.models)}.")
         if len(self.models) == 2 and of_many:
             raise SingleLifeError("--groups and --representation are for more than two models.")
-        if len(self.models) != 2 and self.config.heads == "each":
-            raise SingleLifeError("--heads each compares two models; name just two.")
+        if len(self.models) != 2 and self.config.search != "none":
+            raise SingleLifeError(f"--search {self.config.search} compares two models; name just two.")
         for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
             if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
                 raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")

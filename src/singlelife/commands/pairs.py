@@ -93,7 +93,7 @@ class Show:
             from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
             if pairs := stored_pair_set(self.what, cache_dir=self.cache_dir):
-                from singlelife.alignment.pair_sets.sheet import draw_pairs
+                from singlelife.alignment.plots import draw_pairs
 
                 output = self.output or Path(f"{Path(self.what.partition('@')[0]).absolute().name}-pairs.png")
                 print(f"{pairs}\n\n{draw_pairs(pairs, output, self.num)} pairs drawn in {output}")

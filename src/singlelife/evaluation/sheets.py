@@ -11,6 +11,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 
+from singlelife.alignment.plots import short_names
 from singlelife.errors import EvaluationError
 from singlelife.evaluation.correspondence import Matcher, flow_at, patch_centres
 from singlelife.evaluation.depth import ProbedModel, at_size
@@ -52,7 +53,7 @@ def draw_depth(path: Path, frames: DepthFrames, models: Mapping[str, Mapping[int
     values = np.concatenate([truth[np.isfinite(truth)] for truth in truths])
     nearest, farthest = float(np.quantile(values, 0.01)), float(values.max())
     norm = LogNorm(nearest, farthest)
-    figure, axes = _figure(f"Depth on {frames.name}", ["image", "true depth", *map(_short, models)], len(rows))
+    figure, axes = _figure(f"Depth on {frames.name}", ["image", "true depth", *short_names(list(models))], len(rows))
     for cells, row, truth in zip(axes, rows, truths, strict=True):
         _show(cells[0], frames.image(int(frames.rows[row])))
         for cell, depth in zip(cells[1:], [truth, *(maps[row] for maps in models.values())], strict=True):
@@ -99,7 +100,7 @@ def draw_matches(path: Path, data: PairData, models: Mapping[str, Sequence[torch
         models: what `matches` gives, by model.
     """
     pairs = shown_pairs(data)
-    titles = ["target", "source: true places", *(f"matches of {_short(name, 16)}" for name in models)]
+    titles = ["target", "source: true places", *(f"matches of {name}" for name in short_names(list(models)))]
     tallest = max(image.shape[1] / image.shape[2] for pair in pairs.values() for image in (pair.target, pair.source))
     figure, axes = _figure(f"Matches on {data.name}", titles, len(pairs), tallest)
     for number, (cells, (name, pair)) in enumerate(zip(axes, pairs.items(), strict=True)):
@@ -146,7 +147,3 @@ def _show(axis: Axes, image: torch.Tensor, points: np.ndarray | None = None, col
 def _save(figure: Figure, path: Path) -> None:
     with atomic_write(path) as aside:
         figure.savefig(aside, dpi=140, format="png")
-
-
-def _short(name: str, most: int = 28) -> str:
-    return name if len(name) <= most else f"…{name[1 - most :]}"

@@ -26,7 +26,13 @@ from singlelife.text import duration
 _OF_THIS_MACHINE = ("video", "cache_dir", "output_dir")
 _OF_EVERY_RUN = {"life", "model", "max_steps", "train_batch_size"}
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[\w.-]+)?", re.ASCII)
-_TITLES = {"raw": "CAS", "position_free": "Position-free CAS"}
+_TITLES = {
+    "centred_excess": "Centred CAS above its null",
+    "centred": "Centred CAS",
+    "centred_null": "Null of the centred CAS",
+    "centred_p": "p-value of the centred CAS",
+    "raw": "Raw CAS",
+}
 
 
 @dataclass(frozen=True)
@@ -126,7 +132,9 @@ def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, 
         if row["model"] and _is_of(row["model"], run, repo_id) and math.isfinite(row["value"]):
             same = [row[name] for name in ("task", "protocol", "data", "data_hash", "metric", "reference", "settings")]
             groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
-    return [_score(group) for group in groups.values()]
+    rank = {metric: index for index, metric in enumerate(_TITLES)}  # what leads comes first
+    ordered = sorted(groups.values(), key=lambda group: rank.get(group[0]["metric"], len(rank)))
+    return [_score(group) for group in ordered]
 
 
 def _is_of(model: str, run: Path, repo_id: str) -> bool:

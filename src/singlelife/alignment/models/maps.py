@@ -10,6 +10,8 @@ from transformers import PreTrainedModel
 from singlelife.alignment.models.backbones import Backbone
 from singlelife.errors import CheckpointError
 
+_CHANNEL_GROUPS = 8  # of features, for the score's interval
+
 
 class AttentionMapProvider(Protocol):
     """A model that says where in the source it looks for each patch of the target.
@@ -43,8 +45,8 @@ class AttentionMapProvider(Protocol):
         ...
 
     def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer. Features have no heads:
-        their one map is that of `logits`."""
+        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer; their mean is that of
+        `logits`. The heads of features are groups of their channels."""
         ...
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
@@ -67,7 +69,6 @@ class FeatureCorrelation:
     """
 
     method = "feature correlation"
-    num_heads = 1
     _default_layers = slice(-1, None)
 
     def __init__(
@@ -98,8 +99,18 @@ class FeatureCorrelation:
         maps = [normalize(of_target, dim=-1) @ normalize(of_source, dim=-1).mT for of_target, of_source in pairs]
         return self._finite("features", torch.stack(maps).mean(dim=0))
 
+    @property
+    def num_heads(self) -> int:
+        return len(self.layers) * _CHANNEL_GROUPS
+
     def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        return self.logits(target, source).unsqueeze(1)
+        maps = []
+        for pair in zip(self._tokens(target, source), self._tokens(source, target), strict=True):
+            channels = [normalize(each, dim=-1) for each in pair]
+            for group in range(_CHANNEL_GROUPS):
+                of_target, of_source = (each[..., group::_CHANNEL_GROUPS] for each in channels)
+                maps.append(_CHANNEL_GROUPS * of_target @ of_source.mT)
+        return self._finite("features", torch.stack(maps, dim=1))
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         return self._finite("features", self._backbone.tokens(images, self.layers[-1:])[0])
@@ -148,7 +159,7 @@ class CrossAttention(DecoderCorrelation):
     _default_layers = slice(None)
 
     @property
-    def num_heads(self) -> int:  # type: ignore[override]
+    def num_heads(self) -> int:
         return len(self.layers) * self.model.config.decoder_num_attention_heads
 
     @torch.inference_mode()

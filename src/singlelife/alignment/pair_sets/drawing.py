@@ -9,8 +9,7 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.pair_sets.geometry import PairGeometry
-from singlelife.alignment.pair_sets.pair_set import PairSet
+from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
 from singlelife.alignment.settings import PairSetConfig, Views
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize, random_crop_box

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 
-from singlelife.alignment.pair_sets.card import pair_set_card
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.alignment.pair_sets.storage import DESCRIPTION, ROWS, read_description
+from singlelife.alignment.pair_sets.storage import DESCRIPTION, ROWS, pair_set_card, read_description
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.hub.push import Publication

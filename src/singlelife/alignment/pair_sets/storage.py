@@ -21,10 +21,9 @@ from PIL import Image as PILImage
 from tqdm.auto import tqdm
 
 from singlelife._version import __version__
-from singlelife.alignment.pair_sets.card import pair_set_card
-from singlelife.alignment.pair_sets.geometry import PairGeometry
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import atomic_dir, check_room
+from singlelife.hub.cards import dataset_header, fill_card, stated
 from singlelife.lives.prepare import write_dataset_description
 
 FORMAT_VERSION = 1
@@ -161,7 +160,8 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_pair_set(path: Path, *, progress: bool = False) -> tuple[str, dict[str, Any]]:
-    """The stated hash and the arguments of a `PairSet` that was stored, from verified files. The caller compares.
+    """The stated hash and the arguments of a `PairSet` that was stored, with those of its geometry, from verified
+    files. The caller compares.
 
     Raises:
         PairSetError: see `PairSet.load`.
@@ -226,7 +226,8 @@ def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
     return pixels
 
 
-def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
+def _geometry(columns: dict[str, list[Any]]) -> dict[str, Any]:
+    """The arguments of a `PairGeometry`."""
     depth = [
         None if target is None or source is None else (target["bytes"], source["bytes"])
         for target, source in zip(columns["target_depth"], columns["source_depth"], strict=True)
@@ -235,6 +236,48 @@ def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
         np.stack([np.array(columns[f"{view}_{name}"], dtype=np.float64) for view in VIEW_NAMES], axis=1)
         for name in ("pose", "intrinsics")
     )
-    return PairGeometry(
-        depth, np.array(columns["depth_scale"], dtype=np.float64), poses.reshape(-1, 2, 4, 4), intrinsics
+    scale = np.array(columns["depth_scale"], dtype=np.float64)
+    return {"depth": depth, "scale": scale, "poses": poses.reshape(-1, 2, 4, 4), "intrinsics": intrinsics}
+
+
+def pair_set_card(
+    pairs: Any, described: dict[str, Any], *, repo_id: str | None = None, license: str | None = None
+) -> str:
+    """The text of README.md.
+
+    Args:
+        pairs: the [`PairSet`], which this file cannot import, since a set is stored with its card.
+        described: what its `pair_set.json` says.
+        repo_id: where it is pushed to; None for a folder.
+        license: of the views, as people write it; by default those of the lives.
+    """
+    lives = pairs.provenance.get("lives", [])
+    if license is None:
+        license = "; ".join(sorted({stated(life.get("license", "")) for life in lives} - {""}))
+    header = dataset_header(
+        pairs.name,
+        len(pairs),
+        license,
+        tasks=["image-feature-extraction", "keypoint-matching"],
+        tags=["egocentric", "alignment", "correspondence"],
+        files={"default": ("test", "test/*.arrow")},
     )
+    fields = {
+        "pairs": pairs,
+        "provenance": pairs.provenance,
+        "lives": lives,
+        "described": described,
+        "gap": _range(pairs.gap, " s"),
+        "overlap": _range(pairs.overlap, ""),
+        "people": not (lives and all("ViZDoom" in life.get("license", "") for life in lives)),
+        "where": repo_id or "FOLDER",
+        "license": license,
+    }
+    return fill_card("pair_set", header, fields)
+
+
+def _range(values: np.ndarray | None, unit: str) -> str:
+    if values is None or np.isnan(values).all():
+        return "not known"
+    least, median, most = np.nanquantile(values, [0, 0.5, 1])
+    return f"{least:.2f} to {most:.2f}{unit}, median {median:.2f}{unit}"

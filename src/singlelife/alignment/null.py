@@ -1,0 +1,244 @@
+"""How far a centred score lies above what the same two models reach by accident, and how sure that is.
+
+*By accident* is measured: A's sets of pair p are compared with B's sets of another pair q, of another time, over many
+cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null is the
+*excess*, and the p-value is the share of shifts that reach the score, with the score itself among them.
+
+The interval of the excess covers both things that could have been otherwise. Other *pairs*: the variance of the mean
+over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or
+less than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean
+over its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+from scipy.stats import t as student_t
+
+from singlelife.alignment.extraction import Extraction, chance
+from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import Score, agreement, agreements, mean_known
+from singlelife.alignment.settings import CasConfig
+
+ROUNDING = 1e-9  # so that sums in another order are equal
+FEW_PAIRS = 16  # a mean over fewer is rough
+
+_MOST_SHIFTS = 99
+_SHIFTS_OF_PARTS = 7
+_MANY_CELLS, _FEW_SHIFTS = 256, 19  # of a search: more cells than that are tried at so many shifts
+
+
+@dataclass(frozen=True)
+class CentredScore(Score):
+    """A centred score; `low` and `high` are the null plus the interval of the excess. All are NaN where no row of the
+    two models can be compared.
+
+    Attributes:
+        null: what the same two models score when their pairs are mismatched.
+        excess: the score less the null; about 0 for models that share nothing.
+        excess_low, excess_high: its 95% interval, over pairs and over the heads of both models.
+        p_value: the share of mismatches that score as much, the score itself counted in; at least 1 / (shifts + 1).
+        shifts: how many mismatches were tried.
+        excluded: the share of rows without a top k in one of the models.
+    """
+
+    null: float
+    excess: float
+    excess_low: float
+    excess_high: float
+    p_value: float
+    shifts: int
+    excluded: float
+
+
+@dataclass(frozen=True, eq=False)
+class Mismatch:
+    """Cells, each of two of n models, on P pairs, in the order of time.
+
+    Attributes:
+        matched: the score of each pair, float64 (P, cells).
+        shifted: the mean score at each shift, float64 (shifts, cells).
+        excess: what each pair adds to the mean excess, float64 (P, cells).
+        parts: the excess without each of G groups of heads of each model, float64 (n, G, cells), on some of the pairs;
+            the same for all G where the model is not in the cell.
+        chances: of each cell, float64 (cells,).
+        excluded: the share of rows that cannot be compared, float64 (cells,).
+    """
+
+    matched: np.ndarray
+    shifted: np.ndarray
+    excess: np.ndarray
+    parts: np.ndarray
+    chances: np.ndarray
+    excluded: np.ndarray
+
+
+def far_shifts(num_pairs: int, most: int = _MOST_SHIFTS) -> list[int]:
+    """Cyclic shifts of pairs in the order of time by at least an eighth of them, both ways round."""
+    least = max(1, num_pairs // 8)
+    every = np.arange(least, num_pairs - least + 1)
+    every = every[every < num_pairs]
+    return every[np.unique(np.linspace(0, len(every) - 1, min(most, len(every)), dtype=int))].tolist()
+
+
+def mismatch(
+    sets: Sequence[np.ndarray],
+    parts: Sequence[np.ndarray],
+    some: Sequence[np.ndarray],
+    k: int,
+    cells: Sequence[tuple[int, int]],
+    chances: Sequence[float],
+) -> Mismatch:
+    """Compare models two by two, matched and mismatched.
+
+    Args:
+        sets: centred sets of each model, uint64 (P, N, W), in the order of time.
+        parts: the same of some pairs, without each of its G groups of heads, uint64 (G, p, N, W); G is 0 for a model
+            of one map, and at most that of the others else.
+        some: which pairs these are, int64 (p,) for each model.
+        cells: two models each.
+        chances: of each cell.
+    """
+    shifts = far_shifts(len(sets[0]))
+    most = max(len(each) for each in parts)
+    matched, shifted, excess, excluded = [], [], [], []
+    without = np.zeros((len(sets), most, len(cells)))
+    for cell, (a, b) in enumerate(cells):
+        own = agreement(sets[a], sets[b], k)
+        others = agreements(sets[a], sets[b], k, shifts) if shifts else np.full((1, len(own)), np.nan)
+        back = np.stack([np.roll(each, shift) for each, shift in zip(others, shifts or [0], strict=True)])
+        matched.append(own)
+        shifted.append(mean_known(others, axis=1))
+        excess.append(own - (mean_known(others, axis=0) + mean_known(back, axis=0) - mean_known(others)))
+        excluded.append(1 - (sets[a].any(axis=-1) & sets[b].any(axis=-1)).mean())
+        for model, other in ((a, b), (b, a)):
+            few = far_shifts(len(some[model]), _SHIFTS_OF_PARTS)
+            if len(parts[model]) and few:
+                found = mean_known(agreements(parts[model], sets[other][some[model]], k, [0, *few]), axis=2)
+                without[model, : len(found[0]), cell] = found[0] - mean_known(found[1:], axis=0)
+                without[model, len(found[0]) :, cell] = mean_known(without[model, : len(found[0]), cell])
+    return Mismatch(
+        np.stack(matched, axis=1),
+        np.stack(shifted, axis=1),
+        np.stack(excess, axis=1),
+        without,
+        np.asarray(chances, dtype=np.float64),
+        np.asarray(excluded),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class Cells:
+    """Models two by two at one k: the CAS of each pair of views, float64 (P, cells), and what it is against the null;
+    cell c is of the models `np.triu_indices(n, 1)[:, c]`."""
+
+    raw: np.ndarray
+    centred: Mismatch
+    chances: np.ndarray
+
+
+def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
+    """Compare models at one k, two by two."""
+    cells = list(combinations(range(len(extractions)), 2))
+    both = [(extractions[a], extractions[b]) for a, b in cells]
+    chances = np.array([chance(a, b) for a, b in both])
+    sets = [each.centred[pairs.order] for each in extractions]
+    parts, some = [each.parts for each in extractions], [each.some for each in extractions]
+    raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
+    return Cells(raw, mismatch(sets, parts, some, extractions[0].k, cells, chances.tolist()), chances)
+
+
+def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
+    """What a reader of the scores must know: what is undefined, left out or rough, and why."""
+    blank, notes = int(pairs.blank.sum()), []
+    left, advice = len(pairs) - blank, f"Compare on at least {FEW_PAIRS} pairs."
+    if blank:
+        notes.append(f"{blank} of {len(pairs)} pairs have a view of one colour. They are left out.")
+    if left == 1:
+        notes.append(f"One pair has no centred score, which takes the mean map of several pairs away. {advice}")
+    elif 1 < left < FEW_PAIRS:
+        least = 1 / (1 + len(far_shifts(left)))
+        notes.append(f"{left} pairs are few: the centred score is rough, and p is at least {least:.2g}. {advice}")
+    for each in extractions if left else ():
+        raw, centred = (1 - sets[~pairs.blank].any(axis=-1).mean() for sets in (each.raw, each.centred))
+        if raw == 1:
+            notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
+        elif centred == 1 and left > 1:
+            notes.append(f"{each.model} gives the same map for all pairs, so it has no centred score.")
+        elif config.patches == "all" and left > 1:
+            shares = {"raw": raw, "centred": centred}
+            words = [f"{share:.2%} of {name} rows" for name, share in shares.items() if share > 0]
+            if words:
+                notes.append(f"{each.model} has no top {each.k} in {' and '.join(words)}. They are left out.")
+        if not len(each.parts) and left > 1:
+            notes.append(f"{each.model} has one map and no heads, so its interval is over pairs alone.")
+    return tuple(notes)
+
+
+def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
+    """The weighted sum of cells (cells,), such as one of them or a mean."""
+    used = np.flatnonzero(weights)
+    cas, null, chance, excluded = (
+        float(values[..., used] @ weights[used])
+        for values in (
+            mean_known(found.matched, axis=0),
+            mean_known(found.shifted, axis=0),
+            found.chances,
+            found.excluded,
+        )
+    )
+    excess, shifted = found.excess[:, used], found.shifted[:, used] @ weights[used]
+    excess = np.where(np.isnan(excess), mean_known(excess, axis=0), excess) @ weights[used]
+    margin = _margin(excess, found.parts[:, :, used] @ weights[used])
+    defined = np.isfinite(cas) and np.isfinite(null)
+    return CentredScore(
+        cas=cas,
+        chance=chance,
+        chance_corrected=float((cas - chance) / (1 - chance)) if defined and chance < 1 else None,
+        low=cas - margin,
+        high=cas + margin,
+        null=null,
+        excess=cas - null,
+        excess_low=cas - null - margin,
+        excess_high=cas - null + margin,
+        p_value=float(1 + (shifted >= cas - ROUNDING).sum()) / (1 + len(shifted)) if defined else float("nan"),
+        shifts=len(shifted) if defined else 0,
+        excluded=excluded,
+    )
+
+
+def search_null(a: Sequence[np.ndarray], b: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray, float]:
+    """Each of a's sets with each of b's, uint64 (P, N, W) in the order of time.
+
+    Returns:
+        The scores and their excess, float64 (len(a), len(b)), and the p-value of the largest excess among all: the
+        share of shifts at which the largest of any is as large, the matched pairs counted in.
+    """
+    shifts = [0, *far_shifts(len(a[0]), _MOST_SHIFTS if len(a) * len(b) <= _MANY_CELLS else _FEW_SHIFTS)]
+    found = np.array([[mean_known(agreements(x, y, k, shifts), axis=1) for y in b] for x in a])
+    excess = found - mean_known(found[..., 1:], axis=2)[..., None]
+    largest = np.nanmax(np.where(np.isnan(excess), -np.inf, excess), axis=(0, 1))
+    defined = len(shifts) > 1 and np.isfinite(largest).all()
+    return found[..., 0], excess[..., 0], float((largest >= largest[0] - ROUNDING).mean()) if defined else float("nan")
+
+
+def _margin(excess: np.ndarray, parts: np.ndarray) -> float:
+    """Half the width of the 95% interval: of pairs (P,) in order, and of models without each group of heads (n, G)."""
+    pairs, groups = len(excess), parts.shape[1]
+    block = max(1, round(pairs ** (1 / 3)))
+    if pairs <= block:
+        return float("nan")
+    ring = np.concatenate([excess, excess[: block - 1]])
+    means = np.convolve(ring, np.full(block, 1 / block), mode="valid")
+    variances, freedom = [np.square(means - excess.mean()).mean() * block / (pairs - block)], [pairs / block - 1]
+    for each in parts:
+        if groups > 1 and np.ptp(each) > 0:
+            variances.append(np.square(each - each.mean()).sum() * (groups - 1) / groups)
+            freedom.append(groups - 1)
+    total = float(sum(variances))
+    if not total > 0:
+        return 0.0 if total == 0 else float("nan")
+    weight = sum(variance**2 / degrees for variance, degrees in zip(variances, freedom, strict=True))
+    return float(student_t.ppf(0.975, max(1.0, total**2 / weight)) * np.sqrt(total))
