@@ -65,7 +65,7 @@ def collect(config: Mapping[str, Any], folder: Path) -> pd.DataFrame:
                 k = settings.get("k", 5)
                 rows = rows[[each.get("k") == (k[0] if isinstance(k, list) else k) for each in rows.settings]]
                 chance = np.array([each.get("chance") or 0 for each in rows.settings], dtype=float)
-                plain = rows.metric.str.contains("true_match|excess|null")
+                plain = rows.metric.str.contains("true_match|excess|_p$")
                 rows["value"] = rows.value.where(plain, (rows.value - chance) / (1 - chance))
             tables.append(rows[COLUMNS])
     hours = {path.parent.name: json.loads(path.read_text())["hours"] for path in folder.glob("runs/*/life.json")}

@@ -142,8 +142,8 @@ class Shard:
                 scene = _scene_columns(frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE)
                 yield self._row(frame.image, frame.timestamp, frame.frame_index) | scene
         elif isinstance(source, PosedRecording):
-            for kept, *scene_of_frame in source.frames(self.frame_rate, self.frame_size):
-                scene = _scene_columns(*scene_of_frame, MILLIMETRES)
+            for kept, pose, intrinsics, depth in source.frames(self.frame_rate, self.frame_size):
+                scene = _scene_columns(pose, intrinsics, depth, MILLIMETRES)
                 yield self._row(kept.image, kept.timestamp, kept.frame_index) | scene
         elif isinstance(source, ScreenSource):
             for index, image in enumerate(draw_screen(source, self.frame_size)):
