@@ -293,18 +293,18 @@ def test_a_run_on_the_hubs_life_is_that_on_ones_own(hub, hub_client, train, run_
 
     assert train(run_words(tmp_path / "local")).result == 0
     life = prepare_life(get_life("my_pan", [clip]), cache_dir=life_cache, progress=False)
-    began_with = pushed(hub, hub_client, life.path, "ann/my.pan").branches["main"]
-    words = run_words(tmp_path / "run", life="ann/my.pan", video=None, cache_dir=tmp_path)
+    began_with = pushed(hub, hub_client, life.path, "ann/my_pan").branches["main"]
+    words = run_words(tmp_path / "run", life="ann/my_pan", video=None, cache_dir=tmp_path)
     assert train(words).result == 0
     assert lines(tmp_path / "run") == lines(tmp_path / "local")
 
     def life_of_run() -> str:
         return yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())["life"]
 
-    assert life_of_run() == f"ann/my.pan@{began_with}"
+    assert life_of_run() == f"ann/my_pan@{began_with}"
     # What is on the Hub changes; a run that is resumed goes on with the frames that it began with.
-    repository = pushed(hub, hub_client, life.path, "ann/my.pan", shard_bytes=100_000)
+    repository = pushed(hub, hub_client, life.path, "ann/my_pan", shard_bytes=100_000)
     assert repository.branches["main"] != began_with
     assert train([*words, f"--resume-from={tmp_path / 'run' / 'checkpoint-8'}"]).result == 0
-    assert life_of_run() == f"ann/my.pan@{began_with}"
+    assert life_of_run() == f"ann/my_pan@{began_with}"
     assert lines(tmp_path / "run") == lines(tmp_path / "local")

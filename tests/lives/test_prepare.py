@@ -50,7 +50,7 @@ def prepare(name: str, videos: list[Path], cache: Path, **arguments) -> Prepared
 
 
 def folders(cache: Path) -> list[str]:
-    return sorted(path.name for path in (cache / "lives").iterdir() if path.is_dir())
+    return sorted(path.name for path in (cache / "lives").glob("[!.]*") if path.is_dir())
 
 
 def test_a_life_is_prepared_once(clip, cache, request):
