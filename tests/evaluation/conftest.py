@@ -35,7 +35,7 @@ def checkpoint(tmp_path_factory) -> Path:
 def sequences(tmp_path) -> Path:
     """Two viewpoint sequences and one of illumination, as HPatches lays them out; image k is image 1 shifted k - 1
     times, so H_1_k is that translation."""
-    folder = tmp_path / "hpatches-sequences-release"
+    folder = tmp_path / "data" / "hpatches" / "hpatches-sequences-release"
     for seed, name in enumerate(("v_one", "v_two", "i_three")):
         (folder / name).mkdir(parents=True)
         wide = texture(SIZE[0] + 80, SIZE[1] + 80, seed)
