@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
 
 from singlelife.alignment.pair_sets.drawing import make_pair_set
 from singlelife.alignment.pair_sets.hub import hub_pair_set
@@ -29,6 +28,7 @@ from singlelife.lives.pairs.segments import HELD_OUT, hold_out
 from singlelife.lives.prepared import METADATA, PreparedLife
 from singlelife.lives.registry import prepared_folders
 from singlelife.lives.resolve import life_reference, resolve_life, training_recipe
+from singlelife.pictures import read_picture
 
 _HELD_OUT = "/held-out"
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
@@ -166,8 +166,6 @@ def _pairs_of_files(path: Path) -> list[tuple[Path, Path]]:
 def _read_image(file: Path) -> torch.Tensor:
     """The pixels of an image file as it is meant to be seen, uint8 (3, height, width)."""
     try:
-        with Image.open(file) as image:
-            pixels = np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # damaged bytes make Pillow raise nearly anything
-        raise PairSetError(f"The image {file} cannot be read: {error}.") from error
-    return torch.from_numpy(pixels).permute(2, 0, 1)
+        return torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1)
+    except ValueError as error:
+        raise PairSetError(f"The image {error}.") from error
