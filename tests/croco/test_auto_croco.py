@@ -50,7 +50,9 @@ def test_auto_classes_know_croco(checkpoint):
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("first", ["transformers", "singlelife.croco.depth_croco"])
+@pytest.mark.parametrize(
+    "first", ["transformers", pytest.param("singlelife.croco.depth_croco", marks=pytest.mark.slow)]
+)
 def test_the_order_of_imports_does_not_matter(checkpoint, first):
     folder, _ = checkpoint
     code = f"""

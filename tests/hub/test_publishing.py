@@ -112,7 +112,7 @@ def test_a_token_that_is_taken_away_meanwhile_is_said_at_the_end(hub, train, run
     assert f"singlelife push {tmp_path / 'run'} ann/pan" in answer.said
 
 
-@pytest.mark.parametrize("silent", [False, True])
+@pytest.mark.parametrize("silent", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environment, run_words, tmp_path, silent):
     if silent:  # it takes the connection and says nothing, in the middle of the weights too
         hub.breaks.append(Break("PUT", "/lfs/", after=10_000, times=10**6, silent=100))

@@ -147,7 +147,9 @@ def start_on_a_terminal(words: list[str]) -> tuple[subprocess.Popen, int]:
     return process, keyboard
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow), signal.SIGHUP]
+)
 def test_a_stopped_run_saves(tmp_path: Path, command, number):
     """SIGHUP here comes from a terminal that is closed, as it does in life, and nothing can be written there."""
     folder = tmp_path / "run"
@@ -173,8 +175,8 @@ def test_a_killed_worker_is_said_in_a_sentence(tmp_path: Path, command):
     (worker,) = [child for child in psutil.Process(process.pid).children() if "train.py" in " ".join(child.cmdline())]
     worker.kill()
     _, err = process.communicate(timeout=120)
-    assert process.returncode == 2 and "Traceback" not in err
-    assert all(fact in err for fact in (str(worker.pid), "--dataloader-num-workers", "--resume"))
+    assert process.returncode == 2 and "Traceback" not in err, err
+    assert all(fact in err for fact in ("has died", "--dataloader-num-workers", "--resume"))
 
 
 def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_run: Path, command):

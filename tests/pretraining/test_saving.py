@@ -40,6 +40,7 @@ def check_all(folder: RunFolder) -> list[int]:
     return list(folder.checkpoints())
 
 
+@pytest.mark.slow
 def test_killed_ten_times_while_saving_every_checkpoint_that_is_there_loads(tmp_path: Path):
     folder = RunFolder(tmp_path / "run")
     moments = random.Random(0)

@@ -70,6 +70,7 @@ def test_shards_make_the_steps_of_whole_models(tmp_path: Path, one_process: Path
     assert (folder / "reconstruction.png").exists() and (folder / "cross_attention.png").exists()
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_in_shards_and_out_of_them(tmp_path: Path, one_process: Path, command):
     folder = tmp_path / "run"
     later = FIFTY | {"save_steps": 10}

@@ -131,6 +131,7 @@ def test_the_wheel_has_the_space_where_it_is_looked_for():
     assert space_folder() == SPACE
 
 
+@pytest.mark.slow
 def test_a_port_that_is_taken_is_said():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         words = ["demo", "--no-browser", "--port", str(taken.getsockname()[1])]

@@ -9,6 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -180,13 +181,19 @@ def plain_errors() -> Iterator[None]:
             f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
             "more --gradient-accumulation-steps, or --gradient-checkpointing all."
         ) from error
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, OSError) as error:
+        # A worker that is killed while it hands over a batch leaves a broken connection, before PyTorch tells of it.
+        handing_over = any("multiprocessing" in frame.filename for frame in extract_tb(error.__traceback__))
+        if "DataLoader worker" in str(error):
+            why = str(error).splitlines()[0].rstrip(".")
+        elif isinstance(error, EOFError | OSError) and handing_over:
+            why = f"it was handing over a batch ({type(error).__name__})"
+        else:
             raise
         raise RunError(
-            f"A process that reads pairs has died: {str(error).splitlines()[0].rstrip('.')}. Often the memory of the "
-            "machine, or of /dev/shm in a container (--shm-size), was too small; fewer --dataloader-num-workers need "
-            "less. What was saved is intact: go on with the same command and --resume."
+            f"A process that reads pairs has died: {why}. Often the memory of the machine, or of /dev/shm in a "
+            "container (--shm-size), was too small; fewer --dataloader-num-workers need less. What was saved is "
+            "intact: go on with the same command and --resume."
         ) from None
 
 
