@@ -167,7 +167,7 @@ def pretrain(config: RunConfig) -> int:
     _open_folder(trainer, config, checkpoint, pairs.life)
     trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
     trainer.saved = publisher.offer if publisher else None
-    with publisher or nullcontext(), plain_errors():
+    with publisher or nullcontext(), plain_errors(), plain_errors():  # a worker's death may interrupt the inner one
         stopped_by = trainer.train(loader)
     whole = whole_model(trainer.model, accelerator)
     if whole is not None and accelerator.is_main_process:
