@@ -109,5 +109,5 @@ def _explained(life: Life, prepared: list[Path], state: str) -> str:
     filler = textwrap.TextWrapper(110, subsequent_indent=" " * 19, break_long_words=False, break_on_hyphens=False)
     table = [filler.fill(f"  {name + ':':<17}{text}") for name, text in lines.items() if text]
     script = [f"  python datasets_scripts/{life.script}.py --help"] if life.script else []
-    commands = [f"  singlelife prepare {life.name} --dry-run", f"  accelerate launch train.py --life {life.name}"]
+    commands = [f"  singlelife prepare {life.name} --dry-run", f"  singlelife train --life {life.name}"]
     return "\n".join([f"{life.name}: {life.description}", *table, "", *script, *commands])

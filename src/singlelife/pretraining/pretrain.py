@@ -359,7 +359,7 @@ def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_ste
     }
     return (
         f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
-        f"  accelerate launch train.py --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
+        f"  singlelife train --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
     )
 
 
