@@ -135,8 +135,8 @@ def run_claim(
         return {"claim": f"{TITLES[claim['predictor']]} predicts it (Spearman's ρ)", "lives": len(both), **found}
     first = sign * by_life(table, sets[claim["more"]], metric)
     others = [sign * by_life(table, sets[label], metric) for label in claim["than"]]
-    if first.empty or any(each.empty for each in others):
-        return {}
+    if len(first) < 2 or any(each.empty for each in others) or sum(map(len, others)) < 2:
+        return {}  # nothing to permute
     if claim.get("paired"):
         both = pd.concat([first, *others], axis=1, join="inner").to_numpy().T
         found = permute(list(both), lambda a, b: float(np.mean(a - b)), "samples")
