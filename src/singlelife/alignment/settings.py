@@ -15,6 +15,8 @@ Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"
 Search = Literal["none", "blocks", "heads"]
 BalancedBy = Literal["overlap", "gap", "none"]
 
+UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
+
 
 @dataclass(frozen=True)
 class CasConfig:

@@ -5,11 +5,11 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from singlelife.alignment.settings import UNTRAINED
 from singlelife.errors import CheckpointError
 from singlelife.files import config_names
 from singlelife.text import did_you_mean
 
-UNTRAINED = "untrained:"
 EXTRAS = {  # packages that not everybody needs: which extra brings each, and what it is for
     "vizdoom": ("sim", "simulated lives"),
     "matplotlib": ("plots", "pictures of runs, pairs and scores"),

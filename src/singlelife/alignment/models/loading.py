@@ -18,6 +18,7 @@ from singlelife.alignment.models.maps import (
     DecoderCorrelation,
     FeatureCorrelation,
 )
+from singlelife.alignment.settings import UNTRAINED
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.errors import CheckpointError
 from singlelife.files import config_names, hub_configs, read_yaml
@@ -27,7 +28,6 @@ METHODS: dict[str, type[FeatureCorrelation]] = {  # by the word for it on the co
     "feature-correlation": FeatureCorrelation,
     "decoder-correlation": DecoderCorrelation,
 }
-UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
 
 # Fields of a config that say nothing of the architecture.
 _NO_ARCHITECTURE = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
