@@ -1,5 +1,6 @@
 """Pictures of a run: what the model has learnt, on validation pairs."""
 
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from singlelife.pretraining.batches import ToModel
 _ROWS = 4  # pairs in a picture
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
 _INK, _CELL, _DPI = "#222222", 1.9, 160  # of the text; inches per image
+_GAP = 0.03  # around an image, as a share of its cell
 
 
 def can_draw() -> bool:
@@ -54,11 +56,10 @@ def draw_reconstruction(
         "prediction": _to_image(model.reconstruct(inputs["pixel_values"], model(**inputs)), to_model),
         "target": target,
     }
-    figure, axes = _grid(len(columns), f"{title}: the target, completed from the source")
-    for column, (name, images) in enumerate(columns.items()):
-        axes[0, column].set_title(name, fontsize=10, color=_INK, pad=6)
+    figure, axis = _sheet(list(columns), [_INK] * len(columns), f"{title}: the target, completed from the source")
+    for column, images in enumerate(columns.values()):
         for row in range(_ROWS):
-            axes[row, column].imshow(images[row], interpolation="nearest")
+            _show(axis, images[row], row, column)
     return figure
 
 
@@ -78,25 +79,26 @@ def draw_cross_attention(
     heat = torch.stack(blocks).mean(dim=0).numpy()
     heat = np.nan_to_num(heat / heat.mean(axis=1, keepdims=True))  # nothing, where a model's weights overflow
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
-    size, patch = target.shape[1], model.config.patch_size
     rows, columns = model.config.grid_size
 
-    figure, axes = _grid(2 + len(_MARKS), f"{title}: where four patches of the target look in the source")
-    names = ("target", "source", *("where it looks" for _ in _MARKS))
-    for axis, name, color in zip(axes[0], names, (_INK, _INK, *_MARKS), strict=True):
-        axis.set_title(name, fontsize=10, color=color, pad=6)
+    names = ["target", "source", *("where it looks" for _ in _MARKS)]
+    colors = [_INK, _INK, *_MARKS]
+    figure, axis = _sheet(names, colors, f"{title}: where four patches of the target look in the source")
+    side = 1 - 2 * _GAP
     for row in range(_ROWS):
-        axes[row, 0].imshow(target[row], interpolation="nearest")
-        axes[row, 1].imshow(source[row], interpolation="nearest")
-        for axis, color, marked in zip(axes[row, 2:], _MARKS, _textured_patches(target[row], patch), strict=True):
-            corner = (marked % columns * patch - 0.5, marked // columns * patch - 0.5)
-            axes[row, 0].add_patch(Rectangle(corner, patch, patch, fill=False, edgecolor=color, linewidth=2.2))
-            axis.imshow(source[row].mean(axis=-1), cmap="gray", vmin=-40, vmax=340, interpolation="nearest")
+        _show(axis, target[row], row, 0)
+        _show(axis, source[row], row, 1)
+        patches = _textured_patches(target[row], model.config.patch_size)
+        for column, color, marked in zip(range(2, len(names)), _MARKS, patches, strict=True):
+            corner = _GAP + marked % columns / columns * side, row + _GAP + marked // columns / rows * side
+            mark = Rectangle(corner, side / columns, side / rows, fill=False, edgecolor=color, linewidth=2.2)
+            axis.add_patch(mark)
+            _show(axis, source[row].mean(axis=-1), row, column, cmap="gray", vmin=-40, vmax=340)
             looked_at = heat[row, marked].reshape(rows, columns)
             opacity = 0.8 * (looked_at - looked_at.min()) / max(np.ptp(looked_at), 1e-12)
-            axis.imshow(looked_at, cmap="inferno", alpha=opacity, extent=(-0.5, size - 0.5, size - 0.5, -0.5))
-            for side in axis.spines.values():
-                side.set(visible=True, edgecolor=color, linewidth=2.5)
+            _show(axis, looked_at, row, column, cmap="inferno", alpha=opacity)
+            corner = column + _GAP, row + _GAP
+            axis.add_patch(Rectangle(corner, side, side, fill=False, edgecolor=color, linewidth=2.5))
     return figure
 
 
@@ -123,14 +125,24 @@ def _to_numpy(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).cpu().numpy()
 
 
-def _grid(num_columns: int, title: str) -> tuple[Any, np.ndarray]:
-    """A figure with a title, and its axes (_ROWS, num_columns), without ticks or frames; no window shows it."""
+def _sheet(names: Sequence[str], colors: Sequence[str], title: str) -> tuple[Any, Any]:
+    """A figure of a title and named columns of images, and the one axis that they lie on; no window shows it.
+
+    An image is one unit wide and high. An axis for each of them would take ten times as long to draw.
+    """
     from matplotlib.figure import Figure  # an extra that a run can do without
 
-    figure = Figure(figsize=(num_columns * _CELL + 0.3, _ROWS * _CELL + 0.85), layout="constrained")
-    figure.suptitle(title, fontsize=12, color=_INK)
-    axes = figure.subplots(_ROWS, num_columns, squeeze=False)
-    for axis in axes.flat:
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    return figure, axes
+    above = 0.4  # cells, for the title and the names
+    figure = Figure(figsize=(len(names) * _CELL, (_ROWS + above) * _CELL))
+    figure.suptitle(title, fontsize=12, color=_INK, y=1 - 0.1 / (_ROWS + above), va="center")
+    axis = figure.add_axes((0, 0, 1, 1), xlim=(0, len(names)), ylim=(_ROWS, -above))
+    axis.set_axis_off()
+    for column, (name, color) in enumerate(zip(names, colors, strict=True)):
+        axis.text(column + 0.5, -0.02, name, fontsize=10, color=color, ha="center", va="bottom")
+    return figure, axis
+
+
+def _show(axis: Any, image: np.ndarray, row: int, column: int, **options: Any) -> None:
+    """Draw an image into its cell."""
+    extent = column + _GAP, column + 1 - _GAP, row + 1 - _GAP, row + _GAP
+    axis.imshow(image, extent=extent, aspect="auto", interpolation="nearest", **options)
