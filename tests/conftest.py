@@ -26,12 +26,22 @@ os.environ["HF_EVALUATE_OFFLINE"] = "1"
 settings.register_profile("no deadline", deadline=None)  # machines are slow at times; nothing here is timed
 settings.load_profile("no deadline")
 
+_LONGEST = ("experiments", "hub", "pretraining", "spaces")
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is not marked integration, slow or gpu is a unit test."""
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One worker more than there are cores: tests wait for processes, a browser and a Hub."""
+    return (os.cpu_count() or 1) + 1
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What is not marked integration, slow or gpu is a unit test. Workers begin with the folders that take longest."""
     for item in items:
         if not any(item.get_closest_marker(name) for name in ("integration", "slow", "gpu")):
             item.add_marker("unit")
+    if hasattr(config, "workerinput"):
+        files = {item.path for item in items if item.get_closest_marker("integration")}
+        items.sort(key=lambda item: (item.path.parent.name not in _LONGEST, item.path not in files))
 
 
 @pytest.fixture(scope="session")

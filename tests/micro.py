@@ -75,6 +75,7 @@ def words_of_a_run(output_dir: Path, clip: Path, model: Path, cache: Path, /, **
         "eval_steps": 6,
         "eval_pairs": 12,
         "save_steps": 4,
+        "picture_steps": 0,  # those at the end are drawn all the same
         "validation_fraction": 0.1,
         "dataloader_num_workers": 0,
         "cpu_threads": 1,

@@ -285,7 +285,9 @@ def test_base_model_and_pretraining_model_share_a_checkpoint(model, tmp_path):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("how", ["export", "eager", pytest.param("aot_eager", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "how", ["export", *(pytest.param(backend, marks=pytest.mark.slow) for backend in ("eager", "aot_eager"))]
+)
 def test_a_pair_of_any_batch_size_is_exported_and_compiled_whole(how):
     model = CroCoModel(micro_config()).eval()
     if how == "export":
