@@ -2,9 +2,9 @@
 
     python spaces/cas/app.py
 
-starts it on this machine, without a network or an account: it brings three small trained models and pairs of views.
-This file lays out the page, and `handlers.py` has the work behind it; `score.py` computes, `show.py` and `page/` draw;
-`limits.py`, `models.py`, `downloads.py` and `media.py` take what strangers send.
+starts it on this machine, without a network or an account. Three small trained models and pairs of views come with it.
+This file lays out the page and `handlers.py` does the work behind it. `score.py` computes; `show.py` and `page/` draw.
+`limits.py`, `models.py`, `downloads.py` and `media.py` handle what strangers send.
 """
 
 import os
@@ -28,10 +28,10 @@ from score import Bench, built_in_models
 PAIRS = [
     ("64 simulated pairs", "simulated"),
     ("8 real pairs (motorway)", "motorway"),
-    ("Two pictures of mine", "pictures"),
-    ("A video of mine", "video"),
+    ("My two pictures", "pictures"),
+    ("My video", "video"),
 ]
-_KEPT_FOR = 1800  # seconds for which a visitor's own views and results are kept
+_KEPT_FOR = 1800  # seconds that the page keeps a visitor's own views and results
 _HIDDEN: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 _AT_ONCE: dict[str, Any] = {"queue": False, **_HIDDEN}
 _INSTANT: dict[str, Any] = {"concurrency_limit": 8, "concurrency_id": "instant", **_HIDDEN}
@@ -39,7 +39,7 @@ _COMPARING: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "c
 
 
 def build(local: bool) -> gr.Blocks:
-    """The page; `local` is what `opens_folders` says."""
+    """Build the page. With `local`, visitors may name folders of this machine (see `opens_folders`)."""
     bench, at = Bench(Limits.from_environment(), local=local), SimpleNamespace()
     with gr.Blocks(
         title="CAS: do two vision models agree?", analytics_enabled=False, delete_cache=(600, 1800)
@@ -61,8 +61,9 @@ def build(local: bool) -> gr.Blocks:
             with gr.Tab("Many models", id="matrix"):
                 at.grid = _element("matrix")
                 gr.Markdown(
-                    "Two lives that never shared a frame agree. A still camera agrees with neither. Two untrained "
-                    "models agree with no life, and a little with each other: both look at the same bright patches."
+                    "Two models of lives that never shared a frame agree. The model of a still camera agrees with "
+                    "neither. Untrained models agree with no trained one, and a little with each other, because both "
+                    "look at the same bright patches."
                 )
             with gr.Tab("What is CAS?", id="about"):
                 gr.HTML(show.page_file("cas.svg"), elem_classes="about")
@@ -77,7 +78,7 @@ def build(local: bool) -> gr.Blocks:
 
 def _lay_out_choice(at: SimpleNamespace, local: bool) -> None:
     """Which models, which pairs, and the buttons."""
-    where = "a model of this page, ORG/NAME[@REVISION] on the Hub" + (", or a folder" if local else "")
+    where = "from the list, ORG/NAME[@REVISION] on the Hub" + (", or a folder" if local else "")
     with gr.Row():
         at.model_a, at.model_b = (
             gr.Dropdown(
@@ -101,11 +102,11 @@ def _lay_out_choice(at: SimpleNamespace, local: bool) -> None:
         )
     with gr.Row(visible=False) as at.video_inputs:
         at.gap = gr.Slider(
-            0.1, 3, 0.5, step=0.1, label="First, the time between the two views (s)", elem_id="gap",
-            info=f"{PAIRS_OF_VIDEO} pairs are drawn when the video is here, and it is deleted.",
+            0.1, 3, 0.5, step=0.1, label="1. Seconds between the two views", elem_id="gap",
+            info=f"The page draws {PAIRS_OF_VIDEO} pairs from your video, then deletes it.",
         )  # fmt: skip
         at.video = gr.File(
-            label="Then a video: a few seconds of a moving camera", file_types=["video"], type="filepath",
+            label="2. A video: a few seconds from a moving camera", file_types=["video"], type="filepath",
             elem_id="video", height=150,
         )  # fmt: skip
     with gr.Row():
@@ -114,7 +115,7 @@ def _lay_out_choice(at: SimpleNamespace, local: bool) -> None:
 
 
 def _element(name: str) -> gr.HTML:
-    """An element of the page's own, which `page/NAME.js` draws from its value."""
+    """An element that `page/NAME.js` draws from its value."""
     return gr.HTML(
         html_template=show.page_file(f"{name}.html"),
         css_template=show.page_file(f"{name}.css"),
@@ -125,7 +126,7 @@ def _element(name: str) -> gr.HTML:
 
 
 def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None:
-    """What is there at once: the first score, the matrix and its cells, other pairs of a result."""
+    """Connect what needs no comparison: the first score, the matrix and its cells, other pairs of a result."""
     choice, result = [at.model_a, at.model_b, at.pairs], [at.status, at.score, at.look, at.strip, at.token]
     page.load(do.example, None, [*choice, *result], **_INSTANT)
     page.load(partial(show.matrix, do.bench), None, at.grid, **_INSTANT)
@@ -134,7 +135,7 @@ def _connect_results(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None
 
 
 def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> None:
-    """What a visitor fills in, and the comparison of it."""
+    """Connect what a visitor fills in, and the Compare and Cancel buttons."""
     at.pairs.change(
         lambda pairs: (gr.update(visible=pairs == "pictures"), gr.update(visible=pairs == "video")),
         at.pairs, [at.picture_inputs, at.video_inputs], **_AT_ONCE,
@@ -153,7 +154,7 @@ def _connect_comparison(page: gr.Blocks, at: SimpleNamespace, do: Handlers) -> N
 
 
 def opens_folders(host: str, share: bool = False) -> bool:
-    """Whether folders of this machine can be named as models: only where none but its owner can open the page."""
+    """Whether visitors may name folders of this machine as models: only if nobody but its owner can open the page."""
     return "SPACE_ID" not in os.environ and not share and host in ("127.0.0.1", "localhost", "::1")
 
 
@@ -161,10 +162,10 @@ def main(host: str = "", port: int | None = None, share: bool = False, open_brow
     """Serve the page until it is interrupted.
 
     Args:
-        host: the address to listen on; by default this machine alone, and on the Hub every address.
-        port: by default the first free one from 7860, or the variable GRADIO_SERVER_PORT.
-        share: let everybody who has its address open it, through a tunnel of Gradio's.
-        open_browser: open it.
+        host: the address to listen on. The default is this machine alone; on the Hub, every address.
+        port: the default is the variable GRADIO_SERVER_PORT, or the first free port from 7860.
+        share: let anyone who has its address open the page, through a Gradio tunnel.
+        open_browser: open the page in a browser.
     """
     host = host or ("0.0.0.0" if "SPACE_ID" in os.environ else "127.0.0.1")
     page = build(local=opens_folders(host, share))

@@ -1,4 +1,4 @@
-"""What happens on the page: the work behind its buttons, and the same work for programs."""
+"""The work behind the page's buttons, and the same work for programs."""
 
 import html
 import queue
@@ -17,8 +17,8 @@ from score import Bench, Result, built_in_models, built_in_pairs, is_built_in
 
 from singlelife.errors import SingleLifeError
 
-FIRST = ("sim_1", "sim_2")  # whose score is there at once
-AT_ONCE = 2  # comparisons; as many as a free Space has cores
+FIRST = ("sim_1", "sim_2")  # the page opens with their score
+AT_ONCE = 2  # comparisons at a time; a free Space has two cores
 PAIRS_OF_VIDEO = 8
 _MOST_SESSIONS = 1000
 _CANCELLED = "Cancelled. Nothing was kept."
@@ -50,18 +50,18 @@ class Handlers:
         """Show another pair of a result."""
         result = self.bench.find(token)
         if result is None:
-            return {self.at.status: show.note_html("This result is no longer kept. Press Compare for it again.")}
+            return {self.at.status: show.note_html("This result is gone. Press Compare to get it again.")}
         return {self.at.look: show.look(result, max(0, min(int(event.pair), len(result.runs[0].logits) - 1)))}
 
     def begin(self, a: str, b: str, pairs: str, target: Any, source: Any, clip: Any, request: gr.Request) -> Updates:
-        """Ask for a comparison, in place of any that the session has asked for before."""
+        """Queue a comparison. It replaces any earlier one of this session."""
         session, stop = request.session_hash or "", threading.Event()
         self._stop(session)
         self._stops[session] = stop
         self._waiting[session] = (a, b, pairs, target, source, clip), stop
         while len(self._stops) > _MOST_SESSIONS:
             self._stop(next(iter(self._stops)))
-        at, stage = self.at, show.stage_html("Waiting for a free place", None)
+        at, stage = self.at, show.stage_html("Waiting for other comparisons to finish", None)
         return {at.compare: gr.update(interactive=False), at.cancel: gr.update(visible=True), at.status: stage}
 
     def cancel(self, request: gr.Request) -> Updates:
@@ -70,12 +70,12 @@ class Handlers:
         return self._end(_CANCELLED)
 
     def leave(self, request: gr.Request) -> None:
-        """The same, where nobody looks any more."""
+        """Stop it without showing anything, because the visitor has left."""
         self._stop(request.session_hash or "")
 
     def run(self, request: gr.Request) -> Iterator[Updates]:
-        """Compare what the session asked for last, and report on the way. Gradio does not forget an event that was
-        cancelled while it waited; the first one that gets its turn does the work, and the others do nothing."""
+        """Run the session's latest comparison and report progress. Gradio keeps events that were cancelled while they
+        waited: the first to get its turn does the work, and the others do nothing."""
         session = request.session_hash or ""
         yield {self.at.status: gr.skip()}
         if not (asked := self._waiting.pop(session, None)):
@@ -98,13 +98,11 @@ class Handlers:
                     yield self._end() | self._shown(*step)
                 else:
                     yield {self.at.status: show.stage_html(*step)}
-        except (
-            Cancelled
-        ):  # a stage may have come after the word that it is cancelled, or the next comparison has begun
+        except Cancelled:  # a late stage may have replaced the message, or the next comparison has begun
             yield {self.at.status: gr.skip()} if session in self._stops else self._end(_CANCELLED)
         except Exception as error:
             message = visitor_message(error)
-            _warn(message, "Not compared")
+            _warn(message, "Comparison failed")
             yield self._end(message, alert=True)
         finally:
             stop.set()
@@ -112,7 +110,7 @@ class Handlers:
                 del self._stops[session]
 
     def take_picture(self, path: str | None) -> Any:
-        """A picture as a view. The file that was uploaded is deleted."""
+        """Turn an uploaded picture into a view, and delete the file."""
         try:
             return read_picture(path, Request(self.bench.limits)) if path else None
         except Exception as error:
@@ -122,13 +120,13 @@ class Handlers:
             delete_upload(path)
 
     def take_video(self, path: str | None, gap: float) -> Updates:
-        """Pairs of views from a video. The file that was uploaded is deleted."""
+        """Draw pairs of views from an uploaded video, and delete the file."""
         at, request = self.at, Request(self.bench.limits)
         if not path:
             return {at.clip: None}
         try:
             frames = pairs_of_video(path, gap_seconds=gap, count=PAIRS_OF_VIDEO, request=request)
-            note = show.note_html(f"{len(frames)} pairs are drawn and the video is deleted. Press Compare.")
+            note = show.note_html(f"Drew {len(frames)} pairs from the video and deleted it. Press Compare.")
             return {at.clip: frames, at.status: note}
         except Exception as error:
             return {at.clip: None, at.status: show.note_html(visitor_message(error), alert=True)}
@@ -158,7 +156,8 @@ class Handlers:
         }
 
     def _end(self, message: str = "", *, alert: bool = False) -> Updates:
-        """The page after a comparison. With a message there is none, and no older result stays under the new names."""
+        """The page after a comparison. With a message there is no result, and the older one goes too: it would stand
+        under the new names."""
         at = self.at
         ended = {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: ""}
         if not message:
@@ -168,7 +167,7 @@ class Handlers:
 
 
 def add_api(bench: Bench) -> None:
-    """Add what programs and assistants call: the same work, with JSON as its result."""
+    """Add the endpoint that programs and assistants call. It does the same work and returns JSON."""
 
     def compare_models(model_a: str, model_b: str, pairs: str = "simulated", k: int = 5) -> dict:
         """Measure how far two vision models agree about which patch of one view shows what a patch of another view
@@ -198,7 +197,7 @@ def add_api(bench: Bench) -> None:
 
 
 def _check_types(words: dict[str, Any], k: Any) -> None:
-    """Programs send any JSON, whatever the endpoint says that it takes."""
+    """Check the types of the arguments: programs may send any JSON."""
     for name, value in words.items():
         if not isinstance(value, str):
             raise VisitorError(f"{name} should be a text, not {str(value)[:80]}.")
@@ -207,13 +206,13 @@ def _check_types(words: dict[str, Any], k: Any) -> None:
 
 
 def _warn(message: str, title: str) -> None:
-    """Show a message for some seconds. What a visitor typed is text in it, and no HTML."""
+    """Show a message for some seconds. It may hold what a visitor typed, so its HTML is escaped."""
     gr.Warning(html.escape(message), title=title)
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
-    """Do some work in a thread of its own: yields what it reports, and at last what it returns; raises what it raises,
-    or Cancelled where it is to stop. Then the work is not waited for: it ends by itself at its next step."""
+    """Do some work in a thread of its own. Yields what it reports, then what it returns, and raises what it raises.
+    Raises Cancelled as soon as `stop` is set; the work then ends by itself at its next step."""
     told: queue.Queue[tuple[str, float | None]] = queue.Queue()
     done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():

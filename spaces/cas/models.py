@@ -1,8 +1,7 @@
-"""The models of visitors: named by anybody, inspected from afar, fetched within limits, and opened without trust.
+"""Visitors' models: checked before the download, fetched within limits, and opened without trust.
 
-Before any weights are here, the Hub says how large the files are, and the config how large the model is: its numbers
-first, as they stand in the JSON, and then a model that is made of them without memory. Nothing but JSON and
-safetensors is ever fetched.
+Before it fetches weights, the page checks the sizes of the files on the Hub and the numbers in the config: first as
+they stand in the JSON, then by building the model without memory. It fetches nothing but JSON and safetensors.
 """
 
 import re
@@ -111,9 +110,9 @@ def _parsed(name: str) -> tuple[str, str | None]:
     """The repository and the revision that a visitor's words name, if they have the form of such."""
     repo_id, at, revision = name.partition("@")
     if not _NAME.fullmatch(repo_id) or not is_repo_id(repo_id) or "@" in revision:
-        raise VisitorError(f"{name[:80]!r} is no name of a model. Choose one of the list, or write ORG/NAME.")
+        raise VisitorError(f"{name[:80]!r} is not a model name. Choose one from the list, or write ORG/NAME.")
     if at and (not _REVISION.fullmatch(revision) or ".." in revision or len(revision) > 100):
-        raise VisitorError(f"{revision[:80]!r} is no revision: write a branch, a tag or a commit of {repo_id}.")
+        raise VisitorError(f"{revision[:80]!r} is not a revision. Write a branch, tag or commit of {repo_id}.")
     return repo_id, revision or None
 
 
@@ -121,25 +120,25 @@ def _checked_files(remote: Remote, limits: Limits) -> tuple[tuple[str, ...], tup
     """The names of a model's small files and of its weights, if what the Hub says about them is within the limits."""
     name, sizes = remote.repo_id, remote.sizes
     weights = weights_among(list(sizes))
-    why = ""
     if CONFIG not in sizes:
-        why = f"it has no {CONFIG}. Take another"
-    elif any(file.endswith(PICKLED) for file in sizes) and not weights:
-        why = "it has only pickled weights, which can run code when they are opened. Its owner can convert it"
-    elif not weights or not all(sizes[file] for file in weights):
-        why = f"it has no safetensors{' but an empty file' if weights else ''}. Its owner can convert it"
-    if why:
-        raise VisitorError(f"{name} holds no model: {why}; until then take another model.")
+        raise VisitorError(f"{name} is not a model: it has no {CONFIG}. Choose another.")
+    if not weights or not all(sizes[file] for file in weights):
+        what = "no safetensors weights"
+        if weights:
+            what = "an empty weights file"
+        elif any(file.endswith(PICKLED) for file in sizes):
+            what = "only pickled weights, which can run code when opened"
+        raise VisitorError(f"{name} has {what}. Ask its owner to upload safetensors, or choose another model.")
     total = sum(sizes[file] for file in weights)
     if total > limits.weight_bytes or len(weights) > _MOST_PARTS:
         raise VisitorError(
-            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; here the limit is "
+            f"{name} has {in_bytes(total)} of weights in {len(weights)} files; the limit here is "
             f"{in_bytes(limits.weight_bytes)} in {_MOST_PARTS}. {_SMALLER}"
         )
     small = tuple(file for file in (CONFIG, *PROCESSORS, INDEX) if file in sizes)
     for file in small:
         if sizes[file] > _LARGEST_JSON:
-            raise VisitorError(f"The file {file} of {name} is over {in_bytes(_LARGEST_JSON)}, which is too much.")
+            raise VisitorError(f"The file {file} of {name} is larger than the limit of {in_bytes(_LARGEST_JSON)}.")
     return small, weights
 
 
@@ -198,19 +197,21 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
     size, _, grid = geometry(name, plan.config, plan.processor)
     if grid[0] * grid[1] > limits.patches:
         raise VisitorError(
-            f"{name} cuts a view into {grid[0]} x {grid[1]} patches; here the limit is {limits.patches}."
+            f"{name} splits a view into {grid[0]} x {grid[1]} patches; the limit here is {limits.patches}."
         )
     with _one_at_a_time(request), torch.device("meta"):
         model = AutoModel.from_config(plan.config)
     parameters = sum(each.numel() for each in (*model.parameters(), *model.buffers()))
     if parameters > limits.parameters:
         raise VisitorError(
-            f"{name} has {parameters / 1e6:,.0f} million parameters; here the limit is {limits.parameters / 1e6:,.0f} "
+            f"{name} has {parameters / 1e6:,.0f} million parameters; the limit here is {limits.parameters / 1e6:,.0f} "
             f"million. {_SMALLER}"
         )
     of_a_pair = _activations(model, grid[0] * grid[1], size)
     if 4 * parameters + of_a_pair > limits.memory:
-        raise VisitorError(f"{name} takes {in_bytes(of_a_pair)} for a pair of views, which is too much. {_SMALLER}")
+        raise VisitorError(
+            f"{name} needs {in_bytes(of_a_pair)} for a pair of views, more than there is here. {_SMALLER}"
+        )
     return parameters, of_a_pair
 
 
@@ -232,13 +233,13 @@ def _check_numbers(where: str, value: Any, field: str = "") -> None:
                 _check_numbers(where, each, str(name))
     elif isinstance(value, list):
         if len(value) > _LONGEST_LIST:
-            raise VisitorError(f"The {where} has {len(value):,} values of {field}; here the limit is {_LONGEST_LIST}.")
+            raise VisitorError(f"The {where} has {len(value):,} values of {field}; the limit here is {_LONGEST_LIST}.")
         for each in value:
             _check_numbers(where, each, field)
     elif isinstance(value, int | float):
         most = next(most for words, most in _LARGEST if re.search(words, field))
         if not abs(value) <= most:
-            raise VisitorError(f"The {where} says {field[:80]} {value:.0e}; here the limit is {most:,}.")
+            raise VisitorError(f"The {where} says {field[:80]} {value:.0e}; the limit here is {most:,}.")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Two models on pairs of views: the scores of `singlelife.alignment`, and the logits that the page draws beside them.
+"""Compare two models on pairs of views: the scores of `singlelife.alignment`, and the logits that the page draws.
 
 A `Bench` runs each model once on each pair set, keeps what it computed within bounds, and serves many visitors.
 """
@@ -31,7 +31,7 @@ UNTRAINED = ("untrained:tiny@1", "untrained:tiny@2")  # architecture and seed
 K = 5
 
 _HERE = Path(__file__).resolve().parent
-_OWN = "your pairs"  # name of a visitor's pairs
+_OWN = "your own"  # the name of a visitor's pairs
 _MOST_PATCHES = 1024  # of a view: the maps of a pair grow with its square
 _KEPT_LOGITS = 16 << 20  # bytes of each model on each pair set
 _KEPT_RUNS = 20
@@ -110,7 +110,7 @@ class Bench:
         """
         for name in (a, b):
             if not is_built_in(name):
-                raise VisitorError(f"{name} is not one of the models of this page: {', '.join(built_in_models())}.")
+                raise VisitorError(f"{name} does not come with this page. Choose from {', '.join(built_in_models())}.")
         token = f"{a}|{b}|{pairs}|{k}"
         with self._built_in:
             found = self.find(token) or self.compare(a, b, built_in_pairs(pairs), k=k)
@@ -131,7 +131,7 @@ class Bench:
         """
         a, b = (a or "").strip(), (b or "").strip()
         if not (a and b):
-            raise VisitorError("Which two models? Name one of this page, or ORG/NAME on the Hub, twice.")
+            raise VisitorError("Name two models: each from the list, or ORG/NAME on the Hub.")
         request = request or Request(self.limits)
         with memory_errors_for_visitors():
             request.check()
@@ -139,7 +139,7 @@ class Bench:
             grid = coarser([model.grid for model in models])
             if (count := grid[0] * grid[1]) > _MOST_PATCHES:
                 raise VisitorError(
-                    f"These models have {count:,} patches of a view; here the limit is {_MOST_PATCHES:,}."
+                    f"These models split a view into {count:,} patches; the limit here is {_MOST_PATCHES:,}."
                 )
             check_ks([k], grid)
             reference = built_in_pairs(REFERENCE)
@@ -245,7 +245,7 @@ def built_in_pairs(name: str) -> PairSet:
         VisitorError: there is none of that name.
     """
     if name not in BUILT_IN_PAIRS:
-        raise VisitorError(f"There are the pairs {' and '.join(BUILT_IN_PAIRS)}, not {name!r}.")
+        raise VisitorError(f"There are no pairs {name!r}. Choose {' or '.join(BUILT_IN_PAIRS)}.")
     return PairSet.load(_HERE / "pairs" / name)
 
 

@@ -1,4 +1,4 @@
-"""What the page shows of a result: the scores in plain words, and the values that `page/*.js` draw."""
+"""A result as the page shows it: the scores in plain words, and the values that `page/*.js` draw."""
 
 import base64
 import html
@@ -24,10 +24,10 @@ _THUMBNAIL = 56  # pixels
 
 
 def verdict(result: Result) -> str:
-    """The scores in one line. Pairs that are too few for a centred score take that of the built-in ones."""
+    """The scores in one line. With too few pairs for a centred score, it uses that of the built-in pairs."""
     raw, centred = result.comparison.raw, result.reference.centred
     if math.isnan(raw.cas):
-        return "They cannot be compared: no patch has a top match in both."
+        return "They cannot be compared: no patch has a top match in both models."
     if centred.excess_low > 0:
         strength = centred.excess / (1 - centred.null)
         how = "strongly" if strength >= _STRONG else "clearly" if strength >= _CLEAR else "a little"
@@ -37,9 +37,9 @@ def verdict(result: Result) -> str:
             return f"They agree {how} about where things are."
         return f"They agree {how}, but not about where things are: they do not find the true matches."
     if raw.low > raw.chance:
-        return "They agree only in looking at the same place, whatever is there."
+        return "They agree only because both look at the same place, whatever is there."
     less = raw.high < raw.chance
-    return "They agree less than by chance." if less else "They agree no more than by chance."
+    return "They agree less than chance." if less else "They agree no more than chance."
 
 
 def reading(result: Result) -> str:
@@ -59,8 +59,8 @@ def _sentences(scores: CasResult) -> str:
     truths = [each.centred_truth for each in scores.readings]
     shares = [f"{truth.large_shifts:.0%}" for truth in truths if truth and truth.large_shifts is not None]
     found = (
-        f"At large shifts, the centred top {scores.k} of A holds the true match of {shares[0]} of patches, that of B "
-        f"{shares[1]}."
+        f"Where the true match lies far off, A's centred top {scores.k} contains the true match for {shares[0]} of patches, "
+        f"B's for {shares[1]}."
         if len(shares) == 2
         else ""
     )
@@ -68,7 +68,7 @@ def _sentences(scores: CasResult) -> str:
 
 
 def to_dict(result: Result) -> dict[str, Any]:
-    """All of a result as JSON has it: the fields of `singlelife cas --json`, and what this page adds to them."""
+    """A result as JSON: the fields of `singlelife cas --json`, and what this page adds to them."""
     own = result.reference is result.comparison
     return result.comparison.to_dict() | {
         "reading": reading(result),
@@ -78,12 +78,12 @@ def to_dict(result: Result) -> dict[str, Any]:
 
 
 def score_html(result: Result) -> str:
-    """The scores as a piece of the page. The JSON is inside its link, so that nothing is kept on the disk."""
+    """The scores as HTML. The download link holds the JSON itself, so nothing stays on the disk."""
     comparison, reference = result.comparison, result.reference
     others = "" if reference is comparison else f", on the {reference.num_pairs} built-in pairs"
     rows = [
-        _bar("Centred CAS", f"without habits of place and popular patches{others}", reference.centred, "centred"),
-        _bar("Raw CAS", "matches shared", comparison.raw, "raw", interval=len(result.pairs) > 1),
+        _bar("Centred CAS", f"position habits and popular patches removed{others}", reference.centred, "centred"),
+        _bar("Raw CAS", "share of matches in common", comparison.raw, "raw", interval=len(result.pairs) > 1),
     ]
     facts = [
         f"<dt><b class='score-{letter}'>{letter.upper()}</b></dt><dd><b>{html.escape(name)}</b> by {method}</dd>"
@@ -91,8 +91,8 @@ def score_html(result: Result) -> str:
     ]
     count = comparison.grid[0] * comparison.grid[1]
     facts.append(
-        f"<dt>On</dt><dd>{comparison.num_pairs} pair{'s' * (comparison.num_pairs != 1)} of "
-        f"{html.escape(comparison.pairs)}, top {comparison.k} of {count} patches</dd>"
+        f"<dt>On</dt><dd>{comparison.num_pairs} pair{'s' * (comparison.num_pairs != 1)} "
+        f"({html.escape(comparison.pairs)}), top {comparison.k} of {count} patches</dd>"
     )
     content = _data_uri(json.dumps(to_dict(result), indent=2).encode(), "application/json")
     return (
@@ -103,7 +103,7 @@ def score_html(result: Result) -> str:
 
 
 def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool = True) -> str:
-    """A score with what it is by accident, or by chance, as a bar with a mark."""
+    """A score as a bar, with a mark at its null or at chance."""
     if math.isnan(score.cas):
         return (
             f"<div class='score-row' data-score='{kind}'><div class='score-name'><b>{name}</b> not defined</div></div>"
@@ -131,20 +131,20 @@ def _bar(name: str, what: str, score: Score, kind: str, *, interval: bool = True
 
 
 def stage_html(what: str, share: float | None) -> str:
-    """The work that runs, with a bar."""
+    """What is being done, with a progress bar."""
     value = "" if share is None else f" value='{share:.3f}'"
     bar = f"<progress max='1'{value} aria-label='Progress'></progress>"
     return f"<div class='stage' role='status'><span>{html.escape(what)}…</span>{bar}</div>"
 
 
 def note_html(what: str, *, alert: bool = False) -> str:
-    """A message that stays."""
+    """A message that stays on the page."""
     kind = "alert" if alert else "status"
     return f"<div class='note note-{kind}' role='{kind}'>{html.escape(what)}</div>"
 
 
 def look(result: Result, pair: int) -> dict[str, Any]:
-    """Where both models look in one pair, from 0, for the element `look`. It begins with the patch that shows most."""
+    """Where both models look in one pair (from 0), for the element `look`. The most telling patch is chosen first."""
     rows, columns = result.comparison.grid
     maps = {}
     for name in ("raw", "centred"):
@@ -169,13 +169,13 @@ def look(result: Result, pair: int) -> dict[str, Any]:
 
 
 def telling_pair(result: Result) -> int:
-    """The pair with the patch that shows the most."""
+    """The pair with the most telling patch."""
     return int(np.argmax([_telling_patch(result, pair)[1] for pair in range(len(result.runs[0].logits))]))
 
 
 def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
-    """The patch of the target that shows the most, and how much: both models agree about it, and find the true match
-    far from the same place."""
+    """The most telling patch of the target, and how telling it is: both models agree about it and find a true match
+    that is far from the same place."""
     rows, columns = result.comparison.grid
     sets = np.stack([run.extraction.raw[pair] for run in result.runs])
     truth, index = result.true_match[pair], np.arange(rows * columns)
@@ -187,7 +187,7 @@ def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
 
 
 def strip(result: Result, chosen: int) -> dict[str, Any]:
-    """Small pictures of all pairs, to choose one by, for the element `strip`."""
+    """Thumbnails of all pairs, for the element `strip`."""
     pairs = [
         {
             "cas": "–" if math.isnan(cas) else f"{cas:.0%}",
@@ -199,7 +199,7 @@ def strip(result: Result, chosen: int) -> dict[str, Any]:
 
 
 def matrix(bench: Bench) -> dict[str, Any]:
-    """The centred scores of this Space's models two by two, for the element `matrix`."""
+    """The centred scores of every two models of this Space, for the element `matrix`."""
     models = built_in_models()
     scores: list[list[float | None]] = [[None] * len(models) for _ in models]
     for i, j in combinations(range(len(models)), 2):

@@ -78,21 +78,20 @@ def read(tmp_path) -> Callable:
     return read
 
 
-@pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_picture_is_upright_as_its_exif_says(orientation, kind, read):
-    exif = Image.Exif()
-    exif[0x0112] = orientation
+def test_a_picture_is_upright_as_its_exif_says(kind, read):
     picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (2, 4, 3), dtype=np.uint8))
     picture = picture.resize((64, 32), Image.Resampling.NEAREST)
     pixels = np.asarray(picture)
-    upright = {
+    for orientation, upright in {
         1: pixels, 2: pixels[:, ::-1], 3: pixels[::-1, ::-1], 4: pixels[::-1], 5: pixels.transpose(1, 0, 2),
         6: np.rot90(pixels, -1), 7: np.rot90(pixels, 2).transpose(1, 0, 2), 8: np.rot90(pixels),
-    }[orientation]  # fmt: skip
-    found = read(picture, kind, exif=exif, quality=95)
-    assert found.shape == upright.shape and found.dtype == np.uint8
-    assert np.abs(found.astype(int) - upright).mean() < 12
+    }.items():  # fmt: skip
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        found = read(picture, kind, exif=exif, quality=95)
+        assert found.shape == upright.shape and found.dtype == np.uint8
+        assert np.abs(found.astype(int) - upright).mean() < 12, orientation
 
 
 def test_every_mode_looks_as_it_should(read):
@@ -164,10 +163,10 @@ def test_what_is_no_picture_or_too_large_is_refused(case, tmp_path):
 
 
 def test_bombs_take_no_memory_and_many_large_pictures_at_once_only_what_there_is(tmp_path):
-    """Measured by the peak of a process of its own: a bomb would be 1.2 GB, and eight of the large ones 4 GB."""
+    """Measured by the peak of a process of its own: a bomb would be 1.2 GB, and six of the large ones 2 GB."""
     for case in BOMBS:
         (tmp_path / case).write_bytes(BAD_PICTURES[case][0])
-    (tmp_path / "large").write_bytes(stored(Image.new("P", (7000, 7000)), "PNG", transparency=0))
+    (tmp_path / "large").write_bytes(stored(Image.new("P", (4000, 4000)), "PNG", transparency=0))
     code = f"""
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -179,9 +178,9 @@ def read(name, **limits):
         return "too large" not in str(error) and (str(error), resident())
 assert not any(map(read, {BOMBS}))
 print(peak_resident() - before)
-limit = resident() + 2100 * 10**6
-with ThreadPoolExecutor(8) as pool:
-    found = set(pool.map(lambda _: read("large", memory=limit), range(8)))
+limit = resident() + 700 * 10**6
+with ThreadPoolExecutor(6) as pool:
+    found = set(pool.map(lambda _: read("large", memory=limit), range(6)))
 assert found == {{(1024, 1024, 3)}}, found
 print(limit - peak_resident())
 """
@@ -189,7 +188,7 @@ print(limit - peak_resident())
     assert bombs < 50e6 and left > 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(kind=st.sampled_from(KINDS), changes=st.dictionaries(st.integers(0, 700), st.integers(0, 255)))
 def test_damage_of_any_kind_ends_in_a_picture_or_an_error_for_visitors(tmp_path_factory, kind, changes):
     file = damaged(stored(halves(), kind), changes, tmp_path_factory.getbasetemp() / "damaged")
@@ -397,7 +396,7 @@ def test_what_is_no_video_and_sound_and_rare_codecs_are_refused(content, tmp_pat
     assert str(tmp_path) not in str(told.value)
 
 
-@settings(max_examples=25)
+@settings(max_examples=15)
 @given(changes=st.dictionaries(st.integers(0, 10**6), st.integers(0, 255), max_size=40), cut=st.floats(0.1, 1))
 def test_damage_of_any_kind_ends_in_pairs_or_an_error_for_visitors(tmp_path_factory, changes, cut):
     content = HIGHWAY.read_bytes()[: int(cut * HIGHWAY.stat().st_size)]

@@ -245,9 +245,9 @@ DAMAGED = "cannot be loaded as safetensors"
 BAD = {
     "gated": Bad("lives/vit is gated", options={"gated": True}),
     "private": Bad("no model lives/vit on the Hub", options={"private": True}),
-    "no config": Bad("holds no model: it has no config.json", without("config.json")),
-    "no weights": Bad("holds no model: it has no safetensors", without(WEIGHTS)),
-    "empty weights": Bad("holds no model: it has no safetensors but an empty file", file(WEIGHTS, lambda d: b"")),
+    "no config": Bad("has no config.json", without("config.json")),
+    "no weights": Bad("has no safetensors weights", without(WEIGHTS)),
+    "empty weights": Bad("has an empty weights file", file(WEIGHTS, lambda d: b"")),
     "pickles": Bad("only pickled weights, which can run code", pickled),
     "another architecture": Bad("of the architecture 'bert', which is not known", config(model_type="bert")),
     "no architecture": Bad("names no architecture", config(model_type=None)),
@@ -258,7 +258,7 @@ BAD = {
     "attention code of the Hub": Bad("the field attn_implementation", config(attn_implementation="evil/kernels")),
     "quantised": Bad("the field quantization_config", config(quantization_config={"quant_method": "gptq"})),
     "weights of another place": Bad("the field transformers_weights", config(transformers_weights="../x.safetensors")),
-    "100 GB": Bad("has 100.0 GB of weights in 1 files; here", told=lambda files: {WEIGHTS: 100 * 10**9}),
+    "100 GB": Bad("has 100.0 GB of weights in 1 files; the limit", told=lambda files: {WEIGHTS: 100 * 10**9}),
     "100 GB in secret": Bad(
         "cannot be loaded as safetensors",
         file(WEIGHTS, lambda data: header(b"\2\0\0\0\0\0\0\0{}", largest) + b"x" * 500_000),
@@ -290,12 +290,12 @@ BAD = {
     },
     "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=True),
     "too many parameters": Bad(
-        r"has [\d,]+ million parameters; here the limit is 1,000", config(hidden_size=8192, num_hidden_layers=99)
+        r"has [\d,]+ million parameters; the limit here is 1,000", config(hidden_size=8192, num_hidden_layers=99)
     ),
-    "too many patches": Bad(r"cuts a view into 500 x 500 patches", config(image_size=4000)),
+    "too many patches": Bad(r"splits a view into 500 x 500 patches", config(image_size=4000)),
     "no patches": Bad("patches of 0 x 0 px", config(patch_size=0)),
     "too many patches by the processor": Bad(
-        r"cuts a view into 500 x 500 patches", processor("crop_size", 4000), of="dino"
+        r"splits a view into 500 x 500 patches", processor("crop_size", 4000), of="dino"
     ),
     "views that are resized to gigabytes": Bad(
         "preprocessor_config.json of lives/vit says (height|width) 1e", processor("size", 10**5), of="croco"
@@ -304,7 +304,7 @@ BAD = {
         f"config {number}": Bad(f"config.json of lives/vit (says|has) {facts}", config(**fields))
         for number, (facts, fields) in enumerate(NUMBERS)
     },
-    "a config of megabytes": Bad("config.json of lives/vit is over", config(padding="x" * (5 << 20))),
+    "a config of megabytes": Bad("config.json of lives/vit is larger", config(padding="x" * (5 << 20))),
     "a config that is none": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"\xff\xfe")),
     "a deep config": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"[" * 100_000)),
     "a config of words": Bad("cannot be used|cannot be opened", config(num_attention_heads="many")),
@@ -312,8 +312,17 @@ BAD = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(
+AT_THE_HUB = (  # where more is at stake than the files: what is fetched, and what is kept
+    "gated", "private", "no config", "no weights", "empty weights", "pickles", "another architecture",
+    "code of its own", "100 GB", "100 GB in secret", "more than it said", "less than it said",
+    "an index that leads elsewhere", "not a number", "cut off", "a huge header", "too many parameters",
+    "too many patches by the processor", "views that are resized to gigabytes", "config 0", "a config of megabytes",
+    "a deep config", "no processor",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", AT_THE_HUB)
+def test_a_bad_model_of_the_hub_is_refused_with_the_reason_and_little_is_fetched(
     case, hub, ask, vit, dino, micro_checkpoint, tmp_path
 ):
     bad = BAD[case]
@@ -328,6 +337,17 @@ def test_a_bad_model_is_refused_with_the_reason_and_little_is_fetched(
     safe_to_show(answer.error[1], tmp_path)
     assert not any(name.endswith(".tmp") for name in models_kept(tmp_path))
     assert "own.py" not in str(hub.requests)
+
+
+@pytest.mark.parametrize("case", [case for case in BAD if case not in AT_THE_HUB])
+def test_a_bad_model_of_ones_own_is_refused_with_the_reason(case, vit, tmp_path, monkeypatch):
+    folder = tmp_path / "lives" / "vit"
+    folder.mkdir(parents=True)
+    for name, data in BAD[case].files(content(vit)).items():
+        (folder / name).write_bytes(data)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(VisitorError, match=BAD[case].message):
+        opened("lives/vit", local=True)
 
 
 def safe_to_show(message: str, *folders: Path) -> None:
@@ -352,7 +372,7 @@ def test_hostile_numbers_take_no_memory_and_a_wide_model_only_what_was_foreseen(
         shutil.copytree(vit, tmp_path / str(index))
         (tmp_path / str(index) / "config.json").write_bytes(config(**fields)(content(vit))["config.json"])
     architecture, image_processor, _ = MODELS["vit"]
-    wide = type(architecture)(**architecture.to_dict() | {"intermediate_size": 20_000, "image_size": 256})
+    wide = type(architecture)(**architecture.to_dict() | {"intermediate_size": 10_000, "image_size": 256})
     saved(tmp_path / "wide", wide, image_processor)
     code = f"""
 from limits import Limits, Request, VisitorError
@@ -374,13 +394,13 @@ except VisitorError:
     pass
 request = Request(Limits(memory=resident() + 4 * parameters + int(2.5 * of_a_pair)))
 model, before = open_model("{tmp_path}/wide", request, local=True), resident()
-views = torch.zeros(8, 3, 256, 256, dtype=torch.uint8)
-assert model.logits(views, views).shape == (8, 1024, 1024)
+views = torch.zeros(5, 3, 256, 256, dtype=torch.uint8)
+assert model.logits(views, views).shape == (5, 1024, 1024)
 print(hostile, peak_resident() - before, of_a_pair)
 """
     hostile, taken, of_a_pair = peaks(code)
     assert hostile < 150e6
-    assert 0.2 * of_a_pair < taken < 2.5 * of_a_pair  # of the 8 pairs that were asked for at once
+    assert 0.2 * of_a_pair < taken < 2.5 * of_a_pair  # of the 5 pairs that were asked for at once
 
 
 def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_path):
@@ -404,12 +424,11 @@ def test_a_download_that_breaks_once_goes_on_from_there(hub, ask, vit):
     assert hub.sent < 1.5 * size + 60_000
 
 
-@pytest.mark.parametrize("silent", [0.0, 0.5])
-def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(silent, hub, ask, vit, tmp_path):
+def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(hub, ask, vit, tmp_path):
     hub.put(hub.create("lives/vit", "model"), content(vit))
-    hub.breaks += [Break("GET", WEIGHTS, after=60_000), Break("GET", WEIGHTS, after=1, times=10**6, silent=silent)]
+    hub.breaks += [Break("GET", WEIGHTS, after=60_000), Break("GET", WEIGHTS, after=1, times=10**6, silent=0.5)]
     start = time.monotonic()
-    answer = ask(patience=1, request_seconds=10)
+    answer = ask(patience=1, request_seconds=6)
     assert answer.error[0] == "VisitorError" and re.search("connection to the Hub broke|longer than", answer.error[1])
     assert time.monotonic() - start < 60
     assert models_kept(tmp_path) == []
@@ -418,31 +437,41 @@ def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(silent
     assert ask().error is None
 
 
-@pytest.mark.parametrize("head", ["HTTP/1.1 ", "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n"])
-@pytest.mark.parametrize("given_up", [False, True])
-def test_a_hub_that_drips_is_left_when_time_is_over_or_the_visitor_gives_up(head, given_up, tmp_path, monkeypatch):
-    """A byte every 0.1 s, so that no read is ever silent."""
-    over = threading.Event()
+@pytest.mark.parametrize(
+    ("given_up", "head"), [(True, "HTTP/1.1 "), (False, "HTTP/1.1 200 OK\r\nContent-Length: 99999\r\n\r\n")]
+)
+def test_a_hub_that_drips_is_left_when_time_is_over_or_the_visitor_gives_up(given_up, head, tmp_path, monkeypatch):
+    """A byte every 0.1 s, so that no read is ever silent. Both happen half a second after the Hub is asked."""
+    asked, over, started = threading.Event(), threading.Event(), set(psutil.Process().children())
 
     class Drip(socketserver.BaseRequestHandler):
         def handle(self) -> None:
+            asked.set()
             with suppress(OSError):
                 self.request.sendall(head.encode())
                 while not over.wait(0.1):
                     self.request.sendall(b"1")
 
+    def cancelled() -> bool:
+        if asked.is_set():
+            time.sleep(0.5)
+            ended.append(time.monotonic())
+            if not given_up:
+                request._end = 0.0
+        return given_up and bool(ended)
+
+    ended: list[float] = []
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Drip) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_address[1]}")
         monkeypatch.setenv("HF_HUB_OFFLINE", "0")
         monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path))
-        start, before = time.monotonic(), set(psutil.Process().children())
-        request = Request(Limits(request_seconds=8), cancelled=lambda: given_up and time.monotonic() > start + 6)
-        with pytest.raises(VisitorError, match="Cancelled" if given_up else "longer than 8 s"):
+        request = Request(Limits(), cancelled=cancelled)
+        with pytest.raises(VisitorError, match="Cancelled" if given_up else "longer than"):
             open_model("lives/vit", request)
-        assert time.monotonic() - start < (8 if given_up else 10)
-        assert set(psutil.Process().children()) <= before
+        assert time.monotonic() - ended[0] < 3
+        assert set(psutil.Process().children()) <= started
         over.set()
         server.shutdown()
 
@@ -541,7 +570,7 @@ def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tm
     if name == "lives/vit\n":
         name = "lives/v\nit"  # around a name, white space is taken off
     for local in (False, True):
-        with pytest.raises(VisitorError, match=r"is no name of a model|cannot be opened") as told:
+        with pytest.raises(VisitorError, match=r"is not a model name|cannot be opened") as told:
             opened(name, local=local and not Path(name.replace("\0", "")).is_dir())
         safe_to_show(str(told.value).replace(name, ""), tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -549,12 +578,12 @@ def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tm
 
 @pytest.mark.parametrize("revision", ["", "..", "../main", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
 def test_what_is_no_revision_is_refused(revision):
-    with pytest.raises(VisitorError, match="is no revision"):
+    with pytest.raises(VisitorError, match="is not a revision"):
         opened(f"lives/vit@{revision}")
 
 
 def test_a_folder_is_opened_for_its_owner_alone_and_with_the_same_checks(vit, tmp_path):
-    with pytest.raises(VisitorError, match="is no name of a model"):
+    with pytest.raises(VisitorError, match="is not a model name"):
         opened(str(vit))
     assert opened(str(vit), local=True).revision == load_model(str(vit)).revision
     shutil.copytree(vit, tmp_path / "vit")

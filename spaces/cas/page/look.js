@@ -29,7 +29,7 @@ async function load() {
   part('.look').hidden = false;
   part('.look-ask').textContent = `Pair ${value.pair + 1}: click a point in the target, or move with the arrow keys, `
     + 'and see where each model looks for it in the source.';
-  value.names.forEach((name, index) => { part(`[data-name="${index}"]`).textContent = `looks here: ${name}`; });
+  value.names.forEach((name, index) => { part(`[data-name="${index}"]`).textContent = `where ${name} looks`; });
   input('row').max = value.rows;
   input('column').max = value.columns;
   part('.look-key-truth').hidden = !value.truth.some((match) => match >= 0);
@@ -136,9 +136,9 @@ function describe(shared, match, shares) {
   if (match >= 0) {
     const has = [0, 1].map((model) => topOf(model, patch).includes(match));
     answer += has[0] && has[1] ? ' Both have the true match (◇) among them.'
-      : has[0] ? ' A has the true match (◇) among them, B has not.'
-      : has[1] ? ' B has the true match (◇) among them, A has not.' : ' Neither has the true match (◇) among them.';
-  } else if (value.truth.some((each) => each >= 0)) answer += ' What it shows is out of sight in the source.';
+      : has[0] ? ' Only A has the true match (◇) among them.'
+      : has[1] ? ' Only B has the true match (◇) among them.' : ' Neither has the true match (◇) among them.';
+  } else if (value.truth.some((each) => each >= 0)) answer += ' The source does not show this patch.';
   part('.look-answer').textContent = answer;
   const mean = shares.reduce((sum, each) => sum + each, 0) / shares.length;
   canvas('target').setAttribute('aria-label', `Target view, ${value.rows} by ${value.columns} patches. Row ${row}, `
