@@ -1,16 +1,14 @@
-"""Files of models on the Hub: fetched within limits by a process that can be ended, and kept up to a cap."""
+"""Files of models on the Hub: a process that can be ended fetches them within limits; a capped folder keeps them."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from queue import Empty, SimpleQueue
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -41,98 +39,77 @@ class Remote:
     hashes: dict[str, str]
 
 
-class HubProcess:
-    """The Hub, asked by a process of its own (`fetch.py`) that ends with the block, or as soon as the request does: a
-    server that sends a byte a second holds up no thread of the page.
+def look_up(repo_id: str, revision: str | None, request: Request) -> Remote:
+    """What the Hub says about a model that everybody may see.
 
-    Args:
-        request: for which the Hub is asked.
+    Raises:
+        Cancelled, VisitorError, HubError: the Hub does not say.
     """
+    told = _ask("look_up", lambda: request.tell(f"Looking up {repo_id}"), repo_id, revision=revision)
+    if not is_commit(told["commit"]):  # a folder is named after it
+        raise VisitorError(f"The Hub names no commit of {repo_id}. Try again later.")
+    return Remote(repo_id, **told)
 
-    def __init__(self, request: Request):
-        self._request = request
 
-    def __enter__(self) -> "HubProcess":
-        words = [sys.executable, str(Path(__file__).with_name("fetch.py"))]
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        return self
+def download(remote: Remote, files: Sequence[str], folder: Path, request: Request) -> None:
+    """Fetch files of a model into a folder: no more bytes than the Hub said, with the hashes that it has.
 
-    def __exit__(self, *_: object) -> None:
-        self._process.kill()
-        self._process.communicate()
+    Raises:
+        Cancelled, VisitorError, HubError: the download failed.
+    """
+    name, before, total = remote.repo_id, _size(folder), sum(remote.sizes[file] for file in files)
 
-    def look_up(self, repo_id: str, revision: str | None) -> Remote:
-        """What the Hub says about a model that everybody may see.
+    def watch() -> None:
+        got = _size(folder) - before
+        if got > total + _SLACK:
+            raise VisitorError(f"The Hub sends more of {name} than it said. Choose another model.")
+        what = f"Downloading {name}: {in_bytes(min(got, total))} of {in_bytes(total)}"
+        request.tell(what, min(1.0, got / max(total, 1)))
 
-        Raises:
-            Cancelled, VisitorError, HubError: it cannot be had.
-        """
-        told = self._ask("look_up", lambda: self._request.tell(f"Looking up {repo_id}"), repo_id, revision=revision)
-        if not is_commit(told["commit"]):  # a folder is named after it
-            raise VisitorError(f"The Hub names no commit of {repo_id}. Try again later.")
-        return Remote(repo_id, **told)
+    came = _ask("download", watch, name, commit=remote.commit, files=files, folder=str(folder))
+    watch()
+    for file, (size, digest) in came.items():
+        if size != remote.sizes[file] or digest != remote.hashes.get(file, digest):
+            raise VisitorError(f"The download of {file} of {name} differs from what the Hub lists. Try again later.")
 
-    def download(self, remote: Remote, files: Iterable[str], folder: Path) -> None:
-        """Fetch files of a model into a folder: no more of them than the Hub said, with the hashes that it has.
 
-        Raises:
-            Cancelled, VisitorError, HubError: they cannot be had.
-        """
-        files, name, before = list(files), remote.repo_id, _size(folder)
-        total = sum(remote.sizes[file] for file in files)
-
-        def watch() -> None:
-            got = _size(folder) - before
-            if got > total + _SLACK:
-                raise VisitorError(f"The Hub sends more of {name} than it said. Take another model.")
-            what = f"Downloading {name}: {in_bytes(min(got, total))} of {in_bytes(total)}"
-            self._request.tell(what, min(1.0, got / max(total, 1)))
-
-        for file in files:
-            size, digest = self._ask("download", watch, name, commit=remote.commit, file=file, folder=str(folder))
-            if size != remote.sizes[file] or digest != remote.hashes.get(file, digest):
-                raise VisitorError(f"What came as {file} of {name} is not what the Hub has. Try again later.")
-            watch()
-
-    def _ask(self, question: str, watch: Callable[[], None], repo_id: str, **arguments: Any) -> Any:
-        """The answer to a question; `watch` is called while it is awaited, and may raise."""
-        answers: SimpleQueue[str] = SimpleQueue()
-        watch()
-        said = self._process.stdout
-        assert self._process.stdin is not None and said is not None
-        with suppress(BrokenPipeError):
-            self._process.stdin.write(json.dumps([question, {"repo_id": repo_id, **arguments}]) + "\n")
-            self._process.stdin.flush()
-        threading.Thread(target=lambda: answers.put(said.readline()), daemon=True).start()
-        while True:
-            try:
-                line = answers.get(timeout=0.1)
-                break
-            except Empty:
+def _ask(question: str, watch: Callable[[], None], repo_id: str, **arguments: Any) -> Any:
+    """The answer of the Hub, asked by a process of its own (`fetch.py`). It ends as soon as `watch` raises: a server
+    that sends a byte a second holds up no thread of the page."""
+    script, words = str(Path(__file__).with_name("fetch.py")), json.dumps({"repo_id": repo_id, **arguments})
+    watch()
+    with subprocess.Popen([sys.executable, script, question, words], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            said = None
+            while said is None:
                 watch()
-        if not line:  # the traceback is in the log
-            raise VisitorError(f"The Hub's answer about {repo_id} cannot be used. Take another model.")
-        answer = json.loads(line)
-        if "refused" in answer:
-            raise HubError(answer["refused"])
-        return answer["answer"]
+                with suppress(subprocess.TimeoutExpired):
+                    said = process.communicate(timeout=0.1)[0]
+        finally:
+            process.kill()
+    if not said:  # the traceback is in the log
+        raise VisitorError(f"The Hub's answer about {repo_id} cannot be used. Choose another model.")
+    answer = json.loads(said)
+    if "refused" in answer:
+        raise HubError(answer["refused"])
+    return answer["answer"]
 
 
 @contextmanager
 def kept(key: str, size: int, fill: Callable[[Path], None], folder: Path, request: Request) -> Iterator[Path]:
     """The folder of a model, which stays while the block runs. Visitors, and processes, take turns.
 
-    A model is written aside and renamed when it is whole. The models that were used longest ago make room for it.
+    The model is renamed into place when it is whole. The models that were used longest ago make room for it.
 
     Args:
         key: its name, as a file name.
         size: of its files, in bytes.
-        fill: puts its files into an empty folder; called where it is not there yet.
-        folder: that has all models, and nothing else.
-        request: checked while another visitor is in the folder.
+        fill: puts its files into an empty folder; called if the model is not there yet.
+        folder: where all models are, and nothing else.
+        request: checked while another visitor uses the folder.
 
     Raises:
-        VisitorError: it has no room.
+        VisitorError: there is no room for it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with ExitStack() as held:

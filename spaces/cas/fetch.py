@@ -1,16 +1,17 @@
-"""Asks the Hub, in a process of its own that `downloads.py` ends where time is over or a visitor gives up.
+"""Ask the Hub one question, in a process that `downloads.py` ends when time is over or the visitor gives up.
 
-It reads questions as lines of JSON, and writes the answer to each as a line.
+    python fetch.py look_up|download ARGUMENTS
+
+takes the arguments as JSON, and prints {"answer": ...} or {"refused": message}.
 """
 
+import ctypes
 import hashlib
 import json
 import os
+import signal
 import sys
-import threading
-from collections.abc import Callable
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any
 
 from huggingface_hub import HfApi, constants
@@ -21,8 +22,9 @@ from singlelife.hub.client import file_sizes
 from singlelife.hub.errors import translate_hub_errors
 
 _MOST_MEMORY = 2 << 30  # bytes of this process, whatever it is sent
+_DIE_WITH_PARENT = 1  # of prctl
 
-constants.HF_HUB_DISABLE_XET = True  # a helper of xet's own is not ended with this process
+constants.HF_HUB_DISABLE_XET = True  # its own process would outlive this one
 
 
 def look_up(repo_id: str, revision: str | None) -> dict[str, Any]:
@@ -34,12 +36,15 @@ def look_up(repo_id: str, revision: str | None) -> dict[str, Any]:
     return {"commit": info.sha, "sizes": sizes, "hashes": hashes}
 
 
-def download(repo_id: str, commit: str, file: str, folder: str) -> list[Any]:
-    """Fetch a file into a folder. Returns its size and SHA-256."""
-    with translate_hub_errors(repo_id, f"Downloading {repo_id}", "", "model"):
-        path = _api().hf_hub_download(repo_id, file, revision=commit, local_dir=folder)
-    with Path(path).open("rb") as content:
-        return [os.fstat(content.fileno()).st_size, hashlib.file_digest(content, "sha256").hexdigest()]
+def download(repo_id: str, commit: str, files: list[str], folder: str) -> dict[str, list[Any]]:
+    """Fetch files into a folder. Returns the size and SHA-256 of each."""
+    came = {}
+    for file in files:
+        with translate_hub_errors(repo_id, f"Downloading {repo_id}", "", "model"):
+            path = _api().hf_hub_download(repo_id, file, revision=commit, local_dir=folder)
+        with Path(path).open("rb") as content:
+            came[file] = [os.fstat(content.fileno()).st_size, hashlib.file_digest(content, "sha256").hexdigest()]
+    return came
 
 
 def _api() -> HfApi:
@@ -53,22 +58,13 @@ def _main() -> None:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
-    questions: SimpleQueue[str] = SimpleQueue()
-    known: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
-
-    def listen() -> None:
-        for line in sys.stdin:
-            questions.put(line)
-        os._exit(0)  # who asked is gone
-
-    threading.Thread(target=listen, daemon=True).start()
-    while True:
-        name, arguments = json.loads(questions.get())
-        try:
-            answer = {"answer": known[name](**arguments)}
-        except HubError as error:
-            answer = {"refused": str(error)}
-        print(json.dumps(answer), flush=True)
+        ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
+    question = {"look_up": look_up, "download": download}[sys.argv[1]]
+    try:
+        answer: dict[str, Any] = {"answer": question(**json.loads(sys.argv[2]))}
+    except HubError as error:
+        answer = {"refused": str(error)}
+    print(json.dumps(answer))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from downloads import HubProcess, Remote, kept
+from downloads import Remote, download, kept, look_up
 from limits import Limits, Request, VisitorError, log, visitor_message
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
@@ -91,19 +91,18 @@ def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
     if local and name and Path(name).expanduser().is_dir():
         return _load(find_checkpoint(name), request)
     repo_id, revision = _parsed(name)
-    with HubProcess(request) as hub:
-        remote = hub.look_up(repo_id, revision)
-        small, weights = _checked_files(remote, request.limits)
+    remote = look_up(repo_id, revision, request)
+    small, weights = _checked_files(remote, request.limits)
 
-        def fill(folder: Path) -> None:
-            hub.download(remote, small, folder)
-            _inspect(Checkpoint(name, folder, weights), request)  # what cannot be compared costs no more
-            hub.download(remote, weights, folder)
+    def fill(folder: Path) -> None:
+        download(remote, small, folder, request)
+        _inspect(Checkpoint(name, folder, weights), request)  # a model that cannot be compared costs no more
+        download(remote, weights, folder, request)
 
-        key = f"{repo_id.replace('/', '--')}@{remote.commit}"
-        size = sum(remote.sizes[file] for file in small + weights)
-        with kept(key, size, fill, default_cache_dir() / "space-models", request) as folder:
-            return _load(Checkpoint(name, folder, weights, commit=remote.commit), request)
+    key = f"{repo_id.replace('/', '--')}@{remote.commit}"
+    size = sum(remote.sizes[file] for file in small + weights)
+    with kept(key, size, fill, default_cache_dir() / "space-models", request) as folder:
+        return _load(Checkpoint(name, folder, weights, commit=remote.commit), request)
 
 
 def _parsed(name: str) -> tuple[str, str | None]:
@@ -209,9 +208,7 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
         )
     of_a_pair = _activations(model, grid[0] * grid[1], size)
     if 4 * parameters + of_a_pair > limits.memory:
-        raise VisitorError(
-            f"{name} needs {in_bytes(of_a_pair)} for a pair of views, more than there is here. {_SMALLER}"
-        )
+        raise VisitorError(f"{name} needs {in_bytes(of_a_pair)} for a pair, more than there is here. {_SMALLER}")
     return parameters, of_a_pair
 
 

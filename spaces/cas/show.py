@@ -59,8 +59,8 @@ def _sentences(scores: CasResult) -> str:
     truths = [each.centred_truth for each in scores.readings]
     shares = [f"{truth.large_shifts:.0%}" for truth in truths if truth and truth.large_shifts is not None]
     found = (
-        f"Where the true match lies far off, A's centred top {scores.k} contains the true match for {shares[0]} of patches, "
-        f"B's for {shares[1]}."
+        f"Where the true match lies far off, A's centred top {scores.k} contains it for {shares[0]} of patches, B's "
+        f"for {shares[1]}."
         if len(shares) == 2
         else ""
     )

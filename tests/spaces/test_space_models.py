@@ -271,7 +271,7 @@ BAD = {
         weights=True,
     ),
     "less than it said": Bad(
-        "is not what the Hub has", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
+        "differs from what the Hub lists", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
     ),
     "an index that leads elsewhere": Bad("names weights that it does not have", elsewhere, weights=True),
     "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
@@ -408,7 +408,7 @@ def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_pa
     commit = hub.put(repository, content(vit))
     blob = hub.folder / repository.commits[commit][WEIGHTS].sha256
     blob.write_bytes(blob.read_bytes()[:-1] + b"?")
-    assert "is not what the Hub has" in ask().error[1]
+    assert "differs from what the Hub lists" in ask().error[1]
     assert models_kept(tmp_path) == []
 
 
