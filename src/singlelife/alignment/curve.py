@@ -7,9 +7,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from singlelife.alignment.comparison import AlignmentResult, ModelReading, failure_lines, model_table, score_table
+from singlelife.alignment.comparison import cas_matrix
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import CasMatrix, cas_matrix
+from singlelife.alignment.matrix import (
+    AlignmentResult,
+    CasMatrix,
+    ModelReading,
+    failure_lines,
+    model_table,
+    score_table,
+)
 from singlelife.alignment.null import CentredScore
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score

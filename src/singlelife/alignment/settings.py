@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from singlelife.errors import PairSetError, SingleLifeError
+from singlelife.errors import CheckpointError, PairSetError, SingleLifeError
 
 Views = Literal["plain", "zoomed", "shifted"]
 Direction = Literal["target-source", "source-target", "reciprocal", "transposed"]
@@ -16,6 +16,22 @@ Search = Literal["none", "blocks", "heads"]
 BalancedBy = Literal["overlap", "gap", "none"]
 
 UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
+
+
+def untrained_model(name: str) -> tuple[str, int] | None:
+    """The architecture and the seed in `untrained:MODEL[@SEED]`; None for the name of any other model.
+
+    Raises:
+        CheckpointError: the seed is not a whole number.
+    """
+    if not name.startswith(UNTRAINED):
+        return None
+    model, _, seed = name.removeprefix(UNTRAINED).rpartition("@")
+    if not model:
+        return seed, 0
+    if not seed.isdigit():
+        raise CheckpointError(f"{name}: the seed after '@' should be a whole number, not {seed!r}.")
+    return model, int(seed)
 
 
 @dataclass(frozen=True)

@@ -95,9 +95,9 @@ class Cas:
         check_names([self.config.pairs], self.config.cache_dir)
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-        from singlelife.alignment.comparison import AlignmentResult, cas
+        from singlelife.alignment.comparison import cas, cas_matrix
         from singlelife.alignment.curve import cas_curve
-        from singlelife.alignment.matrix import cas_matrix
+        from singlelife.alignment.matrix import AlignmentResult
         from singlelife.machine import choose_device
 
         disable_progress_bar()
