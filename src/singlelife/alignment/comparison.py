@@ -304,7 +304,7 @@ def _at_each_k(
     counted, at_k = dict(by_k), {}
     true_match = pairs.true_match(by_k[config.k[0]][0].grid).numpy()
     for k in sorted(set(config.k)):
-        if config.patches != "all":
+        if config.patches != "all" or pairs.even:
             counted[k] = [co_visible(each, pairs, true_match) for each in by_k[k]]
         of_groups = groups or [each.model for each in by_k[k]]
         at_k[k] = at_one_k(counted[k], pairs, true_match, of_groups, config.seed)
@@ -315,7 +315,7 @@ def _search(models: Sequence[Model], pairs: PairSet, config: CasConfig, grid: tu
     device = choose_device(config.device)
     loaded = [open_model(model, device, config) for model in models]
     first, second = (extract_each(model, pairs, config, grid) for model in loaded)
-    if config.patches != "all":
+    if config.patches != "all" or pairs.even:
         match = pairs.true_match(grid).numpy()
         first, second = ([co_visible(each, pairs, match) for each in found] for found in (first, second))
     names = []

@@ -224,7 +224,7 @@ def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
         "direction": first.direction,
         "maps": config.maps,
         "sinks": config.sinks,
-        "patches": config.patches,
+        "patches": "co-visible" if pairs.even else config.patches,
         "notes": notes_of(extractions, pairs, config),
         "seed": config.seed,
     }

@@ -182,7 +182,7 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
             notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
         elif centred == 1 and left > 1:
             notes.append(f"{each.model} gives the same map for all pairs, so it has no centred score.")
-        elif config.patches == "all" and left > 1:
+        elif config.patches == "all" and not pairs.even and left > 1:
             shares = {"raw": raw, "centred": centred}
             words = [f"{share:.2%} of {name} rows" for name, share in shares.items() if share > 0]
             if words:
