@@ -1,10 +1,10 @@
-"""What one model says about one pair set: top-k sets as packed bits, raw and centred, in one pass of the model.
+"""Run one model on one pair set, once: its top-k sets as packed bits, raw and centred.
 
 The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are
 few and else in a file that has no name and is gone with the process, and are read again when the mean is known. A
 second, short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
 
-Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
+Extractions are kept on disk, so that a model runs once on a pair set. The name of a file is the
 SHA-256 of all that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
 """
 

@@ -263,7 +263,7 @@ def model_table(readings: Mapping[str, ModelReading]) -> str:
 
 
 def text_table(lines: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> str:
-    """A table of words and numbers; nothing stands where a number is None or NaN."""
+    """A table of words and numbers. A cell is empty where its number is None or NaN."""
     import pandas
 
     frame = pandas.DataFrame(list(lines.values()), list(lines), list(columns), dtype=object)
@@ -437,7 +437,7 @@ class CasMatrix(AlignmentResult):
         return "\n\n".join(parts)
 
     def _metrics(self, metrics: RepresentationMetrics) -> str:
-        """The representation metrics beside the score."""
+        """The representation metrics, next to the score."""
         lines = {}
         for a, b in combinations(range(len(self.models)), 2):
             squares = [self.main.centred.excess]

@@ -234,7 +234,7 @@ def _cut_out(
             top, left, rows, columns = boxes[pair, view].tolist()
             box = (top, left, rows, columns)
         boxes[pair, view] = box
-        # By numpy, which writes channels apart ten times as fast as torch does beside other work.
+        # NumPy separates the channels ten times as fast as torch does on a busy machine.
         cut[view, pair] = crop_and_resize(image, box, size).numpy()
     described["lives"] = [
         {"name": life.name, "fingerprint": life.metadata["fingerprint"], "license": life.metadata["license"]}
@@ -252,7 +252,7 @@ def _cut_out(
     overlaps = []
     for life, frames in pairs:
         geometry = stored_geometry(life)
-        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where no points are kept beside the life
+        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where the life has no points
         if geometry is not None:
             overlaps[-1] = overlaps_of(geometry.points, geometry.component, frames)
     overlap = np.concatenate(overlaps)

@@ -1,6 +1,6 @@
 """The one way from what a user names to a pair set.
 
-A name stands for, in this order:
+A name can be, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
 2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
    unless a prepared life has its name: pairs of image files;
