@@ -27,7 +27,7 @@ import numpy as np
 import torch
 import tyro
 
-from singlelife.alignment.matrix import cas_matrix
+from singlelife.alignment.comparison import cas_matrix
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import agreement, common_per_patch, select_top_k

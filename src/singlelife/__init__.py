@@ -18,8 +18,8 @@ from singlelife._version import __version__ as __version__
 
 if TYPE_CHECKING:
     from singlelife.alignment.comparison import cas as cas
+    from singlelife.alignment.comparison import cas_matrix as cas_matrix
     from singlelife.alignment.curve import cas_curve as cas_curve
-    from singlelife.alignment.matrix import cas_matrix as cas_matrix
     from singlelife.alignment.pair_sets import PairSet as PairSet
     from singlelife.croco import CroCoConfig as CroCoConfig
     from singlelife.croco import CroCoForDepthEstimation as CroCoForDepthEstimation
@@ -38,7 +38,7 @@ _PUBLIC = {  # name → where it is
     "PairSet": "alignment.pair_sets.PairSet",
     "cas": "alignment.comparison.cas",
     "cas_curve": "alignment.curve.cas_curve",
-    "cas_matrix": "alignment.matrix.cas_matrix",
+    "cas_matrix": "alignment.comparison.cas_matrix",
     "load_life": "lives.resolve.resolve_life",
     "train": "pretraining.pretrain.train",
 }

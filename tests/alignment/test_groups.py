@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from singlelife.alignment.matrix import group_of, permutation_test
+from singlelife.alignment.comparison import group_of
+from singlelife.alignment.null import permutation_test
 
 seeds = st.integers(0, 2**32 - 1)
 

@@ -128,7 +128,7 @@ def test_a_model_that_fails_is_named_and_the_others_are_compared(tmp_path):
     assert "none" in result.failed["none"] and "not finite" in result.failed["nan"]
     assert result.failed["odd"].startswith("IndexError")
     assert all(f"  {model}: {error}" in str(result) for model, error in result.failed.items())
-    with pytest.raises(CheckpointError, match=r"(?s)Fewer than two.*no model none"):
+    with pytest.raises(CheckpointError, match="no model none"):
         run(tmp_path, [zoo()[0], "none"])
 
 

@@ -138,15 +138,6 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(hub, hub_c
 
 
 @pytest.mark.integration
-def test_an_architecture_is_refused_before_its_weights_are_downloaded(hub, hub_client, vit):
-    config = json.loads((vit / "config.json").read_text()) | {"model_type": "bert"}
-    hub.put(hub.create("lives/bert", "model"), content(vit) | {"config.json": json.dumps(config).encode()})
-    answer = hub_client.ask(LOAD, spec="lives/bert")
-    assert answer.error[0] == "CheckpointError" and "'bert', which is not known to give" in answer.error[1]
-    assert not any("safetensors" in path for _, path, _ in hub.requests)
-
-
-@pytest.mark.integration
 def test_code_in_a_repository_is_never_run(hub, hub_client, vit, tmp_path):
     marker = tmp_path / "ran"
     config = json.loads((vit / "config.json").read_text())
@@ -283,11 +274,8 @@ def query(weights: dict[str, torch.Tensor]) -> str:
         (weights_with(lambda weights: weights.pop(query(weights))), "1 missing"),
         (weights_with(lambda weights: weights[query(weights)].fill_(torch.nan)), "not finite"),
         (rewritten("model.safetensors", lambda content: b"\xff" * 100), "model.safetensors is damaged"),
-        (rewritten("model.safetensors", lambda content: struct.pack("<Q", 2) + b"[]"), "model.safetensors is damaged"),
-        (rewritten("model.safetensors", lambda content: content[:1000]), "model.safetensors is damaged"),
         (rewritten("model.safetensors", lambda content: None), "no model.safetensors"),
         (rewritten("config.json", lambda content: b"{"), "config.json"),
-        (rewritten("config.json", lambda content: None), "no config.json"),
         (rewritten("preprocessor_config.json", lambda content: None), "no image processor"),
         (reference, "singlelife convert"),
         (pickled, r"pickled weights \(pytorch_model.bin\)"),
@@ -301,18 +289,11 @@ def test_a_damaged_folder_is_named_and_what_is_wrong(damage, facts, vit):
     assert str(vit) in str(error.value)
 
 
-def test_a_file_is_no_model_and_told_how_to_become_one(tmp_path):
-    (tmp_path / "CroCo_V2.pth").write_bytes(b"")
-    with pytest.raises(CheckpointError, match=r"CroCo_V2.pth holds no model.* singlelife convert"):
-        load_model(str(tmp_path / "CroCo_V2.pth"))
-
-
 @pytest.mark.parametrize(
     ("spec", "message"),
     [
         ("runs/none", "cannot be found"),
         ("./none", "no such folder, and not a Hub id"),
-        ("none", "no such folder, and not a Hub id"),
         ("untrained:none", "there is no folder none, and no such preset; there are base"),
         ("untrained:tiny@x", "the seed after '@' should be a whole number, not 'x'"),
     ],

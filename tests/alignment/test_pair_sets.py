@@ -7,19 +7,20 @@ import pytest
 import torch
 from PIL import Image
 
+from singlelife.alignment.comparison import cas
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 from singlelife.alignment.pair_sets.pair_set import PairGeometry
 from singlelife.alignment.score import position_map
 from singlelife.errors import PairSetError
 
-from .providers import top_k
+from .providers import Oracle, Random, top_k
 
 pytestmark = pytest.mark.integration
 
 GRID = (8, 8)
 
 
-@pytest.fixture(scope="module", params=["plain", "zoomed", "shifted"])
+@pytest.fixture(scope="module", params=["plain", "zoomed", "shifted", "even"])
 def pairs(request, sim_test) -> PairSet:
     return make_pair_set(sim_test, views=request.param, num_pairs=48, seed=3)
 
@@ -37,7 +38,7 @@ def test_frames_of_a_pair_are_a_moment_apart_and_the_camera_moved(pairs, sim_tes
     frames = np.array(pairs.provenance["frames"])
     np.testing.assert_array_equal(pairs.provenance["timestamps"], sim_test.timestamps[frames])
     np.testing.assert_array_equal(pairs.gap, np.abs(np.diff(sim_test.timestamps[frames])[:, 0]))
-    if pairs.provenance["views"] == "shifted":
+    if pairs.provenance["views"] in ("shifted", "even"):
         assert (frames[:, 0] == frames[:, 1]).all()
         return
     assert pairs.gap.min() >= 2 / 17.5 - 1e-6 and pairs.gap.max() <= 8 / 17.5 + 1e-6
@@ -70,6 +71,40 @@ def test_shifted_views_have_matches_far_from_the_same_place(sim_test):
     match = make_pair_set(sim_test, views="shifted", num_pairs=48).true_match(GRID)
     near = (top_k(torch.from_numpy(position_map(GRID, GRID)), 5).unsqueeze(0) == match.unsqueeze(-1)).any(-1)
     assert ((match >= 0) & ~near).sum() > 500
+
+
+def test_even_views_have_shifts_that_do_not_depend_on_the_place(sim_test):
+    """On shifted views a patch at the left edge can only match to its right; on even ones its place says nothing."""
+    found = {}
+    for views in ("shifted", "even"):
+        pairs = make_pair_set(sim_test, views=views, num_pairs=96)
+        match = pairs.true_match(GRID).numpy()
+        pair, patch = np.nonzero(match >= 0)
+        place, shift = np.stack(divmod(patch, 8)), np.stack(divmod(match[pair, patch], 8)) - np.stack(divmod(patch, 8))
+        found[views] = [np.corrcoef(*each)[0, 1] for each in zip(place, shift, strict=True)]
+        # A map of places alone: in each row, the columns that the first half of the pairs matches most.
+        counts = np.zeros((64, 64))
+        np.add.at(counts, (patch[pair < 48], match[pair, patch][pair < 48]), 1)
+        best, later = np.argsort(-counts, axis=1)[:, :5], pair >= 48
+        found[views].append((best[patch] == match[pair, patch][:, None]).any(axis=1)[later].mean())
+    assert max(found["shifted"][:2]) < -0.3 and np.abs(found["even"][:2]).max() < 1e-6
+    central = [row * 8 + column for row in range(2, 6) for column in range(2, 6)]
+    assert sorted({*patch.tolist()}) == central and len(patch) == 96 * 16  # all of them, in every pair
+    assert np.abs(shift).max() == 2 and found["even"][2] == pytest.approx(5 / 16, abs=0.1)  # of 4 x 4 patches' room
+
+
+def test_scores_on_even_views_count_the_middle_half(sim_test, tmp_path):
+    pairs = make_pair_set(sim_test, views="even", num_pairs=24)
+    pairs.save(tmp_path / "even")
+    pairs = PairSet.load(tmp_path / "even")
+    other = Random(0)
+    models = Oracle(pairs), Oracle(pairs)
+    models[1]._logits = torch.where(pairs.true_match(GRID)[..., None] < 0, other.logits(pairs.target, pairs.source),
+                                    models[1]._logits)  # fmt: skip
+    found = cas(*models, pairs=pairs, progress=False)
+    assert found.raw.cas == 1 and found.patches == "co-visible"
+    position = cas(Oracle(pairs), Oracle(pairs), pairs=pairs, progress=False).readings[0]
+    assert position.truth.matches == 1 and position.truth.num_matches == 24 * 16
 
 
 def cut(left: int, top: int, side: int) -> list[int]:

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife import cas_matrix
+from singlelife.alignment.null import representation_metrics
 from singlelife.alignment.pair_sets import make_pair_set
-from singlelife.alignment.representation import representation_metrics
 from singlelife.errors import PairSetError
 
 seeds = st.integers(0, 2**32 - 1)

@@ -1,295 +1,62 @@
-"""Two models on one pair set: `singlelife.cas`, what `singlelife cas A B` prints, and what all results share."""
+"""Two models or many on one pair set: `singlelife.cas`, `singlelife.cas_matrix`, and what `singlelife cas` prints.
 
-import html
-import json
-from collections.abc import Mapping, Sequence
+A comparison of two models is a matrix of two. Each model is run once on a pair set, ever, and is in memory only while
+it runs. Of many models, one that fails is noted, and the others are compared.
+"""
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path, PurePath
+from typing import Any, TypeVar
 
 import numpy as np
+from tqdm.auto import tqdm
 
-from singlelife._version import __version__
 from singlelife.alignment.extraction import (
     Extraction,
-    chance,
+    ExtractionCache,
+    ModelHeader,
     check_ks,
     co_visible,
-    extract,
     extract_each,
-    position_agreement,
-    truth,
+)
+from singlelife.alignment.matrix import (
+    AlignmentResult,
+    AtK,
+    CasMatrix,
+    ModelReading,
+    at_one_k,
+    facts_of,
+    failure_lines,
+    model_table,
+    score_table,
+    text_table,
 )
 from singlelife.alignment.models import AttentionMapProvider, load_model
-from singlelife.alignment.null import CentredScore, centred_score, compare_cells, notes_of, search_null
+from singlelife.alignment.null import (
+    CentredScore,
+    RepresentationMetrics,
+    pooled_features,
+    representation_metrics,
+    search_null,
+)
 from singlelife.alignment.pair_sets import PairSet, resolve_pair_set
-from singlelife.alignment.score import Score, Truth, agreement, mean_known, scores
-from singlelife.alignment.settings import CasConfig
-from singlelife.files import atomic_write
+from singlelife.alignment.score import Score, agreement, mean_known
+from singlelife.alignment.settings import UNTRAINED, CasConfig
+from singlelife.errors import CheckpointError, SingleLifeError
+from singlelife.lives.registry import SHUFFLED, life_names, registered_life
 from singlelife.machine import choose_device
-from singlelife.results import ResultRow, to_frame
-
-if TYPE_CHECKING:
-    import pandas
+from singlelife.results import ResultRow
 
 Model = str | Path | AttentionMapProvider
 
-PROTOCOL = "cas/2"
+CONTROLS = "controls"  # the group of models that should not align
 _BEST = 5  # pairs of blocks or heads that the table names
-_NOT_IN_JSON = ("per_pair", "centring", "cells")
-
-
-@dataclass(frozen=True)
-class ModelReading:
-    """What one model does on the pair set, at one k.
-
-    Attributes:
-        position: its raw score against the position map.
-        sinks: the source patches that it looks at whatever the views show.
-        sink_share: the share of all its raw matches, before any are left out, that lie on them; 0 to 1.
-        truth, centred_truth: how often its top k holds the true match, raw and centred; None where no match is known.
-    """
-
-    position: Score
-    sinks: tuple[int, ...]
-    sink_share: float
-    truth: Truth | None
-    centred_truth: Truth | None
-
-
-def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: int) -> tuple[ModelReading, ...]:
-    """What each model does by itself.
-
-    Args:
-        extractions: at one k.
-        true_match: see `extraction.truth`.
-        seed: of the bootstrap.
-    """
-    positions = scores(list(map(position_agreement, extractions)), list(map(chance, extractions)), seed)
-    return tuple(
-        ModelReading(
-            position,
-            tuple(np.flatnonzero(each.sinks).tolist()),
-            each.sink_share,
-            truth(each, true_match, "raw"),
-            truth(each, true_match, "centred"),
-        )
-        for each, position in zip(extractions, positions, strict=True)
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class AlignmentResult:
-    """The facts of a measurement.
-
-    Attributes:
-        models: what the user called them.
-        revisions, methods, layers: what their weights are, how their maps come about, and of which blocks.
-        pairs, pairs_hash, num_pairs: the pair set, the SHA-256 of its pixels, its size.
-        views: how the views were cut, where that is known.
-        k: the primary one.
-        grid: rows and columns of patches that were compared.
-        direction, maps, sinks, patches: see `CasConfig`.
-        notes: what is undefined, left out or rough, and why.
-        seed: of the bootstrap.
-        version: of singlelife.
-    """
-
-    models: tuple[str, ...]
-    revisions: tuple[str, ...]
-    methods: tuple[str, ...]
-    layers: tuple[tuple[int, ...], ...]
-    pairs: str
-    pairs_hash: str
-    num_pairs: int
-    views: str = ""
-    k: int
-    grid: tuple[int, int]
-    direction: str
-    maps: str
-    sinks: str
-    patches: str
-    notes: tuple[str, ...] = ()
-    seed: int = 0
-    version: str = __version__
-
-    @property
-    def num_patches(self) -> int:
-        """How many patches a view has on the grid that was compared."""
-        return self.grid[0] * self.grid[1]
-
-    def rows(self) -> list[ResultRow]:
-        """A row of the results table for each number."""
-        raise NotImplementedError
-
-    def to_frame(self) -> "pandas.DataFrame":
-        """`rows` as a frame with the columns of `ResultRow`."""
-        return to_frame(self.rows())
-
-    def to_dict(self) -> dict[str, Any]:
-        """All fields but long arrays, as JSON has them: NaN is null."""
-        return _plain(self)
-
-    def save_json(self, path: str | Path) -> None:
-        """Write `to_dict` as JSON."""
-        with atomic_write(Path(path)) as aside:
-            aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-    def _repr_html_(self) -> str:
-        return f"<pre>{html.escape(str(self))}</pre>"
-
-    def _title(self) -> str:
-        """The pair set and the settings, in a line."""
-        facts = {"direction": "target-source", "maps": "logits", "sinks": "keep", "patches": "all"}
-        other = [f", {name} {getattr(self, name)}" for name, usual in facts.items() if getattr(self, name) != usual]
-        return (
-            f"{self.num_pairs} pairs of {self.pairs} ({self.pairs_hash[:12]}), top {self.k} of {self.num_patches} "
-            f"patches{''.join(other)}"
-        )
-
-    def _notes(self) -> list[str]:
-        """The notes as a part of the text, if there are any."""
-        return ["\n".join(f"Note: {each}" for each in self.notes)] if self.notes else []
-
-    def _score_rows(self, k: int, model: int, reference: int, raw: Score, centred: CentredScore) -> list[ResultRow]:
-        at: dict[str, Any] = {"k": k, "chance": centred.chance}
-        above, shifts = (centred.excess, model, reference, centred.excess_low, centred.excess_high), centred.shifts
-        return [
-            self._row("centred", centred.cas, model, reference, centred.low, centred.high, **at),
-            self._row("centred_null", centred.null, model, reference, **at),
-            self._row("centred_excess", *above, k=k, chance=0.0),
-            self._row("centred_p", centred.p_value, model, reference, **at, shifts=shifts),
-            self._row("raw", raw.cas, model, reference, raw.low, raw.high, k=k, chance=raw.chance),
-        ]
-
-    def _reading_rows(self, k: int, model: int, reading: ModelReading) -> list[ResultRow]:
-        """What a model does by itself."""
-        at = reading.position
-        rows = [self._row("position_raw", at.cas, model, None, at.low, at.high, k=k, chance=at.chance)]
-        for variant, found in (("raw", reading.truth), ("centred", reading.centred_truth)):
-            for which, share in (("", "matches"), ("_large_shifts", "large_shifts")):
-                value = getattr(found, share, None)
-                if value is not None:
-                    metric = f"true_match_{variant}{which}"
-                    rows.append(self._row(metric, value, model, k=k, chance=k / self.num_patches))
-        return rows
-
-    def _row(
-        self,
-        metric: str,
-        value: float,
-        model: int,
-        reference: int | None = None,
-        low: float | None = None,
-        high: float | None = None,
-        **settings: Any,
-    ) -> ResultRow:
-        settings |= {"method": self.methods[model], "layers": list(self.layers[model]), "direction": self.direction}
-        settings |= {"num_patches": self.num_patches, "sinks": self.sinks, "views": self.views}
-        settings |= {"maps": self.maps, "patches": self.patches}
-        if reference is not None:
-            settings["reference_revision"] = self.revisions[reference]
-            settings["reference_method"] = self.methods[reference]
-            settings["reference_layers"] = list(self.layers[reference])
-        return ResultRow(
-            model=self.models[model],
-            revision=self.revisions[model],
-            task="cas",
-            protocol=PROTOCOL,
-            data=self.pairs,
-            data_hash=self.pairs_hash,
-            metric=metric,
-            value=value,
-            low=None if low is None or np.isnan(low) else low,
-            high=None if high is None or np.isnan(high) else high,
-            seed=self.seed,
-            reference="" if reference is None else self.models[reference],
-            settings=settings,
-            version=self.version,
-        )
-
-
-def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> dict[str, Any]:
-    """The fields of `AlignmentResult` of models that were run on the pairs, at the primary k."""
-    first = extractions[0]
-    return {
-        "models": tuple(each.model for each in extractions),
-        "revisions": tuple(each.revision for each in extractions),
-        "methods": tuple(each.method for each in extractions),
-        "layers": tuple(each.layers for each in extractions),
-        "pairs": pairs.name,
-        "pairs_hash": pairs.hash,
-        "num_pairs": len(pairs),
-        "views": pairs.provenance.get("views", ""),
-        "k": first.k,
-        "grid": first.grid,
-        "direction": first.direction,
-        "maps": config.maps,
-        "sinks": config.sinks,
-        "patches": config.patches,
-        "notes": notes_of(extractions, pairs, config),
-        "seed": config.seed,
-    }
-
-
-def score_table(rows: Mapping[str, tuple[Score, CentredScore]]) -> str:
-    """A line for each raw and centred score, by its name."""
-    columns = ["centred", "by accident", "excess", "95% interval", "p", "raw", "95% interval", "chance"]
-    lines = {
-        name: [
-            centred.cas, centred.null, centred.excess, interval(centred.excess_low, centred.excess_high),
-            centred.p_value, raw.cas, interval(raw.low, raw.high), raw.chance,
-        ]
-        for name, (raw, centred) in rows.items()
-    }  # fmt: skip
-    return text_table(lines, columns)
-
-
-def interval(low: float, high: float) -> str:
-    """An interval in words; nothing where there is none."""
-    return "" if np.isnan(low) or np.isnan(high) else f"{low:.3f} to {high:.3f}"
-
-
-def model_table(readings: Mapping[str, ModelReading]) -> str:
-    """A line for each model and what it does by itself, with true matches where any are known."""
-    columns = ["position map", "sinks", "on sinks"]
-    lines: dict[str, list[Any]] = {
-        name: [each.position.cas, str(len(each.sinks)), each.sink_share] for name, each in readings.items()
-    }
-    if any(each.truth for each in readings.values()):
-        columns += ["true match", "(centred)", "large shifts", "(centred)"]
-        for name, each in readings.items():
-            truths = (each.truth, each.centred_truth)
-            lines[name] += [getattr(found, share, None) for share in ("matches", "large_shifts") for found in truths]
-    return text_table(lines, columns)
-
-
-def text_table(lines: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> str:
-    """A table of words and numbers; nothing stands where a number is None or NaN."""
-    import pandas
-
-    frame = pandas.DataFrame(list(lines.values()), list(lines), list(columns), dtype=object)
-    return frame.where(frame.notna(), "").to_string(float_format="{:.3f}".format)
-
-
-def failure_lines(failed: Mapping[str, str]) -> str:
-    """The models that could not be compared, each with its error."""
-    return "\n".join(["could not be compared", *(f"  {model}: {error}" for model, error in failed.items())])
-
-
-def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
-    if hasattr(value, "__dataclass_fields__"):
-        names = [name for name in value.__dataclass_fields__ if name not in _NOT_IN_JSON]
-        found = {name: _plain(getattr(value, name)) for name in names}
-        return found | found.pop("arrays", {})  # of a matrix, each under its own name
-    if isinstance(value, dict):
-        return {str(name): _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple | np.ndarray):
-        return [_plain(each) for each in value]
-    if isinstance(value, float | np.floating):
-        return None if np.isnan(value) else float(value)
-    return value
+_LOG = logging.getLogger(__name__)
+_Found = TypeVar("_Found")
 
 
 @dataclass(frozen=True)
@@ -419,14 +186,59 @@ def cas(
         SingleLifeError: a setting is not allowed, there is no such model or life, or they cannot be compared.
     """
     config = replace(config or CasConfig(), **overrides)
-    device = choose_device(config.device)
-    models = [open_model(each, device, config) for each in (a, b)]
-    grid = coarser([model.grid for model in models])
+    on, by_k, _, _ = _measure([a, b], config, pairs)
+    search = None if config.search == "none" else _search([a, b], on, config, by_k[config.k[0]][0].grid)
+    first, second = ({k: found[index] for k, found in by_k.items()} for index in range(2))
+    return compare_extractions(first, second, on, config, search=search)
+
+
+def _measure(
+    models: Sequence[Model],
+    config: CasConfig,
+    pairs: str | Path | PairSet | None,
+    *,
+    representation: bool = False,
+    keep_loaded: bool = False,
+) -> tuple[PairSet, dict[int, list[Extraction]], dict[str, str], RepresentationMetrics | None]:
+    """Run models on the pairs that the settings or `pairs` name, one in memory at a time.
+
+    Args:
+        keep_loaded: also keep the extractions of models that are loaded already, in the cache.
+
+    Returns:
+        The pairs, the extractions by k, the errors of models that failed, and the representation metrics if asked for.
+    """
+    device, failed = choose_device(config.device), dict[str, str]()
+    on_each = partial(_on_each, models, failed=failed, progress=config.progress)
+
+    def load(index: int) -> AttentionMapProvider:
+        return open_model(models[index], device, config)
+
+    opened = on_each(range(len(models)), "Opening models", lambda index: ModelHeader.of(load(index)))
+    grid = coarser([header.grid for header in opened.values()])
     check_ks(config.k, grid)
-    on = pair_set_of(config, pairs, max(model.image_size for model in models))
-    by_k = [extract(model, on, sorted(set(config.k)), config, grid=grid) for model in models]
-    search = None if config.search == "none" else _search(models, on, config, grid)
-    return compare_extractions(by_k[0], by_k[1], on, config, search=search)
+    on = pair_set_of(config, pairs, max(header.image_size for header in opened.values()))
+    cache = ExtractionCache(on, grid, config)
+
+    def run(index: int) -> dict[int, Extraction]:
+        model = models[index]
+        keep = keep_loaded or isinstance(model, str | Path)
+        found = cache.get(opened[index], lambda: load(index), keep=keep)
+        return {k: replace(each, model=_name(model)) for k, each in found.items()}
+
+    def pooled(index: int) -> np.ndarray:
+        return pooled_features(load(index), on, config.batch_size)
+
+    found, metrics = on_each(opened, "Running models", run), None
+    if representation:
+        features = on_each(found, "Pooling features", pooled)
+        found = {index: found[index] for index in features}
+        metrics = representation_metrics(list(features.values()))
+    return on, {k: [each[k] for each in found.values()] for k in sorted(set(config.k))}, failed, metrics
+
+
+def _name(model: Model) -> str:
+    return str(model) if isinstance(model, str | Path) else model.name
 
 
 def open_model(model: Model, device: str, config: CasConfig) -> AttentionMapProvider:
@@ -471,37 +283,43 @@ def compare_extractions(
         config: the settings; the first k is the primary one.
         search: of the two models, if their blocks or heads were scored.
     """
-    true_match = pairs.true_match(a[config.k[0]].grid).numpy()
-
-    def both(k: int) -> list[Extraction]:
-        return [co_visible(each[k], pairs, true_match) if config.patches != "all" else each[k] for each in (a, b)]
-
-    def at(k: int) -> ScoresAtK:
-        found = compare_cells(both(k), pairs)
-        (raw,) = scores(list(found.raw.T), found.chances.tolist(), config.seed)
-        return ScoresAtK(k, centred_score(found.centred, np.ones(1)), raw)
-
-    main, shown = at(config.k[0]), both(config.k[0])
+    at_k, shown = _at_each_k({k: [a[k], b[k]] for k in a}, pairs, config)
+    curve = tuple(ScoresAtK(k, at.centred.cells[0], at.raw.cells[0]) for k, at in at_k.items())
+    main = at_k[config.k[0]]
     return CasResult(
         **facts_of(shown, pairs, config),
-        raw=main.raw,
-        centred=main.centred,
-        readings=model_readings(shown, true_match, config.seed),
-        curve=tuple(main if k == main.k else at(k) for k in sorted(set(config.k))),
+        raw=main.raw.cells[0],
+        centred=main.centred.cells[0],
+        readings=main.readings,
+        curve=curve,
         search=search,
         centring=tuple(np.stack([each.mean_map, each.spread]) for each in shown),
     )
 
 
-def _search(
-    models: Sequence[AttentionMapProvider], pairs: PairSet, config: CasConfig, grid: tuple[int, int]
-) -> SearchScores:
-    first, second = (extract_each(model, pairs, config, grid) for model in models)
-    if config.patches != "all":
+def _at_each_k(
+    by_k: Mapping[int, list[Extraction]], pairs: PairSet, config: CasConfig, groups: Sequence[str] | None = None
+) -> tuple[dict[int, AtK], list[Extraction]]:
+    """The scores at each k, ascending, and the extractions at the primary one, of the patches that count."""
+    counted, at_k = dict(by_k), {}
+    true_match = pairs.true_match(by_k[config.k[0]][0].grid).numpy()
+    for k in sorted(set(config.k)):
+        if config.patches != "all" or pairs.even:
+            counted[k] = [co_visible(each, pairs, true_match) for each in by_k[k]]
+        of_groups = groups or [each.model for each in by_k[k]]
+        at_k[k] = at_one_k(counted[k], pairs, true_match, of_groups, config.seed)
+    return at_k, counted[config.k[0]]
+
+
+def _search(models: Sequence[Model], pairs: PairSet, config: CasConfig, grid: tuple[int, int]) -> SearchScores:
+    device = choose_device(config.device)
+    loaded = [open_model(model, device, config) for model in models]
+    first, second = (extract_each(model, pairs, config, grid) for model in loaded)
+    if config.patches != "all" or pairs.even:
         match = pairs.true_match(grid).numpy()
         first, second = ([co_visible(each, pairs, match) for each in found] for found in (first, second))
     names = []
-    for model in models:
+    for model in loaded:
         heads = range(model.num_heads // len(model.layers))
         of_heads = [f"{layer}.{head}" for layer in model.layers for head in heads]
         names.append(tuple(map(str, model.layers) if config.search == "blocks" else of_heads))
@@ -509,3 +327,91 @@ def _search(
     of_first, of_second = ([each.centred[pairs.order] for each in found] for found in (first, second))
     centred, excess, p_value = search_null(of_first, of_second, config.k[0])
     return SearchScores(config.search, (names[0], names[1]), raw, centred, excess, raw.size, p_value)
+
+
+def group_of(name: str) -> str:
+    """The data set of the life in a model's name, such as `ORG/singlelife-wt3`, `runs/sim_1` or
+    `runs/sim_1_seed1/checkpoint-200`; `"controls"` for a life that the registry calls a control, and `"untrained"`. A
+    model whose name holds no life is a group of its own."""
+    if name.startswith(UNTRAINED):
+        return "untrained"
+    for word in reversed(PurePath(name.partition("@")[0]).parts):
+        if word.removeprefix("singlelife-").startswith(SHUFFLED):
+            return CONTROLS
+        named = [
+            life
+            for life in map(registered_life, life_names())
+            if any(re.match(re.escape(each) + r"(?![A-Za-z0-9])", word) for each in (life.name, life.repository_name))
+        ]
+        if named:
+            life = max(named, key=lambda life: len(life.name))
+            return CONTROLS if life.description.startswith("control:") else life.dataset
+    return name
+
+
+def cas_matrix(
+    models: Sequence[Model],
+    config: CasConfig | None = None,
+    *,
+    pairs: str | Path | PairSet | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    representation: bool = False,
+    **overrides: Any,
+) -> CasMatrix:
+    """The scores of n models, two by two, with their statistics. Each model is run once on a pair set, ever:
+
+        cas_matrix(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
+
+    Args:
+        models: as in `cas`.
+        config: the settings; the defaults of `CasConfig` if not given.
+        pairs: instead of the setting: what `--pairs` takes, or a pair set.
+        groups: the names of the models of each group; models that are in none are grouped by `group_of`.
+        representation: also compare pooled features by linear CKA and mutual nearest neighbours.
+        overrides: settings of `CasConfig` by name.
+
+    Raises:
+        SingleLifeError: a setting is not allowed, a model is named twice, a group holds what is not compared, there
+            is no such life, or fewer than two models are left. Those that fail are in `CasMatrix.failed`.
+    """
+    config = replace(config or CasConfig(), **overrides)
+    names = list(map(_name, models))
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise CheckpointError(f"Named twice: {', '.join(twice)}. Name each model once.")
+    grouped = {str(model): group for group, members in (groups or {}).items() for model in members}
+    if unknown := sorted(set(grouped) - set(names)):
+        raise CheckpointError(f"The groups name {', '.join(unknown)}, which is not among the models to compare.")
+    on, by_k, failed, metrics = _measure(models, config, pairs, representation=representation, keep_loaded=True)
+    of_groups = tuple(grouped.get(each.model) or group_of(each.model) for each in by_k[config.k[0]])
+    at_k, shown = _at_each_k(by_k, on, config, of_groups)
+    return CasMatrix(**facts_of(shown, on, config), groups=of_groups, failed=failed, at_k=at_k, representation=metrics)
+
+
+def _on_each(
+    models: Sequence[Model],
+    indices: Iterable[int],
+    what: str,
+    work: Callable[[int], _Found],
+    *,
+    failed: dict[str, str],
+    progress: bool,
+) -> dict[int, _Found]:
+    """What a function finds for each model. The errors of those that fail are added to `failed`.
+
+    Raises:
+        CheckpointError: fewer than two models are left. Of two models, the error of the first that fails.
+    """
+    found = {}
+    for index in tqdm(list(indices), what, unit=" models", leave=False, disable=not progress):
+        name = _name(models[index])
+        try:
+            found[index] = work(index)
+        except Exception as error:  # whatever one model does, the results of the others are kept
+            if len(models) == 2:
+                raise
+            failed[name] = str(error) if isinstance(error, SingleLifeError) else f"{type(error).__name__}: {error}"
+            if not isinstance(error, SingleLifeError):
+                _LOG.exception("The model %s failed.", name)
+    if len(found) < 2:
+        raise CheckpointError(f"Fewer than two models can be compared.\n{failure_lines(failed)}")
+    return found

@@ -7,9 +7,16 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from singlelife.alignment.comparison import AlignmentResult, ModelReading, failure_lines, model_table, score_table
+from singlelife.alignment.comparison import cas_matrix
 from singlelife.alignment.extraction import VARIANTS
-from singlelife.alignment.matrix import CasMatrix, cas_matrix
+from singlelife.alignment.matrix import (
+    AlignmentResult,
+    CasMatrix,
+    ModelReading,
+    failure_lines,
+    model_table,
+    score_table,
+)
 from singlelife.alignment.null import CentredScore
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score
@@ -126,7 +133,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
     Args:
         by: what the points differ in.
-        at: where each of them stands, ascending, by its model. All other models are controls.
+        at: the step or hours of each model on the curve, ascending. All other models are controls.
 
     Raises:
         CheckpointError: the reference failed, or all models of the curve did.
@@ -156,8 +163,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
 
 def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> float | None:
-    """Where the first point stands from which on all intervals lie above chance, or the null, and above those of all
-    controls."""
+    """The step or hours from which on all intervals lie above chance (or the null) and above those of all controls."""
 
     def bounds(point: Against) -> tuple[float, float]:
         score: Score = getattr(point, variant)
@@ -179,7 +185,7 @@ def models_of_runs(runs: Sequence[str | Path]) -> tuple[Literal["step", "hours"]
     learnt from.
 
     Returns:
-        `"step"` or `"hours"`, and where each model stands, ascending, by its folder.
+        `"step"` or `"hours"`, and the steps or hours of each model, ascending, by its folder.
 
     Raises:
         RunError: a folder is no run, has no model, or the runs do not differ in `--hours`.

@@ -1,10 +1,10 @@
-"""What one model says about one pair set: top-k sets as packed bits, raw and centred, in one pass of the model.
+"""Run one model on one pair set, once: its top-k sets as packed bits, raw and centred.
 
 The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are
 few and else in a file that has no name and is gone with the process, and are read again when the mean is known. A
 second, short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
 
-Extractions are kept on disk, so that a model is run once on a pair set, whoever asks. The name of a file is the
+Extractions are kept on disk, so that a model runs once on a pair set. The name of a file is the
 SHA-256 of all that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
 """
 
@@ -12,6 +12,7 @@ import hashlib
 import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -147,32 +148,30 @@ class ExtractionCache:
         self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
         self._pairs, self._grid, self._config = pairs, grid, config
 
-    def load(self, model: ModelHeader, k: int) -> Extraction:
-        """An extraction that is here.
+    def get(
+        self, model: ModelHeader, load: Callable[[], AttentionMapProvider], *, keep: bool = True
+    ) -> dict[int, Extraction]:
+        """The extractions of a model at all ks. It is loaded and run unless they are here.
 
-        Raises:
-            ValueError: there is none that can be read.
-        """
-        return Extraction.load(self._path(model, k))
-
-    def fill(self, model: ModelHeader, load: Callable[[], AttentionMapProvider]) -> ModelHeader:
-        """Load a model and run it, unless its extractions at all ks are here. Returns what it was when it ran.
+        Args:
+            keep: look for them in the cache, and put new ones there.
 
         Raises:
             CheckpointError, PairSetError, LifeError: see `extract`.
         """
         ks = sorted(set(self._config.k))
-        try:
-            for k in ks:
-                self.load(model, k)
-        except ValueError:
-            loaded = load()
-            model = ModelHeader.of(loaded)
+        if keep:
+            with suppress(ValueError):
+                return {k: Extraction.load(self._path(model, k)) for k in ks}
+        loaded = load()
+        found = extract(loaded, self._pairs, ks, self._config, grid=self._grid)
+        if keep:
+            model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
             self.folder.mkdir(parents=True, exist_ok=True)
-            for k, extraction in extract(loaded, self._pairs, ks, self._config, grid=self._grid).items():
+            for k, extraction in found.items():
                 with atomic_write(self._path(model, k)) as aside:
                     extraction.save(aside)
-        return model
+        return found
 
     def _path(self, model: ModelHeader, k: int) -> Path:
         key = {

@@ -1,104 +1,293 @@
-"""n models on one pair set, two by two: `singlelife.cas_matrix`, and what `singlelife cas A B C ...` prints: the
-scores, their means within and across groups of models, and a test that groups matter.
+"""The results of a measurement, and the scores of n models, two by two: their means within and across groups of
+models, and a test that groups matter."""
 
-Each model is run once on a pair set, ever, and is in memory only while it runs. One that fails is noted; the others
-are compared.
-"""
-
-import logging
-import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import partial
-from itertools import combinations, permutations
-from math import factorial, prod
-from pathlib import Path, PurePath
-from typing import Any, TypeVar
+import html
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from itertools import combinations
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from singlelife.alignment.comparison import (
-    AlignmentResult,
-    Model,
-    ModelReading,
-    coarser,
-    facts_of,
-    failure_lines,
-    model_readings,
-    model_table,
-    open_model,
-    pair_set_of,
-    score_table,
-    text_table,
-)
-from singlelife.alignment.extraction import Extraction, ExtractionCache, ModelHeader, check_ks, co_visible
-from singlelife.alignment.models import UNTRAINED, AttentionMapProvider
-from singlelife.alignment.null import CentredScore, centred_score, compare_cells
-from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.representation import (
+from singlelife._version import __version__
+from singlelife.alignment.extraction import Extraction, chance, position_agreement, truth
+from singlelife.alignment.null import (
     MEASURES,
+    SMALL_P,
+    CentredScore,
+    Permutation,
     RepresentationMetrics,
-    pooled_features,
-    representation_metrics,
+    centred_score,
+    compare_cells,
+    notes_of,
+    permutation_test,
 )
-from singlelife.alignment.score import Score, scores
+from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.score import Score, Truth, scores
 from singlelife.alignment.settings import CasConfig
-from singlelife.errors import CheckpointError, SingleLifeError
-from singlelife.lives.registry import SHUFFLED, life_names, registered_life
-from singlelife.machine import choose_device
-from singlelife.results import ResultRow
+from singlelife.files import atomic_write
+from singlelife.results import ResultRow, to_frame
 
-CONTROLS = "controls"  # the group of models that should not align
-_EXACT_UP_TO = 8  # models
-_PERMUTATIONS = 10_000
-_SMALL_P = 0.05
-_LOG = logging.getLogger(__name__)
-_Found = TypeVar("_Found")
+if TYPE_CHECKING:
+    import pandas
 
-
-def group_of(name: str) -> str:
-    """The data set of the life in a model's name, such as `ORG/singlelife-wt3`, `runs/sim_1` or
-    `runs/sim_1_seed1/checkpoint-200`; `"controls"` for a life that the registry calls a control, and `"untrained"`. A
-    model whose name holds no life is a group of its own."""
-    if name.startswith(UNTRAINED):
-        return "untrained"
-    for word in reversed(PurePath(name.partition("@")[0]).parts):
-        if word.removeprefix("singlelife-").startswith(SHUFFLED):
-            return CONTROLS
-        named = [
-            life
-            for life in map(registered_life, life_names())
-            if any(re.match(re.escape(each) + r"(?![A-Za-z0-9])", word) for each in (life.name, life.repository_name))
-        ]
-        if named:
-            life = max(named, key=lambda life: len(life.name))
-            return CONTROLS if life.description.startswith("control:") else life.dataset
-    return name
+PROTOCOL = "cas/2"
+_NOT_IN_JSON = ("per_pair", "centring", "cells")
 
 
 @dataclass(frozen=True)
-class Permutation:
-    """Whether the groups that models belong to matter.
+class ModelReading:
+    """What one model does on the pair set, at one k.
 
     Attributes:
-        difference: mean of cells within groups less that of cells across.
-        p_value: the share of assignments of the models to groups of these sizes whose difference is as large or
-            larger; the one at hand is among them.
-        assignments: how many were looked at: all there are of up to 8 models, else 10,000, drawn at random.
-        smallest: the least p-value that groups of these sizes can reach.
+        position: its raw score against the position map.
+        sinks: the source patches that it looks at whatever the views show.
+        sink_share: the share of all its raw matches, before any are left out, that lie on them; 0 to 1.
+        truth, centred_truth: how often its top k holds the true match, raw and centred; None where no match is known.
     """
 
-    difference: float
-    p_value: float
-    assignments: int
-    smallest: float
+    position: Score
+    sinks: tuple[int, ...]
+    sink_share: float
+    truth: Truth | None
+    centred_truth: Truth | None
 
-    def __str__(self) -> str:
-        """The p-value, unless so few models cannot reach a small one."""
-        if self.smallest > _SMALL_P:
-            return f"too few models to test (p is at least {self.smallest:.2g})"
-        return f"p = {self.p_value:.4g}"
+
+def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: int) -> tuple[ModelReading, ...]:
+    """What each model does by itself.
+
+    Args:
+        extractions: at one k.
+        true_match: see `extraction.truth`.
+        seed: of the bootstrap.
+    """
+    positions = scores(list(map(position_agreement, extractions)), list(map(chance, extractions)), seed)
+    return tuple(
+        ModelReading(
+            position,
+            tuple(np.flatnonzero(each.sinks).tolist()),
+            each.sink_share,
+            truth(each, true_match, "raw"),
+            truth(each, true_match, "centred"),
+        )
+        for each, position in zip(extractions, positions, strict=True)
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class AlignmentResult:
+    """The facts of a measurement.
+
+    Attributes:
+        models: what the user called them.
+        revisions, methods, layers: what their weights are, how their maps come about, and of which blocks.
+        pairs, pairs_hash, num_pairs: the pair set, the SHA-256 of its pixels, its size.
+        views: how the views were cut, where that is known.
+        k: the primary one.
+        grid: rows and columns of patches that were compared.
+        direction, maps, sinks, patches: see `CasConfig`.
+        notes: what is undefined, left out or rough, and why.
+        seed: of the bootstrap.
+        version: of singlelife.
+    """
+
+    models: tuple[str, ...]
+    revisions: tuple[str, ...]
+    methods: tuple[str, ...]
+    layers: tuple[tuple[int, ...], ...]
+    pairs: str
+    pairs_hash: str
+    num_pairs: int
+    views: str = ""
+    k: int
+    grid: tuple[int, int]
+    direction: str
+    maps: str
+    sinks: str
+    patches: str
+    notes: tuple[str, ...] = ()
+    seed: int = 0
+    version: str = __version__
+
+    @property
+    def num_patches(self) -> int:
+        """How many patches a view has on the grid that was compared."""
+        return self.grid[0] * self.grid[1]
+
+    def rows(self) -> list[ResultRow]:
+        """A row of the results table for each number."""
+        raise NotImplementedError
+
+    def to_frame(self) -> "pandas.DataFrame":
+        """`rows` as a frame with the columns of `ResultRow`."""
+        return to_frame(self.rows())
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields but long arrays, as JSON has them: NaN is null."""
+        return _plain(self)
+
+    def save_json(self, path: str | Path) -> None:
+        """Write `to_dict` as JSON."""
+        with atomic_write(Path(path)) as aside:
+            aside.write_text(json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
+
+    def _title(self) -> str:
+        """The pair set and the settings, in a line."""
+        facts = {"direction": "target-source", "maps": "logits", "sinks": "keep", "patches": "all"}
+        other = [f", {name} {getattr(self, name)}" for name, usual in facts.items() if getattr(self, name) != usual]
+        return (
+            f"{self.num_pairs} pairs of {self.pairs} ({self.pairs_hash[:12]}), top {self.k} of {self.num_patches} "
+            f"patches{''.join(other)}"
+        )
+
+    def _notes(self) -> list[str]:
+        """The notes as a part of the text, if there are any."""
+        return ["\n".join(f"Note: {each}" for each in self.notes)] if self.notes else []
+
+    def _score_rows(self, k: int, model: int, reference: int, raw: Score, centred: CentredScore) -> list[ResultRow]:
+        at: dict[str, Any] = {"k": k, "chance": centred.chance}
+        above, shifts = (centred.excess, model, reference, centred.excess_low, centred.excess_high), centred.shifts
+        return [
+            self._row("centred", centred.cas, model, reference, centred.low, centred.high, **at),
+            self._row("centred_null", centred.null, model, reference, **at),
+            self._row("centred_excess", *above, k=k, chance=0.0),
+            self._row("centred_p", centred.p_value, model, reference, **at, shifts=shifts),
+            self._row("raw", raw.cas, model, reference, raw.low, raw.high, k=k, chance=raw.chance),
+        ]
+
+    def _reading_rows(self, k: int, model: int, reading: ModelReading) -> list[ResultRow]:
+        """What a model does by itself."""
+        at = reading.position
+        rows = [self._row("position_raw", at.cas, model, None, at.low, at.high, k=k, chance=at.chance)]
+        for variant, found in (("raw", reading.truth), ("centred", reading.centred_truth)):
+            for which, share in (("", "matches"), ("_large_shifts", "large_shifts")):
+                value = getattr(found, share, None)
+                if value is not None:
+                    metric = f"true_match_{variant}{which}"
+                    rows.append(self._row(metric, value, model, k=k, chance=k / self.num_patches))
+        return rows
+
+    def _row(
+        self,
+        metric: str,
+        value: float,
+        model: int,
+        reference: int | None = None,
+        low: float | None = None,
+        high: float | None = None,
+        **settings: Any,
+    ) -> ResultRow:
+        settings |= {"method": self.methods[model], "layers": list(self.layers[model]), "direction": self.direction}
+        settings |= {"num_patches": self.num_patches, "sinks": self.sinks, "views": self.views}
+        settings |= {"maps": self.maps, "patches": self.patches}
+        if reference is not None:
+            settings["reference_revision"] = self.revisions[reference]
+            settings["reference_method"] = self.methods[reference]
+            settings["reference_layers"] = list(self.layers[reference])
+        return ResultRow(
+            model=self.models[model],
+            revision=self.revisions[model],
+            task="cas",
+            protocol=PROTOCOL,
+            data=self.pairs,
+            data_hash=self.pairs_hash,
+            metric=metric,
+            value=value,
+            low=None if low is None or np.isnan(low) else low,
+            high=None if high is None or np.isnan(high) else high,
+            seed=self.seed,
+            reference="" if reference is None else self.models[reference],
+            settings=settings,
+            version=self.version,
+        )
+
+
+def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> dict[str, Any]:
+    """The fields of `AlignmentResult` of models that were run on the pairs, at the primary k."""
+    first = extractions[0]
+    return {
+        "models": tuple(each.model for each in extractions),
+        "revisions": tuple(each.revision for each in extractions),
+        "methods": tuple(each.method for each in extractions),
+        "layers": tuple(each.layers for each in extractions),
+        "pairs": pairs.name,
+        "pairs_hash": pairs.hash,
+        "num_pairs": len(pairs),
+        "views": pairs.provenance.get("views", ""),
+        "k": first.k,
+        "grid": first.grid,
+        "direction": first.direction,
+        "maps": config.maps,
+        "sinks": config.sinks,
+        "patches": "co-visible" if pairs.even else config.patches,
+        "notes": notes_of(extractions, pairs, config),
+        "seed": config.seed,
+    }
+
+
+def score_table(rows: Mapping[str, tuple[Score, CentredScore]]) -> str:
+    """A line for each raw and centred score, by its name."""
+    columns = ["centred", "by accident", "excess", "95% interval", "p", "raw", "95% interval", "chance"]
+    lines = {
+        name: [
+            centred.cas, centred.null, centred.excess, interval(centred.excess_low, centred.excess_high),
+            centred.p_value, raw.cas, interval(raw.low, raw.high), raw.chance,
+        ]
+        for name, (raw, centred) in rows.items()
+    }  # fmt: skip
+    return text_table(lines, columns)
+
+
+def interval(low: float, high: float) -> str:
+    """An interval in words; nothing where there is none."""
+    return "" if np.isnan(low) or np.isnan(high) else f"{low:.3f} to {high:.3f}"
+
+
+def model_table(readings: Mapping[str, ModelReading]) -> str:
+    """A line for each model and what it does by itself, with true matches where any are known."""
+    columns = ["position map", "sinks", "on sinks"]
+    lines: dict[str, list[Any]] = {
+        name: [each.position.cas, str(len(each.sinks)), each.sink_share] for name, each in readings.items()
+    }
+    if any(each.truth for each in readings.values()):
+        columns += ["true match", "(centred)", "large shifts", "(centred)"]
+        for name, each in readings.items():
+            truths = (each.truth, each.centred_truth)
+            lines[name] += [getattr(found, share, None) for share in ("matches", "large_shifts") for found in truths]
+    return text_table(lines, columns)
+
+
+def text_table(lines: Mapping[str, Sequence[Any]], columns: Sequence[str]) -> str:
+    """A table of words and numbers. A cell is empty where its number is None or NaN."""
+    import pandas
+
+    frame = pandas.DataFrame(list(lines.values()), list(lines), list(columns), dtype=object)
+    return frame.where(frame.notna(), "").to_string(float_format="{:.3f}".format)
+
+
+def failure_lines(failed: Mapping[str, str]) -> str:
+    """The models that could not be compared, each with its error."""
+    return "\n".join(["could not be compared", *(f"  {model}: {error}" for model, error in failed.items())])
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
+    if hasattr(value, "__dataclass_fields__"):
+        names = [name for name in value.__dataclass_fields__ if name not in _NOT_IN_JSON]
+        found = {name: _plain(getattr(value, name)) for name in names}
+        return found | found.pop("arrays", {})  # of a matrix, each under its own name
+    if isinstance(value, dict):
+        return {str(name): _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(each) for each in value]
+    if isinstance(value, float | np.floating):
+        return None if np.isnan(value) else float(value)
+    return value
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,14 +295,14 @@ class Matrix:
     """The scores of n models, two by two.
 
     Attributes:
-        cells: the scores, of the models `np.triu_indices(n, 1)`.
+        cells: the scores, each a Score or CentredScore, of the models `np.triu_indices(n, 1)`.
         mean, within, across: of all cells, of those of two models of one group, and of two; None where none is.
         difference: the mean within groups less that across, which is 0 where groups do not matter; None without both.
         permutation: whether groups matter, by the score above its chance or null; None where they cannot.
         arrays: each field of the scores, float64 (n, n) and symmetric, NaN where it is not defined.
     """
 
-    cells: tuple[Score, ...]
+    cells: tuple[Any, ...]
     mean: Score
     within: Score | None
     across: Score | None
@@ -155,7 +344,8 @@ def matrix_of(
     n = len(groups)
     same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
-    weights = {name: cells / cells.sum() for name, cells in kinds.items() if cells.any()}
+    # The one cell of two models is its own mean.
+    weights = {name: cells / cells.sum() for name, cells in kinds.items() if cells.any() and len(same) > 1}
     if {"within", "across"} <= weights.keys():
         weights["difference"] = weights["within"] - weights["across"]
     found = scores_of([*np.eye(len(same)), *weights.values()])
@@ -168,51 +358,11 @@ def matrix_of(
     excess = arrays.get("excess", arrays["cas"] - arrays["chance"])
     return Matrix(
         cells=cells,
-        mean=of_kinds["mean"],
+        mean=of_kinds.get("mean", cells[0]),
         **{name: of_kinds.get(name) for name in ("within", "across", "difference")},
         permutation=permutation_test(np.nan_to_num(excess), groups, seed),
         arrays=arrays,
     )
-
-
-def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -> Permutation | None:
-    """Test that models of one group agree more than models of two.
-
-    Args:
-        scores: symmetric (n, n), of which the diagonal is not looked at.
-        groups: of each model.
-
-    Returns:
-        None if no two models are of one group, or all are.
-    """
-    labels = np.unique(np.asarray(groups), return_inverse=True)[1]
-    sizes = np.bincount(labels)
-    cells = len(labels) * (len(labels) - 1) // 2
-    within = int((sizes * (sizes - 1) // 2).sum())
-    if within in (0, cells):
-        return None
-    off_diagonal = scores - np.diag(np.diag(scores))
-    total = off_diagonal.sum() / 2
-
-    def differences(assigned: np.ndarray) -> np.ndarray:
-        inside = np.zeros(len(assigned))
-        for label in range(len(sizes)):
-            members = (assigned == label).astype(np.float64)
-            inside += ((members @ off_diagonal) * members).sum(axis=1) / 2
-        return inside / within - (total - inside) / (cells - within)
-
-    (observed,) = differences(labels[None])
-    if len(labels) <= _EXACT_UP_TO:
-        assigned = np.unique(list(permutations(labels.tolist())), axis=0)
-    else:
-        drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
-        assigned = np.concatenate([labels[None], drawn])
-    as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not tell equal ones apart
-    # Groups of the same size may change their names, and the difference stays.
-    same = prod(factorial(int(number)) for number in np.unique(sizes, return_counts=True)[1])
-    ways = factorial(len(labels)) // prod(factorial(int(size)) for size in sizes)
-    smallest = max(1 / len(assigned), same / ways)
-    return Permutation(float(observed), float(as_large.mean()), len(assigned), smallest)
 
 
 @dataclass(frozen=True, eq=False)
@@ -253,9 +403,7 @@ class CasMatrix(AlignmentResult):
         found, both = [], list(combinations(range(len(self.models)), 2))
         for k, at in self.at_k.items():
             for cell, (a, b) in enumerate(both):
-                centred = at.centred.cells[cell]
-                assert isinstance(centred, CentredScore)
-                found += self._score_rows(k, a, b, at.raw.cells[cell], centred)
+                found += self._score_rows(k, a, b, at.raw.cells[cell], at.centred.cells[cell])
             for model, reading in enumerate(at.readings):
                 found += self._reading_rows(k, model, reading)
         for a, b in both if self.representation else []:
@@ -278,7 +426,7 @@ class CasMatrix(AlignmentResult):
         parts.append(score_table(means))
         if raw.permutation and centred.permutation:
             tests = f"centred: {centred.permutation}\nraw: {raw.permutation}"
-            if centred.permutation.smallest > _SMALL_P:
+            if centred.permutation.smallest > SMALL_P:
                 tests = str(centred.permutation)
             parts.append(f"permutation test that groups matter ({raw.permutation.assignments:,} assignments)\n{tests}")
         if self.representation:
@@ -289,7 +437,7 @@ class CasMatrix(AlignmentResult):
         return "\n\n".join(parts)
 
     def _metrics(self, metrics: RepresentationMetrics) -> str:
-        """The representation metrics beside the score."""
+        """The representation metrics, next to the score."""
         lines = {}
         for a, b in combinations(range(len(self.models)), 2):
             squares = [self.main.centred.excess]
@@ -308,76 +456,7 @@ def _square(title: str, below: np.ndarray, above: np.ndarray) -> str:
     return f"{title}\n{text_table(lines, list(lines))}"
 
 
-def cas_matrix(
-    models: Sequence[Model],
-    config: CasConfig | None = None,
-    *,
-    pairs: str | Path | PairSet | None = None,
-    groups: Mapping[str, Sequence[str]] | None = None,
-    representation: bool = False,
-    **overrides: Any,
-) -> CasMatrix:
-    """The scores of n models, two by two, with their statistics. Each model is run once on a pair set, ever:
-
-        cas_matrix(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
-
-    Args:
-        models: as in `cas`.
-        config: the settings; the defaults of `CasConfig` if not given.
-        pairs: instead of the setting: what `--pairs` takes, or a pair set.
-        groups: the names of the models of each group; models that are in none are grouped by `group_of`.
-        representation: also compare pooled features by linear CKA and mutual nearest neighbours.
-        overrides: settings of `CasConfig` by name.
-
-    Raises:
-        SingleLifeError: a setting is not allowed, a model is named twice, a group holds what is not compared, there
-            is no such life, or fewer than two models are left. Those that fail are in `CasMatrix.failed`.
-    """
-    config = replace(config or CasConfig(), **overrides)
-    names = [str(each) if isinstance(each, str | Path) else each.name for each in models]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise CheckpointError(f"Named twice: {', '.join(twice)}. Each model is compared once.")
-    grouped = {str(model): group for group, members in (groups or {}).items() for model in members}
-    if unknown := sorted(set(grouped) - set(names)):
-        raise CheckpointError(f"The groups name {', '.join(unknown)}, which is not among the models to compare.")
-    device, failed = choose_device(config.device), dict[str, str]()
-    by_name = dict(zip(names, models, strict=True))
-
-    def load(name: str) -> AttentionMapProvider:
-        return open_model(by_name[name], device, config)
-
-    on_each = partial(_on_each, failed=failed, progress=config.progress)
-    opened = on_each(names, "Opening models", lambda name: ModelHeader.of(load(name)))
-    grid = coarser([header.grid for header in opened.values()])
-    check_ks(config.k, grid)
-    on = pair_set_of(config, pairs, max(header.image_size for header in opened.values()))
-    cache = ExtractionCache(on, grid, config)
-
-    # A run that is under way may have gone on in between: the headers are new where a model was run.
-    headers = on_each(opened, "Running models", lambda name: cache.fill(opened[name], lambda: load(name)))
-    metrics = None
-    if representation:
-        pooled = on_each(headers, "Pooling features", lambda name: pooled_features(load(name), on, config.batch_size))
-        headers = {name: headers[name] for name in pooled}
-        metrics = representation_metrics(list(pooled.values()))
-
-    of_groups = tuple(grouped.get(name) or group_of(name) for name in headers)
-    at_k, true_match = {}, on.true_match(grid).numpy()
-    for k in sorted(set(config.k), key=lambda k: (k == config.k[0], k)):  # the primary one last, for the facts
-        found = [replace(cache.load(header, k), model=name) for name, header in headers.items()]
-        if config.patches != "all":
-            found = [co_visible(each, on, true_match) for each in found]
-        at_k[k] = _at_k(found, on, true_match, of_groups, config.seed)
-    return CasMatrix(
-        **facts_of(found, on, config),
-        groups=of_groups,
-        failed=failed,
-        at_k={k: at_k[k] for k in sorted(at_k)},
-        representation=metrics,
-    )
-
-
-def _at_k(
+def at_one_k(
     extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, groups: Sequence[str], seed: int
 ) -> AtK:
     """All scores of n models at one k."""
@@ -400,25 +479,3 @@ def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """The weighted sum of the cells that have a weight (P,)."""
     used = np.flatnonzero(weights)
     return values[:, used[0]] if len(used) == 1 else values[:, used] @ weights[used]
-
-
-def _on_each(
-    names: Iterable[str], what: str, work: Callable[[str], _Found], *, failed: dict[str, str], progress: bool
-) -> dict[str, _Found]:
-    """What a function finds of each model. The errors of those that fail are added to `failed`.
-
-    Raises:
-        CheckpointError: fewer than two are left.
-    """
-    found = {}
-    for name in tqdm(list(names), what, unit=" models", leave=False, disable=not progress):
-        try:
-            found[name] = work(name)
-        except SingleLifeError as error:
-            failed[name] = str(error)
-        except Exception as error:  # whatever one model does, the others' results are kept
-            _LOG.exception("The model %s failed.", name)
-            failed[name] = f"{type(error).__name__}: {error}"
-    if len(found) < 2:
-        raise CheckpointError(f"Fewer than two models can be compared.\n{failure_lines(failed)}")
-    return found

@@ -8,25 +8,40 @@ The interval of the excess covers both things that could have been otherwise. Ot
 over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or
 less than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean
 over its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any.
+
+The usual representation metrics, linear CKA and mutual k nearest neighbours, are calibrated by the same shifts. They
+ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one vector
+per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, permutations
+from math import factorial, prod
 
 import numpy as np
+import torch
 from scipy.stats import t as student_t
 
 from singlelife.alignment.extraction import Extraction, chance
+from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score, agreement, agreements, mean_known
 from singlelife.alignment.settings import CasConfig
+from singlelife.errors import PairSetError
 
 ROUNDING = 1e-9  # so that sums in another order are equal
+MEASURES = ("cka", "mutual_knn")
+SMALL_P = 0.05
 FEW_PAIRS = 16  # a mean over fewer is rough
 
+_EXACT_UP_TO = 8  # models
+_PERMUTATIONS = 10_000
 _MOST_SHIFTS = 99
 _SHIFTS_OF_PARTS = 7
+_NEIGHBOURS = 10
+_FEWEST_IMAGES = 4  # debiased CKA takes so many
+_SAME = 1e-6  # of the largest value: the rounding of float32, after a few sums
 _MANY_CELLS, _FEW_SHIFTS = 256, 19  # of a search: more cells than that are tried at so many shifts
 
 
@@ -167,7 +182,7 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
             notes.append(f"{each.model} looks at all source patches alike, so it has no top {each.k} and no score.")
         elif centred == 1 and left > 1:
             notes.append(f"{each.model} gives the same map for all pairs, so it has no centred score.")
-        elif config.patches == "all" and left > 1:
+        elif config.patches == "all" and not pairs.even and left > 1:
             shares = {"raw": raw, "centred": centred}
             words = [f"{share:.2%} of {name} rows" for name, share in shares.items() if share > 0]
             if words:
@@ -242,3 +257,160 @@ def _margin(excess: np.ndarray, parts: np.ndarray) -> float:
         return 0.0 if total == 0 else float("nan")
     weight = sum(variance**2 / degrees for variance, degrees in zip(variances, freedom, strict=True))
     return float(student_t.ppf(0.975, max(1.0, total**2 / weight)) * np.sqrt(total))
+
+
+@dataclass(frozen=True, eq=False)
+class RepresentationMetrics:
+    """Representation metrics of n models, two by two, float64 (n, n) and symmetric.
+
+    Attributes:
+        num_images: how many target views they use.
+        neighbours: k of the nearest neighbours: 10, or two fewer than images if these are few.
+        mutual_knn_chance: what independent features would score, neighbours / (P - 1); chance of CKA is 0.
+        cka: linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327):
+            1 for features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few
+            the images. NaN with a model whose vectors are all the same.
+        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
+            al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        nulls, p_values: of each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
+            that reach it, with the images in place counted in. NaN with fewer than 2 images.
+    """
+
+    num_images: int
+    neighbours: int
+    mutual_knn_chance: float
+    cka: np.ndarray
+    mutual_knn: np.ndarray
+    nulls: dict[str, np.ndarray]
+    p_values: dict[str, np.ndarray]
+
+
+def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetrics:
+    """Compare n models by their vectors of the same images in the order of time, floating (P, D) each, of any D.
+
+    Raises:
+        PairSetError: there are fewer than 4 images.
+    """
+    num_images = len(features[0])
+    if num_images < _FEWEST_IMAGES:
+        raise PairSetError(f"Representation metrics need at least {_FEWEST_IMAGES} pairs of views, not {num_images}.")
+    neighbours, shifts = min(_NEIGHBOURS, num_images - 2), [0, *far_shifts(num_images)]
+    grams, nearest = [_debiased(each) for each in features], [_nearest(each, neighbours) for each in features]
+    values = {name: np.empty((len(shifts), len(features), len(features))) for name in MEASURES}
+    for number, shift in enumerate(shifts):
+        for a, b in np.ndindex(len(features), len(features)):
+            values["cka"][number, a, b] = _cosine(grams[a], np.roll(grams[b], shift, axis=(0, 1)))
+            common = nearest[a] & np.roll(nearest[b], shift, axis=(0, 1))
+            values["mutual_knn"][number, a, b] = common.sum() / (neighbours * num_images)
+    return RepresentationMetrics(
+        num_images,
+        neighbours,
+        neighbours / (num_images - 1),
+        **{name: found[0] for name, found in values.items()},
+        nulls={name: found[1:].mean(axis=0) for name, found in values.items()},
+        p_values={
+            name: np.where(np.isnan(found[0]), np.nan, (found >= found[0] - ROUNDING).mean(axis=0))
+            for name, found in values.items()
+        },
+    )
+
+
+def pooled_features(model: AttentionMapProvider, pairs: PairSet, batch_size: int) -> np.ndarray:
+    """The mean patch token of each target view in the order of time, float32 (P, D).
+
+    Raises:
+        CheckpointError: the features are not finite.
+    """
+    views = pairs.target[torch.from_numpy(pairs.order)]
+    return np.concatenate([model.features(each).mean(dim=1).numpy() for each in views.split(batch_size)])
+
+
+def _debiased(features: np.ndarray) -> np.ndarray:
+    """The Gram matrix whose inner products, over P (P - 3), are the unbiased estimate of HSIC (Song et al., 2012)."""
+    centred = features - features.mean(axis=0, dtype=np.float64)
+    if np.abs(centred).max() < _SAME * np.abs(features).max():  # what is left is rounding
+        centred[:] = 0
+    gram = centred @ centred.T
+    np.fill_diagonal(gram, 0)
+    count = len(gram)
+    means = gram.sum(axis=0) / (count - 2)
+    gram -= means[:, None] + means[None] - means.sum() / (count - 1)
+    np.fill_diagonal(gram, 0)
+    return gram
+
+
+def _nearest(features: np.ndarray, neighbours: int) -> np.ndarray:
+    """Which images are among the nearest of each, itself left out, bool (P, P); ties go by their order."""
+    rows = features.astype(np.float64)
+    unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    similar = unit @ unit.T
+    np.fill_diagonal(similar, -np.inf)
+    chosen = np.zeros(similar.shape, dtype=bool)
+    np.put_along_axis(chosen, np.argsort(-similar, axis=1, kind="stable")[:, :neighbours], True, axis=1)
+    return chosen
+
+
+def _cosine(a: np.ndarray, b: np.ndarray) -> float:
+    scale = np.sqrt(np.vdot(a, a) * np.vdot(b, b))
+    return float(np.vdot(a, b) / scale) if scale > 0 else float("nan")
+
+
+@dataclass(frozen=True)
+class Permutation:
+    """Whether the groups that models belong to matter.
+
+    Attributes:
+        difference: mean of cells within groups less that of cells across.
+        p_value: the share of assignments of the models to groups of these sizes whose difference is as large or
+            larger; the one at hand is among them.
+        assignments: how many were looked at: all there are of up to 8 models, else 10,000, drawn at random.
+        smallest: the least p-value that groups of these sizes can reach.
+    """
+
+    difference: float
+    p_value: float
+    assignments: int
+    smallest: float
+
+    def __str__(self) -> str:
+        """The p-value, unless so few models cannot reach a small one."""
+        if self.smallest > SMALL_P:
+            return f"too few models to test (p is at least {self.smallest:.2g})"
+        return f"p = {self.p_value:.4g}"
+
+
+def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -> Permutation | None:
+    """Test that models of one group agree more than models of two.
+
+    Args:
+        scores: symmetric (n, n), of which the diagonal is not looked at.
+        groups: of each model.
+
+    Returns:
+        None if no two models are of one group, or all are.
+    """
+    labels = np.unique(np.asarray(groups), return_inverse=True)[1]
+    sizes = np.bincount(labels)
+    cells = len(labels) * (len(labels) - 1) // 2
+    within = int((sizes * (sizes - 1) // 2).sum())
+    if within in (0, cells):
+        return None
+    above = scores[np.triu_indices(len(labels), 1)]
+
+    def differences(assigned: np.ndarray) -> np.ndarray:
+        first, second = (assigned[:, of_cell] for of_cell in np.triu_indices(len(labels), 1))
+        inside = np.where(first == second, above, 0).sum(axis=1)
+        return inside / within - (above.sum() - inside) / (cells - within)
+
+    (observed,) = differences(labels[None])
+    if len(labels) <= _EXACT_UP_TO:
+        assigned = np.unique(list(permutations(labels.tolist())), axis=0)
+    else:
+        drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
+        assigned = np.concatenate([labels[None], drawn])
+    as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not tell equal ones apart
+    # Groups of the same size may change their names, and the difference stays.
+    same = prod(factorial(int(number)) for number in np.unique(sizes, return_counts=True)[1])
+    ways = factorial(len(labels)) // prod(factorial(int(size)) for size in sizes)
+    smallest = max(1 / len(assigned), same / ways)
+    return Permutation(float(observed), float(as_large.mean()), len(assigned), smallest)

@@ -9,9 +9,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from singlelife.alignment.comparison import AlignmentResult
 from singlelife.alignment.curve import UNITS, CasCurve
-from singlelife.alignment.matrix import CasMatrix, Matrix
+from singlelife.alignment.matrix import AlignmentResult, CasMatrix, Matrix
 from singlelife.alignment.null import CentredScore
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import Score

@@ -6,7 +6,7 @@ patch (column). TopK(p) are the k source patches with the largest logits. For mo
     CAS(i, j) = mean over pairs and target patches of |TopK_i(p) ∩ TopK_j(p)| / k          (arXiv 2512.04085)
 
 By chance it is k / M. Two models that only look at the same *place*, or at the same bright patches, agree as well.
-Hence the *centred* score beside the raw one: from each model's logits, `centre` takes away what does not depend on the
+Hence the *centred* score: from each model's logits, `centre` takes away what does not depend on the
 images and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence
 each model's score against the *position map*, which looks at the nearest patches on the grid.
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from singlelife.errors import PairSetError, SingleLifeError
+from singlelife.errors import CheckpointError, PairSetError, SingleLifeError
 
-Views = Literal["plain", "zoomed", "shifted"]
+Views = Literal["plain", "zoomed", "shifted", "even"]
 Direction = Literal["target-source", "source-target", "reciprocal", "transposed"]
 Maps = Literal["logits", "softmax"]
 Sinks = Literal["keep", "mask", "zeroco"]
@@ -15,7 +15,24 @@ Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"
 Search = Literal["none", "blocks", "heads"]
 BalancedBy = Literal["overlap", "gap", "none"]
 
+ONE_FRAME = ("shifted", "even")  # views that are two cuts of one frame
 UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
+
+
+def untrained_model(name: str) -> tuple[str, int] | None:
+    """The architecture and the seed in `untrained:MODEL[@SEED]`; None for the name of any other model.
+
+    Raises:
+        CheckpointError: the seed is not a whole number.
+    """
+    if not name.startswith(UNTRAINED):
+        return None
+    model, _, seed = name.removeprefix(UNTRAINED).rpartition("@")
+    if not model:
+        return seed, 0
+    if not seed.isdigit():
+        raise CheckpointError(f"{name}: the seed after '@' should be a whole number, not {seed!r}.")
+    return model, int(seed)
 
 
 @dataclass(frozen=True)
@@ -33,7 +50,8 @@ class CasConfig:
 
     views: Views = "plain"
     """How to cut views from the frames of a life. plain: two frames a moment apart; zoomed: the same, each cut out at
-    a random place; shifted: two cuts of one frame."""
+    a random place; shifted: two cuts of one frame; even: the same, with shifts that do not depend on the place. Scores
+    on even views count the patches of the middle half alone."""
 
     num_pairs: int = 384
     """Pairs to draw from a life."""
@@ -128,7 +146,9 @@ class PairSetConfig:
 
     views: Views = "plain"
     """plain: the middle square of each frame; zoomed: a square of 0.3 to 0.7 of its area, at a random place; shifted:
-    two cuts of one frame, of 0.55 of its side, so that true matches lie far apart and are known exactly."""
+    two cuts of one frame, of 0.55 of its side, so that true matches lie far apart and are known exactly; even: the
+    same, but the second cut is at most a quarter of its side away, and true matches are known of the middle half of
+    the target alone. All these patches have the same shifts, so a patch's place says nothing about its shift."""
 
     image_size: int = 224
     """Side of the views in pixels."""
@@ -152,12 +172,12 @@ class PairSetConfig:
             raise PairSetError(f"--seed {self.seed}: it should be from 0 to 2^63 - 1.")
         if not 0 <= self.min_baseline < float("inf"):
             raise PairSetError(f"--min-baseline {self.min_baseline:g}: it should be a number from 0.")
-        if self.views == "shifted" and self.by not in (None, "none"):
-            raise PairSetError(f"--by {self.by}: shifted views are cut from one frame, so leave it out.")
+        if self.views in ONE_FRAME and self.by not in (None, "none"):
+            raise PairSetError(f"--by {self.by}: {self.views} views are cut from one frame, so leave it out.")
         if self.bins is None:
             return
         object.__setattr__(self, "bins", tuple(map(float, self.bins)))
-        if self.views == "shifted" or self.by == "none":
+        if self.views in ONE_FRAME or self.by == "none":
             raise PairSetError("--bins: pairs are not balanced, so there are none. Choose --by overlap or --by gap.")
         most, edges = 1.0 if self.by == "overlap" else float("inf"), self.bins
         if len(edges) < 2 or edges[0] <= 0 or edges[-1] > most or list(edges) != sorted(set(edges)):

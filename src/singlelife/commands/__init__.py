@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from singlelife.alignment.settings import UNTRAINED
+from singlelife.alignment.settings import UNTRAINED, untrained_model
 from singlelife.errors import CheckpointError
 from singlelife.files import config_names
 from singlelife.text import did_you_mean
@@ -33,9 +33,8 @@ def check_models(models: Iterable[str]) -> None:
         CheckpointError: it is no folder here, no preset after `untrained:`, and no ORG/NAME; the nearest names follow.
     """
     for model in models:
-        fresh = model.startswith(UNTRAINED)
-        name = model.removeprefix(UNTRAINED)
-        name = name.rpartition("@")[0] or name if fresh else name
+        fresh = untrained_model(model)
+        name = fresh[0] if fresh else model
         path, presets = Path(name).expanduser(), config_names("models")
         namespace, slash, rest = name.partition("@")[0].partition("/")
         on_the_hub = slash and rest and "/" not in rest and namespace.strip(".~") and namespace != str(_RUNS)

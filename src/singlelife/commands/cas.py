@@ -21,14 +21,14 @@ SOME_FAILED = 1  # exit code
 class Cas:
     """Measure how far models agree about geometry, by the Correspondence Alignment Score (CAS).
 
-    The CAS is the share of their strongest matches that two models have in common. The centred score comes first: it
-    leaves out habits of place and popular patches, and is read against its null, the same models with their pairs
-    mismatched. The raw score follows, and each model's score against the position map. Two models give one comparison.
-    More give a matrix, with means within and across groups of models and a test that groups matter. With --curve, the
-    score grows over checkpoints.
+    The CAS is the share of their strongest matches that two models have in common. The table leads with the centred
+    score, which leaves out habits of place and popular patches. Compare it with its null: what the same models score
+    when their pairs are mismatched. Next come the raw score and each model's score against the position map. More than
+    two models give a matrix, means within and across groups of models, and a test that groups matter. --curve shows
+    how the score changes over the checkpoints of a run.
 
-    Each model of a matrix or a curve runs once on a pair set; the cache folder keeps what it says. A model that fails
-    is reported at the end, the others are compared, and the exit code is 1.
+    Each model runs once on a pair set; the cache folder keeps the result. If one of many models fails, the others are
+    compared, the table ends with its error, and the exit code is 1.
 
         singlelife cas runs/sim_1 runs/sim_2 --views zoomed --k 5 1 10 20
         singlelife cas runs/sim_1 runs/sim_2 runs/sim_still untrained:tiny --save alignment
@@ -95,9 +95,9 @@ class Cas:
         check_names([self.config.pairs], self.config.cache_dir)
         from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
-        from singlelife.alignment.comparison import AlignmentResult, cas
+        from singlelife.alignment.comparison import cas, cas_matrix
         from singlelife.alignment.curve import cas_curve
-        from singlelife.alignment.matrix import cas_matrix
+        from singlelife.alignment.matrix import AlignmentResult
         from singlelife.machine import choose_device
 
         disable_progress_bar()

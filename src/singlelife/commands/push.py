@@ -126,7 +126,7 @@ class COMMAND:
         if self.results or self.training_state:
             raise RunError(f"--results and --training-state go with a run, and {self.what} is none.")
         if self._kind == "pair set":
-            from singlelife.alignment.pair_sets.hub import pair_set_publication
+            from singlelife.alignment.pair_sets.resolve import pair_set_publication
 
             repo = self.repo or f"pairs-{path.resolve().name}".replace("_", "-")
             use = "Compare models on it anywhere: singlelife cas A B --pairs {}"

@@ -1,7 +1,8 @@
 """The models that are compared: how each is opened, and how it says where it looks."""
 
-from singlelife.alignment.models.loading import METHODS, UNTRAINED, load_checkpoint, load_model, plan_of
+from singlelife.alignment.models.checkpoints import METHODS, load_checkpoint, load_model, plan_of
 from singlelife.alignment.models.maps import AttentionMapProvider, CrossAttention
+from singlelife.alignment.settings import UNTRAINED
 
 __all__ = [
     "METHODS",

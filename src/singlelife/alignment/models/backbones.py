@@ -42,7 +42,7 @@ def _patches(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict
 
 @dataclass(frozen=True)
 class Architecture:
-    """What has to be known of an architecture besides its config.
+    """What the config of an architecture does not say.
 
     Attributes:
         prefix_tokens: class tokens and the like before the patches' tokens; the registers in its config come on

@@ -10,7 +10,7 @@ import torch
 from tqdm.auto import tqdm
 
 from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
-from singlelife.alignment.settings import PairSetConfig, Views
+from singlelife.alignment.settings import ONE_FRAME, PairSetConfig, Views
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
@@ -22,7 +22,8 @@ from singlelife.lives.scene.store import geometry_metadata, life_geometry, store
 VIEWS = get_args(Views)
 DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
 
-_AREAS = {"zoomed": (0.3, 0.7), "shifted": (0.55**2, 0.55**2)}  # of the frame's square
+_CUT = 0.55  # side of a cut, of that of the frame's square
+_AREAS = {"zoomed": (0.3, 0.7), "shifted": (_CUT**2, _CUT**2)}  # of the frame's square
 _LEAST_TURN = np.deg2rad(4)  # of the camera, for a pair to count as moving whatever the distance
 _TRIES = 16  # draws for each pair that is wanted of a bin of gaps
 _MANY_FRAMES = 100_000  # in longer lives, overlapping frames are looked for at one a second
@@ -77,7 +78,7 @@ def make_balanced_pair_set(
     fingerprints = {life.metadata["fingerprint"] for life in lives}
     if not lives or len(fingerprints) < len(lives):
         raise PairSetError("Name at least one life, and each once: all get the same number of pairs.")
-    by = "none" if config.views == "shifted" else config.by
+    by = "none" if config.views in ONE_FRAME else config.by
     geometries = _geometries(lives, by, progress) if by in (None, "overlap") else None
     by = by or ("gap" if geometries is None else "overlap")
     edges = list(DEFAULT_BINS.get(by, ()) if config.bins is None else config.bins)
@@ -107,7 +108,7 @@ def make_balanced_pair_set(
                 )
             drawn_here.append(frames)
         drawn.append(np.concatenate(drawn_here))
-    if config.views == "shifted":
+    if config.views in ONE_FRAME:
         drawn = [frames[:, [0, 0]] for frames in drawn]
     described: dict[str, Any] = {name: getattr(config, name) for name in ("views", "seed", "min_baseline")}
     described |= {"by": by} | ({"bins": edges} if edges else {})
@@ -227,8 +228,13 @@ def _cut_out(
         if config.views in _AREAS:
             box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0))
         pair, view = divmod(number, 2)
+        if config.views == "even":
+            if view == 0:
+                boxes[pair] = _even_boxes(generator, height, width)
+            top, left, rows, columns = boxes[pair, view].tolist()
+            box = (top, left, rows, columns)
         boxes[pair, view] = box
-        # By numpy, which writes channels apart ten times as fast as torch does beside other work.
+        # NumPy separates the channels ten times as fast as torch does on a busy machine.
         cut[view, pair] = crop_and_resize(image, box, size).numpy()
     described["lives"] = [
         {"name": life.name, "fingerprint": life.metadata["fingerprint"], "license": life.metadata["license"]}
@@ -246,7 +252,7 @@ def _cut_out(
     overlaps = []
     for life, frames in pairs:
         geometry = stored_geometry(life)
-        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where no points are kept beside the life
+        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where the life has no points
         if geometry is not None:
             overlaps[-1] = overlaps_of(geometry.points, geometry.component, frames)
     overlap = np.concatenate(overlaps)
@@ -256,11 +262,23 @@ def _cut_out(
         source=torch.from_numpy(cut[1]),
         provenance=described,
         _boxes=boxes,
-        _geometry=None if config.views == "shifted" else _geometry(pairs),
-        _same_frame=config.views == "shifted",
+        _geometry=None if config.views in ONE_FRAME else _geometry(pairs),
+        _same_frame=config.views in ONE_FRAME,
         gap=np.where(videos[:, 0] == videos[:, 1], np.abs(timestamps[:, 0] - timestamps[:, 1]), np.nan),
         overlap=None if np.isnan(overlap).all() else overlap,
     )
+
+
+def _even_boxes(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
+    """Two cuts of a frame, int64 (2, 4), the second shifted by up to a quarter of a cut.
+
+    Every shift is as likely as any other, and the first cut leaves room for all of them.
+    """
+    side = int(_CUT * min(height, width))
+    most = side // 4
+    corner = np.array([generator.integers(most, length - side - most + 1) for length in (height, width)])
+    shifted = corner + generator.integers(-most, most + 1, 2)
+    return np.array([[*corner, side, side], [*shifted, side, side]])
 
 
 def _geometry(pairs: Sequence[tuple[PreparedLife, np.ndarray]]) -> PairGeometry | None:

@@ -181,7 +181,8 @@ class PairSet:
             grid: rows and columns of patches that the views are cut into.
 
         Returns:
-            int64 (P, rows * columns); -1 where it is out of the source view, hidden in it, or not known.
+            int64 (P, rows * columns); -1 where it is out of the source view, hidden in it, or not known. Of even
+            views, the middle half has matches, since only there the source view holds the match at every shift.
         """
         rows, columns = grid
         matches = np.full((len(self), rows * columns), -1, dtype=np.int64)
@@ -189,8 +190,10 @@ class PairSet:
             return torch.from_numpy(matches)
         y, x = np.meshgrid((np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij")
         centres = np.stack([x.ravel(), y.ravel()], axis=-1)
+        counted = (np.abs(centres - 0.5) < 0.25).all(axis=1) if self.even else np.ones(len(centres), dtype=bool)
         for pair in range(len(self)):
             found, known = self.find(pair, centres)
+            known &= counted
             column, row = found[:, 0] * columns, found[:, 1] * rows
             inside = known & (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
             match = np.floor(np.where(inside, row, 0)) * columns + np.floor(np.where(inside, column, 0))
@@ -213,6 +216,11 @@ class PairSet:
         if self._geometry is not None and not self._same_frame:
             points, known = self._geometry.project(pair, points)
         return np.stack([(points[:, 0] - source[1]) / source[3], (points[:, 1] - source[0]) / source[2]], -1), known
+
+    @property
+    def even(self) -> bool:
+        """Whether the views are `even`, which are scored on the middle half of the target alone."""
+        return self.provenance.get("views") == "even"
 
     @property
     def matches_known(self) -> bool:

@@ -1,6 +1,6 @@
 """The one way from what a user names to a pair set.
 
-A name stands for, in this order:
+A name can be, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
 2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
    unless a prepared life has its name: pairs of image files;
@@ -17,11 +17,13 @@ import numpy as np
 import torch
 
 from singlelife.alignment.pair_sets.drawing import make_pair_set
-from singlelife.alignment.pair_sets.hub import hub_pair_set
 from singlelife.alignment.pair_sets.pair_set import PairSet
-from singlelife.alignment.pair_sets.storage import DESCRIPTION, VIEW_NAMES
+from singlelife.alignment.pair_sets.storage import DESCRIPTION, ROWS, VIEW_NAMES, pair_set_card, read_description
 from singlelife.errors import LifeError, PairSetError
 from singlelife.files import hub_configs, read_yaml
+from singlelife.hub.errors import HubUnreachable
+from singlelife.hub.pull import fetch, kept_without_network, look_up
+from singlelife.hub.push import Publication
 from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT, hold_out
@@ -30,6 +32,7 @@ from singlelife.lives.registry import prepared_folders
 from singlelife.lives.resolve import life_reference, resolve_life, training_recipe
 from singlelife.pictures import read_picture
 
+_STORED_FILES = (DESCRIPTION, ROWS, "dataset_dict.json", "test/state.json", "test/dataset_info.json")
 _HELD_OUT = "/held-out"
 _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 
@@ -169,3 +172,49 @@ def _read_image(file: Path) -> torch.Tensor:
         return torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1)
     except ValueError as error:
         raise PairSetError(f"The image {error}.") from error
+
+
+def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None) -> Publication:
+    """A stored pair set to `publish`; views of a life show people who were not asked.
+
+    Args:
+        path: its folder, which is verified.
+        repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
+        license: of the views; those of the lives by default.
+
+    Raises:
+        PairSetError: the pair set cannot be used.
+    """
+    pairs, described = PairSet.load(path), read_description(path)
+    return Publication(
+        repo_id=repo_id,
+        kind="dataset",
+        what=f"the pair set {pairs.name}",
+        message=f"The pair set {pairs.name}, {len(pairs):,} pairs, {pairs.hash[:12]}",
+        files=lambda: [(name, path / name) for name in _STORED_FILES],
+        card=lambda repo_id: pair_set_card(pairs, described, repo_id=repo_id, license=license),
+        sizes={name: (path / name).stat().st_size for name in _STORED_FILES},
+        marker=DESCRIPTION,
+    )
+
+
+def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
+    """The pair set of a repository, downloaded into the cache of the Hub unless it is there; None if it holds none.
+
+    Raises:
+        HubError: the data set is not there or not for you, or the connection breaks.
+        LifeError: the disk lacks the room.
+        PairSetError: what is there is damaged.
+    """
+    try:
+        remote = look_up(repo_id, "dataset", revision)
+    except HubUnreachable as error:
+        try:
+            folder = kept_without_network(repo_id, "dataset", DESCRIPTION, revision, error)
+        except HubUnreachable:
+            return None  # it may be a life, which is kept elsewhere
+        return PairSet.load(folder, progress=True)
+    if DESCRIPTION not in remote.sizes:
+        return None
+    read_description(fetch(remote, [DESCRIPTION]))  # which may be too new, before its pairs are downloaded
+    return PairSet.load(fetch(remote, [name for name in (DESCRIPTION, ROWS) if name in remote.sizes]), progress=True)
