@@ -99,7 +99,7 @@ def eager_attention_forward(
 
 
 class CroCoAttention(nn.Module):
-    """What self- and cross-attention share. Subclasses project to queries, keys and values in one or two products."""
+    """The base of self- and cross-attention. Subclasses project to queries, keys and values in one or two products."""
 
     def __init__(self, config: CroCoConfig, width: int, num_heads: int):
         super().__init__()
