@@ -25,7 +25,7 @@ NESTED = (
     "lives show",
     "pairs show",
     "pairs make",
-    *(f"evaluate {it}" for it in ("correspondence", "depth", "classify")),
+    *(f"evaluate {it}" for it in ("correspondence", "depth")),
 )
 
 
@@ -182,7 +182,7 @@ UNTRAINED = ("untrained:tiny", "untrained:tiny@1")
     ("words", "facts"),
     [
         (["lifes"], ["lifes", "lives"]),
-        (["evaluate", "classification"], ["classification", "classify"]),
+        (["evaluate", "depths"], ["depths", "depth"]),
         (["pairs", "shwo"], ["show"]),
         (["pairs", "show", "sim_l"], ["sim_1"]),
         (["pairs", "show", "{pairs}", "--output", "/no/such/x.png"], ["/no/such"]),

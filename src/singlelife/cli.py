@@ -18,7 +18,7 @@ COMMANDS = {
     "pairs": "look at the pairs that a model would learn from; make a pair set to score models on",
     "train": "pretrain a model on one life (the same as train.py)",
     "cas": "measure how far models agree about geometry",
-    "evaluate": "measure what a model's features are worth: correspondence, depth, classification",
+    "evaluate": "measure a frozen model's features on correspondence or depth",
     "convert": "open a checkpoint of the reference CroCo as a model of this package",
     "push": "publish a model, a prepared life or a pair set on the Hub",
     "demo": "compare models in the browser, here or as a Space on the Hub",

@@ -28,7 +28,7 @@ class ResultRow:
     Attributes:
         model: as the user named it.
         revision: what its weights are: a commit of the Hub or a hash of the files.
-        task: `"cas"`, `"correspondence"`, `"depth"` or `"classification"`.
+        task: `"cas"`, `"correspondence"` or `"depth"`.
         protocol: the task's name and version, such as `"depth/1"`. Rows compare only within one protocol.
         data: what it was measured on, as the user named it.
         data_hash: of that data; rows compare only within one.

@@ -18,7 +18,6 @@ from singlelife.croco import (
 )
 from singlelife.croco.depth_croco import (
     CroCoAttentiveProbe,
-    CroCoLinearProbe,
     depth_probe,
     init_probe_weights,
     log_depth_map,
@@ -227,8 +226,3 @@ def test_settings_of_no_probe_are_refused(fields, facts):
     assert facts in str(raised.value.__cause__ or raised.value)
     with pytest.raises(ValueError, match="a quarter of it by its 5 heads"):
         CroCoAttentiveProbe(32, (4, 4), 1, width=32, num_heads=5)
-
-
-@pytest.mark.parametrize("probe", [CroCoLinearProbe, CroCoAttentiveProbe])
-def test_a_probe_may_predict_one_thing_of_all_patches(probe):
-    assert probe(8, (1, 5), 3, dense=False)(torch.randn(2, 5, 8)).shape == (2, 1, 3)

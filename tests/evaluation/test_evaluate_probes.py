@@ -1,4 +1,4 @@
-"""`singlelife evaluate depth` and `classify` from end to end."""
+"""`singlelife evaluate depth` from end to end."""
 
 import json
 from dataclasses import replace
@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from datasets import Array2D, ClassLabel, Dataset, Features, Image, Value
+from datasets import Array2D
 from PIL import Image as Pictures
 from tests.micro import save_micro_model
 from transformers import pipeline
@@ -15,12 +15,10 @@ from transformers import pipeline
 from singlelife.cli import main
 from singlelife.croco import CroCoForDepthEstimation
 from singlelife.croco.depth_croco import CroCoAttentiveProbe, init_probe_weights, log_depth_map
-from singlelife.errors import EvaluationError
-from singlelife.evaluation.classification import open_labelled
 from singlelife.evaluation.depth import queries
 from singlelife.evaluation.depth_data import METRICS, depth_metrics
 from singlelife.evaluation.probes import FrozenFeatures
-from singlelife.evaluation.settings import ClassificationConfig, ProbeConfig
+from singlelife.evaluation.settings import ProbeConfig
 from singlelife.results import read_results
 
 from .conftest import bright_is_far, depth_dataset
@@ -129,56 +127,3 @@ def test_what_cannot_be_done_is_an_error_before_the_work(tmp_path, data, words, 
     assert main(["evaluate", "depth", "untrained:tiny", *given, *words, "--cache-dir", str(tmp_path / "cache")]) == 2
     assert message.format(tmp=tmp_path) in capsys.readouterr().err
     assert run(tmp_path, "untrained:tiny", "untrained:tiny@1", *given, "--save", str(tmp_path / "new")) == 2
-
-
-# Classes.
-
-COLOURS = {"blue": (20, 20, 220), "green": (20, 200, 20), "red": (220, 20, 20)}
-
-
-@pytest.fixture
-def pictures(tmp_path):
-    """Splits train and test; a class is a colour, with noise."""
-    random = np.random.default_rng(0)
-    for split, count in (("train", 12), ("test", 4)):
-        for name, colour in COLOURS.items():
-            folder = tmp_path / "pictures" / split / name
-            folder.mkdir(parents=True)
-            for number in range(count):
-                image = np.clip(np.array(colour) + random.normal(0, 20, (24, 30, 3)), 0, 255).astype(np.uint8)
-                Pictures.fromarray(image).save(folder / f"{number}.png")
-    return tmp_path / "pictures"
-
-
-def opened(data, **settings):
-    return open_labelled(ClassificationConfig(data=str(data), **settings))
-
-
-@pytest.mark.parametrize("probe", ["attentive", "linear"])
-def test_classes_are_found(tmp_path, pictures, probe, capsys):
-    (pictures / "test" / "red" / "2.png").write_bytes(b"no picture")
-    words = ["untrained:tiny", "--data", str(pictures), "--probe", probe, "--seeds", "2", "--epochs", "20"]
-    assert (
-        run(tmp_path, *words, "--learning-rate", "0.01", "--json", str(tmp_path / "result.json"), task="classify") == 0
-    )
-    found = json.loads((tmp_path / "result.json").read_text())
-    model, baseline = found["models"]
-    assert found["task"] == "classification" and found["protocol"] == "classification/1" and found["num_items"] == 11
-    assert list(found["left_out"].values()) and "cannot be read" in str(found["left_out"])
-    assert model["measures"]["top1"]["mean"] > 0.9 and len(model["measures"]["top1"]["per_seed"]) == 2
-    assert baseline["measures"]["top1"]["mean"] in (pytest.approx(3 / 11), pytest.approx(4 / 11))
-    assert "most frequent class" in capsys.readouterr().out
-
-
-def test_data_without_classes_are_refused(tmp_path, capsys):
-    rows = {"image": [Pictures.new("RGB", (8, 8))] * 4, "label": [0, 1, 0, 1], "other": [0, 0, 1, 1]}
-    for name, kind in (("numbers", Value("int64")), ("classes", ClassLabel(names=["a", "b"]))):
-        features = Features({"image": Image(), "label": kind, "other": kind})
-        Dataset.from_dict(rows, features=features).save_to_disk(str(tmp_path / name))
-    with pytest.raises(EvaluationError, match=r"ClassLabel.*none"):
-        opened(tmp_path / "numbers")
-    with pytest.raises(EvaluationError, match=r"label, other.*--label-column"):
-        opened(tmp_path / "classes")
-    assert opened(tmp_path / "classes", label_column="other")[0].classes == ["a", "b"]
-    assert run(tmp_path, "untrained:tiny", "--data", str(tmp_path / "nowhere"), task="classify") == 2
-    assert str(tmp_path / "nowhere") in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""`singlelife doctor`: what this machine has for the package, and what is missing for which feature."""
+"""`singlelife doctor`: versions, device, cache and models here, and which packages are missing."""
 
 import platform
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ _PACKAGES = ("singlelife", "torch", "torchvision", "transformers", "accelerate",
 @dataclass(frozen=True)
 class Doctor:
     """Show versions, the device and its free memory, the size of the cache, the models that commands take here, and
-    what is missing for which feature. Put it into a report of a fault.
+    what is missing for which feature. Add its output to a bug report.
     """
 
     def run(self) -> int:

@@ -1,4 +1,4 @@
-"""`singlelife evaluate`: what a frozen model's features are worth for tasks that it was not trained for."""
+"""`singlelife evaluate`: measure frozen models on tasks that they were not trained for."""
 
 import json
 import sys
@@ -10,7 +10,7 @@ import tyro
 
 from singlelife.commands import check_models, push_with, report_written
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.settings import ClassificationConfig, CorrespondenceConfig, DepthConfig, EvaluationConfig
+from singlelife.evaluation.settings import CorrespondenceConfig, DepthConfig, EvaluationConfig
 from singlelife.files import atomic_write
 from singlelife.lives.resolve import check_names
 from singlelife.machine import configure_cpu
@@ -59,7 +59,7 @@ class _Evaluate:
         print(f"device: {choose_device(config.device)}", file=sys.stderr)
 
     def _report(self, evaluation: "Evaluation", *drawn: Path | None, following: str = "") -> int:
-        """Print and write what was found, and say which files there are, those `drawn` before among them.
+        """Print and write the evaluation, and name the files written, including those already `drawn`.
 
         Returns:
             The exit code: 0, or 1 if a model or an item could not be measured.
@@ -156,27 +156,6 @@ class Depth(_Evaluate):
         return self._report(evaluation, self.sheet, self.save, following=use if self.save else "")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Classify(_Evaluate):
-    """Measure how well a probe classifies images by the features of frozen encoders.
-
-    Features are computed once and kept; a small probe learns the classes of a data set from them. Exit code: 0; 1 if a
-    model could not be measured; 2 if none could.
-
-        singlelife evaluate classify runs/sim_1 --data pictures
-    """
-
-    config: ClassificationConfig
-
-    def run(self) -> int:
-        self._start(self.config)
-        from singlelife.evaluation.classification import evaluate_classification
-
-        return self._report(evaluate_classification(self.models, self.config))
-
-
 COMMAND: Any = (
-    Annotated[Correspondence, tyro.conf.subcommand("correspondence")]
-    | Annotated[Depth, tyro.conf.subcommand("depth")]
-    | Annotated[Classify, tyro.conf.subcommand("classify")]
+    Annotated[Correspondence, tyro.conf.subcommand("correspondence")] | Annotated[Depth, tyro.conf.subcommand("depth")]
 )

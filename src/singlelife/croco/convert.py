@@ -32,7 +32,7 @@ _PATCHES = "patch_embed.proj.weight"
 _CARD = Path(__file__).with_name("converted_card.md")
 _CLASSES = ("CroCoNet", "AsymmetricCroCo3DStereo", "AsymmetricMASt3R")
 
-_WHAT = {  # a model is, by its kind, for its card
+_WHAT = {  # the description of each kind of model, for its card
     "pretraining": "The whole model: encoder, decoder and pixel head compute what the reference computes.",
     "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute what they did there.",
     "two decoders": (
@@ -43,7 +43,7 @@ _WHAT = {  # a model is, by its kind, for its card
     ),
 }
 
-# Reference name → ours. What each pattern catches is kept as a prefix of "weight" or "bias".
+# Reference name → ours. Each pattern replaces the part of a name before "weight" or "bias".
 _RENAMES = (
     (r"mask_token", r"croco.decoder.mask_token"),
     (r"patch_embed\.proj\.", r"croco.encoder.patch_embedding."),
@@ -82,7 +82,7 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """What was made.
+    """A finished conversion.
 
     Attributes:
         kind: `"pretraining"`: a whole CroCo. `"fine-tuned"`: one without its pixel head. `"two decoders"`: of DUSt3R

@@ -25,7 +25,7 @@ _HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
 class CroCoAttentiveProbe(nn.Module):
     """Learned queries that attend to the tokens once, an MLP, and a linear layer.
 
-    Every key carries the place of its patch, and so does every query of a grid: at first a query looks at the patches
+    Every key carries the place of its patch, and so does every query: at first a query looks at the patches
     around its place, and it can learn to look elsewhere. Without that, what takes a few hundred steps would take many
     thousands, since the tokens of an encoder need not hold where they are.
 
@@ -35,7 +35,6 @@ class CroCoAttentiveProbe(nn.Module):
         out_features: numbers to predict from each query.
         width: of the probe, divisible by 4; half of `hidden_size` by default, and at least 32.
         num_heads: divides a quarter of the width; one for about every 32 channels by default.
-        dense: whether there is a grid of queries; otherwise there is one query for the whole image.
         query_grid: rows and columns of queries, spread over the image; those of the tokens by default.
         mlp_ratio: width of the MLP, in widths of the probe.
 
@@ -50,7 +49,6 @@ class CroCoAttentiveProbe(nn.Module):
         out_features: int,
         width: int | None = None,
         num_heads: int | None = None,
-        dense: bool = True,
         query_grid: tuple[int, int] | None = None,
         mlp_ratio: int = 2,
     ):
@@ -64,8 +62,7 @@ class CroCoAttentiveProbe(nn.Module):
             )
         self.grid_size = grid_size
         self.query_grid = query_grid or grid_size
-        self.dense = dense
-        self.query_tokens = nn.Parameter(torch.empty(math.prod(self.query_grid) if dense else 1, width))
+        self.query_tokens = nn.Parameter(torch.empty(math.prod(self.query_grid), width))
         self.position_gain = nn.Parameter(torch.empty(()))
         self.norm_tokens = nn.LayerNorm(hidden_size)
         self.q_proj = nn.Linear(width, width)
@@ -81,7 +78,7 @@ class CroCoAttentiveProbe(nn.Module):
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """Of tokens `(B, N, hidden_size)` in raster order: `(B, queries, out_features)`, also in raster order."""
         normed = self.norm_tokens(tokens)
-        query = self.q_proj(self.query_tokens) + (self._places(self.query_grid, tokens) if self.dense else 0)
+        query = self.q_proj(self.query_tokens) + self._places(self.query_grid, tokens)
         key, value = self.k_proj(normed) + self._places(self.grid_size, tokens), self.v_proj(normed)
         attended = nn.functional.scaled_dot_product_attention(
             self._heads(query).expand(len(tokens), -1, -1, -1), self._heads(key), self._heads(value)
@@ -112,24 +109,21 @@ def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class CroCoLinearProbe(nn.Module):
-    """A linear layer on each token, with a bias for each place, or on the mean of all. Tokens are layer-normed first.
+    """A linear layer on each token, with a bias for each place. Tokens are layer-normed first.
 
     Args:
-        hidden_size, grid_size, out_features, dense: as in [`CroCoAttentiveProbe`].
+        hidden_size, grid_size, out_features: as in [`CroCoAttentiveProbe`].
     """
 
-    def __init__(self, hidden_size: int, grid_size: tuple[int, int], out_features: int, dense: bool = True):
+    def __init__(self, hidden_size: int, grid_size: tuple[int, int], out_features: int):
         super().__init__()
-        self.dense = dense
-        if dense:
-            self.position_bias = nn.Parameter(torch.empty(grid_size[0] * grid_size[1], out_features))
+        self.position_bias = nn.Parameter(torch.empty(grid_size[0] * grid_size[1], out_features))
         self.norm = nn.LayerNorm(hidden_size, elementwise_affine=False)  # the linear layer has the gains
         self.head = nn.Linear(hidden_size, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """As [`CroCoAttentiveProbe`] does."""
-        normed = self.norm(tokens)
-        return self.head(normed) + self.position_bias if self.dense else self.head(normed.mean(dim=1, keepdim=True))
+        return self.head(self.norm(tokens)) + self.position_bias
 
 
 @torch.no_grad()
@@ -143,7 +137,7 @@ def init_probe_weights(module: nn.Module) -> None:
         init.zeros_(module.bias)
     elif isinstance(module, CroCoAttentiveProbe | CroCoLinearProbe):
         init.zeros_(module.head.weight)  # whatever the tokens, it says the same at first: what its bias says
-        if isinstance(module, CroCoLinearProbe) and module.dense:
+        if isinstance(module, CroCoLinearProbe):
             init.zeros_(module.position_bias)
         if isinstance(module, CroCoAttentiveProbe):
             init.normal_(module.query_tokens, std=_TOKEN_STD)

@@ -88,13 +88,18 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    weights = torch.matmul(query, key.transpose(2, 3)) * scaling
-    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
-    return torch.matmul(weights, value).transpose(1, 2).contiguous(), weights
+    """Attention written out, the scaling within the first product: no pass over the weights is spent on it."""
+    batch_size, num_heads, num_queries, _ = query.shape
+    query, key, value = (states.flatten(0, 1) for states in (query, key, value))
+    nothing = query.new_empty(()).expand(len(query), num_queries, key.shape[1])  # beta is 0, so it is never read
+    weights = torch.baddbmm(nothing, query, key.mT, beta=0, alpha=scaling)
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(value.dtype)
+    output, weights = (states.unflatten(0, (batch_size, num_heads)) for states in (weights @ value, weights))
+    return output.transpose(1, 2).contiguous(), weights
 
 
 class CroCoAttention(nn.Module):
-    """What self- and cross-attention share. Subclasses project to queries, keys and values in one or two products."""
+    """The base of self- and cross-attention. Subclasses project to queries, keys and values in one or two products."""
 
     def __init__(self, config: CroCoConfig, width: int, num_heads: int):
         super().__init__()
@@ -110,9 +115,14 @@ class CroCoAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention of `(B, N, heads, head_dim)` states, projected back to the width.
 
-        Fused implementations never hold the weights, so eager attention runs where they are asked for.
+        Attention is written out where the caller asks for its weights, which fused attention never holds, and where a
+        CPU trains: there the backward pass of PyTorch's fused attention is up to twice as slow on some machines, and
+        hardly faster on any.
         """
-        implementation = "eager" if kwargs.get("output_attentions") else self.config._attn_implementation
+        implementation = self.config._attn_implementation
+        trains_on_cpu = self.training and implementation == "sdpa" and query.device.type == "cpu"
+        if kwargs.get("output_attentions") or trains_on_cpu:
+            implementation = "eager"
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self,

@@ -1,1 +1,1 @@
-"""What a model's features are worth elsewhere: depth, correspondence, classification."""
+"""Evaluations of frozen models: depth and correspondence."""

@@ -1,4 +1,4 @@
-"""What a frozen encoder knows of depth: a probe is trained on its features of some places and tested on others."""
+"""Depth from frozen encoders: a probe learns it from features of some places and is tested on other places."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -129,7 +129,7 @@ def _train(features: FrozenFeatures) -> list[nn.Module]:
 
 
 def _mean_depths(features: FrozenFeatures, frames: DepthFrames) -> list[ModelResult]:
-    """The baselines that do not look at the image."""
+    """The baselines that ignore the image."""
     train = features.train
     total = torch.zeros(train.targets([0]).shape[1:], dtype=torch.float64)
     count = torch.zeros_like(total)
@@ -174,7 +174,7 @@ def _compare(
 
 
 def at_size(depth: torch.Tensor, shape: tuple[int, ...], frames: DepthFrames) -> np.ndarray:
-    """A predicted depth map as it is compared: of the truth's size and within the protocol's range."""
+    """A predicted depth map, resized to the truth's size and clamped to the protocol's range."""
     resized = nn.functional.interpolate(depth[None, None], tuple(shape), mode="bilinear", align_corners=False)[0, 0]
     return resized.clamp(frames.protocol.min_depth, frames.protocol.max_depth).numpy()
 

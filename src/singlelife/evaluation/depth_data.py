@@ -32,7 +32,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?", re.ASCII)
 
 @dataclass(frozen=True)
 class DepthProtocol:
-    """What is compared on a data set.
+    """How predictions are compared with the truth on a data set.
 
     A pixel counts where its true depth is above `min_depth`, at most `max_depth` (in metres), and inside the crop:
     `"eigen"` for the middle of the Kinect's frame (rows 45 to 470, columns 41 to 600 of 480x640), or None.
@@ -109,7 +109,7 @@ class DepthFrames:
         stored: gives the depth of a row as it is stored, numbers (height, width), perhaps with axes of 1; raises an
             `ItemError` where there is none.
         scale: metres of one unit of the stored depth; None for 1, where whole numbers are refused.
-        note: what a reader of results should know of this depth.
+        note: a remark on this depth for readers of results.
 
     Raises:
         EvaluationError: there are no frames.

@@ -35,7 +35,7 @@ class Item(NamedTuple):
 
     Attributes:
         image: uint8 (3, height, width), of any size.
-        target: what is to be predicted, of the data set's `target_shape` and `target_dtype`.
+        target: the truth to predict, of the data set's `target_shape` and `target_dtype`.
         digest: SHA-256 of the image and the whole truth, before anything was resized.
     """
 

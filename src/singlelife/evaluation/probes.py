@@ -58,11 +58,11 @@ class FrozenFeatures:
 
     @property
     def probe_size(self) -> dict[str, Any]:
-        """Width, heads and MLP of an attentive probe, where they are not those that go with the encoder."""
+        """Width, heads and MLP of an attentive probe, where they differ from the defaults for its encoder."""
         return _WIDE if self.probe == "wide" else {}
 
     def result(self, measures: dict[str, Measure]) -> ModelResult:
-        """What its probes measured."""
+        """The result of this model."""
         return ModelResult(self.encoder.name, self.encoder.revision, measures, {"probe": self.probe})
 
     def train_probe(

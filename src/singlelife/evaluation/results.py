@@ -1,4 +1,4 @@
-"""What evaluations find: data classes, their rows for `results.jsonl`, and their text."""
+"""The results of evaluations: data classes, their rows for `results.jsonl`, and their tables."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -16,7 +16,7 @@ from singlelife.text import aligned
 if TYPE_CHECKING:
     import pandas
 
-_TITLES = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "abs_rel": "AbsRel", "rmse": "RMSE m", "top1": "top-1",
+_TITLES = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "abs_rel": "AbsRel", "rmse": "RMSE m",
            "aepe": "AEPE px", "pck1": "PCK@1", "pck3": "PCK@3", "pck5": "PCK@5"}  # fmt: skip
 
 
@@ -49,11 +49,11 @@ class Measure:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """What one model does, or a baseline.
+    """The measures of one model or baseline.
 
     Attributes:
         model: as the user named it, or the baseline's name.
-        revision: what its weights are; empty for a baseline without a model.
+        revision: identifies its weights; empty for a baseline without a model.
         measures: by metric.
         settings: of this model alone, such as the blocks that its matches are read from.
         details: for correspondence the errors of each pair.
@@ -68,20 +68,20 @@ class ModelResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """What an evaluation finds.
+    """The result of an evaluation.
 
     Attributes:
-        task: `"depth"`, `"correspondence"` or `"classification"`.
+        task: `"depth"` or `"correspondence"`.
         protocol: its name and version, such as `"depth-nyu/1"`.
         data: the test data, as the user named it.
         data_hash: SHA-256 over the test items, pixels and truth.
-        num_items: that were measured.
-        settings: what the numbers depend on, beside models and test data.
+        num_items: number of test items measured.
+        settings: whatever else the numbers depend on.
         seeds: of the probes, or of the bootstrap.
         models: models, then baselines.
         failed: why a model could not be measured, by model.
         left_out: test items that could not be measured, and why.
-        notes: what a reader should know of the data.
+        notes: remarks on the data for the reader.
         version: of singlelife.
     """
 

@@ -13,10 +13,10 @@ _NO_SETTINGS = {"baselines", "device", "cache_dir", "progress", "train", "test",
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationConfig:
-    """What every evaluation takes."""
+    """The settings that all evaluations share."""
 
     baselines: bool = True
-    """also measure an untrained model of each architecture, and what needs no model"""
+    """also measure an untrained model of each architecture, and baselines that need no model"""
     device: str = "auto"
     """where the models run: auto, cpu, cuda, cuda:1, mps"""
     cache_dir: Path | None = None
@@ -93,25 +93,11 @@ class DepthConfig(ProbeConfig):
     depth_column: str | None = None
     """column of a data set, usually raw_depth, depth or depth_map"""
     protocol: Literal["nyu", "scannet", "metric", "simulated"] | None = None
-    """which pixels count, instead of what is usual for the data; nyu has the Eigen crop"""
+    """which pixels count, instead of the default for the data; nyu has the Eigen crop"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._check_above_zero("num_train", "num_test", "depth_scale")
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClassificationConfig(ProbeConfig):
-    """Classification by a probe on a frozen encoder."""
-
-    data: str
-    """a folder that `datasets` opens, or ORG/NAME on the Hub, with images and a column of classes"""
-    train_split: str | None = None
-    """split to train on, usually train"""
-    test_split: str | None = None
-    """split to test on, usually test or validation"""
-    label_column: str | None = None
-    """column of the classes, where there are several"""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""Pictures of what models make of some test items: depth maps, and matches between two views."""
+"""Pictures of models' depth maps and matches for some test items."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path

@@ -158,8 +158,8 @@ class TrainConfig:
     """number format of the matrix products; auto: what `accelerate launch` was given, else bf16 on a GPU that has it,
     and on a CPU if timed steps are faster; a resumed run keeps its choice"""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """how attention is computed: fused (sdpa) or step by step (eager); auto: fused on a GPU, and on a CPU whichever
-    makes timed steps faster; a resumed run keeps its choice"""
+    """how attention is computed: fused (sdpa) or step by step (eager); auto is sdpa; training on a CPU is step by step
+    with either; a resumed run keeps its choice"""
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = "none"
     """blocks that compute their activations again in the backward pass instead of keeping them, to need less memory"""
     torch_compile: bool = False

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
-from itertools import product
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -30,7 +29,7 @@ from singlelife.pretraining.checkpoints import TrainingState
 from singlelife.pretraining.run_folder import RunFolder
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WORTH_IT = 1.1  # another choice has to be this much faster than fp32 and fused attention: less is noise
+_WORTH_IT = 1.1  # another choice has to be this much faster than fp32: less is noise
 _HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed
 _MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
 
@@ -157,10 +156,10 @@ def choose_precision(
 ) -> Precision:
     """What to train in where it was not asked for, that is where an argument is `"auto"`.
 
-    The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
-    fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
-    is safe: bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of
-    a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
+    The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. A CPU takes
+    whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe: bf16 is several
+    times faster on some CPUs and eighty times slower on others, and a CPU's name or flags do not say how it treats a
+    given model. Attention is sdpa, which the model writes out by itself where a CPU trains.
 
     Args:
         batch_size: pairs per process and step.
@@ -174,17 +173,13 @@ def choose_precision(
             mixed_precision, reason = "bf16", "this GPU has it"
         elif device.type != "cpu":
             mixed_precision, reason = "no", "this device has no bf16 of its own"
-    if attention == "auto" and (device.type != "cpu" or mixed_precision == "fp16"):
-        attention = "sdpa"
-    if "auto" not in (mixed_precision, attention):
+    attention = "sdpa" if attention == "auto" else attention
+    if mixed_precision != "auto":
         return Precision(mixed_precision, attention, reason)
-    say("Timing number formats and attention on this CPU ...")
-    formats = ["no", "bf16"] if mixed_precision == "auto" else [mixed_precision]
-    if mixed_precision == "auto":
-        matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
-        full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
-        formats = formats[: 1 if half > _HOPELESS * full else 2]
-    choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
+    say("Timing number formats on this CPU ...")
+    matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
+    full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
+    choices = [(each, attention) for each in ("no", "bf16")[: 1 if half > _HOPELESS * full else 2]]
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
     taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
