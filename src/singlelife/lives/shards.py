@@ -26,8 +26,7 @@ from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
 from singlelife.lives.simulation.screen import draw_screen
 from singlelife.lives.simulation.simulated import render
-from singlelife.lives.video.reader import VideoReader, jpeg
-from singlelife.lives.video.sources import VideoSource
+from singlelife.lives.video.reader import VideoReader, VideoSource, jpeg
 
 _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper
 _ROWS_IN_MEMORY = 32

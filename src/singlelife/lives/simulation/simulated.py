@@ -12,6 +12,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -91,13 +92,14 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
+            heights = partial(_heights, state) if source.depth == "exact" else twin.heights
 
             depth = None
             if source.depth != "none":
                 depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
-                exact = exact_depth(doom_map, *twin.heights(), position, angle, camera, frame_size)
+                exact = exact_depth(doom_map, *heights(), position, angle, camera, frame_size)
                 known = np.isfinite(exact)  # infinite is the sky
                 # The buffer may be off by its own error, and by half a pixel on a slanted surface.
                 known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
@@ -110,7 +112,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 intrinsics=camera,
                 depth=depth,
             )
-            action = _STAND if source.still else walker.step(position, angle, buffer, twin.heights)
+            action = _STAND if source.still else walker.step(position, angle, buffer, heights)
             game.make_action(action, source.tics_per_frame)
             twin.follow(action)
 
@@ -132,7 +134,7 @@ class _Twin:
         self._behind.append(action)
 
     def heights(self) -> tuple[np.ndarray, np.ndarray]:
-        """Floor and ceiling of each sector, in map units."""
+        """See `_heights`."""
         if self._game is None:
             self._game = self._running.enter_context(_started(self._source, twin=True))
         for number, action in enumerate(self._behind, start=1):
@@ -142,12 +144,16 @@ class _Twin:
                 self._game.set_action(action)
                 self._game.advance_action(self._source.tics_per_frame, number == len(self._behind))
         self._behind.clear()
-        sectors = self._game.get_state().sectors
-        floors = np.array([sector.floor_height for sector in sectors])
-        return floors, np.array([sector.ceiling_height for sector in sectors])
+        return _heights(self._game.get_state())
 
     def close(self) -> None:
         self._running.close()
+
+
+def _heights(state: vzd.GameState) -> tuple[np.ndarray, np.ndarray]:
+    """Floor and ceiling of each sector, in map units."""
+    floors = np.array([sector.floor_height for sector in state.sectors])
+    return floors, np.array([sector.ceiling_height for sector in state.sectors])
 
 
 def _wad(source: SimulatedSource) -> Path:
@@ -156,7 +162,7 @@ def _wad(source: SimulatedSource) -> Path:
 
 @contextmanager
 def _started(source: SimulatedSource, twin: bool = False) -> Iterator[vzd.DoomGame]:
-    """A game at the beginning of the map: rendered, with a depth buffer; or a twin of it, with sectors."""
+    """A game at the beginning of the map, with a depth buffer; or its twin, which has sectors instead."""
     with tempfile.TemporaryDirectory() as scratch, closing(vzd.DoomGame()) as game:
         _set_up(game, source, Path(scratch), twin)
         try:
@@ -175,7 +181,7 @@ def _set_up(game: vzd.DoomGame, source: SimulatedSource, scratch: Path, twin: bo
     game.set_screen_resolution(vzd.ScreenResolution.RES_160X120 if twin else vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)
     game.set_depth_buffer_enabled(not twin)
-    game.set_sectors_info_enabled(twin)
+    game.set_sectors_info_enabled(twin or source.depth == "exact")
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vzd.Mode.PLAYER)
