@@ -167,14 +167,14 @@ def _frames(
             scene = frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE
             yield frame.image, frame.timestamp, frame.frame_index, scene
     elif isinstance(source, PosedRecording):
-        for kept, *known in source.frames(frame_rate, frame_size):
-            yield *kept, (*known, MILLIMETRES)
+        for kept, pose, intrinsics, depth in source.frames(frame_rate, frame_size):
+            yield kept.image, kept.timestamp, kept.frame_index, (pose, intrinsics, depth, MILLIMETRES)
     elif isinstance(source, ScreenSource):
         for index, image in enumerate(draw_screen(source, frame_size)):
             yield image, index / source.frames_per_second, index, None
     else:
         for kept in source:
-            yield *kept, None
+            yield kept.image, kept.timestamp, kept.frame_index, None
 
 
 def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray | None, scale: float) -> dict[str, Any]:

@@ -21,7 +21,7 @@ import vizdoom as vzd
 from singlelife.errors import LifeError
 from singlelife.lives.simulation import SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
-from singlelife.lives.simulation.doom_walker import Walker
+from singlelife.lives.simulation.doom_walker import Heights, Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
 
@@ -92,7 +92,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
-            heights = partial(_heights, state) if source.depth == "exact" else twin.heights
+            heights: Heights = partial(_heights, state) if source.depth == "exact" else twin.heights
 
             depth = None
             if source.depth != "none":
