@@ -31,7 +31,7 @@ from tqdm import tqdm
 from singlelife.lives.prepare import life_features, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
-from singlelife.lives.video.sources import VideoFile
+from singlelife.lives.video.reader import VideoFile
 
 WIDTH, HEIGHT, RATE, SECONDS = 1280, 720, 30, 20
 

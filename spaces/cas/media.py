@@ -15,8 +15,7 @@ from PIL import Image
 
 from singlelife import pictures
 from singlelife.errors import LifeError
-from singlelife.lives.video.reader import VideoReader
-from singlelife.lives.video.sources import EmbeddedVideo
+from singlelife.lives.video.reader import EmbeddedVideo, VideoReader
 from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")

@@ -82,6 +82,7 @@ def test_a_prepared_life_is_known_by_its_name_everywhere(tmp_path, monkeypatch, 
     for words in (["pairs", "show", "courtyard", "--pairing", "temporal"], ["lives", "show", "courtyard"], ["lives"]):
         assert main(words) == 0
     lines = capsys.readouterr().out.splitlines()
+    assert (tmp_path / "cache" / "pictures" / "courtyard-pairs.png").is_file() and not list(tmp_path.glob("*.png"))
     assert ["courtyard", "prepared"] in [line.split()[:2] for line in lines]
     assert main(["prepare", "courtyrad"]) == 2 and "courtyard" in capsys.readouterr().err
 

@@ -1,7 +1,6 @@
 """A Doom map's geometry: read from a wad, and seen by rays. Mostly on a small map drawn here."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -34,13 +33,14 @@ def corridor(sky: int | None = None) -> DoomMap:
     )
 
 
-def heights(*rooms: tuple[float, float]) -> list[SimpleNamespace]:
-    return [SimpleNamespace(floor_height=floor, ceiling_height=ceiling) for floor, ceiling in rooms]
+def heights(*rooms: tuple[float, float]) -> np.ndarray:
+    """Floors, and ceilings."""
+    return np.array(rooms, dtype=float).T
 
 
-def depth_eastwards(doom_map: DoomMap, rooms: list[SimpleNamespace]) -> np.ndarray:
+def depth_eastwards(doom_map: DoomMap, rooms: np.ndarray) -> np.ndarray:
     """Seen from the middle of room 0, eye 41 above its floor."""
-    return exact_depth(doom_map, rooms, np.array([256.0, 256.0, 41.0]), 0.0, INTRINSICS, 64)
+    return exact_depth(doom_map, *rooms, np.array([256.0, 256.0, 41.0]), 0.0, INTRINSICS, 64)
 
 
 def test_depth_of_walls_floors_and_ceilings():
@@ -74,7 +74,7 @@ def test_sky_has_no_depth():
 def test_depth_turns_with_the_camera(angle):
     """From the middle of a closed square room, the wall straight ahead is met where plain geometry says."""
     rooms, one_pixel = heights((0, 128), (0, 0), (0, 0)), np.array([32.0, 32.0, 0.5, 0.5])
-    depth = exact_depth(corridor(), rooms, np.array([256.0, 256.0, 64.0]), angle, one_pixel, 1)
+    depth = exact_depth(corridor(), *rooms, np.array([256.0, 256.0, 64.0]), angle, one_pixel, 1)
     straight = 256 / max(abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle))))
     assert depth[0, 0] == pytest.approx(straight, rel=1e-6)
 

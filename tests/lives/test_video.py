@@ -2,17 +2,18 @@
 
 import io
 from fractions import Fraction
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import av
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.video.reader import VideoReader, jpeg
+from singlelife.lives.video.reader import EmbeddedVideo, VideoReader, jpeg
 
 from .conftest import texture, write_clip
 
@@ -312,3 +313,13 @@ def test_bad_files_are_named(tmp_path, name):
     with pytest.raises(LifeError, match=message) as raised:
         kept(tmp_path / name)
     assert name in str(raised.value)
+
+
+def test_a_playlist_in_memory_opens_no_file(tmp_path):
+    """Of the machine that reads it, such as a video that its owner did not mean to publish."""
+    clip = write_clip(tmp_path / "clip.mp4", seconds=1)
+    with VideoReader(EmbeddedVideo(PurePath("a.mp4"), pa.py_buffer(clip.read_bytes())), 10, 48) as reader:
+        assert len(list(reader)) == 10
+    content = f"#EXTM3U\n#EXT-X-TARGETDURATION:5\n#EXTINF:5,\n{clip}\n#EXT-X-ENDLIST\n".encode()
+    with pytest.raises(LifeError, match=r"a\.mp4: (not a video|holds no video)"):
+        VideoReader(EmbeddedVideo(PurePath("a.mp4"), pa.py_buffer(content)), 10, 48)

@@ -11,6 +11,7 @@ from singlelife.alignment.settings import PairSetConfig
 from singlelife.errors import LifeError, PairSetError, SingleLifeError
 from singlelife.files import atomic_write
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
+from singlelife.lives.registry import default_cache_dir
 from singlelife.lives.resolve import check_names
 from singlelife.text import aligned
 
@@ -58,7 +59,7 @@ class Show:
     seed: int | None = None
     """Seed of the pairs (default: 0, or the run's)."""
     output: Path | None = None
-    """The PNG to write (default: NAME-pairs.png)."""
+    """The PNG to write (default: pictures/NAME-pairs.png in the cache)."""
     cache_dir: Path | None = None
     """Where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)."""
     settings: _Settings = field(default_factory=_Settings)  # type: ignore[valid-type]
@@ -95,7 +96,7 @@ class Show:
             if pairs := stored_pair_set(self.what, cache_dir=self.cache_dir):
                 from singlelife.alignment.plots import draw_pairs
 
-                output = self.output or Path(f"{Path(self.what.partition('@')[0]).absolute().name}-pairs.png")
+                output = self._picture_of(Path(self.what.partition("@")[0]).absolute().name)
                 print(f"{pairs}\n\n{draw_pairs(pairs, output, self.num)} pairs drawn in {output}")
                 return 0
         from singlelife.lives.scene.store import life_geometry
@@ -123,11 +124,17 @@ class Show:
                 titles.append(f"{name}  ·  {_gap_text(gap)}{known}  ·  #{index}")
             shown.append((frames[_SAMPLED:], titles))
         print(aligned(rows))
-        output = self.output or Path(f"{life.name}-pairs.png")
+        output = self._picture_of(life.name)
         title = f"Pairs of {self.of_run or life.name}, seed {seed}: target left, source right"
         _draw_sheet(output, life, shown, title)
         print(f"\ndrawn in {output}")
         return 0
+
+    def _picture_of(self, name: str) -> Path:
+        """The PNG to write; the folder is there."""
+        output = self.output or (self.cache_dir or default_cache_dir()) / "pictures" / f"{name}-pairs.png"
+        output.parent.mkdir(parents=True, exist_ok=True)
+        return output
 
     def _pairings(self) -> "tuple[PreparedLife, dict[str, Pairing], int]":
         """The life, those of the pairings that it can have, by name, and the seed."""

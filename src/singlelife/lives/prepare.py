@@ -38,10 +38,8 @@ from singlelife.lives.shards import Shard, Source, start_worker, write_in_worker
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource
 from singlelife.lives.simulation.screen import SCREEN_VERSION
 from singlelife.lives.simulation.simulated import RENDERER_VERSION
-from singlelife.lives.video.reader import DECODER_VERSION
+from singlelife.lives.video.reader import DECODER_VERSION, VideoFile, VideoSource, video_fingerprint
 from singlelife.lives.video.recordings import order_of
-from singlelife.lives.video.sources import VideoFile, VideoSource
-from singlelife.lives.video.sources import fingerprint as source_fingerprint
 
 SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
@@ -164,7 +162,7 @@ def life_fingerprint(life: Life) -> str:
 
 def _content_of(source: VideoSource | PosedRecording) -> str:
     try:
-        return source.fingerprint() if isinstance(source, PosedRecording) else source_fingerprint(source)
+        return source.fingerprint() if isinstance(source, PosedRecording) else video_fingerprint(source)
     except LifeError:  # preparing it will say why, name it and leave it out
         return "cannot be read"
 

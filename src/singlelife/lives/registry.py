@@ -20,7 +20,6 @@ from singlelife.lives.simulation import ScreenSource, SimulatedSource
 
 if TYPE_CHECKING:
     from singlelife.lives.scene.rgbd import PosedRecording
-    from singlelife.lives.video.sources import EmbeddedVideo
 
 METADATA = "metadata.json"  # in the folder of a prepared life
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
@@ -53,7 +52,7 @@ class Life:
         frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
-        videos: the recording, in order: paths of files, or videos within a data set; or one with poses.
+        videos: the recording, in order: paths of files; or one with poses.
         prepared: the folder of its prepared form, which stands for it where its recording is not here.
         simulation: what to render.
         base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
@@ -81,7 +80,7 @@ class Life:
     frame_size: int = 256
     train: str = "tiny"
     pairs_within_video: bool = False
-    videos: "tuple[str | EmbeddedVideo | PosedRecording, ...]" = ()
+    videos: "tuple[str | PosedRecording, ...]" = ()
     prepared: Path | None = None
     simulation: SimulatedSource | ScreenSource | None = None
     base: "Life | None" = None
@@ -215,7 +214,7 @@ def registered_life(name: str) -> Life:
 
 def get_life(
     name: str,
-    videos: "Sequence[str | Path | EmbeddedVideo] | None" = None,
+    videos: Sequence[str | Path] | None = None,
     cache_dir: str | Path | None = None,
 ) -> Life:
     """The life of a name, with what its frames come from.
@@ -224,9 +223,8 @@ def get_life(
         name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
             life's frames in random order.
         videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line, or what `videos_of` finds in a data set; or one folder with camera poses
-            in a layout that `scene.rgbd` reads. By default what the life's folder holds; where it holds nothing, the
-            newest prepared form of the life.
+            files that list files, one a line; or one folder with camera poses in a layout that `scene.rgbd` reads. By
+            default what the life's folder holds; where it holds nothing, the newest prepared form of the life.
         cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:
@@ -248,11 +246,8 @@ def get_life(
         return dataclasses.replace(life, videos=(recording,))
     if videos:
         from singlelife.lives.video.recordings import find_videos
-        from singlelife.lives.video.sources import EmbeddedVideo
 
-        paths = [path for path in videos if not isinstance(path, EmbeddedVideo)]
-        embedded = [video for video in videos if isinstance(video, EmbeddedVideo)]
-        return dataclasses.replace(life, videos=(*map(str, find_videos(paths)), *embedded))
+        return dataclasses.replace(life, videos=tuple(map(str, find_videos(videos))))
     if found := life.local_videos():
         if not (life.folder / VIDEO_LIST).is_file():
             from singlelife.lives.video.recordings import in_order_of_time
@@ -271,15 +266,13 @@ def get_life(
     )
 
 
-def _posed(name: str, videos: "Sequence[str | Path | EmbeddedVideo]") -> "PosedRecording | None":
+def _posed(name: str, videos: Sequence[str | Path]) -> "PosedRecording | None":
     """The recording with camera poses that a folder holds, if it does.
 
     Raises:
         LifeError: it cannot be read, or there is more than that: poses of two recordings share no world.
     """
-    folders = [
-        folder for each in videos if isinstance(each, str | Path) and (folder := Path(each).expanduser()).is_dir()
-    ]
+    folders = [folder for each in videos if (folder := Path(each).expanduser()).is_dir()]
     if not folders:
         return None
     from singlelife.lives.scene.rgbd import posed_recording  # not needed to name lives

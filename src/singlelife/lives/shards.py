@@ -9,7 +9,9 @@ import json
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -24,11 +26,11 @@ from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
 from singlelife.lives.simulation.screen import draw_screen
 from singlelife.lives.simulation.simulated import render
-from singlelife.lives.video.reader import VideoReader, jpeg
-from singlelife.lives.video.sources import VideoSource
+from singlelife.lives.video.reader import VideoReader, VideoSource, jpeg
 
 _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper
 _ROWS_IN_MEMORY = 32
+_FRAMES_AHEAD = 4  # made while one is encoded
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
 Source: TypeAlias = VideoSource | PosedRecording | SimulatedSource | ScreenSource
@@ -137,24 +139,42 @@ class Shard:
         return num_frames, seconds
 
     def _rows(self, source: SimulatedSource | ScreenSource | PosedRecording | VideoReader) -> Iterator[dict[str, Any]]:
-        if isinstance(source, SimulatedSource):
-            for frame in render(source, self.frame_size):
-                scene = _scene_columns(frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE)
-                yield self._row(frame.image, frame.timestamp, frame.frame_index) | scene
-        elif isinstance(source, PosedRecording):
-            for kept, pose, intrinsics, depth in source.frames(self.frame_rate, self.frame_size):
-                scene = _scene_columns(pose, intrinsics, depth, MILLIMETRES)
-                yield self._row(kept.image, kept.timestamp, kept.frame_index) | scene
-        elif isinstance(source, ScreenSource):
-            for index, image in enumerate(draw_screen(source, self.frame_size)):
-                yield self._row(image, index / source.frames_per_second, index)
-        else:
-            for kept in source:
-                yield self._row(kept.image, kept.timestamp, kept.frame_index)
+        """The rows in order, each encoded in a thread while the next frames are made."""
+        with ThreadPoolExecutor(1) as encoder:
+            encoding: deque[Future[dict[str, Any]]] = deque()
+            for frame in _frames(source, self.frame_rate, self.frame_size):
+                encoding.append(encoder.submit(self._row, *frame))
+                if len(encoding) > _FRAMES_AHEAD:
+                    yield encoding.popleft().result()
+            while encoding:
+                yield encoding.popleft().result()
 
-    def _row(self, image: np.ndarray, timestamp: float, frame_index: int) -> dict[str, Any]:
+    def _row(self, image: np.ndarray, timestamp: float, frame_index: int, scene: "_Scene | None") -> dict[str, Any]:
         encoded = {"bytes": jpeg(image), "path": None}
-        return {"image": encoded, "timestamp": timestamp, "video": self.video, "frame_index": frame_index}
+        row = {"image": encoded, "timestamp": timestamp, "video": self.video, "frame_index": frame_index}
+        return row if scene is None else row | _scene_columns(*scene)
+
+
+_Scene: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, float]  # pose, intrinsics, depth and its scale
+
+
+def _frames(
+    source: SimulatedSource | ScreenSource | PosedRecording | VideoReader, frame_rate: float, frame_size: int
+) -> Iterator[tuple[np.ndarray, float, int, _Scene | None]]:
+    """Image, timestamp and number of each frame, and what is known of the scene."""
+    if isinstance(source, SimulatedSource):
+        for frame in render(source, frame_size):
+            scene = frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE
+            yield frame.image, frame.timestamp, frame.frame_index, scene
+    elif isinstance(source, PosedRecording):
+        for kept, pose, intrinsics, depth in source.frames(frame_rate, frame_size):
+            yield kept.image, kept.timestamp, kept.frame_index, (pose, intrinsics, depth, MILLIMETRES)
+    elif isinstance(source, ScreenSource):
+        for index, image in enumerate(draw_screen(source, frame_size)):
+            yield image, index / source.frames_per_second, index, None
+    else:
+        for kept in source:
+            yield kept.image, kept.timestamp, kept.frame_index, None
 
 
 def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray | None, scale: float) -> dict[str, Any]:

@@ -18,6 +18,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -25,9 +26,8 @@ from PIL import Image
 
 from singlelife.errors import LifeError
 from singlelife.lives.scene import rigid_transforms
-from singlelife.lives.video.reader import KeptFrame, VideoReader
+from singlelife.lives.video.reader import KeptFrame, VideoFile, VideoReader, video_fingerprint
 from singlelife.lives.video.recordings import videos_in
-from singlelife.lives.video.sources import VideoFile, fingerprint
 from singlelife.pictures import read_picture
 
 _PICTURES = (".jpg", ".jpeg", ".png")
@@ -85,7 +85,7 @@ class PosedRecording:
             LifeError: a file cannot be read.
         """
         files = [*([self.video] if self.video else self.images), *filter(None, self.depth)]
-        digest = hashlib.sha256(fingerprint(VideoFile(files[0])).encode())
+        digest = hashlib.sha256(video_fingerprint(VideoFile(files[0])).encode())
         for values in (self.times, self.poses, self.intrinsics, self.depth_intrinsics, self.depth_scale):
             digest.update(np.asarray(values, dtype=np.float64).tobytes())
         try:
@@ -185,8 +185,21 @@ def posed_recording(folder: Path) -> PosedRecording | None:
     }
     for patterns, read in readers.items():
         if all(next(folder.glob(pattern), None) for pattern in patterns.split()):
-            return read(folder)
+            files = sorted([*folder.rglob("*"), *filter(Path.exists, [_kitti_poses(folder)])])
+            known = [(str(file), (facts := file.lstat()).st_mtime_ns, facts.st_size) for file in files]
+            return _read_once(read, folder, tuple(known))
     return None
+
+
+@lru_cache(maxsize=4)
+def _read_once(read: Callable[[Path], PosedRecording], folder: Path, _files: tuple) -> PosedRecording:
+    """A command asks for a life several times, and its poses may be thousands of files."""
+    return read(folder)
+
+
+def _kitti_poses(folder: Path) -> Path:
+    """Where the data set keeps the poses of a sequence."""
+    return folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
 
 
 def _scannet(folder: Path) -> PosedRecording:
@@ -235,7 +248,7 @@ def _tum(folder: Path) -> PosedRecording:
 def _kitti(folder: Path) -> PosedRecording:
     camera = next(name for name in ("image_2", "image_3", "image_0", "image_1") if (folder / name).is_dir())
     images = sorted((folder / camera).glob("*.png"))
-    found = [folder / "poses.txt", folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"]
+    found = [folder / "poses.txt", _kitti_poses(folder)]
     poses = next((path for path in found if path.is_file()), None)
     if poses is None:
         raise LifeError(f"{folder}: no poses; neither {found[0].name} here nor {found[1]} is there.")

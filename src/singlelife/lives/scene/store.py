@@ -28,8 +28,7 @@ from singlelife.lives.scene.geometry import (
     default_voxel_size,
     depth_geometry,
 )
-from singlelife.lives.video.sources import VideoFile
-from singlelife.lives.video.sources import fingerprint as file_fingerprint
+from singlelife.lives.video.reader import VideoFile, video_fingerprint
 
 FORMAT_VERSION = 1
 
@@ -199,7 +198,7 @@ def _fingerprint(life: PreparedLife, source: GeometrySource, settings: dict[str,
         life.metadata["fingerprint"],
         source.kind,
         settings,
-        [[path.name, file_fingerprint(VideoFile(path))] for path in sorted(files)],
+        [[path.name, video_fingerprint(VideoFile(path))] for path in sorted(files)],
     ]
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()
 

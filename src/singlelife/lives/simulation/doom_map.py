@@ -9,12 +9,10 @@ crossing, or the wall there below or above the opening, or looks on through it.
 """
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import vizdoom as vzd
 
 from singlelife.errors import LifeError
 
@@ -122,7 +120,8 @@ def depth_of_buffer(levels: np.ndarray) -> np.ndarray:
 
 def exact_depth(
     doom_map: DoomMap,
-    sectors: Sequence[vzd.Sector],
+    floors: np.ndarray,
+    ceilings: np.ndarray,
     position: np.ndarray,
     angle: float,
     intrinsics: np.ndarray,
@@ -132,7 +131,7 @@ def exact_depth(
 
     Args:
         doom_map: what the camera is in.
-        sectors: `state.sectors`, the floors and ceilings as they are now: doors and lifts move.
+        floors, ceilings: the height of each sector's, as they are now: doors and lifts move.
         position: of the eye, (3,), in map units.
         angle: of the view, in degrees, 0 along x, counter-clockwise.
         intrinsics: fx, fy, cx, cy in pixels.
@@ -141,8 +140,7 @@ def exact_depth(
     Returns:
         float32 (size, size) in map units; infinite where there is the sky.
     """
-    floors = np.array([sector.floor_height for sector in sectors] + [np.inf])  # the last is OUTSIDE
-    ceilings = np.array([sector.ceiling_height for sector in sectors] + [-np.inf])
+    floors, ceilings = np.append(floors, np.inf), np.append(ceilings, -np.inf)  # the last is OUTSIDE
     skies = np.append(doom_map.sky, False)
     fx, fy, cx, cy = intrinsics
     aside = (np.arange(size) + 0.5 - cx) / fx  # of each column, per unit of depth

@@ -10,13 +10,16 @@ Paths lead over a grid of nodes that a player can stand on.
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable
+from typing import TypeAlias
 
 import numpy as np
 import vizdoom as vzd
 from scipy.sparse import csgraph, csr_array
 
 from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
+
+Heights: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray]]  # floor and ceiling of each sector, now
 
 _CELL = 128  # map units; places are visited by cells of this size
 _PUSH = 1.9  # on the buttons, for a map unit per frame
@@ -68,18 +71,18 @@ class Walker:
         self._pause = 0  # frames left to stand
         self._step = 0
 
-    def step(self, state: vzd.GameState) -> list[float]:
+    def step(self, position: np.ndarray, angle: float, buffer: np.ndarray, heights: Heights) -> list[float]:
         """Values of `BUTTONS` until the next frame.
 
         Args:
-            state: of a game with depth buffer, sectors, and `VARIABLES` as its game variables.
+            position, angle: the values of `VARIABLES`.
+            buffer: the depth buffer.
+            heights: gives the heights of floors and ceilings.
         """
-        assert state.game_variables is not None and state.depth_buffer is not None  # as set
-        position, angle = state.game_variables[:3], float(state.game_variables[3])
         self._step += 1
         self._visits[int(position[0] // _CELL), int(position[1] // _CELL)] += 1
         if len(self._path) <= 2 or np.abs(self._path[0] - position[:2]).max() > _LOST:
-            self._choose_path(position, state.sectors)
+            self._choose_path(position, heights)
         way, bend = self._way(position)
         heading = math.degrees(math.atan2(way[1], way[0]))
 
@@ -88,7 +91,7 @@ class Walker:
         pace = float(np.hypot(*velocity))
         door = not self._pause and self._ways.next_to_door(position[:2] + 32 * way)
         at_door = door and pace < 6
-        facing_wall = float((state.depth_buffer[::4, ::4] < _NEAR).mean()) > 0.25
+        facing_wall = float((buffer[::4, ::4] < _NEAR).mean()) > 0.25
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
         self._turn = 0.8 * self._turn + 0.2 * min(max(0.12 * error, -5.0), 5.0)
@@ -104,7 +107,7 @@ class Walker:
         use = door and facing_way and self._step - self._used > _TRIED  # again too soon would close it
         self._used = self._step if use else self._used
         self._track = [] if self._pause else [*self._track[-24:], position]
-        if pace < 4 and self._stuck(position, way, state):
+        if pace < 4 and self._stuck(position, way, heights):
             self._path = self._path[:0]
         # Rounded, so that the last bit of a machine's cosine does not lead to another life.
         forward, right = push[0] * cos + push[1] * sin, push[0] * sin - push[1] * cos
@@ -127,14 +130,14 @@ class Walker:
             self._gaze, self._glance = 0.0, 0
         self._wander = 0.98 * self._wander + 1.5 * random.normal()
 
-    def _stuck(self, position: np.ndarray, way: np.ndarray, state: vzd.GameState) -> bool:
+    def _stuck(self, position: np.ndarray, way: np.ndarray, heights: Heights) -> bool:
         """Whether there is no getting on; what is in the way is then kept in mind."""
         if len(self._track) < 12 or np.linalg.norm(position - self._track[-12]) > 36:
             return False
         ahead = position[:2] + 32 * way
         if self._ways.next_to_door(ahead):
             since = self._step - self._used
-            opening = self._ways.door_moves(ahead, *_heights(state.sectors))
+            opening = self._ways.door_moves(ahead, *heights())
             if since < (_TRIED + 15 if opening else 6) or (since > _TRIED and len(self._track) < 25):
                 return False
             self._ways.give_up_door(ahead)
@@ -143,9 +146,9 @@ class Walker:
         self._track = []
         return True
 
-    def _choose_path(self, position: np.ndarray, sectors: Sequence[vzd.Sector]) -> None:
+    def _choose_path(self, position: np.ndarray, heights: Heights) -> None:
         """A path to the nearest of a few places among those least visited."""
-        floor, ceiling = _heights(sectors)
+        floor, ceiling = heights()
         self._ways.update_heights(floor, ceiling)
         nodes = self._ways.haunts(position)
         if len(nodes) < _PLACE:  # cut off by what was in the way
@@ -153,8 +156,8 @@ class Walker:
             self._ways.update_heights(floor, ceiling)
             nodes = self._ways.haunts(position)
         places = self._ways.positions(nodes)
-        cells = np.floor(places / _CELL).astype(int)
-        visits = np.array([self._visits[x, y] for x, y in cells.tolist()])
+        cells, of_place = np.unique(np.floor(places / _CELL).astype(int), axis=0, return_inverse=True)
+        visits = np.array([self._visits[x, y] for x, y in cells.tolist()])[of_place.reshape(-1)]
         few = self._random.choice(np.flatnonzero(visits <= np.quantile(visits, 0.02)), 4)
         goal = few[np.linalg.norm(places[few] - position[:2], axis=1).argmin()]
         self._path = self._ways.path(position, int(nodes[goal]))
@@ -167,11 +170,6 @@ class Walker:
         now, then = near - position[:2], far - near
         now, then = now / max(1.0, float(np.hypot(*now))), then / max(1.0, float(np.hypot(*then)))
         return now, float(now @ then) if then.any() else 1.0
-
-
-def _heights(sectors: Sequence[vzd.Sector]) -> tuple[np.ndarray, np.ndarray]:
-    floor = np.array([sector.floor_height for sector in sectors])
-    return floor, np.array([sector.ceiling_height for sector in sectors])
 
 
 def _wrapped(degrees: float) -> float:

@@ -10,8 +10,9 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ import vizdoom as vzd
 from singlelife.errors import LifeError
 from singlelife.lives.simulation import SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
-from singlelife.lives.simulation.doom_walker import Walker
+from singlelife.lives.simulation.doom_walker import Heights, Walker
 
 RENDERER_VERSION = 4  # part of the fingerprint of a life: raise it when the same source gives other frames
 
@@ -32,6 +33,7 @@ _MAX_STEP = 80.0  # map units in one frame; more than that is a teleport
 _WARM_UP_TICS = 20  # until the view has settled at its height
 # The game is dark, at a mean level of 0.16; a camera would open its aperture. Up to 2.5 times brighter.
 _EXPOSURE = np.round(255 * (1 - (1 - np.arange(256) / 255) ** 2.5)).astype(np.uint8)
+_STAND = [0.0] * len(Walker.BUTTONS)
 _START_ENGINE = """\
 import ctypes, os, signal, sys
 if sys.platform == "linux":
@@ -72,62 +74,114 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     if not 16 <= frame_size <= _HEIGHT:
         raise LifeError(f"Simulated frames have 16 to {_HEIGHT} px, not {frame_size}.")
     doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
-    with tempfile.TemporaryDirectory() as scratch, closing(_start_game(source, scratch)) as game:
-        walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
-        scale = frame_size / _HEIGHT
-        camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
-        timestamp, last_position = 0.0, None
+    scale = frame_size / _HEIGHT
+    camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
+    walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
+    timestamp, last_position = 0.0, None
+    with _started(source) as game, closing(_Twin(source)) as twin:
         for index in range(source.num_frames):
             if game.is_episode_finished():  # the walker has found the exit
                 _enter_map(game)
+                twin.follow(None)
                 last_position = None
             state = game.get_state()
             variables, buffer = state.game_variables, state.depth_buffer
-            assert variables is not None and buffer is not None  # asked for in _start_game
+            assert variables is not None and buffer is not None  # asked for in _started
             position, angle = variables[:3], float(variables[3])
             if index:
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
+            heights: Heights = partial(_heights, state) if source.depth == "exact" else twin.heights
 
             depth = None
             if source.depth != "none":
                 depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
             if source.depth == "exact":
                 assert depth is not None
-                exact = exact_depth(doom_map, state.sectors, position, angle, camera, frame_size)
+                exact = exact_depth(doom_map, *heights(), position, angle, camera, frame_size)
                 known = np.isfinite(exact)  # infinite is the sky
                 # The buffer may be off by its own error, and by half a pixel on a slanted surface.
                 known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
                 depth = np.where(known, exact, np.float32(0))
             yield SimulatedFrame(
-                image=_EXPOSURE[_resize(_middle_square(state.screen_buffer), frame_size)],
+                image=_EXPOSURE.take(_resize(_middle_square(state.screen_buffer), frame_size)),
                 timestamp=timestamp,
                 frame_index=index,
                 pose=_pose(position, angle),
                 intrinsics=camera,
                 depth=depth,
             )
-            if source.still:
-                game.advance_action(source.tics_per_frame)
+            action = _STAND if source.still else walker.step(position, angle, buffer, heights)
+            game.make_action(action, source.tics_per_frame)
+            twin.follow(action)
+
+
+class _Twin:
+    """A second game that does as the first does, is not rendered, and knows the heights of floors and ceilings.
+
+    ViZDoom gives all sectors with every frame or never, and that takes twice as long as rendering. The twin takes the
+    same steps only when heights are asked for, many at once.
+    """
+
+    def __init__(self, source: SimulatedSource):
+        self._source, self._running = source, ExitStack()
+        self._game: vzd.DoomGame | None = None
+        self._behind: list[list[float] | None] = []
+
+    def follow(self, action: list[float] | None) -> None:
+        """The first game has taken this action, or entered the map anew."""
+        self._behind.append(action)
+
+    def heights(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `_heights`."""
+        if self._game is None:
+            self._game = self._running.enter_context(_started(self._source, twin=True))
+        for number, action in enumerate(self._behind, start=1):
+            if action is None:
+                _enter_map(self._game)
             else:
-                game.make_action(walker.step(state), source.tics_per_frame)
+                self._game.set_action(action)
+                self._game.advance_action(self._source.tics_per_frame, number == len(self._behind))
+        self._behind.clear()
+        return _heights(self._game.get_state())
+
+    def close(self) -> None:
+        self._running.close()
+
+
+def _heights(state: vzd.GameState) -> tuple[np.ndarray, np.ndarray]:
+    """Floor and ceiling of each sector, in map units."""
+    floors = np.array([sector.floor_height for sector in state.sectors])
+    return floors, np.array([sector.ceiling_height for sector in state.sectors])
 
 
 def _wad(source: SimulatedSource) -> Path:
     return Path(vzd.__file__).parent / f"{source.wad}.wad"
 
 
-def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
-    game = vzd.DoomGame()
-    game.set_vizdoom_path(_engine(Path(scratch)))
-    game.set_doom_config_path(str(Path(scratch) / "vizdoom.ini"))
+@contextmanager
+def _started(source: SimulatedSource, twin: bool = False) -> Iterator[vzd.DoomGame]:
+    """A game at the beginning of the map, with a depth buffer; or its twin, which has sectors instead."""
+    with tempfile.TemporaryDirectory() as scratch, closing(vzd.DoomGame()) as game:
+        _set_up(game, source, Path(scratch), twin)
+        try:
+            game.init()
+            _enter_map(game)
+        except (vzd.ViZDoomErrorException, vzd.ViZDoomUnexpectedExitException) as error:
+            raise LifeError(f"ViZDoom cannot start {source.wad} {source.map}: {error}") from error
+        yield game
+
+
+def _set_up(game: vzd.DoomGame, source: SimulatedSource, scratch: Path, twin: bool) -> None:
+    game.set_vizdoom_path(_engine(scratch))
+    game.set_doom_config_path(str(scratch / "vizdoom.ini"))
     game.set_doom_game_path(str(_wad(source)))
     game.set_doom_map(source.map)
-    game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
+    game.set_screen_resolution(vzd.ScreenResolution.RES_160X120 if twin else vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)
-    game.set_depth_buffer_enabled(True)
-    game.set_sectors_info_enabled(not source.still or source.depth == "exact")
+    game.set_depth_buffer_enabled(not twin)
+    game.set_sectors_info_enabled(twin or source.depth == "exact")
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vzd.Mode.PLAYER)
@@ -140,13 +194,6 @@ def _start_game(source: SimulatedSource, scratch: str) -> vzd.DoomGame:
     game.add_game_args("-nomonsters +con_midtime 0 +con_notifytime 0 +cl_showsecretmessage 0 +sv_cheats 1 +movebob 0")
     game.set_available_buttons(list(Walker.BUTTONS))
     game.set_available_game_variables(list(Walker.VARIABLES))
-    try:
-        game.init()
-        _enter_map(game)
-    except (vzd.ViZDoomErrorException, vzd.ViZDoomUnexpectedExitException) as error:
-        game.close()
-        raise LifeError(f"ViZDoom cannot start {source.wad} {source.map}: {error}") from error
-    return game
 
 
 def _engine(scratch: Path) -> str:
@@ -185,7 +232,7 @@ def _middle_square(image: np.ndarray) -> np.ndarray:
 def _resize(image: np.ndarray, size: int) -> np.ndarray:
     import torch  # here, so that to name the lives and to prepare a video takes no torch
 
-    pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
     resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
     return resized.squeeze(0).permute(1, 2, 0).contiguous().numpy()
 

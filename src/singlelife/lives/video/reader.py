@@ -1,23 +1,26 @@
 """From a video file to the frames that a life keeps, decoded once, in order, with constant memory."""
 
 import contextlib
+import hashlib
 import io
 import itertools
 import math
+import stat
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fractions import Fraction
-from pathlib import Path
-from typing import Any, NamedTuple
+from pathlib import Path, PurePath
+from typing import Any, BinaryIO, NamedTuple, TypeAlias
 
 import av
 import numpy as np
+import pyarrow as pa
 from av.video.frame import VideoFrame
 from PIL import Image
 
 from singlelife.errors import LifeError
 from singlelife.lives.video.develop import Developer, StillStretches
-from singlelife.lives.video.sources import VideoFile, VideoSource
 from singlelife.text import duration
 
 DECODER_VERSION = 3  # part of the fingerprint of a life: raise it when the same file gives other frames
@@ -28,8 +31,70 @@ _LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: from there
 _DEFAULT_RATE = Fraction(25)  # Hz, of files that give neither times nor a rate
 _JITTER = 1  # seconds: clocks of spliced recordings jump further back than this
 _CUT_SECONDS = 60  # put between the parts of a spliced recording, so that no pair crosses
+_FINGERPRINTED = 1 << 20  # bytes at each end of a video
 _MISSING_SECONDS = 2.0  # a file that ends this much before its header says has been cut off
 _LAST_PACKETS = 3000  # read at most to see where a file ends
+
+
+@dataclass(frozen=True)
+class VideoFile:
+    """A video in a file of its own."""
+
+    path: Path
+
+    def open(self) -> BinaryIO:
+        """Its bytes.
+
+        Raises:
+            LifeError: there is no such file, or it cannot be opened.
+        """
+        try:
+            mode = self.path.stat().st_mode
+            if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+                kind = "a folder that cannot be read" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
+                raise LifeError(f"{self.path}: {kind}.")
+            return self.path.open("rb")
+        except OSError as error:
+            link = " (a link that leads nowhere)" if self.path.is_symlink() else ""
+            raise LifeError(f"{self.path}: {(error.strerror or str(error)).lower()}{link}.") from error
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedVideo:
+    """A video whose bytes are in memory.
+
+    Attributes:
+        path: what names it; nothing is there.
+        content: of the video file.
+    """
+
+    path: PurePath
+    content: pa.Buffer
+
+    def open(self) -> BinaryIO:
+        """Its bytes, without a copy."""
+        return pa.BufferReader(self.content)
+
+
+VideoSource: TypeAlias = VideoFile | EmbeddedVideo
+
+
+def video_fingerprint(source: VideoSource) -> str:
+    """What tells a video from others: its size and the SHA-256 of its first and last MiB.
+
+    Raises:
+        LifeError: it cannot be read.
+    """
+    try:
+        with source.open() as file:
+            size = file.seek(0, 2)
+            file.seek(0)
+            digest = hashlib.sha256(file.read(_FINGERPRINTED))
+            file.seek(max(0, size - _FINGERPRINTED))
+            digest.update(file.read(_FINGERPRINTED))
+    except OSError as error:
+        raise LifeError(f"{source.path}: {error.strerror}.") from error
+    return f"{size}-{digest.hexdigest()}"
 
 
 class KeptFrame(NamedTuple):
