@@ -95,7 +95,7 @@ def test_views_are_those_of_a_slow_reference(small_life):
             crop = image[None, :, top : top + height, left : left + width].float()
             view = torch.nn.functional.interpolate(crop, (32, 32), mode="bilinear", antialias=True)[0]
             view = view.flip(-1) if flip else view
-            assert (batch[name][row].float() - view).abs().max() <= 1
+            assert (batch[name][row].float() - view).abs().max() <= 1.001
         masked = pair_generator(3, MASK_STREAM, pair).permutation(16)[:12]
         assert set(batch["bool_masked_pos"][row].nonzero().flatten().tolist()) == set(masked.tolist())
     assert 0 < mirrored < len(index)
