@@ -88,13 +88,14 @@ def test_views_are_those_of_a_slow_reference(small_life):
         generator = pair_generator(3, CROP_STREAM, pair)
         flip = generator.random() < 0.5
         mirrored += flip
+        place = generator.random()  # of the square that both crops lie in: the frames are wide
         for name, frame in zip(("target", "source"), batch["frames"][row].tolist(), strict=True):
             image = torch.from_numpy(np.array(small_life.dataset[frame]["image"])).permute(2, 0, 1)
-            top, left, height, width = random_crop_box(generator, *image.shape[1:], (0.3, 1.0), (3 / 4, 4 / 3))
+            top, left, height, width = random_crop_box(generator, *image.shape[1:], (0.3, 1.0), (3 / 4, 4 / 3), place)
             crop = image[None, :, top : top + height, left : left + width].float()
             view = torch.nn.functional.interpolate(crop, (32, 32), mode="bilinear", antialias=True)[0]
             view = view.flip(-1) if flip else view
-            assert (batch[name][row].float() - view).abs().max() <= 1
+            assert (batch[name][row].float() - view).abs().max() <= 1.001
         masked = pair_generator(3, MASK_STREAM, pair).permutation(16)[:12]
         assert set(batch["bool_masked_pos"][row].nonzero().flatten().tolist()) == set(masked.tolist())
     assert 0 < mirrored < len(index)
@@ -123,14 +124,25 @@ def noise_images(count: int, height: int, width: int, seed: int = 0) -> torch.Te
     return torch.randint(0, 256, (count, 3, height, width), dtype=torch.uint8, generator=generator)
 
 
-@given(st.integers(0, 1000), st.integers(1, 300), st.integers(1, 300), st.floats(0.05, 1), st.floats(0, 1))
-def test_random_crops_lie_inside_the_image(seed, height, width, low, extra):
+@given(
+    st.integers(0, 1000),
+    st.integers(1, 300),
+    st.integers(1, 300),
+    st.floats(0.05, 1),
+    st.floats(0, 1),
+    st.none() | st.floats(0, 1),
+)
+def test_random_crops_lie_inside_the_image(seed, height, width, low, extra, place):
     generator = np.random.default_rng(seed)
-    top, left, box_height, box_width = random_crop_box(
-        generator, height, width, (low, min(1.0, low + extra)), (3 / 4, 4 / 3)
-    )
-    assert 0 <= top and top + box_height <= height and box_height >= 1
-    assert 0 <= left and left + box_width <= width and box_width >= 1
+    areas = (low, min(1.0, low + extra))
+    boxes = [random_crop_box(generator, height, width, areas, (3 / 4, 4 / 3), place) for _ in range(2)]
+    for top, left, box_height, box_width in boxes:
+        assert 0 <= top and top + box_height <= height and box_height >= 1
+        assert 0 <= left and left + box_width <= width and box_width >= 1
+    if place is not None:
+        lefts = [box[1] for box in boxes] + [box[1] + box[3] for box in boxes]
+        tops = [box[0] for box in boxes] + [box[0] + box[2] for box in boxes]
+        assert max(np.ptp(lefts), np.ptp(tops)) <= min(height, width), "both lie in one square"
 
 
 def test_random_crops_have_the_area_and_aspect_asked_for():

@@ -110,16 +110,22 @@ class PairDataset(Dataset):
         }
 
     def _crop_pair(self, images: Iterator[torch.Tensor], generator: np.random.Generator, out: torch.Tensor) -> None:
-        """Cut, resize and mirror the next two images into `out`, uint8 (2, 3, S, S)."""
+        """Cut, resize and mirror the next two images into `out`, uint8 (2, 3, S, S).
+
+        Both crops of a wide frame lie in one square of it. Drawn from the whole frame, two crops of a 416 × 128 px
+        frame mostly show different things, and nothing of the target is in the source.
+        """
         mirrored = self.flip and generator.random() < 0.5
-        box, box_of = (0, 0, 0, 0), (0, 0)
+        box, box_of, place = (0, 0, 0, 0), (0, 0), None
         for view in out:
             image = next(images)
             height, width = image.shape[-2:]
+            if place is None and height != width:
+                place = generator.random()
             if self.crop_area is None:
                 box = center_crop_box(height, width)
             elif not self.shared_crop or box_of != (height, width):
-                box = random_crop_box(generator, height, width, self.crop_area, self.crop_aspect)
+                box = random_crop_box(generator, height, width, self.crop_area, self.crop_aspect, place)
             box_of = height, width
             crop = crop_and_resize(image, box, self.image_size)
             view.copy_(crop.flip(-1) if mirrored else crop)
@@ -133,14 +139,29 @@ class PairDataset(Dataset):
 
 
 def random_crop_box(
-    generator: np.random.Generator, height: int, width: int, area: tuple[float, float], aspect: tuple[float, float]
+    generator: np.random.Generator,
+    height: int,
+    width: int,
+    area: tuple[float, float],
+    aspect: tuple[float, float],
+    place: float | None = None,
 ) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) in pixels, inside an image.
 
-    The box's area is a share of the largest centred square's, uniform in `area`, its aspect ratio (width over height)
+    The box's area is a share of the image's largest square, uniform in `area`. Its aspect ratio (width over height) is
     log-uniform in `aspect`; a side too long for the image is shortened to fit.
+
+    Args:
+        generator: what to draw from.
+        height, width: of the image, in pixels.
+        area, aspect: the ranges.
+        place: keep the box inside one square of the image: 0 is the leftmost or topmost square, 1 the last one. By
+            default the box may lie anywhere.
     """
     side = min(height, width)
+    if place is not None:
+        top, left, *box = random_crop_box(generator, side, side, area, aspect)
+        return top + round(place * (height - side)), left + round(place * (width - side)), box[0], box[1]
     wanted = side * side * generator.uniform(*area)
     ratio = math.exp(generator.uniform(math.log(aspect[0]), math.log(aspect[1])))
     box_height = min(max(round(math.sqrt(wanted / ratio)), 1), height)

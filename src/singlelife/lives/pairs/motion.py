@@ -1,0 +1,110 @@
+"""How fast the picture of a life moves, and the time between two frames that follows from it.
+
+A car at 10 frames a second, a headset and a racer each need another time between the frames of a pair: long enough that
+the view has changed, short enough that both still show the same things. So the gaps of temporal pairs aim at a range
+of image motion, and the motion is measured on the life itself.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn.functional import interpolate
+
+from singlelife.lives.pairs.segments import segment_starts
+from singlelife.lives.prepared import PreparedLife
+
+AIM = (0.05, 0.3)  # image motion between the frames of a pair, as a share of the frame's shorter side
+GAPS_WITHOUT_MOTION = (0.1, 1.0)  # seconds, for a camera that stands still
+LONGEST_GAP = 4.0  # seconds
+
+_SIDE = 64  # px, of the frames as they are measured
+_WINDOW, _STRIDE = 32, 16  # px
+_SAMPLES = 400  # pairs of neighbouring frames to measure, spread over the life
+_LEAST_CONTRAST = 4.0  # grey levels (standard deviation): a window with less shows no motion
+_LEAST_WINDOWS = 3
+_LEAST_SPEED = 0.02  # shares of the side a second: less than that is a camera on a tripod
+
+
+@dataclass(frozen=True)
+class Motion:
+    """The image motion of a life.
+
+    Attributes:
+        speed: median motion, in shares of the frame's shorter side a second.
+        interval: median time between neighbouring frames, in seconds.
+        num_samples: pairs of neighbouring frames that were measured.
+    """
+
+    speed: float
+    interval: float
+    num_samples: int
+
+    @property
+    def gaps(self) -> tuple[float, float]:
+        """Shortest and longest time between the frames of a pair, in seconds, that the range `AIM` comes to.
+
+        It has at least the time to the next frame. A camera that stands still gets `GAPS_WITHOUT_MOTION`.
+        """
+        if self.speed < _LEAST_SPEED:
+            return GAPS_WITHOUT_MOTION
+        shortest = max(AIM[0] / self.speed, 0.9 * self.interval)
+        longest = max(AIM[1] / self.speed, 1.5 * self.interval, shortest)
+        return round(min(shortest, LONGEST_GAP), 3), round(min(longest, LONGEST_GAP), 3)
+
+    def __str__(self) -> str:
+        low, high = self.gaps
+        if self.speed < _LEAST_SPEED:
+            return f"the camera stands still: pairs {low:g} to {high:g} s apart"
+        return f"median motion {_SIDE * self.speed:.0f} px a second at {_SIDE} px: pairs {low:g} to {high:g} s apart"
+
+
+def measure_motion(life: PreparedLife) -> Motion:
+    """The image motion of a life, from 400 pairs of neighbouring frames that are spread over it.
+
+    Each frame is made grey and 64 px high (its shorter side). Between two frames, windows of 32 px are compared by
+    phase correlation (Kuglin & Hines, 1975), and the motion of the frame is the median over windows that have
+    contrast. A motion of more than half a window is not seen as such.
+    """
+    starts = np.zeros(len(life), dtype=bool)
+    starts[segment_starts(life.timestamps, life.video_index)] = True
+    later = np.flatnonzero(~starts)
+    if not len(later):
+        return Motion(0.0, 0.0, 0)
+    sampled = later[np.unique(np.linspace(0, len(later) - 1, _SAMPLES).astype(np.int64))]
+    intervals = life.timestamps[sampled] - life.timestamps[sampled - 1]
+    images = life.iter_decode(np.stack([sampled - 1, sampled], axis=1).reshape(-1))
+    moved = np.array([_motion(_grey(next(images)), _grey(next(images))) for _ in sampled])
+    speeds = moved / np.maximum(intervals, 1e-3)
+    return Motion(float(np.median(speeds)), float(np.median(intervals)), len(sampled))
+
+
+def _grey(image: torch.Tensor) -> np.ndarray:
+    """An image, uint8 (3, H, W), as grey levels, float32, its shorter side 64 px."""
+    height, width = image.shape[-2:]
+    scale = _SIDE / min(height, width)
+    size = max(_SIDE, round(height * scale)), max(_SIDE, round(width * scale))
+    return interpolate(image[None].float(), size, mode="bilinear", antialias=True)[0].mean(0).numpy()
+
+
+def _motion(before: np.ndarray, after: np.ndarray) -> float:
+    """The motion between two grey images of one size, as a share of their shorter side; 0 where nothing has contrast."""
+    if before.shape != after.shape:
+        return 0.0
+    windows = [
+        np.lib.stride_tricks.sliding_window_view(image, (_WINDOW, _WINDOW))[::_STRIDE, ::_STRIDE].reshape(
+            -1, _WINDOW, _WINDOW
+        )
+        for image in (before, after)
+    ]
+    textured = np.minimum(*(each.std(axis=(1, 2)) for each in windows)) > _LEAST_CONTRAST
+    if textured.sum() < _LEAST_WINDOWS:
+        return 0.0
+    taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))  # else the borders, which do not move, win
+    spectra = [np.fft.rfft2((w[textured] - w[textured].mean(axis=(1, 2), keepdims=True)) * taper) for w in windows]
+    cross = spectra[0] * spectra[1].conj()
+    size = np.abs(cross)
+    correlation = np.fft.irfft2(cross / (size + 1e-3 * size.mean() + 1e-9), s=(_WINDOW, _WINDOW))
+    peak = np.stack(np.divmod(correlation.reshape(len(correlation), -1).argmax(axis=1), _WINDOW))
+    peak = np.where(peak > _WINDOW // 2, peak - _WINDOW, peak)
+    return float(np.median(np.hypot(*peak)) / _SIDE)
