@@ -25,6 +25,7 @@ from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.hub.push import Publication
 from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize
+from singlelife.lives.pairs.motion import with_gaps
 from singlelife.lives.pairs.pairing import PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT, hold_out
 from singlelife.lives.prepared import METADATA, PreparedLife
@@ -89,8 +90,9 @@ def resolve_stretch(words: str, *, cache_dir: Path | None = None) -> tuple[Prepa
     name = words.removesuffix(_HELD_OUT)
     life = resolve_life(name, cache_dir=cache_dir)
     recipe = read_yaml(hub_configs() / "train" / f"{training_recipe(name, cache_dir=cache_dir)}.yaml")
-    fraction, max_gap = recipe.get("validation_fraction", HELD_OUT), recipe.get("max_gap", PairSettings.max_gap)
-    _, rows = hold_out(life.timestamps, life.video_index, fraction, max_gap)
+    gaps = {name: recipe[name] for name in ("min_gap", "max_gap") if name in recipe}
+    max_gap = with_gaps(PairSettings(**gaps), life).max_gap
+    _, rows = hold_out(life.timestamps, life.video_index, recipe.get("validation_fraction", HELD_OUT), max_gap)
     if not len(rows):
         raise LifeError(f"Training on the life {life.name} holds nothing out. Name the life alone.")
     return life, rows

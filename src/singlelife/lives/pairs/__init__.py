@@ -1,5 +1,6 @@
 """Pairs of frames: which two make one, and the batches that training reads."""
 
+import math
 from dataclasses import dataclass
 
 from singlelife.errors import LifeError
@@ -13,10 +14,11 @@ class PairSettings:
         LifeError: a value is out of its range; the message names its flag.
     """
 
-    min_gap: float = 0.1
-    """shortest time between the frames of a temporal pair, in seconds, over 0"""
-    max_gap: float = 1.0
-    """longest time between the frames of a temporal pair, in seconds, at least min_gap"""
+    min_gap: float = 0.0
+    """shortest time between the frames of a temporal pair, in seconds; 0 measures the life's image motion and takes the
+    time in which the image moves by a twentieth of its side"""
+    max_gap: float = 0.0
+    """longest time between the frames of a temporal pair, in seconds; 0 is the time for three tenths of the side"""
     min_overlap: float = 0.2
     """smallest overlap (Jaccard index of the visible points) of the frames of a spatial pair, over 0"""
     max_overlap: float = 0.7
@@ -31,8 +33,11 @@ class PairSettings:
 
     def __post_init__(self) -> None:
         ranges = {
-            "min_gap": (0 < self.min_gap, "over 0"),
-            "max_gap": (self.min_gap <= self.max_gap, f"at least --min-gap ({self.min_gap:g})"),
+            "min_gap": (0 <= self.min_gap < math.inf, "0 (measured) or more"),
+            "max_gap": (
+                self.max_gap == 0 or self.min_gap <= self.max_gap < math.inf,
+                f"0 (measured) or at least --min-gap ({self.min_gap:g})",
+            ),
             "min_overlap": (0 < self.min_overlap <= 1, "over 0 and at most 1"),
             "max_overlap": (
                 self.min_overlap <= self.max_overlap <= 1,

@@ -5,14 +5,18 @@ the view has changed, short enough that both still show the same things. So the 
 of image motion, and the motion is measured on the life itself.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from singlelife.lives.pairs import PairSettings
 from singlelife.lives.pairs.segments import segment_starts
 from singlelife.lives.prepared import PreparedLife
+
+Settings = TypeVar("Settings", bound=PairSettings)
 
 AIM = (0.05, 0.3)  # image motion between the frames of a pair, as a share of the frame's shorter side
 GAPS_WITHOUT_MOTION = (0.1, 1.0)  # seconds, for a camera that stands still
@@ -77,6 +81,16 @@ def measure_motion(life: PreparedLife) -> Motion:
     moved = np.array([_motion(_grey(next(images)), _grey(next(images))) for _ in sampled])
     speeds = moved / np.maximum(intervals, 1e-3)
     return Motion(float(np.median(speeds)), float(np.median(intervals)), len(sampled))
+
+
+def with_gaps(settings: Settings, life: PreparedLife) -> Settings:
+    """The settings with gaps in seconds: those that are 0 are measured. A given gap bounds a measured one."""
+    if settings.min_gap and settings.max_gap:
+        return settings
+    shortest, longest = measure_motion(life).gaps
+    if settings.max_gap:
+        return replace(settings, min_gap=min(shortest, settings.max_gap))
+    return replace(settings, min_gap=settings.min_gap or shortest, max_gap=max(longest, settings.min_gap))
 
 
 def _grey(image: torch.Tensor) -> np.ndarray:
