@@ -44,11 +44,10 @@ class StartConfig:
     print_config: bool = False
     """print all settings as YAML, each with where it comes from, and stop"""
     resume: bool = False
-    """go on from the run folder's latest checkpoint, or start where there is none yet; exact: the losses are those of
+    """continue from the run folder's latest checkpoint, or start if there is none yet; the losses are exactly those of
     a run that never stopped"""
     resume_from: str | None = None
-    """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
-    run folder's latest checkpoint"""
+    """continue from this checkpoint folder"""
 
     def __post_init__(self) -> None:
         if self.resume and self.resume_from is not None:
@@ -72,6 +71,9 @@ class LifeConfig:
 class ModelConfig:
     """Which model to start from."""
 
+    model_type: Literal["croco", "vit_mae"] = "croco"
+    """what to train; vit_mae is a baseline, a masked autoencoder with the same encoder that sees the target views
+    alone"""
     model: str = "base"
     """a preset of hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder (its
     weights)"""
@@ -218,24 +220,6 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class CasDuringTraining:
-    """Whether to measure, during training, how far the model agrees with another one."""
-
-    cas_reference: str | None = None
-    """a model to compare with: a run folder, a checkpoint, or ORG/NAME on the Hub (default: none)"""
-    cas_steps: int = 500
-    """steps between comparisons; the first is before training"""
-    cas_pairs: str = "sim_test"
-    """the life to compare on, best one that neither model has seen; LIFE/zoomed and LIFE/shifted are other views of
-    it"""
-    cas_num_pairs: int = 128
-    """pairs of that life"""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "cas_steps", "cas_num_pairs")
-
-
-@dataclass(frozen=True)
 class HubConfig:
     """Whether and where to publish the model. It changes nothing in the run, so a run's config does not keep it."""
 
@@ -249,7 +233,8 @@ class HubConfig:
     push_steps: int | None = None
     """least steps between pushes, which are of saved checkpoints (default: half an hour apart)"""
     push_training_state: bool = True
-    """push also what --resume-from hub needs, three times the model's size, to a branch of its own"""
+    """also push the checkpoint to a separate branch, so that the run can continue on another machine; it is three
+    times the model's size"""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "push_steps")
@@ -271,14 +256,13 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    cas: CasDuringTraining = field(default_factory=CasDuringTraining)
     hub: HubConfig = field(default_factory=HubConfig)
     origins: Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
     """where each value comes from that is not the default, by field name"""
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
-        groups = (self.life, self.model, self.pairs, self.train, self.cas)
+        groups = (self.life, self.model, self.pairs, self.train)
         values = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -299,12 +283,12 @@ FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of los
     *("video", "cache_dir", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
-    *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
-    *("report_to", "max_skipped_steps"),
+    *("picture_steps", "report_to", "max_skipped_steps"),
 }
 
-# Settings of earlier versions, in the configs of their runs; they changed no loss.
+# Settings of earlier versions that are still in the configs of their runs. None of them changed a loss.
 _RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
+_RETIRED |= {"cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"}
 _GROUPS: dict[str, Any] = {n: kind for n, kind in get_type_hints(RunConfig).items() if n != "origins"}
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config

@@ -21,12 +21,13 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import PreTrainedConfig
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.errors import RunError
 from singlelife.machine import say
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.checkpoints import TrainingState
+from singlelife.pretraining.networks import network_class, random_inputs, training_flops
 from singlelife.pretraining.run_folder import RunFolder
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -54,8 +55,8 @@ def format_in_words(mixed_precision: str) -> str:
 
 
 def peak_flops(device: torch.device, mixed_precision: str) -> float:
-    """The most operations a second that square matrix products reach here: the best of several short ones, so that
-    other work on the machine does not lower it."""
+    """The most operations a second in several short products of square matrices. The best one counts, so that other
+    work on the machine does not lower it."""
     side = 512 if device.type == "cpu" else 8192
     matrix = torch.ones(side, side, dtype=_DTYPES[mixed_precision], device=device)
 
@@ -64,7 +65,7 @@ def peak_flops(device: torch.device, mixed_precision: str) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return 2 * side**3 / min(_seconds(multiply, 10))
+    return 2 * side**3 / min(_seconds(multiply, 5))
 
 
 def this_process() -> PartialState:
@@ -72,7 +73,7 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingState) -> Precision:
+def configure_device(train: TrainConfig, config: PreTrainedConfig, state: TrainingState) -> Precision:
     """Put every core of the machine to work where it has no GPU, and choose a number format and attention.
 
     All processes take the main one's choice; a run that goes on keeps its own.
@@ -153,7 +154,11 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
 
 
 def choose_precision(
-    config: CroCoConfig, batch_size: int, device: torch.device, mixed_precision: str = "auto", attention: str = "auto"
+    config: PreTrainedConfig,
+    batch_size: int,
+    device: torch.device,
+    mixed_precision: str = "auto",
+    attention: str = "auto",
 ) -> Precision:
     """What to train in where it was not asked for, that is where an argument is `"auto"`.
 
@@ -185,7 +190,7 @@ def choose_precision(
         full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
         formats = formats[: 1 if half > _HOPELESS * full else 2]
     choices = list(product(formats, ["sdpa", "eager"] if attention == "auto" else [attention]))
-    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
+    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops(config)))
     taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
@@ -196,19 +201,17 @@ def choose_precision(
     return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
 
-def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
+def _seconds_of_steps(config: PreTrainedConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
     """How long a step takes on a CPU in each number format and attention."""
-    rows, columns = (number * config.patch_size for number in config.grid_size)
 
     def step(number_format: str, attention: str) -> None:
         model.set_attn_implementation(attention)
         with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
-            loss = model(target, source).loss
+            loss = model(*views).loss
         loss.backward()
 
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        model = CroCoForPreTraining(config).train()
-        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
+        model, views = network_class(config)(config).train(), random_inputs(config, pairs)
         return [median(_seconds(partial(step, *choice), 2)) for choice in choices]
 
 
