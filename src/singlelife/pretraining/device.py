@@ -1,4 +1,4 @@
-"""Where a run computes, and in which number format: its processes, threads, precision, attention, and Accelerate."""
+"""The device of a run: its processes, threads, number format, attention, and Accelerate."""
 
 import os
 import re
@@ -74,12 +74,12 @@ def this_process() -> PartialState:
 
 
 def configure_device(train: TrainConfig, config: PreTrainedConfig, state: TrainingState) -> Precision:
-    """Put every core of the machine to work where it has no GPU, and choose a number format and attention.
+    """Use every core of a machine without a GPU, and choose a number format and attention.
 
-    All processes take the main one's choice; a run that goes on keeps its own.
+    All processes take the main one's choice. A resumed run keeps its own.
 
     Raises:
-        RunError: processes were launched together, but do not know of each other.
+        RunError: processes were launched together, but cannot find each other.
     """
     process = this_process()
     launched = int(os.environ.get("WORLD_SIZE") or 1)
@@ -122,11 +122,11 @@ def _cpu_threads(num_processes: int) -> int:
 
 
 def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
-    """Accelerate, or an error that says what of the settings it cannot have."""
+    """Start Accelerate. Raises a RunError if it cannot start with these settings."""
     available = [str(tracker) for tracker in get_available_trackers()]
     if absent := set(train.report_to or []).difference(available):
         raise RunError(
-            f"--report-to {absent.pop()}: not a tracker that is installed here; those are "
+            f"--report-to {absent.pop()}: this tracker is not installed. Installed are "
             f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
         )
     sharding = None
@@ -160,12 +160,12 @@ def choose_precision(
     mixed_precision: str = "auto",
     attention: str = "auto",
 ) -> Precision:
-    """What to train in where it was not asked for, that is where an argument is `"auto"`.
+    """Choose what is `"auto"`.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. Attention is
-    fused on a GPU. A CPU takes whichever makes the fastest steps of this very model, timed here and now. Nothing less
-    is safe: bf16 is several times faster on some CPUs and eighty times slower on others, fused attention takes half of
-    a step in bf16 where it is not made for the CPU, and a CPU's name or flags do not say how it treats a given model.
+    fused on a GPU. On a CPU this times steps of this very model and takes what is fastest. Nothing less is safe: bf16
+    is several times faster on some CPUs and eighty times slower on others, fused attention can take half of a step in
+    bf16, and the name or flags of a CPU do not tell.
 
     Args:
         batch_size: pairs per process and step.
@@ -202,7 +202,7 @@ def choose_precision(
 
 
 def _seconds_of_steps(config: PreTrainedConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
-    """How long a step takes on a CPU in each number format and attention."""
+    """The time of a step on a CPU in each number format and attention."""
 
     def step(number_format: str, attention: str) -> None:
         model.set_attn_implementation(attention)
@@ -216,7 +216,7 @@ def _seconds_of_steps(config: PreTrainedConfig, pairs: int, choices: list[tuple[
 
 
 def _seconds(function: Callable[[], object], times: int) -> list[float]:
-    """Seconds of so many calls, after one that is not counted."""
+    """Seconds of that many calls, after one that does not count."""
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()

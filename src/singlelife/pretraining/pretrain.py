@@ -132,7 +132,8 @@ def pretrain(config: RunConfig) -> int:
     state = read_state(checkpoint) if checkpoint else TrainingState()
     sizes = starting_config(config.model)
     network = network_config(sizes, config.model.model_type)
-    config, precision = _with_precision(config, configure_device(config.train, network, state))
+    precision = configure_device(config.train, network, state)
+    config = _with_precision(config, precision)
     train = config.train
     accelerator = start_accelerator(train, folder)
     publisher = None
@@ -184,11 +185,11 @@ def pretrain(config: RunConfig) -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
-def _with_precision(config: RunConfig, precision: Precision) -> tuple[RunConfig, Precision]:
+def _with_precision(config: RunConfig, precision: Precision) -> RunConfig:
     """The settings with the chosen number format and attention in place of `auto`."""
     chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
     origins = {name: "auto" for name in chosen if getattr(config.train, name) == "auto"}
-    return replace(config, train=replace(config.train, **chosen), origins=config.origins | origins), precision
+    return replace(config, train=replace(config.train, **chosen), origins=config.origins | origins)
 
 
 def _train(trainer: Trainer, loader: DataLoader) -> int:
