@@ -96,13 +96,13 @@ def test_the_peak_is_the_best_of_several_products(monkeypatch):
 def test_the_peak_of_a_run_recovers_from_a_disturbed_start_and_is_never_under_the_steps(
     tmp_path: Path, command, monkeypatch
 ):
-    timed = iter([1.0, 1.0, 1e15, 1.0, 1e12])  # operations a second: other work slows the first two down
+    timed = iter([1.0, 1.0, 1e11, 1.0, 1e10])  # operations a second: other work slows the first two down
     monkeypatch.setattr(loop, "peak_flops", lambda *_: next(timed))
     assert run(command(tmp_path / "run", max_steps=5)) == 0
     mfu, tflops = column(tmp_path / "run", "mfu"), column(tmp_path / "run", "tflops")
     assert mfu[1] == 1 and mfu[2] <= 1
     for step in (3, 4, 5):
-        assert mfu[step] == pytest.approx(tflops[step] * 1e12 / 1e15, abs=1e-4)
+        assert 0 < mfu[step] == pytest.approx(tflops[step] * 1e12 / 1e11, abs=1e-4)
 
 
 @pytest.mark.integration
