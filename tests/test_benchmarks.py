@@ -14,7 +14,7 @@ SMALL = {  # what makes each of them quick
     "loader": ["--image-size", "64", "--batch-size", "8", "--rounds", "1"],
     "matrix": ["--models", "3", "--pairs", "20", "--patches", "4", "--k", "2", "--rounds", "1"],
     "video": ["--video", str(HIGHWAY), "--rounds", "1"],
-    "five_minutes": [],
+    "five_minutes": ["--max-steps", "30", "--num-pairs", "16", "--seeds", "0", "1"],
 }
 
 

@@ -11,6 +11,7 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +60,8 @@ def _main() -> None:
 
         resource.setrlimit(resource.RLIMIT_AS, (_MOST_MEMORY, _MOST_MEMORY))
         ctypes.CDLL(None).prctl(_DIE_WITH_PARENT, signal.SIGKILL)
-    question = {"look_up": look_up, "download": download}[sys.argv[1]]
+    questions: dict[str, Callable[..., Any]] = {"look_up": look_up, "download": download}
+    question = questions[sys.argv[1]]
     try:
         answer: dict[str, Any] = {"answer": question(**json.loads(sys.argv[2]))}
     except HubError as error:

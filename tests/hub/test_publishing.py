@@ -184,76 +184,24 @@ def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_w
     assert pushes == [8, 12] and not list(whole_run.glob(".push*"))
 
 
-# Going on from the Hub.
+# Continuing elsewhere.
 
 
-def push_state(client, run: Path, repo: str = "ann/singlelife-my-pan") -> None:
-    assert push(client, run, repo, "--training-state").result == 0
-
-
-def test_a_run_goes_on_elsewhere_as_if_it_had_never_stopped(
+def test_a_pushed_state_continues_elsewhere_as_if_the_run_had_never_stopped(
     hub, hub_client, train, run_words, whole_run, broken_off_run
 ):
-    push_state(hub_client, broken_off_run)
-    repository = hub.repositories["model", "ann/singlelife-my-pan"]
-    state = hub.read(repository, "checkpoint-8/config.json", "training-state")
-    hub.put(repository, {"checkpoint-8/evil.pkl": b"code", "checkpoint-8/evil.py": b"code"}, "training-state")
+    assert push(hub_client, broken_off_run, "ann/pan", "--training-state").result == 0
     elsewhere = broken_off_run.with_name("elsewhere")
-    hub.requests.clear()
-    answer = train(run_words(elsewhere, "--resume-from=hub", "--push-to-hub"))
+    code = (
+        "import huggingface_hub\nresult = huggingface_hub.snapshot_download(repo, revision=branch, local_dir=folder)"
+    )
+    hub_client(code, repo="ann/pan", branch="training-state", folder=elsewhere)  # as `hf download` does
+    answer = train(run_words(elsewhere, "--resume"))
     assert answer.error is None and answer.result == 0, answer
-    assert "Going on from step 8 of ann/singlelife-my-pan on the Hub" in answer.said
     assert lines(elsewhere) == lines(whole_run)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (elsewhere, whole_run))
     assert all((tensor == theirs[name]).all() for name, tensor in ours.items())
     assert list(RunFolder(elsewhere).checkpoints()) == [8, 12]
-    assert (elsewhere / "checkpoint-8" / "config.json").read_bytes() == state
-    fetched = {Path(path).suffix for _, path, _ in hub.requests if "/resolve/" in path and "checkpoint" in path}
-    assert fetched == {".json", ".safetensors"}  # no code, and nothing pickled
-    names = {path.name for path in whole_run.iterdir()} - {"pictures"}  # of its first step
-    assert {path.name for path in elsewhere.iterdir()} == names
-    assert is_whole(hub, repository, elsewhere)
-
-
-@pytest.mark.slow
-def test_one_of_several_processes_pushes_and_all_go_on_from_the_hub(
-    hub, hub_client, hub_environment, run_words, whole_run, broken_off_run
-):
-    push_state(hub_client, broken_off_run, "ann/pan")
-    elsewhere = broken_off_run.with_name("elsewhere")
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "train.py"]
-    hub.requests.clear()
-    ran = subprocess.run(
-        [*launch, *run_words(elsewhere, "--resume-from=hub", "--push-to-hub", hub_model_id="ann/pan")], cwd=ROOT,
-        text=True, capture_output=True, timeout=200,
-        env=hub_environment | {"HF_TOKEN": WRITER, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert ran.returncode == 0, ran.stderr
-    one, two = ([line["loss"] for line in lines(folder) if "loss" in line] for folder in (whole_run, elsewhere))
-    assert two == pytest.approx(one, abs=1e-4)
-    assert is_whole(hub, hub.repositories["model", "ann/pan"], elsewhere)
-    assert len([path for method, path, _ in hub.requests if path.endswith("/whoami-v2")]) == 1  # the main one asked
-    assert ran.stdout.count("Pushed to ") == 1 and not (elsewhere / ".from-hub").exists()
-
-
-def test_another_run_on_the_hub_is_refused_and_not_taken_in(hub, hub_client, train, run_words, broken_off_run):
-    push_state(hub_client, broken_off_run)
-    elsewhere = broken_off_run.with_name("elsewhere")
-    answer = train(run_words(elsewhere, "--resume-from=hub", seed=1))
-    assert answer.result == 2 and "seed was 0, now 1" in answer.said
-    assert not RunFolder(elsewhere).holds_a_run()
-
-
-def test_where_there_is_nothing_to_go_on_from(hub, train, run_words, broken_off_run):
-    folder, there = broken_off_run.with_name("new"), {"hub_model_id": "ann/pan", "max_steps": 2}
-    answer = train(run_words(folder, "--resume-from=hub", **there))
-    assert answer.result == 2 and "no model ann/pan on the Hub" in answer.said
-    assert train(run_words(folder, "--resume-from=hub", "--push-to-hub", **there)).result == 0  # a job's first start
-    hub.dead = True
-    answer = train(run_words(folder.with_name("third"), "--resume-from=hub", **there))
-    assert answer.result == 2 and not folder.with_name("third").exists()
-    answer = train(run_words(broken_off_run, "--resume-from=hub", hub_model_id="ann/pan"))
-    assert answer.result == 0 and "the checkpoint of step 8 that is here" in answer.said
 
 
 # The token.
@@ -266,7 +214,7 @@ def test_the_token_is_written_nowhere(hub, hub_environment, run_words, tmp_path)
     hub.troubles.append(Trouble("POST", "/commit/main", 500, times=1))
     settings = {"hub_model_id": "ann/pan", "push_steps": 4, "report_to": "tensorboard"}
     commands = (
-        ["train", *run_words(folder, "--resume-from=hub", "--push-to-hub", **settings)],
+        ["train", *run_words(folder, "--push-to-hub", **settings)],
         ["push", str(folder), "ann/pan", "--training-state"],
     )
     code = f"from singlelife.cli import main; assert not any(map(main, {commands}))"  # each gives 0

@@ -65,15 +65,17 @@ def test_a_run_can_be_started_again_from_its_settings(tmp_path: Path):
     assert first.life.video == tuple(videos)
     again = parse_arguments(["--config", write(tmp_path / "config.yaml", **first.to_dict())])
     assert again.to_dict() == first.to_dict()
-    old = write(tmp_path / "old.yaml", life="sim_1", decoded_frames=True, hours=None)  # a setting that is gone
-    assert "decoded_frames" not in parse_arguments(["--config", old]).to_dict()
+    old = write(
+        tmp_path / "old.yaml", life="sim_1", decoded_frames=True, cas_steps=500, hours=None
+    )  # settings that are gone
+    assert not {"decoded_frames", "cas_steps"} & parse_arguments(["--config", old]).to_dict().keys()
     assert "resume" not in first.to_dict() and "push_to_hub" not in first.to_dict()
     with pytest.raises(FrozenInstanceError):
         again.train.seed = 4  # type: ignore[misc]
 
 
 def test_print_config_says_where_each_value_comes_from_and_starts_nothing(tmp_path: Path, capsys):
-    config = write(tmp_path / "mine.yaml", max_steps=70, cas_pairs="sim_2")
+    config = write(tmp_path / "mine.yaml", max_steps=70)
     folder = tmp_path / "run"
     words = ["--life", "sim_1", "--config", config, "--print-config", "--no-flip", f"--output_dir={folder}"]
     assert main(["train", *words]) == 0
@@ -114,21 +116,16 @@ def test_shipped_configs_are_valid(name: str):
     [
         (["--pairing", "spatal"], ["--pairing", "temporal", "spatial", "union", "'spatal'"]),
         (["--min-overlap", "0"], ["--min-overlap", "over 0 and at most 1", "0.0"]),
-        (["--min-overlap", "nan"], ["--min-overlap"]),
         (["--max-overlap", "0.1"], ["--max-overlap", "--min-overlap (0.2)"]),
-        (["--max-neighbours", "0"], ["--max-neighbours", "at least 1"]),
         (["--max-steps", "0"], ["--max-steps", "at least 1", "0"]),
         (["--mask-ratio", "1"], ["--mask-ratio", "between 0 and 1", "1.0"]),
-        (["--learning-rate", "-1"], ["--learning-rate", "over 0"]),
         (["--learning-rate", "nan"], ["--learning-rate", "over 0"]),
         (["--adam-beta2", "1"], ["--adam-beta2", "under 1"]),
         (["--seed", "-1"], ["--seed", "from 0"]),
         (["--validation-fraction", "0.9"], ["--validation-fraction", "0.5"]),
-        (["--cas-steps", "0"], ["--cas-steps", "at least 1"]),
         (["--picture-steps", "-1"], ["--picture-steps", "0 or more"]),
-        (["--hours", "0"], ["--hours", "over 0"]),
         (["--public"], ["--public", "--push-to-hub"]),
-        (["--resume", "--resume-from=hub"], ["--resume", "--resume-from"]),
+        (["--resume", "--resume-from=a"], ["--resume", "--resume-from"]),
         (["--config", "tyni"], ["tyni", "tiny"]),
         (["--config", "absent.yaml"], ["absent.yaml"]),
     ],
@@ -145,7 +142,6 @@ def test_values_out_of_range_are_named_with_what_is_allowed(flags: list[str], fa
         ({"max_stesp": 3}, ["max_stesp", "max_steps"]),
         ({"max_steps": "many"}, ["max_steps", "many", "int"]),
         ({"max_steps": 7.5}, ["max_steps", "7.5", "int"]),
-        ({"max_steps": None}, ["max_steps", "int"]),
         ({"max_steps": [1, 2]}, ["max_steps", "[1, 2]"]),
         ({"flip": "maybe"}, ["flip", "true or false"]),
         ({"mixed_precision": False}, ["mixed_precision", "bf16"]),  # what YAML makes of an unquoted no

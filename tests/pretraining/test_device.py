@@ -13,10 +13,11 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
+from singlelife.pretraining import loop
 from singlelife.pretraining.device import choose_precision, peak_flops
 
 from ..micro import MICRO
-from .runs import losses, run
+from .runs import column, losses, run
 
 CONFIG = CroCoConfig(**MICRO)
 
@@ -89,6 +90,19 @@ def test_the_peak_is_the_best_of_several_products(monkeypatch):
     clock = iter(accumulate(chain.from_iterable((0.0, next(seconds)) for _ in range(24))))
     monkeypatch.setattr("time.perf_counter", lambda: next(clock))
     assert peak_flops(torch.device("cpu"), "no") == 2 * 512**3 / 0.25
+
+
+@pytest.mark.integration
+def test_the_peak_of_a_run_recovers_from_a_disturbed_start_and_is_never_under_the_steps(
+    tmp_path: Path, command, monkeypatch
+):
+    timed = iter([1.0, 1.0, 1e11, 1.0, 1e10])  # operations a second: other work slows the first two down
+    monkeypatch.setattr(loop, "peak_flops", lambda *_: next(timed))
+    assert run(command(tmp_path / "run", max_steps=5)) == 0
+    mfu, tflops = column(tmp_path / "run", "mfu"), column(tmp_path / "run", "tflops")
+    assert mfu[1] == 1 and mfu[2] <= 1
+    for step in (3, 4, 5):
+        assert 0 < mfu[step] == pytest.approx(tflops[step] * 1e12 / 1e11, abs=1e-4)
 
 
 @pytest.mark.integration

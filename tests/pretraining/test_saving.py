@@ -113,7 +113,8 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_exactly(whole_run: Path, fin
     checkpoint = whole_run / "checkpoint-8"
     (checkpoint / "digests.json").unlink()
     state = json.loads((checkpoint / "training_state.json").read_text())
-    del state["sequence"]["shared_color"]
+    for added in ("shared_color", "model_type"):
+        del state["sequence"][added]
     state["sequence"]["model_config"] |= {"depth_head": "linear"}
     (checkpoint / "training_state.json").write_text(json.dumps(state))
     assert run(command(whole_run, resume_from=checkpoint)) == 0
@@ -129,12 +130,10 @@ def test_a_checkpoint_of_an_earlier_version_goes_on_exactly(whole_run: Path, fin
 @pytest.mark.parametrize(
     ("name", "values"),
     {
-        "step": ["x", 1e300, -5, 13, 7, 8.0, True, None, float("nan")],
-        "skipped_steps": [9, -1, "0"],
-        "skipped_in_a_row": [1, []],
-        "pending_losses": ["x", 3, [float("nan")], ["1"], [None]],
-        "sequence": [[], None, {"max_steps": "x"}, {"model_config": 3}],
-        "grad_scaler": [3, "x"],
+        "step": ["x", -5, 13, 8.0, True, None],
+        "skipped_steps": ["0"],
+        "pending_losses": ["x", [float("nan")], ["1"]],
+        "sequence": [[], None],
         "stpe": [1],
     }.items(),
 )

@@ -118,7 +118,7 @@ def test_the_rate_in_force_is_said_and_written_and_free_to_be_given_another_way(
         run(command(folder, "--resume", **scaled | {"base_learning_rate": 0.128}))
 
 
-@pytest.mark.parametrize("blocks", ["encoder", "decoder", "all"])
+@pytest.mark.parametrize("blocks", ["decoder", "all"])
 def test_recomputed_blocks_make_the_same_steps(tmp_path: Path, one_process: Path, command, blocks: str):
     assert run(command(tmp_path / "run", gradient_checkpointing=blocks, **FIFTY)) == 0
     assert column(tmp_path / "run", "loss") == column(one_process, "loss")  # the same operations: bit for bit

@@ -47,7 +47,8 @@ class COMMAND:
     """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
 
     training_state: Annotated[bool, FlagCreatePairsOff] = False
-    """push also what `train --resume-from hub` needs, three times the model's size, to a branch of its own"""
+    """also push the checkpoint to a separate branch, so that the run can continue on another machine; it is three
+    times the model's size"""
 
     dry_run: Annotated[bool, FlagCreatePairsOff] = False
     """list the files and their sizes, and send nothing"""

@@ -36,19 +36,18 @@ _PAIRING = tyro.conf.arg(
 
 @dataclass(frozen=True)
 class StartConfig:
-    """How to start. This belongs to one call, not to the run: a config neither has it nor keeps it."""
+    """How to start. These flags belong to one command, so a config neither has nor keeps them."""
 
     config: str | None = None
     """settings by name (a file of hub_configs/train: tiny, base) or from a YAML file, such as another run's
     config.yaml; flags win over it"""
     print_config: bool = False
-    """print all settings as YAML, each with where it comes from, and stop"""
+    """print all settings as YAML with the source of each, and stop"""
     resume: bool = False
-    """go on from the run folder's latest checkpoint, or start where there is none yet; exact: the losses are those of
+    """continue from the run folder's latest checkpoint, or start if there is none yet; the losses are exactly those of
     a run that never stopped"""
     resume_from: str | None = None
-    """go on from this checkpoint folder; or `hub`: from what --push-to-hub put on the Hub, if that is newer than the
-    run folder's latest checkpoint"""
+    """continue from this checkpoint folder"""
 
     def __post_init__(self) -> None:
         if self.resume and self.resume_from is not None:
@@ -57,7 +56,7 @@ class StartConfig:
 
 @dataclass(frozen=True)
 class LifeConfig:
-    """Which life to learn from, and where its frames are kept."""
+    """Which life to learn from, and where its frames are stored."""
 
     life: str | None = None
     """a name that `singlelife lives` lists, any name for your own --video, the folder of a prepared life, or ORG/NAME
@@ -65,13 +64,16 @@ class LifeConfig:
     video: tuple[str, ...] | None = None
     """the life's recordings: files, folders or quoted globs, in order of time"""
     cache_dir: str | None = None
-    """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
+    """where prepared lives are stored (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
     """Which model to start from."""
 
+    model_type: Literal["croco", "vit_mae"] = "croco"
+    """what to train; vit_mae is a baseline, a masked autoencoder with the same encoder that sees the target views
+    alone"""
     model: str = "base"
     """a preset of hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder (its
     weights)"""
@@ -103,12 +105,12 @@ class PairConfig(PairSettings):
     color_jitter: float = 0.0
     """change brightness, contrast and saturation by up to this share"""
     shared_color: bool = True
-    """change the colours of both views alike (with --no-shared-color each view has its own change)"""
+    """change the colours of both views alike (--no-shared-color: each view on its own)"""
     validation_fraction: float = HELD_OUT
-    """share of the life to hold out, in whole stretches, for the validation loss (0: none)"""
+    """share of the life to hold out for the validation loss, in whole stretches (0: none)"""
     hours: float | None = None
-    """train on the first H hours of the life alone, by recording time over its videos in their order; the held-out
-    stretches stay those of the whole life, so that runs of several durations compare"""
+    """train only on the first H hours of the life: recording time, over its videos in order. The held-out stretches
+    stay those of the whole life, so that runs on several durations compare"""
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
@@ -127,7 +129,7 @@ class TrainConfig:
     output_dir: str | None = None
     """the run folder (default: runs/<life>)"""
     seed: int = 0
-    """of pairs, crops, masks and colours; with the life's name also of the first weights"""
+    """seed of pairs, crops, masks and colours and, with the life's name, of the first weights"""
     max_steps: int = 100_000
     """optimiser steps"""
     train_batch_size: int = 256
@@ -135,17 +137,17 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """batches per optimiser step"""
     base_learning_rate: float | None = 1.5e-4
-    """the peak learning rate for steps of 256 pairs; the run's own is this times --train-batch-size over 256"""
+    """peak learning rate for steps of 256 pairs; the run uses this times --train-batch-size over 256"""
     learning_rate: float | None = None
-    """the peak learning rate itself, whatever the batch; it wins over --base-learning-rate"""
+    """peak learning rate, whatever the batch; it wins over --base-learning-rate"""
     warmup_ratio: float = 0.02
-    """share of the steps that the linear warm-up takes"""
+    """length of the linear warm-up, as a share of the steps"""
     warmup_steps: int | None = None
-    """steps of linear warm-up; wins over --warmup-ratio"""
+    """length of the linear warm-up, in steps; it wins over --warmup-ratio"""
     min_lr_rate: float = 0.0
-    """where the cosine ends, as a share of the learning rate"""
+    """end of the cosine, as a share of the peak learning rate"""
     weight_decay: float = 0.05
-    """AdamW's, on matrices only (not on biases, norms, tokens, positions)"""
+    """AdamW's weight decay, of matrices only (not of biases, norms, tokens, positions)"""
     adam_beta1: float = 0.9
     """AdamW's first beta"""
     adam_beta2: float = 0.95
@@ -153,15 +155,15 @@ class TrainConfig:
     max_grad_norm: float = 1.0
     """the gradient is scaled down to this norm (0: never)"""
     max_skipped_steps: int = 10
-    """a step whose loss is not finite changes nothing; the run stops after more than N in a row"""
+    """a step whose loss or gradient is not finite changes nothing; the run stops after more than N in a row"""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """number format of the matrix products; auto: what `accelerate launch` was given, else bf16 on a GPU that has it,
-    and on a CPU if timed steps are faster; a resumed run keeps its choice"""
+    """number format of the matrix products. auto: the one given to `accelerate launch`; else bf16 on a GPU that has
+    it, and on a CPU whichever makes faster steps when timed. A resumed run keeps its choice"""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
     """how attention is computed: fused (sdpa) or step by step (eager); auto is sdpa; training on a CPU is step by step
     with either; a resumed run keeps its choice"""
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = "none"
-    """blocks that compute their activations again in the backward pass instead of keeping them, to need less memory"""
+    """blocks that compute their activations again in the backward pass instead of storing them: less memory, slower"""
     torch_compile: bool = False
     """compile the model (minutes at the start, faster steps on a GPU)"""
     cpu_threads: int | None = None
@@ -175,14 +177,14 @@ class TrainConfig:
     eval_pairs: int = 256
     """validation pairs, the same ones each time"""
     picture_steps: int = 5_000
-    """steps between pictures of what the model has learnt, kept in pictures/; until then also at the start, after 100
-    steps, and each time the steps have doubled (0: only at the end)"""
+    """steps between pictures of what the model has learnt, in pictures/ (0: only at the end). A new run also draws
+    them before its first step and after 100, 200, 400 ... steps"""
     save_steps: int = 500
     """steps between checkpoints"""
     save_total_limit: int | None = 2
-    """checkpoints to keep, the latest ones (0: all)"""
+    """how many of the latest checkpoints to keep (0: all)"""
     report_to: tuple[str, ...] | None = None
-    """trackers of Accelerate to log to as well: tensorboard, trackio, wandb ..."""
+    """also log to these trackers of Accelerate: tensorboard, trackio, wandb ..."""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps")
@@ -204,8 +206,8 @@ class TrainConfig:
 
     @property
     def peak_learning_rate(self) -> float:
-        """Where the warm-up ends: `learning_rate` where it is given, else proportional to the batch (Goyal et al.,
-        2017), as in MAE and CroCo."""
+        """The rate at the end of the warm-up: `learning_rate` if it is given, else proportional to the batch (Goyal et
+        al., 2017), as in MAE and CroCo."""
         if self.learning_rate is not None:
             return self.learning_rate
         assert self.base_learning_rate is not None, "__post_init__ makes sure of it"
@@ -213,43 +215,26 @@ class TrainConfig:
 
     @property
     def warmup(self) -> int:
-        """Steps of linear warm-up: `warmup_steps` where it is given, else a share of the run."""
+        """Steps of linear warm-up: `warmup_steps` if it is given, else a share of the run."""
         return round(self.warmup_ratio * self.max_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
-class CasDuringTraining:
-    """Whether to measure, during training, how far the model agrees with another one."""
-
-    cas_reference: str | None = None
-    """a model to compare with: a run folder, a checkpoint, or ORG/NAME on the Hub (default: none)"""
-    cas_steps: int = 500
-    """steps between comparisons; the first is before training"""
-    cas_pairs: str = "sim_test"
-    """the life to compare on, best one that neither model has seen; LIFE/zoomed and LIFE/shifted are other views of
-    it"""
-    cas_num_pairs: int = 128
-    """pairs of that life"""
-
-    def __post_init__(self) -> None:
-        _at_least(1, self, "cas_steps", "cas_num_pairs")
-
-
-@dataclass(frozen=True)
 class HubConfig:
-    """Whether and where to publish the model. It changes nothing in the run, so a run's config does not keep it."""
+    """Whether and where to publish the model. This changes nothing in the run, so a run's config does not keep it."""
 
     push_to_hub: bool = False
-    """push the model to the Hub as the run goes on and at its end, privately; a Hub that cannot be reached never stops
-    the run. Needs `hf auth login` or HF_TOKEN"""
+    """push the model to the Hub during training and at the end, to a private repository. A Hub that cannot be reached
+    never stops the run. This needs `hf auth login` or HF_TOKEN"""
     hub_model_id: str | None = None
     """the repository: ORG/NAME, or NAME in your own namespace (default: the life's name, such as singlelife-wt3)"""
     public: bool = False
-    """let everybody see what is pushed, if the licence and the people in it allow it"""
+    """push to a public repository, if the licence and the people in the video allow it"""
     push_steps: int | None = None
-    """least steps between pushes, which are of saved checkpoints (default: half an hour apart)"""
+    """push a saved checkpoint only every N steps or later (default: every half hour or later)"""
     push_training_state: bool = True
-    """push also what --resume-from hub needs, three times the model's size, to a branch of its own"""
+    """also push the checkpoint to a separate branch, so that the run can continue on another machine; it is three
+    times the model's size"""
 
     def __post_init__(self) -> None:
         _at_least(1, self, "push_steps")
@@ -261,9 +246,9 @@ class HubConfig:
 class RunConfig:
     """Pretrain one CroCo model on one life.
 
-    A run that is stopped (Ctrl-C, SIGTERM, a closed terminal) ends its step, saves a checkpoint and exits with 128 +
-    the signal's number (130, 143, 129). The same command with --resume goes on. Several processes or GPUs: accelerate
-    launch train.py ...
+    When you stop a run (Ctrl-C, SIGTERM, a closed terminal), it finishes its step, saves a checkpoint and exits with
+    128 + the signal's number (130, 143, 129). The same command with --resume continues it. For several processes or
+    GPUs: accelerate launch train.py ...
     """
 
     start: StartConfig = field(default_factory=StartConfig)
@@ -271,14 +256,13 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     pairs: PairConfig = field(default_factory=PairConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
-    cas: CasDuringTraining = field(default_factory=CasDuringTraining)
     hub: HubConfig = field(default_factory=HubConfig)
     origins: Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
-    """where each value comes from that is not the default, by field name"""
+    """the source of each value that is not the default, by field name"""
 
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
-        groups = (self.life, self.model, self.pairs, self.train, self.cas)
+        groups = (self.life, self.model, self.pairs, self.train)
         values = {f.name: getattr(group, f.name) for group in groups for f in fields(group)}
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -299,12 +283,12 @@ FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of los
     *("video", "cache_dir", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
-    *("picture_steps", "cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"),
-    *("report_to", "max_skipped_steps"),
+    *("picture_steps", "report_to", "max_skipped_steps"),
 }
 
-# Settings of earlier versions, in the configs of their runs; they changed no loss.
+# Settings of earlier versions that are still in the configs of their runs. None of them changed a loss.
 _RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
+_RETIRED |= {"cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"}
 _GROUPS: dict[str, Any] = {n: kind for n, kind in get_type_hints(RunConfig).items() if n != "origins"}
 _TYPES = {n: kind for group in _GROUPS.values() for n, kind in get_type_hints(group).items()}
 _NAMES = {f.name for name, group in _GROUPS.items() if name != "start" for f in fields(group)}  # keys of a YAML config

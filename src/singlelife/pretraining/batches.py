@@ -7,9 +7,8 @@ loader workers: each process reads its own share of them.
 import os
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from traceback import extract_tb
 from typing import Any
 
 import torch
@@ -162,39 +161,35 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
     )
 
 
-@contextmanager
-def plain_errors() -> Iterator[None]:
-    """Say in words what a loader's worker raised, that one was killed, or that the device's memory was too small.
-
-    A worker's exception reaches the run with a traceback in its text. Of its death PyTorch tells by a signal, so that
-    the exception can come at any place of the training.
+def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
+    """The loader's batches, with plain errors in place of a worker's tracebacks. Of the main thread.
 
     Raises:
-        LifeError, RunError: in place of these.
+        LifeError: a frame is damaged.
+        RunError: a worker was killed.
     """
-    try:
-        yield
-    except LifeError as error:
-        raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
-    except torch.OutOfMemoryError as error:
-        raise RunError(
-            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
-            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
-        ) from error
-    except (RuntimeError, EOFError, OSError) as error:
-        # A worker that is killed while it hands over a batch leaves a broken connection, before PyTorch tells of it.
-        handing_over = any("multiprocessing" in frame.filename for frame in extract_tb(error.__traceback__))
-        if "DataLoader worker" in str(error):
-            why = str(error).splitlines()[0].rstrip(".")
-        elif isinstance(error, EOFError | OSError) and handing_over:
-            why = f"it was handing over a batch ({type(error).__name__})"
-        else:
-            raise
-        raise RunError(
-            f"A process that reads pairs has died: {why}. Often the memory of the machine, or of /dev/shm in a "
-            "container (--shm-size), was too small; fewer --dataloader-num-workers need less. What was saved is "
-            "intact: go on with the same command and --resume."
-        ) from None
+    batches = iter(loader)
+    if loader.num_workers and hasattr(signal, "SIGCHLD"):
+        # PyTorch's handler would raise the death of a worker anywhere in the training. Without it, `next` finds out.
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    while True:
+        try:
+            batch = next(batches)
+        except StopIteration:
+            return
+        except LifeError as error:  # from a worker, with a traceback in its text
+            raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
+        except (RuntimeError, EOFError, OSError) as error:
+            # A worker that is killed while it hands over a batch leaves a broken connection.
+            if not loader.num_workers or str(error).startswith("Caught "):  # the worker is alive, and raised this
+                raise
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise RunError(
+                f"A process that reads pairs has died ({why}). Often the memory of the machine, or of /dev/shm in a "
+                "container (--shm-size), is too small; fewer --dataloader-num-workers need less. What was saved is "
+                "intact: continue with the same command and --resume."
+            ) from None
+        yield batch
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
-"""The model of a run: how it starts, and what it needs to go on exactly where it stopped, without pickle.
+"""The model that a run starts with, and checkpoints from which it continues exactly, without pickle.
 
-Pairs, crops, masks, colours and the learning rate are pure functions of the seed and the step. So beside the model a
-checkpoint holds the optimiser's moments by parameter name (`training_state.safetensors`) and the step
-(`training_state.json`), and no state of a random generator, loader or scheduler. `digests.json`, written last, has the
-SHA-256 of every file; a run goes on only with files that still have it. Older checkpoints have no such file.
+Pairs, crops, masks, colours and the learning rate are pure functions of the seed and the step. So a checkpoint holds
+the model, the optimiser's moments by parameter name (`training_state.safetensors`) and the step
+(`training_state.json`), but no state of a random generator, loader or scheduler. `digests.json`, written last, has the
+SHA-256 of every file, and a run continues only if all of them still match. Older checkpoints have no such file.
 """
 
 import hashlib
@@ -25,21 +25,24 @@ from torch.distributed.checkpoint.state_dict import (
     get_optimizer_state_dict,
     set_optimizer_state_dict,
 )
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.image_processing_utils import BaseImageProcessor
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco import CroCoConfig
 from singlelife.errors import CheckpointError, RunError, SingleLifeError
 from singlelife.files import read_yaml
-from singlelife.machine import say
 from singlelife.pretraining.arguments import ModelConfig, check_names, config_path
+from singlelife.pretraining.networks import freeze_positions, network_class
+from singlelife.machine import say
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS, _DIGESTS = "training_state.json", "training_state.safetensors", "digests.json"
-_ADDED = {"shared_color": True}  # settings that older checkpoints do not have, and what these runs did
+_ADDED = {"shared_color": True, "model_type": "croco"}  # settings newer than some checkpoints, as those runs had them
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the main process; others get nothing
 
 
 def starting_config(settings: ModelConfig) -> CroCoConfig:
-    """The model's config, with `--image-size` and `--mask-ratio` in place.
+    """The config that `--model` names, changed by `--image-size` and `--mask-ratio`.
 
     Raises:
         RunError: no such preset or file, an unknown field, or sizes that do not go together.
@@ -76,15 +79,15 @@ def _checkpoint_config(folder: Path) -> dict[str, Any]:
     return values
 
 
-def load_weights(folder: Path, config: CroCoConfig) -> CroCoForPreTraining:
-    """A pretraining model with every weight from a checkpoint folder, in fp32.
+def load_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
+    """A network with every weight from a checkpoint folder, in fp32.
 
     Raises:
-        CheckpointError: the weights are missing, broken or not all there.
+        CheckpointError: a weight is missing or broken.
     """
     check_digests(folder)
     try:
-        loaded: Any = CroCoForPreTraining.from_pretrained(
+        loaded: Any = network_class(config).from_pretrained(
             folder, config=config, dtype="float32", use_safetensors=True, output_loading_info=True
         )
     except Exception as error:  # transformers and safetensors raise OSError, RuntimeError and their own
@@ -92,18 +95,19 @@ def load_weights(folder: Path, config: CroCoConfig) -> CroCoForPreTraining:
     model, info = loaded
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
-            f"The checkpoint {folder} lacks {len(missing)} weights that pretraining needs, such as {missing[0]}: it "
-            "is not one of a CroCo pretraining model. Pass --model a run's checkpoint, or a preset for new weights."
+            f"The checkpoint {folder} lacks {len(missing)} weights that pretraining needs, such as {missing[0]}. "
+            "Pass --model a run's checkpoint, or a preset for new weights."
         )
+    freeze_positions(model)
     return model
 
 
-def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> CroCoForPreTraining | None:
-    """The model to save, draw or measure; called by every process, since all hold a part of a sharded one (FSDP2).
+def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedModel | None:
+    """The model to save or draw. Every process calls this, since each holds a part of a sharded model (FSDP2).
 
     Returns:
-        The model itself where every process has all of it. Of a sharded one, a copy with all parameters on the CPU in
-        the main process, and None in the others.
+        The model itself, unless it is sharded. Then a copy with all parameters on the CPU in the main process, and
+        None in the others.
     """
     if not accelerator.is_fsdp2:
         return accelerator.unwrap_model(model)
@@ -111,7 +115,8 @@ def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> CroCoForPre
     if not accelerator.is_main_process:
         return None
     with torch.device("meta"):  # takes no memory and no random numbers: all of it is replaced
-        whole = CroCoForPreTraining(accelerator.unwrap_model(model).config)
+        config = accelerator.unwrap_model(model).config
+        whole = network_class(config)(config)
     whole.load_state_dict(parameters, assign=True)
     return whole
 
@@ -122,10 +127,10 @@ class TrainingState:
 
     Attributes:
         step: optimiser steps made.
-        sequence: all that the sequence of losses depends on; a resumed run must have the same.
+        sequence: everything that the losses depend on; a resumed run must have the same.
         pending_losses: losses of the steps since the last line of the metrics.
-        skipped_steps: how many of them changed nothing, since something was not finite.
-        skipped_in_a_row: how many of these were the last ones.
+        skipped_steps: steps that changed nothing, since something was not finite.
+        skipped_in_a_row: how many of the latest steps were skipped.
         grad_scaler: the loss scale of an fp16 run.
     """
 
@@ -136,32 +141,15 @@ class TrainingState:
     skipped_in_a_row: int = 0
     grad_scaler: dict[str, Any] | None = None
 
-    def check(self, name: str) -> None:
-        """Make sure that a run can have written this into a checkpoint folder of that name.
-
-        Raises:
-            RunError: a value is of another type, or out of range.
-        """
-        sequence, losses = self.sequence, self.pending_losses
-        is_sequence = isinstance(sequence, dict) and isinstance(sequence.get("model_config", {}), dict)
-        end = sequence.get("max_steps", 2**53) if is_sequence else 2**53
-        in_name = re.fullmatch(r"checkpoint-(\d+)", name)
-        rules = {
-            "sequence": is_sequence and type(end) is int,
-            "step": _is_count(self.step, end) and (not in_name or self.step == int(in_name[1])),
-            "skipped_steps": _is_count(self.skipped_steps, self.step),
-            "skipped_in_a_row": _is_count(self.skipped_in_a_row, self.skipped_steps),
-            "pending_losses": isinstance(losses, list) and all(type(x) is float and math.isfinite(x) for x in losses),
-            "grad_scaler": self.grad_scaler is None or isinstance(self.grad_scaler, dict),
-        }
-        for field_name, holds in rules.items():
-            if not holds:
-                value = f"{getattr(self, field_name)!r:.60}"
-                raise RunError(f"{_STATE} is damaged: {field_name} cannot be {value} in {name} of {end} steps.")
-
-
-def _is_count(value: Any, end: Any) -> bool:
-    return type(value) is int and type(end) is int and 0 <= value <= end
+    def check(self, folder: str) -> None:
+        """Raise a RunError if no run can have written this into a checkpoint folder of that name."""
+        kinds = {"step": int, "sequence": dict, "pending_losses": list, "skipped_steps": int, "skipped_in_a_row": int}
+        holds = {name: type(getattr(self, name)) is kind for name, kind in kinds.items()}
+        in_name = re.fullmatch(r"checkpoint-(\d+)", folder)
+        holds["step"] &= self.step == int(in_name[1]) if in_name else self.step >= 0
+        holds["pending_losses"] &= all(type(loss) is float and math.isfinite(loss) for loss in self.pending_losses)
+        for name in (name for name, held in holds.items() if not held):
+            raise RunError(f"{_STATE} is damaged: {name} cannot be {getattr(self, name)!r:.60} in {folder}.")
 
 
 def save_checkpoint(
@@ -170,9 +158,9 @@ def save_checkpoint(
     accelerator: Accelerator,
     model: torch.nn.Module,
     optimizer: torch.optim.Optimizer,
-    processor: CroCoImageProcessor,
+    processor: BaseImageProcessor,
 ) -> None:
-    """Write `checkpoint-<state.step>` into the run's folder; called by every process, written by the main one.
+    """Write `checkpoint-<state.step>` into the run folder. Every process calls this; the main one writes.
 
     Raises:
         RunError: the disk is full, or the folder cannot be written.
@@ -199,9 +187,9 @@ def _digest(file: Path) -> str:
 
 
 def check_digests(folder: Path) -> None:
-    """Make sure that the files of a checkpoint are those that the run wrote. A folder without digests passes.
+    """Check that the files of a checkpoint are those that the run wrote. A folder without digests passes.
 
-    Code may be missing: it is not downloaded from the Hub, and not needed to go on.
+    Code files may be missing, since nobody needs them to continue.
 
     Raises:
         CheckpointError: a file has changed or is missing.
@@ -224,7 +212,7 @@ def check_digests(folder: Path) -> None:
 
 
 def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
-    """The latest checkpoint of a run that is not damaged; those that are damaged are named on stderr.
+    """The latest sound checkpoint of a run. Damaged ones after it are named on stderr.
 
     Raises:
         RunError: there are checkpoints, and all are damaged.
@@ -242,10 +230,11 @@ def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run was when it wrote a checkpoint, whose files are all sound.
+    """Where the run was when it wrote a checkpoint. This checks all files of the checkpoint.
 
     Raises:
-        RunError: the folder is no checkpoint of a run, or a file of it is damaged; with the checkpoint before it.
+        RunError: the folder is not a checkpoint of a run, or a file in it is damaged. The message names the checkpoint
+            before it.
     """
     try:
         check_digests(checkpoint)
@@ -260,21 +249,21 @@ def read_state(checkpoint: Path) -> TrainingState:
         before = [path for step, path in steps.items() if step < own]
         advice = "Pass --resume-from a folder checkpoint-<step> of a run; --model starts a new run from a model."
         if before:
-            advice = f"The checkpoint before it is {before[-1]}: pass that to --resume-from."
+            advice = f"The checkpoint before it is {before[-1]}: pass that one to --resume-from."
         what = f"its {_STATE} is missing" if isinstance(error, FileNotFoundError) else str(error).rstrip(".")
-        raise RunError(f"{checkpoint} is no checkpoint that a run can go on from: {what}. {advice}") from error
+        raise RunError(f"{checkpoint} is not a checkpoint that a run can continue from: {what}. {advice}") from error
     return state
 
 
 def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoint: Path) -> None:
-    """Make sure that the run that goes on is the run that stopped.
+    """Check that a resumed run has the settings of the run that stopped.
 
-    Of the model's config it compares the fields that both have: versions of the package may differ in the others.
+    Only those fields of the model's config are compared that both have, since versions of the package may differ.
 
     Raises:
-        RunError: a setting that the sequence of losses depends on has changed.
+        RunError: a setting that the losses depend on has changed.
     """
-    old = _ADDED | state.sequence
+    old: dict[str, Any] = _ADDED | state.sequence
     models = old.get("model_config", {}), sequence["model_config"]
     common = models[0].keys() & models[1].keys()
     before, now = (
@@ -288,8 +277,8 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
     ]
     if changes:
         raise RunError(
-            f"The run cannot go on from {checkpoint} with other settings: {'; '.join(changes)}. Resume with the "
-            "settings it had (--config with its config.yaml), or start a new run in another --output-dir."
+            f"The run cannot continue from {checkpoint} with other settings: {'; '.join(changes)}. Resume with its "
+            "own settings (--config with its config.yaml), or start a new run in another --output-dir."
         )
 
 

@@ -1,4 +1,4 @@
-"""Where a run computes, and in which number format: its processes, threads, precision, attention, and Accelerate."""
+"""The device of a run: its processes, threads, number format, attention, and Accelerate."""
 
 import os
 import re
@@ -20,12 +20,13 @@ from accelerate.utils import (
     parse_flag_from_env,
 )
 from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import PreTrainedConfig
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, training_flops_per_pair
 from singlelife.errors import RunError
 from singlelife.machine import say
 from singlelife.pretraining.arguments import TrainConfig
 from singlelife.pretraining.checkpoints import TrainingState
+from singlelife.pretraining.networks import network_class, random_inputs, training_flops
 from singlelife.pretraining.run_folder import RunFolder
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -53,8 +54,8 @@ def format_in_words(mixed_precision: str) -> str:
 
 
 def peak_flops(device: torch.device, mixed_precision: str) -> float:
-    """The most operations a second that square matrix products reach here: the best of several short ones, so that
-    other work on the machine does not lower it."""
+    """The most operations a second in several short products of square matrices. The best one counts, so that other
+    work on the machine does not lower it."""
     side = 512 if device.type == "cpu" else 8192
     matrix = torch.ones(side, side, dtype=_DTYPES[mixed_precision], device=device)
 
@@ -63,7 +64,7 @@ def peak_flops(device: torch.device, mixed_precision: str) -> float:
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    return 2 * side**3 / min(_seconds(multiply, 10))
+    return 2 * side**3 / min(_seconds(multiply, 5))
 
 
 def this_process() -> PartialState:
@@ -71,13 +72,13 @@ def this_process() -> PartialState:
     return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
 
 
-def configure_device(train: TrainConfig, config: CroCoConfig, state: TrainingState) -> Precision:
-    """Put every core of the machine to work where it has no GPU, and choose a number format and attention.
+def configure_device(train: TrainConfig, config: PreTrainedConfig, state: TrainingState) -> Precision:
+    """Use every core of a machine without a GPU, and choose a number format and attention.
 
-    All processes take the main one's choice; a run that goes on keeps its own.
+    All processes take the main one's choice. A resumed run keeps its own.
 
     Raises:
-        RunError: processes were launched together, but do not know of each other.
+        RunError: processes were launched together, but cannot find each other.
     """
     process = this_process()
     launched = int(os.environ.get("WORLD_SIZE") or 1)
@@ -120,11 +121,11 @@ def _cpu_threads(num_processes: int) -> int:
 
 
 def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
-    """Accelerate, or an error that says what of the settings it cannot have."""
+    """Start Accelerate. Raises a RunError if it cannot start with these settings."""
     available = [str(tracker) for tracker in get_available_trackers()]
     if absent := set(train.report_to or []).difference(available):
         raise RunError(
-            f"--report-to {absent.pop()}: not a tracker that is installed here; those are "
+            f"--report-to {absent.pop()}: this tracker is not installed. Installed are "
             f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
         )
     sharding = None
@@ -152,9 +153,13 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
 
 
 def choose_precision(
-    config: CroCoConfig, batch_size: int, device: torch.device, mixed_precision: str = "auto", attention: str = "auto"
+    config: PreTrainedConfig,
+    batch_size: int,
+    device: torch.device,
+    mixed_precision: str = "auto",
+    attention: str = "auto",
 ) -> Precision:
-    """What to train in where it was not asked for, that is where an argument is `"auto"`.
+    """Choose what is `"auto"`.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. A CPU takes
     whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe: bf16 is several
@@ -180,7 +185,7 @@ def choose_precision(
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
     choices = [(each, attention) for each in ("no", "bf16")[: 1 if half > _HOPELESS * full else 2]]
-    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops_per_pair(config)))
+    pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops(config)))
     taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
     best = min(choices, key=lambda choice: taken[choice])
     chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
@@ -191,24 +196,22 @@ def choose_precision(
     return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
 
-def _seconds_of_steps(config: CroCoConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
-    """How long a step takes on a CPU in each number format and attention."""
-    rows, columns = (number * config.patch_size for number in config.grid_size)
+def _seconds_of_steps(config: PreTrainedConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
+    """The time of a step on a CPU in each number format and attention."""
 
     def step(number_format: str, attention: str) -> None:
         model.set_attn_implementation(attention)
         with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
-            loss = model(target, source).loss
+            loss = model(*views).loss
         loss.backward()
 
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        model = CroCoForPreTraining(config).train()
-        target, source = torch.randn(2, pairs, config.num_channels, rows, columns)
+        model, views = network_class(config)(config).train(), random_inputs(config, pairs)
         return [median(_seconds(partial(step, *choice), 2)) for choice in choices]
 
 
 def _seconds(function: Callable[[], object], times: int) -> list[float]:
-    """Seconds of so many calls, after one that is not counted."""
+    """Seconds of that many calls, after one that does not count."""
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()

@@ -19,24 +19,25 @@ from accelerate.optimizer import AcceleratedOptimizer
 from torch.distributed.tensor import DTensor
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
+from transformers.image_processing_utils import BaseImageProcessor
 
-from singlelife.croco import CroCoImageProcessor, training_flops_per_pair
 from singlelife.errors import RunError
 from singlelife.machine import peak_resident
 from singlelife.optimization import learning_rate
 from singlelife.pretraining.arguments import TrainConfig
-from singlelife.pretraining.batches import STOP_SIGNALS, ToModel
+from singlelife.pretraining.batches import STOP_SIGNALS, ToModel, read_batches
 from singlelife.pretraining.checkpoints import TrainingState, save_checkpoint
 from singlelife.pretraining.device import format_in_words, peak_flops
+from singlelife.pretraining.networks import training_flops
 from singlelife.pretraining.run_folder import RunFolder
 from singlelife.text import duration, in_bytes
 
 
 @dataclass(frozen=True)
 class Callback:
-    """What all processes do every `every` steps and after the last one; what it returns is logged.
+    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns.
 
-    Its time is not that of a step. It leaves the model in training mode.
+    Its time does not count as that of a step. It leaves the model in training mode.
     """
 
     every: int
@@ -45,14 +46,14 @@ class Callback:
 
 @dataclass(frozen=True)
 class Step:
-    """What one optimiser step gave.
+    """The result of one optimiser step.
 
     Attributes:
         loss: mean over all processes and accumulated batches.
-        grad_norm: before it was clipped.
-        waited: seconds that the loader kept it waiting.
+        grad_norm: before clipping.
+        waited: seconds of waiting for the loader.
         stop: the signal that some process received, or 0.
-        not_finite: what is not finite, in words, in which case the step changed nothing; else empty.
+        not_finite: says what was not finite, so that the step changed nothing; empty if all was well.
     """
 
     loss: float
@@ -66,14 +67,14 @@ class Step:
 class Trainer:
     """Takes a model from step `state.step` to `settings.max_steps`.
 
-    Every process runs the same steps; the main one alone writes.
+    Every process runs the same steps, and only the main one writes.
 
     Attributes:
         model, optimizer: as the accelerator prepared them.
-        to_model: from a batch of the loader to the model's inputs.
-        callbacks: what is done between steps.
-        saved: called in the main process with each checkpoint that is complete.
-        peak_flops: the most operations a second that one process has been seen to make; 0 before they are measured.
+        to_model: turns a batch of the loader into the model's inputs.
+        callbacks: what to do between steps.
+        saved: the main process calls this with each complete checkpoint.
+        peak_flops: the most operations a second that one process has reached so far, in matrix products or in steps.
     """
 
     settings: TrainConfig
@@ -82,7 +83,7 @@ class Trainer:
     state: TrainingState
     model: torch.nn.Module
     optimizer: AcceleratedOptimizer
-    processor: CroCoImageProcessor
+    processor: BaseImageProcessor
     to_model: ToModel
     callbacks: list[Callback] = field(default_factory=list)
     saved: Callable[[Path], None] | None = None
@@ -91,27 +92,28 @@ class Trainer:
     @property
     def flops_per_pair(self) -> int:
         """Operations of a training step on one pair."""
-        return training_flops_per_pair(self.accelerator.unwrap_model(self.model).config)
+        return training_flops(self.accelerator.unwrap_model(self.model).config)
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
 
         Returns:
-            0 at the end of the run, or the number of the signal after which it saved a checkpoint and stopped.
+            0 at the end of the run, or the number of the signal that stopped it after it saved a checkpoint.
 
         Raises:
-            RunError: the loss is not finite, or a checkpoint cannot be written.
+            LifeError: a frame is damaged.
+            RunError: too many losses are not finite, a loader's worker was killed, or a checkpoint cannot be written.
         """
         settings, state = self.settings, self.state
-        batches, stopped_by = iter(loader), 0
-        seconds: list[float] = []  # of each step since the last line of the metrics, and of waiting for its data
-        waited: list[float] = []
+        batches, stopped_by = read_batches(loader), 0
+        seconds: list[float] = []  # of each step since the last line of the metrics
+        waited: list[float] = []  # the part of it spent waiting for data
         bar = tqdm(
             initial=state.step,
             total=settings.max_steps,
             unit="step",
             disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # a log file need not hold every move of the bar
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a log file does not need every move of the bar
             dynamic_ncols=True,
             smoothing=0.05,
         )
@@ -188,11 +190,12 @@ class Trainer:
         return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
-        """One line of the metrics: the mean loss since the last one, and the speed. The first one says what is left.
+        """Write a line of the metrics: the mean loss since the last one, and the speed. The first one also prints how
+        long the rest takes.
 
-        Its time is that of the steps alone, without validation and saving; `data_wait` is the share of it spent
-        waiting for the loader. `mfu` is the share of the most operations a second that this machine has been seen to
-        make, in short matrix products before the run or in its steps.
+        The time is that of the steps, without validation and saving. `data_wait` is the share of it spent waiting for
+        the loader. `mfu` is the share of the most operations a second that this machine has reached so far: in short
+        matrix products, which are timed again for each line, or in the steps themselves.
         """
         pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
         rate = len(seconds) * self.settings.train_batch_size / total
@@ -205,8 +208,10 @@ class Trainer:
                 "pictures and saving come on top."
             )
         reached = self.flops_per_pair * rate / self.accelerator.num_processes
-        measured = self.peak_flops or peak_flops(self.accelerator.device, number_format)
-        self.peak_flops = max(measured, reached)
+        if not self.peak_flops or self.accelerator.device.type == "cpu":
+            # Other work slows a CPU down at one time or another, but hardly at every line.
+            self.peak_flops = max(self.peak_flops, peak_flops(self.accelerator.device, number_format))
+        self.peak_flops = max(self.peak_flops, reached)
         self.log(
             {
                 "loss": math.fsum(pending) / len(pending),
@@ -222,15 +227,15 @@ class Trainer:
             values.clear()
 
     def _most_memory(self) -> int:
-        """What the main process has held at most: on a GPU that of tensors, else all of it."""
+        """The most bytes that the main process has held: of tensors on a GPU, else of everything."""
         on_gpu = self.accelerator.device.type == "cuda"
         return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
 
     def _skip(self, what: str) -> None:
-        """Count a step that changed nothing, and stop the run where that goes on.
+        """Count a step that changed nothing.
 
         Raises:
-            RunError: it was one too many.
+            RunError: too many steps in a row were skipped.
         """
         state = self.state
         state.skipped_steps += 1
@@ -259,7 +264,7 @@ class Trainer:
                 self.saved(self.folder.checkpoint_path(self.state.step))
 
     def log(self, values: dict[str, Any]) -> None:
-        """Write values, if any, into the metrics, and the numbers among them to the trackers, as of this step."""
+        """Write the values of this step, if any, to the metrics, and the numbers among them to the trackers."""
         if values and self.accelerator.is_main_process:
             self.folder.log({"step": self.state.step} | values)
             numbers = {name: value for name, value in values.items() if not isinstance(value, str)}
@@ -268,10 +273,10 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Take note of `STOP_SIGNALS` instead of dying of them; a second one is obeyed at once.
+    """Note the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
 
-    SIGHUP comes several times when a terminal closes, and nothing can be shown there any more: the others are ignored,
-    and output to that terminal is dropped. A run that was started with nohup ignores it from the start.
+    SIGHUP comes several times when a terminal closes: the others are ignored, and output to that terminal is dropped.
+    A run that was started with nohup ignores SIGHUP from the start.
 
     Yields:
         0, and the signals received so far.

@@ -1,4 +1,4 @@
-"""Pictures of a run: what the model has learnt, on validation pairs."""
+"""Pictures of what a model in training has learnt, always of the same validation pairs."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -7,26 +7,35 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
+from transformers import PreTrainedConfig
 
-from singlelife.croco import CroCoForPreTraining
+from singlelife.croco import CroCoConfig, CroCoForPreTraining
+from singlelife.files import atomic_write
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.pretraining.batches import ToModel
+from singlelife.pretraining.run_folder import RunFolder, writing
 
 _ROWS = 4  # pairs in a picture
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
 _INK, _CELL, _DPI = "#222222", 1.9, 160  # of the text; inches per image
 _GAP = 0.03  # around an image, as a share of its cell
+_SHRINK, _FRAME_MS = 3, 1000  # of the animation: how much smaller than the pictures; milliseconds per step
 
 
-def can_draw() -> bool:
-    """Whether matplotlib is installed. Without it a run makes no pictures."""
-    return find_spec("matplotlib") is not None
+def why_no_pictures(config: PreTrainedConfig) -> str:
+    """Why a run of a model with this config draws no pictures; empty if it does."""
+    if not isinstance(config, CroCoConfig):
+        return "they show how a target is completed from a source, which this model does not see"
+    if find_spec("matplotlib") is None:
+        return "matplotlib is not installed (pip install 'singlelife[plots]')"
+    return ""
 
 
 @torch.no_grad()
-def draw_pictures(folder: Path, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset, step: int) -> None:
-    """Draw both pictures of the model into a folder, if they can be drawn. The model is left in the mode it was in."""
-    if not can_draw():
+def draw_pictures(folder: Path, model: Any, to_model: ToModel, pairs: PairDataset, step: int) -> None:
+    """Draw both pictures of the model into a folder, unless `why_no_pictures`. The model's mode stays as it was."""
+    if why_no_pictures(model.config):
         return
     was_training = model.training
     torch.nn.Module.to(model, to_model.device)
@@ -38,13 +47,34 @@ def draw_pictures(folder: Path, model: CroCoForPreTraining, to_model: ToModel, p
     model.train(was_training)
 
 
+def draw_progress(folder: RunFolder) -> None:
+    """Put a run's pictures so far one after another into an animation, once there are two steps or more.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
+    drawn = [*folder.picture_folders().values(), folder.path]
+    names = ("reconstruction.png", "cross_attention.png")
+    frames = []
+    for place in drawn:
+        if all((place / name).is_file() for name in names):
+            pictures = [Image.open(place / name).convert("RGB").reduce(_SHRINK) for name in names]
+            frames.append(Image.new("RGB", (sum(each.width for each in pictures), pictures[0].height), "white"))
+            frames[-1].paste(pictures[0], (0, 0))
+            frames[-1].paste(pictures[1], (pictures[0].width, 0))
+    if len(frames) > 1:
+        with writing(folder.progress), atomic_write(folder.progress) as aside:
+            durations = [_FRAME_MS] * (len(frames) - 1) + [3 * _FRAME_MS]
+            frames[0].save(aside, "GIF", save_all=True, append_images=frames[1:], duration=durations, loop=0)
+
+
 def draw_reconstruction(
     model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
 ) -> Any:
-    """Rows of source, masked target, prediction and target, as a figure of matplotlib.
+    """Rows of source, masked target, prediction and target, as a matplotlib figure.
 
     The prediction shows the target's visible patches as they are and the masked ones as predicted. With normalised
-    pixels each predicted patch takes the target patch's own mean and spread, as the loss does.
+    pixels each predicted patch gets the mean and spread of the true patch, as in the loss.
     """
     inputs: dict[str, Any] = to_model(batch)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
@@ -66,10 +96,10 @@ def draw_reconstruction(
 def draw_cross_attention(
     model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
 ) -> Any:
-    """For a few target patches, where in the source they look, as a figure of matplotlib.
+    """Where in the source a few target patches look, as a matplotlib figure.
 
-    The heat is the cross-attention after softmax, averaged over heads and decoder blocks, over its mean over all
-    target patches: so a source patch that every target patch looks at (a sink) does not hide the rest.
+    The heat is the cross-attention after softmax, averaged over heads and decoder blocks and divided by its mean over
+    all target patches. So a source patch that every target patch looks at (a sink) does not hide the rest.
     """
     from matplotlib.patches import Rectangle  # an extra that a run can do without
 

@@ -13,13 +13,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
-from transformers import PreTrainedConfig
+from torch.utils.data import DataLoader
+from transformers import AutoModelForPreTraining, PreTrainedConfig, PreTrainedModel
 from transformers.utils.logging import disable_progress_bar
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
+from singlelife.croco import CroCoConfig
 from singlelife.errors import RunError
 from singlelife.files import atomic_dir
 from singlelife.lives.pairs.dataset import PairDataset
+from singlelife.lives.pairs.motion import MEASURED, measure_motion, with_gaps
 from singlelife.lives.pairs.segments import recording_time
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.resolve import life_reference, resolve_life
@@ -28,12 +30,13 @@ from singlelife.optimization import adamw
 from singlelife.pretraining.arguments import (
     FREE_ON_RESUME,
     RunConfig,
+    TrainConfig,
     annotated_yaml,
     learning_rate_report,
     parse_arguments,
 )
-from singlelife.pretraining.batches import StepSampler, ToModel, frames_seen, pair_datasets, plain_errors, train_loader
-from singlelife.pretraining.callbacks import CasReference, callbacks, start_trackers
+from singlelife.pretraining.batches import StepSampler, ToModel, frames_seen, pair_datasets, train_loader
+from singlelife.pretraining.callbacks import callbacks, start_trackers
 from singlelife.pretraining.checkpoints import (
     TrainingState,
     check_same_sequence,
@@ -46,8 +49,9 @@ from singlelife.pretraining.checkpoints import (
 )
 from singlelife.pretraining.device import Precision, configure_device, start_accelerator
 from singlelife.pretraining.loop import Trainer
-from singlelife.pretraining.pictures import can_draw, draw_pictures
-from singlelife.pretraining.publishing import adopt, checkpoint_from_hub, start_publisher
+from singlelife.pretraining.networks import image_processor, inputs_of, network_config, new_network
+from singlelife.pretraining.pictures import draw_pictures, draw_progress, why_no_pictures
+from singlelife.pretraining.publishing import start_publisher
 from singlelife.pretraining.run_folder import RunFolder, check_start, life_facts, read_metrics, write_text, writing
 from singlelife.text import aligned, duration
 
@@ -63,13 +67,13 @@ class TrainedRun:
 
     Attributes:
         folder: the run folder.
-        model: the finished model, or that of the latest checkpoint.
+        model: the finished model, or that of the latest checkpoint if the run was stopped.
         metrics: the lines of metrics.jsonl, by step.
         pictures: of the model, by file name.
     """
 
     folder: Path
-    model: CroCoForPreTraining
+    model: PreTrainedModel
     metrics: "pandas.DataFrame"
     pictures: dict[str, Path]
 
@@ -102,10 +106,10 @@ def train(**settings: Any) -> TrainedRun:
         raise RunError("A setting has no such name or value: see the message above.") from stop
     AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
     stopped, folder = pretrain(config), RunFolder(config.output_dir)
-    model = folder.latest_checkpoint() if stopped else folder.path
+    model = (folder.latest_checkpoint() if stopped else None) or folder.path
     return TrainedRun(
         folder.path,
-        CroCoForPreTraining.from_pretrained(model),
+        AutoModelForPreTraining.from_pretrained(model),
         pandas.DataFrame(read_metrics(folder.metrics)).groupby("step").first(),
         {path.name: path for path in sorted(folder.path.glob("*.png"))},
     )
@@ -118,67 +122,64 @@ def pretrain(config: RunConfig) -> int:
         The exit code: 0, or 128 + the number of the signal that stopped the run after it saved a checkpoint.
 
     Raises:
-        SingleLifeError: whatever the user can act on, as early as it is known.
+        SingleLifeError: an error that the user can act on, as early as it is known.
     """
     start = time.perf_counter()
     check_start(config)
-    disable_progress_bar()  # of transformers, at every save; the run has its own
+    disable_progress_bar()  # transformers shows one at every save
     folder = RunFolder(config.output_dir)
-    checkpoint = _checkpoint_to_resume(folder, config)
+    checkpoint = latest_sound_checkpoint(folder) if config.start.resume else None
+    if config.start.resume_from:
+        checkpoint = Path(config.start.resume_from)
     state = read_state(checkpoint) if checkpoint else TrainingState()
-    model_config = starting_config(config.model)
-    precision = configure_device(config.train, model_config, state)
-    chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
-    origins = {name: "auto" for name in chosen if getattr(config.train, name) == "auto"}
-    train = replace(config.train, **chosen)
-    config = replace(config, train=train, origins=config.origins | origins)
+    sizes = starting_config(config.model)
+    network = network_config(sizes, config.model.model_type)
+    precision = configure_device(config.train, network, state)
+    config = _with_precision(config, precision)
+    train = config.train
     accelerator = start_accelerator(train, folder)
     publisher = None
     if accelerator.is_main_process:
         publisher = start_publisher(config.hub, config.life_name, folder)
     steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
     sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
-    pairs, held_out = _read_pairs(config, accelerator, state, model_config)
+    config, pairs, held_out = _read_pairs(config, accelerator, state, sizes)
     if came_from := pairs.life.metadata.get("hub"):  # so that the run's config says which frames it saw
         config = replace(config, life=replace(config.life, life=f"{came_from['repo_id']}@{came_from['revision']}"))
-    sequence = _sequence(config, pairs, model_config)
+    sequence = _sequence(config, pairs, sizes)
     if checkpoint:
         check_same_sequence(state, sequence, checkpoint)
     state.sequence = sequence
-    processor = CroCoImageProcessor(size={"height": pairs.image_size, "width": pairs.image_size})
-    to_model = ToModel(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
-    reference = None
-    if config.cas.cas_reference is not None and accelerator.is_main_process:
-        reference = CasReference(config, processor, str(accelerator.device))
 
-    model = _starting_model(config, checkpoint, model_config, pairs.life.name)
-    betas = train.adam_beta1, train.adam_beta2
-    optimizer = adamw(model, train.peak_learning_rate, train.weight_decay, betas, accelerator.device)
-    model, optimizer = accelerator.prepare(model, optimizer)
+    model = _starting_model(config, checkpoint, network, pairs.life.name)
+    model, optimizer = accelerator.prepare(model, make_optimizer(model, train, accelerator.device))
     if checkpoint:
         load_moments(checkpoint, model, optimizer.optimizer)
         if accelerator.scaler is not None and state.grad_scaler is not None:
             accelerator.scaler.load_state_dict(state.grad_scaler)
-    jitter, shared = config.pairs.color_jitter, config.pairs.shared_color
-    coloured = replace(to_model, color_jitter=jitter, shared_color=shared, seed=train.seed)
+    processor = image_processor(network)
+    plain = inputs_of(network)(accelerator.device, tuple(processor.image_mean), tuple(processor.image_std))
+    coloured = replace(
+        plain, color_jitter=config.pairs.color_jitter, shared_color=config.pairs.shared_color, seed=train.seed
+    )
     trainer = Trainer(train, accelerator, folder, state, model, optimizer, processor, coloured)
     loader = train_loader(pairs, sampler, train.dataloader_num_workers, accelerator.device)
     accelerator.print(start_report(config, pairs, held_out, trainer, precision, checkpoint))
-    _open_folder(trainer, config, checkpoint, pairs.life)
-    trainer.callbacks += callbacks(trainer, config, to_model, pairs, held_out, reference)
+    _open_folder(trainer, config, pairs.life)
+    trainer.callbacks += callbacks(trainer, plain, pairs, held_out)
     trainer.saved = publisher.offer if publisher else None
-    with publisher or nullcontext(), plain_errors(), plain_errors():  # a worker's death may interrupt the inner one
-        stopped_by = trainer.train(loader)
+    with publisher or nullcontext():
+        stopped_by = _train(trainer, loader)
     whole = whole_model(trainer.model, accelerator)
     if whole is not None and accelerator.is_main_process:
         if stopped_by:
             print(
                 f"Stopped by {signal.Signals(stopped_by).name} after step {state.step} of {train.max_steps}; saved "
-                f"{folder.checkpoint_path(state.step)}. Go on with the same command and --resume."
+                f"{folder.checkpoint_path(state.step)}. Continue with the same command and --resume."
             )
         else:
-            _finish(trainer, whole, to_model, held_out or pairs)
-            print(end_report(config, folder, time.perf_counter() - start, state.skipped_steps))
+            _finish(trainer, whole, plain, held_out or pairs)
+            print(end_report(config, trainer, time.perf_counter() - start))
         if publisher:
             print(publisher.finish(hurry=bool(stopped_by)))
     accelerator.wait_for_everyone()
@@ -186,29 +187,40 @@ def pretrain(config: RunConfig) -> int:
     return 128 + stopped_by if stopped_by else 0
 
 
-def _checkpoint_to_resume(folder: RunFolder, config: RunConfig) -> Path | None:
-    """The checkpoint to go on from, or None to start from the beginning.
+def _with_precision(config: RunConfig, precision: Precision) -> RunConfig:
+    """The settings with the chosen number format and attention in place of `auto`."""
+    chosen: dict[str, Any] = {"mixed_precision": precision.mixed_precision, "attention": precision.attention}
+    origins = {name: "auto" for name in chosen if getattr(config.train, name) == "auto"}
+    return replace(config, train=replace(config.train, **chosen), origins=config.origins | origins)
 
-    Raises:
-        RunError: all that are there are damaged.
-        HubError: the checkpoint is to come from the Hub, and cannot.
-    """
-    start = config.start
-    if start.resume:
-        return latest_sound_checkpoint(folder)
-    if start.resume_from == "hub":
-        return checkpoint_from_hub(config, folder)
-    return Path(start.resume_from) if start.resume_from else None
+
+def _train(trainer: Trainer, loader: DataLoader) -> int:
+    try:
+        return trainer.train(loader)
+    except torch.OutOfMemoryError as error:
+        raise RunError(
+            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
+            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
+        ) from error
+
+
+def make_optimizer(model: torch.nn.Module, train: TrainConfig, device: torch.device) -> torch.optim.Optimizer:
+    """The optimiser of a run. The training loop sets its learning rate at every step."""
+    betas = train.adam_beta1, train.adam_beta2
+    return adamw(model, train.peak_learning_rate, train.weight_decay, betas, device)
 
 
 def _read_pairs(
     config: RunConfig, accelerator: Accelerator, state: TrainingState, model: CroCoConfig
-) -> tuple[PairDataset, PairDataset | None]:
-    """The pairs to train on, and those of held-out stretches, of a life that is prepared or downloaded now if it has
-    not been before. A resumed run of a life on the Hub takes the commit that it began with, if the user names none.
+) -> tuple[RunConfig, PairDataset, PairDataset | None]:
+    """The settings with measured gaps, the pairs to train on and those of held-out stretches.
+
+    A life that is not here is prepared or downloaded.
+
+    A resumed run of a life on the Hub takes the commit that it began with, unless the user names one.
 
     Raises:
-        LifeError, HubError: the life or such pairs cannot be had.
+        LifeError, HubError: the life cannot be had, or gives no such pairs.
     """
     progress, life = accelerator.is_main_process, config.life.life
     assert life, "parse_arguments makes sure of it"
@@ -218,11 +230,14 @@ def _read_pairs(
     say(f"Opening the life {reference.name} ...")
     with accelerator.main_process_first():
         prepared = resolve_life(life, videos=config.life.video, cache_dir=config.life.cache_dir, progress=progress)
-        return pair_datasets(prepared, config.pairs, config.train, model, progress=progress)
+        pairs = with_gaps(config.pairs, prepared)
+        changed = [name for name in ("min_gap", "max_gap") if getattr(pairs, name) != getattr(config.pairs, name)]
+        config = replace(config, pairs=pairs, origins=config.origins | dict.fromkeys(changed, MEASURED))
+        return config, *pair_datasets(prepared, pairs, config.train, model, progress=progress)
 
 
 def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) -> dict[str, Any]:
-    """All that the sequence of losses depends on."""
+    """Everything that the sequence of losses depends on."""
     settings = {name: value for name, value in config.to_dict().items() if name not in FREE_ON_RESUME}
     if not pairs.life.metadata.get("hub"):
         settings["life"] = pairs.life.name  # wherever its folder is; its fingerprint tells whether it is the same
@@ -239,18 +254,19 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
 
 
 def _starting_model(
-    config: RunConfig, checkpoint: Path | None, model_config: CroCoConfig, life: str
-) -> CroCoForPreTraining:
-    """The model with the weights that the run starts or goes on with.
+    config: RunConfig, checkpoint: Path | None, network: PreTrainedConfig, life: str
+) -> PreTrainedModel:
+    """The model with the weights that the run starts or continues with.
 
-    New weights are drawn for the seed and the life's name: models of two lives share nothing, whatever their seeds.
+    New weights are drawn for the seed and the life's name, so models of two lives share nothing, whatever their seeds.
 
     Raises:
-        CheckpointError: they cannot be read.
+        CheckpointError: the weights cannot be read.
+        RunError: the model cannot recompute those blocks.
     """
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{config.train.seed} {life}".encode()).digest()[:8]))
     weights = checkpoint or Path(config.model.model)
-    model = load_weights(weights, model_config) if weights.is_dir() else CroCoForPreTraining(model_config)
+    model = load_weights(weights, network) if weights.is_dir() else new_network(network)
     model.set_attn_implementation(config.train.attention)
     recompute(model, config.train.gradient_checkpointing)
     if config.train.torch_compile:
@@ -258,23 +274,29 @@ def _starting_model(
     return model
 
 
-def recompute(model: CroCoForPreTraining, blocks: str) -> None:
+def recompute(model: PreTrainedModel, blocks: str) -> None:
     """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
-    runs them forward once more (Chen et al., 2016)."""
-    part = {"encoder": model.croco.encoder, "decoder": model.croco.decoder, "all": model}.get(blocks)
-    if part is not None:
-        # By the name that transformers 5.23 gave it where there is one; the older name warns there.
-        enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
-        enable({"use_reentrant": False})
+    runs them forward once more (Chen et al., 2016).
+
+    Raises:
+        RunError: the model can do this for all its blocks alone.
+    """
+    if blocks == "none":
+        return
+    part = model if blocks == "all" else getattr(getattr(model, "croco", None), blocks, None)
+    if part is None:
+        raise RunError(f"--gradient-checkpointing {blocks} is for CroCo; this model takes none or all.")
+    # By the name that transformers 5.23 gave it where there is one; the older name warns there.
+    enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
 
 
-def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, life: PreparedLife) -> None:
-    """Make the run folder what it was at this step, with the settings of this run, and start the trackers."""
+def _open_folder(trainer: Trainer, config: RunConfig, life: PreparedLife) -> None:
+    """Set the run folder back to this step, write the settings of this run into it, and start the trackers."""
     folder, accelerator, step = trainer.folder, trainer.accelerator, trainer.state.step
     accelerator.wait_for_everyone()  # all have read the checkpoint
     if accelerator.is_main_process:
         folder.path.mkdir(parents=True, exist_ok=True)
-        adopt(folder, checkpoint)
         folder.rewind(step)
         write_text(folder.life, json.dumps(life_facts(life), indent=2) + "\n")
         comment = (
@@ -287,7 +309,7 @@ def _open_folder(trainer: Trainer, config: RunConfig, checkpoint: Path | None, l
         start_trackers(accelerator, config.to_dict(), folder, step)
 
 
-def _finish(trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pairs: PairDataset) -> None:
+def _finish(trainer: Trainer, model: PreTrainedModel, to_model: ToModel, pairs: PairDataset) -> None:
     """Write the finished model and its pictures into the run folder."""
     folder = trainer.folder.path
     final = folder / "final"
@@ -299,6 +321,7 @@ def _finish(trainer: Trainer, model: CroCoForPreTraining, to_model: ToModel, pai
         for path in final.iterdir():  # all of them complete; each takes its place in one step
             path.replace(folder / path.name)
         final.rmdir()
+    draw_progress(trainer.folder)
 
 
 def start_report(
@@ -318,8 +341,8 @@ def start_report(
     lines = {
         "life": f"{life.name}: {len(life):,} frames, {duration(seconds[-1])} of video, {held_out}",
         "pairs": f"{train_pairs.pairing}, crops of {pairs.crop_area_min:.0%} to {pairs.crop_area_max:.0%}",
-        "model": f"{config.model.model}, {millions:.2f} M parameters, {model.image_size} px, "
-        f"patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
+        "model": f"{config.model.model} ({config.model.model_type}), {millions:.2f} M parameters, "
+        f"{model.image_size} px, patches of {model.patch_size} px, {model.mask_ratio:.0%} masked",
         "device": _device(trainer.accelerator),
         "precision": str(precision),
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
@@ -329,12 +352,15 @@ def start_report(
     }
     if (num_frames := frames_seen(life, pairs)) < len(life):
         lines["hours"] = f"only the first {duration(seconds[num_frames])} of it, {num_frames:,} frames, are trained on"
+    if MEASURED in config.origins.values():
+        lines["motion"] = str(measure_motion(life))
     if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
         lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs"
-    if not can_draw():
-        lines["pictures"] = "none: matplotlib is not installed (pip install 'singlelife[plots]')"
+    lines["pictures"] = f"in {config.output_dir}/pictures before the first step, after 100 steps, 200, 400 ..."
+    if why := why_no_pictures(model):
+        lines["pictures"] = f"none: {why}"
     if checkpoint or config.start.resume:
-        lines["going on from"] = str(checkpoint or "the beginning: the run folder has no checkpoint yet")
+        lines["continues from"] = str(checkpoint or "the beginning: the run folder has no checkpoint yet")
     return _table(lines)
 
 
@@ -345,8 +371,9 @@ def _device(accelerator: Accelerator) -> str:
     return device if accelerator.num_processes == 1 else f"{accelerator.num_processes} processes{shards} on {device}"
 
 
-def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_steps: int) -> str:
+def end_report(config: RunConfig, trainer: Trainer, seconds: float) -> str:
     """The table that a run prints at its end, and what to do next."""
+    folder, skipped_steps = trainer.folder, trainer.state.skipped_steps
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
     losses = {"training": last.get("loss"), "validation": last.get("val_loss")}
     other = "sim_2" if config.life_name == "sim_1" else "sim_1"
@@ -355,8 +382,9 @@ def end_report(config: RunConfig, folder: RunFolder, seconds: float, skipped_ste
         "done": f"{config.train.max_steps:,} steps in {duration(seconds)}{skipped}",
         "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or "never finite",
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
-        "pictures": f"{folder.path}/*.png" if can_draw() else "none",
     }
+    if folder.progress.exists():
+        lines["pictures"] = f"{folder.path}/*.png, and {folder.progress} for what it saw on the way"
     return (
         f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
         f"  singlelife train --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"

@@ -1,15 +1,13 @@
-"""A run on the Hub: pushed when it is done or as it goes on, and gone on with elsewhere.
+"""A run on the Hub: pushed when it is finished, or while it trains.
 
 The branch `main` of its repository has the model, its image processor and code, the run's settings, metrics and
-pictures, and a model card; whatever is new of them appears in one commit. The branch `training-state` is a run folder
-with one checkpoint, from which the run can go on. Nobody who only uses the model downloads it.
+pictures, and a model card. Everything new appears in one commit. The branch `training-state` is a run folder with one
+checkpoint: downloaded, it continues with `--resume`. Nobody who only uses the model downloads it.
 """
 
 import contextlib
-import itertools
 import json
 import os
-import re
 import shlex
 import shutil
 import sys
@@ -20,21 +18,16 @@ from dataclasses import replace
 from pathlib import Path
 
 import yaml
-from accelerate.utils import broadcast_object_list
-from filelock import FileLock
-from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from tqdm.auto import tqdm
 
 from singlelife.errors import HubError, RunError, SingleLifeError
-from singlelife.hub.client import check_push, full_name, hub_api, retry, wait_before_retry
+from singlelife.hub.client import check_push, full_name, hub_api, wait_before_retry
 from singlelife.hub.errors import HubUnreachable, translate_hub_errors
-from singlelife.hub.pull import Remote, fetch, look_up
 from singlelife.hub.push import Content, Publication, claim, publish
 from singlelife.lives.registry import Life
 from singlelife.lives.resolve import life_reference
-from singlelife.pretraining.arguments import HubConfig, RunConfig
+from singlelife.pretraining.arguments import HubConfig
 from singlelife.pretraining.card import model_card, model_files, read_run, scores_of
-from singlelife.pretraining.device import this_process
 from singlelife.pretraining.run_folder import MODEL_FILES, RESULTS, RunFolder
 
 STATE_BRANCH = "training-state"
@@ -43,9 +36,6 @@ _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_AT_THE_END = 10 * 60  # to wait for the last push
 _SECONDS_WHEN_STOPPED = 15  # the same for a run that was told to stop
 _PINNED = ".push.tmp"  # a copy of the run folder while it is pushed
-_FROM_HUB = ".from-hub"  # where a checkpoint from the Hub is downloaded to
-# No code, and nothing pickled: what reads a checkpoint needs no more.
-_STATE_FILE = re.compile(r"checkpoint-(\d+)/[\w-]+(\.[\w-]+)*\.(safetensors|json)", re.ASCII)
 
 
 def run_publications(
@@ -57,19 +47,20 @@ def run_publications(
     training_state: bool = False,
     home: Path | None = None,
 ) -> list[Publication]:
-    """What to `publish` of a run, finished or not: then its latest checkpoint. The model is the last.
+    """What to `publish` of a run: the finished model, or the latest checkpoint. The model comes last.
 
     Args:
         path: the run folder.
-        repo_id: ORG/NAME of a model, or a name in the user's own namespace; by default the name that goes with the
-            life, such as `singlelife-wt3`.
-        license: of the weights; that of the frames by default.
-        results: `results.jsonl` files with scores for the card, besides that in the run folder.
-        training_state: publish also what it takes to go on with the run (`--resume-from hub`).
+        repo_id: ORG/NAME, or a NAME in the user's own namespace; the default follows the life, such as
+            `singlelife-wt3`.
+        license: of the weights; the default is that of the frames.
+        results: `results.jsonl` files with scores for the card, besides the one in the run folder.
+        training_state: also publish the checkpoint, so that the run can continue elsewhere.
         home: the run folder that `path` is a copy of.
 
     Raises:
-        RunError: the folder is no run, or has no model yet; results are about other models.
+        RunError: the folder is not a run, has no model yet or a model without a card, or results are about other
+            models.
     """
     run, home = read_run(path), home or path
     repo_id = repo_id or run.life.repository_name
@@ -93,7 +84,7 @@ def run_publications(
     if not training_state:
         return [model]
     if run.checkpoint is None:
-        raise RunError(f"{path} has no checkpoint that a run could go on from.")
+        raise RunError(f"{path} has no checkpoint to continue from.")
     files = about | {f"{run.checkpoint.name}/{file.name}": file for file in sorted(run.checkpoint.iterdir())}
     state = replace(
         _publication(run.life.name, repo_id, files),
@@ -101,7 +92,7 @@ def run_publications(
         replaces=("checkpoint-*/*",),
         branch=STATE_BRANCH,
     )
-    return [state, model]  # a run that goes on with the state makes the model again
+    return [state, model]  # if the second push fails, a run that continues from the state makes the model again
 
 
 def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publication:
@@ -123,13 +114,13 @@ def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publicat
 
 
 def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
-    """The publisher of a run, if `--push-to-hub` asks for one.
+    """The publisher of a run, or None without `--push-to-hub`.
 
-    It makes sure, before hours of training, that the repository can be pushed to. A network that is dead only warns:
-    it may be back when the first checkpoint is there.
+    It checks before hours of training that the user may push to the repository. A dead network only gives a warning,
+    since it may be back when the first checkpoint is saved.
 
     Raises:
-        HubError: the repository cannot be pushed to.
+        HubError: the user may not push there.
     """
     if not hub.push_to_hub:
         return None
@@ -151,15 +142,15 @@ def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher 
 
 
 class Publisher:
-    """Pushes a run as it goes on, one push at a time, each of the latest checkpoint. Of the main process.
+    """Pushes a run while it trains, one push at a time, each of the latest checkpoint. The main process has one.
 
-    A thread of this process does it, as a daemon: a network that hangs never keeps the run from ending. What it pushes
-    is a copy of the run folder made of hard links, so that a checkpoint outlives its deletion by the run. No failure
-    reaches the run; the next checkpoint is pushed instead, and `finish` says what was not pushed.
+    The pushing thread is a daemon, so a network that hangs never keeps the run from ending. It pushes a copy of the
+    run folder made of hard links, so a checkpoint that the run deletes is still sent whole. No failure reaches the
+    run: the next checkpoint is pushed instead, and `finish` says what is missing on the Hub.
 
     Args:
         hub: where and when to push.
-        repo_id: where to; a name alone is in the namespace that the Hub gives later.
+        repo_id: ORG/NAME, or a NAME in the user's own namespace.
         folder: of the run.
     """
 
@@ -174,11 +165,11 @@ class Publisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # the run has failed; what it saved is pushed all the same
+        if kind is not None:  # the run has failed; push what it saved all the same
             print(self.finish(hurry=kind is KeyboardInterrupt), file=sys.stderr)
 
     def offer(self, checkpoint: Path) -> None:
-        """Have a complete checkpoint pushed, unless a push goes on or the last one was a short while ago."""
+        """Push a complete checkpoint, unless a push is going on or the last one was a short while ago."""
         step, now, every = int(checkpoint.name.rpartition("-")[2]), time.monotonic(), self.hub.push_steps
         due = step - self._last_step >= every if every else now - self._last_time >= _SECONDS_BETWEEN
         if (due or self._error) and not self._is_pushing(0):
@@ -186,48 +177,47 @@ class Publisher:
             self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Push what is there at the end, for a bounded time, and say what became of it.
+        """Push the last state for a limited time, and return a message that says how it went.
 
         Args:
-            hurry: the run was told to stop: there is little time.
+            hurry: someone stopped the run, so there is little time.
         """
         if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
-        seconds = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END
+        seconds, tries = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END, 0
         print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
-        end, why = time.monotonic() + seconds, "the last push was not done in time."
+        end = time.monotonic() + seconds
         with contextlib.suppress(KeyboardInterrupt):
-            for tries in itertools.count(1):
-                if self._is_pushing(end - time.monotonic()):  # what the run has offered
-                    break
-                self._start()
-                if self._is_pushing(end - time.monotonic()):
-                    break
-                if self._error is None:
+            while not self._is_pushing(end - time.monotonic()):
+                if tries and self._error is None:
                     visible = "public" if self.hub.public else "private"
                     return f"Pushed to {self._url} ({visible}), after step {self._pushed_step:,}."
-                why = _in_words(self._error)
-                wait = wait_before_retry(self._error, tries) if isinstance(self._error, HubUnreachable) else seconds
-                if time.monotonic() + wait >= end:
-                    break
-                time.sleep(wait)
+                if tries:
+                    error = self._error
+                    wait = wait_before_retry(error, tries) if isinstance(error, HubUnreachable) else seconds
+                    if time.monotonic() + wait >= end:
+                        break
+                    time.sleep(wait)
+                tries += 1
+                self._start()
         shutil.rmtree(self.folder.path / _PINNED, ignore_errors=True)
+        why = _in_words(self._error) if self._error else "the last push took too long."
         there = f" On the Hub is the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
         words = ["singlelife", "push", str(self.folder.path), self.repo_id]
         words += ["--public"] * self.hub.public + ["--training-state"] * self.hub.push_training_state
         return (
-            f"NOT PUSHED to the Hub: {why}{there} The run is whole in {self.folder.path}. To push it later:\n"
+            f"NOT PUSHED to the Hub: {why}{there} The run is complete in {self.folder.path}. To push it later:\n"
             f"  {shlex.join(words)}"
         )
 
     def _is_pushing(self, seconds: float) -> bool:
-        """Whether a push still goes on after so many seconds at most."""
+        """Whether a push is still going on after at most so many seconds."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
         return self._thread is not None and self._thread.is_alive()
 
     def _start(self) -> None:
-        """Push a copy of what is in the run folder now, of hard links where files do not change in place."""
+        """Push a copy of the run folder as it is now."""
         pinned, folder, self._error = self.folder.path / _PINNED, self.folder, None
         step, checkpoint = next(reversed(folder.checkpoints().items()), (-1, None))
         try:
@@ -235,7 +225,7 @@ class Publisher:
             pinned.mkdir()
             for pattern in (folder.config.name, folder.metrics.name, folder.life.name, "*.png"):
                 for path in folder.path.glob(pattern):
-                    shutil.copyfile(path, pinned / path.name)
+                    shutil.copyfile(path, pinned / path.name)  # these change in place
             for path in model_files(folder.path):  # of a finished run
                 _link(path, pinned / path.name)
             if checkpoint is not None:
@@ -268,66 +258,3 @@ def _link(path: str | Path, to: str | Path) -> None:
         os.link(path, to)
     except OSError:  # a file system without links
         shutil.copyfile(path, to)
-
-
-def checkpoint_from_hub(config: RunConfig, folder: RunFolder) -> Path | None:
-    """The checkpoint to go on from: the Hub's if it is newer than the run folder's latest, else that one.
-
-    The Hub's is downloaded beside the run's own (see `adopt`), of its files those in safetensors and JSON. All
-    processes take what the main one found.
-
-    Returns:
-        The checkpoint's folder, or None where there is none yet, here or there.
-
-    Raises:
-        HubError: the Hub does not answer, and there is no checkpoint here; or the repository is not for this user.
-        LifeError: the disk lacks the room.
-    """
-    process = this_process()
-    latest, here = next(reversed(folder.checkpoints().items()), (-1, None))
-    (found,) = broadcast_object_list([_newer_on_hub(config, latest) if process.is_main_process else None])
-    if found is None:
-        return here
-    remote, step = found
-    aside, prefix = folder.path / _FROM_HUB, f"checkpoint-{step}/"
-    files = [name for name in remote.sizes if name.startswith(prefix) and _STATE_FILE.fullmatch(name)]
-    files += [name for name in remote.sizes if name == folder.metrics.name]
-    aside.mkdir(parents=True, exist_ok=True)
-    with FileLock(aside / "lock"):
-        say = print if process.is_local_main_process else lambda _: None
-        retry(lambda: fetch(remote, files, aside), 5, say)
-    return aside / prefix
-
-
-def _newer_on_hub(config: RunConfig, latest: int) -> tuple[Remote, int] | None:
-    """What the Hub has and its step, if that is newer than `latest`."""
-    repo_id = config.hub.hub_model_id or Life(config.life_name).repository_name
-    try:
-        remote = retry(lambda: look_up(full_name(hub_api(), repo_id), "model", STATE_BRANCH), 3, print)
-    except HubUnreachable as error:
-        if latest < 0:
-            raise
-        print(f"{error} Going on from the checkpoint of step {latest} that is here.")
-        return None
-    except HubError as error:
-        cause = error.__cause__
-        # A job's first start has the same words as those that go on.
-        is_new = isinstance(cause, RepositoryNotFoundError) and not isinstance(cause, GatedRepoError)
-        if (config.hub.push_to_hub and is_new) or isinstance(cause, RevisionNotFoundError):
-            return None
-        raise
-    step = max((int(match[1]) for match in map(_STATE_FILE.fullmatch, remote.sizes) if match), default=-1)
-    if step <= latest:
-        return None
-    print(f"Going on from step {step} of {remote.repo_id} on the Hub.")
-    return remote, step
-
-
-def adopt(folder: RunFolder, checkpoint: Path | None) -> None:
-    """Make a checkpoint that came from the Hub one of the run, with its metrics, once every process has read it."""
-    aside = folder.path / _FROM_HUB
-    if checkpoint is not None and checkpoint.parent == aside:
-        for path in (checkpoint, aside / folder.metrics.name):
-            if path.exists():
-                path.replace(folder.path / path.name)
-    shutil.rmtree(aside, ignore_errors=True)

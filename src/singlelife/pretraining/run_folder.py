@@ -1,14 +1,15 @@
-"""A run's folder: what it holds, and how it is written so that nothing in it is ever half made.
+"""A run's folder: what it holds, and how files are written so that none is ever half made.
 
 config.yaml              every setting; another run can start from it with --config
-life.json                the life that it learnt from: its name, length, licence
+life.json                the life that the model learnt from: its name, length, licence
 metrics.jsonl            one line per logging step and per validation
-checkpoint-<step>/       the model after <step> optimiser steps, and what it takes to go on
-model.safetensors, ...   the finished model, as `AutoModel.from_pretrained(folder)` takes it
+checkpoint-<step>/       the model after <step> optimiser steps, and what a resumed run needs
+model.safetensors, ...   the finished model, for `AutoModel.from_pretrained(folder)`
 reconstruction.png, cross_attention.png
-pictures/step-<step>/    the same as they were on the way
-singlelife/              what TensorBoard reads, where the run reports to it
-results.jsonl            scores that `singlelife push --results` was given, for the model's card
+pictures/step-<step>/    the same pictures during training
+progress.gif             all of them one after another
+singlelife/              logs for TensorBoard, with --report-to tensorboard
+results.jsonl            scores for the model's card, if `singlelife cas --results` wrote some here
 """
 
 import contextlib
@@ -42,6 +43,7 @@ class RunFolder:
         self.metrics = path / "metrics.jsonl"
         self.life = path / "life.json"
         self.pictures = path / "pictures"
+        self.progress = path / "progress.gif"
 
     def holds_a_run(self) -> bool:
         """Whether a run has written here."""
@@ -50,6 +52,10 @@ class RunFolder:
     def checkpoints(self) -> dict[int, Path]:
         """Complete checkpoints by their step, ascending."""
         return _by_step(self.path, "checkpoint")
+
+    def picture_folders(self) -> dict[int, Path]:
+        """The folders of pictures by their step, ascending."""
+        return _by_step(self.pictures, "step")
 
     def latest_checkpoint(self) -> Path | None:
         """The complete checkpoint of the last step, or None."""
@@ -60,10 +66,11 @@ class RunFolder:
         return self.path / f"checkpoint-{step}"
 
     def rewind(self, step: int) -> None:
-        """Make the folder what it was after `step`: drop later checkpoints and metrics, and what was half written."""
+        """Make the folder what it was after `step`: delete later checkpoints, pictures and metrics, and half-written
+        files."""
         for leftover in (*self.path.glob("*.tmp"), *self.pictures.glob("*.tmp")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
-        for later, path in (*self.checkpoints().items(), *_by_step(self.pictures, "step").items()):
+        for later, path in (*self.checkpoints().items(), *self.picture_folders().items()):
             if later > step:
                 remove_dir(path)
         if self.metrics.exists():
@@ -86,22 +93,24 @@ class RunFolder:
 
 
 def check_start(config: RunConfig) -> None:
-    """Say without PyTorch, which takes seconds to import, that a run cannot start with these names and folders.
+    """Check the names and folders of a run without PyTorch, which takes seconds to import.
 
     Raises:
-        RunError: the folder holds another run, or there is no model or checkpoint of that name.
+        RunError: the folder holds another run, there is no model or checkpoint of that name, or the model cannot be
+            pushed.
     """
     folder, start = RunFolder(config.output_dir), config.start
-    given = Path(start.resume_from) if start.resume_from and start.resume_from != "hub" else None
+    given = Path(start.resume_from) if start.resume_from else None
     if given and not given.is_dir():
-        raise RunError(f"There is no folder {given} that a run can go on from.")
+        raise RunError(f"There is no checkpoint folder {given} to continue from.")
     is_of_this_run = given is not None and given.resolve().parent == folder.path.resolve()
-    goes_on = start.resume or start.resume_from == "hub" or is_of_this_run
-    if not goes_on and folder.holds_a_run():
+    if not start.resume and not is_of_this_run and folder.holds_a_run():
         raise RunError(
-            f"{folder.path} already holds a run. Go on with it (--resume), delete the folder, or write elsewhere "
+            f"{folder.path} already holds a run. Continue it (--resume), delete the folder, or write elsewhere "
             "(--output-dir)."
         )
+    if config.hub.push_to_hub and config.model.model_type != "croco":
+        raise RunError(f"--push-to-hub is for CroCo models: there is no card for a {config.model.model_type}.")
     if not Path(config.model.model).is_dir():
         config_path("models", config.model.model)
 
@@ -113,7 +122,7 @@ def _by_step(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; one that was cut short by a kill is not among them.
+    """The lines of a metrics.jsonl, without a last one that a kill cut short.
 
     Raises:
         RunError: a line other than the last is not JSON.
@@ -129,7 +138,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def life_facts(life: "PreparedLife") -> dict[str, Any]:
-    """What `life.json` says of the life, for whoever gets the model: no frame, no place on this machine."""
+    """What `life.json` says of the life to whoever gets the model. It names no folder of this machine."""
     seconds = float(recording_time(life.timestamps, life.video_index)[-1])
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
     return {
@@ -160,7 +169,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Say how to go on where a file of the run cannot be written.
+    """Turn the error of a write into one that says how to continue.
 
     Raises:
         RunError: the disk is full, or the file cannot be written.
@@ -169,6 +178,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"Cannot write {path}: {error}. What was saved before is intact; make room, and go on with the same "
+            f"Cannot write {path}: {error}. What was saved before is intact. Make room, and continue with the same "
             "command and --resume."
         ) from error

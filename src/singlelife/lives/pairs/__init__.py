@@ -15,8 +15,8 @@ class PairSettings:
     """
 
     min_gap: float = 0.0
-    """shortest time between the frames of a temporal pair, in seconds; 0 measures the life's image motion and takes the
-    time in which the image moves by a twentieth of its side"""
+    """shortest time between the frames of a temporal pair, in seconds; 0 measures the life's image motion and takes
+    the time in which the image moves by a twentieth of its side"""
     max_gap: float = 0.0
     """longest time between the frames of a temporal pair, in seconds; 0 is the time for three tenths of the side"""
     min_overlap: float = 0.2

@@ -1,11 +1,12 @@
 """How fast the picture of a life moves, and the time between two frames that follows from it.
 
-A car at 10 frames a second, a headset and a racer each need another time between the frames of a pair: long enough that
-the view has changed, short enough that both still show the same things. So the gaps of temporal pairs aim at a range
-of image motion, and the motion is measured on the life itself.
+A car at 10 frames a second, a headset and a racer each need another time between the frames of a pair: long enough
+that the view has changed, short enough that both still show the same things. So the gaps of temporal pairs aim at a
+range of image motion, and the motion is measured on the life itself.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from singlelife.lives.prepared import PreparedLife
 
 Settings = TypeVar("Settings", bound=PairSettings)
 
+MEASURED = "the motion of the life"  # where gaps that nobody gave come from
 AIM = (0.05, 0.3)  # image motion between the frames of a pair, as a share of the frame's shorter side
 GAPS_WITHOUT_MOTION = (0.1, 1.0)  # seconds, for a camera that stands still
 LONGEST_GAP = 4.0  # seconds
@@ -63,6 +65,7 @@ class Motion:
         return f"median motion {_SIDE * self.speed:.0f} px a second at {_SIDE} px: pairs {low:g} to {high:g} s apart"
 
 
+@lru_cache(maxsize=8)
 def measure_motion(life: PreparedLife) -> Motion:
     """The image motion of a life, from 400 pairs of neighbouring frames that are spread over it.
 
@@ -102,7 +105,7 @@ def _grey(image: torch.Tensor) -> np.ndarray:
 
 
 def _motion(before: np.ndarray, after: np.ndarray) -> float:
-    """The motion between two grey images of one size, as a share of their shorter side; 0 where nothing has contrast."""
+    """Motion between two grey images of one size, as a share of their shorter side; 0 where nothing has contrast."""
     if before.shape != after.shape:
         return 0.0
     windows = [
