@@ -148,7 +148,7 @@ def walk_to_and_fro(num_frames: int) -> VisiblePoints:
 def context(rows: np.ndarray | None = None, within_video: bool = False, **changes: float) -> PairingContext:
     """A life of two videos in which a way is walked to and fro, at ten frames a second."""
     timestamps, video_index = recording(np.arange(0, 20, 0.1).tolist(), np.arange(0, 10, 0.1).tolist())
-    settings = PairSettings(**changes)
+    settings = PairSettings(**{"min_gap": 0.1, "max_gap": 1.0, **changes})
 
     def pair_table() -> PairTable:
         return find_overlaps(walk_to_and_fro(len(timestamps)), np.zeros(len(timestamps), dtype=np.int64), settings)

@@ -45,6 +45,9 @@ class Command:
             self.life, videos=self.video, cache_dir=self.cache_dir, num_workers=self.workers, strict=self.strict
         )
         print(f"{prepared.name}: {len(prepared):,} frames of {len(prepared.videos)} video(s) in {prepared.path}")
+        from singlelife.lives.pairs.motion import measure_motion  # torch is there by now
+
+        print(f"{prepared.name}: {measure_motion(prepared)}")
         return 0
 
     def _dry_run(self) -> int:

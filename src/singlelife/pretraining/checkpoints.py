@@ -31,9 +31,9 @@ from transformers.image_processing_utils import BaseImageProcessor
 from singlelife.croco import CroCoConfig
 from singlelife.errors import CheckpointError, RunError, SingleLifeError
 from singlelife.files import read_yaml
+from singlelife.machine import say
 from singlelife.pretraining.arguments import ModelConfig, check_names, config_path
 from singlelife.pretraining.networks import freeze_positions, network_class
-from singlelife.machine import say
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS, _DIGESTS = "training_state.json", "training_state.safetensors", "digests.json"
