@@ -114,7 +114,7 @@ def test_colours_belong_to_the_pair_and_are_the_same_in_both_views(life):
 
 @pytest.mark.parametrize("name", PAIRINGS)
 def test_training_and_validation_never_share_a_frame(sim_test, name):
-    settings = PairConfig(pairing=name, validation_fraction=0.3)
+    settings = PairConfig(pairing=name, validation_fraction=0.3, min_gap=0.1, max_gap=1.0)
     train_rows, held_out = hold_out(sim_test.timestamps, sim_test.video_index, 0.3, settings.max_gap)
     train, validation = pairings(sim_test, settings, progress=False)
     assert type(train) is type(validation) is PAIRINGS[name]
