@@ -141,9 +141,11 @@ class Life:
         return tuple(found)
 
     def local_videos(self) -> list[Path]:
-        """The videos that its folder holds: those of its list `videos.txt`, or all; none if it is not there."""
+        """The videos that its folder holds: those of its list `videos.txt`, or all. Without a folder, the clip that
+        comes with the package, if the life has one."""
         if not self.folder.is_dir():
-            return []
+            clip = hub_configs() / "clips" / f"{self.name}.mp4"
+            return [clip] if clip.is_file() else []
         from singlelife.lives.video.recordings import distinct, listed_in, videos_in  # not needed to name lives
 
         listed = self.folder / VIDEO_LIST
