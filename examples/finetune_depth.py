@@ -3,7 +3,7 @@
     python examples/finetune_depth.py --model runs/sim_1
     python examples/finetune_depth.py --model runs/sim_1 --freeze      # the encoder stays as it is, for comparison
 
-`CroCoForDepthEstimation` freezes its encoder, as the evaluation does. Here the same modules run with gradients, and the
+`CroCoForDepthEstimation` freezes its encoder, as the evaluation does. Here the same modules run with gradients. The
 result is saved as such a model: pipeline("depth-estimation", model="models/depth").
 """
 
