@@ -47,8 +47,9 @@ def train(message: Message, context: Context) -> Message:
     try:
         settings = Federation.of(context.run_config)
         model, config = _received(message, settings)
-        folder, loss = _train(model, config, settings, context.node_config)
-        return _reply(message, folder, loss, settings)
+        model, loss = _train(model, config, settings, context.node_config)
+        _check(model, settings)
+        return _reply(message, model, loss, settings)
     except Exception as error:
         log.error("This home takes no part in the round: %s", error, exc_info=error)
         why = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}; the home's log says more")
@@ -64,16 +65,18 @@ def _received(message: Message, settings: Federation) -> tuple[Any, Any]:
     if settings.privacy == "secure":
         instructions = recorddict_to_fitins(message.content, keep_input=True)
         config: Any = instructions.config
-        weights = [torch.from_numpy(array) for array in parameters_to_ndarrays(instructions.parameters)]
     else:
         config = message.content["config"]
-        weights = list(message.content["arrays"].to_torch_state_dict().values())
     model = CroCoForPreTraining(CroCoConfig.from_dict(json.loads(config["model"])))
-    model.load_state_dict(dict(zip(model.state_dict(), weights, strict=True)))
+    if settings.privacy == "secure":
+        arrays = map(torch.from_numpy, parameters_to_ndarrays(instructions.parameters))
+        model.load_state_dict(dict(zip(model.state_dict(), arrays, strict=True)))
+    else:
+        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
     return model, config
 
 
-def _train(model: Any, config: Any, settings: Federation, own: Any) -> tuple[Path, float]:
+def _train(model: Any, config: Any, settings: Federation, own: Any) -> tuple[Any, float]:
     """Train on this home's life with the package, in a run folder for each round."""
     import singlelife
     from singlelife.optimization import learning_rate
@@ -96,7 +99,7 @@ def _train(model: Any, config: Any, settings: Federation, own: Any) -> tuple[Pat
             warmup_steps=steps // 10, min_lr_rate=1.0, save_steps=steps, save_total_limit=1, picture_steps=0,
         )  # fmt: skip
     shutil.rmtree(folder / f"checkpoint-{steps}")  # AdamW's moments: each round starts with new ones
-    return folder, float(trained.metrics["loss"].dropna().iloc[-1])
+    return trained.model, float(trained.metrics["loss"].dropna().iloc[-1])
 
 
 @contextmanager
@@ -119,18 +122,25 @@ def proximal(mu: float) -> Iterator[None]:
             hook.remove()
 
 
-def _reply(message: Message, folder: Path, loss: float, settings: Federation) -> Message:
-    """The trained weights, if they are sound, in the form that the kind of privacy takes."""
+def _check(model: Any, settings: Federation) -> None:
+    """Make sure that the trained weights can be averaged.
+
+    Raises:
+        RunError: one is not finite, or too large for secure aggregation.
+    """
     import torch
 
-    from singlelife.croco import CroCoForPreTraining
     from singlelife.errors import RunError
 
-    state, secure = CroCoForPreTraining.from_pretrained(folder).state_dict(), settings.privacy == "secure"
-    largest = float(torch.stack([tensor.abs().max() for tensor in state.values()]).max())  # NaN, if there is one
-    if not largest <= (SECURE_RANGE if secure else torch.finfo(torch.float32).max):
-        raise RunError(f"A weight in {folder} is {largest:g}, which cannot be averaged.")
-    if secure:
+    largest = float(torch.stack([tensor.abs().max() for tensor in model.state_dict().values()]).max())  # NaN, if any
+    if not largest <= (SECURE_RANGE if settings.privacy == "secure" else torch.finfo(torch.float32).max):
+        raise RunError(f"A weight is {largest:g} after the round, which cannot be averaged.")
+
+
+def _reply(message: Message, model: Any, loss: float, settings: Federation) -> Message:
+    """The trained weights, in the form that the kind of privacy takes."""
+    state = model.state_dict()
+    if settings.privacy == "secure":
         weights = ndarrays_to_parameters([tensor.numpy() for tensor in state.values()])
         answer = FitRes(Status(Code.OK, ""), weights, num_examples=settings.local_steps, metrics={})
         return Message(fitres_to_recorddict(answer, keep_input=False), reply_to=message)

@@ -7,7 +7,7 @@ round.json. The same command goes on after the last round.
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
@@ -20,14 +20,7 @@ from flwr.common import ndarrays_to_parameters
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server import strategy as older
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
-from flwr.serverapp import (
-    Grid,
-    NeighboringRelation,
-    PrivacyConfig,
-    RdpAccountant,
-    SamplingMethod,
-    ServerApp,
-)
+from flwr.serverapp import Grid, NeighboringRelation, PrivacyConfig, RdpAccountant, SamplingMethod, ServerApp
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAdam, FedAvg, FedProx
 from safetensors.torch import load_file, save_file
 
@@ -76,8 +69,11 @@ class Rounds:
             before = json.loads(about.read_text())
             changes = [f"{n} was {before.get(n)!r}, now {fixed[n]!r}" for n in fixed if before.get(n) != fixed[n]]
             if changes:
-                raise RunError(f"{self.folder} has a federation of other settings: {'; '.join(changes)}.")
-        self.done = max((int(path.name[6:]) for path in self.folder.glob("round-???")), default=-1)
+                raise RunError(
+                    f"{self.folder} has a federation of other settings: {'; '.join(changes)}. Go on with those, or "
+                    "start another folder."
+                )
+        self.done = max((int(path.name[6:]) for path in self.folder.glob("round-*[0-9]")), default=-1)
         if self.done < 0:
             torch.manual_seed(settings.seed)
             start, config = Path(settings.model), starting_config(ModelConfig(model=settings.model))
@@ -90,10 +86,6 @@ class Rounds:
     def last(self) -> Path:
         return self.folder / f"round-{self.done:03d}"
 
-    def facts(self) -> dict[str, Any]:
-        """What round.json of the last round says."""
-        return json.loads((self.last / "round.json").read_text())
-
     def save(self, number: int, state: dict[str, torch.Tensor], facts: dict[str, Any], own: dict[str, Any]) -> None:
         """Write a round, whole or not at all; `own` are tensors of the strategy."""
         self.model.load_state_dict(state)
@@ -101,7 +93,10 @@ class Rounds:
         with atomic_dir(self.folder / f"round-{number:03d}") as aside:
             self.model.save_pretrained(aside)
             CroCoImageProcessor(size={"height": side, "width": side}).save_pretrained(aside)
-            save_file({name: torch.from_numpy(np.array(value)) for name, value in own.items()}, aside / "strategy")
+            save_file(
+                {name: torch.from_numpy(np.array(value)) for name, value in own.items()},
+                aside / "strategy.safetensors",
+            )
             (aside / "round.json").write_text(json.dumps({"round": number, **facts}, indent=2) + "\n")
         self.done = number
 
@@ -141,7 +136,7 @@ class Watch:
         if not messages:
             return []
         replies = {m.metadata.src_node_id: m for m in self._grid.send_and_receive(messages, timeout=timeout)}
-        sound: dict[str, Message] = {}
+        sound: list[Message] = []
         for sent in messages:
             home = sent.metadata.dst_node_id
             self.facts["bytes_sent"] += _size(sent)
@@ -154,14 +149,14 @@ class Watch:
                 self.facts["failures"].append(f"home {home}: {fault}")
                 log.warning("Round %d goes on without home %d: %s.", self._rounds.done + 1, home, fault)
             else:
-                sound[f"{_order(reply)} {home}"] = reply
+                sound.append(reply)
         if len(sound) < self._settings.min_clients:
             raise self._stopped(f"{len(sound)} of {len(messages)} homes gave a sound reply")
         self.facts["homes"] = len(sound)
-        losses = [r.content["metrics"].get("loss") for r in sound.values() if "metrics" in r.content]
+        losses = [r.content["metrics"].get("loss") for r in sound if "metrics" in r.content]
         if losses and None not in losses:
             self.facts["loss"] = math.fsum(losses) / len(losses)
-        return [sound[key] for key in sorted(sound)]  # an average in the same order is the same to the last bit
+        return sound
 
     def _fault(self, reply: Message) -> str:
         """Why a reply cannot be averaged, or nothing. What is masked cannot be looked into."""
@@ -169,10 +164,8 @@ class Watch:
             return reply.error.reason
         if self._settings.privacy == "secure":
             return ""
-        arrays, metrics = (
-            reply.content.array_records.get("arrays", {}),
-            reply.content.metric_records.get("metrics", {}),
-        )
+        records = reply.content
+        arrays, metrics = records.array_records.get("arrays", {}), records.metric_records.get("metrics", {})
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
         if differing := sorted(shapes.items() ^ self._shapes.items()):
             return f"it has another configuration: its {differing[0][0]} is not of the global model"
@@ -193,18 +186,13 @@ def _size(message: Message) -> int:
     return sum(record.count_bytes() for record in message.content.values()) if message.has_content() else 0
 
 
-def _order(reply: Message) -> str:
-    return reply.content["arrays"].object_id if "arrays" in reply.content else ""
-
-
-def keep_round(watch: Watch, rounds: Rounds, arrays: Iterable[np.ndarray], strategy: Any) -> None:
+def keep_round(watch: Watch, rounds: Rounds, arrays: dict[str, np.ndarray], strategy: Any) -> None:
     """Save the model that a round ended with, and what the strategy goes on with.
 
     Raises:
         RunError: it is the model that the round began with.
     """
-    names = list(rounds.model.state_dict())
-    state = {n: torch.from_numpy(np.array(a, dtype=np.float32)) for n, a in zip(names, arrays, strict=True)}
+    state = {name: torch.from_numpy(np.array(array, dtype=np.float32)) for name, array in arrays.items()}
     if all(torch.equal(state[name], tensor) for name, tensor in rounds.model.state_dict().items()):
         raise RunError(f"Round {rounds.done + 1} changed no weight: Flower's log above says why it has no average.")
     own = {f"{m}.{n}": v for m in ("m_t", "v_t") for n, v in (getattr(strategy, m, None) or {}).items()}
@@ -239,14 +227,14 @@ def going_on(base: type) -> type:
 
 def run(watch: Watch, settings: Federation, rounds: Rounds) -> None:
     """The rounds, by Flower's strategies; central privacy is Flower's wrapper with its accountant."""
-    kinds: dict[str, tuple[type, Callable[[], dict[str, Any]]]] = {
-        "fedavg": (FedAvg, dict),
-        "fedprox": (FedProx, lambda: {"proximal_mu": settings.proximal_mu}),
-        "fedadam": (FedAdam, lambda: {"eta": settings.server_rate}),
+    kinds: dict[str, tuple[type, dict[str, Any]]] = {
+        "fedavg": (FedAvg, {}),
+        "fedprox": (FedProx, {"proximal_mu": settings.proximal_mu}),
+        "fedadam": (FedAdam, {"eta": settings.server_rate}),
     }
     kind, own = kinds[settings.strategy]
     least = settings.min_clients
-    common = {"fraction_evaluate": 0.0, "min_train_nodes": least, "min_available_nodes": least, **own()}
+    common = {"fraction_evaluate": 0.0, "min_train_nodes": least, "min_available_nodes": least, **own}
     if settings.privacy == "central":
         accountant = RdpAccountant(
             PrivacyConfig(
@@ -257,20 +245,20 @@ def run(watch: Watch, settings: Federation, rounds: Rounds) -> None:
             )
         )
         if rounds.done:
-            accountant.load_state_dict(rounds.facts()["accountant"])
+            accountant.load_state_dict(json.loads((rounds.last / "round.json").read_text())["accountant"])
         strategy = going_on(DifferentialPrivacyServerSideFixedClipping)(
             kind(**common), settings.noise_multiplier, settings.clipping_norm, settings.clients, accountant=accountant
         )
     else:
         strategy = going_on(kind)(**common)
     strategy.before = rounds.done
-    for name, value in load_file(rounds.last / "strategy").items():  # FedAdam's moments
+    for name, value in load_file(rounds.last / "strategy.safetensors").items():  # FedAdam's moments
         moment, _, weight = name.partition(".")
         setattr(strategy, moment, (getattr(strategy, moment) or {}) | {weight: value.numpy()})
 
     def keep(server_round: int, arrays: ArrayRecord) -> None:
         if server_round:
-            keep_round(watch, rounds, arrays.to_numpy_ndarrays(), strategy)
+            keep_round(watch, rounds, {name: array.numpy() for name, array in arrays.items()}, strategy)
 
     strategy.start(
         grid=watch,
@@ -292,7 +280,7 @@ def run_secure(watch: Watch, context: Context, settings: Federation, rounds: Rou
 
     def keep(server_round: int, arrays: list[np.ndarray], _config: dict[str, Any]) -> None:
         if server_round:
-            keep_round(watch, rounds, arrays, None)
+            keep_round(watch, rounds, dict(zip(rounds.model.state_dict(), arrays, strict=True)), None)
 
     strategy = older.FedAvg(
         fraction_evaluate=0.0,
