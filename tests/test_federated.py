@@ -34,7 +34,7 @@ def parts(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     monkeypatch.syspath_prepend(EXAMPLE)
     identity = importlib.import_module("flwr.supercore.task_identity").TaskIdentity
     for name, value in {"task_id": 1, "run_id": 1, "node_id": 0}.items():
-        monkeypatch.setattr(identity, f"_{name}", value)
+        monkeypatch.setattr(identity, f"_{name}", value, raising=False)
     names = ("home", "server", "settings")
     yield SimpleNamespace(**{name: importlib.import_module(f"federated_lives.{name}") for name in names})
     for name in [each for each in sys.modules if each.startswith("federated_lives")]:

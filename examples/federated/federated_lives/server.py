@@ -132,7 +132,7 @@ class Watch:
         Raises:
             RunError: they are too few.
         """
-        messages = list(messages)
+        messages = sorted(messages, key=lambda message: message.metadata.dst_node_id)
         if not messages:
             return []
         replies = {m.metadata.src_node_id: m for m in self._grid.send_and_receive(messages, timeout=timeout)}
