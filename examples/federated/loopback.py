@@ -6,8 +6,9 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +40,11 @@ def superlink(work: Path, homes: Sequence[dict[str, Any]]) -> Iterator[list[subp
             started.append(
                 subprocess.Popen(words, stdout=log, stderr=log, env=environment(work), start_new_session=True)
             )
+        while started[0].poll() is None:  # importing Flower takes seconds
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", ports[0])).close()
+                break
+            time.sleep(0.2)
         yield started
     finally:
         for process in reversed(started):
