@@ -19,6 +19,8 @@ from safetensors.torch import load_file
 
 from singlelife.errors import RunError
 
+pytest.importorskip("flwr", reason="Flower is not installed: pip install -e '.[federated]'")
+
 EXAMPLE = Path(__file__).parents[1] / "examples" / "federated"
 RECIPE = {
     "min_gap": 0.1, "max_gap": 0.4, "train_batch_size": 8, "learning_rate": 2e-3, "eval_pairs": 12,
