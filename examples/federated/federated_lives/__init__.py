@@ -1,0 +1,1 @@
+"""Federated single-life learning: a Flower app."""
