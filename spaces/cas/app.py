@@ -27,7 +27,7 @@ from score import Bench, built_in_models
 
 PAIRS = [
     ("64 simulated pairs", "simulated"),
-    ("8 real pairs (motorway)", "motorway"),
+    ("24 real pairs (an office)", "office"),
     ("My two pictures", "pictures"),
     ("My video", "video"),
 ]

@@ -25,7 +25,7 @@ from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
 from singlelife.alignment.score import agreement, centre, resample, select_top_k
 from singlelife.alignment.settings import CasConfig
 
-BUILT_IN_PAIRS = ("simulated", "motorway")
+BUILT_IN_PAIRS = ("simulated", "office")
 REFERENCE = "simulated"  # pairs for the centred score where the visitor's own are too few
 UNTRAINED = ("untrained:tiny@1", "untrained:tiny@2")  # architecture and seed
 K = 5

@@ -30,7 +30,7 @@ def lives(bench: score.Bench) -> score.Result:
     return bench.example(*LIVES)[1]
 
 
-@pytest.mark.parametrize(("pairs", "k"), [("simulated", 5), ("motorway", 3)])
+@pytest.mark.parametrize(("pairs", "k"), [("simulated", 5), ("office", 3)])
 def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: str, k: int):
     result = bench.example("sim_1", "sim_still", pairs, k)[1]
     found, theirs = show.to_dict(result), command_line(tmp_path, "sim_still", SPACE / "pairs" / pairs, "--k", str(k))
