@@ -48,13 +48,13 @@ def digest(frames: list[SimulatedFrame]) -> str:
 
 
 def test_frames_have_the_promised_form(walk):
-    for index, frame in enumerate(walk):
-        assert frame.image.shape == (SIZE, SIZE, 3) and frame.image.dtype == np.uint8
-        assert frame.depth.shape == (SIZE, SIZE) and frame.depth.dtype == np.float32
-        assert np.isfinite(frame.depth).all() and (frame.depth >= 0).all()
-        assert frame.frame_index == index
-        assert frame.timestamp == pytest.approx(index * 2 / 35)
-        np.testing.assert_allclose(frame.intrinsics, [64, 76.8, 48, 48])
+    images, depth = np.stack([frame.image for frame in walk]), np.stack([frame.depth for frame in walk])
+    assert (images.shape, images.dtype) == ((400, SIZE, SIZE, 3), np.uint8)
+    assert (depth.shape, depth.dtype) == ((400, SIZE, SIZE), np.float32)
+    assert np.isfinite(depth).all() and (depth >= 0).all()
+    assert [frame.frame_index for frame in walk] == list(range(400))
+    np.testing.assert_allclose([frame.timestamp for frame in walk], np.arange(400) * 2 / 35)
+    np.testing.assert_allclose([frame.intrinsics for frame in walk], [[64, 76.8, 48, 48]] * 400)
 
 
 def test_a_source_gives_the_same_life_in_every_process(buffer_walk):

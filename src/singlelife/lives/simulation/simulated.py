@@ -6,14 +6,17 @@ screen, at several hundred frames per second and core. A simulated life is never
 Frames show the view without head-up display, weapon and messages. There are no monsters and the walker cannot die.
 """
 
+import itertools
 import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import vizdoom as vzd
@@ -33,6 +36,7 @@ _MAX_STEP = 80.0  # map units in one frame; more than that is a teleport
 _WARM_UP_TICS = 20  # until the view has settled at its height
 # The game is dark, at a mean level of 0.16; a camera would open its aperture. Up to 2.5 times brighter.
 _EXPOSURE = np.round(255 * (1 - (1 - np.arange(256) / 255) ** 2.5)).astype(np.uint8)
+_BATCH = 16  # frames that are made of what the game shows at once
 _STAND = [0.0] * len(Walker.BUTTONS)
 _START_ENGINE = """\
 import ctypes, os, signal, sys
@@ -76,6 +80,28 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
     scale = frame_size / _HEIGHT
     camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
+    with ThreadPoolExecutor(1) as thread, closing(_walk(source, doom_map)) as views:
+        developing: Future[list[SimulatedFrame]] | None = None
+        while batch := list(itertools.islice(views, _BATCH)):
+            ready = developing.result() if developing else ()
+            developing = thread.submit(_develop, batch, source, doom_map, camera, frame_size)
+            yield from ready
+        yield from developing.result() if developing else ()
+
+
+class _View(NamedTuple):
+    """What the game shows of one frame: its number, the middle squares of screen and depth buffer, time and place."""
+
+    index: int
+    timestamp: float
+    position: np.ndarray
+    angle: float
+    screen: np.ndarray
+    buffer: np.ndarray
+    heights: tuple[np.ndarray, np.ndarray] | None  # of floors and ceilings, where exact depth needs them
+
+
+def _walk(source: SimulatedSource, doom_map: DoomMap) -> Iterator[_View]:
     walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
     timestamp, last_position = 0.0, None
     with _started(source) as game, closing(_Twin(source)) as twin:
@@ -92,29 +118,34 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
-            heights: Heights = partial(_heights, state) if source.depth == "exact" else twin.heights
-
-            depth = None
-            if source.depth != "none":
-                depth = depth_of_buffer(_resize_nearest(_middle_square(buffer), frame_size))
-            if source.depth == "exact":
-                assert depth is not None
-                exact = exact_depth(doom_map, *heights(), position, angle, camera, frame_size)
-                known = np.isfinite(exact)  # infinite is the sky
-                # The buffer may be off by its own error, and by half a pixel on a slanted surface.
-                known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
-                depth = np.where(known, exact, np.float32(0))
-            yield SimulatedFrame(
-                image=_EXPOSURE.take(_resize(_middle_square(state.screen_buffer), frame_size)),
-                timestamp=timestamp,
-                frame_index=index,
-                pose=_pose(position, angle),
-                intrinsics=camera,
-                depth=depth,
-            )
+            squares = _middle_square(state.screen_buffer), _middle_square(buffer)
+            exact = _heights(state) if source.depth == "exact" else None
+            yield _View(index, timestamp, position, angle, *squares, exact)
+            heights: Heights = twin.heights if exact is None else partial(_heights, state)
             action = _STAND if source.still else walker.step(position, angle, buffer, heights)
             game.make_action(action, source.tics_per_frame)
             twin.follow(action)
+
+
+def _develop(
+    views: list[_View], source: SimulatedSource, doom_map: DoomMap, camera: np.ndarray, size: int
+) -> list[SimulatedFrame]:
+    """Make frames of what the game shows: many at once, which takes a third of the time of one after another."""
+    images = _EXPOSURE.take(_resize(np.stack([view.screen for view in views]), size))
+    frames = []
+    for view, image in zip(views, images, strict=True):
+        depth = None
+        if source.depth != "none":
+            depth = depth_of_buffer(_resize_nearest(view.buffer, size))
+        if view.heights is not None and depth is not None:
+            exact = exact_depth(doom_map, *view.heights, view.position, view.angle, camera, size)
+            known = np.isfinite(exact)  # infinite is the sky
+            # The buffer may be off by its own error, and by half a pixel on a slanted surface.
+            known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
+            depth = np.where(known, exact, np.float32(0))
+        pose = _pose(view.position, view.angle)
+        frames.append(SimulatedFrame(image, view.timestamp, view.index, pose, camera, depth))
+    return frames
 
 
 class _Twin:
@@ -162,7 +193,7 @@ def _wad(source: SimulatedSource) -> Path:
 
 @contextmanager
 def _started(source: SimulatedSource, twin: bool = False) -> Iterator[vzd.DoomGame]:
-    """A game at the beginning of the map, with a depth buffer; or its twin, which has sectors instead."""
+    """A game at the beginning of the map: with a depth buffer, and sectors for exact depth; or a twin with sectors."""
     with tempfile.TemporaryDirectory() as scratch, closing(vzd.DoomGame()) as game:
         _set_up(game, source, Path(scratch), twin)
         try:
@@ -229,12 +260,12 @@ def _middle_square(image: np.ndarray) -> np.ndarray:
     return image[:, left : left + _HEIGHT]
 
 
-def _resize(image: np.ndarray, size: int) -> np.ndarray:
+def _resize(images: np.ndarray, size: int) -> np.ndarray:
     import torch  # here, so that to name the lives and to prepare a video takes no torch
 
-    pixels = torch.from_numpy(image).permute(2, 0, 1).unsqueeze(0)
+    pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
-    return resized.squeeze(0).permute(1, 2, 0).contiguous().numpy()
+    return resized.permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _resize_nearest(image: np.ndarray, size: int) -> np.ndarray:
