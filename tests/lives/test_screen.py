@@ -8,7 +8,7 @@ import pytest
 from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulation import SCREENS, ScreenSource
-from singlelife.lives.simulation.screen import draw_screen
+from singlelife.lives.simulation.simulated import draw_screen
 
 
 def frames(screen: str, count: int, seed: int = 1) -> np.ndarray:

@@ -24,8 +24,7 @@ from PIL import Image
 from singlelife.errors import LifeError
 from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
-from singlelife.lives.simulation.screen import draw_screen
-from singlelife.lives.simulation.simulated import render
+from singlelife.lives.simulation.simulated import draw_screen, render
 from singlelife.lives.video.reader import VideoReader, VideoSource, jpeg
 
 _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper

@@ -92,7 +92,7 @@ class Walker:
         door = not self._pause and self._ways.next_to_door(position[:2] + 32 * way)
         at_door = door and pace < 6
         near = buffer[::4, ::4] < _NEAR
-        facing_wall = np.count_nonzero(near) > near.size / 4
+        facing_wall = bool(np.count_nonzero(near) > near.size / 4)
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
         self._turn = 0.8 * self._turn + 0.2 * min(max(0.12 * error, -5.0), 5.0)
