@@ -12,8 +12,8 @@ from ..micro import words_of_a_run, write_clip
 
 PUSH = """
 from singlelife.cli import main
-from singlelife.lives import publishing
-publishing.SHARD_BYTES = shard_bytes
+from singlelife.lives import hub
+hub.SHARD_BYTES = shard_bytes
 result = main(["push", *words])
 """
 TRAIN = """

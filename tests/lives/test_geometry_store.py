@@ -8,7 +8,6 @@ from pathlib import Path
 import datasets
 import numpy as np
 import pytest
-from datasets import Array2D, List, Value
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -62,12 +61,9 @@ def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
     assert equal(made, life_geometry(again, progress=False)) and equal(made, stored_geometry(again))
     metadata = geometry_metadata(again)
     assert (metadata["source"], metadata["num_registered"], metadata["chosen"]) == ("depth", len(simulated), False)
-
-
-def test_another_setting_makes_it_again_and_stays(simulated):
-    usual = life_geometry(simulated, progress=False)
-    coarse = life_geometry(simulated, voxel_size=60.0, progress=False)
-    assert coarse.points.counts.mean() < usual.points.counts.mean() / 2
+    monkeypatch.undo()
+    coarse = life_geometry(simulated, voxel_size=60.0, progress=False)  # another setting makes it again, and stays
+    assert coarse.points.counts.mean() < made.points.counts.mean() / 2
     assert equal(coarse, life_geometry(simulated, progress=False))
     assert geometry_metadata(simulated)["voxel_size"] == 60.0
 
@@ -90,17 +86,6 @@ def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a
         patch.setattr(store, "_ROWS_IN_A_BATCH", rows_in_a_batch)
         store.store_geometry(life, geometry, {"format_version": 1, "fingerprint": "0" * 64})
     assert equal(geometry, stored_geometry(life))
-
-
-def test_datasets_opens_it_with_typed_columns(simulated):
-    life_geometry(simulated, progress=False)
-    columns = datasets.load_from_disk(str(simulated.path / FOLDER)).features
-    assert columns == {
-        "pose": Array2D((4, 4), "float64"),
-        "intrinsics": List(Value("float64"), length=4),
-        "component": Value("int64"),
-        "point_ids": List(Value("int64")),
-    }
 
 
 def test_a_folder_named_once_is_remembered(life, tmp_path):

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from singlelife.errors import LifeError
 from singlelife.lives import registry
@@ -92,14 +90,10 @@ def test_a_base_that_is_not_here_is_named(name, message):
         get_life(name)
 
 
-@given(st.integers(0, 200), st.integers(0, 2**64 - 1))
-def test_a_seeded_order_has_each_place_once(length, seed):
-    assert sorted(seeded_order(length, seed).tolist()) == list(range(length))
-
-
 def test_a_seeded_order_never_changes():
     """Samples and controls of other machines and versions are drawn with it."""
     assert seeded_order(10, 0).tolist() == [0, 2, 9, 1, 8, 5, 4, 3, 6, 7]
+    assert seeded_order(0, 2**64 - 1).tolist() == []
 
 
 # Joined.
@@ -121,12 +115,8 @@ def test_it_has_the_frames_of_its_parts_in_order_and_no_pair_is_of_two_of_them(t
     pairs = RandomPairing.of(PairingContext.of_life(prepared, PairSettings())).pairs(0, np.arange(300))
     assert (prepared.video_index[pairs[:, 0]] == prepared.video_index[pairs[:, 1]]).all()
     assert len(np.unique(prepared.video_index[pairs])) == 3
-
-
-def test_its_fingerprint_is_of_its_parts_and_their_length():
-    assert life_fingerprint(joined()) == life_fingerprint(joined())
     others = (joined(frames_of_each=41), joined("sim_1 sim_2 sim_3"), get_life("sim_many"))
-    assert len({life_fingerprint(life) for life in (joined(), *others)}) == 4
+    assert len({life_fingerprint(each) for each in (life, *others)}) == 4
 
 
 @pytest.mark.parametrize(

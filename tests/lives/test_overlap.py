@@ -45,16 +45,20 @@ def lives(draw):
 
 
 @settings(max_examples=150)
-@given(lives(), st.sampled_from([0.01, 0.2, 1 / 3, 0.5, 1.0]), st.floats(0, 1), st.integers(1, 128))
-@example((VisiblePoints.from_frames([]), np.zeros(0, dtype=np.int64)), 0.2, 1.0, 1)
-@example((VisiblePoints.from_frames([[], []]), np.zeros(2, dtype=np.int64)), 0.2, 1.0, 1)
-@example((VisiblePoints.from_frames([[7, 1]] * 3), np.zeros(3, dtype=np.int64)), 1.0, 1.0, 2)
-def test_all_pairs_in_range_are_found_and_no_others(life, least, share, block_frames):
+@given(
+    lives(), st.sampled_from([0.01, 0.2, 1 / 3, 0.5, 1.0]), st.floats(0, 1), st.integers(1, 128),
+    st.sampled_from([3, 37, 1 << 25]),
+)  # fmt: skip
+@example((VisiblePoints.from_frames([]), np.zeros(0, dtype=np.int64)), 0.2, 1.0, 1, 1 << 25)
+@example((VisiblePoints.from_frames([[], []]), np.zeros(2, dtype=np.int64)), 0.2, 1.0, 1, 1 << 25)
+@example((VisiblePoints.from_frames([[7, 1]] * 3), np.zeros(3, dtype=np.int64)), 1.0, 1.0, 2, 1 << 25)
+def test_all_pairs_in_range_are_found_and_no_others(life, least, share, block_frames, common_at_once):
     points, component = life
     most = least + share * (1 - least)
     asked = PairSettings(min_overlap=least, max_overlap=most, max_neighbours=100)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(overlap_module, "_BLOCK_FRAMES", block_frames)
+        patch.setattr(overlap_module, "_COMMON_AT_ONCE", common_at_once)
         table = find_overlaps(points, component, asked)
     assert as_dict(table) == brute_force(points, component, least, most)  # to the last bit of each overlap
     assert table.num_in_range == len(table)
@@ -108,14 +112,6 @@ def test_overlaps_of_given_pairs_are_those_of_the_search():
     assert np.isnan(overlaps_of(points, component, np.array([[0, 6], [12, 13], [14, 14], [0, 14]]))).all()
 
 
-def test_frames_that_share_too_much_for_one_block_are_compared_in_parts(monkeypatch):
-    rng = np.random.default_rng(0)
-    points = VisiblePoints.from_frames([rng.integers(0, 60, rng.integers(0, 50)) for _ in range(60)])
-    component = np.zeros(60, dtype=np.int64)
-    monkeypatch.setattr(overlap_module, "_COMMON_AT_ONCE", 37)
-    assert as_dict(find_overlaps(points, component, ALL)) == brute_force(points, component, 1e-6, 1)
-
-
 # Tables beside a life.
 
 SETTINGS = PairSettings(min_overlap=0.2, max_overlap=0.8, max_neighbours=20)
@@ -166,10 +162,13 @@ def test_other_poses_or_settings_are_another_table(life):
     first = stored_pair_table(life, geometry, SETTINGS, progress=False)
     second = stored_pair_table(life, some_geometry(len(life), seed=1), SETTINGS, progress=False)
     third = stored_pair_table(life, geometry, replace(SETTINGS, min_overlap=0.3), progress=False)
-    assert len(stored(life)) == len({first.key, second.key, third.key}) == 3
+    assert len(stored(life)) == len({first.key, second.key, third.key}) == 3 and set(first.target) == set(range(40))
     assert not same(first, second) and (third.overlap >= np.float32(0.3)).all()
-    of_no_consequence = replace(SETTINGS, min_gap=0.5, spatial_weight=0.1)
-    assert stored_pair_table(life, geometry, of_no_consequence).key == first.key
+    thinned = stored_pair_table(life, geometry, replace(SETTINGS, spatial_rate=2.0), progress=False)  # of 10 Hz
+    assert set(thinned.target) | set(thinned.source) == set(range(0, len(life), 5)) and thinned.key != first.key
+    for of_no_consequence in ({"min_gap": 0.5, "spatial_weight": 0.1}, {"spatial_rate": 500.0}):
+        again = stored_pair_table(life, geometry, replace(SETTINGS, **of_no_consequence), progress=False)
+        assert again.key == first.key and same(again, first)
 
 
 def test_neighbours_are_drawn_as_if_the_life_ended_where_it_is_cut(life):
@@ -181,18 +180,6 @@ def test_neighbours_are_drawn_as_if_the_life_ended_where_it_is_cut(life):
     assert (np.bincount(cut.target, minlength=half)[:half] == 3).all()
     uncut = stored_pair_table(life, some_geometry(len(life)), few, num_frames=len(life), progress=False)
     assert uncut.key == whole.key and same(uncut, whole)
-
-
-def test_a_rate_leaves_frames_out_by_time(life):
-    """The small life has ten frames a second."""
-    every = stored_pair_table(life, some_geometry(len(life)), SETTINGS, progress=False)
-    assert set(every.target) == set(range(len(life)))
-    some = stored_pair_table(life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=2.0), progress=False)
-    assert set(some.target) | set(some.source) == set(range(0, len(life), 5)) and some.key != every.key
-    same_frames = stored_pair_table(
-        life, some_geometry(len(life)), replace(SETTINGS, spatial_rate=500), progress=False
-    )
-    assert same(same_frames, every)
 
 
 def cut_short(path, table):

@@ -48,6 +48,8 @@ def simulated(cache) -> PreparedLife:
 def test_rows_are_ordered_by_video_and_time(two_sizes):
     assert len(two_sizes) == 30
     assert two_sizes.name == "two"
+    assert [image.shape for image in two_sizes.decode([0, 29])] == [(3, 48, 64), (3, 64, 48)]
+    assert two_sizes.poses([0]) is two_sizes.intrinsics([0]) is two_sizes.depth([0]) is None
     assert two_sizes.videos == ["wide.mp4", "tall.mp4"]
     assert two_sizes.video_index.tolist() == 20 * [0] + 10 * [1]
     assert two_sizes.frame_index.tolist() == [*range(0, 40, 2), *range(0, 20, 2)]
@@ -76,12 +78,6 @@ def test_pixels_are_those_of_pillow(height, width, quality, subsampling, mode):
     PILImage.fromarray(noise).convert(mode).save(encoded, "JPEG", quality=quality, subsampling=subsampling)
     expected = np.array(PILImage.open(encoded).convert("RGB"))
     np.testing.assert_array_equal(decode_jpeg(encoded.getvalue()).permute(1, 2, 0).numpy(), expected)
-
-
-def test_frames_have_the_size_of_their_video(two_sizes):
-    wide, tall = two_sizes.decode([0, 29])
-    assert (wide.shape, tall.shape) == ((3, 48, 64), (3, 64, 48))
-    assert two_sizes.poses([0]) is two_sizes.intrinsics([0]) is two_sizes.depth([0]) is None
 
 
 @pytest.mark.integration

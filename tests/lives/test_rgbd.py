@@ -10,7 +10,7 @@ from PIL import Image
 
 from singlelife.alignment.pair_sets.drawing import make_pair_set
 from singlelife.errors import LifeError
-from singlelife.lives.prepare import prepare_life
+from singlelife.lives.prepare import plan_preparation, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene.rgbd import nearest_to_ticks, posed_recording
 from singlelife.lives.scene.store import life_geometry
@@ -100,10 +100,10 @@ def poses_and_images(folder: Path) -> None:
     text(folder / "K.txt", CAMERA)
 
 
-def poses_and_video(folder: Path) -> None:
+def poses_and_video(folder: Path, rate: int = 30) -> None:
     folder.mkdir(exist_ok=True)
     with av.open(str(folder / "walk.mp4"), "w") as container:
-        stream = container.add_stream("libx264", rate=30, width=SIZE[0], height=SIZE[1], pix_fmt="yuv420p")
+        stream = container.add_stream("libx264", rate=rate, width=SIZE[0], height=SIZE[1], pix_fmt="yuv420p")
         for number in range(COUNT):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(picture(number), format="rgb24")))
         container.mux(stream.encode())
@@ -194,6 +194,13 @@ def test_what_cannot_belong_together_is_refused(layout, spoil, facts, tmp_path):
     spoil(tmp_path / inside)
     with pytest.raises(LifeError, match=facts):
         posed_recording(tmp_path / inside)
+
+
+def test_a_plan_counts_frames_by_the_rate_of_the_video(tmp_path):
+    poses_and_video(tmp_path / "walk", rate=10)
+    life = get_life("walk", [tmp_path / "walk"])
+    [plan] = plan_preparation(life, progress=False)
+    assert plan["num_frames"] == len(prepare_life(life, cache_dir=tmp_path, progress=False)) == COUNT
 
 
 def test_depth_of_8_bits_is_refused(tmp_path):

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from singlelife.errors import LifeError
+from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.registry import get_life
-from singlelife.lives.simulation import SimulatedSource
-from singlelife.lives.simulation.simulated import SimulatedFrame, render
+from singlelife.lives.simulation import SCREENS, ScreenSource, SimulatedSource
+from singlelife.lives.simulation.simulated import SimulatedFrame, draw_screen, render
 
 pytestmark = pytest.mark.integration
 
@@ -48,13 +49,13 @@ def digest(frames: list[SimulatedFrame]) -> str:
 
 
 def test_frames_have_the_promised_form(walk):
-    for index, frame in enumerate(walk):
-        assert frame.image.shape == (SIZE, SIZE, 3) and frame.image.dtype == np.uint8
-        assert frame.depth.shape == (SIZE, SIZE) and frame.depth.dtype == np.float32
-        assert np.isfinite(frame.depth).all() and (frame.depth >= 0).all()
-        assert frame.frame_index == index
-        assert frame.timestamp == pytest.approx(index * 2 / 35)
-        np.testing.assert_allclose(frame.intrinsics, [64, 76.8, 48, 48])
+    images, depth = np.stack([frame.image for frame in walk]), np.stack([frame.depth for frame in walk])
+    assert (images.shape, images.dtype) == ((400, SIZE, SIZE, 3), np.uint8)
+    assert (depth.shape, depth.dtype) == ((400, SIZE, SIZE), np.float32)
+    assert np.isfinite(depth).all() and (depth >= 0).all()
+    assert [frame.frame_index for frame in walk] == list(range(400))
+    np.testing.assert_allclose([frame.timestamp for frame in walk], np.arange(400) * 2 / 35)
+    np.testing.assert_allclose([frame.intrinsics for frame in walk], [[64, 76.8, 48, 48]] * 400)
 
 
 def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
@@ -185,3 +186,41 @@ def test_a_jump_to_another_place_is_a_cut_in_time():
 def test_what_cannot_be_rendered_is_said(source, size, message):
     with pytest.raises(LifeError, match=message):
         next(render(source, size))
+
+
+# Screens.
+
+
+def drawn(screen: str, count: int, seed: int = 1) -> np.ndarray:
+    return np.stack(list(draw_screen(ScreenSource(screen, seed, count), 64)))
+
+
+@pytest.mark.parametrize("screen", SCREENS)
+def test_the_same_screen_gives_the_same_frames(screen):
+    first = drawn(screen, 40)
+    assert first.shape == (40, 64, 64, 3) and first.dtype == np.uint8
+    assert np.array_equal(first, drawn(screen, 40)) and np.array_equal(first[:25], drawn(screen, 25))
+    assert not np.array_equal(first, drawn(screen, 40, seed=2))
+    assert first.std() > 20  # something is on it
+
+
+def test_slides_stand_still_and_then_change_at_once():
+    shown = drawn("slides", 1000)
+    changes = np.flatnonzero((shown[1:] != shown[:-1]).any((1, 2, 3)))
+    assert 3 <= len(changes) <= 15  # 57 s, 4 to 15 s each
+    assert (np.diff(changes) >= 70).all()
+
+
+def test_a_desktop_moves_in_parts():
+    shown = drawn("desktop", 400).astype(int)
+    changed = (np.abs(np.diff(shown, axis=0)).max(-1) > 8).mean((1, 2))
+    assert (changed > 0).mean() > 0.2 and np.median(changed[changed > 0]) < 0.5
+
+
+def test_a_screen_is_prepared_as_any_life(tmp_path):
+    life = get_life("sim_desktop")
+    short = replace(life, simulation=replace(life.simulation, num_frames=30))
+    prepared = prepare_life(short, cache_dir=tmp_path, progress=False)
+    assert len(prepared) == 30 and prepared.poses([0]) is None and prepared.depth([0]) is None
+    assert prepared.timestamps[-1] == pytest.approx(29 / 17.5)
+    assert life_fingerprint(short) != life_fingerprint(life)

@@ -132,7 +132,7 @@ class COMMAND:
             repo = self.repo or f"pairs-{path.resolve().name}".replace("_", "-")
             use = "Compare models on it anywhere: singlelife cas A B --pairs {}"
             return [pair_set_publication(path, repo, license=self.license)], use
-        from singlelife.lives.publishing import life_publication
+        from singlelife.lives.hub import life_publication
         from singlelife.lives.resolve import resolve_life
 
         life = resolve_life(self.what, cache_dir=self.cache_dir)

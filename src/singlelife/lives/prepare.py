@@ -36,8 +36,7 @@ from singlelife.lives.registry import Life, life_folder
 from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.shards import Shard, Source, start_worker, write_in_worker
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource
-from singlelife.lives.simulation.screen import SCREEN_VERSION
-from singlelife.lives.simulation.simulated import RENDERER_VERSION
+from singlelife.lives.simulation.simulated import RENDERER_VERSION, SCREEN_VERSION
 from singlelife.lives.video.reader import DECODER_VERSION, VideoFile, VideoSource, video_fingerprint
 from singlelife.lives.video.recordings import order_of
 

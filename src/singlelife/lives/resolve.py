@@ -104,7 +104,7 @@ def resolve_life(
         return prepare_life(life, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress)
     if reference.kind == "folder":
         return PreparedLife.load(reference.where)
-    from singlelife.lives.download import download_life
+    from singlelife.lives.hub import download_life
 
     revision = reference.revision
     return download_life(reference.where, reference.name, revision=revision, cache_dir=cache_dir, progress=progress)

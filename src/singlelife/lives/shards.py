@@ -24,8 +24,7 @@ from PIL import Image
 from singlelife.errors import LifeError
 from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSource
-from singlelife.lives.simulation.screen import draw_screen
-from singlelife.lives.simulation.simulated import render
+from singlelife.lives.simulation.simulated import draw_screen, render
 from singlelife.lives.video.reader import VideoReader, VideoSource, jpeg
 
 _BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper
@@ -105,13 +104,15 @@ class Shard:
         if isinstance(self.source, SimulatedSource | ScreenSource):
             num_frames, seconds = self.source.num_frames, self.source.num_frames / self.frame_rate
             size = self.frame_size**2 * _BYTES_PER_PIXEL["simulated"]
-        elif isinstance(self.source, PosedRecording):
+        elif isinstance(self.source, PosedRecording) and self.source.video is None:
             seconds = float(self.source.times[-1])
             num_frames = min(len(self.source), round(seconds * self.frame_rate) + 1)
             size = 2 * self.frame_size**2 * _BYTES_PER_PIXEL["video"]  # wider than high, and its depth
         else:
+            video = self.source.video if isinstance(self.source, PosedRecording) else self.source
+            assert video is not None  # else it has images
             try:
-                with VideoReader(self.source, self.frame_rate, self.frame_size) as reader:
+                with VideoReader(video, self.frame_rate, self.frame_size) as reader:
                     num_frames, seconds = reader.num_frames_estimate, reader.announced_seconds
                     width, height = reader.stored_size
                     reader.glance()

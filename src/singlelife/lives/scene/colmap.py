@@ -12,6 +12,7 @@ import json
 import mmap
 import shutil
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote
@@ -24,14 +25,11 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene import rigid_transforms
 from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate
 
-_MODELS = (
-    "SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "OPENCV_FISHEYE", "FULL_OPENCV", "FOV",
-    "SIMPLE_RADIAL_FISHEYE", "RADIAL_FISHEYE", "THIN_PRISM_FISHEYE", "RAD_TAN_THIN_PRISM_FISHEYE", "SIMPLE_DIVISION",
-    "DIVISION", "SIMPLE_FISHEYE", "FISHEYE", "EUCM", "EQUIRECTANGULAR",
-)  # fmt: skip  # in the order of their numbers in the format
-# Those that are a pinhole camera but for distortion. One focal length if `SIMPLE` or `RADIAL`, else two come first.
-_NUM_PARAMETERS = {
-    "SIMPLE_PINHOLE": 3, "PINHOLE": 4, "SIMPLE_RADIAL": 4, "RADIAL": 5, "OPENCV": 8, "FULL_OPENCV": 12,
+# Those that are a pinhole camera but for distortion, by their numbers in the format, with their number of parameters.
+# One focal length if `SIMPLE` or `RADIAL`, else two come first.
+_MODELS = {
+    0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4), 2: ("SIMPLE_RADIAL", 4), 3: ("RADIAL", 5), 4: ("OPENCV", 8),
+    6: ("FULL_OPENCV", 12),
 }  # fmt: skip
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
@@ -110,66 +108,55 @@ def _read_model(folder: Path) -> list[_Image]:
             raise LifeError(f"The COLMAP model in {folder} is not whole: {path.name} is missing.")
     path = folder / "cameras.bin"
     try:
-        content = _Bytes(path)
-        cameras = dict(_read_camera(content) for _ in range(content.values("Q")[0]))
-        content = _Bytes(path := folder / "images.bin")
-        return [_read_image(content, cameras) for _ in range(content.values("Q")[0])]
+        cameras = dict(_cameras(_mapped(path)))
+        return list(_images(_mapped(path := folder / "images.bin"), cameras))
     except (ValueError, struct.error) as error:
         raise LifeError(f"{path} is damaged or cut off ({error}). Copy or reconstruct it again.") from error
 
 
-class _Bytes:
-    """A file that is read from front to back; ValueError or struct.error where it ends too soon."""
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-    def __init__(self, path: Path):
-        with path.open("rb") as file:
-            self._content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._place = 0
 
-    def values(self, layout: str) -> tuple:
-        found = struct.unpack_from(f"<{layout}", self._content, self._place)
-        self._place += struct.calcsize(f"<{layout}")
-        return found
+def _cameras(content: mmap.mmap) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray]]]:
+    """Each camera's number, and the size of its images and its intrinsics."""
+    place = 8
+    for _ in range(*struct.unpack_from("<Q", content)):
+        number, model, width, height = struct.unpack_from("<IiQQ", content, place)
+        if model not in _MODELS:
+            usable = ", ".join(f"{name} ({known})" for known, (name, _) in _MODELS.items())
+            raise LifeError(
+                f"A camera is of COLMAP's model {model}. Models that can be used are {usable}: undistort the images "
+                "first (colmap image_undistorter), or reconstruct with one of these."
+            )
+        if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
+            raise ValueError(f"a camera of {width}x{height} px makes no sense")
+        name, count = _MODELS[model]
+        parameters = struct.unpack_from(f"<{count}d", content, place + 24)
+        if "SIMPLE" in name or "RADIAL" in name:
+            parameters = (parameters[0], *parameters)
+        yield number, (np.array([width, height]), np.array(parameters[:4]))
+        place += 24 + 8 * count
 
-    def bytes(self, count: int) -> bytes:
-        found = self._content[self._place : self._place + count]
-        if len(found) < count:
-            raise ValueError(f"it ends after {len(self._content)} bytes, within something that it announces")
-        self._place += count
-        return found
 
-    def name(self) -> str:
-        end = self._content.find(b"\0", self._place)
+def _images(content: mmap.mmap, cameras: dict[int, tuple[np.ndarray, np.ndarray]]) -> Iterator[_Image]:
+    place = 8
+    for _ in range(*struct.unpack_from("<Q", content)):
+        _, *pose, camera = struct.unpack_from("<I7dI", content, place)
+        end = content.find(b"\0", place + 64)
         if end < 0:
             raise ValueError("a name in it does not end")
-        return self.bytes(end + 1 - self._place)[:-1].decode("utf-8", errors="replace")
-
-
-def _read_camera(content: _Bytes) -> tuple[int, tuple[np.ndarray, np.ndarray]]:
-    """A camera's number, and the size of its images and its intrinsics."""
-    number, model, width, height = content.values("IiQQ")
-    name = _MODELS[model] if 0 <= model < len(_MODELS) else f"number {model}, which is not known here"
-    if name not in _NUM_PARAMETERS:
-        raise LifeError(
-            f"A camera is of the model {name}. Models that can be used are {', '.join(_NUM_PARAMETERS)}: undistort "
-            "the images first (colmap image_undistorter), or reconstruct with one of these."
-        )
-    if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
-        raise ValueError(f"a camera of {width}x{height} px makes no sense")
-    parameters = content.values(f"{_NUM_PARAMETERS[name]}d")
-    if "SIMPLE" in name or "RADIAL" in name:
-        parameters = (parameters[0], *parameters)
-    return number, (np.array([width, height]), np.array(parameters[:4]))
-
-
-def _read_image(content: _Bytes, cameras: dict[int, tuple[np.ndarray, np.ndarray]]) -> _Image:
-    _, *pose, camera = content.values("I7dI")
-    name = content.name()
-    points = np.frombuffer(content.bytes(content.values("Q")[0] * _OBSERVATION.itemsize), _OBSERVATION)["point"]
-    camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
-    if camera not in cameras or not np.isfinite(camera_from_world).all():
-        raise ValueError(f"the pose of {name!r} makes no sense, or its camera {camera} is missing")
-    return _Image(name, *cameras[camera], np.linalg.inv(camera_from_world), points[points >= 0].astype(np.int64))
+        name = content[place + 64 : end].decode("utf-8", errors="replace")
+        (count,) = struct.unpack_from("<Q", content, end + 1)
+        place = end + 9 + count * _OBSERVATION.itemsize
+        if place > len(content):
+            raise ValueError(f"it ends after {len(content)} bytes, within something that it announces")
+        points = np.frombuffer(content, _OBSERVATION, count, end + 9)["point"]
+        camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
+        if camera not in cameras or not np.isfinite(camera_from_world).all():
+            raise ValueError(f"the pose of {name!r} makes no sense, or its camera {camera} is missing")
+        yield _Image(name, *cameras[camera], np.linalg.inv(camera_from_world), points[points >= 0].astype(np.int64))
 
 
 def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:

@@ -91,7 +91,8 @@ class Walker:
         pace = float(np.hypot(*velocity))
         door = not self._pause and self._ways.next_to_door(position[:2] + 32 * way)
         at_door = door and pace < 6
-        facing_wall = float((buffer[::4, ::4] < _NEAR).mean()) > 0.25
+        near = buffer[::4, ::4] < _NEAR
+        facing_wall = bool(np.count_nonzero(near) > near.size / 4)
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
         self._turn = 0.8 * self._turn + 0.2 * min(max(0.12 * error, -5.0), 5.0)
@@ -277,8 +278,8 @@ class Walkways:
         self._heights = None
 
     def _sectors_touched(self, position: np.ndarray) -> np.ndarray:
-        x, y = np.clip(np.rint((position[:2] - self._origin) / _GRID), 0, np.array(self._shape) - 1).astype(int)
-        node = int(x * self._shape[1] + y)
+        x, y = (round(place) for place in ((position[:2] - self._origin) / _GRID).tolist())  # faster than an array
+        node = min(max(x, 0), self._shape[0] - 1) * self._shape[1] + min(max(y, 0), self._shape[1] - 1)
         return self._sector[np.searchsorted(self._node, node) : np.searchsorted(self._node, node, "right")]
 
     def _start_near(self, position: np.ndarray) -> int:

@@ -1,27 +1,36 @@
-"""A prepared life that comes from the Hub: downloaded once per commit, then used as if it had been prepared here.
+"""Prepared lives on the Hub: pushed as data sets that `datasets.load_dataset` opens, and downloaded once per commit.
+
+A repository has the frames as Parquet files in `data/`; in `geometry/` poses and visible points, where they are kept
+beside the life; `metadata.json` as the prepared life has it; and a dataset card. All of it appears in one commit.
 
 In the cache, `lives/hub/ORG--NAME/` holds a folder for each downloaded commit, and in `refs/` the commit that each
 branch or tag stood for when it was last looked up, so that the same life is found again without a network. A download
 goes on in a folder beside it that ends in `.partial`.
 """
 
+import contextlib
 import json
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory, gettempdir
 from typing import Any
 from urllib.parse import quote
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Dataset, Features
+from datasets import Dataset, Features, load_from_disk
 from datasets.exceptions import DatasetGenerationError
 
+from singlelife._version import __version__
 from singlelife.errors import HubError, LifeError
 from singlelife.files import atomic_write, check_room, locked
+from singlelife.hub.cards import dataset_header, fill_card, stated
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import Remote, fetch, is_commit, look_up, say_kept
+from singlelife.hub.push import Content, Publication
 from singlelife.lives.prepare import write_dataset_description
 from singlelife.lives.prepared import (
     COLUMNS,
@@ -36,6 +45,9 @@ from singlelife.lives.prepared import (
 from singlelife.lives.registry import default_cache_dir
 from singlelife.text import in_bytes
 
+SHARD_BYTES = 500_000_000  # of a Parquet file: the memory and scratch space that a push needs
+
+_ROWS_PER_GROUP = 200  # some megabytes: what reading a few frames over the network has to fetch
 _PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
@@ -45,6 +57,92 @@ _TYPES: dict[str, Any] = {
     "num_frames": int, "videos": list, "left_out": list, "simulation": (dict, type(None)),
     "depth_scale": (int, float, type(None)),
 }  # fmt: skip
+
+
+def life_publication(life: PreparedLife, repo_id: str, *, license: str | None = None) -> Publication:
+    """A prepared life to `publish`; a life shows people who were not asked, so think before it is public.
+
+    The frames' bytes stay as they are. A life that is there already changes nothing; one that was prepared anew
+    replaces the old one.
+
+    Args:
+        life: the prepared life.
+        repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
+        license: of the frames; as it is in the life's metadata by default.
+    """
+    license = stated(life.metadata["license"] if license is None else license)
+    kept = life.path / GEOMETRY / GEOMETRY_METADATA
+    geometry = kept.read_text(encoding="utf-8") if kept.is_file() else None
+    rows = {"data": life.dataset} | ({GEOMETRY: load_from_disk(str(kept.parent))} if geometry is not None else {})
+    # Not where it came from here, nor the Arrow files of this copy.
+    public = {name: value for name, value in life.metadata.items() if name != "hub"} | {"license": license}
+    public["videos"] = [{key: video[key] for key in video if key != "file"} for video in public["videos"]]
+    metadata = json.dumps(public, indent=2).encode()
+
+    def files() -> Iterator[tuple[str, Content]]:
+        for folder, dataset in rows.items():
+            yield from _parquet_files(dataset, f"{folder}/train")
+        if geometry is not None:
+            yield f"{GEOMETRY}/{GEOMETRY_METADATA}", geometry.encode()
+        yield METADATA, metadata
+
+    def other(text: str) -> str | None:
+        with contextlib.suppress(ValueError, AttributeError):
+            theirs = json.loads(text)
+            same = (theirs.get(key) == life.metadata[key] for key in ("name", "fingerprint"))
+            return None if any(same) else f"the life {theirs.get('name')}"
+        return "something else"
+
+    return Publication(
+        repo_id=repo_id,
+        kind="dataset",
+        what=f"the life {life.name}",
+        message=f"The life {life.name}, {len(life):,} frames",
+        files=files,
+        card=lambda repo_id: _card(life, repo_id, license, json.loads(geometry) if geometry else {}),
+        sizes={f"{folder}/train-*.parquet": dataset.data.nbytes for folder, dataset in rows.items()}
+        | {METADATA: len(metadata)},
+        marker=METADATA,
+        other=other,
+        replaces=("data/*", f"{GEOMETRY}/*"),
+    )
+
+
+def _parquet_files(rows: Dataset, name: str) -> Iterator[tuple[str, Path]]:
+    """The rows as Parquet files of at most SHARD_BYTES; each is deleted when the next is asked for.
+
+    Raises:
+        LifeError: the disk lacks the room for one.
+    """
+    count = max(1, min(len(rows), -(-rows.data.nbytes // SHARD_BYTES)))
+    otherwise = "choose another place with TMPDIR"
+    check_room(min(SHARD_BYTES, rows.data.nbytes), Path(gettempdir()), "A file of the life", otherwise)
+    with TemporaryDirectory(prefix="singlelife-") as scratch:
+        for index in range(count):
+            file = Path(scratch) / f"{index:05d}.parquet"
+            rows.shard(count, index, contiguous=True).to_parquet(file, batch_size=_ROWS_PER_GROUP)
+            yield f"{name}-{index:05d}-of-{count:05d}.parquet", file
+            file.unlink()
+
+
+def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, Any]) -> str:
+    """The text of README.md; `geometry` is what `geometry.json` says, or empty."""
+    about, simulated, columns = life.metadata, life.metadata["simulation"] is not None, life.dataset.column_names
+    poses = "pose" in columns or bool(geometry)
+    header = dataset_header(
+        life.name,
+        len(life),
+        license,
+        tasks=["image-feature-extraction", *(["depth-estimation"] if "depth" in columns else [])],
+        tags=["egocentric", *(["simulated"] if simulated else []), *(["poses"] if poses else [])],
+        files={"default": ("train", "data/train-*")}
+        | ({GEOMETRY: ("train", f"{GEOMETRY}/train-*")} if geometry else {}),
+    )
+    fields = {
+        "life": about, "num_frames": len(life), "simulated": simulated, "version": __version__, "columns": columns,
+        "poses": poses, "geometry": geometry, "repo_id": repo_id, "license": license,
+    }  # fmt: skip
+    return fill_card("life", header, fields)
 
 
 def download_life(
@@ -167,9 +265,7 @@ def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_
             raise cause from None
         raise HubError(f"{where} cannot be read: {cause}.") from error
     assert isinstance(rows, Dataset)
-    for (
-        name
-    ) in names:  # an image must be there as bytes: a path would be one of somebody else's machine, or of this one
+    for name in names:  # an image must be there as bytes: a path would be one of somebody else's machine
         values = rows.data.column(name)
         missing = pc.struct_field(values, "bytes") if name in ("image", "depth") else values
         if missing.null_count:
