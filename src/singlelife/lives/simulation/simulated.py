@@ -10,7 +10,7 @@ import itertools
 import shlex
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -94,7 +94,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
 class _View(NamedTuple):
     """What the game shows of one frame: its number, the middle squares of screen and depth buffer, time and place."""
 
-    index: int
+    number: int
     timestamp: float
     position: np.ndarray
     angle: float
@@ -103,7 +103,7 @@ class _View(NamedTuple):
     heights: tuple[np.ndarray, np.ndarray] | None  # of floors and ceilings, where exact depth needs them
 
 
-def _walk(source: SimulatedSource, doom_map: DoomMap) -> Iterator[_View]:
+def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
     walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
     timestamp, last_position = 0.0, None
     with _started(source) as game, closing(_Twin(source)) as twin:
@@ -146,7 +146,7 @@ def _develop(
             known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
             depth = np.where(known, exact, np.float32(0))
         pose = _pose(view.position, view.angle)
-        frames.append(SimulatedFrame(image, view.timestamp, view.index, pose, camera, depth))
+        frames.append(SimulatedFrame(image, view.timestamp, view.number, pose, camera, depth))
     return frames
 
 
