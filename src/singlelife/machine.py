@@ -73,6 +73,9 @@ def peak_resident() -> int | None:
     """The most memory that this process has held so far, in bytes; None where the system does not tell."""
     if sys.platform == "win32":
         return None
+    if sys.platform == "linux":  # whose getrusage begins a new process at the peak of the one that started it
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # which Windows lacks
 
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -36,15 +36,17 @@ def test_motion_is_a_share_of_the_side_a_second(tmp_path, pixels, rate):
     motion = measure_motion(life_of(tmp_path, f"wall-{pixels}-{rate}", pixels, rate))
     assert motion.speed == pytest.approx(pixels * rate / 128, rel=0.15)
     assert motion.interval == pytest.approx(1 / rate)
-    shortest, longest = motion.gaps
-    assert longest == pytest.approx(AIM[1] / motion.speed, abs=0.001)
-    assert shortest == pytest.approx(max(AIM[0] / motion.speed, 0.9 / rate), abs=0.001)
-    assert f"{shortest:g} to {longest:g} s" in str(motion)
+    for seconds in (3.9, 3600):
+        shortest, longest = replace(motion, seconds=seconds).gaps
+        assert longest == pytest.approx(min(AIM[1] / motion.speed, max(seconds / 10, 1.5 / rate)), abs=0.001)
+        assert shortest == pytest.approx(min(longest, max(AIM[0] / motion.speed, 0.9 / rate)), abs=0.001)
+    assert f"{shortest:g} to {longest:g} s" in str(replace(motion, seconds=3600))
 
 
 def test_a_camera_that_stands_still_has_gaps_too(tmp_path):
     motion = measure_motion(life_of(tmp_path, "still", 0, 10))
-    assert motion.speed == 0 and motion.gaps == GAPS_WITHOUT_MOTION
+    assert motion.speed == 0 and replace(motion, seconds=3600).gaps == GAPS_WITHOUT_MOTION
+    assert motion.gaps[1] == pytest.approx(0.39, abs=0.02), "a tenth of a recording of four seconds"
     assert "stands still" in str(motion)
 
 

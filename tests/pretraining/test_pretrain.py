@@ -270,7 +270,7 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
         ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
         ({"model": "tyni"}, RunError, "no models config named 'tyni'.*tiny"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
-        ({"resume_from": "nowhere/checkpoint-3"}, RunError, "no folder nowhere/checkpoint-3"),
+        ({"resume_from": "nowhere/checkpoint-3"}, RunError, "nowhere/checkpoint-3"),
         ({"report_to": "tensorbored"}, RunError, "tensorbored.*Installed are"),
         ({"mixed_precision": "fp16"}, RunError, "fp16 needs a GPU"),
         ({"model_type": "vit_mae", "gradient_checkpointing": "decoder"}, RunError, "decoder"),
@@ -313,7 +313,7 @@ def test_vit_mae_trains_resumes_exactly_and_is_scored_against_croco(
         positions = tensor[name][0]
         assert not positions[0].any() and len(positions[1:].unique(dim=0)) == expected_rank
     result = singlelife.cas(str(folder), str(finished_run), pairs=str(sim_test.path), num_pairs=16, progress=False)
-    assert result.methods == ("feature-correlation", "cross-attention")
+    assert result.methods == ("feature correlation", "cross-attention")
     assert np.isfinite(result.raw.cas) and np.isfinite(result.centred.cas)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch.nn.functional import interpolate
 
 from singlelife.lives.pairs import PairSettings
-from singlelife.lives.pairs.segments import segment_starts
+from singlelife.lives.pairs.segments import recording_time, segment_starts
 from singlelife.lives.prepared import PreparedLife
 
 Settings = TypeVar("Settings", bound=PairSettings)
@@ -22,7 +22,7 @@ Settings = TypeVar("Settings", bound=PairSettings)
 MEASURED = "the motion of the life"  # where gaps that nobody gave come from
 AIM = (0.05, 0.3)  # image motion between the frames of a pair, as a share of the frame's shorter side
 GAPS_WITHOUT_MOTION = (0.1, 1.0)  # seconds, for a camera that stands still
-LONGEST_GAP = 4.0  # seconds
+LONGEST_GAP = 4.0  # seconds, and at most a tenth of the recording
 
 _SIDE = 64  # px, of the frames as they are measured
 _WINDOW, _STRIDE = 32, 16  # px
@@ -39,24 +39,25 @@ class Motion:
     Attributes:
         speed: median motion, in shares of the frame's shorter side a second.
         interval: median time between neighbouring frames, in seconds.
-        num_samples: pairs of neighbouring frames that were measured.
+        seconds: length of the recording.
     """
 
     speed: float
     interval: float
-    num_samples: int
+    seconds: float
 
     @property
     def gaps(self) -> tuple[float, float]:
         """Shortest and longest time between the frames of a pair, in seconds, that the range `AIM` comes to.
 
-        It has at least the time to the next frame. A camera that stands still gets `GAPS_WITHOUT_MOTION`.
+        They have at least the time to the next frame. A camera that stands still gets `GAPS_WITHOUT_MOTION`.
         """
-        if self.speed < _LEAST_SPEED:
-            return GAPS_WITHOUT_MOTION
-        shortest = max(AIM[0] / self.speed, 0.9 * self.interval)
-        longest = max(AIM[1] / self.speed, 1.5 * self.interval, shortest)
-        return round(min(shortest, LONGEST_GAP), 3), round(min(longest, LONGEST_GAP), 3)
+        gaps = GAPS_WITHOUT_MOTION
+        if self.speed >= _LEAST_SPEED:
+            gaps = AIM[0] / self.speed, AIM[1] / self.speed
+        most = max(min(LONGEST_GAP, self.seconds / 10), 1.5 * self.interval)
+        longest = min(max(gaps[1], 1.5 * self.interval), most)
+        return round(min(max(gaps[0], 0.9 * self.interval), longest), 3), round(longest, 3)
 
     def __str__(self) -> str:
         low, high = self.gaps
@@ -77,13 +78,14 @@ def measure_motion(life: PreparedLife) -> Motion:
     starts[segment_starts(life.timestamps, life.video_index)] = True
     later = np.flatnonzero(~starts)
     if not len(later):
-        return Motion(0.0, 0.0, 0)
+        return Motion(0.0, 0.0, 0.0)
     sampled = later[np.unique(np.linspace(0, len(later) - 1, _SAMPLES).astype(np.int64))]
     intervals = life.timestamps[sampled] - life.timestamps[sampled - 1]
     images = life.iter_decode(np.stack([sampled - 1, sampled], axis=1).reshape(-1))
     moved = np.array([_motion(_grey(next(images)), _grey(next(images))) for _ in sampled])
     speeds = moved / np.maximum(intervals, 1e-3)
-    return Motion(float(np.median(speeds)), float(np.median(intervals)), len(sampled))
+    seconds = recording_time(life.timestamps, life.video_index)[-1]
+    return Motion(float(np.median(speeds)), float(np.median(intervals)), float(seconds))
 
 
 def with_gaps(settings: Settings, life: PreparedLife) -> Settings:
