@@ -14,6 +14,8 @@ from singlelife.lives.registry import VIDEO_LIST, Life, get_life, life_names, re
 from singlelife.lives.simulation import ScreenSource, SimulatedSource
 from singlelife.lives.video.recordings import find_videos
 
+from .conftest import write_clip
+
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 LIVES = [registered_life(name) for name in life_names()]
 
@@ -133,6 +135,15 @@ def test_a_list_names_videos_in_its_own_order_from_its_own_folder(tmp_path, monk
         (folder / VIDEO_LIST).write_bytes(content)
         with pytest.raises(LifeError, match=f"videos.txt .*{message}"):
             get_life("ald_1")
+
+
+def test_a_real_life_comes_with_the_package(tmp_path, monkeypatch):
+    """Its own recordings, where there are any, win over the clip."""
+    monkeypatch.chdir(tmp_path)
+    (clip,) = get_life("real_track").videos
+    assert Path(clip).stat().st_size < 3e6 and "MIT License" in Path(clip).with_name("NOTICE.md").read_text()
+    write_clip(tmp_path / "lives" / "real_track" / "own.mp4")
+    assert get_life("real_track").videos == (str(Path("lives/real_track/own.mp4")),)
 
 
 @pytest.mark.parametrize(
