@@ -73,7 +73,7 @@ def test_the_page_draws_the_sets_that_are_scored(lives: score.Result):
 
 def test_the_matrix_has_the_scores_of_all_models(bench, lives):
     cells = show.matrix(bench)
-    assert cells["models"] == [*LIVES, "sim_still", *score.UNTRAINED]
+    assert cells["models"] == [*LIVES, "sim_still", "track", *score.UNTRAINED]
     assert cells["scores"][0][1] == cells["scores"][1][0] == lives.comparison.centred.cas
     assert all(cells["scores"][i][i] is None for i in range(5))
 
