@@ -39,6 +39,8 @@ def test_both_studies_can_be_planned(config, planned, tmp_path, monkeypatch):
     assert output.count("--resume >>") == planned["train"]
     assert ("wt_1, wt_2" in plan.stderr) == (config == "paper.yaml")  # the missing recordings
     assert not (tmp_path / "results").exists()
+    hours = r"[\d,.]+ h of recordings: [\d,.]+ h to prepare.* {} trainings of [\d,]+ steps"
+    assert re.search(hours.format(planned["train"]), plan.stderr)
 
 
 @pytest.mark.skipif(not find_spec("snakemake_executor_plugin_slurm"), reason="no executor plugin for SLURM")
