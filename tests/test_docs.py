@@ -95,6 +95,6 @@ def test_the_commands_of_a_page_are_valid_and_its_words_are_plain(page, tmp_path
 def test_readme_and_guides_stay_short_and_the_site_has_every_page():
     assert len((ROOT / "README.md").read_text().split()) <= 900
     words = [word for page in GUIDES for word in page.read_text().split() if any(map(str.isalnum, word))]
-    assert len(words) <= 10_500
+    assert len(words) <= 11_000
     nav = (ROOT / "mkdocs.yml").read_text()
     assert not [page for page in GUIDES if f": {page.relative_to(ROOT / 'docs')}\n" not in nav]

@@ -71,7 +71,8 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("of_the_user", [True, pytest.param(False, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("of_the_user", [True, False])
 def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_user):
     """`accelerate launch` exports OMP_NUM_THREADS=1 by itself, with the user's or without."""
     code = "from singlelife.pretraining.device import _cpu_threads; print(_cpu_threads(1))"

@@ -42,6 +42,7 @@ def one_process(whole: Path, command) -> Path:
     return whole
 
 
+@pytest.mark.slow
 def test_two_processes_make_the_steps_of_one(tmp_path: Path, one_process: Path, command):
     launch(command(tmp_path / "run", **FIFTY))
     assert_same_run(one_process, tmp_path / "run")

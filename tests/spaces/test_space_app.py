@@ -154,7 +154,7 @@ def test_a_video(browser, space):
 def test_a_cell_of_the_matrix_opens_its_models(browser):
     browser.open()
     browser.click("button[role=tab]:nth-of-type(2)")
-    browser.until(lambda: len(browser.all(".matrix td button")) == 20, "matrix")
+    browser.until(lambda: len(browser.all(".matrix td button")) == 30, "matrix")
     browser.click(".matrix button[data-cell='[0,2]']")
     browser.until(lambda: browser.one("#model-b input").get_attribute("value") == "sim_still", "models of the cell")
     browser.until(lambda: browser.shown("#score") and browser.score() < 0.078, "their score")
