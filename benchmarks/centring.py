@@ -105,10 +105,10 @@ def main() -> None:
     """Print both tables as Markdown."""
     names = {name: str(SPACE / "models" / name) for name in LIVES} | {name: name for name in FRESH}
     models = {name: load_model(where) for name, where in names.items()}
-    sets = {name: PairSet.load(SPACE / "pairs" / name) for name in ("simulated", "motorway")}
+    sets = {name: PairSet.load(SPACE / "pairs" / name) for name in ("simulated", "office")}
     for views in ("plain", "zoomed", "shifted"):
         sets[views] = resolve_pair_set("sim_test", views=views, num_pairs=384, seed=0, image_size=64)
-    parts = [some_of(sets["plain"], range(188)), some_of(sets["shifted"], range(188)), sets["motorway"]]
+    parts = [some_of(sets["plain"], range(188)), some_of(sets["shifted"], range(188)), sets["office"]]
     sets["mixed"] = mixed(parts)
     tables: list[list[str]] = [[], []]
     for name, pairs in sets.items():

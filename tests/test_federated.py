@@ -207,9 +207,10 @@ def test_secure_aggregation_gives_the_mean_and_nothing_else(parts, config):
     assert not weights, "a home sent weights without a mask"
 
 
-def test_a_home_keeps_what_an_error_says_to_itself(parts, config):
+def test_a_home_keeps_what_an_error_says_to_itself(parts, config, tmp_path):
     config |= {"num-rounds": 1}
-    own = {"own": lambda n: {"life": "secret_diary", "video": "/at/home/diary.mp4"}}
+    home = {"life": "secret_diary", "video": "/at/home/diary.mp4", "folder": str(tmp_path / "homes")}
+    own = {"own": lambda n: home}
     with pytest.raises(RunError, match=r"0 of 2 homes.*LifeError") as stopped:
         serve(parts, config, [parts.home.app] * 2, **own)
     assert "diary" not in str(stopped.value)

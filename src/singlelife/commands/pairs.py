@@ -138,7 +138,6 @@ class Show:
 
     def _pairings(self) -> "tuple[PreparedLife, dict[str, Pairing], int]":
         """The life, those of the pairings that it can have, by name, and the seed."""
-        from singlelife.lives.pairs.motion import with_gaps
         from singlelife.lives.resolve import resolve_life
         from singlelife.pretraining.arguments import parse_arguments
         from singlelife.pretraining.batches import pairings
@@ -150,13 +149,12 @@ class Show:
         run = parse_arguments(["--config", str(self.of_run / "config.yaml")] if self.of_run else words)
         where = self.cache_dir or run.life.cache_dir
         life = resolve_life(str(run.life.life), videos=run.life.video, cache_dir=where)
-        pairs = with_gaps(run.pairs, life)
         only = self.pairing or ((run.pairs.pairing,) if self.of_run else ())
         made: dict[str, Pairing] = {}
         missing: dict[str, list[str]] = {}  # why: which
         for name in only or PAIRINGS:
             try:
-                made[name], _ = pairings(life, replace(pairs, pairing=name))
+                made[name], _ = pairings(life, replace(run.pairs, pairing=name))
             except LifeError as error:
                 if only:
                     raise

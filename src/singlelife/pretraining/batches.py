@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader, Sampler
 from singlelife.croco import CroCoConfig
 from singlelife.errors import LifeError, RunError
 from singlelife.lives.pairs.dataset import PairDataset, color_factors, to_pixel_values
-from singlelife.lives.pairs.motion import with_gaps
 from singlelife.lives.pairs.pairing import Pairing, PairingContext, TemporalPairing, make_pairing
 from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.prepared import PreparedLife
@@ -79,9 +78,9 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
     Raises:
         LifeError: no such pairs can be made.
     """
-    pairs = with_gaps(pairs, life)
     whole = PairingContext.of_life(life, pairs, progress=progress)
-    train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, pairs.max_gap)
+    max_gap = whole.settings.max_gap
+    train_rows, validation_rows = hold_out(life.timestamps, life.video_index, pairs.validation_fraction, max_gap)
     seen = whole
     if (num_frames := frames_seen(life, pairs)) < len(life):
         seen = PairingContext.of_life(life, pairs, num_frames=num_frames, progress=progress)

@@ -97,6 +97,9 @@ class PairingContext:
         cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
     ) -> "PairingContext":
         """All rows of a life, or the first `num_frames`, as if it ended there. Gaps that are 0 are measured."""
+        from singlelife.lives.pairs.motion import with_gaps
+
+        settings = with_gaps(settings, life)
 
         @cache
         def geometry() -> "Geometry":
@@ -110,9 +113,6 @@ class PairingContext:
 
             return stored_pair_table(life, geometry(), settings, num_frames=num_frames, progress=progress)
 
-        from singlelife.lives.pairs.motion import with_gaps
-
-        settings = with_gaps(settings, life)
         within_video = life.metadata.get("pairs_within_video", False)
         rows = np.arange(len(life))[:num_frames]
         return cls(life.timestamps, life.video_index, rows, settings, within_video, pair_table, geometry)
