@@ -1,47 +1,52 @@
 """The examples run, each in a few steps on a few seconds of life."""
 
 import json
-import subprocess
+import runpy
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from accelerate.state import AcceleratorState
 
 from .micro import save_micro_model
 
 pytestmark = pytest.mark.integration
 EXAMPLES = Path(__file__).parents[1] / "examples"
 
-NOTEBOOK = """
-import json, sys
-parameters, names = json.loads(sys.argv[2]), {}
-for cell in json.load(open(sys.argv[1]))["cells"]:
-    if cell["cell_type"] == "code":
-        exec("".join(cell["source"]), names)
-        if "parameters" in cell["metadata"].get("tags", ()):
-            assert parameters.keys() <= names.keys()
-            names |= parameters
-print(json.dumps([names["run"].metrics["loss"].notna().sum().item(), float(names["score"].raw.cas)]))
-"""
+
+@pytest.fixture(autouse=True)
+def fresh_process(tmp_path, monkeypatch):
+    """A folder, a cache and an Accelerate of its own for each example, which runs in this process."""
+    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("MPLBACKEND", "agg")
+    monkeypatch.chdir(tmp_path)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
-def run(*words: object, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+def run_notebook(name: str, parameters: dict[str, Any]) -> dict[str, Any]:
+    """Run the cells of code from top to bottom, with other parameters. Returns the variables."""
+    names: dict[str, Any] = {}
+    for cell in json.loads((EXAMPLES / f"{name}.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), names)
+            if "parameters" in cell["metadata"].get("tags", ()):
+                assert parameters.keys() <= names.keys()
+                names |= parameters
+    return names
 
 
 @pytest.mark.parametrize("name", ["quickstart", "your_own_video"])
-def test_a_notebook_runs_from_top_to_bottom(name, sim_test, clip, tmp_path, monkeypatch):
-    monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setenv("MPLBACKEND", "agg")
+def test_a_notebook_runs_from_top_to_bottom(name, sim_test, clip):
     changes = {"LIFE": str(sim_test.path)} if name == "quickstart" else {"VIDEO": str(clip)}
-    said = run("-c", NOTEBOOK, EXAMPLES / f"{name}.ipynb", json.dumps(changes | {"STEPS": 2}), cwd=tmp_path)
-    losses, score = json.loads(said.splitlines()[-1])
-    assert losses > 0 and 0 < score < 1
+    names = run_notebook(name, changes | {"STEPS": 2})
+    assert names["run"].metrics["loss"].notna().any()
+    assert 0 < names["score"].raw.cas < 1
 
 
-def test_fine_tuning_for_depth_changes_the_encoder_too_unless_it_is_frozen(sim_test, tmp_path):
+def test_fine_tuning_for_depth_changes_the_encoder_too_unless_it_is_frozen(sim_test, tmp_path, monkeypatch, capsys):
     from transformers import pipeline
 
     from singlelife import CroCoForDepthEstimation, CroCoModel
@@ -51,7 +56,9 @@ def test_fine_tuning_for_depth_changes_the_encoder_too_unless_it_is_frozen(sim_t
     before = CroCoModel.from_pretrained(model).encoder.state_dict()
     for flags, changed in (([], True), (["--freeze"], False)):
         output = tmp_path / f"depth_{changed}"
-        assert "δ1" in run(EXAMPLES / "finetune_depth.py", *words, "--output", output, *flags, cwd=tmp_path)
+        monkeypatch.setattr(sys, "argv", ["finetune_depth.py", *map(str, words), "--output", str(output), *flags])
+        runpy.run_path(str(EXAMPLES / "finetune_depth.py"), run_name="__main__")
+        assert "δ1" in capsys.readouterr().out
         after = CroCoForDepthEstimation.from_pretrained(output).croco.encoder.state_dict()
         assert any((after[name] != value).any() for name, value in before.items()) == changed
     depth = pipeline("depth-estimation", model=str(tmp_path / "depth_True"))

@@ -70,13 +70,6 @@ assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoFor
 
 
 @pytest.mark.integration
-def test_importing_the_package_imports_no_torch_and_every_public_name_is_there():
-    code = "import singlelife, sys; assert not {'torch', 'transformers'} & set(sys.modules); "
-    code += "assert all(getattr(singlelife, name) for name in singlelife.__all__)"
-    subprocess.run([sys.executable, "-c", code], check=True)
-
-
-@pytest.mark.integration
 def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_path_factory):
     from safetensors.torch import save_file
 
@@ -146,12 +139,18 @@ def test_of_16_bits_the_upper_8_are_taken_and_pictures_are_upright(form, tmp_pat
 
 
 @pytest.mark.integration
-def test_a_pipeline_in_a_terminal_asks_nothing(checkpoint):
+def test_the_package_imports_no_torch_has_every_public_name_and_a_pipeline_in_a_terminal_asks_nothing(checkpoint):
     folder, _ = checkpoint
     CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    code = "import singlelife; from transformers import pipeline; from PIL import Image; " + (
-        f"print(pipeline('image-feature-extraction', {str(folder)!r})(Image.new('RGB', (40, 40)))[0][0][:1])"
-    )
+    code = f"""
+import sys
+import singlelife
+assert not {{'torch', 'transformers'}} & set(sys.modules)
+assert all(getattr(singlelife, name) for name in singlelife.__all__)
+from PIL import Image
+from transformers import pipeline
+print(pipeline('image-feature-extraction', {str(folder)!r})(Image.new('RGB', (40, 40)))[0][0][:1])
+"""
     terminal, inside = pty.openpty()
     done = subprocess.run([sys.executable, "-c", code], stdin=inside, capture_output=True, text=True, timeout=300)
     os.close(terminal)

@@ -150,7 +150,7 @@ def start_on_a_terminal(words: list[str]) -> tuple[subprocess.Popen, int]:
 
 
 @pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow), signal.SIGHUP]
+    "number", [signal.SIGTERM, *(pytest.param(n, marks=pytest.mark.slow) for n in (signal.SIGUSR1, signal.SIGHUP))]
 )
 def test_a_stopped_run_saves(tmp_path: Path, command, number):
     """SIGHUP here comes from a terminal that is closed, as it does in life, and nothing can be written there."""
@@ -189,10 +189,9 @@ def test_losses_since_the_last_line_survive_a_resume(tmp_path: Path, finished_ru
 
 
 def test_mixed_precision_keeps_fp32_weights(tmp_path: Path, finished_run: Path, command):
-    assert run(command(tmp_path / "run", mixed_precision="bf16")) == 0
-    full, mixed = losses(finished_run), losses(tmp_path / "run")
-    assert mixed != full
-    assert max(abs(mixed[step] - full[step]) for step in full) < 0.05
+    assert run(command(tmp_path / "run", mixed_precision="bf16", max_steps=2)) == 0  # CPUs without bf16 are slow
+    full, mixed = losses(finished_run)[1], losses(tmp_path / "run")[1]
+    assert mixed != full and abs(mixed - full) < 0.05
     assert {tensor.dtype for tensor in load_file(tmp_path / "run" / "model.safetensors").values()} == {torch.float32}
 
 

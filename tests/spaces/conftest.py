@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -69,24 +70,26 @@ class RunningSpace:
 
 @pytest.fixture(scope="session")
 def space(hub_environment: dict[str, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningSpace]:
-    """The app as `python spaces/cas/app.py` starts it, with the loopback Hub for the real one."""
+    """The page as `singlelife demo` serves it until it is interrupted, with the loopback Hub for the real one."""
     folder, port = tmp_path_factory.mktemp("space"), free_port()
     environment = hub_environment | {
-        "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "uploads"),
         "GRADIO_ANALYTICS_ENABLED": "False",
         "SINGLELIFE_CACHE": str(folder / "cache"),
         "OMP_NUM_THREADS": os.environ["OMP_NUM_THREADS"],
     }
     with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, str(SPACE / "app.py")], env=environment, stdout=log, stderr=log)
+        words = [sys.executable, "-m", "singlelife.cli", "demo", "--no-browser", "--port", str(port)]
+        process = subprocess.Popen(words, env=environment, stdout=log, stderr=log)
     running = RunningSpace(f"http://127.0.0.1:{port}", folder / "uploads", folder / "log")
     try:
         _wait(running, process)
         yield running
+        assert running.url in running.log.read_text()
+        process.send_signal(signal.SIGINT)
+        assert process.wait(60) in (0, 130)
     finally:
-        process.terminate()
-        process.wait(20)
+        process.kill()
 
 
 @pytest.fixture

@@ -2,12 +2,10 @@
 
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
 import tomllib
-import urllib.request
 from pathlib import Path
 
 import pytest
@@ -17,7 +15,7 @@ from singlelife.cli import main
 from singlelife.hub.spaces import copy_space, space_folder
 
 from ..hub_server import READER, STRANGER, WRITER, Hub, Repository
-from .conftest import SPACE, free_port
+from .conftest import SPACE
 
 pytestmark = pytest.mark.integration
 COMMAND = """
@@ -59,6 +57,7 @@ def test_all_that_runs_there_is_one_commit_and_private_unless_said(hub, hub_clie
     assert not hub.repositories["space", "lives/cas"].private
 
 
+@pytest.mark.slow
 def test_what_is_uploaded_runs_by_itself(hub, hub_client, tmp_path):
     assert deploy(hub_client).result == 0
     folder = downloaded(hub, hub.repositories["space", "lives/cas"], tmp_path / "app")
@@ -138,20 +137,3 @@ def test_a_port_that_is_taken_is_said():
         done = subprocess.run([sys.executable, "-m", "singlelife.cli", *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert "cannot be served on 127.0.0.1: Cannot find empty port" in done.stderr and "Traceback" not in done.stderr
-
-
-def test_the_demo_serves_the_page_until_it_is_interrupted(tmp_path):
-    port = free_port()
-    words = [sys.executable, "-m", "singlelife.cli", "demo", "--no-browser", "--port", str(port)]
-    environment = os.environ | {"GRADIO_ANALYTICS_ENABLED": "False", "SINGLELIFE_CACHE": str(tmp_path)}
-    process = subprocess.Popen(words, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        assert process.stdout is not None
-        assert any(f"http://127.0.0.1:{port}" in line for line in process.stdout)
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/") as page:
-            assert page.status == 200
-        process.send_signal(signal.SIGINT)
-        process.stdout.read()
-        assert process.wait(60) in (0, 130)
-    finally:
-        process.kill()
