@@ -47,18 +47,23 @@ def _name(model: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 
 
 def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
-    """The models that globs such as `sim_[1-8]_s0` match, each once; what has a colon or a slash is a model as any
-    command takes it, such as `untrained:tiny@1`.
+    """The models that globs such as `sim_[1-8]_s0` match, each once, without those of a glob such as `!sim_1_s?`.
+
+    A word with a colon or a slash is a model as any command takes it, such as `untrained:tiny@1`.
 
     Raises:
         ValueError: a glob matches no model.
     """
     names, found = list(names), []
     for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        matching = [pattern] if ":" in pattern or "/" in pattern else fnmatch.filter(names, pattern)
+        glob = pattern.removeprefix("!")
+        matching = [pattern] if ":" in pattern or "/" in pattern else fnmatch.filter(names, glob)
         if not matching:
-            raise ValueError(f"No model matches {pattern}; there are {', '.join(names)}.")
-        found += matching
+            raise ValueError(f"No model matches {glob}; there are {', '.join(names)}.")
+        if glob == pattern:
+            found += matching
+        else:
+            found = [name for name in found if name not in matching]
     return list(dict.fromkeys(found))
 
 

@@ -165,6 +165,7 @@ def test_models_are_named_by_what_sets_them_apart():
     ]  # fmt: skip
     assert models["sim_1_s1"] == {"model": "tiny", "max_steps": 5, "seed": 1, "life": "sim_1"}
     assert select(models, ["sim_1_s?", "sim_1_*", "untrained:tiny@1"])[:2] == ["sim_1_s0", "sim_1_s1"]
+    assert select(models, ["sim_1_s?", "untrained:tiny@1", "!sim_1_s0"]) == ["sim_1_s1", "untrained:tiny@1"]
     assert (
         as_flags({"k": [5, 1], "flip": True, "baselines": False, "data": "my data"})
         == "--k 5 1 --flip --no-baselines --data 'my data'"
