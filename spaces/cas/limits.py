@@ -1,4 +1,4 @@
-"""What a visitor may ask of this machine, and what the page says where that is too much.
+"""What a visitor may ask of this machine, and the messages for what is too much.
 
 Everything from outside is treated as hostile: the name of a model, its files, a picture, a video.
 """
@@ -42,38 +42,38 @@ Report = Callable[[str, float | None], None]  # what is being done, and the shar
 
 
 class VisitorError(SingleLifeError):
-    """A visitor's request cannot be done. The message is for the visitor: what is wrong and what to do, without a path
-    of this machine, a trace or a token."""
+    """A visitor's request cannot be met. The message says what is wrong and what to do. It holds no path of this
+    machine, no trace and no token."""
 
 
 class Cancelled(VisitorError):
-    """The visitor gave up, or the app ends."""
+    """The visitor gave up, or the app is shutting down."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """How much of this machine a visitor may take.
+    """How much of this machine a visitor may use.
 
-    The environment variable SINGLELIFE_SPACE_ with a field's name in capitals sets it, such as
-    SINGLELIFE_SPACE_VIDEO_SECONDS=60. The defaults suit the free Space of two cores and 16 GiB.
+    An environment variable sets each field, such as SINGLELIFE_SPACE_VIDEO_SECONDS=60 for `video_seconds`. The
+    defaults suit the free Space of two cores and 16 GiB.
     """
 
     parameters: int = 1_000_000_000
     """Parameters of a model."""
     weight_bytes: int = 4_200_000_000
-    """All weight files of a model, and so the largest download."""
+    """All weight files of a model together, which is the largest download."""
     patches: int = 2_500
-    """Patches of a view, rows times columns; the maps of a pair grow with its square."""
+    """Patches of a view, rows times columns. The memory for a pair's maps grows with the square."""
     cache_bytes: int = 20_000_000_000
-    """Models that are kept on the disk."""
+    """Models kept on the disk."""
     picture_bytes: int = 25_000_000
-    """The file of a picture."""
+    """Size of a picture's file."""
     picture_pixels: int = 50_000_000
-    """Pixels of a picture as it is stored."""
+    """Pixels of a picture as stored."""
     picture_side: int = 20_000
     """Width and height of a picture, in pixels."""
     video_bytes: int = 64_000_000
-    """The file of a video."""
+    """Size of a video's file."""
     video_seconds: float = 120.0
     """Length of a video."""
     video_pixels: int = 3840 * 2160
@@ -81,13 +81,13 @@ class Limits:
     video_side: int = 8_192
     """Width and height of a frame, in pixels."""
     request_seconds: float = 600.0
-    """One request, from its start: the download of its models, the reading of a video, the comparison."""
+    """Time for one request: downloading its models, reading a video, and the comparison."""
     memory: int = 12_000_000_000
-    """Bytes of RAM that this process may hold while it works for visitors."""
+    """Bytes of RAM that this process may hold."""
 
     @classmethod
     def from_environment(cls) -> "Limits":
-        """The limits that the environment sets, and the defaults of the others.
+        """The limits set in the environment, with defaults for the others.
 
         Raises:
             SingleLifeError: a variable is not a number above 0.
@@ -108,13 +108,13 @@ class Limits:
 
 
 class Request:
-    """One request of a visitor: it reports progress, and it ends when the visitor gives up or time or memory run out.
+    """One request of a visitor. It reports progress, and ends when the visitor gives up or time or memory runs out.
 
-    Work runs in a thread, which Python cannot stop from outside. So every step of it calls `check`, and a request ends
+    Work runs in a thread, which Python cannot stop from outside. So each step calls `check`, and a request ends
     at most one batch, one chunk of a download or one loading of weights late.
 
     Args:
-        limits: its `request_seconds` count from now.
+        limits: `request_seconds` counts from now.
         report: receives the progress.
         cancelled: whether the visitor has given up.
     """
@@ -132,11 +132,11 @@ class Request:
             self._report(what, share)
 
     def check(self) -> None:
-        """Call this between any two steps of work.
+        """Call this between two steps of work.
 
         Raises:
-            Cancelled: see there.
-            VisitorError: the time is over, or this process, for all its visitors, has no memory left.
+            Cancelled: the visitor gave up, or the app is shutting down.
+            VisitorError: time is up, or the process has no memory left.
         """
         if closing.is_set() or (self._cancelled is not None and self._cancelled()):
             raise Cancelled("Cancelled.")
@@ -147,13 +147,13 @@ class Request:
 
     @contextmanager
     def memory(self, more: int) -> Iterator[None]:
-        """Hold memory for a step of work while it runs. Where the steps of other visitors have it, wait for them.
+        """Reserve memory for a step of work, after waiting for the steps of other visitors that hold it.
 
         Args:
             more: bytes that the step takes at its peak.
 
         Raises:
-            Cancelled, VisitorError: as `check`; the second also where the step would not fit alone.
+            Cancelled, VisitorError: as `check`; also a VisitorError if the step would not fit even alone.
         """
         too_much = 0  # looks in a row, since memory that was freed may take a moment
         while too_much < 10:
@@ -174,7 +174,7 @@ class Request:
                 _held.remove(more)
 
     def room(self, *, after_cleaning: bool = False) -> int:
-        """Bytes that this process may still take; below 0 where it has taken too many."""
+        """Bytes that this process may still take; negative if it has taken too many."""
         if after_cleaning:
             gc.collect()
             if sys.platform == "linux":  # glibc keeps what was freed
@@ -184,7 +184,7 @@ class Request:
 
 @contextmanager
 def memory_errors_for_visitors() -> Iterator[None]:
-    """Where the system itself refuses memory, raise a VisitorError."""
+    """Raise a VisitorError if the system itself refuses memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:  # torch raises a RuntimeError
@@ -195,11 +195,11 @@ def memory_errors_for_visitors() -> Iterator[None]:
 
 
 def visitor_message(error: BaseException) -> str:
-    """The message that a visitor gets for any error.
+    """The message that a visitor gets for an error.
 
-    A VisitorError keeps its words, with what the visitor typed in them. Other errors that a user can act on lose the
-    paths of this machine. No message has a token. Any other error is a defect of ours: its message is a reference
-    number, under which the log has the traceback.
+    A VisitorError keeps its text. Other errors that a user can act on lose the paths of this machine, and no message
+    holds a token. Any other error is a bug: the visitor gets a reference number, and the log has the traceback under
+    that number.
     """
     if not isinstance(error, SingleLifeError):
         reference = uuid4().hex[:8]

@@ -28,7 +28,7 @@ _FRAME_SIDE = 512  # pixels, the shorter, of a frame that is kept
 _TICKS = 10.0  # Hz at which frames are looked at, at least
 _MOST_TICKS = 30.0
 _MOST_FRAMES_A_SECOND = 240
-_NO_VIDEO = "This is no video that can be read, or it is damaged: upload an mp4, mov, webm, mkv or avi file."
+_NO_VIDEO = "This is not a video that can be read, or it is damaged. Upload an mp4, mov, webm, mkv or avi file."
 
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `read_picture` counts the pixels
 
@@ -36,15 +36,15 @@ warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # `r
 def read_picture(path: str | Path, request: Request) -> np.ndarray:
     """A picture, uint8 (H, W, 3), RGB, upright, on white where it is transparent.
 
-    It is made smaller where it has over 1,024 x 2,048 px. An animation gives its first frame.
+    Pictures over 1,024 x 2,048 px are made smaller. An animation gives its first frame.
 
     Args:
         path: a JPEG, PNG or WebP file, by its content, whatever its name.
-        request: for which it is read. As many are read at a time as there is memory for.
+        request: the request that asks for it. Pictures are read at the same time while memory allows.
 
     Raises:
         Cancelled: the visitor has given up.
-        VisitorError: it is none of these, too large, or damaged.
+        VisitorError: it has another format, is too large, or is damaged.
     """
     limits = request.limits
     _check_size(path, limits.picture_bytes, "picture")
@@ -65,7 +65,7 @@ def read_picture(path: str | Path, request: Request) -> np.ndarray:
     except VisitorError:
         raise
     except Exception as error:  # of many kinds, by what is wrong in a file
-        raise VisitorError("This is no picture, or it is damaged: upload a JPEG, PNG or WebP file.") from error
+        raise VisitorError("This is not a picture, or it is damaged. Upload a JPEG, PNG or WebP file.") from error
 
 
 def pairs_of_video(
@@ -73,17 +73,17 @@ def pairs_of_video(
 ) -> list[tuple[np.ndarray, np.ndarray]]:
     """Pairs of frames of a video, evenly spread over it, uint8 (H, W, 3) each, RGB, upright, in the order of time.
 
-    The shorter side of a frame has 512 px at most. A file that is damaged in the middle gives the pairs that can be
-    read. It is decoded once, in order, and never opened by a path, so that nothing else can be.
+    The shorter side of a frame is at most 512 px. A file that is damaged in the middle gives the pairs that can be
+    read. The file is decoded once, in order, from memory, so a video cannot make the decoder open another file.
 
     Args:
         path: an mp4, mov, webm, mkv or avi file, by its content, whatever its name.
-        gap_seconds: from the first frame of a pair to the second.
-        count: of pairs; fewer where the video is too short for so many different ones.
-        request: for which it is read; checked at every frame.
+        gap_seconds: time from the first frame of a pair to the second.
+        count: the number of pairs; a short video gives fewer.
+        request: the request that asks for it, checked at every frame.
 
     Raises:
-        VisitorError: it is none of these, over a limit, too short for the gap, or damaged all over.
+        VisitorError: it has another format, is over a limit, too short for the gap, or cannot be decoded.
     """
     if not 0 < gap_seconds < math.inf or count < 1:
         raise VisitorError("Choose a gap of more than 0 seconds, and at least one pair.")
@@ -102,9 +102,9 @@ def pairs_of_video(
 
 
 def delete_upload(path: str | Path | None) -> None:
-    """Delete an uploaded file, and nothing outside the folder of uploads; nothing happens if it is gone already.
+    """Delete an uploaded file, if it is there. Files outside the folder of uploads stay.
 
-    Gradio names the folder of an upload by its content: where two visitors upload the same file at the same time, the
+    Gradio names the folder of an upload by its content. If two visitors upload the same file at the same time, the
     second may have to upload it again.
     """
     if not path:
@@ -126,11 +126,11 @@ def _check_size(path: str | Path, most: int, what: str) -> None:
     if not size:
         raise VisitorError(f"The {what} is empty or gone. Upload it again.")
     if size > most:
-        raise VisitorError(f"The {what} has {in_bytes(size)}, more than {in_bytes(most)}, the limit.")
+        raise VisitorError(f"The {what} has {in_bytes(size)}; the limit is {in_bytes(most)}.")
 
 
 def _small(picture: Image.Image) -> Image.Image:
-    """Of the size that is kept."""
+    """The picture, made smaller if it is larger than the page keeps."""
     scale = min(_SHORTER_SIDE / min(picture.size), _LONGER_SIDE / max(picture.size))
     if scale >= 1:
         return picture
@@ -144,8 +144,7 @@ def _reader(source: EmbeddedVideo, limits: Limits, rate: float = 1.0) -> VideoRe
 
 
 def _length(source: EmbeddedVideo, request: Request) -> tuple[float, int]:
-    """When the last frame of a video is shown, in seconds after the first, by its packets and not by its header; and
-    the pixels of a frame."""
+    """The length of a video in seconds, from its packets rather than its header, and the pixels of a frame."""
     limits = request.limits
     with _reader(source, limits) as reader:
         width, height = reader.stored_size

@@ -1,7 +1,7 @@
 """Visitors' models: checked before the download, fetched within limits, and opened without trust.
 
-Before it fetches weights, the page checks the sizes of the files on the Hub and the numbers in the config: first as
-they stand in the JSON, then by building the model without memory. It fetches nothing but JSON and safetensors.
+Before fetching weights, the page checks the sizes of the files on the Hub and the numbers in the config: first in the
+JSON, then by building the model without memory. It fetches only JSON and safetensors.
 """
 
 import re
@@ -61,12 +61,12 @@ def open_model(name: str, request: Request, *, local: bool = False) -> Attention
     Args:
         name: ORG/NAME or ORG/NAME@REVISION on the Hub (a branch, tag or commit; its main branch by default), or, only
             if `local`, a folder.
-        request: for which it is opened. The loading of weights that are here is not interrupted.
-        local: the visitor owns this machine, and may open its folders.
+        request: the request that asks for it. Loading weights from the disk is not interrupted.
+        local: the visitor owns this machine and may open its folders.
 
     Raises:
         Cancelled: the visitor has given up.
-        VisitorError: the model, its name, or the way to it cannot be used.
+        VisitorError: the model or its name cannot be used, or the Hub cannot be reached.
     """
     name = name.strip()
     try:
@@ -106,7 +106,7 @@ def _open(name: str, request: Request, local: bool) -> AttentionMapProvider:
 
 
 def _parsed(name: str) -> tuple[str, str | None]:
-    """The repository and the revision that a visitor's words name, if they have the form of such."""
+    """The repository and the revision in a name such as ORG/NAME@REVISION, if it is well-formed."""
     repo_id, at, revision = name.partition("@")
     if not _NAME.fullmatch(repo_id) or not is_repo_id(repo_id) or "@" in revision:
         raise VisitorError(f"{name[:80]!r} is not a model name. Choose one from the list, or write ORG/NAME.")
@@ -116,7 +116,7 @@ def _parsed(name: str) -> tuple[str, str | None]:
 
 
 def _checked_files(remote: Remote, limits: Limits) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """The names of a model's small files and of its weights, if what the Hub says about them is within the limits."""
+    """The names of a model's small files and of its weights, if their sizes on the Hub are within the limits."""
     name, sizes = remote.repo_id, remote.sizes
     weights = weights_among(list(sizes))
     if CONFIG not in sizes:
@@ -142,7 +142,7 @@ def _checked_files(remote: Remote, limits: Limits) -> tuple[tuple[str, ...], tup
 
 
 def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
-    """The model of files that are here."""
+    """The model in a folder on the disk."""
     parameters, of_a_pair = _inspect(checkpoint, request)
     for file in checkpoint.weights:
         with (checkpoint.folder / file).open("rb") as content:  # safetensors checks the rest of the header
@@ -162,11 +162,11 @@ def _load(checkpoint: Checkpoint, request: Request) -> AttentionMapProvider:
 
 
 class _Bounded:
-    """A model of a visitor, which runs as many pairs at once as there are memory and time for.
+    """A visitor's model, which runs as many pairs at once as memory and time allow.
 
     Args:
-        parameters: how many it has.
-        of_a_pair: bytes that it takes for a pair besides them.
+        parameters: the number of parameters.
+        of_a_pair: bytes for one pair, besides the parameters.
     """
 
     def __init__(self, model: AttentionMapProvider, parameters: int, of_a_pair: int, request: Request):
@@ -186,8 +186,8 @@ class _Bounded:
 
 
 def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
-    """The parameters of a model whose config and image processor are here, and the bytes that a pair of views takes
-    on its way through it, if all that is within the limits."""
+    """The number of parameters of a model, and the bytes that it needs for one pair, if both are within the limits. It
+    takes only the config and the image processor."""
     name, limits = checkpoint.name, request.limits
     for file in (CONFIG, *PROCESSORS):
         if (checkpoint.folder / file).is_file():
@@ -213,8 +213,8 @@ def _inspect(checkpoint: Checkpoint, request: Request) -> tuple[int, int]:
 
 
 def _activations(model: PreTrainedModel, patches: int, size: tuple[int, int]) -> int:
-    """The most bytes that a pair of views takes in a model at a time, in float32, from above: four tensors of the
-    widest layer's width for each token, the attention of all heads, the maps, and some copies of the pixels."""
+    """An upper bound of the bytes that one pair takes in float32: four tensors as wide as the widest layer for each
+    token, the attention of all heads, the maps, and copies of the pixels."""
     tokens = patches + dict(_LARGEST)[r"tokens|ratio|tubelet"]
     linear = [layer for layer in model.modules() if isinstance(layer, nn.Linear)]
     widest = max(max(layer.in_features, layer.out_features) for layer in linear)
@@ -223,7 +223,7 @@ def _activations(model: PreTrainedModel, patches: int, size: tuple[int, int]) ->
 
 
 def _check_numbers(where: str, value: Any, field: str = "") -> None:
-    """Make sure that the numbers of a JSON file, at any depth of it, are such as models have."""
+    """Raise a VisitorError if a number in a JSON file, at any depth, is larger than any model needs."""
     if isinstance(value, dict):
         for name, each in value.items():
             if name not in _LABELS:
@@ -241,7 +241,7 @@ def _check_numbers(where: str, value: Any, field: str = "") -> None:
 
 @contextmanager
 def _one_at_a_time(request: Request) -> Iterator[None]:
-    """Models are made one after the other: while transformers makes one, it changes how torch fills any other."""
+    """Build one model at a time: while transformers builds one, it changes how torch initialises all others."""
     while not _loading.acquire(timeout=0.2):
         request.check()
     try:

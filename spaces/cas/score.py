@@ -45,9 +45,9 @@ class Run:
     """A model on a pair set of P pairs."""
 
     extraction: Extraction
-    """Its top-k sets and its mean map."""
+    """The model's top-k sets and mean map."""
     logits: np.ndarray
-    """Of the first pairs, as many as are kept, float32 (p, N, N)."""
+    """Logits of the first p pairs, float32 (p, N, N)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,8 +69,8 @@ class Result:
         return agreement(self.runs[0].extraction.raw, self.runs[1].extraction.raw, self.comparison.k)
 
     def look(self, pair: int, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-        """Where A and B look in one pair, float32 (2, N, N), and the sets that are scored, uint64 (2, N, words). Rows
-        that are not scored have the first of equal logits."""
+        """The logits of A and B in one pair, float32 (2, N, N), and their top-k sets, uint64 (2, N, words). Of equal
+        logits in rows that are not scored, the first count."""
         logits, k = np.stack([run.logits[pair] for run in self.runs]), self.comparison.k
         if centred:
             both = zip(logits, self.reference.centring, strict=True)
@@ -83,12 +83,12 @@ class Result:
 
     @cached_property
     def true_match(self) -> np.ndarray:
-        """The source patch that shows what each target patch shows, int64 (P, N); -1 where not known."""
+        """The true match of each target patch, int64 (P, N); -1 if unknown."""
         return self.pairs.true_match(self.comparison.grid).numpy()
 
 
 class Bench:
-    """Compares models for many visitors at a time, and keeps results within bounds.
+    """Compares models for many visitors at once, and keeps a limited number of results.
 
     Args:
         limits: what a visitor may ask for.
@@ -100,13 +100,13 @@ class Bench:
         self._runs: OrderedDict[tuple[Any, ...], Run] = OrderedDict()
         self._results: OrderedDict[str, Result] = OrderedDict()
         self._lock = threading.Lock()
-        self._built_in = threading.Lock()  # so that many who come at once wait for one run
+        self._built_in = threading.Lock()  # visitors who come at the same time wait for one run
 
     def example(self, a: str, b: str, pairs: str = REFERENCE, k: int = K) -> tuple[str, Result]:
-        """The result of two models of this Space on pairs of it, under a name that does not change.
+        """The result of two built-in models on built-in pairs, and the name to find it by, which never changes.
 
         Raises:
-            VisitorError: there are no such models or pairs.
+            VisitorError: there is no such model or pair set.
         """
         for name in (a, b):
             if not is_built_in(name):
@@ -123,7 +123,7 @@ class Bench:
 
         Args:
             pairs: built-in ones, or a visitor's own.
-            request: for which the work is done; checked between its steps.
+            request: the request that asks for it, checked between steps.
 
         Raises:
             Cancelled: the visitor has given up.
@@ -160,7 +160,7 @@ class Bench:
             return Result((a, b), pairs, comparison, comparison if enough else compared(reference)[0], runs)
 
     def keep(self, result: Result, token: str | None = None) -> str:
-        """Keep a result while not too many others come. Returns the name to find it by, a random one by default."""
+        """Keep a result until many others have come. Returns the name to find it by, by default a random one."""
         token = token or uuid.uuid4().hex
         with self._lock:
             self._results[token] = result
@@ -169,12 +169,12 @@ class Bench:
         return token
 
     def find(self, token: str | None) -> Result | None:
-        """The result of a name, if it is still here."""
+        """The result with a name, if it is still here."""
         with self._lock:
             return self._results.get(token or "")
 
     def forget(self, token: str | None) -> None:
-        """Drop a result, unless it is an example, which shows nothing of any visitor."""
+        """Drop a result. Examples stay, since they show nothing of a visitor."""
         with self._lock:
             if "|" not in (token or ""):
                 self._results.pop(token or "", None)
@@ -207,7 +207,7 @@ class Bench:
 
 
 class _Watched:
-    """A model that reports how many pairs are done, and keeps the first of its logits."""
+    """A model that reports how many pairs are done and keeps the logits of the first pairs."""
 
     def __init__(self, model: AttentionMapProvider, grid: tuple[int, int], report: Callable[[int], None]):
         self._model, self._grid, self._report, self._done = model, grid, report, 0
@@ -233,16 +233,16 @@ def built_in_models() -> list[str]:
 
 
 def is_built_in(*names: str) -> bool:
-    """Whether all models are of this Space, so that nothing has to be fetched."""
+    """Whether all models come with this Space, so nothing has to be downloaded."""
     return set(names) <= set(built_in_models())
 
 
 @cache
 def built_in_pairs(name: str) -> PairSet:
-    """One of the pair sets of this Space.
+    """A pair set that comes with this Space.
 
     Raises:
-        VisitorError: there is none of that name.
+        VisitorError: there is none with that name.
     """
     if name not in BUILT_IN_PAIRS:
         raise VisitorError(f"There are no pairs {name!r}. Choose {' or '.join(BUILT_IN_PAIRS)}.")
