@@ -222,17 +222,23 @@ def _cut_out(
     boxes = np.zeros((count, 2, 4), dtype=np.int64)
     generator = np.random.default_rng([config.seed, count])
     images = (image for life, frames in pairs for image in life.iter_decode(frames.ravel()))
+    place: float | None = None
     for number, image in enumerate(tqdm(images, "Cutting out views", 2 * count, disable=not progress)):
         height, width = image.shape[-2:]
-        box = center_crop_box(height, width)
-        if config.views in _AREAS:
-            box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0))
         pair, view = divmod(number, 2)
+        if view == 0:
+            place = None
         if config.views == "even":
             if view == 0:
                 boxes[pair] = _even_boxes(generator, height, width)
             top, left, rows, columns = boxes[pair, view].tolist()
             box = (top, left, rows, columns)
+        elif config.views in _AREAS:
+            if place is None and height != width:
+                place = generator.random()  # of the square that both cuts of a wide frame lie in, as in training
+            box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0), place)
+        else:
+            box = center_crop_box(height, width)
         boxes[pair, view] = box
         # NumPy separates the channels ten times as fast as torch does on a busy machine.
         cut[view, pair] = crop_and_resize(image, box, size).numpy()
