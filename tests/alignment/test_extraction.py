@@ -225,11 +225,6 @@ def test_extractions_are_read_as_they_were_saved(tmp_path):
     for name in Extraction.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
         assert type(getattr(loaded, name)) is type(getattr(saved, name))
-    whole = (tmp_path / "x.safetensors").read_bytes()
-    for damaged in (b"", whole[:100], whole[:-8], b"\x00" * 64):
-        (tmp_path / "x.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match="holds no extraction"):
-            Extraction.load(tmp_path / "x.safetensors")
 
 
 @pytest.fixture(scope="module")

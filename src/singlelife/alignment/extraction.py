@@ -27,7 +27,6 @@ from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import (
     Truth,
-    agreement,
     centre,
     holds,
     pack,
@@ -65,7 +64,6 @@ class Extraction:
         revision: what its weights are.
         method: how its maps come about.
         layers: which blocks they are of.
-        pairs_hash: of the pair set.
         k: of the top k.
         grid: rows and columns of patches; N is their product.
         direction: one of `settings.Direction`.
@@ -85,7 +83,6 @@ class Extraction:
     revision: str
     method: str
     layers: tuple[int, ...]
-    pairs_hash: str
     k: int
     grid: tuple[int, int]
     direction: str
@@ -139,10 +136,7 @@ class ModelHeader:
 
 
 class ExtractionCache:
-    """The extractions of any models on one pair set, on a grid of rows and columns of patches, at one setting.
-
-    Files are in the folder `alignment` of the cache that the settings name.
-    """
+    """The extractions of any models on one pair set, grid and setting, in the folder `alignment` of the cache."""
 
     def __init__(self, pairs: PairSet, grid: tuple[int, int], config: CasConfig):
         self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
@@ -227,11 +221,6 @@ def chance(a: Extraction, b: Extraction | None = None) -> float:
     return float(a.k * (first & second).sum() / (first.sum() * second.sum()))
 
 
-def position_agreement(extraction: Extraction) -> np.ndarray:
-    """The share of a model's raw matches that are among the nearest places, for each pair, float64 (P,), 0 to 1."""
-    return agreement(extraction.raw, position_sets(extraction.grid, extraction.k), extraction.k)
-
-
 def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth | None:
     """How often the sets hold the true match; None if no match is known.
 
@@ -250,23 +239,31 @@ def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth
     return Truth(float(found.mean()), at_large, len(found), int(large.sum()))
 
 
-def co_visible(extraction: Extraction, pairs: PairSet, true_match: np.ndarray) -> Extraction:
-    """The same with the sets of those patches alone whose true match (see `truth`) is known.
+def counted(
+    extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, patches: str
+) -> list[Extraction]:
+    """Extractions of one direction with the sets that count: of co-visible patches or even views, those alone whose
+    true match (see `truth`) is known.
 
     Raises:
         PairSetError: none is.
     """
+    if patches == "all" and not pairs.even:
+        return list(extractions)
     pair, target = np.nonzero(true_match >= 0)
     if not len(pair):
         raise PairSetError(f"--patches co-visible: no true match is known of the pairs {pairs.name}. Leave it out.")
     rows = np.zeros((*true_match.shape, 1), dtype=np.uint64)
-    rows[pair, true_match[pair, target] if extraction.direction in SWAPPED else target] = ~np.uint64(0)
-    return replace(
-        extraction,
-        raw=extraction.raw & rows,
-        centred=extraction.centred & rows,
-        parts=extraction.parts & rows[pairs.order[extraction.some]],
-    )
+    rows[pair, true_match[pair, target] if extractions[0].direction in SWAPPED else target] = ~np.uint64(0)
+    return [
+        replace(
+            each,
+            raw=each.raw & rows,
+            centred=each.centred & rows,
+            parts=each.parts & rows[pairs.order[each.some]],
+        )
+        for each in extractions
+    ]
 
 
 def extract(
@@ -367,7 +364,6 @@ def _extract(
             revision=model.revision,
             method=model.method,
             layers=model.layers,
-            pairs_hash=pairs.hash,
             k=k,
             grid=grid,
             direction=config.direction,
@@ -454,18 +450,14 @@ def _batches(
 
     at_once = config.batch_size
     if by != "mean":
-        at_once = max(
-            1, min(at_once, _PARTS_IN_MEMORY // (4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2))
-        )
+        bytes_of_a_pair = 4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2
+        at_once = max(1, min(at_once, _PARTS_IN_MEMORY // bytes_of_a_pair))
     settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not config.progress}
     with tqdm(total=len(chosen), desc=f"Attention of {model.name}", **settings) as bar:
         for start in range(0, len(chosen), at_once):
             part = torch.from_numpy(chosen[start : start + at_once])
             target, source = pairs.target[part], pairs.source[part]
-            if config.direction == "source-target":
-                logits = maps(source, target)
-            else:
-                logits = maps(target, source)
+            logits = maps(source, target) if config.direction == "source-target" else maps(target, source)
             if config.direction == "transposed":
                 logits = logits.transpose(-1, -2)
             elif config.direction == "reciprocal":
