@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.extraction import (
     Extraction,
-    ExtractionCache,
     ModelHeader,
     check_ks,
     counted,
     extract_each,
+    extract_once,
 )
 from singlelife.alignment.matrix import (
     AlignmentResult,
@@ -225,12 +225,11 @@ def _measure(
             image_size=config.image_size or max(header.image_size for header in opened.values()),
             cache_dir=config.cache_dir,
         )
-    cache = ExtractionCache(on, grid, config)
 
     def run(index: int) -> dict[int, Extraction]:
         model = models[index]
         keep = keep_loaded or isinstance(model, str | Path)
-        found = cache.get(opened[index], lambda: load(index), keep=keep)
+        found = extract_once(opened[index], lambda: load(index), on, config, grid, keep=keep)
         return {k: replace(each, model=_name(model)) for k, each in found.items()}
 
     def pooled(index: int) -> np.ndarray:

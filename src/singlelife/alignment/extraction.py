@@ -61,12 +61,8 @@ class Extraction:
 
     Attributes:
         model: what the user called it.
-        revision: what its weights are.
-        method: how its maps come about.
-        layers: which blocks they are of.
-        k: of the top k.
+        revision, method, layers: see [`AttentionMapProvider`].
         grid: rows and columns of patches; N is their product.
-        direction: one of `settings.Direction`.
         masked: the sinks were left out before the top k was taken.
         raw, centred: the sets, uint64 (P, N, ceil(N / 64)), see `score`; empty where a row has no top k, or the pair
             has a view of one colour.
@@ -135,53 +131,40 @@ class ModelHeader:
         return cls(model.revision, model.method, model.layers, model.grid, model.image_size)
 
 
-class ExtractionCache:
-    """The extractions of any models on one pair set, grid and setting, in the folder `alignment` of the cache."""
+def extract_once(
+    model: ModelHeader,
+    load: Callable[[], AttentionMapProvider],
+    pairs: PairSet,
+    config: CasConfig,
+    grid: tuple[int, int],
+    *,
+    keep: bool = True,
+) -> dict[int, Extraction]:
+    """As `extract`, at all ks of the settings. The model is loaded and run only if the cache lacks an extraction.
 
-    def __init__(self, pairs: PairSet, grid: tuple[int, int], config: CasConfig):
-        self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
-        self._pairs, self._grid, self._config = pairs, grid, config
+    Args:
+        keep: use the cache, its folder `alignment`.
+    """
 
-    def get(
-        self, model: ModelHeader, load: Callable[[], AttentionMapProvider], *, keep: bool = True
-    ) -> dict[int, Extraction]:
-        """The extractions of a model at all ks. It is loaded and run unless they are here.
-
-        Args:
-            keep: look for them in the cache, and put new ones there.
-
-        Raises:
-            CheckpointError, PairSetError, LifeError: see `extract`.
-        """
-        ks = sorted(set(self._config.k))
-        if keep:
-            with suppress(ValueError):
-                return {k: Extraction.load(self._path(model, k)) for k in ks}
-        loaded = load()
-        found = extract(loaded, self._pairs, ks, self._config, grid=self._grid)
-        if keep:
-            model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for k, extraction in found.items():
-                with atomic_write(self._path(model, k)) as aside:
-                    extraction.save(aside)
-        return found
-
-    def _path(self, model: ModelHeader, k: int) -> Path:
-        key = {
-            "format": EXTRACTION_FORMAT,
-            "revision": model.revision,
-            "method": model.method,
-            "layers": model.layers,
-            "pairs": self._pairs.hash,
-            "k": k,
-            "grid": self._grid,
-            "direction": self._config.direction,
-            "maps": self._config.maps,
-            "sinks": self._config.sinks,
-        }
+    def path(model: ModelHeader, k: int) -> Path:
+        key = {"format": EXTRACTION_FORMAT, "pairs": pairs.hash, "k": k, "grid": grid}
+        key |= {name: getattr(model, name) for name in ("revision", "method", "layers")}
+        key |= {name: getattr(config, name) for name in ("direction", "maps", "sinks")}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{digest}.safetensors"
+        return Path(config.cache_dir or default_cache_dir()) / "alignment" / f"{digest}.safetensors"
+
+    ks = sorted(set(config.k))
+    if keep:
+        with suppress(ValueError):
+            return {k: Extraction.load(path(model, k)) for k in ks}
+    loaded = load()
+    found = extract(loaded, pairs, ks, config, grid=grid)
+    model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
+    for k, extraction in found.items() if keep else ():
+        path(model, k).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path(model, k)) as aside:
+            extraction.save(aside)
+    return found
 
 
 def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:

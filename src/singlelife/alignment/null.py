@@ -4,14 +4,12 @@
 cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null is the
 *excess*, and the p-value is the share of shifts that reach the score, with the score itself among them.
 
-The interval of the excess covers both things that could have been otherwise. Other *pairs*: the variance of the mean
-over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or
-less than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean
-over its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any.
+The interval of the excess covers other *pairs*, by the variance of the mean over blocks of pairs that follow each
+other, and other *weights*: two models with random weights agree a little more or less than by accident on any number
+of pairs, since both see the same images. A jackknife over a model's heads (or groups of feature channels) measures it.
 
-The usual representation metrics, linear CKA and mutual k nearest neighbours, are calibrated by the same shifts. They
-ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one vector
-per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
+Linear CKA and mutual k nearest neighbours are calibrated by the same shifts. They ask whether two models find the same
+*images* alike; CAS asks whether they find the same *places*. They take the mean patch token of each target view.
 """
 
 from collections.abc import Sequence
@@ -241,13 +239,12 @@ class RepresentationMetrics:
         num_images: how many target views they use.
         neighbours: k of the nearest neighbours: 10, or two fewer than images if these are few. Independent features
             have neighbours / (P - 1) of them in common.
-        cka: linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327):
-            1 for features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few
-            the images. NaN with a model whose vectors are all the same.
-        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
-            al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        cka: debiased linear CKA (arXiv 1905.00414, 2010.15327): 1 for features that differ by a rotation, a shift and
+            a scale, about 0 for independent ones. NaN with a model whose vectors are all the same.
+        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (arXiv
+            2405.07987), 0 to 1.
         nulls, p_values: of each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
-            that reach it, with the images in place counted in. NaN with fewer than 2 images.
+            that reach it, with the images in place counted in.
     """
 
     num_images: int

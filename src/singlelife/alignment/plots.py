@@ -140,19 +140,13 @@ def draw_curve(result: CasCurve) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names with as few of their folders as tell them from the others."""
-    parts = {name: PurePath(name).parts for name in names}
-
-    def last(name: str, count: int) -> tuple[str, ...]:
-        return parts[name][-count:]
-
-    short = []
-    for name in names:
-        rest = [other for other in parts if other != name]
-        counts = range(1, len(parts[name]) + 1)
-        count = next((each for each in counts if all(last(other, each) != last(name, each) for other in rest)), None)
-        short.append(name if count is None else "/".join(last(name, count)))
-    return short
+    """Names with as few of their folders as tell them all apart."""
+    parts = [PurePath(name).parts for name in names]
+    for count in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(each[-count:]) for each in parts]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
