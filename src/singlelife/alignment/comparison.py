@@ -295,19 +295,19 @@ def _at_each_k(
 
 
 def _search(models: Sequence[Model], pairs: PairSet, config: CasConfig, grid: tuple[int, int]) -> SearchScores:
-    device = choose_device(config.device)
-    loaded = [open_model(model, device, config) for model in models]
-    match, names = pairs.true_match(grid).numpy(), []
-    first, second = (
-        counted(extract_each(model, pairs, config, grid), pairs, match, config.patches) for model in loaded
-    )
-    for model in loaded:
+    """Run both models again, for the maps of each block or head at the primary k."""
+    device, k, match = choose_device(config.device), config.k[0], pairs.true_match(grid).numpy()
+    found, names = [], []
+    for model in (open_model(each, device, config) for each in models):
+        alone = [by_k[k] for by_k in extract_each(model, pairs, [k], config, grid, config.search)]
+        found.append(counted(alone, pairs, match, config.patches))
         heads = range(model.num_heads // len(model.layers))
         of_heads = [f"{layer}.{head}" for layer in model.layers for head in heads]
         names.append(tuple(map(str, model.layers) if config.search == "blocks" else of_heads))
+    first, second = found
     raw = np.array([[mean_known(agreement(a.raw, b.raw, a.k)) for b in second] for a in first])
-    of_first, of_second = ([each.centred[pairs.order] for each in found] for found in (first, second))
-    centred, excess, p_value = search_null(of_first, of_second, config.k[0])
+    in_time = [[each.centred[pairs.order] for each in sets] for sets in found]
+    centred, excess, p_value = search_null(in_time[0], in_time[1], k)
     return SearchScores(config.search, (names[0], names[1]), raw, centred, excess, raw.size, p_value)
 
 

@@ -275,23 +275,15 @@ def extract(
         LifeError: there is no room on the disk for the logits.
     """
     config, grid = replace(config or CasConfig(), **settings), grid or model.grid
-    (found,) = _extract(model, pairs, ks, config, grid, "mean")
+    (found,) = extract_each(model, pairs, ks, config, grid, "mean")
     some, sets = _parts(model, pairs, ks, config, grid, found[ks[0]].sinks)
     return {k: replace(each, some=some, parts=sets[k]) for k, each in found.items()}
 
 
 def extract_each(
-    model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int]
-) -> list[Extraction]:
-    """As `extract`, of each block, or each head of each block, by itself, at the primary k."""
-    k = config.k[0]
-    return [found[k] for found in _extract(model, pairs, [k], config, grid, config.search)]
-
-
-def _extract(
     model: AttentionMapProvider, pairs: PairSet, ks: Sequence[int], config: CasConfig, grid: tuple[int, int], by: str
 ) -> list[dict[int, Extraction]]:
-    """By k, of each block or head by itself, or of their mean alone."""
+    """As `extract`, without parts: of each of the `"blocks"` or `"heads"` by itself, or of their `"mean"` alone."""
     check_ks(ks, grid)
     heads = {"mean": 1, "blocks": len(model.layers)}.get(by, model.num_heads)
     count, num_pairs, blank = grid[0] * grid[1], len(pairs), pairs.blank
