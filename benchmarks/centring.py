@@ -92,7 +92,7 @@ def intervals(models: dict[str, AttentionMapProvider], pairs: PairSet) -> list[s
     both, lives = list(combinations(range(len(found)), 2)), (len(FRESH), len(FRESH) + 1)
     shown = []
     for extractions in (alone, found):
-        cells = compare_cells(extractions, pairs).centred
+        cells = compare_cells(extractions, pairs)
         scores = dict(zip(both, (centred_score(cells, each) for each in np.eye(len(both))), strict=True))
         fresh = [scores[two] for two in combinations(range(len(FRESH)), 2)]
         held = sum(each.excess_low < 0 < each.excess_high for each in fresh)

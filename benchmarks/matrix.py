@@ -30,7 +30,7 @@ import tyro
 from singlelife.alignment.comparison import cas_matrix
 from singlelife.alignment.models import load_model
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import agreement, common_per_patch, select_top_k
+from singlelife.alignment.score import agreement, select_top_k
 from singlelife.alignment.settings import CasConfig
 from singlelife.croco import CroCoConfig, CroCoImageProcessor
 from singlelife.files import hub_configs, read_yaml
@@ -110,7 +110,7 @@ class Benchmark:
         logits = [torch.randn(self.kernel_pairs, patches, patches) for _ in range(2)]
         lists = [each.topk(k).indices for each in logits]
         bits = [select_top_k(each.numpy(), [k])[k] for each in logits]
-        if not np.array_equal(common_per_patch(*bits), common(*lists).numpy()):
+        if not np.array_equal(np.bitwise_count(bits[0] & bits[1]).sum(axis=-1), common(*lists).numpy()):
             sys.exit("The overlaps of packed bits and of lists differ.")
         ways: dict[str, Callable[[], Any]] = {
             "packed": lambda: agreement(*bits, k),

@@ -152,7 +152,7 @@ class Bench:
                     self._run(model, name, on, k, grid, request) for model, name in zip(models, (a, b), strict=True)
                 )
                 config = CasConfig(k=(k,))
-                scores = compare_extractions({k: first.extraction}, {k: second.extraction}, on, config)
+                scores = compare_extractions({k: [first.extraction, second.extraction]}, on, config)
                 return scores, (first, second)
 
             comparison, runs = compared(pairs)

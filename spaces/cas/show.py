@@ -16,7 +16,7 @@ from score import Bench, Result, built_in_models
 
 from singlelife.alignment.comparison import CasResult
 from singlelife.alignment.null import CentredScore
-from singlelife.alignment.score import Score, common_per_patch, unpack
+from singlelife.alignment.score import Score, unpack
 
 _CLEAR, _STRONG = 0.1, 0.4  # of the centred score above its null
 _COLOURS = ["#3b82f6", "#f97316", "#22c55e"]  # of A, B and both, which also differ in shape: see look.js
@@ -177,12 +177,11 @@ def _telling_patch(result: Result, pair: int) -> tuple[int, float]:
     """The most telling patch of the target, and how telling it is: both models agree about it and find a true match
     that is far from the same place."""
     rows, columns = result.comparison.grid
-    sets = np.stack([run.extraction.raw[pair] for run in result.runs])
     truth, index = result.true_match[pair], np.arange(rows * columns)
-    chosen = unpack(sets, rows * columns)
+    chosen = unpack(np.stack([run.extraction.raw[pair] for run in result.runs]), rows * columns)
     right = (truth >= 0) & chosen[0, index, truth] & chosen[1, index, truth]
     shift = np.hypot(truth // columns - index // columns, truth % columns - index % columns)
-    shows = common_per_patch(sets[0], sets[1]) + right * np.minimum(shift, 4)
+    shows = (chosen[0] & chosen[1]).sum(axis=-1) + right * np.minimum(shift, 4)
     return int(np.argmax(shows)), float(shows.max())
 
 

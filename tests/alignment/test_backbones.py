@@ -55,11 +55,6 @@ MODELS = {
         hf.SiglipImageProcessor(size=SIZE),
         0,
     ),
-    "siglip2": (
-        hf.Siglip2Config(vision_config={**TINY, "num_patches": 16, "patch_size": 8}, text_config=TEXT),
-        hf.Siglip2ImageProcessor(patch_size=8, max_num_patches=16),
-        0,
-    ),
     "vit": (hf.ViTConfig(**TINY, **PATCHES), hf.ViTImageProcessor(size=SIZE), 1),
     "vit_mae": (hf.ViTMAEConfig(**TINY, **PATCHES, **MAE), hf.ViTImageProcessor(size=SIZE), 1),
     "vit_msn": (hf.ViTMSNConfig(**TINY, **PATCHES), hf.ViTImageProcessor(size=SIZE), 1),
@@ -87,7 +82,6 @@ def expected_tokens(name: str, folder: Path, images: torch.Tensor) -> tuple[torc
     towers = {
         "clip": hf.CLIPVisionModel,
         "siglip": hf.SiglipVisionModel,
-        "siglip2": hf.Siglip2VisionModel,
     }
     model = towers.get(name, AutoModel).from_pretrained(folder).eval()
     inputs = processor(list(images), return_tensors="pt", do_resize=False, do_center_crop=False) | {}

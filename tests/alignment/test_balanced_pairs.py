@@ -107,6 +107,17 @@ def test_without_bins_pairs_are_those_that_a_life_gives(life_here):
     assert shifted.provenance["by"] == "none" and (shifted.gap == 0).all()
 
 
+@pytest.mark.parametrize("views", ["zoomed", "shifted", "even"])
+def test_both_cuts_of_a_wide_frame_lie_in_one_square_anywhere_in_it(views, clip, tmp_path):
+    life = prepare_life(get_life("pan", [clip]), cache_dir=tmp_path, num_workers=1, progress=False)
+    pairs = make_balanced_pair_set([life], by="none", views=views, num_pairs=100, image_size=32)
+    top, left, height, width = pairs._boxes.transpose(2, 0, 1)
+    for start, side, length in ((top, height, 48), (left, width, 64)):
+        assert ((start + side).max(axis=1) - start.min(axis=1) <= 48).all()
+        assert start.min() < 8 and (start + side).max() > length - 8
+    assert (np.ptp(left, axis=1) > 0).mean() > 0.8
+
+
 def test_what_describes_a_set_is_no_part_of_its_hash(life_here, tmp_path):
     """The overlaps are known only where points are kept beside the life, and two people's scores compare still."""
     life_geometry(life_here)

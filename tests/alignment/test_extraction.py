@@ -172,7 +172,8 @@ def test_each_head_or_block_is_scored_by_itself_and_the_best_is_corrected_for(se
     heads = torch.stack([random_logits(40, grid, seed) for seed in range(4)], dim=1)
     model = Given("g", heads.mean(dim=1), grid, heads=heads, layers=(0, 1))
     each = heads if search == "heads" else torch.stack([heads[:, :2].mean(dim=1), heads[:, 2:].mean(dim=1)], dim=1)
-    found = extract_each(model, numbered_pairs(40), CasConfig(k=k, batch_size=7, search=search, **quiet), grid)
+    by_k = extract_each(model, numbered_pairs(40), [k], CasConfig(batch_size=7, **quiet), grid, search)
+    found = [each[k] for each in by_k]
     assert len(found) == each.shape[1]
     for index, one in enumerate(found):
         np.testing.assert_array_equal(one.raw, sets_of(each[:, index], k))
@@ -225,11 +226,6 @@ def test_extractions_are_read_as_they_were_saved(tmp_path):
     for name in Extraction.__dataclass_fields__:
         np.testing.assert_array_equal(getattr(loaded, name), getattr(saved, name))
         assert type(getattr(loaded, name)) is type(getattr(saved, name))
-    whole = (tmp_path / "x.safetensors").read_bytes()
-    for damaged in (b"", whole[:100], whole[:-8], b"\x00" * 64):
-        (tmp_path / "x.safetensors").write_bytes(damaged)
-        with pytest.raises(ValueError, match="holds no extraction"):
-            Extraction.load(tmp_path / "x.safetensors")
 
 
 @pytest.fixture(scope="module")

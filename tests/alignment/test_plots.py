@@ -50,4 +50,4 @@ def test_names_are_short_and_stay_apart():
     assert short_names(["runs/sim_1", "runs/sim_2"]) == ["sim_1", "sim_2"]
     assert short_names(["a/sim_1", "b/sim_1"]) == ["a/sim_1", "b/sim_1"]
     long = ["/home/ann/spaces/cas/models/sim_1@0", "/home/ann/runs/sim_1@0", "/home/ann/runs/sim_2@1"]
-    assert short_names(long) == ["models/sim_1@0", "runs/sim_1@0", "sim_2@1"]
+    assert short_names(long) == ["models/sim_1@0", "runs/sim_1@0", "runs/sim_2@1"]

@@ -17,11 +17,11 @@ from tqdm.auto import tqdm
 
 from singlelife.alignment.extraction import (
     Extraction,
-    ExtractionCache,
     ModelHeader,
     check_ks,
-    co_visible,
+    counted,
     extract_each,
+    extract_once,
 )
 from singlelife.alignment.matrix import (
     AlignmentResult,
@@ -134,14 +134,13 @@ class CasResult(AlignmentResult):
         scores = {"A and B": (self.raw, self.centred)}
         if len(self.curve) > 1:
             scores = {f"k = {at.k}": (at.raw, at.centred) for at in self.curve}
-        parts = [
+        return self._text(
             f"A  {self.models[0]}\nB  {self.models[1]}\non {self._title()}",
             score_table(scores),
             model_table(dict(zip("AB", self.readings, strict=True))),
-            *([str(self.search)] if self.search else []),
+            str(self.search or ""),
             self.summary(),
-        ]
-        return "\n\n".join([*parts, *self._notes()])
+        )
 
     def summary(self) -> str:
         """The scores in two or three sentences."""
@@ -188,8 +187,7 @@ def cas(
     config = replace(config or CasConfig(), **overrides)
     on, by_k, _, _ = _measure([a, b], config, pairs)
     search = None if config.search == "none" else _search([a, b], on, config, by_k[config.k[0]][0].grid)
-    first, second = ({k: found[index] for k, found in by_k.items()} for index in range(2))
-    return compare_extractions(first, second, on, config, search=search)
+    return compare_extractions(by_k, on, config, search=search)
 
 
 def _measure(
@@ -217,13 +215,21 @@ def _measure(
     opened = on_each(range(len(models)), "Opening models", lambda index: ModelHeader.of(load(index)))
     grid = coarser([header.grid for header in opened.values()])
     check_ks(config.k, grid)
-    on = pair_set_of(config, pairs, max(header.image_size for header in opened.values()))
-    cache = ExtractionCache(on, grid, config)
+    on = pairs
+    if not isinstance(on, PairSet):
+        on = resolve_pair_set(
+            config.pairs if on is None else str(on),
+            views=config.views,
+            num_pairs=config.num_pairs,
+            seed=config.seed,
+            image_size=config.image_size or max(header.image_size for header in opened.values()),
+            cache_dir=config.cache_dir,
+        )
 
     def run(index: int) -> dict[int, Extraction]:
         model = models[index]
         keep = keep_loaded or isinstance(model, str | Path)
-        found = cache.get(opened[index], lambda: load(index), keep=keep)
+        found = extract_once(opened[index], lambda: load(index), on, config, grid, keep=keep)
         return {k: replace(each, model=_name(model)) for k, each in found.items()}
 
     def pooled(index: int) -> np.ndarray:
@@ -253,79 +259,55 @@ def coarser(grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
     return min(grids, key=lambda grid: grid[0] * grid[1])
 
 
-def pair_set_of(config: CasConfig, pairs: str | Path | PairSet | None, image_size: int) -> PairSet:
-    """The pair set to measure on: `pairs`, or that of the settings, with views of `image_size` pixels unless the
-    settings give a size."""
-    if isinstance(pairs, PairSet):
-        return pairs
-    return resolve_pair_set(
-        config.pairs if pairs is None else str(pairs),
-        views=config.views,
-        num_pairs=config.num_pairs,
-        seed=config.seed,
-        image_size=config.image_size or image_size,
-        cache_dir=config.cache_dir,
-    )
-
-
 def compare_extractions(
-    a: Mapping[int, Extraction],
-    b: Mapping[int, Extraction],
-    pairs: PairSet,
-    config: CasConfig,
-    *,
-    search: SearchScores | None = None,
+    by_k: Mapping[int, Sequence[Extraction]], pairs: PairSet, config: CasConfig, *, search: SearchScores | None = None
 ) -> CasResult:
     """`cas` of two models that were run on the pairs before.
 
     Args:
-        a, b: by k, of one grid and one setting.
+        by_k: the extractions of A and B, of one grid and one setting.
         config: the settings; the first k is the primary one.
         search: of the two models, if their blocks or heads were scored.
     """
-    at_k, shown = _at_each_k({k: [a[k], b[k]] for k in a}, pairs, config)
-    curve = tuple(ScoresAtK(k, at.centred.cells[0], at.raw.cells[0]) for k, at in at_k.items())
-    main = at_k[config.k[0]]
+    at_k, shown = _at_each_k(by_k, pairs, config)
+    curve = {k: ScoresAtK(k, at.centred.cell(0, 1), at.raw.cell(0, 1)) for k, at in at_k.items()}
+    main = config.k[0]
     return CasResult(
         **facts_of(shown, pairs, config),
-        raw=main.raw.cells[0],
-        centred=main.centred.cells[0],
-        readings=main.readings,
-        curve=curve,
+        raw=curve[main].raw,
+        centred=curve[main].centred,
+        readings=at_k[main].readings,
+        curve=tuple(curve.values()),
         search=search,
         centring=tuple(np.stack([each.mean_map, each.spread]) for each in shown),
     )
 
 
 def _at_each_k(
-    by_k: Mapping[int, list[Extraction]], pairs: PairSet, config: CasConfig, groups: Sequence[str] | None = None
+    by_k: Mapping[int, Sequence[Extraction]], pairs: PairSet, config: CasConfig, groups: Sequence[str] | None = None
 ) -> tuple[dict[int, AtK], list[Extraction]]:
     """The scores at each k, ascending, and the extractions at the primary one, of the patches that count."""
-    counted, at_k = dict(by_k), {}
-    true_match = pairs.true_match(by_k[config.k[0]][0].grid).numpy()
-    for k in sorted(set(config.k)):
-        if config.patches != "all" or pairs.even:
-            counted[k] = [co_visible(each, pairs, true_match) for each in by_k[k]]
-        of_groups = groups or [each.model for each in by_k[k]]
-        at_k[k] = at_one_k(counted[k], pairs, true_match, of_groups, config.seed)
-    return at_k, counted[config.k[0]]
+    main = by_k[config.k[0]]
+    true_match, groups = pairs.true_match(main[0].grid).numpy(), groups or [each.model for each in main]
+    shown = {k: counted(by_k[k], pairs, true_match, config.patches) for k in sorted(by_k)}
+    at_k = {k: at_one_k(found, pairs, true_match, groups, config.seed) for k, found in shown.items()}
+    return at_k, shown[config.k[0]]
 
 
 def _search(models: Sequence[Model], pairs: PairSet, config: CasConfig, grid: tuple[int, int]) -> SearchScores:
-    device = choose_device(config.device)
-    loaded = [open_model(model, device, config) for model in models]
-    first, second = (extract_each(model, pairs, config, grid) for model in loaded)
-    if config.patches != "all" or pairs.even:
-        match = pairs.true_match(grid).numpy()
-        first, second = ([co_visible(each, pairs, match) for each in found] for found in (first, second))
-    names = []
-    for model in loaded:
+    """Run both models again, for the maps of each block or head at the primary k."""
+    device, k, match = choose_device(config.device), config.k[0], pairs.true_match(grid).numpy()
+    found, names = [], []
+    for model in (open_model(each, device, config) for each in models):
+        alone = [by_k[k] for by_k in extract_each(model, pairs, [k], config, grid, config.search)]
+        found.append(counted(alone, pairs, match, config.patches))
         heads = range(model.num_heads // len(model.layers))
         of_heads = [f"{layer}.{head}" for layer in model.layers for head in heads]
         names.append(tuple(map(str, model.layers) if config.search == "blocks" else of_heads))
+    first, second = found
     raw = np.array([[mean_known(agreement(a.raw, b.raw, a.k)) for b in second] for a in first])
-    of_first, of_second = ([each.centred[pairs.order] for each in found] for found in (first, second))
-    centred, excess, p_value = search_null(of_first, of_second, config.k[0])
+    in_time = [[each.centred[pairs.order] for each in sets] for sets in found]
+    centred, excess, p_value = search_null(in_time[0], in_time[1], k)
     return SearchScores(config.search, (names[0], names[1]), raw, centred, excess, raw.size, p_value)
 
 

@@ -92,9 +92,8 @@ class CasCurve(AlignmentResult):
             score_table({name: (each.raw, each.centred) for name, each in named.items()}),
             model_table({name: each.reading for name, each in named.items()}),
             f"centred  {self.sentence('centred')}\nraw      {self.sentence('raw')}",
-            *self._notes(),
         ]
-        return "\n\n".join([*parts, failure_lines(self.failed)] if self.failed else parts)
+        return self._text(*parts, failed=self.failed)
 
 
 def cas_curve(

@@ -27,7 +27,6 @@ from singlelife.alignment.models import AttentionMapProvider
 from singlelife.alignment.pair_sets import PairSet
 from singlelife.alignment.score import (
     Truth,
-    agreement,
     centre,
     holds,
     pack,
@@ -62,13 +61,8 @@ class Extraction:
 
     Attributes:
         model: what the user called it.
-        revision: what its weights are.
-        method: how its maps come about.
-        layers: which blocks they are of.
-        pairs_hash: of the pair set.
-        k: of the top k.
+        revision, method, layers: see [`AttentionMapProvider`].
         grid: rows and columns of patches; N is their product.
-        direction: one of `settings.Direction`.
         masked: the sinks were left out before the top k was taken.
         raw, centred: the sets, uint64 (P, N, ceil(N / 64)), see `score`; empty where a row has no top k, or the pair
             has a view of one colour.
@@ -85,7 +79,6 @@ class Extraction:
     revision: str
     method: str
     layers: tuple[int, ...]
-    pairs_hash: str
     k: int
     grid: tuple[int, int]
     direction: str
@@ -138,56 +131,40 @@ class ModelHeader:
         return cls(model.revision, model.method, model.layers, model.grid, model.image_size)
 
 
-class ExtractionCache:
-    """The extractions of any models on one pair set, on a grid of rows and columns of patches, at one setting.
+def extract_once(
+    model: ModelHeader,
+    load: Callable[[], AttentionMapProvider],
+    pairs: PairSet,
+    config: CasConfig,
+    grid: tuple[int, int],
+    *,
+    keep: bool = True,
+) -> dict[int, Extraction]:
+    """As `extract`, at all ks of the settings. The model is loaded and run only if the cache lacks an extraction.
 
-    Files are in the folder `alignment` of the cache that the settings name.
+    Args:
+        keep: use the cache, its folder `alignment`.
     """
 
-    def __init__(self, pairs: PairSet, grid: tuple[int, int], config: CasConfig):
-        self.folder = Path(config.cache_dir or default_cache_dir()) / "alignment"
-        self._pairs, self._grid, self._config = pairs, grid, config
-
-    def get(
-        self, model: ModelHeader, load: Callable[[], AttentionMapProvider], *, keep: bool = True
-    ) -> dict[int, Extraction]:
-        """The extractions of a model at all ks. It is loaded and run unless they are here.
-
-        Args:
-            keep: look for them in the cache, and put new ones there.
-
-        Raises:
-            CheckpointError, PairSetError, LifeError: see `extract`.
-        """
-        ks = sorted(set(self._config.k))
-        if keep:
-            with suppress(ValueError):
-                return {k: Extraction.load(self._path(model, k)) for k in ks}
-        loaded = load()
-        found = extract(loaded, self._pairs, ks, self._config, grid=self._grid)
-        if keep:
-            model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for k, extraction in found.items():
-                with atomic_write(self._path(model, k)) as aside:
-                    extraction.save(aside)
-        return found
-
-    def _path(self, model: ModelHeader, k: int) -> Path:
-        key = {
-            "format": EXTRACTION_FORMAT,
-            "revision": model.revision,
-            "method": model.method,
-            "layers": model.layers,
-            "pairs": self._pairs.hash,
-            "k": k,
-            "grid": self._grid,
-            "direction": self._config.direction,
-            "maps": self._config.maps,
-            "sinks": self._config.sinks,
-        }
+    def path(model: ModelHeader, k: int) -> Path:
+        key = {"format": EXTRACTION_FORMAT, "pairs": pairs.hash, "k": k, "grid": grid}
+        key |= {name: getattr(model, name) for name in ("revision", "method", "layers")}
+        key |= {name: getattr(config, name) for name in ("direction", "maps", "sinks")}
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
-        return self.folder / f"{digest}.safetensors"
+        return Path(config.cache_dir or default_cache_dir()) / "alignment" / f"{digest}.safetensors"
+
+    ks = sorted(set(config.k))
+    if keep:
+        with suppress(ValueError):
+            return {k: Extraction.load(path(model, k)) for k in ks}
+    loaded = load()
+    found = extract(loaded, pairs, ks, config, grid=grid)
+    model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
+    for k, extraction in found.items() if keep else ():
+        path(model, k).parent.mkdir(parents=True, exist_ok=True)
+        with atomic_write(path(model, k)) as aside:
+            extraction.save(aside)
+    return found
 
 
 def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
@@ -227,11 +204,6 @@ def chance(a: Extraction, b: Extraction | None = None) -> float:
     return float(a.k * (first & second).sum() / (first.sum() * second.sum()))
 
 
-def position_agreement(extraction: Extraction) -> np.ndarray:
-    """The share of a model's raw matches that are among the nearest places, for each pair, float64 (P,), 0 to 1."""
-    return agreement(extraction.raw, position_sets(extraction.grid, extraction.k), extraction.k)
-
-
 def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth | None:
     """How often the sets hold the true match; None if no match is known.
 
@@ -250,23 +222,31 @@ def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth
     return Truth(float(found.mean()), at_large, len(found), int(large.sum()))
 
 
-def co_visible(extraction: Extraction, pairs: PairSet, true_match: np.ndarray) -> Extraction:
-    """The same with the sets of those patches alone whose true match (see `truth`) is known.
+def counted(
+    extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, patches: str
+) -> list[Extraction]:
+    """Extractions of one direction with the sets that count: of co-visible patches or even views, those alone whose
+    true match (see `truth`) is known.
 
     Raises:
         PairSetError: none is.
     """
+    if patches == "all" and not pairs.even:
+        return list(extractions)
     pair, target = np.nonzero(true_match >= 0)
     if not len(pair):
         raise PairSetError(f"--patches co-visible: no true match is known of the pairs {pairs.name}. Leave it out.")
     rows = np.zeros((*true_match.shape, 1), dtype=np.uint64)
-    rows[pair, true_match[pair, target] if extraction.direction in SWAPPED else target] = ~np.uint64(0)
-    return replace(
-        extraction,
-        raw=extraction.raw & rows,
-        centred=extraction.centred & rows,
-        parts=extraction.parts & rows[pairs.order[extraction.some]],
-    )
+    rows[pair, true_match[pair, target] if extractions[0].direction in SWAPPED else target] = ~np.uint64(0)
+    return [
+        replace(
+            each,
+            raw=each.raw & rows,
+            centred=each.centred & rows,
+            parts=each.parts & rows[pairs.order[each.some]],
+        )
+        for each in extractions
+    ]
 
 
 def extract(
@@ -295,23 +275,15 @@ def extract(
         LifeError: there is no room on the disk for the logits.
     """
     config, grid = replace(config or CasConfig(), **settings), grid or model.grid
-    (found,) = _extract(model, pairs, ks, config, grid, "mean")
+    (found,) = extract_each(model, pairs, ks, config, grid, "mean")
     some, sets = _parts(model, pairs, ks, config, grid, found[ks[0]].sinks)
     return {k: replace(each, some=some, parts=sets[k]) for k, each in found.items()}
 
 
 def extract_each(
-    model: AttentionMapProvider, pairs: PairSet, config: CasConfig, grid: tuple[int, int]
-) -> list[Extraction]:
-    """As `extract`, of each block, or each head of each block, by itself, at the primary k."""
-    k = config.k[0]
-    return [found[k] for found in _extract(model, pairs, [k], config, grid, config.search)]
-
-
-def _extract(
     model: AttentionMapProvider, pairs: PairSet, ks: Sequence[int], config: CasConfig, grid: tuple[int, int], by: str
 ) -> list[dict[int, Extraction]]:
-    """By k, of each block or head by itself, or of their mean alone."""
+    """As `extract`, without parts: of each of the `"blocks"` or `"heads"` by itself, or of their `"mean"` alone."""
     check_ks(ks, grid)
     heads = {"mean": 1, "blocks": len(model.layers)}.get(by, model.num_heads)
     count, num_pairs, blank = grid[0] * grid[1], len(pairs), pairs.blank
@@ -367,7 +339,6 @@ def _extract(
             revision=model.revision,
             method=model.method,
             layers=model.layers,
-            pairs_hash=pairs.hash,
             k=k,
             grid=grid,
             direction=config.direction,
@@ -454,18 +425,14 @@ def _batches(
 
     at_once = config.batch_size
     if by != "mean":
-        at_once = max(
-            1, min(at_once, _PARTS_IN_MEMORY // (4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2))
-        )
+        bytes_of_a_pair = 4 * model.num_heads * (model.grid[0] * model.grid[1]) ** 2
+        at_once = max(1, min(at_once, _PARTS_IN_MEMORY // bytes_of_a_pair))
     settings: dict[str, Any] = {"unit": " pairs", "leave": None, "disable": not config.progress}
     with tqdm(total=len(chosen), desc=f"Attention of {model.name}", **settings) as bar:
         for start in range(0, len(chosen), at_once):
             part = torch.from_numpy(chosen[start : start + at_once])
             target, source = pairs.target[part], pairs.source[part]
-            if config.direction == "source-target":
-                logits = maps(source, target)
-            else:
-                logits = maps(target, source)
+            logits = maps(source, target) if config.direction == "source-target" else maps(target, source)
             if config.direction == "transposed":
                 logits = logits.transpose(-1, -2)
             elif config.direction == "reciprocal":

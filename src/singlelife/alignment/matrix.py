@@ -4,7 +4,7 @@ models, and a test that groups matter."""
 import html
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from singlelife._version import __version__
-from singlelife.alignment.extraction import Extraction, chance, position_agreement, truth
+from singlelife.alignment.extraction import Extraction, chance, position_sets, truth
 from singlelife.alignment.null import (
     MEASURES,
     SMALL_P,
@@ -25,7 +25,7 @@ from singlelife.alignment.null import (
     permutation_test,
 )
 from singlelife.alignment.pair_sets import PairSet
-from singlelife.alignment.score import Score, Truth, scores
+from singlelife.alignment.score import Score, Truth, agreement, scores
 from singlelife.alignment.settings import CasConfig
 from singlelife.files import atomic_write
 from singlelife.results import ResultRow, to_frame
@@ -53,27 +53,6 @@ class ModelReading:
     sink_share: float
     truth: Truth | None
     centred_truth: Truth | None
-
-
-def model_readings(extractions: Sequence[Extraction], true_match: np.ndarray, seed: int) -> tuple[ModelReading, ...]:
-    """What each model does by itself.
-
-    Args:
-        extractions: at one k.
-        true_match: see `extraction.truth`.
-        seed: of the bootstrap.
-    """
-    positions = scores(list(map(position_agreement, extractions)), list(map(chance, extractions)), seed)
-    return tuple(
-        ModelReading(
-            position,
-            tuple(np.flatnonzero(each.sinks).tolist()),
-            each.sink_share,
-            truth(each, true_match, "raw"),
-            truth(each, true_match, "centred"),
-        )
-        for each, position in zip(extractions, positions, strict=True)
-    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,9 +124,10 @@ class AlignmentResult:
             f"patches{''.join(other)}"
         )
 
-    def _notes(self) -> list[str]:
-        """The notes as a part of the text, if there are any."""
-        return ["\n".join(f"Note: {each}" for each in self.notes)] if self.notes else []
+    def _text(self, *parts: str, failed: Mapping[str, str] | None = None) -> str:
+        """The parts, then the notes and the models that failed, if there are any."""
+        notes = "\n".join(f"Note: {each}" for each in self.notes)
+        return "\n\n".join(filter(None, [*parts, notes, failure_lines(failed) if failed else ""]))
 
     def _score_rows(self, k: int, model: int, reference: int, raw: Score, centred: CentredScore) -> list[ResultRow]:
         at: dict[str, Any] = {"k": k, "chance": centred.chance}
@@ -235,16 +215,15 @@ def score_table(rows: Mapping[str, tuple[Score, CentredScore]]) -> str:
     columns = ["centred", "by accident", "excess", "95% interval", "p", "raw", "95% interval", "chance"]
     lines = {
         name: [
-            centred.cas, centred.null, centred.excess, interval(centred.excess_low, centred.excess_high),
-            centred.p_value, raw.cas, interval(raw.low, raw.high), raw.chance,
+            centred.cas, centred.null, centred.excess, _interval(centred.excess_low, centred.excess_high),
+            centred.p_value, raw.cas, _interval(raw.low, raw.high), raw.chance,
         ]
         for name, (raw, centred) in rows.items()
     }  # fmt: skip
     return text_table(lines, columns)
 
 
-def interval(low: float, high: float) -> str:
-    """An interval in words; nothing where there is none."""
+def _interval(low: float, high: float) -> str:
     return "" if np.isnan(low) or np.isnan(high) else f"{low:.3f} to {high:.3f}"
 
 
@@ -295,14 +274,14 @@ class Matrix:
     """The scores of n models, two by two.
 
     Attributes:
-        cells: the scores, each a Score or CentredScore, of the models `np.triu_indices(n, 1)`.
+        cells: the scores, each a Score or CentredScore, of two models, the earlier one first.
         mean, within, across: of all cells, of those of two models of one group, and of two; None where none is.
         difference: the mean within groups less that across, which is 0 where groups do not matter; None without both.
         permutation: whether groups matter, by the score above its chance or null; None where they cannot.
         arrays: each field of the scores, float64 (n, n) and symmetric, NaN where it is not defined.
     """
 
-    cells: tuple[Any, ...]
+    cells: dict[tuple[int, int], Any]
     mean: Score
     within: Score | None
     across: Score | None
@@ -320,15 +299,9 @@ class Matrix:
         """What is above the null of centred scores, or the chance of raw ones; NaN on the diagonal."""
         return self.arrays.get("excess", self.arrays["cas"] - self.arrays["chance"])
 
-    def cell(self, a: int, b: int) -> Score:
+    def cell(self, a: int, b: int) -> Any:
         """The score of two models."""
-        return self.cells[int(np.flatnonzero((np.stack(_two(len(self.cas))) == [[min(a, b)], [max(a, b)]]).all(0))[0])]
-
-
-def _two(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The models of each cell."""
-    first, second = np.triu_indices(n, 1)
-    return first, second
+        return self.cells[min(a, b), max(a, b)]
 
 
 def matrix_of(
@@ -339,10 +312,10 @@ def matrix_of(
     Args:
         groups: of each model.
         seed: of the permutation test.
-        scores_of: the scores of weighted sums of the cells `np.triu_indices(n, 1)`.
+        scores_of: the scores of weighted sums of the cells, which are in the order of `np.triu_indices(n, 1)`.
     """
-    n = len(groups)
-    same = np.array([a == b for a, b in combinations(groups, 2)], dtype=bool)
+    n, both = len(groups), list(combinations(range(len(groups)), 2))
+    same = np.array([groups[a] == groups[b] for a, b in both], dtype=bool)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
     # The one cell of two models is its own mean.
     weights = {name: cells / cells.sum() for name, cells in kinds.items() if cells.any() and len(same) > 1}
@@ -350,19 +323,20 @@ def matrix_of(
         weights["difference"] = weights["within"] - weights["across"]
     found = scores_of([*np.eye(len(same)), *weights.values()])
     of_kinds = dict(zip(weights, found[len(same) :], strict=True))
-    cells, arrays = tuple(found[: len(same)]), {}
-    for name in (each.name for each in fields(cells[0])):
+    arrays = {}
+    for name in (each.name for each in fields(found[0])):
         square = np.full((n, n), 1.0 if name in ("cas", "chance_corrected", "low", "high") else np.nan)
-        square[_two(n)] = square.T[_two(n)] = [getattr(each, name) for each in cells]  # None becomes NaN
+        for (a, b), score in zip(both, found, strict=False):
+            square[a, b] = square[b, a] = getattr(score, name)  # None becomes NaN
         arrays[name] = square
-    excess = arrays.get("excess", arrays["cas"] - arrays["chance"])
-    return Matrix(
-        cells=cells,
-        mean=of_kinds.get("mean", cells[0]),
+    matrix = Matrix(
+        cells=dict(zip(both, found, strict=False)),
+        mean=of_kinds.get("mean", found[0]),
         **{name: of_kinds.get(name) for name in ("within", "across", "difference")},
-        permutation=permutation_test(np.nan_to_num(excess), groups, seed),
+        permutation=None,
         arrays=arrays,
     )
+    return replace(matrix, permutation=permutation_test(np.nan_to_num(matrix.excess), groups, seed))
 
 
 @dataclass(frozen=True, eq=False)
@@ -400,13 +374,13 @@ class CasMatrix(AlignmentResult):
 
     def rows(self) -> list[ResultRow]:
         """At every k: both scores of each two models, then each model by itself. Representation metrics come last."""
-        found, both = [], list(combinations(range(len(self.models)), 2))
+        found = []
         for k, at in self.at_k.items():
-            for cell, (a, b) in enumerate(both):
-                found += self._score_rows(k, a, b, at.raw.cells[cell], at.centred.cells[cell])
+            for a, b in at.raw.cells:
+                found += self._score_rows(k, a, b, at.raw.cells[a, b], at.centred.cells[a, b])
             for model, reading in enumerate(at.readings):
                 found += self._reading_rows(k, model, reading)
-        for a, b in both if self.representation else []:
+        for a, b in self.main.raw.cells if self.representation else ():
             found += [self._row(name, getattr(self.representation, name)[a, b], a, b) for name in MEASURES]
         return found
 
@@ -414,10 +388,13 @@ class CasMatrix(AlignmentResult):
         n, raw, centred = len(self.models), self.main.raw, self.main.centred
         names = [f"{index + 1} {self.models[index]} ({self.groups[index]})" for index in range(n)]
         readings = model_table(dict(zip(names, self.main.readings, strict=True)))
-        parts = [f"{n} models on {self._title()}", readings]
         title = "centred CAS less its null; above the diagonal, the p-value"
-        parts.append(_square(title, centred.excess, centred.arrays["p_value"]))
-        parts.append(_square(f"raw CAS; chance {raw.mean.chance:.3f}", raw.cas, raw.cas))
+        parts = [
+            f"{n} models on {self._title()}",
+            readings,
+            _square(title, centred.excess, centred.arrays["p_value"]),
+            _square(f"raw CAS; chance {raw.mean.chance:.3f}", raw.cas, raw.cas),
+        ]
         kinds = {"mean": "mean of all cells", "within": "mean within groups", "across": "mean across groups",
                  "difference": "within less across"}  # fmt: skip
         means = {name: (getattr(raw, of), getattr(centred, of)) for of, name in kinds.items() if getattr(raw, of)}
@@ -431,15 +408,12 @@ class CasMatrix(AlignmentResult):
             parts.append(f"permutation test that groups matter ({raw.permutation.assignments:,} assignments)\n{tests}")
         if self.representation:
             parts.append(self._metrics(self.representation))
-        parts += self._notes()
-        if self.failed:
-            parts.append(failure_lines(self.failed))
-        return "\n\n".join(parts)
+        return self._text(*parts, failed=self.failed)
 
     def _metrics(self, metrics: RepresentationMetrics) -> str:
         """The representation metrics, next to the score."""
         lines = {}
-        for a, b in combinations(range(len(self.models)), 2):
+        for a, b in self.main.raw.cells:
             squares = [self.main.centred.excess]
             for name in MEASURES:
                 squares += [getattr(metrics, name), metrics.nulls[name], metrics.p_values[name]]
@@ -459,19 +433,40 @@ def _square(title: str, below: np.ndarray, above: np.ndarray) -> str:
 def at_one_k(
     extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, groups: Sequence[str], seed: int
 ) -> AtK:
-    """All scores of n models at one k."""
-    found = compare_cells(extractions, pairs)
+    """All scores of n models at one k.
+
+    Args:
+        true_match: see `extraction.truth`.
+        groups: of each model.
+        seed: of the bootstrap and the permutation test.
+    """
+    k, grid, found = extractions[0].k, extractions[0].grid, compare_cells(extractions, pairs)
+    raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in combinations(extractions, 2)], axis=1)
 
     def raw_scores(weights: Sequence[np.ndarray]) -> Sequence[Score]:
         chances = [float(found.chances @ each) for each in weights]
-        return scores([_weighted(found.raw, each) for each in weights], chances, seed)
+        return scores([_weighted(raw, each) for each in weights], chances, seed)
 
+    nearest = position_sets(grid, k)
+    on_positions = scores(
+        [agreement(each.raw, nearest, k) for each in extractions], list(map(chance, extractions)), seed
+    )
+    readings = [
+        ModelReading(
+            position,
+            tuple(np.flatnonzero(each.sinks).tolist()),
+            each.sink_share,
+            truth(each, true_match, "raw"),
+            truth(each, true_match, "centred"),
+        )
+        for each, position in zip(extractions, on_positions, strict=True)
+    ]
     return AtK(
-        extractions[0].k,
-        model_readings(extractions, true_match, seed),
-        centred=matrix_of(groups, seed, lambda weights: [centred_score(found.centred, each) for each in weights]),
+        k,
+        tuple(readings),
+        centred=matrix_of(groups, seed, lambda weights: [centred_score(found, each) for each in weights]),
         raw=matrix_of(groups, seed, raw_scores),
-        per_pair={"raw": found.raw, "centred": found.centred.matched[np.argsort(pairs.order)]},
+        per_pair={"raw": raw, "centred": found.matched[np.argsort(pairs.order)]},
     )
 
 

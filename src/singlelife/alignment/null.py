@@ -4,14 +4,12 @@
 cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null is the
 *excess*, and the p-value is the share of shifts that reach the score, with the score itself among them.
 
-The interval of the excess covers both things that could have been otherwise. Other *pairs*: the variance of the mean
-over blocks of pairs that follow each other. Other *weights*: two models with random weights agree a little more or
-less than by accident on any number of pairs, since both are functions of the same images. Each model's map is the mean
-over its heads (or groups of feature channels), so the jackknife over these says how much the score owes to any.
+The interval of the excess covers other *pairs*, by the variance of the mean over blocks of pairs that follow each
+other, and other *weights*: two models with random weights agree a little more or less than by accident on any number
+of pairs, since both see the same images. A jackknife over a model's heads (or groups of feature channels) measures it.
 
-The usual representation metrics, linear CKA and mutual k nearest neighbours, are calibrated by the same shifts. They
-ask whether two models find the same *images* alike; CAS asks whether they find the same *places*. They take one vector
-per image, the mean of a model's patch tokens of a target view, so models of any grids and widths compare.
+Linear CKA and mutual k nearest neighbours are calibrated by the same shifts. They ask whether two models find the same
+*images* alike; CAS asks whether they find the same *places*. They take the mean patch token of each target view.
 """
 
 from collections.abc import Sequence
@@ -56,7 +54,6 @@ class CentredScore(Score):
         excess_low, excess_high: its 95% interval, over pairs and over the heads of both models.
         p_value: the share of mismatches that score as much, the score itself counted in; at least 1 / (shifts + 1).
         shifts: how many mismatches were tried.
-        excluded: the share of rows without a top k in one of the models.
     """
 
     null: float
@@ -65,7 +62,6 @@ class CentredScore(Score):
     excess_high: float
     p_value: float
     shifts: int
-    excluded: float
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +75,6 @@ class Mismatch:
         parts: the excess without each of G groups of heads of each model, float64 (n, G, cells), on some of the pairs;
             the same for all G where the model is not in the cell.
         chances: of each cell, float64 (cells,).
-        excluded: the share of rows that cannot be compared, float64 (cells,).
     """
 
     matched: np.ndarray
@@ -87,7 +82,6 @@ class Mismatch:
     excess: np.ndarray
     parts: np.ndarray
     chances: np.ndarray
-    excluded: np.ndarray
 
 
 def far_shifts(num_pairs: int, most: int = _MOST_SHIFTS) -> list[int]:
@@ -118,7 +112,7 @@ def mismatch(
     """
     shifts = far_shifts(len(sets[0]))
     most = max(len(each) for each in parts)
-    matched, shifted, excess, excluded = [], [], [], []
+    matched, shifted, excess = [], [], []
     without = np.zeros((len(sets), most, len(cells)))
     for cell, (a, b) in enumerate(cells):
         own = agreement(sets[a], sets[b], k)
@@ -127,7 +121,6 @@ def mismatch(
         matched.append(own)
         shifted.append(mean_known(others, axis=1))
         excess.append(own - (mean_known(others, axis=0) + mean_known(back, axis=0) - mean_known(others)))
-        excluded.append(1 - (sets[a].any(axis=-1) & sets[b].any(axis=-1)).mean())
         for model, other in ((a, b), (b, a)):
             few = far_shifts(len(some[model]), _SHIFTS_OF_PARTS)
             if len(parts[model]) and few:
@@ -140,29 +133,16 @@ def mismatch(
         np.stack(excess, axis=1),
         without,
         np.asarray(chances, dtype=np.float64),
-        np.asarray(excluded),
     )
 
 
-@dataclass(frozen=True, eq=False)
-class Cells:
-    """Models two by two at one k: the CAS of each pair of views, float64 (P, cells), and what it is against the null;
-    cell c is of the models `np.triu_indices(n, 1)[:, c]`."""
-
-    raw: np.ndarray
-    centred: Mismatch
-    chances: np.ndarray
-
-
-def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Cells:
-    """Compare models at one k, two by two."""
+def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Mismatch:
+    """Compare the centred sets of models at one k, two by two, in the order of `np.triu_indices(n, 1)`."""
     cells = list(combinations(range(len(extractions)), 2))
-    both = [(extractions[a], extractions[b]) for a, b in cells]
-    chances = np.array([chance(a, b) for a, b in both])
+    chances = [chance(extractions[a], extractions[b]) for a, b in cells]
     sets = [each.centred[pairs.order] for each in extractions]
     parts, some = [each.parts for each in extractions], [each.some for each in extractions]
-    raw = np.stack([agreement(a.raw, b.raw, a.k) for a, b in both], axis=1)
-    return Cells(raw, mismatch(sets, parts, some, extractions[0].k, cells, chances.tolist()), chances)
+    return mismatch(sets, parts, some, extractions[0].k, cells, chances)
 
 
 def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
@@ -195,15 +175,8 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
 def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
     """The weighted sum of cells (cells,), such as one of them or a mean."""
     used = np.flatnonzero(weights)
-    cas, null, chance, excluded = (
-        float(values[..., used] @ weights[used])
-        for values in (
-            mean_known(found.matched, axis=0),
-            mean_known(found.shifted, axis=0),
-            found.chances,
-            found.excluded,
-        )
-    )
+    means = (mean_known(found.matched, axis=0), mean_known(found.shifted, axis=0), found.chances)
+    cas, null, chance = (float(values[used] @ weights[used]) for values in means)
     excess, shifted = found.excess[:, used], found.shifted[:, used] @ weights[used]
     excess = np.where(np.isnan(excess), mean_known(excess, axis=0), excess) @ weights[used]
     margin = _margin(excess, found.parts[:, :, used] @ weights[used])
@@ -220,7 +193,6 @@ def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
         excess_high=cas - null + margin,
         p_value=float(1 + (shifted >= cas - ROUNDING).sum()) / (1 + len(shifted)) if defined else float("nan"),
         shifts=len(shifted) if defined else 0,
-        excluded=excluded,
     )
 
 
@@ -265,20 +237,18 @@ class RepresentationMetrics:
 
     Attributes:
         num_images: how many target views they use.
-        neighbours: k of the nearest neighbours: 10, or two fewer than images if these are few.
-        mutual_knn_chance: what independent features would score, neighbours / (P - 1); chance of CKA is 0.
-        cka: linear centred kernel alignment, debiased (Kornblith et al., arXiv 1905.00414; Nguyen et al., 2010.15327):
-            1 for features that differ by a rotation, a shift and a scale, about 0 for independent ones, however few
-            the images. NaN with a model whose vectors are all the same.
-        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (Huh et
-            al., "The Platonic Representation Hypothesis", arXiv 2405.07987), 0 to 1.
+        neighbours: k of the nearest neighbours: 10, or two fewer than images if these are few. Independent features
+            have neighbours / (P - 1) of them in common.
+        cka: debiased linear CKA (arXiv 1905.00414, 2010.15327): 1 for features that differ by a rotation, a shift and
+            a scale, about 0 for independent ones. NaN with a model whose vectors are all the same.
+        mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (arXiv
+            2405.07987), 0 to 1.
         nulls, p_values: of each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
-            that reach it, with the images in place counted in. NaN with fewer than 2 images.
+            that reach it, with the images in place counted in.
     """
 
     num_images: int
     neighbours: int
-    mutual_knn_chance: float
     cka: np.ndarray
     mutual_knn: np.ndarray
     nulls: dict[str, np.ndarray]
@@ -305,7 +275,6 @@ def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetr
     return RepresentationMetrics(
         num_images,
         neighbours,
-        neighbours / (num_images - 1),
         **{name: found[0] for name, found in values.items()},
         nulls={name: found[1:].mean(axis=0) for name, found in values.items()},
         p_values={

@@ -1,6 +1,5 @@
 """The pictures of alignment results, a matrix of models or a curve, and of pairs of views."""
 
-import io
 from collections.abc import Sequence
 from pathlib import Path, PurePath
 
@@ -41,10 +40,8 @@ def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
     for name in {"curve.png", "matrix.png"} - figures.keys():
         (folder / name).unlink(missing_ok=True)
     for name, figure in figures.items():
-        drawn = io.BytesIO()
-        figure.savefig(drawn, format="png", dpi=150)
         with atomic_write(folder / name) as aside:
-            aside.write_bytes(drawn.getvalue())
+            figure.savefig(aside, format="png", dpi=150)
     return [folder / name for name in figures]
 
 
@@ -61,10 +58,10 @@ def draw_matrix(result: CasMatrix) -> Figure:
         f"CAS of {n} models on {result.num_pairs} pairs of {result.pairs}, top {result.k} of {result.num_patches} "
         "patches",
     )
-    colours = _group_colours(result)
+    kinds = list(dict.fromkeys(result.groups))
     for axes, (variant, title) in zip(figure.subplots(1, 2), _NAMES.items(), strict=True):
         matrix: Matrix = getattr(result.main, variant)
-        _heat(axes, *_shown(result, variant), order)
+        _heat(axes, *((matrix.excess, 0.0) if variant == "centred" else (matrix.cas, matrix.mean.chance)), order)
         if matrix.within and matrix.across and matrix.difference and matrix.permutation:
             within, across, gain = (_bounds(each) for each in (matrix.within, matrix.across, matrix.difference))
             title += (
@@ -76,17 +73,11 @@ def draw_matrix(result: CasMatrix) -> Figure:
         axes.set_yticks(range(n), [f"{names[index]}  {index + 1}" for index in order])
         for labels in (axes.get_xticklabels(), axes.get_yticklabels()):
             for text, index in zip(labels, order, strict=True):
-                text.set_color(colours[index])
+                text.set_color(_COLOURS[kinds.index(result.groups[index]) % len(_COLOURS)])
         for edge in (index - 0.5 for index in range(1, n) if groups[index] != groups[index - 1]):
             axes.axhline(edge, color="white", lw=3)
             axes.axvline(edge, color="white", lw=3)
     return figure
-
-
-def _shown(result: CasMatrix, variant: str) -> tuple[np.ndarray, float]:
-    """The scores that are drawn, (n, n), and what they are by accident."""
-    matrix: Matrix = getattr(result.main, variant)
-    return (matrix.excess, 0.0) if variant == "centred" else (matrix.cas, matrix.mean.chance)
 
 
 def _bounds(score: Score) -> tuple[float, float, float]:
@@ -149,25 +140,13 @@ def draw_curve(result: CasCurve) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names with as few of their folders as tell them from the others."""
-    parts = {name: PurePath(name).parts for name in names}
-
-    def last(name: str, count: int) -> tuple[str, ...]:
-        return parts[name][-count:]
-
-    short = []
-    for name in names:
-        rest = [other for other in parts if other != name]
-        counts = range(1, len(parts[name]) + 1)
-        count = next((each for each in counts if all(last(other, each) != last(name, each) for other in rest)), None)
-        short.append(name if count is None else "/".join(last(name, count)))
-    return short
-
-
-def _group_colours(result: CasMatrix) -> list[str]:
-    """The colour of each model's group."""
-    order = list(dict.fromkeys(result.groups))
-    return [_COLOURS[order.index(group) % len(_COLOURS)] for group in result.groups]
+    """Names with as few of their folders as tell them all apart."""
+    parts = [PurePath(name).parts for name in names]
+    for count in range(1, max(map(len, parts), default=0)):
+        short = ["/".join(each[-count:]) for each in parts]
+        if len(set(short)) == len(set(names)):
+            return short
+    return list(names)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:

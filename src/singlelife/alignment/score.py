@@ -107,9 +107,7 @@ def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> 
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
     """Scores from their values for each pair (pairs,). All intervals use the same resamples of pairs."""
     values = np.stack(per_pair, axis=1).astype(np.float64)
-    values = np.where(
-        np.isnan(values), mean_known(values, axis=0), values
-    )  # a pair without any row counts for nothing
+    values = np.where(np.isnan(values), mean_known(values, axis=0), values)  # of no row
     found = []
     for cas, chance, low, high in zip(values.mean(axis=0), chances, *bootstrap(values, seed), strict=True):
         corrected = None if chance >= 1 else float((cas - chance) / (1 - chance))
@@ -182,11 +180,6 @@ def pack(chosen: np.ndarray) -> np.ndarray:
 def unpack(bits: np.ndarray, num_columns: int) -> np.ndarray:
     """The opposite of `pack`."""
     return np.unpackbits(bits.view(np.uint8), axis=-1, count=num_columns, bitorder="little").astype(bool)
-
-
-def common_per_patch(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """How many columns two sets share, for each row: int64 (..., N) of uint64 (..., N, W), which broadcast."""
-    return np.bitwise_count(a & b).sum(axis=-1, dtype=np.int64)
 
 
 def agreement(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:

@@ -148,7 +148,8 @@ class PairSetConfig:
     """plain: the middle square of each frame; zoomed: a square of 0.3 to 0.7 of its area, at a random place; shifted:
     two cuts of one frame, of 0.55 of its side, so that true matches lie far apart and are known exactly; even: the
     same, but the second cut is at most a quarter of its side away, and true matches are known of the middle half of
-    the target alone. All these patches have the same shifts, so a patch's place says nothing about its shift."""
+    the target alone. All these patches have the same shifts, so a patch's place says nothing about its shift. Of a
+    wide frame, both cuts lie in one square."""
 
     image_size: int = 224
     """Side of the views in pixels."""

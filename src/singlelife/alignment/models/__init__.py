@@ -1,15 +1,7 @@
 """The models that are compared: how each is opened, and how it says where it looks."""
 
-from singlelife.alignment.models.checkpoints import METHODS, load_checkpoint, load_model, plan_of
-from singlelife.alignment.models.maps import AttentionMapProvider, CrossAttention
+from singlelife.alignment.models.checkpoints import load_checkpoint, load_model, plan_of
+from singlelife.alignment.models.maps import AttentionMapProvider
 from singlelife.alignment.settings import UNTRAINED
 
-__all__ = [
-    "METHODS",
-    "UNTRAINED",
-    "AttentionMapProvider",
-    "CrossAttention",
-    "load_checkpoint",
-    "load_model",
-    "plan_of",
-]
+__all__ = ["UNTRAINED", "AttentionMapProvider", "load_checkpoint", "load_model", "plan_of"]

@@ -5,7 +5,7 @@ To support another architecture of transformers whose `last_hidden_state` holds 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,28 +18,6 @@ from singlelife.errors import CheckpointError
 Grid = tuple[int, int]
 
 
-def _images(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
-    return {"pixel_values": pixels}
-
-
-def _unshuffled(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
-    """For a masked autoencoder, which shuffles the patches by noise even where it masks none."""
-    noise = torch.arange(grid[0] * grid[1], device=pixels.device).expand(len(pixels), -1)
-    return {"pixel_values": pixels, "noise": noise}
-
-
-def _patches(config: PretrainedConfig, pixels: torch.Tensor, grid: Grid) -> dict[str, Any]:
-    """For a model that takes images of any aspect ratio as sequences of patches."""
-    size = config.patch_size
-    cut = pixels.unflatten(3, (grid[1], size)).unflatten(2, (grid[0], size))  # image, channel, row, y, column, x
-    patches = cut.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
-    return {
-        "pixel_values": patches,
-        "pixel_attention_mask": torch.ones(patches.shape[:2], dtype=torch.long, device=pixels.device),
-        "spatial_shapes": torch.tensor([grid] * len(pixels)),
-    }
-
-
 @dataclass(frozen=True)
 class Architecture:
     """What the config of an architecture does not say.
@@ -48,12 +26,12 @@ class Architecture:
         prefix_tokens: class tokens and the like before the patches' tokens; the registers in its config come on
             top. None: whatever there is before as many tokens as there are patches.
         any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
-        inputs: from the config, pixels (B, 3, H, W) and the grid to what its `forward` takes.
+        shuffles: it shuffles the patches by noise, even where it masks none.
     """
 
     prefix_tokens: int | None
     any_size: bool = False
-    inputs: Callable[[PretrainedConfig, torch.Tensor, Grid], dict[str, Any]] = _images
+    shuffles: bool = False
 
 
 ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
@@ -66,13 +44,12 @@ ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
     "dinov2_with_registers": Architecture(1, any_size=True),
     "dinov3_vit": Architecture(1, any_size=True),
     "ijepa": Architecture(0),
-    "siglip2_vision_model": Architecture(0, inputs=_patches),
     "siglip_vision_model": Architecture(0),
     "vit": Architecture(1),
-    "vit_mae": Architecture(1, inputs=_unshuffled),
+    "vit_mae": Architecture(1, shuffles=True),
     "vit_msn": Architecture(1),
 }
-DUAL_TOWERS = ("clip", "siglip", "siglip2")  # of which only the vision tower is loaded
+DUAL_TOWERS = ("clip", "siglip")  # of which only the vision tower is loaded
 
 _UNKNOWN = Architecture(None)
 
@@ -167,7 +144,9 @@ class Backbone:
         return pad(values, (0, right, 0, below))  # which no patch sees
 
     def _run(self, pixels: torch.Tensor, output_hidden_states: bool = False) -> Any:
-        inputs = self._architecture.inputs(self._config, pixels, self.grid)
+        inputs = {"pixel_values": pixels}
+        if self._architecture.shuffles:
+            inputs["noise"] = torch.arange(math.prod(self.grid), device=pixels.device).expand(len(pixels), -1)
         return self._model(**inputs, output_hidden_states=output_hidden_states)
 
     @torch.inference_mode()
@@ -199,9 +178,6 @@ class Backbone:
 
 def _input_size(name: str, config: PretrainedConfig, processor: Any, any_size: bool) -> tuple[int, int]:
     """Height and width of the images that the model takes, in pixels."""
-    if getattr(config, "num_patches", None) and not hasattr(config, "image_size"):  # a sequence of patches
-        side = math.isqrt(config.num_patches) * config.patch_size
-        return side, side
     if any_size:
         cropped = getattr(processor, "do_center_crop", False) and getattr(processor, "crop_size", None)
         size = dict(cropped or getattr(processor, "size", None) or {})

@@ -3,14 +3,15 @@
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-from singlelife.alignment.pair_sets.pair_set import PairGeometry, PairSet
-from singlelife.alignment.settings import ONE_FRAME, PairSetConfig, Views
+from singlelife.alignment.pair_sets.pair_set import PairSet
+from singlelife.alignment.pair_sets.storage import PairGeometry
+from singlelife.alignment.settings import ONE_FRAME, PairSetConfig
 from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.pairs.dataset import center_crop_box, crop_and_resize, random_crop_box
 from singlelife.lives.pairs.overlap import overlaps_of, stored_pair_table
@@ -19,7 +20,6 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import Geometry, median_depths
 from singlelife.lives.scene.store import geometry_metadata, life_geometry, stored_geometry
 
-VIEWS = get_args(Views)
 DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
 
 _CUT = 0.55  # side of a cut, of that of the frame's square
@@ -40,13 +40,11 @@ def make_pair_set(
 ) -> PairSet:
     """Draw pairs of views from frames of a life that are 2 to 8 frames apart. The same arguments give the same pairs.
 
+    Where the life has poses, the camera moved between the frames of a pair: see `PairSetConfig.min_baseline`.
+
     Args:
-        life: the prepared life.
         views, num_pairs, seed, image_size: see [`PairSetConfig`].
         rows: of the life that may be used, sorted int64; all by default.
-
-    Where the life has poses, only pairs between which the camera moved are taken (`PairSetConfig.min_baseline`):
-    without motion, looking at the same place is right, and nothing is measured.
 
     Raises:
         PairSetError: an argument is out of its range, or there are too few such pairs.
@@ -222,17 +220,23 @@ def _cut_out(
     boxes = np.zeros((count, 2, 4), dtype=np.int64)
     generator = np.random.default_rng([config.seed, count])
     images = (image for life, frames in pairs for image in life.iter_decode(frames.ravel()))
+    place: float | None = None
     for number, image in enumerate(tqdm(images, "Cutting out views", 2 * count, disable=not progress)):
         height, width = image.shape[-2:]
-        box = center_crop_box(height, width)
-        if config.views in _AREAS:
-            box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0))
         pair, view = divmod(number, 2)
+        if view == 0:
+            place = None
         if config.views == "even":
             if view == 0:
                 boxes[pair] = _even_boxes(generator, height, width)
             top, left, rows, columns = boxes[pair, view].tolist()
             box = (top, left, rows, columns)
+        elif config.views in _AREAS:
+            if place is None and height != width:
+                place = generator.random()  # of the square that both cuts of a wide frame lie in, as in training
+            box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0), place)
+        else:
+            box = center_crop_box(height, width)
         boxes[pair, view] = box
         # NumPy separates the channels ten times as fast as torch does on a busy machine.
         cut[view, pair] = crop_and_resize(image, box, size).numpy()

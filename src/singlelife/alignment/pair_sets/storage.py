@@ -1,4 +1,4 @@
-"""The folder of a pair set.
+"""The folder of a pair set, and the cameras and depths that it keeps.
 
 A stored set is a folder with `pair_set.json`, which says what it is, and a split `test` in an Arrow file, so that
 `datasets.load_from_disk` and `load_dataset` open it as well. It holds the views as PNG files, where they come from,
@@ -8,7 +8,8 @@ and where it is known what the true matches follow from: depth as the life has i
 import hashlib
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from singlelife.errors import LifeError, PairSetError
 from singlelife.files import atomic_dir, check_room
 from singlelife.hub.cards import dataset_header, fill_card, stated
 from singlelife.lives.prepare import write_dataset_description
+from singlelife.lives.prepared import decode_depth
 
 FORMAT_VERSION = 1
 DESCRIPTION = "pair_set.json"
@@ -35,6 +37,7 @@ CHANGED = "It is damaged, or was changed: make or download the pair set again."
 
 _ROWS_IN_A_BATCH = 32
 _LARGEST_SIDE = 4096  # pixels
+_DEPTH_TOLERANCE = 0.05  # relative: two views see the same point if their depths of it agree so far
 
 _PER_VIEW = {"row": "frames", "timestamp": "timestamps", "video": "videos", "file": "files"}  # column: provenance
 _PAIR_COLUMNS = {"life": "string", "life_fingerprint": "string", "gap": "float64", "overlap": "float32"}
@@ -50,6 +53,72 @@ _GEOMETRY_COLUMNS = {
     "pose": List(Value("float64"), length=16),
     "intrinsics": List(Value("float64"), length=4),
 }
+
+
+@dataclass(frozen=True)
+class PairGeometry:
+    """The cameras and depths of the frames that pairs of views are cut from.
+
+    Attributes:
+        depth: of the target's and the source's frame of each pair, 16-bit PNG files as a life stores them, so that
+            thousands take little memory; None where they are not known.
+        scale: the unit of the poses to a level of depth, float64 (P,).
+        poses: camera to world, float64 (P, 2, 4, 4); axes x right, y down, z forward.
+        intrinsics: fx, fy, cx, cy in pixels of the frame, float64 (P, 2, 4).
+    """
+
+    depth: Sequence[tuple[bytes, bytes] | None]
+    scale: np.ndarray
+    poses: np.ndarray
+    intrinsics: np.ndarray
+
+    def levels(self, pair: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """The levels of depth of the two frames of a pair, uint16 (height, width) each; None where not known.
+
+        Raises:
+            PairSetError: they are damaged.
+        """
+        encoded = self.depth[pair]
+        if encoded is None:
+            return None
+        try:
+            return decode_depth(encoded[0]), decode_depth(encoded[1])
+        except ValueError as error:
+            raise PairSetError(f"The depth of pair {pair} is damaged. Make or download the pair set again.") from error
+
+    def project(self, pair: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Where points of a pair's target frame are in its source frame.
+
+        Args:
+            points: float64 (N, 2), x and y in pixels.
+
+        Returns:
+            The same in the source frame, and whether it is seen there, bool (N,): the source's depth at that place
+            must be the point's.
+        """
+        levels = self.levels(pair)
+        if levels is None:
+            return points, np.zeros(len(points), dtype=bool)
+        target, source = (each.astype(np.float32) * np.float32(self.scale[pair]) for each in levels)
+        z = _look_up(target, points)
+        fx, fy, cx, cy = self.intrinsics[pair, 0]
+        camera = np.stack([(points[:, 0] - cx) / fx * z, (points[:, 1] - cy) / fy * z, z, np.ones_like(z)], axis=-1)
+        moved = camera @ (np.linalg.inv(self.poses[pair, 1]) @ self.poses[pair, 0]).T
+        fx, fy, cx, cy = self.intrinsics[pair, 1]
+        in_front = (z > 0) & (moved[:, 2] > 1e-6)
+        depth = np.where(in_front, moved[:, 2], 1.0)
+        found = np.stack([fx * moved[:, 0] / depth + cx, fy * moved[:, 1] / depth + cy], axis=-1)
+        seen = _look_up(source, found)
+        return found, in_front & (seen > 0) & (np.abs(seen - depth) <= _DEPTH_TOLERANCE * depth)
+
+
+def _look_up(depth: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Depth (N,) of an image (H, W) at points (N, 2), x and y in pixels; 0 outside."""
+    height, width = depth.shape
+    column, row = np.floor(points[:, 0]), np.floor(points[:, 1])
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height)
+    row, column = np.where(inside, row, 0).astype(np.int64), np.where(inside, column, 0).astype(np.int64)
+    return np.where(inside, depth[row, column], 0.0)
 
 
 def _features(with_geometry: bool) -> Features:
@@ -160,8 +229,7 @@ def read_description(path: Path) -> dict[str, Any]:
 
 
 def read_pair_set(path: Path, *, progress: bool = False) -> tuple[str, dict[str, Any]]:
-    """The stated hash and the arguments of a `PairSet` that was stored, with those of its geometry, from verified
-    files. The caller compares.
+    """The stated hash and the arguments of a `PairSet` that was stored, from verified files. The caller compares.
 
     Raises:
         PairSetError: see `PairSet.load`.
@@ -226,8 +294,7 @@ def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
     return pixels
 
 
-def _geometry(columns: dict[str, list[Any]]) -> dict[str, Any]:
-    """The arguments of a `PairGeometry`."""
+def _geometry(columns: dict[str, list[Any]]) -> PairGeometry:
     depth = [
         None if target is None or source is None else (target["bytes"], source["bytes"])
         for target, source in zip(columns["target_depth"], columns["source_depth"], strict=True)
@@ -237,7 +304,7 @@ def _geometry(columns: dict[str, list[Any]]) -> dict[str, Any]:
         for name in ("pose", "intrinsics")
     )
     scale = np.array(columns["depth_scale"], dtype=np.float64)
-    return {"depth": depth, "scale": scale, "poses": poses.reshape(-1, 2, 4, 4), "intrinsics": intrinsics}
+    return PairGeometry(depth, scale, poses.reshape(-1, 2, 4, 4), intrinsics)
 
 
 def pair_set_card(
@@ -267,8 +334,8 @@ def pair_set_card(
         "provenance": pairs.provenance,
         "lives": lives,
         "described": described,
-        "gap": _range(pairs.gap, " s"),
-        "overlap": _range(pairs.overlap, ""),
+        "gap": range_of(pairs.gap, " s") or "not known",
+        "overlap": range_of(pairs.overlap) or "not known",
         "people": not (lives and all("ViZDoom" in life.get("license", "") for life in lives)),
         "where": repo_id or "FOLDER",
         "license": license,
@@ -276,8 +343,9 @@ def pair_set_card(
     return fill_card("pair_set", header, fields)
 
 
-def _range(values: np.ndarray | None, unit: str) -> str:
+def range_of(values: np.ndarray | None, unit: str = "") -> str:
+    """The least, the most and the median of what is known, in words; empty where nothing is."""
     if values is None or np.isnan(values).all():
-        return "not known"
+        return ""
     least, median, most = np.nanquantile(values, [0, 0.5, 1])
     return f"{least:.2f} to {most:.2f}{unit}, median {median:.2f}{unit}"
