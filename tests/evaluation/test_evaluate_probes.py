@@ -15,9 +15,8 @@ from transformers import pipeline
 from singlelife.cli import main
 from singlelife.croco import CroCoForDepthEstimation
 from singlelife.croco.depth_croco import CroCoAttentiveProbe, init_probe_weights, log_depth_map
-from singlelife.evaluation.depth import queries
+from singlelife.evaluation.depth import FrozenFeatures, queries
 from singlelife.evaluation.depth_data import METRICS, depth_metrics
-from singlelife.evaluation.probes import FrozenFeatures
 from singlelife.evaluation.settings import ProbeConfig
 from singlelife.results import read_results
 

@@ -217,14 +217,14 @@ def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
     Raises:
         RunError: there are checkpoints, and all are damaged.
     """
-    checkpoints = list(reversed(folder.checkpoints().values()))
-    for checkpoint in checkpoints:
+    checkpoint = None
+    for checkpoint in reversed(folder.checkpoints().values()):
         try:
             read_state(checkpoint)
             return checkpoint
         except RunError as error:
             say(f"Warning: {error}")
-    if checkpoints:
+    if checkpoint:
         raise RunError(f"No checkpoint in {folder.path} is sound. Start again in another --output-dir.")
     return None
 

@@ -45,10 +45,6 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.progress = path / "progress.gif"
 
-    def holds_a_run(self) -> bool:
-        """Whether a run has written here."""
-        return self.config.exists() or self.metrics.exists() or bool(self.checkpoints())
-
     def checkpoints(self) -> dict[int, Path]:
         """Complete checkpoints by their step, ascending."""
         return _by_step(self.path, "checkpoint")
@@ -104,7 +100,8 @@ def check_start(config: RunConfig) -> None:
     if given and not given.is_dir():
         raise RunError(f"There is no checkpoint folder {given} to continue from.")
     is_of_this_run = given is not None and given.resolve().parent == folder.path.resolve()
-    if not start.resume and not is_of_this_run and folder.holds_a_run():
+    holds_a_run = folder.config.exists() or folder.metrics.exists() or folder.checkpoints()
+    if holds_a_run and not start.resume and not is_of_this_run:
         raise RunError(
             f"{folder.path} already holds a run. Continue it (--resume), delete the folder, or write elsewhere "
             "(--output-dir)."
