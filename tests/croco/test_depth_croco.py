@@ -192,7 +192,7 @@ def test_a_saved_model_is_a_pipeline_that_gives_pictures(tmp_path, probe_type, c
     (expected,) = processor.post_process_depth_estimation(outputs, [(30, 44)])
     torch.testing.assert_close(result["predicted_depth"], expected["predicted_depth"])
     assert [len(one) for one in processor.post_process_depth_estimation(outputs)[0].values()] == [32]
-    with pytest.raises(ValueError, match="1 depth maps, but 2 target_sizes"):
+    with pytest.raises(ValueError, match=r"shorter|longer"):
         processor.post_process_depth_estimation(outputs, [(30, 44)] * 2)
     assert "is not supported" not in caplog.text
     assert AutoModel.from_pretrained(tmp_path).encoder.layers  # its encoder, for whoever wants features

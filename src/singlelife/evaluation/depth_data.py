@@ -103,7 +103,6 @@ class DepthFrames:
     Attributes:
         name: what the user called the data, with their split.
         source: a string that differs where the data differ.
-        protocol: how depth is compared here.
         rows: which frames of the source these are, int64 (n,).
         image: gives the image of a row of the source, uint8 (3, height, width).
         stored: gives the depth of a row as it is stored, numbers (height, width), perhaps with axes of 1; raises an
@@ -230,11 +229,7 @@ def open_depth(config: DepthConfig, role: str) -> DepthFrames:
 
     Each name in `config.train` or `config.test` stands for, in this order: a folder with the labelled NYU Depth V2; a
     folder of ScanNet scenes; a prepared life; a folder with a `datasets` data set; ORG/NAME of one on the Hub; the
-    name of a life. Several are joined, each thinned out to its share.
-
-    Args:
-        config: see there.
-        role: `"train"` or `"test"`.
+    name of a life. Several are joined, each thinned out to its share. The role is `"train"` or `"test"`.
 
     Raises:
         EvaluationError, LifeError: there are no such frames, or they cannot be used.

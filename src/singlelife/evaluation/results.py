@@ -49,15 +49,8 @@ class Measure:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The measures of one model or baseline.
-
-    Attributes:
-        model: as the user named it, or the baseline's name.
-        revision: identifies its weights; empty for a baseline without a model.
-        measures: by metric.
-        settings: of this model alone, such as the blocks that its matches are read from.
-        details: for correspondence the errors of each pair.
-    """
+    """The measures of one model or baseline by metric; `revision` identifies its weights (empty without a model),
+    `settings` are of this model alone, and `details` are, for correspondence, the errors of each pair."""
 
     model: str
     revision: str
@@ -68,21 +61,17 @@ class ModelResult:
 
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
-    """The result of an evaluation.
+    """The result of an evaluation, `"depth"` or `"correspondence"`.
 
     Attributes:
-        task: `"depth"` or `"correspondence"`.
         protocol: its name and version, such as `"depth-nyu/1"`.
-        data: the test data, as the user named it.
         data_hash: SHA-256 over the test items, pixels and truth.
         num_items: number of test items measured.
         settings: whatever else the numbers depend on.
         seeds: of the probes, or of the bootstrap.
         models: models, then baselines.
-        failed: why a model could not be measured, by model.
-        left_out: test items that could not be measured, and why.
+        failed, left_out: models and test items that could not be measured, and why.
         notes: remarks on the data for the reader.
-        version: of singlelife.
     """
 
     task: str

@@ -46,15 +46,9 @@ class Callback:
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one optimiser step.
-
-    Attributes:
-        loss: mean over all processes and accumulated batches.
-        grad_norm: before clipping.
-        waited: seconds of waiting for the loader.
-        stop: the signal that some process received, or 0.
-        not_finite: says what was not finite, so that the step changed nothing; empty if all was well.
-    """
+    """The mean loss of an optimiser step over all processes and accumulated batches, the gradient's norm before
+    clipping, the seconds of waiting for the loader, the signal that some process received (or 0), and what was not
+    finite, so that the step changed nothing (or nothing)."""
 
     loss: float
     grad_norm: float
@@ -88,11 +82,6 @@ class Trainer:
     callbacks: list[Callback] = field(default_factory=list)
     saved: Callable[[Path], None] | None = None
     peak_flops: float = 0.0
-
-    @property
-    def flops_per_pair(self) -> int:
-        """Operations of a training step on one pair."""
-        return training_flops(self.accelerator.unwrap_model(self.model).config)
 
     def train(self, loader: DataLoader) -> int:
         """Make the remaining steps.
@@ -202,12 +191,15 @@ class Trainer:
         number_format, left = self.accelerator.mixed_precision, self.settings.max_steps - self.state.step
         if not self.peak_flops and left and self.accelerator.is_main_process:
             step_seconds = statistics.median(seconds)
+            on_gpu = self.accelerator.device.type == "cuda"
+            memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
             tqdm.write(
                 f"{left:,} steps to go: about {duration(left * step_seconds)} at {step_seconds:.2g} s a step, in "
-                f"{format_in_words(number_format)}, with {in_bytes(self._most_memory())} at most so far. Validation, "
-                "pictures and saving come on top."
+                f"{format_in_words(number_format)}, with {in_bytes(memory)} at most so far. Validation, pictures and "
+                "saving come on top."
             )
-        reached = self.flops_per_pair * rate / self.accelerator.num_processes
+        flops = training_flops(self.accelerator.unwrap_model(self.model).config) * rate
+        reached = flops / self.accelerator.num_processes
         if not self.peak_flops or self.accelerator.device.type == "cpu":
             # Other work slows a CPU down at one time or another, but hardly at every line.
             self.peak_flops = max(self.peak_flops, peak_flops(self.accelerator.device, number_format))
@@ -219,24 +211,15 @@ class Trainer:
                 "grad_norm": step.grad_norm,
                 "pairs_per_second": round(rate, 2),
                 "data_wait": round(math.fsum(waited) / total, 4),
-                "tflops": round(self.flops_per_pair * rate / 1e12, 6),
+                "tflops": round(flops / 1e12, 6),
                 "mfu": round(reached / self.peak_flops, 4),
             }
         )
         for values in (pending, seconds, waited):
             values.clear()
 
-    def _most_memory(self) -> int:
-        """The most bytes that the main process has held: of tensors on a GPU, else of everything."""
-        on_gpu = self.accelerator.device.type == "cuda"
-        return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
-
     def _skip(self, what: str) -> None:
-        """Count a step that changed nothing.
-
-        Raises:
-            RunError: too many steps in a row were skipped.
-        """
+        """Count a step that changed nothing; raises a RunError where too many in a row were skipped."""
         state = self.state
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
