@@ -78,12 +78,11 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
             sdk = "gradio" if kind == "space" else None
             api.create_repo(repo_id, repo_type=kind, private=private, space_sdk=sdk)
         except HfHubHTTPError as error:
-            reasons = {
-                404: f"There is no user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to.",
-                409: f"The name {repo_id} is taken by a repository that you may not see.",
-            }
-            if reason := reasons.get(error.response.status_code):
-                raise HubError(reason) from error
+            if error.response.status_code == 404:
+                where = f"user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to."
+                raise HubError(f"There is no {where}") from error
+            if error.response.status_code == 409:
+                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
             raise
         return None
     if bool(there.private) != private:
@@ -118,8 +117,7 @@ def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) ->
 
 
 def retry(act: Callable[[], Result], tries: int, say: Callable[[str], None]) -> Result:
-    """Call `act` again while it raises HubUnreachable, so many times in all, and return its result. `say` gets a line
-    that says why it waits and for how long."""
+    """Call `act` so many times in all while it raises HubUnreachable. `say` gets a line that says why it waits."""
     for tried in range(1, tries):
         try:
             return act()

@@ -20,16 +20,8 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at one commit.
-
-    Attributes:
-        repo_id: ORG/NAME.
-        kind: of the repository.
-        commit: its SHA-1.
-        sizes: of its files in bytes, by path.
-        revision: that was asked for: a branch, tag or commit; None for `main`.
-        info: all that the Hub says.
-    """
+    """A repository at one commit, with the sizes of its files in bytes by path, the revision that was asked for (a
+    branch, tag or commit; None for `main`), and all that the Hub says."""
 
     repo_id: str
     kind: RepoType
@@ -77,15 +69,10 @@ def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
 
 
 def fetch(remote: Remote, files: Sequence[str], folder: Path | None = None) -> Path:
-    """Download files of a repository, unless they are there, after a look at the room that they need.
-
-    Args:
-        remote: what `look_up` found.
-        files: their paths there, one at least.
-        folder: to put them into; the client's cache by default.
+    """Download files of a repository, one at least, unless they are there, after a look at the room that they need.
 
     Returns:
-        The folder that has them.
+        The folder that has them: the one given, or one of the client's cache.
 
     Raises:
         LifeError: the disk lacks the room.
