@@ -50,12 +50,7 @@ exit codes: 0; 1 if some models or pairs failed and the others were measured; 2 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line.
-
-    Returns:
-        The exit code: 0; 1 if something could not be measured; 2 for an error that the user can act on, printed on
-        stderr; 130 if interrupted.
-    """
+    """Run the command line, and return the exit code (see `_USAGE`). Errors that a user can act on are printed."""
     show_warnings_plainly()
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))

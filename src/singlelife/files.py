@@ -111,11 +111,7 @@ def config_names(kind: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file.
-
-    Raises:
-        SingleLifeError: the file is missing, is not YAML, or does not hold a mapping.
-    """
+    """The mapping in a YAML file; a SingleLifeError if it is missing, is not YAML, or does not hold a mapping."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

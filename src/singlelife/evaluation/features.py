@@ -237,11 +237,8 @@ def data_identity(data: Any) -> str:
 
 
 def rgb(picture: Any) -> torch.Tensor:
-    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width).
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
+    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width). Raises a
+    ValueError if there is none, or it cannot be read."""
     if picture is None:
         raise ValueError("there is none")
     source = io.BytesIO(picture["bytes"]) if isinstance(picture, dict) else picture

@@ -121,11 +121,8 @@ def _of_sequence(sequence: Path, number: int) -> ImagePair:
 
 
 def read_homography(path: Path) -> np.ndarray:
-    """The homography in a text file of three lines of three numbers. It maps the pixels (x, y, 1) of one image to
-    those of another, where (0, 0) is the *centre* of the top left pixel.
-
-    Returns:
-        float64 (3, 3).
+    """The homography, float64 (3, 3), in a text file of three lines of three numbers. It maps the pixels (x, y, 1) of
+    one image to those of another, where (0, 0) is the *centre* of the top left pixel.
 
     Raises:
         EvaluationError: it cannot be read, is no homography, or has no inverse.

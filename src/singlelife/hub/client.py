@@ -49,11 +49,8 @@ def check_push(repo_id: str | None) -> None:
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
-    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user.
-
-    Raises:
-        HubError: it cannot be a name, or the Hub does not know the token.
-    """
+    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user. Raises a HubError if it cannot
+    be a name, or the Hub does not know the token."""
     if "/" not in repo_id:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
             repo_id = f"{api.whoami()['name']}/{repo_id}"
@@ -62,10 +59,8 @@ def full_name(api: HfApi, repo_id: str) -> str:
 
 
 def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> RepoInfo | None:
-    """Create a repository, or make sure that the one of that name is as private as it should be.
-
-    Returns:
-        The Hub's description of a repository that was there, with its files; None for a new one.
+    """Create a repository, or make sure that the one of that name is as private as it should be. Returns the Hub's
+    description of a repository that was there, with its files; None for a new one.
 
     Raises:
         HubError: the repository is not for you, its namespace is not there, or it is public and should be private (or

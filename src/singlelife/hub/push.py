@@ -121,10 +121,8 @@ def _contents(api: HfApi, publication: Publication, repo_id: str, there: RepoInf
 
 
 def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[File]) -> bool:
-    """Send files one after another, then make them visible in one commit. Returns whether anything has changed.
-
-    One at a time needs the memory of one, and no thread of the client's own, which Python would wait for at its end.
-    """
+    """Send files one after another, then make them visible in one commit. Returns whether anything has changed. One at
+    a time needs no thread of the client's own, which Python would wait for at its end."""
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": publication.kind, "revision": publication.branch}
     additions = []
     for name, content in files:

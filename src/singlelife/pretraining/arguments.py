@@ -409,11 +409,8 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
 
 
 def config_path(kind: str, name_or_path: str) -> Path:
-    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml).
-
-    Raises:
-        RunError: no such name (with the nearest ones) or file.
-    """
+    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml). A RunError
+    gives the nearest names."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():

@@ -60,11 +60,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """A run folder, finished or not.
-
-    Raises:
-        RunError: it is none, or has no model yet.
-    """
+    """A run folder, finished or not; a RunError if it is none, or has no model yet."""
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunError(f"{path} is no run folder: it has no {folder.config.name}. Name the folder that a run wrote.")
@@ -117,13 +113,8 @@ def _without_folder(word: str) -> str:
 
 
 def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, Any]]:
-    """The numbers about a run in `results.jsonl` files, for the table and the header of its card.
-
-    Of scores between two models, the run may be either. Rows that differ in the seed alone make one number.
-
-    Raises:
-        SingleLifeError: a file cannot be read.
-    """
+    """The numbers about a run in `results.jsonl` files, for the table and the header of its card. Of scores between
+    two models, the run may be either. Rows that differ in the seed alone make one number."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_results(*files).to_dict("records"):
         if not _is_of(row["model"], run, repo_id):

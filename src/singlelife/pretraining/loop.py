@@ -35,10 +35,8 @@ from singlelife.text import duration, in_bytes
 
 @dataclass(frozen=True)
 class Callback:
-    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns.
-
-    Its time does not count as that of a step. It leaves the model in training mode.
-    """
+    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns, which leaves
+    the model in training mode."""
 
     every: int
     act: Callable[[], dict[str, Any]]
@@ -59,17 +57,9 @@ class Step:
 
 @dataclass
 class Trainer:
-    """Takes a model from step `state.step` to `settings.max_steps`.
-
-    Every process runs the same steps, and only the main one writes.
-
-    Attributes:
-        model, optimizer: as the accelerator prepared them.
-        to_model: turns a batch of the loader into the model's inputs.
-        callbacks: what to do between steps.
-        saved: the main process calls this with each complete checkpoint.
-        peak_flops: the most operations a second that one process has reached so far, in matrix products or in steps.
-    """
+    """Takes a model, which the accelerator has prepared, from step `state.step` to `settings.max_steps`. Every process
+    runs the same steps, and only the main one writes. It calls `saved` with each complete checkpoint. `peak_flops` is
+    the most operations a second that one process has reached so far, in matrix products or in steps."""
 
     settings: TrainConfig
     accelerator: Accelerator
@@ -84,10 +74,7 @@ class Trainer:
     peak_flops: float = 0.0
 
     def train(self, loader: DataLoader) -> int:
-        """Make the remaining steps.
-
-        Returns:
-            0 at the end of the run, or the number of the signal that stopped it after it saved a checkpoint.
+        """Make the remaining steps; returns 0, or the number of the signal that stopped the run after a checkpoint.
 
         Raises:
             LifeError: a frame is damaged.
@@ -179,13 +166,9 @@ class Trainer:
         return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
-        """Write a line of the metrics: the mean loss since the last one, and the speed. The first one also prints how
-        long the rest takes.
-
-        The time is that of the steps, without validation and saving. `data_wait` is the share of it spent waiting for
-        the loader. `mfu` is the share of the most operations a second that this machine has reached so far: in short
-        matrix products, which are timed again for each line, or in the steps themselves.
-        """
+        """Write a line of the metrics: the mean loss since the last one, and the speed, by the time of steps alone.
+        The first one also prints how long the rest takes. `data_wait` is the share of waiting for the loader; `mfu`
+        that of the most operations a second that this machine has reached so far, in matrix products or in steps."""
         pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
         rate = len(seconds) * self.settings.train_batch_size / total
         number_format, left = self.accelerator.mixed_precision, self.settings.max_steps - self.state.step
@@ -256,13 +239,11 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Note the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
+    """Note the first of `STOP_SIGNALS` instead of dying from it, and yield 0 and the signals received so far. A second
+    one ends the process at once.
 
     SIGHUP comes several times when a terminal closes: the others are ignored, and output to that terminal is dropped.
     A run that was started with nohup ignores SIGHUP from the start.
-
-    Yields:
-        0, and the signals received so far.
     """
     received, hangup = [0], getattr(signal, "SIGHUP", None)
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)

@@ -110,14 +110,8 @@ def train(**settings: Any) -> TrainedRun:
 
 
 def pretrain(config: RunConfig) -> int:
-    """Pretrain one model on one life and write its run folder (see `run_folder.py`).
-
-    Returns:
-        The exit code: 0, or 128 + the number of the signal that stopped the run after it saved a checkpoint.
-
-    Raises:
-        SingleLifeError: an error that the user can act on, as early as it is known.
-    """
+    """Pretrain one model on one life and write its run folder (see `run_folder.py`). Returns the exit code: 0, or 128
+    + the number of the signal that stopped the run after a checkpoint. Errors come as early as they are known."""
     start = time.perf_counter()
     check_start(config)
     disable_progress_bar()  # transformers shows one at every save
@@ -264,11 +258,7 @@ def _starting_model(
 
 def recompute(model: PreTrainedModel, blocks: str) -> None:
     """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
-    runs them forward once more (Chen et al., 2016).
-
-    Raises:
-        RunError: the model can do this for all its blocks alone.
-    """
+    runs them forward once more (Chen et al., 2016). A RunError where the model can do this for all blocks alone."""
     if blocks == "none":
         return
     part = model if blocks == "all" else getattr(getattr(model, "croco", None), blocks, None)

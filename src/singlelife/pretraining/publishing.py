@@ -112,14 +112,8 @@ def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publicat
 
 
 def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
-    """The publisher of a run, or None without `--push-to-hub`.
-
-    It checks before hours of training that the user may push to the repository. A dead network only gives a warning,
-    since it may be back when the first checkpoint is saved.
-
-    Raises:
-        HubError: the user may not push there.
-    """
+    """The publisher of a run, or None without `--push-to-hub`. A HubError says before hours of training that the user
+    may not push there. A dead network only gives a warning, since it may be back for the first checkpoint."""
     if not hub.push_to_hub:
         return None
     repo_id = hub.hub_model_id or Life(life).repository_name
