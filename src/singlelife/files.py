@@ -84,12 +84,8 @@ def free_bytes(path: Path) -> int:
 
 
 def check_room(needed: int, folder: Path, what: str, otherwise: str) -> None:
-    """Make sure that the disk of a folder, which need not be there yet, has as many bytes as are `needed` by `what`,
-    such as `"The life sim_1"`. `otherwise` says what else there is to do but make room.
-
-    Raises:
-        LifeError: it has not.
-    """
+    """Raise a LifeError unless the disk of a folder, which need not be there yet, has the bytes that are `needed` by
+    `what`, such as `"The life sim_1"`. `otherwise` says what else there is to do but make room."""
     if needed > (free := free_bytes(folder)):
         raise LifeError(
             f"{what} needs about {in_bytes(needed)} in {folder}, where {in_bytes(free)} are free. Make room, or "

@@ -231,13 +231,9 @@ def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_siz
 
 
 def scale_invariant_log_loss(log_depth: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), λ = 0.5, mean over views.
+    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), mean over views `(B, H, W)`.
 
-    With d = log predicted - log true depth over a view's known pixels: mean(d²) - λ mean(d)², in float32.
-
-    Args:
-        log_depth: predicted, `(B, H, W)`.
-        depth: true, `(B, H, W)`, 0 where unknown.
+    With d = log predicted - log true depth over a view's known pixels (0 is unknown): mean(d²) - λ mean(d)², λ = 0.5.
 
     Raises:
         ValueError: the shapes differ, or no pixel of a view is known.

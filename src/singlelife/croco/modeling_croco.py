@@ -564,11 +564,8 @@ class CroCoModel(CroCoPreTrainedModel):
         source_pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time.
-
-        Yields:
-            float32 `(batch_size, heads, N, M)`: rows are target patches, columns source patches, both in raster order.
-        """
+        """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time:
+        float32 `(batch_size, heads, N, M)`, rows target patches, columns source patches, both in raster order."""
         for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
             yield torch.einsum("bnhd,bmhd->bhnm", query, key)
 
@@ -580,11 +577,8 @@ class CroCoModel(CroCoPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
         """The map that the Correspondence Alignment Score compares: `iter_cross_attention_logits`, averaged over
-        heads and blocks, float32 `(batch_size, N, M)`.
-
-        Since a sum over heads of products over channels is one product over all channels, no head's own map is made:
-        memory is that of the result, whatever the number of heads and blocks.
-        """
+        heads and blocks, float32 `(batch_size, N, M)`. A sum over heads of products over channels is one product over
+        all channels, so no head's own map is made."""
         total = torch.zeros(())
         for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
             total = total.to(query.device) + query.flatten(2) @ key.flatten(2).mT

@@ -49,11 +49,7 @@ class Matcher:
         return crosses if self.config.sinks is None else self.config.sinks == "mask"
 
     def flows(self, pairs: Sequence[ImagePair]) -> Iterator[torch.Tensor]:
-        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`.
-
-        Raises:
-            CheckpointError: the model's maps are not finite.
-        """
+        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`."""
         if self.model is None or not pairs:
             yield from (torch.zeros(1, 1, 2, dtype=torch.float64) for _ in pairs)
             return
@@ -95,13 +91,8 @@ def cost_volume(
 
 
 def flow_of(costs: torch.Tensor, grid: tuple[int, int], temperature: float) -> torch.Tensor:
-    """From each target patch's centre to its match in the source, by the soft-argmax of its row.
-
-    Args:
-        costs: (B, N, N), rows target patches; N is rows * columns of `grid`.
-        grid: rows and columns of patches of either view.
-        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4 it is nearly the largest
-            logit alone.
+    """From each target patch's centre to its match in the source, by the soft-argmax of its row of `costs` (B, N, N),
+    where N is rows * columns of `grid`. At ZeroCo's temperature, 1e-4, that is nearly the largest logit alone.
 
     Returns:
         float64 (B, rows, columns, 2), x and y as fractions of the width and height.

@@ -25,11 +25,8 @@ _POINTS = 5  # rows and columns of points whose matches are marked
 
 
 def depth_maps(probed: ProbedModel, count: int = 6) -> dict[int, np.ndarray]:
-    """Depth of some test frames, evenly spread, by the probe of the first seed.
-
-    Returns:
-        By number of the frame: depth in metres, float32 (height, width) of the truth's size.
-    """
+    """Depth of some test frames, evenly spread, by the probe of the first seed: by number of the frame, in metres,
+    float32 (height, width) of the truth's size."""
     test, frames = probed.features.test, probed.frames
     count = min(count, len(test))
     indices = ((np.arange(count) + 0.5) * len(test) / count).astype(np.int64)

@@ -33,11 +33,8 @@ def check_name(repo_id: str) -> None:
 
 
 def check_push(repo_id: str | None) -> None:
-    """Check what can be checked without asking the Hub, before hours of work. A NAME alone is in the user's namespace.
-
-    Raises:
-        HubError: it cannot be a name, there is no token, or HF_HUB_OFFLINE is set.
-    """
+    """Check before hours of work what takes no Hub: raise a HubError if this cannot be a name, there is no token, or
+    HF_HUB_OFFLINE is set. A NAME alone is in the user's namespace."""
     if repo_id is not None and "/" in repo_id:
         check_name(repo_id)
     if constants.HF_HUB_OFFLINE:

@@ -49,11 +49,8 @@ def is_repo_id(words: str) -> bool:
 def translate_hub_errors(
     repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: RepoType = "dataset"
 ) -> Iterator[None]:
-    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
-
-    `doing` begins the message, such as "Reading ORG/NAME". `kept` ends it where the connection fails: what is kept,
-    and what to do.
-    """
+    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError. `doing` begins its message, such
+    as "Reading ORG/NAME"; where the connection fails, `kept` ends it: what is kept, and what to do."""
     try:
         yield
     except SingleLifeError:

@@ -37,11 +37,7 @@ def is_commit(revision: str | None) -> bool:
 
 
 def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote:
-    """The repository as it is now, with the sizes of its files.
-
-    Raises:
-        HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
-    """
+    """The repository as it is now; a HubError if it is not there or not for you, HubUnreachable if nobody answers."""
     check_name(repo_id)
     with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=kind):
         info = described(hub_api(), repo_id, kind, revision)
@@ -51,11 +47,8 @@ def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote
 
 
 def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str | None, why: HubUnreachable) -> Path:
-    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so.
-
-    Raises:
-        HubUnreachable: `why`; nothing is kept.
-    """
+    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so,
+    or raises `why` where nothing is kept."""
     kept = try_to_load_from_cache(repo_id, file, revision=revision, repo_type=kind)
     if not isinstance(kept, str):
         raise why
