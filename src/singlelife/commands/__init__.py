@@ -78,7 +78,7 @@ def start(device: str) -> None:
 def report(result: Any, models: Sequence[str], as_json: str | None, results: Path | None, *drawn: Path | None) -> None:
     """Print a result, or write it as `--json` and `--results` say, and name on stderr the files written, including
     those already `drawn`, and the command that publishes a run of these models with its new results."""
-    fields = json.dumps(result.to_dict(), indent=2, allow_nan=False)
+    fields = json.dumps(result.to_dict(), indent=2, allow_nan=False) if as_json else ""
     print(fields if as_json == "-" else result)
     written = [Path(as_json)] if as_json and as_json != "-" else []
     for file in written:
