@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from singlelife.croco import CroCoConfig, CroCoForPreTraining
-from singlelife.optimization import adamw, learning_rate, parameter_groups
+from singlelife.optimization import learning_rate, parameter_groups
 
 from .micro import MICRO
 
@@ -53,7 +53,3 @@ def test_only_matrices_decay(position_embedding_type: str):
     trained = [p for p in model.parameters() if p.requires_grad]
     assert len(decayed["params"]) + len(free["params"]) == len(trained)
     assert any("mask_token" in names[id(p)] for p in free["params"])
-
-
-def test_adamw_is_one_kernel_here():
-    assert adamw(torch.nn.Linear(2, 2), 1e-3, 0.05, (0.9, 0.95), torch.device("cpu")).defaults["fused"] is True

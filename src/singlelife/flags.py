@@ -23,7 +23,6 @@ def parse_flags(
         settings: the data class, or a union of data classes, each of which is then a subcommand. Its fields are the
             flags, and the docstrings under them their help; nested data classes add theirs without a prefix.
         program: the name that --help shows.
-        words: of the command line.
         default: an instance whose values are the defaults, instead of those of the class.
         about: what --help says first, instead of the docstring of the class.
 

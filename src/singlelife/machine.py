@@ -13,12 +13,9 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 def configure_cpu() -> None:
     """Make training steps of small models on a CPU cheaper; `benchmarks/training_step.py` shows by how much.
 
-    Threads wait for each other's part of an operation by spinning for some microseconds and then sleep. OpenMP's
-    default, to spin for long, makes every step several times slower as soon as anything else wants a core, the run's
-    own loader included; to sleep at once wakes threads thousands of times a step. `OMP_WAIT_POLICY` and
-    `GOMP_SPINCOUNT` of the environment win.
-
-    Freed memory is kept for the next step instead of given back to the system, which would clear every page anew.
+    Threads wait for each other by spinning for some microseconds and then sleep: OpenMP's default, to spin for long,
+    makes every step several times slower as soon as anything else wants a core. `OMP_WAIT_POLICY` and
+    `GOMP_SPINCOUNT` of the environment win. Freed memory is kept for the next step.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -34,15 +31,8 @@ def say(text: str) -> None:
 
 
 def choose_device(name: str = "auto") -> str:
-    """The device to run on.
-
-    Args:
-        name: `"auto"` for the first GPU (CUDA, then Apple's) where there is one, else the CPU; or a device of torch,
-            such as `"cuda:1"`.
-
-    Raises:
-        SingleLifeError: torch cannot use that device here.
-    """
+    """The device to run on: `"auto"` is the first GPU (CUDA, then Apple's) where there is one, else the CPU; other
+    names are torch's, such as `"cuda:1"`. Raises a SingleLifeError if torch cannot use that device here."""
     import torch  # seconds to import; not every user of this module needs it
 
     if name == "auto":

@@ -23,20 +23,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One number.
+    """One number. Rows compare only within one protocol and one hash of the data.
 
     Attributes:
-        model: as the user named it.
-        revision: what its weights are: a commit of the Hub or a hash of the files.
+        model, reference: as the user named them; the second is the other model of scores between two.
+        revision: what the weights are: a commit of the Hub or a hash of the files.
         task: `"cas"`, `"correspondence"` or `"depth"`.
-        protocol: the task's name and version, such as `"depth/1"`. Rows compare only within one protocol.
+        protocol: the task's name and version, such as `"depth/1"`.
         data: what it was measured on, as the user named it.
-        data_hash: of that data; rows compare only within one.
         metric: such as `"centred_excess"`, `"aepe"`, `"delta1"`.
         value: finite, or NaN where it is not defined.
         low, high: of its 95% interval, where there is one.
         seed: of what is random in the measurement, where anything is.
-        reference: the other model, of scores between two.
         settings: whatever else the number depends on, such as k or the direction.
         version: of singlelife.
     """

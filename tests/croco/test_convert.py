@@ -131,19 +131,13 @@ def trained(call: str) -> bytes:
         (lambda: saved(model={}), "croco_kwargs"),
         (lambda: saved(model={"patch_embed.proj.weight": 3}), "is not a checkpoint of CroCo"),
         (lambda: saved(croco_kwargs=[1]), "croco_kwargs are no dict"),
-        (lambda: saved(croco_kwargs={"depth": 3}), "not known: depth"),
-        (lambda: saved(model=golden("rope100")[1] | {"extra": torch.zeros(1)}), "Unexpected.*extra"),
         *(
             (lambda wrong=wrong: saved(croco_kwargs=golden("rope100")[2] | wrong), next(iter(wrong)))
             for wrong in (
                 {"enc_embed_dim": "wide"},
                 {"img_size": None},
-                {"img_size": [32]},
                 {"patch_size": 0},
-                {"pos_embed": 5},
-                {"enc_num_heads": 5},
                 {"mlp_ratio": float("inf")},
-                {"mask_ratio": "most"},
                 {"dec_depth": 10**9},
             )
         ),
@@ -161,24 +155,13 @@ def test_what_cannot_be_converted_is_said_and_nothing_is_made(content, facts, tm
     assert [path.name for path in tmp_path.iterdir()] == ["c.pth"]
 
 
-@pytest.mark.parametrize(("file", "facts"), [("none.pth", "There is no file"), (".", "It is a folder")])
-def test_what_is_no_file_is_said(file, facts, tmp_path, capsys):
-    assert main(["convert", str(tmp_path / file), str(tmp_path / "out")]) == 2
-    assert facts in capsys.readouterr().err
-
-
-def test_nothing_is_overwritten(tmp_path, capsys):
-    (tmp_path / "out").mkdir()
-    assert main(["convert", str(tmp_path / "c.pth"), str(tmp_path / "out")]) == 2
-    assert "is there already" in capsys.readouterr().err
-    assert main(["convert", str(tmp_path / "c.pth"), str(tmp_path / "no/such/out")]) == 2
-    assert "no such folder" in capsys.readouterr().err
-
-
-def test_what_a_killed_conversion_left_is_no_hindrance(tmp_path):
-    _, state, kwargs = golden("rope100")
-    torch.save({"model": state, "croco_kwargs": kwargs}, tmp_path / "c.pth")
-    (tmp_path / "out.tmp").mkdir()
-    (tmp_path / "out.tmp/model.safetensors").write_bytes(b"half")
-    convert_checkpoint(tmp_path / "c.pth", tmp_path / "out")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "out"]
+def test_what_is_no_file_is_said_and_nothing_is_overwritten(tmp_path, capsys):
+    (tmp_path / "there").mkdir()
+    for file, out, fact in (
+        ("none.pth", "out", "There is no file"),
+        (".", "out", "It is a folder"),
+        ("c.pth", "there", "is there already"),
+        ("c.pth", "no/such/out", "no such folder"),
+    ):
+        assert main(["convert", str(tmp_path / file), str(tmp_path / out)]) == 2
+        assert fact in capsys.readouterr().err

@@ -14,10 +14,8 @@ from transformers import pipeline
 
 from singlelife.cli import main
 from singlelife.croco import CroCoForDepthEstimation
-from singlelife.croco.depth_croco import CroCoAttentiveProbe, init_probe_weights, log_depth_map
-from singlelife.evaluation.depth import queries
+from singlelife.evaluation.depth import FrozenFeatures, queries
 from singlelife.evaluation.depth_data import METRICS, depth_metrics
-from singlelife.evaluation.probes import FrozenFeatures
 from singlelife.evaluation.settings import ProbeConfig
 from singlelife.results import read_results
 
@@ -71,20 +69,6 @@ def test_what_a_frozen_encoder_knows_is_found_and_can_be_used_again(tmp_path, da
     predicted = [estimate(Pictures.fromarray(image))["predicted_depth"].numpy() for image in images[48:]]
     again = [depth_metrics(*map(np.ravel, maps))[0] for maps in zip(predicted, depths[48:], strict=True)]
     assert np.mean(again) == pytest.approx(delta1["per_seed"][0][0], abs=0.005)  # features are kept as float16
-
-
-def test_queries_finer_than_patches_read_the_part_that_they_lie_over():
-    torch.manual_seed(0)
-    levels = torch.rand(64, 4, 4)  # one for each quarter of 2x2 patches
-    tokens = levels.unfold(1, 2, 2).unfold(2, 2, 2).flatten(3).flatten(1, 2) @ torch.randn(4, 32)
-    probe = CroCoAttentiveProbe(32, (2, 2), 1, query_grid=(4, 4)).apply(init_probe_weights)
-    optimizer = torch.optim.Adam(probe.parameters(), lr=3e-3)
-    for _ in range(400):
-        error = (log_depth_map(probe(tokens), (4, 4), 1) - levels).square().mean()
-        error.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-    assert error < 0.1 * levels.var()
 
 
 def test_simulated_lives_and_a_model_that_cannot_be_loaded(tmp_path, sim_test, sim_still, capsys):

@@ -9,8 +9,8 @@ from PIL import Image
 from torch import nn
 
 from singlelife.errors import CheckpointError, LifeError, RunError
+from singlelife.evaluation.depth import FrozenFeatures
 from singlelife.evaluation.features import Item, ItemError, extract, load_split, resized, rgb, view_size
-from singlelife.evaluation.probes import FrozenFeatures
 from singlelife.evaluation.settings import ProbeConfig
 
 

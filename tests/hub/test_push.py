@@ -25,7 +25,7 @@ def thing(request, small_life, sim_test, tmp_path) -> Path:
     return tmp_path / "pairs"
 
 
-def test_one_private_commit_and_nothing_sent_twice(hub, hub_client, thing, tmp_path):
+def test_one_private_commit_nothing_sent_twice_and_no_token_anywhere(hub, hub_client, thing, tmp_path):
     hub.dead = True  # a dry run asks nobody
     answer = push(hub_client, thing, "lives/thing", "--dry-run", "--card", tmp_path / "card.md", token=None)
     assert answer.result == 0 and not hub.requests, answer
@@ -42,6 +42,8 @@ def test_one_private_commit_and_nothing_sent_twice(hub, hub_client, thing, tmp_p
     pushed(hub, hub_client, thing, "lives/thing")
     assert repository.commits == commits
     assert not [path for method, path, _ in hub.requests if method == "PUT"]
+    written = [file.read_bytes() for place in (hub.folder, thing) for file in place.rglob("*") if file.is_file()]
+    assert not [token for token in USERS if any(token.encode() in content for content in written)]
 
 
 def test_names_and_licences(hub, hub_client, thing):
@@ -123,10 +125,3 @@ def test_what_cannot_be_pushed(hub, hub_client, whole_run, small_life, repo, tok
     assert answer.result == 2 and message in answer.said, answer
     assert token is None or token not in answer.said
     assert {name: repository.branches["main"] for name, repository in hub.repositories.items()} == before
-
-
-def test_no_token_is_written_anywhere(hub, hub_client, thing):
-    answer = push(hub_client, thing, "ann/thing")
-    content = [file.read_bytes() for place in (hub.folder, thing) for file in place.rglob("*") if file.is_file()]
-    for token in USERS:
-        assert not any(token.encode() in file for file in content) and token not in answer.said

@@ -1,13 +1,16 @@
 """The subcommands of `singlelife`, a file each. A command imports what it needs when it runs, so that `--help` and a
 mistyped name are quick. Here is what several of them share."""
 
+import json
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from singlelife.alignment.settings import UNTRAINED, untrained_model
-from singlelife.errors import CheckpointError
-from singlelife.files import config_names
+from singlelife.errors import CheckpointError, SingleLifeError
+from singlelife.files import atomic_write, config_names
+from singlelife.results import append_results
 from singlelife.text import did_you_mean
 
 EXTRAS = {  # packages that not everybody needs: which extra brings each, and what it is for
@@ -27,11 +30,8 @@ def runs_here() -> list[str]:
 
 
 def check_models(models: Iterable[str]) -> None:
-    """Refuse a name that can be no model, before torch is imported or the Hub is asked.
-
-    Raises:
-        CheckpointError: it is no folder here, no preset after `untrained:`, and no ORG/NAME; the nearest names follow.
-    """
+    """Raise a CheckpointError with the nearest names, before torch is imported or the Hub is asked, for a name that is
+    no folder here, no preset after `untrained:`, and no ORG/NAME."""
     for model in models:
         fresh = untrained_model(model)
         name = fresh[0] if fresh else model
@@ -57,18 +57,37 @@ def no_folder(name: str) -> str:
     return f"There is no {name}.{_nearest(name, Path(name), runs_here())}"
 
 
-def report_written(*paths: Path | str | None, following: str = "") -> None:
-    """Say on stderr which files were written, a line each (those of a folder that is one of them), and what may come
-    next. None is no file, and `-` is the screen."""
-    written = [Path(path) for path in paths if path and path != "-"]
-    for path in written:
+def check_folders(**flags: Path | str | None) -> None:
+    """Raise a SingleLifeError where the folder of a file that a flag names is not there; `-` is the screen."""
+    for flag, path in flags.items():
+        if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
+            raise SingleLifeError(f"--{flag} {path}: there is no such folder to write into.")
+
+
+def start(device: str) -> None:
+    """Say where models will run, before any work; keep transformers quiet, since commands have bars of their own."""
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
+
+    from singlelife.machine import choose_device
+
+    disable_progress_bar()
+    set_verbosity_error()
+    print(f"device: {choose_device(device)}", file=sys.stderr)
+
+
+def report(result: Any, models: Sequence[str], as_json: str | None, results: Path | None, *drawn: Path | None) -> None:
+    """Print a result, or write it as `--json` and `--results` say, and name on stderr the files written, including
+    those already `drawn`, and the command that publishes a run of these models with its new results."""
+    fields = json.dumps(result.to_dict(), indent=2, allow_nan=False) if as_json else ""
+    print(fields if as_json == "-" else result)
+    written = [Path(as_json)] if as_json and as_json != "-" else []
+    for file in written:
+        with atomic_write(file) as aside:
+            aside.write_text(f"{fields}\n", encoding="utf-8")
+    if results:
+        append_results(results, result.rows())
+    for path in [*written, *([results] if results else []), *(path for path in drawn if path)]:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
             print(f"wrote {file}", file=sys.stderr)
-    if written and following:
-        print(f"next: {following}", file=sys.stderr)
-
-
-def push_with(results: Path | None, models: Sequence[str]) -> str:
-    """The command that publishes a run of these with its new results; empty where there is none."""
-    runs = [model for model in models if results and Path(model).is_dir()]
-    return f"singlelife push {runs[0]} --results {results}" if runs else ""
+    if results and (runs := [model for model in models if Path(model).is_dir()]):
+        print(f"next: singlelife push {runs[0]} --results {results}", file=sys.stderr)

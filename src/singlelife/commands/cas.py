@@ -1,7 +1,5 @@
 """`singlelife cas`: how far models agree about geometry."""
 
-import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
@@ -9,10 +7,9 @@ from typing import Annotated
 import tyro
 
 from singlelife.alignment.settings import CasConfig
-from singlelife.commands import check_models, push_with, report_written
+from singlelife.commands import check_folders, check_models, report, start
 from singlelife.errors import SingleLifeError
 from singlelife.lives.resolve import check_names
-from singlelife.results import append_results
 
 SOME_FAILED = 1  # exit code
 
@@ -83,9 +80,7 @@ class Cas:
             raise SingleLifeError("--groups and --representation are for more than two models.")
         if len(self.models) != 2 and self.config.search != "none":
             raise SingleLifeError(f"--search {self.config.search} compares two models; name just two.")
-        for flag, path in (("--json", self.json), ("--results", self.results), ("--save", self.save)):
-            if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
-                raise SingleLifeError(f"{flag} {path}: there is no such folder to write into.")
+        check_folders(json=self.json, results=self.results, save=self.save)
         if self.save and self.save.exists() and not self.save.is_dir():
             raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
 
@@ -93,16 +88,11 @@ class Cas:
         check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         groups = dict(map(_named_group, self.groups))
         check_names([self.config.pairs], self.config.cache_dir)
-        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
+        start(self.config.device)
         from singlelife.alignment.comparison import cas, cas_matrix
         from singlelife.alignment.curve import cas_curve
         from singlelife.alignment.matrix import AlignmentResult
-        from singlelife.machine import choose_device
 
-        disable_progress_bar()
-        set_verbosity_error()  # this command has its own bars and errors
-        print(f"device: {choose_device(self.config.device)}", file=sys.stderr)
         result: AlignmentResult
         if self.reference:
             result = cas_curve(self.curve, self.reference, self.config, controls=self.controls)
@@ -110,17 +100,12 @@ class Cas:
             result = cas(*self.models, config=self.config)
         else:
             result = cas_matrix(self.models, self.config, groups=groups, representation=self.representation)
-        print(json.dumps(result.to_dict(), indent=2, allow_nan=False) if self.json == "-" else result)
-        if self.json and self.json != "-":
-            result.save_json(self.json)
-        if self.results:
-            append_results(self.results, result.rows())
         if self.save:
             from singlelife.alignment.plots import save_pictures
 
             save_pictures(result, self.save)
             result.save_json(self.save / "result.json")
-        report_written(self.json, self.results, self.save, following=push_with(self.results, self.models))
+        report(result, self.models, self.json, self.results, self.save)
         return SOME_FAILED if getattr(result, "failed", ()) else 0
 
 

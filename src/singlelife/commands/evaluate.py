@@ -1,6 +1,5 @@
 """`singlelife evaluate`: measure frozen models on tasks that they were not trained for."""
 
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,13 +7,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from singlelife.commands import check_models, push_with, report_written
+from singlelife.commands import check_folders, check_models, report, start
 from singlelife.errors import EvaluationError
-from singlelife.evaluation.settings import CorrespondenceConfig, DepthConfig, EvaluationConfig
-from singlelife.files import atomic_write
+from singlelife.evaluation.settings import CorrespondenceConfig, DepthConfig
 from singlelife.lives.resolve import check_names
 from singlelife.machine import configure_cpu
-from singlelife.results import append_results
 
 if TYPE_CHECKING:
     from singlelife.evaluation.correspondence import Matcher
@@ -38,40 +35,11 @@ class _Evaluate:
         if not self.models:
             raise EvaluationError("Name at least one MODEL to evaluate.")
         check_models(self.models)
-        self._check_folder("--results", self.results)
-        self._check_folder("--json", Path(self.json) if self.json and self.json != "-" else None)
+        check_folders(results=self.results, json=self.json)
 
-    @staticmethod
-    def _check_folder(flag: str, path: Path | None) -> None:
-        if path is not None and not path.absolute().parent.is_dir():
-            raise EvaluationError(f"{flag} {path}: there is no such folder to write into.")
-
-    @staticmethod
-    def _start(config: EvaluationConfig) -> None:
-        """Before any work."""
-        configure_cpu()
-        from transformers.utils.logging import disable_progress_bar, set_verbosity_error
-
-        from singlelife.machine import choose_device
-
-        disable_progress_bar()
-        set_verbosity_error()  # the commands have their own bars and errors
-        print(f"device: {choose_device(config.device)}", file=sys.stderr)
-
-    def _report(self, evaluation: "Evaluation", *drawn: Path | None, following: str = "") -> int:
-        """Print and write the evaluation, and name the files written, including those already `drawn`.
-
-        Returns:
-            The exit code: 0, or 1 if a model or an item could not be measured.
-        """
-        fields = json.dumps(evaluation.to_dict(), indent=2)
-        print(fields if self.json == "-" else evaluation)
-        if self.json and self.json != "-":
-            with atomic_write(Path(self.json)) as aside:
-                aside.write_text(fields + "\n", encoding="utf-8")
-        if self.results:
-            append_results(self.results, evaluation.rows())
-        report_written(self.json, self.results, *drawn, following=following or push_with(self.results, self.models))
+    def _report(self, evaluation: "Evaluation", *drawn: Path | None) -> int:
+        """Print and write the evaluation, and name the models that could not be measured; returns the exit code."""
+        report(evaluation, self.models, self.json, self.results, *drawn)
         for model, why in evaluation.failed.items():
             print(f"singlelife: {model} could not be measured: {why}", file=sys.stderr)
         return SOME_FAILED if evaluation.failed else 0
@@ -93,8 +61,9 @@ class Correspondence(_Evaluate):
     """draw the matches of some pairs into this PNG"""
 
     def run(self) -> int:
-        self._check_folder("--sheet", self.sheet)
-        self._start(self.config)
+        check_folders(sheet=self.sheet)
+        configure_cpu()
+        start(self.config.device)
         from singlelife.evaluation.correspondence import evaluate_correspondence
         from singlelife.evaluation.sheets import draw_matches, matches
 
@@ -127,14 +96,14 @@ class Depth(_Evaluate):
     """save the model (one CroCo) with its first probe in this new folder, for pipeline("depth-estimation")"""
 
     def run(self) -> int:
-        self._check_folder("--sheet", self.sheet)
-        self._check_folder("--save", self.save)
+        check_folders(sheet=self.sheet, save=self.save)
         if self.save and self.save.exists():
             raise EvaluationError(f"--save {self.save} is there already. Remove it, or choose another folder.")
         if self.save and len(self.models) > 1:
             raise EvaluationError(f"--save takes one model, not {len(self.models)}.")
         check_names([*self.config.train, *self.config.test], self.config.cache_dir)
-        self._start(self.config)
+        configure_cpu()
+        start(self.config.device)
         from singlelife.alignment.models import load_model
         from singlelife.evaluation.depth import croco_of, evaluate_depth, save_depth_model
         from singlelife.evaluation.sheets import depth_maps, draw_depth
@@ -152,8 +121,11 @@ class Depth(_Evaluate):
                 save_depth_model(probed, self.save)
 
         evaluation = evaluate_depth(self.models, self.config, on_model=keep)
-        use = f'transformers.pipeline("depth-estimation", model="{self.save}", trust_remote_code=False)'
-        return self._report(evaluation, self.sheet, self.save, following=use if self.save else "")
+        code = self._report(evaluation, self.sheet, self.save)
+        if self.save:
+            use = f'transformers.pipeline("depth-estimation", model="{self.save}", trust_remote_code=False)'
+            print(f"next: {use}", file=sys.stderr)
+        return code
 
 
 COMMAND: Any = (

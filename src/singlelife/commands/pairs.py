@@ -8,6 +8,7 @@ import numpy as np
 import tyro
 
 from singlelife.alignment.settings import PairSetConfig
+from singlelife.commands import check_folders
 from singlelife.errors import LifeError, PairSetError, SingleLifeError
 from singlelife.files import atomic_write
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
@@ -73,8 +74,7 @@ class Show:
         for flag, numbers in (("--index", self.index), ("--seed", (self.seed or 0,))):
             if not all(0 <= number < 2**63 for number in numbers):
                 raise SingleLifeError(f"{flag} {min(numbers)}: it should be from 0 to 2^63 - 1.")
-        if self.output and not self.output.absolute().parent.is_dir():
-            raise SingleLifeError(f"--output {self.output}: there is no such folder to write into.")
+        check_folders(output=self.output)
         given = {"LIFE": self.what, "--video": self.video, "--seed": self.seed} | self._flags()
         if self.of_run and (refused := [name for name, value in given.items() if value is not None]):
             raise SingleLifeError(f"--run takes all settings from the run: leave out {', '.join(refused)}.")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from tyro.conf import FlagCreatePairsOff, Positional, arg
 
-from singlelife.commands import no_folder
+from singlelife.commands import check_folders, no_folder
 from singlelife.errors import RunError, SingleLifeError
 from singlelife.lives.resolve import check_names, life_reference
 from singlelife.text import aligned, in_bytes
@@ -62,8 +62,7 @@ class COMMAND:
     def __post_init__(self) -> None:
         if self.card and not self.dry_run:
             raise SingleLifeError("--card FILE goes with --dry-run. A push writes the card into the repository.")
-        if self.card and not self.card.absolute().parent.is_dir():
-            raise SingleLifeError(f"--card {self.card}: there is no such folder to write into.")
+        check_folders(card=self.card)
 
     def run(self) -> int:
         """Publish, and return the exit code."""

@@ -82,14 +82,10 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion.
+    """A finished conversion; `sha256` is that of the checkpoint that it was made from.
 
-    Attributes:
-        kind: `"pretraining"`: a whole CroCo. `"fine-tuned"`: one without its pixel head. `"two decoders"`: of DUSt3R
-            or its kin the encoder, exact, and the first decoder, which is not used here as it was there.
-        config: of the model.
-        parameters: how many it has.
-        sha256: of the checkpoint that it was made from.
+    The kind is `"pretraining"`: a whole CroCo; `"fine-tuned"`: one without its pixel head; or `"two decoders"`: of
+    DUSt3R or its kin the encoder, exact, and the first decoder, which is not used here as it was there.
     """
 
     kind: str
@@ -123,11 +119,8 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> Conversion:
     except ValueError as error:
         raise CheckpointError(f"{checkpoint} cannot be converted. {error}") from error
     weights = {name: tensor.float().contiguous() for name, tensor in weights.items()}
-    broken = [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]
-    if broken:
-        raise CheckpointError(
-            f"{checkpoint} has weights that are not finite ({broken[0]} and {len(broken) - 1} more)."
-        )
+    if broken := [name for name, tensor in weights.items() if not torch.isfinite(tensor).all()]:
+        raise CheckpointError(f"{checkpoint} has weights that are not finite, such as {broken[0]}.")
     with checkpoint.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
     made = Conversion(kind, config, sum(tensor.numel() for tensor in weights.values()), digest)
@@ -173,16 +166,15 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
                 "torch.save({'model': …, 'croco_kwargs': …})."
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint that can be read, or is cut off: {reason[:200]}") from error
-    if isinstance(content, Mapping) and _PATCHES in content:
+    if not isinstance(content, Mapping):
+        content = {}
+    elif _PATCHES in content:
         content = {"model": content}
-    state = content.get("model") if isinstance(content, Mapping) else None
-    if not _is_state(state):
-        keys = ", ".join(map(str, list(content)[:8])) if isinstance(content, Mapping) else type(content).__name__
+    if not _is_state(state := content.get("model")):
         raise CheckpointError(
             f"{path} is not a checkpoint of CroCo: it should be a dict with the weights as 'model', among them "
-            f"{_PATCHES}; it has {keys or 'nothing'}."
+            f"{_PATCHES}; it has {', '.join(map(str, list(content)[:8])) or 'nothing'}."
         )
-    assert isinstance(content, Mapping) and isinstance(state, Mapping)
     return dict(state), _arguments(path, content)
 
 
@@ -217,8 +209,8 @@ def _arguments(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(call, str):
         return {}
     try:
-        parsed = ast.parse(call, mode="eval").body
-        if not (isinstance(parsed, ast.Call) and isinstance(parsed.func, ast.Name) and parsed.func.id in _CLASSES):
+        parsed: Any = ast.parse(call, mode="eval").body
+        if not isinstance(parsed, ast.Call) or getattr(parsed.func, "id", None) not in _CLASSES:
             raise ValueError("it is not one of " + ", ".join(_CLASSES))
         # Read as literals, never evaluated. Others, such as depth_mode=('exp', -inf, inf), are of the heads.
         return {
@@ -232,10 +224,6 @@ def convert_croco(
     state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any], *, head: bool = True
 ) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
     """Rename a reference CroCo's weights, leaving none over and none missing.
-
-    Of a model with two decoders, such as DUSt3R, the first is taken. There the decoders exchange their tokens in every
-    block, while CroCo's decoder sees the encoder's tokens of the other view in all of them: so its encoder is exact
-    here, and what its decoder gives is not what it gave there. A model with one decoder is exact throughout.
 
     Args:
         state_dict: the reference model's weights, under the names of its released checkpoints (`model` in those).
@@ -284,14 +272,11 @@ def convert_croco(
 
 
 def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
-    unknown = sorted(map(str, set(croco_kwargs) - set(_DEFAULTS)))
-    if unknown:
+    if unknown := sorted(map(str, set(croco_kwargs) - set(_DEFAULTS))):
         raise ValueError(f"These arguments of the reference CroCo are not known: {', '.join(unknown)}.")
     given = _DEFAULTS | dict(croco_kwargs)
     if not given["norm_im2_in_dec"]:
-        raise ValueError(
-            "A CroCo that does not norm the source in its decoder (norm_im2_in_dec=False) has no match here."
-        )
+        raise ValueError("A decoder that does not norm the source (norm_im2_in_dec=False) has no match here.")
     rotary = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(given["pos_embed"]))
     if not rotary and given["pos_embed"] != "cosine":
         raise ValueError(f"pos_embed should be 'cosine' or 'RoPE' and its base, not {given['pos_embed']!r}.")

@@ -37,12 +37,7 @@ _BORDER = 1e-6  # px: rounding, for places on the very border of the source
 
 @dataclass(frozen=True)
 class Matcher:
-    """A model whose matches are measured. With None for a model, it is the identity flow, which looks straight ahead.
-
-    Attributes:
-        model: a provider of `load_model`, or None.
-        config: how matches are read from its map.
-    """
+    """A model whose matches are measured. None is the identity flow, which looks straight ahead."""
 
     model: AttentionMapProvider | None
     config: CorrespondenceConfig
@@ -54,11 +49,7 @@ class Matcher:
         return crosses if self.config.sinks is None else self.config.sinks == "mask"
 
     def flows(self, pairs: Sequence[ImagePair]) -> Iterator[torch.Tensor]:
-        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`.
-
-        Raises:
-            CheckpointError: the model's maps are not finite.
-        """
+        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`."""
         if self.model is None or not pairs:
             yield from (torch.zeros(1, 1, 2, dtype=torch.float64) for _ in pairs)
             return
@@ -79,12 +70,10 @@ def cost_volume(
     """How well each patch of the target (row) matches each of the source, float32 (B, N, N), larger is better.
 
     Args:
-        model: gives the maps.
         target, source: uint8 views (B, 3, H, W), whole images resized to the model's size.
-        reciprocal: the mean of the map and the transposed map of the two views swapped, so that a match has to hold
-            in both directions.
-        mask_sinks: no patch matches the first patch of the other view, since trained CroCo models leave there what
-            they have no match for: its column is set to the least logit of its map.
+        reciprocal: the mean of the map and the transposed map of the two views swapped.
+        mask_sinks: the column of the first patch, where trained CroCo models leave what they have no match for, is
+            set to the least logit of its map.
 
     Raises:
         CheckpointError: the model's maps are not finite.
@@ -102,13 +91,8 @@ def cost_volume(
 
 
 def flow_of(costs: torch.Tensor, grid: tuple[int, int], temperature: float) -> torch.Tensor:
-    """From each target patch's centre to its match in the source, by the soft-argmax of its row.
-
-    Args:
-        costs: (B, N, N), rows target patches; N is rows * columns of `grid`.
-        grid: rows and columns of patches of either view.
-        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4 it is nearly the largest
-            logit alone.
+    """From each target patch's centre to its match in the source, by the soft-argmax of its row of `costs` (B, N, N),
+    where N is rows * columns of `grid`. At ZeroCo's temperature, 1e-4, that is nearly the largest logit alone.
 
     Returns:
         float64 (B, rows, columns, 2), x and y as fractions of the width and height.
@@ -127,17 +111,8 @@ def patch_centres(grid: tuple[int, int]) -> torch.Tensor:
 
 
 def flow_at(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Flow at any points of the target, bilinear between the centres of patches and constant beyond the outermost.
-
-    At the centres of an image's pixels this is what resizing the flow to the image's size gives.
-
-    Args:
-        flow: float64 (rows, columns, 2).
-        points: float64 (n, 2), x and y as fractions.
-
-    Returns:
-        float64 (n, 2).
-    """
+    """Flow (rows, columns, 2) at any points (n, 2) of the target, all float64, x and y as fractions: bilinear between
+    the centres of patches and constant beyond the outermost, as if resized to the image's size."""
     where = (2 * points - 1).view(1, 1, -1, 2)  # from -1 to 1 between the outer edges
     planes = flow.permute(2, 0, 1).unsqueeze(0)
     found = torch.nn.functional.grid_sample(planes, where, mode="bilinear", padding_mode="border", align_corners=False)
@@ -145,12 +120,8 @@ def flow_at(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> dict[str, float]:
-    """The errors of a flow at every pixel of the target.
-
-    Args:
-        flow: float64 (rows, columns, 2), of any grid.
-        pair: whose target it starts from.
-        side: of the square that both images are taken to be resized to, in pixels; None for their own sizes.
+    """The errors of a flow, float64 (rows, columns, 2) of any grid, at every pixel of the target. With a `side` in
+    pixels, both images count as resized to that square.
 
     Returns:
         `aepe`, the average end-point error in pixels; `pck1`, `pck3`, `pck5`, the share of pixels that are off by at
@@ -197,15 +168,8 @@ def evaluate_correspondence(
 
     The metrics are `aepe` and `pck1` to `pck5`, see `measure`; with `_240` both images count as resized to 240x240.
     HPatches has the AEPE of each level too (`aepe_I` to `aepe_V`). `details` has each pair. The baselines are an
-    untrained model of each architecture and the identity flow.
-
-    Args:
-        models: as `load_model` takes them.
-        config: data, matching and machine.
-        on_model: called with each model as soon as it is measured, to draw its matches.
-
-    Returns:
-        The evaluation. A pair that cannot be read, or shows nothing of its source, is left out and named.
+    untrained model of each architecture and the identity flow. A pair that cannot be read, or shows nothing of its
+    source, is left out and named. `on_model` is called with each model as soon as it is measured.
 
     Raises:
         EvaluationError: no pair or no model could be measured.
@@ -244,15 +208,10 @@ def evaluate_correspondence(
 
 
 def measure_matches(matcher: Matcher, data: PairData) -> tuple[ModelResult, str, dict[str, str]]:
-    """Measure one model on pairs with known correspondences.
+    """Measure one model on pairs with known correspondences; raises an EvaluationError if none could be measured.
 
     Returns:
-        Its result; the SHA-256 of the pairs that were measured, pixels and truth; and why others could not be, by
-        name.
-
-    Raises:
-        EvaluationError: no pair could be measured.
-        CheckpointError: the model's maps are not finite.
+        Its result; the SHA-256 of the measured pairs, pixels and truth; and why others could not be, by name.
     """
     config, model = matcher.config, matcher.model
     name, revision = ("identity flow", "") if model is None else (model.name, model.revision)

@@ -1,9 +1,11 @@
-"""Depth from frozen encoders: a probe learns it from features of some places and is tested on other places."""
+"""Depth from frozen encoders: a probe learns it from cached features of some places and is tested on other places."""
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +13,7 @@ from torch import nn
 from tqdm.auto import tqdm
 from transformers.image_utils import SizeDict
 
-from singlelife.alignment.models import AttentionMapProvider
+from singlelife.alignment.models import AttentionMapProvider, load_model
 from singlelife.croco import CroCoDepthConfig, CroCoForDepthEstimation, CroCoImageProcessor, CroCoModel
 from singlelife.croco.depth_croco import (
     SCALE_INVARIANCE,
@@ -20,29 +22,103 @@ from singlelife.croco.depth_croco import (
     log_depth_map,
     scale_invariant_log_loss,
 )
-from singlelife.errors import CheckpointError, EvaluationError
+from singlelife.errors import CheckpointError, EvaluationError, RunError
 from singlelife.evaluation.depth_data import METRICS, DepthFrames, depth_metrics, open_depth
-from singlelife.evaluation.features import patch_size, view_size
-from singlelife.evaluation.probes import FrozenFeatures, evaluate_by_probes
-from singlelife.evaluation.results import Evaluation, Measure, ModelResult
-from singlelife.evaluation.settings import DepthConfig
+from singlelife.evaluation.features import FeatureSet, extract, patch_size, view_size
+from singlelife.evaluation.results import Evaluation, Measure, ModelResult, measure_models
+from singlelife.evaluation.settings import DepthConfig, ProbeConfig
 from singlelife.files import atomic_dir
+from singlelife.machine import choose_device
+from singlelife.optimization import learning_rate, parameter_groups
 
 VERSION = 1  # of all protocols, raised when their numbers would change
 _LOSS = f"scale-invariant log, lambda {SCALE_INVARIANCE}, at the model's resolution"
-_WIDE_OUTPUT = 8  # pixels
 _SAMPLED = 512  # training frames that the first bias is taken from
+
+# Of the readout that DeepMind publishes with its video models (github.com/google-deepmind/representations4d).
+_WIDE = {"width": 1024, "num_heads": 16, "mlp_ratio": 4}
+_WIDE_FROM = 768  # channels of an encoder, for which it is the default
+_WIDE_OUTPUT = 8  # pixels
+
+_WEIGHT_DECAY = 0.05  # of matrices; biases, norms and learned tokens have none
+_MOST_IN_BOTH = 0.05  # of the test items; public data sets have a few
+
+
+@dataclass(frozen=True)
+class FrozenFeatures:
+    """A frozen encoder of `load_model` with its features of two data sets, and how and where probes are trained."""
+
+    encoder: AttentionMapProvider
+    train: FeatureSet
+    test: FeatureSet
+    config: ProbeConfig
+    device: str
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the encoder's tokens."""
+        return self.train.features([0]).shape[-1]
+
+    @property
+    def probe(self) -> str:
+        """`"linear"`, `"small"` or `"wide"`."""
+        if self.config.probe != "attentive":
+            return self.config.probe
+        return "wide" if self.hidden_size >= _WIDE_FROM else "small"
+
+    @property
+    def probe_size(self) -> dict[str, Any]:
+        """Width, heads and MLP of an attentive probe, where they differ from the defaults for its encoder."""
+        return _WIDE if self.probe == "wide" else {}
+
+    def train_probe(
+        self, make: Callable[[], nn.Module], loss: Callable[[torch.Tensor, torch.Tensor], torch.Tensor], seed: int
+    ) -> nn.Module:
+        """A probe trained on the features, in evaluation mode.
+
+        Args:
+            make: gives the probe with its first weights, which torch's global generator draws.
+            loss: of the probe's output and the targets of a batch, both on the device.
+            seed: of the first weights and the order of the data.
+
+        Raises:
+            RunError: the loss is no longer finite.
+        """
+        config, data, device = self.config, self.train, self.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            probe = make().to(device).train()
+        order = np.random.default_rng(seed)
+        groups = parameter_groups(probe, _WEIGHT_DECAY)
+        optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=device == "cpu" or None)
+        steps_per_epoch = math.ceil(len(data) / config.batch_size)
+        max_steps, quiet = config.epochs * steps_per_epoch, not config.progress or None
+        batches = (
+            rows
+            for _ in range(config.epochs)
+            for rows in np.array_split(order.permutation(len(data)), steps_per_epoch)
+        )
+        bar = tqdm(batches, f"Probe, seed {seed}", max_steps, unit=" steps", disable=quiet, leave=False)
+        for step, rows in enumerate(bar):
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(
+                    step, peak=config.learning_rate, warmup_steps=max(1, max_steps // 20), max_steps=max_steps
+                )
+            error = loss(probe(data.features(rows).to(device)), data.targets(rows).to(device))
+            if not torch.isfinite(error):
+                raise RunError(
+                    f"The loss of the {self.probe} probe is not finite after {step} steps. Try a lower "
+                    f"--learning-rate than {config.learning_rate:g}."
+                )
+            error.backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        return probe.eval()
 
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """An encoder with the probe of each seed.
-
-    Attributes:
-        features: its encoder and features.
-        probes: one for each seed.
-        frames: the test frames.
-    """
+    """An encoder with the probe of each seed, and the test frames."""
 
     features: FrozenFeatures
     probes: list[nn.Module]
@@ -70,33 +146,78 @@ def evaluate_depth(
         on_model: called with each model as soon as it is measured, to draw or save it.
 
     Raises:
-        EvaluationError: the data cannot be used, the protocols differ, test frames are among the training ones, or no
-            model could be measured.
+        EvaluationError: the data cannot be used, the protocols differ, more than a twentieth of the test frames are
+            among the training frames, or no model could be measured.
         LifeError: a life cannot be found or prepared.
     """
     train, test = open_depth(config, "train"), open_depth(config, "test")
-    protocol = test.protocol
+    protocol, device = test.protocol, choose_device(config.device)
     if train.protocol != protocol:
         raise EvaluationError(
             f"{train.name} and {test.name} have different protocols ({train.protocol.name} and {protocol.name}). "
             "Choose one for both with --protocol."
         )
+    first: list[FrozenFeatures] = []
+    means: list[ModelResult] = []
+    notes = [f"{frames.name}: {frames.note}" for frames in (train, test) if frames.note]
 
-    def measure(features: FrozenFeatures) -> ModelResult:
+    def measured(encoder: AttentionMapProvider) -> ModelResult:
+        of_train, of_test = (
+            extract(encoder, frames, cache_dir=config.cache_dir, batch_size=config.batch_size,
+                    progress=config.progress)
+            for frames in (train, test)
+        )  # fmt: skip
+        features = FrozenFeatures(encoder, of_train, of_test, config, device)
+        if not first:
+            notes.extend(_remarks(features, train, test))
+            first.append(features)
+            means.extend(_mean_depths(features, test) if config.baselines else [])
         probed = ProbedModel(features, _train(features), test)
         values = _compare(probed.predict, config.seeds, features, test)
         if on_model:
             on_model(probed)
-        return features.result(_measures(values))
+        return ModelResult(encoder.name, encoder.revision, _measures(values), {"probe": features.probe})
 
-    return evaluate_by_probes(
-        models, train, test, config, measure, lambda features: _mean_depths(features, test),
+    results, failed = measure_models(models, partial(load_model, device=device), measured, baselines=config.baselines)
+    if config.probe == "attentive":
+        kinds = {result.settings["probe"] for result in results}
+        notes.append(f"attentive probes: {' and '.join(sorted(kinds))}")
+    settings = {"min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "crop": protocol.crop,
+                "protocol": protocol.name, "loss": _LOSS}  # fmt: skip
+    data = first[0].test
+    return Evaluation(
         task="depth",
         protocol=f"depth-{protocol.name}/{VERSION}",
-        settings={"min_depth": protocol.min_depth, "max_depth": protocol.max_depth, "crop": protocol.crop,
-                  "protocol": protocol.name, "loss": _LOSS},
-        notes=[f"{frames.name}: {frames.note}" for frames in (train, test) if frames.note],
-    )  # fmt: skip
+        data=test.name,
+        data_hash=data.data_hash,
+        num_items=len(data),
+        settings=config.settings() | settings | {"train": train.name, "train_hash": first[0].train.data_hash},
+        seeds=tuple(range(config.seeds)),
+        models=(*results, *means),
+        failed=failed,
+        left_out=data.left_out,
+        notes=tuple(notes),
+    )
+
+
+def _remarks(features: FrozenFeatures, train: DepthFrames, test: DepthFrames) -> list[str]:
+    """What a reader should know of the data.
+
+    Raises:
+        EvaluationError: too many test frames are among the training frames.
+    """
+    known, remarks = set(features.train.digests), []
+    both = len([digest for digest in features.test.digests if digest in known])
+    if both > _MOST_IN_BOTH * len(features.test):
+        raise EvaluationError(
+            f"{both} of the {len(features.test)} items to test on ({test.name}) are among those to train on "
+            f"({train.name}). Choose other data or another split for one of them."
+        )
+    if both:
+        remarks.append(f"{both:,} of the test items are among the training items too")
+    if left_out := features.train.left_out:
+        remarks.append(f"{len(left_out):,} training items are left out; the first: {next(iter(left_out.values()))}")
+    return remarks
 
 
 def queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
@@ -180,13 +301,8 @@ def at_size(depth: torch.Tensor, shape: tuple[int, ...], frames: DepthFrames) ->
 
 
 def save_depth_model(probed: ProbedModel, folder: Path) -> None:
-    """Save the encoder with its first probe as a `CroCoForDepthEstimation`, which the depth pipeline loads.
-
-    Its processor stretches an image over the model's view, so that depth is given for all of it.
-
-    Raises:
-        CheckpointError: the model is no CroCo.
-    """
+    """Save the encoder, a CroCo, with its first probe as a `CroCoForDepthEstimation`, which the depth pipeline loads.
+    Its processor stretches an image over the model's view, so that depth is given for all of it."""
     encoder, protocol = probed.features.encoder, probed.frames.protocol
     model = croco_of(encoder)
     size = probed.features.probe_size
@@ -213,11 +329,7 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
 
 
 def croco_of(encoder: AttentionMapProvider) -> CroCoModel:
-    """The CroCo of an encoder that `load_model` gave.
-
-    Raises:
-        CheckpointError: it is another model.
-    """
+    """The CroCo of an encoder that `load_model` gave; a CheckpointError if it is another model."""
     model = getattr(encoder, "model", None)
     if not isinstance(model, CroCoModel):
         raise CheckpointError(f"{encoder.name} is no CroCo, so it cannot be saved as a CroCoForDepthEstimation.")

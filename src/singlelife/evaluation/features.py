@@ -31,13 +31,8 @@ _SPLIT_NAMES = {"train": ("train", "training", "all"), "test": ("test", "validat
 
 
 class Item(NamedTuple):
-    """One example.
-
-    Attributes:
-        image: uint8 (3, height, width), of any size.
-        target: the truth to predict, of the data set's `target_shape` and `target_dtype`.
-        digest: SHA-256 of the image and the whole truth, before anything was resized.
-    """
+    """One example: an image, uint8 (3, height, width) of any size; the target to predict, of the data set's
+    `target_shape` and `target_dtype`; and the SHA-256 of the image and the whole truth, before any resizing."""
 
     image: torch.Tensor
     target: np.ndarray
@@ -86,13 +81,11 @@ def resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """The features of one model on one data set.
+    """The features of one model on one data set, in a folder.
 
     Attributes:
-        path: their folder.
         data_hash: SHA-256 over the items' digests.
-        rows: number in the data set of each item that is kept.
-        digests: of these, as hexadecimal.
+        rows: number in the data set of each item that is kept; `digests` are theirs, as hexadecimal.
         left_out: why an item cannot be used, by its number.
     """
 
@@ -126,15 +119,8 @@ def extract(
     batch_size: int = 32,
     progress: bool = True,
 ) -> FeatureSet:
-    """The features of a data set, computed now if they have not been before.
-
-    Args:
-        encoder: the frozen model.
-        examples: the data set.
-        cache_dir: of the package, `$SINGLELIFE_CACHE` or `~/.cache/singlelife` by default; they are kept in its folder
-            `features`.
-        batch_size: images at once.
-        progress: whether to show a bar.
+    """The features of a data set, computed now if they have not been before, kept in the folder `features` of the
+    package's cache.
 
     Raises:
         EvaluationError: not one item can be used.
@@ -149,20 +135,16 @@ def extract(
     with FileLock(folder.with_suffix(".lock")):  # another process may be computing the same
         if not folder.is_dir():
             with atomic_dir(folder) as aside:
-                metadata = _compute(encoder, examples, size, aside, batch_size, progress)
+                metadata = _compute(encoder, examples, aside, batch_size, progress)
                 (aside / METADATA).write_text(json.dumps(metadata) + "\n", encoding="utf-8")
     return FeatureSet(folder, **json.loads((folder / METADATA).read_text(encoding="utf-8")))
 
 
 def _compute(
-    encoder: AttentionMapProvider,
-    examples: Examples,
-    size: tuple[int, int],
-    folder: Path,
-    batch_size: int,
-    progress: bool,
+    encoder: AttentionMapProvider, examples: Examples, folder: Path, batch_size: int, progress: bool
 ) -> dict[str, Any]:
     """Write the arrays into the folder, and return the fields of `FeatureSet`."""
+    size = view_size(encoder)
     tokens = tuple(encoder.features(torch.zeros(1, 3, *size, dtype=torch.uint8)).shape[1:])
     shape, dtype = examples.target_shape(size), examples.target_dtype
     title = f"Features of {encoder.name} on {examples.name}"
@@ -212,12 +194,8 @@ def _compute(
 
 
 def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
-    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub.
-
-    Args:
-        word: which data set.
-        role: `"train"` or `"test"`.
-        split: the split's name; by default that of the role, and of a test also a validation split.
+    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub. By
+    default it is that of the role (`"train"` or `"test"`), and for a test also a validation split.
 
     Returns:
         The split's name, and the split, which has a column `image`.
@@ -259,11 +237,8 @@ def data_identity(data: Any) -> str:
 
 
 def rgb(picture: Any) -> torch.Tensor:
-    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width).
-
-    Raises:
-        ValueError: there is none, or it cannot be read.
-    """
+    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width). Raises a
+    ValueError if there is none, or it cannot be read."""
     if picture is None:
         raise ValueError("there is none")
     source = io.BytesIO(picture["bytes"]) if isinstance(picture, dict) else picture

@@ -21,31 +21,17 @@ _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1
 
 
 def fill_card(name: Literal["model", "life", "pair_set"], header: CardData, fields: Mapping[str, Any]) -> str:
-    """The text of a card, its YAML header first.
-
-    Args:
-        name: of the template.
-        header: what the Hub reads.
-        fields: the template's variables; `written` is there for all.
-    """
+    """The text of a card, its YAML header first; `fields` are the template's variables."""
     card = ModelCard if name == "model" else DatasetCard
-    template = _TEMPLATES / f"{name}_card.md"
-    return card.from_template(header, template_path=str(template), written=WRITTEN, **fields).content  # type: ignore
+    path = str(_TEMPLATES / f"{name}_card.md")
+    return card.from_template(header, template_path=path, written=WRITTEN, **fields).content  # type: ignore
 
 
 def dataset_header(
     name: str, num_rows: int, license: str, *, tasks: list[str], tags: list[str], files: Mapping[str, tuple[str, str]]
 ) -> DatasetCardData:
-    """The header of a dataset card.
-
-    Args:
-        name: for people.
-        num_rows: of all.
-        license: as people write it.
-        tasks: by the Hub's names.
-        tags: besides that of this package.
-        files: the split and its files for each configuration, the default one first.
-    """
+    """The header of a dataset card. `tasks` are named as the Hub does, `tags` come besides that of this package, and
+    `files` give the split and its files for each configuration, the default one first."""
     header = DatasetCardData(
         pretty_name=name,
         task_categories=tasks,

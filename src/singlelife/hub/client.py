@@ -33,11 +33,8 @@ def check_name(repo_id: str) -> None:
 
 
 def check_push(repo_id: str | None) -> None:
-    """Check what can be checked without asking the Hub, before hours of work. A NAME alone is in the user's namespace.
-
-    Raises:
-        HubError: it cannot be a name, there is no token, or HF_HUB_OFFLINE is set.
-    """
+    """Check before hours of work what takes no Hub: raise a HubError if this cannot be a name, there is no token, or
+    HF_HUB_OFFLINE is set. A NAME alone is in the user's namespace."""
     if repo_id is not None and "/" in repo_id:
         check_name(repo_id)
     if constants.HF_HUB_OFFLINE:
@@ -49,11 +46,8 @@ def check_push(repo_id: str | None) -> None:
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
-    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user.
-
-    Raises:
-        HubError: it cannot be a name, or the Hub does not know the token.
-    """
+    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user. Raises a HubError if it cannot
+    be a name, or the Hub does not know the token."""
     if "/" not in repo_id:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
             repo_id = f"{api.whoami()['name']}/{repo_id}"
@@ -62,10 +56,8 @@ def full_name(api: HfApi, repo_id: str) -> str:
 
 
 def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> RepoInfo | None:
-    """Create a repository, or make sure that the one of that name is as private as it should be.
-
-    Returns:
-        The Hub's description of a repository that was there, with its files; None for a new one.
+    """Create a repository, or make sure that the one of that name is as private as it should be. Returns the Hub's
+    description of a repository that was there, with its files; None for a new one.
 
     Raises:
         HubError: the repository is not for you, its namespace is not there, or it is public and should be private (or
@@ -78,12 +70,11 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
             sdk = "gradio" if kind == "space" else None
             api.create_repo(repo_id, repo_type=kind, private=private, space_sdk=sdk)
         except HfHubHTTPError as error:
-            reasons = {
-                404: f"There is no user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to.",
-                409: f"The name {repo_id} is taken by a repository that you may not see.",
-            }
-            if reason := reasons.get(error.response.status_code):
-                raise HubError(reason) from error
+            if error.response.status_code == 404:
+                where = f"user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to."
+                raise HubError(f"There is no {where}") from error
+            if error.response.status_code == 409:
+                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
             raise
         return None
     if bool(there.private) != private:
@@ -118,8 +109,7 @@ def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) ->
 
 
 def retry(act: Callable[[], Result], tries: int, say: Callable[[str], None]) -> Result:
-    """Call `act` again while it raises HubUnreachable, so many times in all, and return its result. `say` gets a line
-    that says why it waits and for how long."""
+    """Call `act` so many times in all while it raises HubUnreachable. `say` gets a line that says why it waits."""
     for tried in range(1, tries):
         try:
             return act()

@@ -28,11 +28,8 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later.
-
-    Attributes:
-        retry_after: seconds to wait before the next try, where the Hub gives them.
-    """
+    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later, after
+    `retry_after` seconds where the Hub gives them."""
 
     def __init__(self, message: str, retry_after: float | None = None):
         super().__init__(message)
@@ -52,11 +49,8 @@ def is_repo_id(words: str) -> bool:
 def translate_hub_errors(
     repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: RepoType = "dataset"
 ) -> Iterator[None]:
-    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError.
-
-    `doing` begins the message, such as "Reading ORG/NAME". `kept` ends it where the connection fails: what is kept,
-    and what to do.
-    """
+    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError. `doing` begins its message, such
+    as "Reading ORG/NAME"; where the connection fails, `kept` ends it: what is kept, and what to do."""
     try:
         yield
     except SingleLifeError:

@@ -38,12 +38,10 @@ class Publication:
 
     Attributes:
         repo_id: ORG/NAME, or a NAME in the user's own namespace.
-        kind: of the repository.
         what: it is, for messages, such as `"the life sim_1"`.
-        message: of the commit.
         files: makes the files by their path in the repository, one after another. A file on disk may go away when the
             next one is asked for.
-        card: makes the text of README.md, which comes last, from ORG/NAME; None where there is no card.
+        card: makes the text of README.md, which comes last, from ORG/NAME.
         sizes: of the files in bytes, as far as they are known before they are made.
         marker: a file that is in every repository of this sort; another repository is not touched.
         other: says from the text of the marker what else than `what` a repository holds; None if it is the same.
@@ -65,16 +63,9 @@ class Publication:
 
 
 def publish(publication: Publication, *, private: bool = True, tries: int = 5, progress: bool = True) -> str:
-    """Push a publication. What is on the Hub is not sent again: an interrupted push goes on when it is called again.
-
-    Args:
-        publication: what to push.
-        private: only its owner sees the repository.
-        tries: how many, while the Hub cannot be reached.
-        progress: show the client's progress bars, and say why it waits. Without it the bars of this process stay off.
-
-    Returns:
-        The repository's URL.
+    """Push a publication, and return the repository's URL. What is on the Hub is not sent again: an interrupted push
+    goes on when it is called again. While the Hub cannot be reached it is tried `tries` times. Without `progress` the
+    client's bars stay off in this process.
 
     Raises:
         HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
@@ -130,10 +121,8 @@ def _contents(api: HfApi, publication: Publication, repo_id: str, there: RepoInf
 
 
 def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[File]) -> bool:
-    """Send files one after another, then make them visible in one commit. Returns whether anything has changed.
-
-    One at a time needs the memory of one, and no thread of the client's own, which Python would wait for at its end.
-    """
+    """Send files one after another, then make them visible in one commit. Returns whether anything has changed. One at
+    a time needs no thread of the client's own, which Python would wait for at its end."""
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": publication.kind, "revision": publication.branch}
     additions = []
     for name, content in files:

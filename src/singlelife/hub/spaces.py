@@ -44,9 +44,8 @@ def copy_space(to: Path) -> None:
 
 
 def deploy_space(repo_id: str, *, private: bool = True) -> str:
-    """Upload the Space in one commit to ORG/NAME, which is made if it is not there, and return its URL. Needs a token.
-
-    Files of an earlier version of the package that this one lacks are deleted there; what others added stays.
+    """Upload the Space in one commit to ORG/NAME, which is made if it is not there, and return its URL. Files of an
+    earlier version of the package that this one lacks are deleted there; what others added stays.
 
     Raises:
         HubError: there is no such place, the token may not write there, or the Hub cannot be reached.

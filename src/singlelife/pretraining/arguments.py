@@ -6,7 +6,6 @@ name of a field.
 """
 
 import argparse
-import difflib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
@@ -25,6 +24,7 @@ from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
 from singlelife.lives.pairs.segments import HELD_OUT
 from singlelife.lives.registry import EXAMPLES, Life
 from singlelife.lives.resolve import life_reference, training_recipe
+from singlelife.text import did_you_mean
 
 BATCH_OF_BASE_RATE = 256
 
@@ -189,10 +189,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(1, self, "max_steps", "train_batch_size", "gradient_accumulation_steps", "logging_steps")
         _at_least(1, self, "eval_steps", "eval_pairs", "save_steps", "cpu_threads")
-        _at_least(
-            0, self, "save_total_limit", "picture_steps", "warmup_steps", "dataloader_num_workers", "max_skipped_steps"
-        )
-        _at_least(0, self, "weight_decay", "max_grad_norm")
+        _at_least(0, self, "save_total_limit", "picture_steps", "warmup_steps", "dataloader_num_workers")
+        _at_least(0, self, "max_skipped_steps", "weight_decay", "max_grad_norm")
         for name in ("base_learning_rate", "learning_rate"):
             value = getattr(self, name)
             _require(value is None or value > 0, name, value, "over 0")
@@ -371,10 +369,7 @@ def learning_rate_report(train: TrainConfig) -> str:
 
 
 def read_config(name_or_path: str) -> dict[str, Any]:
-    """The settings in a YAML config, by field name, each of its field's type.
-
-    Args:
-        name_or_path: of a file in `hub_configs/train`, or the path of any YAML file.
+    """The settings in a YAML config (of `hub_configs/train`, or a path), by field name, each of its field's type.
 
     Raises:
         RunError: there is no such file, it has a key that is not a setting, or a value of the wrong type.
@@ -386,27 +381,14 @@ def read_config(name_or_path: str) -> dict[str, Any]:
 
 
 def check_names(path: Path, names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Make sure that a YAML file sets only what there is.
-
-    Raises:
-        RunError: it does not; the nearest known names follow.
-    """
+    """Raise a RunError with the nearest names if a YAML file sets what there is not."""
     for name in names:
         if name not in known:
-            raise RunError(f"{path} sets {name!r}, which is not {what}{_nearest(name, known)}")
-
-
-def _nearest(name: Any, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(str(name), known, n=3)
-    return f"; did you mean {' or '.join(near)}?" if near else "."
+            raise RunError(f"{path} sets {name!r}, which is not {what}.{did_you_mean(str(name), known)}")
 
 
 def _typed(value: Any, kind: Any, what: str) -> Any:
-    """A value of YAML as one of a field's type.
-
-    Raises:
-        RunError: it is of another type.
-    """
+    """A value of YAML as one of a field's type; raises a RunError if it is of another."""
     if isinstance(kind, UnionType):  # X | None
         if value is None:
             return None
@@ -427,19 +409,16 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
 
 
 def config_path(kind: str, name_or_path: str) -> Path:
-    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml).
-
-    Raises:
-        RunError: no such name (with the nearest ones) or file.
-    """
+    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml). A RunError
+    gives the nearest names."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():
             raise RunError(f"There is no config file {path}.")
         return path
     if name_or_path not in (names := config_names(kind)):
-        hint = f"{_nearest(name_or_path, names)} There are {', '.join(names)}; a file's path should end in .yaml."
-        raise RunError(f"There is no {kind} config named {name_or_path!r}{hint}")
+        hint = f"{did_you_mean(name_or_path, names)} The path of a file should end in .yaml."
+        raise RunError(f"There is no {kind} config named {name_or_path!r}.{hint}")
     return hub_configs() / kind / f"{name_or_path}.yaml"
 
 

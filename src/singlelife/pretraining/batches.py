@@ -32,17 +32,8 @@ _NICENESS = 10  # of workers: a tenth of a training thread's share where both wa
 
 
 class StepSampler(Sampler[list[int]]):
-    """The pair indices of one process's batches, step after step; any step is reached at once.
-
-    Args:
-        steps: optimiser steps to make.
-        batch_size: B, pairs per optimiser step over all processes.
-        accumulation: batches per optimiser step.
-        num_processes, process_index: the run's processes, and which one this is.
-
-    Raises:
-        RunError: B cannot be shared out evenly.
-    """
+    """The pair indices of one process's batches, for optimiser steps of `batch_size` pairs over all processes and
+    accumulated batches; any step is reached at once. Raises a RunError if they cannot be shared out evenly."""
 
     def __init__(
         self, steps: range, batch_size: int, accumulation: int = 1, num_processes: int = 1, process_index: int = 0
@@ -67,16 +58,9 @@ class StepSampler(Sampler[list[int]]):
 def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
     """How pairs to train on are made, and those of held-out stretches (None where none are held out).
 
-    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs.
-
-    With `hours`, no frame after them is trained on. The held-out stretches stay those of the whole life, so that the
-    validation losses of runs of several durations are of the same pairs.
-
-    Args:
-        progress: show progress bars on stderr while overlaps are found, if they have to be.
-
-    Raises:
-        LifeError: no such pairs can be made.
+    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs. They
+    stay those of the whole life with `hours`, after which no frame is trained on, so that the validation losses of
+    runs of several durations are of the same pairs. Raises a LifeError if no such pairs can be made.
     """
     whole = PairingContext.of_life(life, pairs, progress=progress)
     max_gap = whole.settings.max_gap
@@ -101,11 +85,7 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
 
 
 def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
-    """How many frames, from the first, a run may train on (`--hours`); some of them may be held out.
-
-    Raises:
-        LifeError: the life is shorter than that.
-    """
+    """How many frames, from the first, a run may train on (`--hours`); a LifeError if the life is shorter."""
     return len(life) if pairs.hours is None else first_hours(life.timestamps, life.video_index, pairs.hours)
 
 
@@ -195,11 +175,8 @@ def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
 
 @dataclass(frozen=True)
 class ToModel:
-    """From a batch of the dataset to the model's inputs, on the device.
-
-    By default both views of a pair have the same colours: the decoder is to paint the target from the source, and has
-    to guess a tint that the source does not have. With `shared_color` false each view has its own, as in CroCo.
-    """
+    """From a batch of the dataset to the model's inputs, on the device. By default both views of a pair have the same
+    colours; with `shared_color` false each view has its own, as in CroCo."""
 
     device: torch.device
     mean: tuple[float, ...]
@@ -231,7 +208,6 @@ def _start_worker(_worker: int) -> None:
     # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    # Where the model is trained on the same cores, a worker takes one from a thread of the training, and all the other
-    # threads wait for that one. It reads ahead, so it can do with the time that they leave it.
+    # A worker that takes a core from a thread of the training makes all the other threads wait for that one.
     if hasattr(os, "nice"):
         os.nice(_NICENESS)

@@ -40,13 +40,12 @@ class Run:
     """A run as others may see it.
 
     Attributes:
-        folder: the run folder.
-        model: the folder of the model: the run folder itself once the run is finished, else its latest checkpoint.
+        model: the folder of the model: the run folder once the run is finished, else its latest checkpoint.
         checkpoint: the checkpoint that the run can go on from, if there is one.
         step: optimiser steps that the model has made.
         settings: of the run, without places on this machine.
         metrics: lines of metrics.jsonl up to `step`.
-        facts: of the life that it learnt from, as `life.json` has them; empty in runs that did not write it.
+        facts: `life.json`; empty in runs that did not write it.
         life: its entry in the registry, or one of a recording of one's own.
     """
 
@@ -61,11 +60,7 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """A run folder, finished or not.
-
-    Raises:
-        RunError: it is none, or has no model yet.
-    """
+    """A run folder, finished or not; a RunError if it is none, or has no model yet."""
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunError(f"{path} is no run folder: it has no {folder.config.name}. Name the folder that a run wrote.")
@@ -118,13 +113,8 @@ def _without_folder(word: str) -> str:
 
 
 def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, Any]]:
-    """The numbers about a run in `results.jsonl` files, for the table and the header of its card.
-
-    Of scores between two models, the run may be either. Rows that differ in the seed alone make one number.
-
-    Raises:
-        SingleLifeError: a file cannot be read.
-    """
+    """The numbers about a run in `results.jsonl` files, for the table and the header of its card. Of scores between
+    two models, the run may be either. Rows that differ in the seed alone make one number."""
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_results(*files).to_dict("records"):
         if not _is_of(row["model"], run, repo_id):
@@ -196,14 +186,8 @@ def _schedule(run: Run) -> str:
 
 
 def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dict[str, Any]] = ()) -> str:
-    """The text of README.md.
-
-    Args:
-        run: what is pushed.
-        repo_id: where to.
-        license: of the weights; by default that of the frames that they were made of.
-        scores: of the model, see `scores_of`.
-    """
+    """The text of README.md. The licence of the weights is by default that of the frames that they were made of;
+    `scores` are those of `scores_of`."""
     life, facts = run.life, run.facts
     last = {name: value for line in run.metrics for name, value in line.items()}
     frames_license = stated(facts.get("license") or life.license)
@@ -220,19 +204,9 @@ def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dic
         singlelife={"life": life.name, "hours": hours, "steps": run.step, "finished": finished},
     )
     fields = {
-        "name": name,
-        "repo_id": repo_id,
-        "run": run,
-        "finished": finished,
-        "simulated": simulated,
-        "config": json.loads((run.model / "config.json").read_text(encoding="utf-8")),
-        "schedule": _schedule(run),
-        "version": __version__,
-        "pictures": [path.name for path in run.folder.path.glob("*.png")],
-        "last": last,
-        "scores": scores,
-        "license": license,
-        "frames_license": frames_license,
-        "duration": duration,
-    }
+        "name": name, "repo_id": repo_id, "run": run, "finished": finished, "simulated": simulated,
+        "config": json.loads((run.model / "config.json").read_text(encoding="utf-8")), "schedule": _schedule(run),
+        "version": __version__, "pictures": [path.name for path in run.folder.path.glob("*.png")], "last": last,
+        "scores": scores, "license": license, "frames_license": frames_license, "duration": duration,
+    }  # fmt: skip
     return fill_card("model", header, fields)

@@ -1,14 +1,12 @@
 """The device of a run: its processes, threads, number format, attention, and Accelerate."""
 
+import math
 import os
-import re
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from functools import partial
-from pathlib import Path
 from statistics import median
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -48,9 +46,8 @@ class Precision(NamedTuple):
 
 def format_in_words(mixed_precision: str) -> str:
     """What Accelerate's name of a number format means."""
-    return (
-        "fp32 (32-bit numbers)" if mixed_precision == "no" else f"{mixed_precision} (16-bit products, 32-bit weights)"
-    )
+    full = mixed_precision == "no"
+    return "fp32 (32-bit numbers)" if full else f"{mixed_precision} (16-bit products, 32-bit weights)"
 
 
 def peak_flops(device: torch.device, mixed_precision: str) -> float:
@@ -67,11 +64,6 @@ def peak_flops(device: torch.device, mixed_precision: str) -> float:
     return 2 * side**3 / min(_seconds(multiply, 5))
 
 
-def this_process() -> PartialState:
-    """This process among those of the run, as the `Accelerator` will find it."""
-    return PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))
-
-
 def configure_device(train: TrainConfig, config: PreTrainedConfig, state: TrainingState) -> Precision:
     """Use every core of a machine without a GPU, and choose a number format and attention.
 
@@ -80,7 +72,7 @@ def configure_device(train: TrainConfig, config: PreTrainedConfig, state: Traini
     Raises:
         RunError: processes were launched together, but cannot find each other.
     """
-    process = this_process()
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as the `Accelerator` will find it
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
@@ -103,18 +95,12 @@ def configure_device(train: TrainConfig, config: PreTrainedConfig, state: Traini
 def _cpu_threads(num_processes: int) -> int:
     """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
-    cores but one idle. So a 1 counts where the launcher itself was started with it, or with a flag for it.
+    A 1 does not count in a launched process: `accelerate launch` and `torchrun` export it where the user has not set
+    it, which would leave all cores but one idle. `--cpu-threads 1` is for those who want it.
     """
     threads = os.environ.get("OMP_NUM_THREADS")
-    if threads == "1" and os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
-        launcher, asked_for = Path(f"/proc/{os.getppid()}"), False
-        with suppress(OSError):  # there is no /proc
-            asked_for = b"OMP_NUM_THREADS=1" in (launcher / "environ").read_bytes().split(b"\0")
-            flag = re.compile(rb"--num[_-]cpu[_-]threads[_-]per[_-]process")
-            asked_for = asked_for or bool(flag.search((launcher / "cmdline").read_bytes()))
-        threads = threads if asked_for else None
-    if threads:
+    launched = os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
+    if threads and not (threads == "1" and launched):
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))
@@ -126,7 +112,7 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     if absent := set(train.report_to or []).difference(available):
         raise RunError(
             f"--report-to {absent.pop()}: this tracker is not installed. Installed are "
-            f"{', '.join(available) or 'none'}. Install it, for example with pip install tensorboard."
+            f"{', '.join(available) or 'none'}."
         )
     sharding = None
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
@@ -162,9 +148,8 @@ def choose_precision(
     """Choose what is `"auto"`.
 
     The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. A CPU takes
-    whichever makes the fastest steps of this very model, timed here and now. Nothing less is safe: bf16 is several
-    times faster on some CPUs and eighty times slower on others, and a CPU's name or flags do not say how it treats a
-    given model. Attention is sdpa, which the model writes out by itself where a CPU trains.
+    whichever makes the fastest steps of this very model, timed here and now: bf16 is several times faster on some
+    CPUs and eighty times slower on others. Attention is sdpa, which the model writes out where a CPU trains.
 
     Args:
         batch_size: pairs per process and step.
@@ -184,30 +169,23 @@ def choose_precision(
     say("Timing number formats on this CPU ...")
     matrices = [torch.ones(512, 512, dtype=dtype) for dtype in (torch.float32, torch.bfloat16)]
     full, half = (median(_seconds(partial(torch.mm, matrix, matrix), 5)) for matrix in matrices)
-    choices = [(each, attention) for each in ("no", "bf16")[: 1 if half > _HOPELESS * full else 2]]
     pairs = min(batch_size, _MOST_PAIRS, 1 + int(_MOST_FLOPS / training_flops(config)))
-    taken = dict(zip(choices, _seconds_of_steps(config, pairs, choices), strict=True))
-    best = min(choices, key=lambda choice: taken[choice])
-    chosen = best if taken[choices[0]] > _WORTH_IT * taken[best] else choices[0]
-    names = {"no": "fp32"}
-    times = [
-        f"{seconds:.2g} s in {names.get(name, name)}, {attention}" for (name, attention), seconds in taken.items()
-    ]
-    return Precision(*chosen, f"a step of {pairs} took {'; '.join(times)}")
 
-
-def _seconds_of_steps(config: PreTrainedConfig, pairs: int, choices: list[tuple[str, str]]) -> list[float]:
-    """The time of a step on a CPU in each number format and attention."""
-
-    def step(number_format: str, attention: str) -> None:
-        model.set_attn_implementation(attention)
-        with torch.autocast("cpu", torch.bfloat16, enabled=number_format == "bf16"):
+    def step(enabled: bool) -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
             loss = model(*views).loss
         loss.backward()
 
     with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
-        model, views = network_class(config)(config).train(), random_inputs(config, pairs)
-        return [median(_seconds(partial(step, *choice), 2)) for choice in choices]
+        model: Any = network_class(config)(config).train()
+        model.set_attn_implementation(attention)
+        views = random_inputs(config, pairs)
+        taken = {"fp32": median(_seconds(partial(step, False), 2))}
+        if half <= _HOPELESS * full:
+            taken["bf16"] = median(_seconds(partial(step, True), 2))
+    faster = taken["fp32"] > _WORTH_IT * taken.get("bf16", math.inf)
+    times = [f"{seconds:.2g} s in {name}" for name, seconds in taken.items()]
+    return Precision("bf16" if faster else "no", attention, f"a step of {pairs} took {'; '.join(times)}")
 
 
 def _seconds(function: Callable[[], object], times: int) -> list[float]:

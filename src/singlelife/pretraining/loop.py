@@ -35,10 +35,8 @@ from singlelife.text import duration, in_bytes
 
 @dataclass(frozen=True)
 class Callback:
-    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns.
-
-    Its time does not count as that of a step. It leaves the model in training mode.
-    """
+    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns, which leaves
+    the model in training mode."""
 
     every: int
     act: Callable[[], dict[str, Any]]
@@ -46,15 +44,9 @@ class Callback:
 
 @dataclass(frozen=True)
 class Step:
-    """The result of one optimiser step.
-
-    Attributes:
-        loss: mean over all processes and accumulated batches.
-        grad_norm: before clipping.
-        waited: seconds of waiting for the loader.
-        stop: the signal that some process received, or 0.
-        not_finite: says what was not finite, so that the step changed nothing; empty if all was well.
-    """
+    """The mean loss of an optimiser step over all processes and accumulated batches, the gradient's norm before
+    clipping, the seconds of waiting for the loader, the signal that some process received (or 0), and what was not
+    finite, so that the step changed nothing (or nothing)."""
 
     loss: float
     grad_norm: float
@@ -65,17 +57,9 @@ class Step:
 
 @dataclass
 class Trainer:
-    """Takes a model from step `state.step` to `settings.max_steps`.
-
-    Every process runs the same steps, and only the main one writes.
-
-    Attributes:
-        model, optimizer: as the accelerator prepared them.
-        to_model: turns a batch of the loader into the model's inputs.
-        callbacks: what to do between steps.
-        saved: the main process calls this with each complete checkpoint.
-        peak_flops: the most operations a second that one process has reached so far, in matrix products or in steps.
-    """
+    """Takes a model, which the accelerator has prepared, from step `state.step` to `settings.max_steps`. Every process
+    runs the same steps, and only the main one writes. It calls `saved` with each complete checkpoint. `peak_flops` is
+    the most operations a second that one process has reached so far, in matrix products or in steps."""
 
     settings: TrainConfig
     accelerator: Accelerator
@@ -89,16 +73,8 @@ class Trainer:
     saved: Callable[[Path], None] | None = None
     peak_flops: float = 0.0
 
-    @property
-    def flops_per_pair(self) -> int:
-        """Operations of a training step on one pair."""
-        return training_flops(self.accelerator.unwrap_model(self.model).config)
-
     def train(self, loader: DataLoader) -> int:
-        """Make the remaining steps.
-
-        Returns:
-            0 at the end of the run, or the number of the signal that stopped it after it saved a checkpoint.
+        """Make the remaining steps; returns 0, or the number of the signal that stopped the run after a checkpoint.
 
         Raises:
             LifeError: a frame is damaged.
@@ -190,24 +166,23 @@ class Trainer:
         return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
-        """Write a line of the metrics: the mean loss since the last one, and the speed. The first one also prints how
-        long the rest takes.
-
-        The time is that of the steps, without validation and saving. `data_wait` is the share of it spent waiting for
-        the loader. `mfu` is the share of the most operations a second that this machine has reached so far: in short
-        matrix products, which are timed again for each line, or in the steps themselves.
-        """
+        """Write a line of the metrics: the mean loss since the last one, and the speed, by the time of steps alone.
+        The first one also prints how long the rest takes. `data_wait` is the share of waiting for the loader; `mfu`
+        that of the most operations a second that this machine has reached so far, in matrix products or in steps."""
         pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
         rate = len(seconds) * self.settings.train_batch_size / total
         number_format, left = self.accelerator.mixed_precision, self.settings.max_steps - self.state.step
         if not self.peak_flops and left and self.accelerator.is_main_process:
             step_seconds = statistics.median(seconds)
+            on_gpu = self.accelerator.device.type == "cuda"
+            memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
             tqdm.write(
                 f"{left:,} steps to go: about {duration(left * step_seconds)} at {step_seconds:.2g} s a step, in "
-                f"{format_in_words(number_format)}, with {in_bytes(self._most_memory())} at most so far. Validation, "
-                "pictures and saving come on top."
+                f"{format_in_words(number_format)}, with {in_bytes(memory)} at most so far. Validation, pictures and "
+                "saving come on top."
             )
-        reached = self.flops_per_pair * rate / self.accelerator.num_processes
+        flops = training_flops(self.accelerator.unwrap_model(self.model).config) * rate
+        reached = flops / self.accelerator.num_processes
         if not self.peak_flops or self.accelerator.device.type == "cpu":
             # Other work slows a CPU down at one time or another, but hardly at every line.
             self.peak_flops = max(self.peak_flops, peak_flops(self.accelerator.device, number_format))
@@ -219,24 +194,15 @@ class Trainer:
                 "grad_norm": step.grad_norm,
                 "pairs_per_second": round(rate, 2),
                 "data_wait": round(math.fsum(waited) / total, 4),
-                "tflops": round(self.flops_per_pair * rate / 1e12, 6),
+                "tflops": round(flops / 1e12, 6),
                 "mfu": round(reached / self.peak_flops, 4),
             }
         )
         for values in (pending, seconds, waited):
             values.clear()
 
-    def _most_memory(self) -> int:
-        """The most bytes that the main process has held: of tensors on a GPU, else of everything."""
-        on_gpu = self.accelerator.device.type == "cuda"
-        return torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
-
     def _skip(self, what: str) -> None:
-        """Count a step that changed nothing.
-
-        Raises:
-            RunError: too many steps in a row were skipped.
-        """
+        """Count a step that changed nothing; raises a RunError where too many in a row were skipped."""
         state = self.state
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
@@ -273,13 +239,11 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Note the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
+    """Note the first of `STOP_SIGNALS` instead of dying from it, and yield 0 and the signals received so far. A second
+    one ends the process at once.
 
     SIGHUP comes several times when a terminal closes: the others are ignored, and output to that terminal is dropped.
     A run that was started with nohup ignores SIGHUP from the start.
-
-    Yields:
-        0, and the signals received so far.
     """
     received, hangup = [0], getattr(signal, "SIGHUP", None)
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)

@@ -48,11 +48,7 @@ def draw_pictures(folder: Path, model: Any, to_model: ToModel, pairs: PairDatase
 
 
 def draw_progress(folder: RunFolder) -> None:
-    """Put a run's pictures so far one after another into an animation, once there are two steps or more.
-
-    Raises:
-        RunError: the file cannot be written.
-    """
+    """Put a run's pictures so far one after another into an animation, once there are two steps or more."""
     drawn = [*folder.picture_folders().values(), folder.path]
     names = ("reconstruction.png", "cross_attention.png")
     frames = []
@@ -71,11 +67,8 @@ def draw_progress(folder: RunFolder) -> None:
 def draw_reconstruction(
     model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
 ) -> Any:
-    """Rows of source, masked target, prediction and target, as a matplotlib figure.
-
-    The prediction shows the target's visible patches as they are and the masked ones as predicted. With normalised
-    pixels each predicted patch gets the mean and spread of the true patch, as in the loss.
-    """
+    """Rows of source, masked target, prediction and target, as a matplotlib figure. With normalised pixels each
+    predicted patch gets the mean and spread of the true patch, as in the loss."""
     inputs: dict[str, Any] = to_model(batch)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     masked, patch = batch["bool_masked_pos"], model.config.patch_size

@@ -63,14 +63,8 @@ _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left in its folder.
-
-    Attributes:
-        folder: the run folder.
-        model: the finished model, or that of the latest checkpoint if the run was stopped.
-        metrics: the lines of metrics.jsonl, by step.
-        pictures: of the model, by file name.
-    """
+    """What a run left in its folder: the model (of the latest checkpoint if the run was stopped), metrics.jsonl by
+    step, and pictures by file name."""
 
     folder: Path
     model: PreTrainedModel
@@ -116,14 +110,8 @@ def train(**settings: Any) -> TrainedRun:
 
 
 def pretrain(config: RunConfig) -> int:
-    """Pretrain one model on one life and write its run folder (see `run_folder.py`).
-
-    Returns:
-        The exit code: 0, or 128 + the number of the signal that stopped the run after it saved a checkpoint.
-
-    Raises:
-        SingleLifeError: an error that the user can act on, as early as it is known.
-    """
+    """Pretrain one model on one life and write its run folder (see `run_folder.py`). Returns the exit code: 0, or 128
+    + the number of the signal that stopped the run after a checkpoint. Errors come as early as they are known."""
     start = time.perf_counter()
     check_start(config)
     disable_progress_bar()  # transformers shows one at every save
@@ -138,9 +126,7 @@ def pretrain(config: RunConfig) -> int:
     config = _with_precision(config, precision)
     train = config.train
     accelerator = start_accelerator(train, folder)
-    publisher = None
-    if accelerator.is_main_process:
-        publisher = start_publisher(config.hub, config.life_name, folder)
+    publisher = start_publisher(config.hub, config.life_name, folder) if accelerator.is_main_process else None
     steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
     sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
     config, pairs, held_out = _read_pairs(config, accelerator, state, sizes)
@@ -215,9 +201,8 @@ def _read_pairs(
 ) -> tuple[RunConfig, PairDataset, PairDataset | None]:
     """The settings with measured gaps, the pairs to train on and those of held-out stretches.
 
-    A life that is not here is prepared or downloaded.
-
-    A resumed run of a life on the Hub takes the commit that it began with, unless the user names one.
+    A life that is not here is prepared or downloaded. A resumed run of a life on the Hub takes the commit that it
+    began with, unless the user names one.
 
     Raises:
         LifeError, HubError: the life cannot be had, or gives no such pairs.
@@ -259,10 +244,7 @@ def _starting_model(
     """The model with the weights that the run starts or continues with.
 
     New weights are drawn for the seed and the life's name, so models of two lives share nothing, whatever their seeds.
-
-    Raises:
-        CheckpointError: the weights cannot be read.
-        RunError: the model cannot recompute those blocks.
+    Raises a CheckpointError if the weights cannot be read.
     """
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{config.train.seed} {life}".encode()).digest()[:8]))
     weights = checkpoint or Path(config.model.model)
@@ -276,17 +258,13 @@ def _starting_model(
 
 def recompute(model: PreTrainedModel, blocks: str) -> None:
     """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
-    runs them forward once more (Chen et al., 2016).
-
-    Raises:
-        RunError: the model can do this for all its blocks alone.
-    """
+    runs them forward once more (Chen et al., 2016). A RunError where the model can do this for all blocks alone."""
     if blocks == "none":
         return
     part = model if blocks == "all" else getattr(getattr(model, "croco", None), blocks, None)
     if part is None:
         raise RunError(f"--gradient-checkpointing {blocks} is for CroCo; this model takes none or all.")
-    # By the name that transformers 5.23 gave it where there is one; the older name warns there.
+    # transformers 5.23 has a new name for it, and warns of the older one.
     enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 

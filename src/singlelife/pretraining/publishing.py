@@ -51,16 +51,14 @@ def run_publications(
 
     Args:
         path: the run folder.
-        repo_id: ORG/NAME, or a NAME in the user's own namespace; the default follows the life, such as
-            `singlelife-wt3`.
+        repo_id: ORG/NAME, or a NAME in the user's own namespace; by default after the life, such as `singlelife-wt3`.
         license: of the weights; the default is that of the frames.
         results: `results.jsonl` files with scores for the card, besides the one in the run folder.
         training_state: also publish the checkpoint, so that the run can continue elsewhere.
         home: the run folder that `path` is a copy of.
 
     Raises:
-        RunError: the folder is not a run, has no model yet or a model without a card, or results are about other
-            models.
+        RunError: the folder is not a run or has no model yet, or results are about other models.
     """
     run, home = read_run(path), home or path
     repo_id = repo_id or run.life.repository_name
@@ -114,14 +112,8 @@ def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publicat
 
 
 def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
-    """The publisher of a run, or None without `--push-to-hub`.
-
-    It checks before hours of training that the user may push to the repository. A dead network only gives a warning,
-    since it may be back when the first checkpoint is saved.
-
-    Raises:
-        HubError: the user may not push there.
-    """
+    """The publisher of a run, or None without `--push-to-hub`. A HubError says before hours of training that the user
+    may not push there. A dead network only gives a warning, since it may be back for the first checkpoint."""
     if not hub.push_to_hub:
         return None
     repo_id = hub.hub_model_id or Life(life).repository_name
@@ -147,11 +139,6 @@ class Publisher:
     The pushing thread is a daemon, so a network that hangs never keeps the run from ending. It pushes a copy of the
     run folder made of hard links, so a checkpoint that the run deletes is still sent whole. No failure reaches the
     run: the next checkpoint is pushed instead, and `finish` says what is missing on the Hub.
-
-    Args:
-        hub: where and when to push.
-        repo_id: ORG/NAME, or a NAME in the user's own namespace.
-        folder: of the run.
     """
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
@@ -177,11 +164,8 @@ class Publisher:
             self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Push the last state for a limited time, and return a message that says how it went.
-
-        Args:
-            hurry: someone stopped the run, so there is little time.
-        """
+        """Push the last state for a limited time (a short one in a `hurry`), and return a message that says how it
+        went."""
         if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
         seconds, tries = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END, 0

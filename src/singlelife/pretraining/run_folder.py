@@ -45,10 +45,6 @@ class RunFolder:
         self.pictures = path / "pictures"
         self.progress = path / "progress.gif"
 
-    def holds_a_run(self) -> bool:
-        """Whether a run has written here."""
-        return self.config.exists() or self.metrics.exists() or bool(self.checkpoints())
-
     def checkpoints(self) -> dict[int, Path]:
         """Complete checkpoints by their step, ascending."""
         return _by_step(self.path, "checkpoint")
@@ -83,28 +79,21 @@ class RunFolder:
             remove_dir(path)
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append one line to the metrics.
-
-        Raises:
-            RunError: the disk is full, or the file cannot be written.
-        """
+        """Append one line to the metrics; raises as `writing` does."""
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
 
 def check_start(config: RunConfig) -> None:
-    """Check the names and folders of a run without PyTorch, which takes seconds to import.
-
-    Raises:
-        RunError: the folder holds another run, there is no model or checkpoint of that name, or the model cannot be
-            pushed.
-    """
+    """Check the names and folders of a run without PyTorch, which takes seconds to import. Raises a RunError if the
+    folder holds another run, there is no model or checkpoint of that name, or the model cannot be pushed."""
     folder, start = RunFolder(config.output_dir), config.start
     given = Path(start.resume_from) if start.resume_from else None
     if given and not given.is_dir():
         raise RunError(f"There is no checkpoint folder {given} to continue from.")
     is_of_this_run = given is not None and given.resolve().parent == folder.path.resolve()
-    if not start.resume and not is_of_this_run and folder.holds_a_run():
+    holds_a_run = folder.config.exists() or folder.metrics.exists() or folder.checkpoints()
+    if holds_a_run and not start.resume and not is_of_this_run:
         raise RunError(
             f"{folder.path} already holds a run. Continue it (--resume), delete the folder, or write elsewhere "
             "(--output-dir)."
@@ -122,11 +111,7 @@ def _by_step(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without a last one that a kill cut short.
-
-    Raises:
-        RunError: a line other than the last is not JSON.
-    """
+    """The lines of a metrics.jsonl, without a last one that a kill cut short; a RunError if another is not JSON."""
     lines = path.read_text(encoding="utf-8").split("\n")
     values = []
     for number, line in enumerate(lines[:-1], start=1):  # after the last line feed: nothing, or a line cut short
@@ -169,11 +154,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the error of a write into one that says how to continue.
-
-    Raises:
-        RunError: the disk is full, or the file cannot be written.
-    """
+    """Turn the error of a write, such as a full disk, into a RunError that says how to continue."""
     try:
         yield
     except (OSError, SafetensorError) as error:
