@@ -44,7 +44,7 @@ SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
 DEPTH_ERROR = {"": None, "none": None, "measured": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
-_ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
+ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
 _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
 _ROWS_IN_MEMORY = 32
@@ -103,7 +103,7 @@ def prepare_life(
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
-                f"there, or {_ELSEWHERE}. What was done is kept."
+                f"there, or {ELSEWHERE}. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
     reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
@@ -196,7 +196,7 @@ def seeded_order(length: int, seed: int) -> np.ndarray:
 def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> dict[str, Any]:
     """Copy the frames of the base in random order; gives the metadata."""
     size = sum(file.stat().st_size for file in base.path.glob("*.arrow"))
-    check_room(size, partial, f"The life {life.name}", _ELSEWHERE)
+    check_room(size, partial, f"The life {life.name}", ELSEWHERE)
     rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
     order = seeded_order(len(base), SHUFFLE_SEED)
     bar = tqdm(desc=f"Shuffling {base.name}", total=len(base), unit=" frames", disable=not progress)
@@ -264,7 +264,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     if strict:  # before hours of work
         _refuse(life.name, [each for each in estimates if "error" in each])
     needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
-    check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
+    check_room(needed, partial, f"The life {life.name}", ELSEWHERE)
     bar = tqdm(
         desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
     )

@@ -154,7 +154,7 @@ def _images(content: mmap.mmap, cameras: dict[int, tuple[np.ndarray, np.ndarray]
 
 
 def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:
-    """Reconstruct a life from its frames, with SIFT features; each video is of one camera, whose focal length is found.
+    """Reconstruct a life from its frames, by SIFT features. Each video is of one camera, whose focal length is found.
 
     Args:
         life: the prepared life.

@@ -116,8 +116,8 @@ def frames_at_rate(life: "PreparedLife", rate: float) -> np.ndarray:
 
 
 def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
-    """The number of the voxel of side `size` that each world point (..., 3) lies in, int64 (...), from 0; -1 for points
-    that are not finite or lie further than a million voxels from the origin."""
+    """The number of the voxel of side `size` in which each world point (..., 3) lies, int64 (...), from 0; -1 for
+    points that are not finite or lie further than a million voxels from the origin."""
     half = 1 << (_VOXEL_BITS - 1)
     with np.errstate(invalid="ignore"):  # NaN and infinity become -1 below
         cells = np.floor(np.asarray(points, dtype=np.float64) / size)

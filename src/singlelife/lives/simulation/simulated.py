@@ -120,9 +120,9 @@ def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
             left = (_WIDTH - _HEIGHT) // 2
-            squares = (image[:, left : left + _HEIGHT] for image in (state.screen_buffer, buffer))
+            square = slice(left, left + _HEIGHT)
             exact = _heights(state) if source.depth == "exact" else None
-            yield _View(index, timestamp, position, angle, *squares, exact)
+            yield _View(index, timestamp, position, angle, state.screen_buffer[:, square], buffer[:, square], exact)
             action = _STAND if source.still else walker.step(position, angle, buffer, partial(_heights, state))
             game.make_action(action, source.tics_per_frame)
 
