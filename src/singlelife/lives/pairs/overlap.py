@@ -70,11 +70,10 @@ def find_overlaps(
     *,
     progress: bool = False,
 ) -> PairTable:
-    """All pairs of frames whose overlap is in a range, but for each frame at most `max_neighbours`.
+    """All pairs of frames whose overlap is in a range, but for each target at most `max_neighbours`.
 
     Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the two rows,
-    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run. The cap
-    is on each target's sources: where it bites, (a, b) may be kept and (b, a) not.
+    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run.
 
     Args:
         points: the points that each of n frames sees.
@@ -166,12 +165,7 @@ def stored_pair_table(
 
 
 def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
-    """SHA-256 of all that decides what a pair table holds, as a hex string.
-
-    Args:
-        geometry: of the frames that are compared; those left out have the component -1.
-        settings: of the search.
-    """
+    """SHA-256, in hex, of all that decides what a pair table holds; frames left out have the component -1."""
     described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
     digest = hashlib.sha256(json.dumps(described).encode())
     for values in (geometry.component, geometry.points.offsets, geometry.points.ids):
