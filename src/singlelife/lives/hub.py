@@ -62,7 +62,6 @@ def life_publication(life: PreparedLife, repo_id: str, *, license: str | None = 
     """A prepared life to `publish`, with the frames' bytes as they are, in place of an earlier form of it.
 
     Args:
-        life: the prepared life.
         repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
         license: of the frames; as it is in the life's metadata by default.
     """

@@ -70,7 +70,6 @@ def prepare_life(
             they are started afresh, a script that asks for several needs `if __name__ == "__main__":`.
         strict: refuse a life of which a video is damaged or cannot be read. By default a warning names each, whatever
             can be read of it goes in, and the others do.
-        progress: show a progress bar on stderr.
 
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.

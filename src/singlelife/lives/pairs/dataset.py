@@ -25,7 +25,6 @@ class PairDataset(Dataset):
     Index `i` is the run's i-th pair.
 
     Args:
-        life: the prepared life.
         pairing: which two frames make pair `i`.
         seed: of the run, 0 to 2**64 - 1.
         num_pairs: the length of the dataset.

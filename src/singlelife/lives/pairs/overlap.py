@@ -79,7 +79,6 @@ def find_overlaps(
         points: the points that each of n frames sees.
         component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
         settings: the range of overlaps, and the number of neighbours.
-        progress: show a progress bar on stderr.
     """
     least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
     found, in_range, above = [], 0, 0
@@ -129,12 +128,10 @@ def stored_pair_table(
     A file that is damaged, or is not of this geometry and these settings, is made again, with a warning.
 
     Args:
-        life: the prepared life.
         geometry: its own.
         settings: the range of overlaps, the number of neighbours and the rate.
         num_frames: of the life, from its first, to look at; all by default. The neighbours of a frame are drawn among
             these, so they are as many as if the life ended there.
-        progress: show a progress bar on stderr if the table must be made.
 
     Raises:
         LifeError: the geometry is of another life, or the table cannot be written.

@@ -64,11 +64,9 @@ def aria_geometry(
     is a fisheye: intrinsics are those of the pinhole camera that agrees with it in the middle of the image.
 
     Args:
-        life: the prepared life.
         folders: MPS folders.
         beside: folders in which `vrs_to_multi_slam.json` and the videos' `_mp4_to_vrs_time_ns.csv` are looked for.
         voxel_size: side of the voxels that stand for points, in metres.
-        progress: show progress bars on stderr.
 
     Raises:
         LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.

@@ -56,7 +56,6 @@ def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
     poses is COLMAP's own, another in each model.
 
     Args:
-        life: the prepared life.
         models: folders; each is a component. A frame that is in several belongs to the one with the most images.
 
     Raises:
@@ -157,9 +156,7 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
     """Reconstruct a life from its frames, by SIFT features. Each video is of one camera, whose focal length is found.
 
     Args:
-        life: the prepared life.
         rate: frames used per second, in Hz.
-        progress: show progress bars on stderr.
 
     Returns:
         A folder of COLMAP models, for `life_geometry(life, source=...)`. Frames that did not register are in none.

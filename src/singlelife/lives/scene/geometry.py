@@ -130,7 +130,6 @@ def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | N
     """How far away is what frames see: the median along the camera's axis, in the unit of the poses.
 
     Args:
-        life: the prepared life.
         rows: of the life, int64 (k,).
         geometry: of the life, whose voxels are taken; without it, the life's own depth.
 

@@ -121,12 +121,10 @@ def life_geometry(
     Two processes may ask at once: one makes it, the other waits.
 
     Args:
-        life: the prepared life.
         source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
             the folder `slam` of the life's recordings; else the life's own depth and poses.
         voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else
             0.1 m for Aria, and an eighth of the median depth for depth. COLMAP's points need none.
-        progress: show progress bars on stderr.
 
     Raises:
         LifeError: there is no source, or it cannot be used.
