@@ -68,10 +68,7 @@ def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
     assert geometry_metadata(simulated)["voxel_size"] == 60.0
 
 
-@given(
-    st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=9),
-    st.integers(1, 4),
-)
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=9), st.integers(1, 4))
 def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a_batch):
     folder = tmp_path_factory.mktemp("any")
     generator = np.random.default_rng(len(frames))

@@ -20,15 +20,6 @@ SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 LIVES = [registered_life(name) for name in life_names()]
 
 
-def test_simulated_lives_are_registered_each_with_its_own_map():
-    walks = [
-        life.simulation for life in LIVES if isinstance(life.simulation, SimulatedSource) and not life.simulation.still
-    ]
-    assert {f"sim_{number}" for number in range(1, 17)} | {"sim_test", "sim_still"} <= set(life_names())
-    assert len({(walk.wad, walk.map) for walk in walks}) == len(walks)
-    assert get_life("sim_still").simulation.still and get_life("sim_test").simulation.depth == "exact"
-
-
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.name)
 def test_what_a_registered_life_says_of_itself_is_true(life):
     assert life.description and life.license and life.dataset and life.access

@@ -33,10 +33,7 @@ def test_frames_are_kept_at_the_rate_asked_for(tmp_path):
 
 
 @settings(max_examples=25, deadline=None)
-@given(
-    steps=st.lists(st.integers(1, 400), min_size=1, max_size=30),
-    frame_rate=st.floats(1, 60),
-)
+@given(steps=st.lists(st.integers(1, 400), min_size=1, max_size=30), frame_rate=st.floats(1, 60))
 def test_each_tick_gives_the_frame_nearest_to_it(tmp_path_factory, steps, frame_rate):
     times = np.cumsum([0, *steps]) / 1000
     path = write_clip(tmp_path_factory.mktemp("clip") / "a.mkv", times=list(times), height=16, width=16)

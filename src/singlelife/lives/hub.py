@@ -141,12 +141,7 @@ def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, An
 
 
 def download_life(
-    repo_id: str,
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    progress: bool = True,
+    repo_id: str, name: str, *, revision: str | None = None, cache_dir: str | Path | None = None, progress: bool = True
 ) -> PreparedLife:
     """The prepared life of a data set on the Hub, downloaded now if this revision has not been before.
 

@@ -213,11 +213,7 @@ def registered_life(name: str) -> Life:
     return lives[name]
 
 
-def get_life(
-    name: str,
-    videos: Sequence[str | Path] | None = None,
-    cache_dir: str | Path | None = None,
-) -> Life:
+def get_life(name: str, videos: Sequence[str | Path] | None = None, cache_dir: str | Path | None = None) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:

@@ -64,11 +64,7 @@ class PairTable:
 
 
 def find_overlaps(
-    points: VisiblePoints,
-    component: np.ndarray,
-    settings: PairSettings,
-    *,
-    progress: bool = False,
+    points: VisiblePoints, component: np.ndarray, settings: PairSettings, *, progress: bool = False
 ) -> PairTable:
     """All pairs of frames whose overlap is in a range, but for each target at most `max_neighbours`.
 

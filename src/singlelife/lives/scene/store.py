@@ -110,11 +110,7 @@ def _damaged(life: PreparedLife, error: Exception) -> LifeError:
 
 
 def life_geometry(
-    life: PreparedLife,
-    *,
-    source: Path | None = None,
-    voxel_size: float = 0.0,
-    progress: bool = True,
+    life: PreparedLife, *, source: Path | None = None, voxel_size: float = 0.0, progress: bool = True
 ) -> Geometry:
     """The geometry of a life: the stored one, or made and stored now.
 
