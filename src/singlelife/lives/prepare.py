@@ -1,11 +1,11 @@
 """Preparing a life: from video files or a simulation to a dataset of frames, once.
 
-A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not
-at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
-it is complete, and the folder is renamed at the end. A preparation that was killed goes on with the videos not done.
+A prepared life is a folder named after the life and the fingerprint of all it was made from. Work goes on in a folder
+beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it is complete, and the folder is
+renamed at the end. A preparation that was killed goes on with the videos not done.
 
-A shuffled life has the moments of its base, one after the other, and at each the encoded frame of some other moment,
-with its pose and depth. So its temporal pairs are pairs of any two frames.
+A shuffled life has the moments of its base, and at each the encoded frame of some other moment, with its pose and
+depth. So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
@@ -66,10 +66,10 @@ def prepare_life(
     Args:
         life: what to prepare.
         cache_dir: prepared lives go into its folder `lives`; `default_cache_dir()` if not given.
-        num_workers: processes, each preparing one video at a time; as many as videos and cores allow by default. As
-            they are started afresh, a script that asks for several needs `if __name__ == "__main__":`.
-        strict: refuse a life of which a video is damaged or cannot be read. By default a warning names each, whatever
-            can be read of it goes in, and the others do.
+        num_workers: processes, each preparing one video at a time; as many as videos and cores allow by default. A
+            script that asks for several needs `if __name__ == "__main__":`.
+        strict: refuse a life with a video that is damaged or cannot be read. By default a warning names each, and
+            what can be read goes in.
 
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
@@ -129,8 +129,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
     """What each video of a life will give, as `Shard.estimate` says; of a shuffled life, of its base.
 
-    It takes some milliseconds a video, and finds those that cannot be opened or decoded, or that end before their
-    header says. Damage in the middle of a video is only found by preparing it.
+    Damage in the middle of a video is only found by preparing it.
     """
     return _estimates(_shards(life.base or life, Path()), life.name, progress)
 
@@ -138,8 +137,8 @@ def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any
 def life_fingerprint(life: Life) -> str:
     """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
 
-    A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
-    video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
+    A video counts by its name, its size and its first and last MiB, since reading a week of video takes as long as
+    decoding it.
     """
     if life.prepared is not None:
         return json.loads((life.prepared / METADATA).read_text(encoding="utf-8"))["fingerprint"]
@@ -184,11 +183,8 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
 
 
 def seeded_order(length: int, seed: int) -> np.ndarray:
-    """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
-
-    It sorts by the raw numbers of Philox, a counter-based generator whose raw numbers are defined once and for all;
-    `Generator.permutation` may change between versions.
-    """
+    """A random order of 0 to `length` - 1, int64, by the raw numbers of Philox: the same for a seed on every machine,
+    with every version of NumPy."""
     return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
 
 
@@ -243,7 +239,7 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
 
 def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
     """Look at the videos of shards, several at once."""
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+    with ThreadPoolExecutor(8) as threads:
         looked_at = threads.map(Shard.estimate, shards)
         return list(tqdm(looked_at, f"Looking at {name}", len(shards), False, unit=" videos", disable=not progress))
 

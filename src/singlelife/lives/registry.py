@@ -46,8 +46,7 @@ class Life:
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
-        frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
-            apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
+        frame_rate: frames kept per second of recording, in Hz; 10 make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
@@ -217,11 +216,10 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None, cache_dir: s
     """The life of a name, with what its frames come from.
 
     Args:
-        name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
-            life's frames in random order.
-        videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line; or one folder with camera poses in a layout that `scene.rgbd` reads. By
-            default what the life's folder holds; where it holds nothing, the newest prepared form of the life.
+        name: of a registered life, or any valid new name; `shuffled-NAME` is the control of NAME.
+        videos: the recording: files, folders, globs, `.txt` files that list files, one a line; or one folder with
+            camera poses in a layout that `scene.rgbd` reads. By default what the life's folder holds; where it holds
+            nothing, the newest prepared form of the life.
         cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:

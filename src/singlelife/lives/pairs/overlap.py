@@ -2,10 +2,8 @@
 
 The overlap of two frames is the Jaccard index |A ∩ B| / |A ∪ B| of the sets of 3D points that they see, as in "Unique
 Lives, Shared World" (arXiv 2512.04085). The search is exact: a sparse matrix product of frames × points with its
-transpose, a block of frames at a time, counts the common points of every two frames that have any.
-
-A stored table's key is a hash of the geometry and of the settings, so no table is ever taken for another's. The file
-appears whole or not at all. When several processes ask for a table, one makes it and the others wait.
+transpose, a block of frames at a time, counts the common points of every two frames that have any. A stored table's
+key is a hash of the geometry and of the settings.
 """
 
 import hashlib
@@ -119,15 +117,14 @@ def stored_pair_table(
     num_frames: int | None = None,
     progress: bool = True,
 ) -> PairTable:
-    """The overlapping frames of a life: read if they are stored, or else found and stored.
+    """The overlapping frames of a life: read if they are stored, or else found and stored, by one process at a time.
 
     A file that is damaged, or is not of this geometry and these settings, is made again, with a warning.
 
     Args:
         geometry: its own.
         settings: the range of overlaps, the number of neighbours and the rate.
-        num_frames: of the life, from its first, to look at; all by default. The neighbours of a frame are drawn among
-            these, so they are as many as if the life ended there.
+        num_frames: of the life, from its first, to look at, as if the life ended there; all by default.
 
     Raises:
         LifeError: the geometry is of another life, or the table cannot be written.
