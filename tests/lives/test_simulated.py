@@ -11,7 +11,6 @@ import psutil
 import pytest
 
 from singlelife.errors import LifeError
-from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulation import SCREENS, ScreenSource, SimulatedSource
 from singlelife.lives.simulation.simulated import SimulatedFrame, draw_screen, render
@@ -45,16 +44,6 @@ def digest(frames: list[SimulatedFrame]) -> str:
         sha.update(frame.image.tobytes() + frame.pose.tobytes() + frame.depth.tobytes())
         sha.update(repr((frame.timestamp, frame.frame_index)).encode())
     return sha.hexdigest()
-
-
-def test_frames_have_the_promised_form(walk):
-    images, depth = np.stack([frame.image for frame in walk]), np.stack([frame.depth for frame in walk])
-    assert (images.shape, images.dtype) == ((400, SIZE, SIZE, 3), np.uint8)
-    assert (depth.shape, depth.dtype) == ((400, SIZE, SIZE), np.float32)
-    assert np.isfinite(depth).all() and (depth >= 0).all()
-    assert [frame.frame_index for frame in walk] == list(range(400))
-    np.testing.assert_allclose([frame.timestamp for frame in walk], np.arange(400) * 2 / 35)
-    np.testing.assert_allclose([frame.intrinsics for frame in walk], [[64, 76.8, 48, 48]] * 400)
 
 
 def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
@@ -158,12 +147,3 @@ def test_the_same_screen_gives_the_same_frames(screen):
     assert np.array_equal(first, drawn(screen, 40)) and np.array_equal(first[:25], drawn(screen, 25))
     assert not np.array_equal(first, drawn(screen, 40, seed=2))
     assert first.std() > 20  # something is on it
-
-
-def test_a_screen_is_prepared_as_any_life(tmp_path):
-    life = get_life("sim_desktop")
-    short = replace(life, simulation=replace(life.simulation, num_frames=30))
-    prepared = prepare_life(short, cache_dir=tmp_path, progress=False)
-    assert len(prepared) == 30 and prepared.poses([0]) is None and prepared.depth([0]) is None
-    assert prepared.timestamps[-1] == pytest.approx(29 / 17.5)
-    assert life_fingerprint(short) != life_fingerprint(life)
