@@ -21,7 +21,8 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, rigid_transforms, voxel_ids
+from singlelife.lives.scene import rigid_transforms
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, voxel_ids
 
 TRAJECTORY = "closed_loop_trajectory.csv"
 POINTS = "semidense_points.csv.gz"

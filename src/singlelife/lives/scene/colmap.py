@@ -20,7 +20,8 @@ from tqdm.auto import tqdm
 
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate, rigid_transforms
+from singlelife.lives.scene import rigid_transforms
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate
 
 # Those that are a pinhole camera but for distortion, by their numbers in the format, with their number of parameters.
 # One focal length if `SIMPLE` or `RADIAL`, else two come first.

@@ -25,7 +25,7 @@ import pandas as pd
 from PIL import Image
 
 from singlelife.errors import LifeError
-from singlelife.lives.scene.geometry import rigid_transforms
+from singlelife.lives.scene import rigid_transforms
 from singlelife.lives.video.reader import KeptFrame, VideoFile, VideoReader, video_fingerprint
 from singlelife.lives.video.recordings import videos_in
 from singlelife.pictures import read_picture
