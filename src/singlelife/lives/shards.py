@@ -78,7 +78,8 @@ class Shard:
             OSError: there is no room for it, or it cannot be written.
         """
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
-        report: dict[str, Any] = {"video": self.video, "file": self.file.name, "num_frames": 0, "damage": None}
+        report: dict[str, Any] = {"video": self.video, "file": self.file.name, "num_frames": 0, "seconds": 0.0}
+        report["damage"] = None
         try:
             rows = self._rows(report)
             with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, self.schema) as stream:
