@@ -11,13 +11,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from singlelife.errors import LifeError
-from singlelife.lives.pairs.dataset import (
-    PairDataset,
-    color_factors,
-    crop_and_resize,
-    random_crop_box,
-    to_pixel_values,
-)
+from singlelife.lives.pairs.dataset import PairDataset, color_factors, random_crop_box, to_pixel_values
 from singlelife.lives.pairs.pairing import (
     CROP_STREAM,
     MASK_STREAM,
@@ -152,13 +146,6 @@ def test_random_crops_have_the_area_and_aspect_asked_for():
     assert 0.29 <= area.min() < 0.32 and 0.58 < area.max() <= 0.61
     assert 0.78 <= aspect.min() < 0.83 and 1.2 < aspect.max() <= 1.28
     assert boxes[:, 1].max() > 150, "the whole width is used"
-
-
-def test_resize_keeps_the_mean_where_plain_sampling_would_alias():
-    stripes = torch.zeros(3, 64, 64, dtype=torch.uint8)
-    stripes[:, :, ::2] = 255
-    small = crop_and_resize(stripes, (0, 0, 64, 64), 16)
-    assert small.float()[:, :, 1:-1].sub(127.5).abs().max() < 20
 
 
 def luma(images: torch.Tensor) -> torch.Tensor:

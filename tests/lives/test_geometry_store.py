@@ -68,10 +68,7 @@ def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
     assert geometry_metadata(simulated)["voxel_size"] == 60.0
 
 
-@given(
-    st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=9),
-    st.integers(1, 4),
-)
+@given(st.lists(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5), min_size=1, max_size=9), st.integers(1, 4))
 def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a_batch):
     folder = tmp_path_factory.mktemp("any")
     generator = np.random.default_rng(len(frames))
@@ -88,14 +85,6 @@ def test_what_is_stored_is_read_back_exactly(tmp_path_factory, frames, rows_in_a
     assert equal(geometry, stored_geometry(life))
 
 
-def test_a_folder_named_once_is_remembered(life, tmp_path):
-    model = write_model(tmp_path / "elsewhere" / "0", images=FRAMES)
-    made = life_geometry(life, source=tmp_path / "elsewhere", progress=False)
-    assert np.flatnonzero(made.component == 0).tolist() == list(range(12))
-    shutil.rmtree(model)
-    assert equal(made, life_geometry(life, progress=False))
-
-
 def test_the_folder_slam_of_a_life_is_found_and_its_changes_noticed(life, tmp_path):
     model = write_model(tmp_path / "lives" / "small" / "slam" / "model", images=FRAMES)
     assert (life_geometry(life, progress=False).component >= 0).sum() == 12
@@ -109,13 +98,13 @@ def test_the_folder_slam_of_a_life_is_found_and_its_changes_noticed(life, tmp_pa
 def test_a_folder_of_something_else_is_refused_and_nothing_lost(life, tmp_path):
     write_model(tmp_path / "model", images=FRAMES)
     made = life_geometry(life, source=tmp_path / "model", progress=False)
+    assert np.flatnonzero(made.component == 0).tolist() == list(range(12))
+    shutil.rmtree(tmp_path / "model")
+    assert equal(made, life_geometry(life, progress=False))  # a folder that was named is remembered
     (tmp_path / "other").mkdir()
     for source in (tmp_path / "other", tmp_path / "nowhere"):
         with pytest.raises(LifeError, match=r"holds neither Aria MPS output .* nor a COLMAP model"):
             life_geometry(life, source=source, progress=False)
-    (tmp_path / "other" / "0.zip").write_bytes(b"")
-    with pytest.raises(LifeError, match=r"Unpack the .zip files"):
-        life_geometry(life, source=tmp_path / "other", progress=False)
     write_model(tmp_path / "foreign", images=[image(1, "a.jpg", [1])])
     with pytest.raises(LifeError, match="No image of the COLMAP model"):
         life_geometry(life, source=tmp_path / "foreign", progress=False)

@@ -71,16 +71,6 @@ def test_hd_epic_says_whose_slam_is_here(hd_epic, capsys):
     assert HD_EPIC.main(["hdepic_7", "--root", "nowhere"]) == HD_EPIC.main(["hdepic_77"]) == 2
 
 
-def test_hd_epic_takes_no_slam_of_a_video_with_colmap_poses(tmp_path, capsys):
-    for name in ("P06-20240510-140459.mp4", "P06-20240510-150000.mp4"):
-        (tmp_path / "lives" / "hdepic_6").mkdir(parents=True, exist_ok=True)
-        (tmp_path / "lives" / "hdepic_6" / name).touch()
-    (tmp_path / "lives" / "hdepic_6" / "SLAM").mkdir()
-    assert HD_EPIC.main(["hdepic_6"]) == 1
-    out = capsys.readouterr().out
-    assert "note: P06-20240510-140459 has COLMAP poses" in out and "SLAM of 0 of 1 video" in out
-
-
 def test_hd_epic_names_what_slam_lacks(hd_epic, capsys):
     slam = hd_epic / "SLAM-and-Gaze" / "P07" / "SLAM"
     (slam / "multi" / "1.zip").write_bytes((slam / "multi" / "1.zip").read_bytes()[:50])

@@ -68,15 +68,6 @@ def test_pose_and_depth_stay_with_their_frame(tmp_path):
     assert shuffled.metadata["depth_scale"] == base.metadata["depth_scale"]
 
 
-def test_any_life_can_be_shuffled_and_the_registered_ones_are(clips):
-    assert get_life("sim_shuffled").base == get_life("sim_1")
-    control = get_life("control_shuffled", clips)
-    assert control.base == get_life("wt_1", clips)
-    assert get_life("shuffled-wt_3", clips).train == "base"
-    assert control.frame_rate == control.base.frame_rate and control.license == control.base.license
-    assert life_fingerprint(control) != life_fingerprint(get_life("control_shuffled", clips[:1]))
-
-
 @pytest.mark.parametrize(
     ("name", "message"),
     [

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from singlelife.cli import main
 from singlelife.errors import LifeError
 from singlelife.lives.pairs.segments import first_hours
 from singlelife.lives.prepare import plan_preparation, prepare_life
@@ -112,13 +111,6 @@ def test_nothing_in_a_folder_is_lost_without_being_named(tmp_path):
     assert not [path for path in (tmp_path / "strict" / "lives").glob("[!.]*") if path.is_dir()]
     with pytest.raises(LifeError, match=r"gone\.mp4: .*link"):
         prepare_life(get_life("mine", [folder / "gone.mp4"]), cache_dir=tmp_path / "cache", progress=False)
-
-
-def test_a_name_that_begins_with_a_hyphen_gets_advice(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    Path("-morning.mp4").touch()
-    assert main(["prepare", "day", "--video", "-morning.mp4"]) == 2
-    assert "./-morning.mp4" in capsys.readouterr().err
 
 
 @pytest.mark.integration

@@ -20,15 +20,6 @@ SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 LIVES = [registered_life(name) for name in life_names()]
 
 
-def test_simulated_lives_are_registered_each_with_its_own_map():
-    walks = [
-        life.simulation for life in LIVES if isinstance(life.simulation, SimulatedSource) and not life.simulation.still
-    ]
-    assert {f"sim_{number}" for number in range(1, 17)} | {"sim_test", "sim_still"} <= set(life_names())
-    assert len({(walk.wad, walk.map) for walk in walks}) == len(walks)
-    assert get_life("sim_still").simulation.still and get_life("sim_test").simulation.depth == "exact"
-
-
 @pytest.mark.parametrize("life", LIVES, ids=lambda life: life.name)
 def test_what_a_registered_life_says_of_itself_is_true(life):
     assert life.description and life.license and life.dataset and life.access
@@ -52,15 +43,10 @@ def test_the_paper_has_twenty_lives_five_controls_and_kinetics():
     for life in LIVES:
         names.setdefault(life.dataset, []).append(life.name)
     assert [len(names[name]) for name in ("HD-EPIC", "Walking Tours", "Anonymous Lives")] == [8, 8, 4]
-    controls = ("screen", "surveillance", "slides", "still", "shuffled")
-    assert set(names["controls"]) == {f"control_{name}" for name in controls}
-    assert [life.name for life in LIVES if life.pairs_within_video] == ["k400_30h"]
+    assert len(names["controls"]) == 5 and [life.name for life in LIVES if life.pairs_within_video] == ["k400_30h"]
     assert len({life.part for life in LIVES if life.dataset in ("HD-EPIC", "Walking Tours")}) == 16
     for life in map(registered_life, names["HD-EPIC"]):
         assert life.video_prefix == f"{life.part.removeprefix('Videos/')}-"
-    hours = [5.09, 4.58, 7.15, 4.62, 3.45, 4.09, 3.59, 4.04]  # as the owners state them
-    assert [registered_life(f"hdepic_{number}").hours for number in range(1, 9)] == hours
-    assert registered_life("wt_8").hours > 3.6 and "blank" in registered_life("wt_8").source
     assert registered_life("wt_3").repository_name == "singlelife-wt3"
 
 

@@ -4,8 +4,7 @@ A repository has the frames as Parquet files in `data/`; in `geometry/` poses an
 beside the life; `metadata.json` as the prepared life has it; and a dataset card. All of it appears in one commit.
 
 In the cache, `lives/hub/ORG--NAME/` holds a folder for each downloaded commit, and in `refs/` the commit that each
-branch or tag stood for when it was last looked up, so that the same life is found again without a network. A download
-goes on in a folder beside it that ends in `.partial`.
+branch or tag stood for when it was last looked up. A download goes on in a folder beside it that ends in `.partial`.
 """
 
 import contextlib
@@ -31,7 +30,7 @@ from singlelife.hub.cards import dataset_header, fill_card, stated
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import Remote, fetch, is_commit, look_up, say_kept
 from singlelife.hub.push import Content, Publication
-from singlelife.lives.prepare import write_dataset_description
+from singlelife.lives.prepare import ELSEWHERE, write_dataset_description
 from singlelife.lives.prepared import (
     COLUMNS,
     FORMAT_VERSION,
@@ -60,13 +59,9 @@ _TYPES: dict[str, Any] = {
 
 
 def life_publication(life: PreparedLife, repo_id: str, *, license: str | None = None) -> Publication:
-    """A prepared life to `publish`; a life shows people who were not asked, so think before it is public.
-
-    The frames' bytes stay as they are. A life that is there already changes nothing; one that was prepared anew
-    replaces the old one.
+    """A prepared life to `publish`, with the frames' bytes as they are, in place of an earlier form of it.
 
     Args:
-        life: the prepared life.
         repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
         license: of the frames; as it is in the life's metadata by default.
     """
@@ -114,9 +109,9 @@ def _parquet_files(rows: Dataset, name: str) -> Iterator[tuple[str, Path]]:
     Raises:
         LifeError: the disk lacks the room for one.
     """
-    count = max(1, min(len(rows), -(-rows.data.nbytes // SHARD_BYTES)))
-    otherwise = "choose another place with TMPDIR"
-    check_room(min(SHARD_BYTES, rows.data.nbytes), Path(gettempdir()), "A file of the life", otherwise)
+    size = rows.data.nbytes
+    count = max(1, min(len(rows), -(-size // SHARD_BYTES)))
+    check_room(min(SHARD_BYTES, size), Path(gettempdir()), "A file of the life", "choose another place with TMPDIR")
     with TemporaryDirectory(prefix="singlelife-") as scratch:
         for index in range(count):
             file = Path(scratch) / f"{index:05d}.parquet"
@@ -127,31 +122,26 @@ def _parquet_files(rows: Dataset, name: str) -> Iterator[tuple[str, Path]]:
 
 def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, Any]) -> str:
     """The text of README.md; `geometry` is what `geometry.json` says, or empty."""
-    about, simulated, columns = life.metadata, life.metadata["simulation"] is not None, life.dataset.column_names
+    simulated, columns = life.metadata["simulation"] is not None, life.dataset.column_names
     poses = "pose" in columns or bool(geometry)
     header = dataset_header(
         life.name,
         len(life),
         license,
-        tasks=["image-feature-extraction", *(["depth-estimation"] if "depth" in columns else [])],
-        tags=["egocentric", *(["simulated"] if simulated else []), *(["poses"] if poses else [])],
+        tasks=["image-feature-extraction"] + ["depth-estimation"] * ("depth" in columns),
+        tags=["egocentric"] + ["simulated"] * simulated + ["poses"] * poses,
         files={"default": ("train", "data/train-*")}
         | ({GEOMETRY: ("train", f"{GEOMETRY}/train-*")} if geometry else {}),
     )
     fields = {
-        "life": about, "num_frames": len(life), "simulated": simulated, "version": __version__, "columns": columns,
-        "poses": poses, "geometry": geometry, "repo_id": repo_id, "license": license,
+        "life": life.metadata, "num_frames": len(life), "simulated": simulated, "version": __version__,
+        "columns": columns, "poses": poses, "geometry": geometry, "repo_id": repo_id, "license": license,
     }  # fmt: skip
     return fill_card("life", header, fields)
 
 
 def download_life(
-    repo_id: str,
-    name: str,
-    *,
-    revision: str | None = None,
-    cache_dir: str | Path | None = None,
-    progress: bool = True,
+    repo_id: str, name: str, *, revision: str | None = None, cache_dir: str | Path | None = None, progress: bool = True
 ) -> PreparedLife:
     """The prepared life of a data set on the Hub, downloaded now if this revision has not been before.
 
@@ -160,8 +150,8 @@ def download_life(
     Args:
         repo_id: ORG/NAME.
         name: of the life here.
-        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. Without one, a
-            branch stands for the commit that it stood for before; a line on stderr says so.
+        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. Where the Hub
+            cannot be reached, a branch stands for the commit that it stood for before; a line on stderr says so.
         cache_dir: see `prepare_life`.
         progress: say what is downloaded.
 
@@ -170,36 +160,31 @@ def download_life(
         LifeError: the disk lacks the room, or what is here is damaged.
     """
     repository = Path(cache_dir or default_cache_dir()) / "lives" / "hub" / repo_id.replace("/", "--")
-    if revision is not None and is_commit(revision) and (repository / revision).is_dir():
-        return _opened(repository / revision, repo_id)
-    ref = repository / "refs" / quote(revision or "main", safe="")
-    try:
-        remote = look_up(repo_id, "dataset", revision)
-    except HubUnreachable as error:
-        kept = repository / ref.read_text() if ref.is_file() else None
-        if kept is None or not kept.is_dir():
-            raise
-        say_kept(repo_id, kept.name, error)
-        return _opened(kept, repo_id)
-    folder = repository / remote.commit
+    commit, ref = revision or "", repository / "refs" / quote(revision or "main", safe="")
+    if not is_commit(revision) or not (repository / commit).is_dir():
+        try:
+            remote = look_up(repo_id, "dataset", revision)
+            commit = remote.commit
+        except HubUnreachable as error:
+            commit = ref.read_text() if ref.is_file() else ""
+            if not commit or not (repository / commit).is_dir():
+                raise
+            say_kept(repo_id, commit, error)
+    folder = repository / commit
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, repo_id):
             if not folder.exists():
                 _download(remote, name, folder, progress)
         with atomic_write(ref) as aside:
-            aside.write_text(remote.commit)
+            aside.write_text(commit)
     except OSError as error:
         raise LifeError(
             f"The life {repo_id} cannot be written into {repository}: {error.strerror or error}. Make room there, or "
-            "choose another place with --cache-dir or the variable SINGLELIFE_CACHE. What was done is kept."
+            f"{ELSEWHERE}. What was done is kept."
         ) from error
-    return _opened(folder, repo_id)
-
-
-def _opened(folder: Path, repo_id: str) -> PreparedLife:
     life = PreparedLife.load(folder)
-    life.metadata["hub"] = {"repo_id": repo_id, "revision": folder.name}
+    life.metadata["hub"] = {"repo_id": repo_id, "revision": commit}
     return life
 
 
@@ -216,8 +201,7 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     size = sum(remote.sizes[file] for file in parquet)
     there = sum(file.stat().st_size for file in scratch.rglob("*.parquet"))
     # The frames are here twice while they are converted.
-    otherwise = "choose another place with --cache-dir or SINGLELIFE_CACHE"
-    check_room(2 * size - there, partial, f"The data set {remote.repo_id}", otherwise)
+    check_room(2 * size - there, partial, f"The data set {remote.repo_id}", ELSEWHERE)
     if progress:
         print(f"{remote.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(size)}, into {folder}", file=sys.stderr)
     fetch(remote, parquet + [described] * bool(geometry), scratch)
@@ -304,10 +288,8 @@ def _metadata(remote: Remote) -> dict[str, Any]:
             "Upgrade it with pip install -U singlelife, or ask the life's owner to push it again."
         )
     wrong = [name for name, kind in _TYPES.items() if not isinstance(metadata.get(name, ...), kind)]
-    if not wrong and not metadata["frame_rate"] > 0:
-        wrong = ["frame_rate"]
     if not wrong and not all(isinstance(each, dict) and "video" in each for each in metadata["videos"]):
         wrong = ["videos"]
-    if wrong:
-        raise HubError(f"{what} is not that of a life: {', '.join(wrong)} missing or wrong.")
+    if wrong or not metadata["frame_rate"] > 0:
+        raise HubError(f"{what} is not that of a life: {', '.join(wrong or ['frame_rate'])} missing or wrong.")
     return metadata

@@ -1,11 +1,11 @@
 """Preparing a life: from video files or a simulation to a dataset of frames, once.
 
-A prepared life is a folder named after the life and the fingerprint of all it was made from. It appears whole or not
-at all: work goes on in a folder beside it whose name ends in `.partial`, one Arrow file per video, each renamed when
-it is complete, and the folder is renamed at the end. A preparation that was killed goes on with the videos not done.
+A prepared life is a folder named after the life and the fingerprint of all it was made from. Work goes on in a folder
+beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it is complete, and the folder is
+renamed at the end. A preparation that was killed goes on with the videos not done.
 
-A shuffled life has the moments of its base, one after the other, and at each the encoded frame of some other moment,
-with its pose and depth. So its temporal pairs are pairs of any two frames.
+A shuffled life has the moments of its base, and at each the encoded frame of some other moment, with its pose and
+depth. So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
@@ -16,7 +16,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, life_folder
 from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
-from singlelife.lives.shards import Shard, Source, start_worker, write_in_worker
+from singlelife.lives.shards import Shard, Source, start_worker
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource
 from singlelife.lives.simulation.simulated import RENDERER_VERSION, SCREEN_VERSION
 from singlelife.lives.video.reader import DECODER_VERSION, VideoFile, VideoSource, video_fingerprint
@@ -44,7 +44,7 @@ SHUFFLE_SEED = 0
 # In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
 DEPTH_ERROR = {"": None, "none": None, "measured": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
-_ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
+ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
 _MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
 _ROWS_IN_MEMORY = 32
@@ -66,28 +66,27 @@ def prepare_life(
     Args:
         life: what to prepare.
         cache_dir: prepared lives go into its folder `lives`; `default_cache_dir()` if not given.
-        num_workers: processes, each preparing one video at a time; as many as videos and cores allow by default. As
-            they are started afresh, a script that asks for several needs `if __name__ == "__main__":`.
-        strict: refuse a life of which a video is damaged or cannot be read. By default a warning names each, whatever
-            can be read of it goes in, and the others do.
-        progress: show a progress bar on stderr.
+        num_workers: processes, each preparing one video at a time; as many as videos and cores allow by default. A
+            script that asks for several needs `if __name__ == "__main__":`.
+        strict: refuse a life with a video that is damaged or cannot be read. By default a warning names each, and
+            what can be read goes in.
 
     Raises:
         LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
     """
     fingerprint = life_fingerprint(life)
     folder = life.prepared or life_folder(life.name, fingerprint, cache_dir)
-    partial = Path(f"{folder}.partial")
     if not folder.exists():
-        more = {"cache_dir": cache_dir, "num_workers": num_workers, "strict": strict, "progress": progress}
-        base = prepare_life(life.base, **more) if life.base is not None else None  # type: ignore[arg-type]
-        kept = "What was done is kept."
+        base = None
+        if life.base is not None:
+            base = prepare_life(
+                life.base, cache_dir=cache_dir, num_workers=num_workers, strict=strict, progress=progress
+            )
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder, f"the life {life.name}"):
                 if not folder.exists():  # else the process that held the lock has made it
-                    partial.mkdir(exist_ok=True)
-                    with _kept_if_of_use(partial):
+                    with _partial(folder) as partial:
                         if base is not None:
                             described = _shuffle(life, base, partial, progress)
                         else:
@@ -98,12 +97,12 @@ def prepare_life(
         except BrokenProcessPool as error:
             raise LifeError(
                 "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
-                f"fewer at a time (num_workers). {kept}"
+                "fewer at a time (num_workers). What was done is kept."
             ) from error
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
-                f"there, or {_ELSEWHERE}. {kept}"
+                f"there, or {ELSEWHERE}. What was done is kept."
             ) from error
     prepared = PreparedLife.load(folder)
     reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
@@ -115,10 +114,12 @@ def prepare_life(
 
 
 @contextmanager
-def _kept_if_of_use(partial: Path) -> Iterator[None]:
-    """Delete what a preparation that fails leaves, but for whole videos that the next one can go on from."""
+def _partial(folder: Path) -> Iterator[Path]:
+    """The folder to work in. One that fails is deleted, unless it has whole videos that the next can go on from."""
+    partial = folder.with_name(f"{folder.name}.partial")
+    partial.mkdir(exist_ok=True)
     try:
-        yield
+        yield partial
     except BaseException as error:
         if isinstance(error, _NotWholeError) or not list(partial.glob("*.report.json")):
             shutil.rmtree(partial, ignore_errors=True)
@@ -128,8 +129,7 @@ def _kept_if_of_use(partial: Path) -> Iterator[None]:
 def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
     """What each video of a life will give, as `Shard.estimate` says; of a shuffled life, of its base.
 
-    It takes some milliseconds a video, and finds those that cannot be opened or decoded, or that end before their
-    header says. Damage in the middle of a video is only found by preparing it.
+    Damage in the middle of a video is only found by preparing it.
     """
     return _estimates(_shards(life.base or life, Path()), life.name, progress)
 
@@ -137,8 +137,8 @@ def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any
 def life_fingerprint(life: Life) -> str:
     """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
 
-    A video counts by its name, its size and its first and last MiB, not by its path or date, since reading a week of
-    video takes as long as decoding it. An edit of a file's middle that keeps its ends and its length is not noticed.
+    A video counts by its name, its size and its first and last MiB, since reading a week of video takes as long as
+    decoding it.
     """
     if life.prepared is not None:
         return json.loads((life.prepared / METADATA).read_text(encoding="utf-8"))["fingerprint"]
@@ -183,17 +183,15 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
 
 
 def seeded_order(length: int, seed: int) -> np.ndarray:
-    """A random order of 0 to `length` - 1, int64: the same for a seed on every machine, with every version of NumPy.
-
-    It sorts by the raw numbers of Philox, a counter-based generator whose raw numbers are defined once and for all;
-    `Generator.permutation` may change between versions.
-    """
+    """A random order of 0 to `length` - 1, int64, by the raw numbers of Philox: the same for a seed on every machine,
+    with every version of NumPy."""
     return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
 
 
 def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> dict[str, Any]:
     """Copy the frames of the base in random order; gives the metadata."""
-    check_room(_size(base), partial, f"The life {life.name}", _ELSEWHERE)
+    size = sum(file.stat().st_size for file in base.path.glob("*.arrow"))
+    check_room(size, partial, f"The life {life.name}", ELSEWHERE)
     rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
     order = seeded_order(len(base), SHUFFLE_SEED)
     bar = tqdm(desc=f"Shuffling {base.name}", total=len(base), unit=" frames", disable=not progress)
@@ -207,10 +205,6 @@ def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> d
     shuffled = {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED}
     videos = [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]]
     return base.metadata | {"shuffled": shuffled, "videos": videos}
-
-
-def _size(prepared: PreparedLife) -> int:
-    return sum(file.stat().st_size for file in prepared.path.glob("*.arrow"))
 
 
 def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: Path, folder: Path) -> None:
@@ -245,7 +239,7 @@ def _shards(life: Life, partial: Path) -> list[Shard]:
 
 def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str, Any]]:
     """Look at the videos of shards, several at once."""
-    with ThreadPoolExecutor(min(8, 2 * (os.cpu_count() or 1))) as threads:
+    with ThreadPoolExecutor(8) as threads:
         looked_at = threads.map(Shard.estimate, shards)
         return list(tqdm(looked_at, f"Looking at {name}", len(shards), False, unit=" videos", disable=not progress))
 
@@ -265,7 +259,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     if strict:  # before hours of work
         _refuse(life.name, [each for each in estimates if "error" in each])
     needed, to_come = (sum(each.get(what, 0) for each in estimates) for what in ("num_bytes", "num_frames"))
-    check_room(needed, partial, f"The life {life.name}", _ELSEWHERE)
+    check_room(needed, partial, f"The life {life.name}", ELSEWHERE)
     bar = tqdm(
         desc=f"Preparing {life.name}", initial=there, total=there + to_come, unit=" frames", disable=not progress
     )
@@ -281,6 +275,11 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
     if not good:
         raise LifeError("\n  ".join([f"No video of the life {life.name} can be used:", *losses(left_out)]))
     simulations = {part.name: dataclasses.asdict(part.simulation) for part in life.parts if part.simulation}
+    seconds = {
+        f"{kind}_seconds": round(sum(last - first for report in good for first, last in report.get(kind, ())), 2)
+        for kind in ("blank", "frozen")
+    }
+    files = [Path(source.path) for _, source in _named_videos(life)] if life.videos else []
     return {
         "frame_rate": life.frame_rate,
         "frame_size": life.frame_size,
@@ -288,8 +287,8 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
         "simulation": (dataclasses.asdict(life.simulation) if life.simulation else simulations) or None,
         "depth_scale": {"": None, "measured": MILLIMETRES}.get(life.depth, DEPTH_SCALE),
         "depth_error": DEPTH_ERROR[life.depth],
-        "order": _order(life),
-        **{f"{kind}_seconds": _seconds_of(kind, good) for kind in ("blank", "frozen")},
+        "order": order_of(files) if len(files) > 1 else "",
+        **seconds,
         "num_frames": sum(report["num_frames"] for report in good),
         "videos": good,
         "left_out": left_out,
@@ -303,17 +302,14 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
             yield shard, shard.write(bar.update)
         return
     context = get_context("spawn")
-    written = context.Value("q", 0)
     theirs, ours = context.Pipe(duplex=False)
-    with ProcessPoolExecutor(num_workers, context, start_worker, (written, theirs)) as pool:
+    with ProcessPoolExecutor(num_workers, context, start_worker, (theirs,)) as pool:
         try:
-            running = {pool.submit(write_in_worker, shard): shard for shard in shards}
-            before = bar.n
-            while running:
-                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
-                bar.update(before + written.value - bar.n)
-                for future in done:
-                    yield running.pop(future), future.result()
+            running = {pool.submit(shard.write): shard for shard in shards}
+            for future in as_completed(running):
+                report = future.result()
+                bar.update(report.get("num_frames", 0))
+                yield running[future], report
         except BaseException:
             ours.close()  # the workers end now, not when their videos do
             raise
@@ -338,16 +334,6 @@ def remarks(described: dict[str, Any]) -> list[str]:
         lines.insert(0, f"{len(described['videos'])} videos, in order {order}")
     more = len(lines) - _MOST_REMARKS
     return lines if more <= 0 else [*lines[:_MOST_REMARKS], f"and {more} more remarks, in {METADATA}"]
-
-
-def _order(life: Life) -> str:
-    """By what the videos are in order; empty if that says nothing."""
-    files = [Path(source.path) for _, source in _named_videos(life)] if life.videos else []
-    return order_of(files) if len(files) > 1 else ""
-
-
-def _seconds_of(kind: str, reports: list[dict[str, Any]]) -> float:
-    return round(sum(last - first for report in reports for first, last in report.get(kind, ())), 2)
 
 
 class _NotWholeError(LifeError):

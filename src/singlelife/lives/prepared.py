@@ -91,19 +91,18 @@ class PreparedLife:
         return self.dataset.data.column("timestamp").to_numpy()
 
     @cached_property
-    def _video_column(self) -> tuple[np.ndarray, list[str]]:
-        encoded = self.dataset.data.column("video").combine_chunks().dictionary_encode()
-        return encoded.indices.to_numpy().astype(np.int64), encoded.dictionary.to_pylist()
+    def _video_column(self) -> pa.DictionaryArray:
+        return self.dataset.data.column("video").combine_chunks().dictionary_encode()
 
-    @property
+    @cached_property
     def video_index(self) -> np.ndarray:
         """Which of `videos` each frame belongs to, int64 (n,)."""
-        return self._video_column[0]
+        return self._video_column.indices.to_numpy().astype(np.int64)
 
-    @property
+    @cached_property
     def videos(self) -> list[str]:
         """Names of the videos, in the order of the frames."""
-        return self._video_column[1]
+        return self._video_column.dictionary.to_pylist()
 
     @cached_property
     def frame_index(self) -> np.ndarray:
@@ -178,10 +177,7 @@ class PreparedLife:
 
 
 def decode_jpeg(content: pa.Buffer | bytes | None) -> torch.Tensor:
-    """The pixels of a JPEG file, uint8 (3, height, width), stored with the channels last.
-
-    They are Pillow's, in two thirds of its time. Unlike Pillow, simplejpeg refuses a damaged picture instead of
-    returning it with a grey rest.
+    """The pixels of a JPEG file, uint8 (3, height, width), stored with the channels last. They are Pillow's.
 
     Raises:
         ValueError: it is damaged, larger than any frame, or no JPEG file.

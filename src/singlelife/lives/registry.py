@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from singlelife.errors import LifeError
 from singlelife.files import config_names, hub_configs, read_yaml
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 METADATA = "metadata.json"  # in the folder of a prepared life
 VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
 EXAMPLES = ("sim_1", "wt_3", "hdepic_1")  # names to show where a name is wanted
-YOURS = "yours"  # the access to lives that are not registered
 SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
 
 _OF_ITS_FRAMES = ("frame_rate", "frame_size", "license", "pairs_within_video")  # what a control has from its base
@@ -47,8 +46,7 @@ class Life:
         shuffle_of: the name of the life whose frames it has in random order.
         joins: names of the lives whose videos it has, in this order, with spaces between them.
         frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
-        frame_rate: frames kept per second of recording, in Hz. Pairs are some tenths of a second to two seconds
-            apart: ten frames a second leave a choice of gaps, and make about a gigabyte an hour at 256 px.
+        frame_rate: frames kept per second of recording, in Hz; 10 make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
         pairs_within_video: no pair may be of two videos, because they are of different people and places.
@@ -106,8 +104,7 @@ class Life:
 
     @property
     def kind(self) -> str:
-        """`"simulated"` (rendered on demand), `"shuffled"` (another life's frames in random order), `"joined"` (the
-        videos of several lives, one after another) or `"video"`."""
+        """`"simulated"`, `"shuffled"` (another's frames in random order), `"joined"` (of several) or `"video"`."""
         if self.simulation is not None:
             return "simulated"
         return "shuffled" if self.shuffle_of else "joined" if self.joins else "video"
@@ -129,8 +126,9 @@ class Life:
         source = (self.parts or (self,))[0].simulation
         if isinstance(source, SimulatedSource):
             return source.depth
-        has_depth = getattr(self.videos[0], "has_depth", None) if self.videos else None  # of a PosedRecording
-        return "" if has_depth is None else "measured" if has_depth else "none"
+        if not self.videos or isinstance(self.videos[0], str):
+            return ""
+        return "measured" if self.videos[0].has_depth else "none"
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
         """How videos of these names differ from those that the life should have, for people."""
@@ -194,7 +192,7 @@ def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
     Raises:
         LifeError: there is no such life.
     """
-    if name.removeprefix(SHUFFLED) not in (own := own_names(cache_dir)) and name not in own:
+    if not {name, name.removeprefix(SHUFFLED)} & set(own_names(cache_dir)):
         return registered_life(name)
     life = _shuffled(name) if name.startswith(SHUFFLED) else Life(name, description="a recording of your own")
     return dataclasses.replace(life, dataset="own recordings", source="It is prepared from videos that --video names.")
@@ -214,53 +212,43 @@ def registered_life(name: str) -> Life:
     return lives[name]
 
 
-def get_life(
-    name: str,
-    videos: Sequence[str | Path] | None = None,
-    cache_dir: str | Path | None = None,
-) -> Life:
+def get_life(name: str, videos: Sequence[str | Path] | None = None, cache_dir: str | Path | None = None) -> Life:
     """The life of a name, with what its frames come from.
 
     Args:
-        name: of a registered life, or any valid new name. `shuffled-` before a name makes the control that has that
-            life's frames in random order.
-        videos: the recording: files, folders (searched recursively for video files, in natural order), globs, `.txt`
-            files that list files, one a line; or one folder with camera poses in a layout that `scene.rgbd` reads. By
-            default what the life's folder holds; where it holds nothing, the newest prepared form of the life.
+        name: of a registered life, or any valid new name; `shuffled-NAME` is the control of NAME.
+        videos: the recording: files, folders, globs, `.txt` files that list files, one a line; or one folder with
+            camera poses in a layout that `scene.rgbd` reads. By default what the life's folder holds; where it holds
+            nothing, the newest prepared form of the life.
         cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:
         LifeError: the name is not valid or not known, or no video is found.
     """
-    known = _registered().get(name)
-    if known is None and name.startswith(SHUFFLED):
-        known = _shuffled(name)
-    if known is not None and known.shuffle_of:
-        base = get_life(known.shuffle_of, videos, cache_dir)
+    registered = name in _registered()
+    new = _shuffled(name) if name.startswith(SHUFFLED) else Life(name, description="A recording of your own.")
+    life = _registered()[name] if registered else new
+    if life.shuffle_of:
+        base = get_life(life.shuffle_of, videos, cache_dir)
         same = {field: getattr(base, field) for field in _OF_ITS_FRAMES}
-        return dataclasses.replace(known, base=base, **same)
-    life = known or Life(name=name, description="A recording of your own.")
+        return dataclasses.replace(life, base=base, **same)
     if life.kind != "video":
         if videos:
             raise LifeError(f"The life {name!r} is {life.kind} and takes no video; give your recording another name.")
         return _joined(life) if life.joins else life
     if recording := _posed(name, videos or [life.folder]):
         return dataclasses.replace(life, videos=(recording,))
-    if videos:
-        from singlelife.lives.video.recordings import find_videos
+    from singlelife.lives.video.recordings import find_videos, in_order_of_time  # not needed to name lives
 
-        return dataclasses.replace(life, videos=tuple(map(str, find_videos(videos))))
-    if found := life.local_videos():
-        if not (life.folder / VIDEO_LIST).is_file():
-            from singlelife.lives.video.recordings import in_order_of_time
-
+    if found := find_videos(videos) if videos else life.local_videos():
+        if not videos and not (life.folder / VIDEO_LIST).is_file():
             found = in_order_of_time(found)
         return dataclasses.replace(life, videos=tuple(map(str, found)))
     if kept := prepared_folders(name, cache_dir):
         metadata = json.loads((kept[0] / METADATA).read_text(encoding="utf-8"))
         same = {field: metadata[field] for field in _OF_ITS_FRAMES if field in metadata}
         return dataclasses.replace(life, prepared=kept[0], **same)
-    if known is None and not life.folder.is_dir():
+    if not registered and not life.folder.is_dir():
         raise unknown_life(name, cache_dir)
     raise LifeError(
         f"The life {name!r} has no video here. {life.source} Then put its videos into the folder {life.folder}, or "
@@ -269,23 +257,18 @@ def get_life(
 
 
 def _posed(name: str, videos: Sequence[str | Path]) -> "PosedRecording | None":
-    """The recording with camera poses that a folder holds, if it does.
+    """The recording with camera poses that a folder holds, if it does; LifeError if there is more than that."""
+    for folder in (folder for each in videos if (folder := Path(each).expanduser()).is_dir()):
+        from singlelife.lives.scene.rgbd import posed_recording  # not needed to name lives
 
-    Raises:
-        LifeError: it cannot be read, or there is more than that: poses of two recordings share no world.
-    """
-    folders = [folder for each in videos if (folder := Path(each).expanduser()).is_dir()]
-    if not folders:
-        return None
-    from singlelife.lives.scene.rgbd import posed_recording  # not needed to name lives
-
-    found = [recording for folder in folders if (recording := posed_recording(folder.absolute()))]
-    if found and len(videos) > 1:
-        raise LifeError(
-            f"{found[0].path} is a recording with camera poses ({found[0].layout}). The life {name!r} can have one of "
-            "these and nothing else, because poses of two recordings share no world."
-        )
-    return found[0] if found else None
+        if recording := posed_recording(folder.absolute()):
+            if len(videos) > 1:
+                raise LifeError(
+                    f"{folder} is a recording with camera poses ({recording.layout}). The life {name!r} can have one "
+                    "of these and nothing else, because poses of two recordings share no world."
+                )
+            return recording
+    return None
 
 
 def _shuffled(name: str) -> Life:
@@ -293,13 +276,9 @@ def _shuffled(name: str) -> Life:
     shuffled = name.removeprefix(SHUFFLED)
     base = _registered().get(shuffled) or Life(shuffled)
     inherited = ("license", "source", "hours", "access", "consent", "frame_rate", "frame_size", "train")
-    return Life(
-        name=name,
-        dataset="controls",
-        description=f"control: the frames of the life {shuffled} in random order",
-        shuffle_of=shuffled,
-        **{field: getattr(base, field) for field in inherited},
-    )
+    description = f"control: the frames of the life {shuffled} in random order"
+    same = {field: getattr(base, field) for field in inherited}
+    return Life(name=name, dataset="controls", description=description, shuffle_of=shuffled, **same)
 
 
 def _joined(life: Life) -> Life:
@@ -346,14 +325,10 @@ def _registered() -> dict[str, Life]:
             if name in lives:
                 raise LifeError(f"{path} describes the life {name!r}, which another file describes too.")
             try:
-                lives[name] = _described(name, content.get("defaults", {}) | values)
+                described = content.get("defaults", {}) | values
+                if (simulation := described.pop("simulation", None)) is not None:
+                    simulation = (ScreenSource if "screen" in simulation else SimulatedSource)(**simulation)
+                lives[name] = Life(name=name, simulation=simulation, **described)
             except (LifeError, TypeError) as error:  # TypeError: a name or a type is wrong, or something is missing
                 raise LifeError(f"{path}, life {name!r}: {error}") from error
     return lives
-
-
-def _described(name: str, values: dict[str, Any]) -> Life:
-    simulation = values.pop("simulation", None)
-    if simulation is not None:
-        simulation = (ScreenSource if "screen" in simulation else SimulatedSource)(**simulation)
-    return Life(name=name, simulation=simulation, **values)

@@ -14,7 +14,6 @@ import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from time import localtime, strftime
 from typing import TYPE_CHECKING, Literal
 
 from singlelife.errors import LifeError
@@ -36,19 +35,16 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(@(?P<revision>[^@]+))
 
 @dataclass(frozen=True)
 class LifeReference:
-    """What a user's words stand for.
-
-    Attributes:
-        kind: `"folder"` of a prepared life, `"hub"` or `"named"` (registered, or a recording of one's own).
-        name: of the life here, and of its runs.
-        where: the folder, or the data set's ORG/NAME; the name itself otherwise.
-        revision: of the data set, where it is given.
-    """
+    """What a user's words stand for."""
 
     kind: Literal["folder", "hub", "named"]
+    """a prepared life, a data set on the Hub, or a life that is registered or the user's own"""
     name: str
+    """of the life here, and of its runs"""
     where: str
+    """the folder, or the data set's ORG/NAME; the name itself otherwise"""
     revision: str | None = None
+    """of the data set, where it is given"""
 
 
 def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> LifeReference:
@@ -114,19 +110,14 @@ def _say_which(taken: Path, folders: Sequence[Path]) -> None:
     """Say on stderr which of several prepared forms of one name is taken, and how to take another."""
     if len(folders) < 2:
         return
-    lines = []
-    for folder in folders:
-        about = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        day = strftime("%Y-%m-%d %H:%M", localtime((folder / METADATA).stat().st_mtime))
-        lines.append(f"  {folder}  {about['num_frames']:,} frames of {len(about['videos'])} video(s), made {day}")
-    name = taken.name[:-13]
     print(
-        f"The life {name} was prepared {len(folders)} times, from other videos or settings. The newest is taken, "
-        f"{taken.name}. To take another, give its folder in place of the name:",
-        *lines,
-        sep="\n",
+        f"The life {taken.name[:-13]} was prepared {len(folders)} times, from other videos or settings. The newest is "
+        f"taken, {taken.name}. To take another, give its folder in place of the name:",
         file=sys.stderr,
     )
+    for folder in folders:
+        about = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        print(f"  {folder}  {about['num_frames']:,} frames of {len(about['videos'])} video(s)", file=sys.stderr)
 
 
 def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:

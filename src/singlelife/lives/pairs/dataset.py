@@ -22,10 +22,9 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class PairDataset(Dataset):
     """The pairs of a life, as batches ready for the device.
 
-    It has an index for every pair that a run will see, not a fixed set of items: index `i` is the run's i-th pair.
+    Index `i` is the run's i-th pair.
 
     Args:
-        life: the prepared life.
         pairing: which two frames make pair `i`.
         seed: of the run, 0 to 2**64 - 1.
         num_pairs: the length of the dataset.
@@ -93,10 +92,8 @@ class PairDataset(Dataset):
         """
         pair_index = np.asarray(indices, dtype=np.int64)
         frames = self.pairing.pairs(self.seed, pair_index)
-        # Channels are last in memory, as in a decoded frame, and only the device puts them first, with the conversion
-        # to floats. A frame is cropped as soon as it is decoded, while the processor's cache still holds it.
         size = self.image_size
-        if views is None:
+        if views is None:  # channels last in memory, as in a decoded frame; the device puts them first
             views = torch.empty(2, len(indices), size, size, 3, dtype=torch.uint8).permute(0, 1, 4, 2, 3)
         images = self.life.iter_decode(frames.reshape(-1))
         for row, generator in enumerate(pair_generators(self.seed, CROP_STREAM, pair_index)):
@@ -148,15 +145,9 @@ def random_crop_box(
 ) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) in pixels, inside an image.
 
-    The box's area is a share of the image's largest square, uniform in `area`. Its aspect ratio (width over height) is
-    log-uniform in `aspect`; a side too long for the image is shortened to fit.
-
-    Args:
-        generator: what to draw from.
-        height, width: of the image, in pixels.
-        area, aspect: the ranges.
-        place: keep the box inside one square of the image: 0 is the leftmost or topmost square, 1 the last one. By
-            default the box may lie anywhere.
+    Its area is a share of the image's largest square, uniform in `area`. Its aspect ratio (width over height) is
+    log-uniform in `aspect`; a side too long for the image is shortened. With a `place`, the box lies in one square of
+    the image, 0 for the leftmost or topmost and 1 for the last.
     """
     side = min(height, width)
     if place is not None:
@@ -205,14 +196,11 @@ def to_pixel_values(
 ) -> torch.Tensor:
     """Change colours and normalise to `pixel_values`: (value / 255 - mean) / std per channel.
 
-    In this order: brightness b scales an image; contrast c scales its distance from the mean of its luma; saturation
-    s scales each pixel's distance from its own luma. With luma(p) = 0.299 r + 0.587 g + 0.114 b (ITU-R BT.601), all of
-    it is one affine function of the pixels:
+    Brightness b scales an image, then contrast c its distance from its mean luma, then saturation s each pixel's
+    distance from its luma 0.299 r + 0.587 g + 0.114 b (ITU-R BT.601). Unlike torchvision's `ColorJitter` on uint8, it
+    neither rounds nor clips in between:
 
         p → b·c·s·p + b·c·(1 - s)·luma(p) + b·(1 - c)·mean(luma)
-
-    It is taken as such, with the normalisation, in float32. So unlike torchvision's `ColorJitter` on uint8 it neither
-    rounds in between nor clips: the texture of a bright wall is not lost.
 
     Args:
         images: uint8 (B, 3, H, W), in any memory format.

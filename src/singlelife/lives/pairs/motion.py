@@ -1,8 +1,7 @@
 """How fast the picture of a life moves, and the time between two frames that follows from it.
 
-A car at 10 frames a second, a headset and a racer each need another time between the frames of a pair: long enough
-that the view has changed, short enough that both still show the same things. So the gaps of temporal pairs aim at a
-range of image motion, and the motion is measured on the life itself.
+The view should have changed between the frames of a pair, and both should still show the same things. So the gaps of
+temporal pairs aim at a range of image motion, which is measured on the life itself.
 """
 
 from dataclasses import dataclass, replace
@@ -110,12 +109,8 @@ def _motion(before: np.ndarray, after: np.ndarray) -> float:
     """Motion between two grey images of one size, as a share of their shorter side; 0 where nothing has contrast."""
     if before.shape != after.shape:
         return 0.0
-    windows = [
-        np.lib.stride_tricks.sliding_window_view(image, (_WINDOW, _WINDOW))[::_STRIDE, ::_STRIDE].reshape(
-            -1, _WINDOW, _WINDOW
-        )
-        for image in (before, after)
-    ]
+    views = (np.lib.stride_tricks.sliding_window_view(image, (_WINDOW, _WINDOW)) for image in (before, after))
+    windows = [view[::_STRIDE, ::_STRIDE].reshape(-1, _WINDOW, _WINDOW) for view in views]
     textured = np.minimum(*(each.std(axis=(1, 2)) for each in windows)) > _LEAST_CONTRAST
     if textured.sum() < _LEAST_WINDOWS:
         return 0.0

@@ -2,10 +2,8 @@
 
 The overlap of two frames is the Jaccard index |A ∩ B| / |A ∪ B| of the sets of 3D points that they see, as in "Unique
 Lives, Shared World" (arXiv 2512.04085). The search is exact: a sparse matrix product of frames × points with its
-transpose, a block of frames at a time, counts the common points of every two frames that have any.
-
-A stored table's key is a hash of the geometry and of the settings, so no table is ever taken for another's. The file
-appears whole or not at all. When several processes ask for a table, one makes it and the others wait.
+transpose, a block of frames at a time, counts the common points of every two frames that have any. A stored table's
+key is a hash of the geometry and of the settings.
 """
 
 import hashlib
@@ -64,23 +62,17 @@ class PairTable:
 
 
 def find_overlaps(
-    points: VisiblePoints,
-    component: np.ndarray,
-    settings: PairSettings,
-    *,
-    progress: bool = False,
+    points: VisiblePoints, component: np.ndarray, settings: PairSettings, *, progress: bool = False
 ) -> PairTable:
-    """All pairs of frames whose overlap is in a range, but for each frame at most `max_neighbours`.
+    """All pairs of frames whose overlap is in a range, but for each target at most `max_neighbours`.
 
     Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the two rows,
-    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run. The cap
-    is on each target's sources: where it bites, (a, b) may be kept and (b, a) not.
+    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run.
 
     Args:
         points: the points that each of n frames sees.
         component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
         settings: the range of overlaps, and the number of neighbours.
-        progress: show a progress bar on stderr.
     """
     least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
     found, in_range, above = [], 0, 0
@@ -125,17 +117,14 @@ def stored_pair_table(
     num_frames: int | None = None,
     progress: bool = True,
 ) -> PairTable:
-    """The overlapping frames of a life: read if they are stored, or else found and stored.
+    """The overlapping frames of a life: read if they are stored, or else found and stored, by one process at a time.
 
     A file that is damaged, or is not of this geometry and these settings, is made again, with a warning.
 
     Args:
-        life: the prepared life.
         geometry: its own.
         settings: the range of overlaps, the number of neighbours and the rate.
-        num_frames: of the life, from its first, to look at; all by default. The neighbours of a frame are drawn among
-            these, so they are as many as if the life ended there.
-        progress: show a progress bar on stderr if the table must be made.
+        num_frames: of the life, from its first, to look at, as if the life ended there; all by default.
 
     Raises:
         LifeError: the geometry is of another life, or the table cannot be written.
@@ -166,12 +155,7 @@ def stored_pair_table(
 
 
 def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
-    """SHA-256 of all that decides what a pair table holds, as a hex string.
-
-    Args:
-        geometry: of the frames that are compared; those left out have the component -1.
-        settings: of the search.
-    """
+    """SHA-256, in hex, of all that decides what a pair table holds; frames left out have the component -1."""
     described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
     digest = hashlib.sha256(json.dumps(described).encode())
     for values in (geometry.component, geometry.points.offsets, geometry.points.ids):

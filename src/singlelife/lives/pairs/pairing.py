@@ -34,9 +34,9 @@ PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
 def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
     """The random generator that belongs to each pair.
 
-    Philox is counter-based (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the key is the
-    run's seed and the counter's high words are the stream and the pair's index, so any pair is reached at once. It is
-    one generator that is set to the next pair's counter each time, so draw from it before taking the next.
+    Philox is counter-based (Salmon et al., SC 2011): the key is the run's seed and the counter's high words are the
+    stream and the pair's index, so any pair is reached at once. It is one generator that is set to the next pair's
+    counter each time, so draw from it before taking the next.
 
     Args:
         seed: of the run, 0 to 2**64 - 1.
@@ -61,8 +61,7 @@ def _uniform(seed: int, stream: int, indices: np.ndarray, count: int) -> np.ndar
 def bin_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
     """Which of the bins between `edges` each gap or overlap falls into, int64; -1 for those outside all.
 
-    An edge belongs to the bin above it, and the last edge to the last bin. A value is on an edge if it is so within
-    the tolerance that temporal pairs have: frames 0.1 s apart may be 0.0999999 s apart by their timestamps.
+    An edge, within the tolerance that temporal pairs have, belongs to the bin above it, and the last to the last bin.
     """
     bins = np.searchsorted(edges, np.asarray(values, dtype=np.float64) + TOLERANCE, side="right") - 1
     bins[(bins == len(edges) - 1) & (values <= edges[-1] + TOLERANCE)] -= 1
@@ -80,8 +79,7 @@ class PairingContext:
         settings: of all pairings.
         within_video: no pair may be of two videos.
         pair_table: gives the overlapping frames, which may take minutes the first time.
-        geometry: gives the pose and the visible points of each frame of the life, made or read when it is first asked
-            for; LifeError where they are not known.
+        geometry: gives the pose and the visible points of each frame of the life; LifeError where they are not known.
     """
 
     timestamps: np.ndarray
@@ -294,20 +292,15 @@ def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSetti
     if table.num_above:
         return (
             f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see one place "
-            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Take --pairing "
-            "temporal, which needs no poses; but what it learns from a still camera is not geometry."
+            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Use --pairing "
+            "temporal."
         )
     overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
     return f"No two frames of this life overlap by {overlap}. Lower --min-overlap, or use --pairing temporal."
 
 
 class UnionPairing(Pairing):
-    """Spatial pairs, and temporal ones between them. Pair i is pair i of one of the two, as its own generator decides.
-
-    Args:
-        spatial, temporal: the pairings to choose from.
-        spatial_weight: the share of spatial pairs, 0 to 1.
-    """
+    """Pair i is pair i of `spatial` or `temporal`, as its own generator decides, with this share of spatial pairs."""
 
     summary = "spatial pairs, and temporal ones between them: in the paper, the best for depth"
 

@@ -14,8 +14,7 @@ _ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken 
 def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
     """First row of each stretch of a life that was recorded without interruption: sorted int64, the first is 0.
 
-    A stretch ends with its video, where time runs backwards, and at a cut: a step of over four times the video's
-    median step between stored frames.
+    A stretch ends with its video, where time runs backwards, and at a step of over four times the video's median step.
 
     Args:
         timestamps: seconds since the start of the frame's video, float64 (n,), ordered within each video.
@@ -36,8 +35,8 @@ def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
     """Seconds of recording before each frame and before the end of the last one, float64 (n + 1,), ascending from 0.
 
-    Videos follow each other. A frame lasts until the next one of its uninterrupted stretch, the last of a stretch as
-    long as is usual; time between stretches, when nothing was recorded, does not count.
+    A frame lasts until the next one of its uninterrupted stretch, the last of a stretch as long as is usual. Time
+    between stretches does not count.
     """
     if len(timestamps) == 0:
         return np.zeros(1)
@@ -70,9 +69,8 @@ def hold_out(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Split a life into rows to train on and held-out stretches: both sorted int64.
 
-    The stretches are contiguous, evenly spread over the life and away from its ends: up to eight, fewer where they
-    would be shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to
-    neither part, so that no validation frame has a near twin in training.
+    The stretches are evenly spread over the life and away from its ends: up to eight, fewer where they would be
+    shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to neither part.
 
     Args:
         timestamps, video_index: see `segment_starts`.

@@ -1,14 +1,11 @@
 """Poses and visible points of a recording with Aria glasses, from what its machine perception services (MPS) give.
 
 An MPS folder holds `closed_loop_trajectory.csv` (poses of the device), `semidense_points.csv.gz` (points of the
-world), `semidense_observations.csv.gz` (when the SLAM cameras saw which) and `online_calibration.jsonl`. These files
-are read a block at a time: a week of them is larger than memory. (projectaria-tools reads each file whole, at 240
-bytes an observation.)
+world), `semidense_observations.csv.gz` (when the SLAM cameras saw which) and `online_calibration.jsonl`. They are read
+a block at a time, because a week of them is larger than memory. (projectaria-tools reads each file whole.)
 
-Two things about Aria decide what a visible point is here. The points are tracks: a place that is looked at again makes
-new ones. So a point is named by the voxel of the world that it lies in, else no two frames minutes apart would share
-any. And the observations are those of the SLAM cameras, at times of their own: a frame sees what they saw within the
-tolerance of its time and what, by the calibration, falls into the RGB camera's image.
+A place that is looked at again gets new points, so a point is named by the voxel of the world that it lies in. A frame
+sees what the SLAM cameras saw within the tolerance of its time and what, by the calibration, falls into its image.
 """
 
 import json
@@ -25,12 +22,7 @@ from tqdm.auto import tqdm
 from singlelife.errors import LifeError
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene import rigid_transforms
-from singlelife.lives.scene.geometry import (
-    Geometry,
-    VisiblePoints,
-    frame_sizes,
-    voxel_ids,
-)
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, voxel_ids
 
 TRAJECTORY = "closed_loop_trajectory.csv"
 POINTS = "semidense_points.csv.gz"
@@ -39,6 +31,7 @@ CALIBRATION = "online_calibration.jsonl"
 FOLDERS = "vrs_to_multi_slam.json"
 TIMES = "_mp4_to_vrs_time_ns.csv"  # after a video's name without its extension
 _TIME = "tracking_timestamp_us"  # the column of a pose's time
+_SHOWN, _TAKEN = "mp4_time_ns", "vrs_device_time_ns"  # those of a frame's time in the video and on the device
 
 DEFAULT_VOXEL_SIZE = 0.1  # metres
 MAX_INV_DIST_STD, MAX_DIST_STD = 0.005, 0.01  # 1/m and m: less certain points are left out, as Aria's makers advise
@@ -72,11 +65,9 @@ def aria_geometry(
     is a fisheye: intrinsics are those of the pinhole camera that agrees with it in the middle of the image.
 
     Args:
-        life: the prepared life.
         folders: MPS folders.
         beside: folders in which `vrs_to_multi_slam.json` and the videos' `_mp4_to_vrs_time_ns.csv` are looked for.
         voxel_size: side of the voxels that stand for points, in metres.
-        progress: show progress bars on stderr.
 
     Raises:
         LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.
@@ -109,7 +100,7 @@ def aria_geometry(
                 away = world - poses[frame, :3, 3]
                 sees &= camera.sees(np.einsum("kji,kj->ki", poses[frame, :3, :3], away))
             seen.add(rows[frame[sees]], voxel_ids(world[sees], voxel_size))
-    return Geometry(seen.finish(len(life)), all_components, all_poses, intrinsics, voxel_size)
+    return Geometry(seen.points(len(life)), all_components, all_poses, intrinsics, voxel_size)
 
 
 @dataclass(frozen=True)
@@ -142,11 +133,10 @@ class RgbCamera:
                 cameras = json.loads(file.readline())["CameraCalibrations"]
             found = next(camera for camera in cameras if camera["Label"] == "camera-rgb")
             parameters = np.array(found["Projection"]["Params"], dtype=np.float64)
-            real, imaginary = found["T_Device_Camera"]["UnitQuaternion"]
-            pose = rigid_transforms(
-                np.array([[real, *imaginary]], dtype=np.float64),
-                np.array([found["T_Device_Camera"]["Translation"]], dtype=np.float64),
-            )[0]
+            mounted = found["T_Device_Camera"]
+            real, imaginary = mounted["UnitQuaternion"]
+            turn, shift = (np.array([each], dtype=np.float64) for each in ([real, *imaginary], mounted["Translation"]))
+            [pose] = rigid_transforms(turn, shift)
             if parameters.shape != (15,) or not np.isfinite(pose).all():
                 raise ValueError("FISHEYE624 has 15 parameters, and a pose")
         except (ValueError, KeyError, TypeError, StopIteration) as error:
@@ -175,16 +165,10 @@ class RgbCamera:
         return in_view & (low <= u) & (u < high) & (low <= v) & (v < high)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points in front of the camera fall on the sensor as it is mounted.
+        """Where points (..., 3), in the axes of the sensor, fall on it: u and v in pixels, NaN behind the camera.
 
         The angle off the axis becomes a radius by an odd polynomial; then come the tangential and thin-prism terms
         (projectaria_tools, "Camera intrinsic models").
-
-        Args:
-            points: (..., 3), in the axes of the sensor.
-
-        Returns:
-            u and v in pixels, the first pixel's centre at 0; NaN behind the camera.
         """
         focal, cx, cy = self.parameters[:3]
         radial, (p0, p1), (s0, s1, s2, s3) = self.parameters[3:9], self.parameters[9:11], self.parameters[11:]
@@ -249,10 +233,10 @@ class _Folder:
         columns |= {"inv_dist_std": pa.float64(), "dist_std": pa.float64()}
         certain = f"inv_dist_std <= {MAX_INV_DIST_STD} and dist_std <= {MAX_DIST_STD}"
         kept = ["uid", *place, "graph"]
-        parts = [table.query(certain)[kept] for table in self._read(POINTS, columns)]
-        if not any(map(len, parts)):
+        points = pd.concat([table.query(certain)[kept] for table in self._read(POINTS, columns)])
+        if points.empty:
             raise LifeError(f"{self.folder / POINTS} has no point that is certain enough. Get the file again.")
-        points = pd.concat(parts).sort_values("uid", kind="stable")
+        points = points.sort_values("uid", kind="stable")
         uid, world, graph = points["uid"].to_numpy(), points[place].to_numpy(), points["graph"].to_numpy()
         for table in self._read(OBSERVATIONS, {"uid": pa.int64(), "frame_tracking_timestamp_us": pa.int64()}):
             time, observed = table["frame_tracking_timestamp_us"].to_numpy(), table["uid"].to_numpy()
@@ -278,32 +262,34 @@ class _Seen:
     """Gathers which frame sees which voxel, in bounded memory: doubles are thrown out as it fills."""
 
     def __init__(self) -> None:
-        self._parts = [pa.table({"frame": np.zeros(0, dtype=np.int32), "id": np.zeros(0, dtype=np.int64)})]
-        self._added, self._limit = 0, _ROWS_IN_MEMORY
+        self._table, self._limit = pa.table({"frame": np.zeros(0, np.int32), "id": np.zeros(0, np.int64)}), 0
 
     def add(self, frames: np.ndarray, ids: np.ndarray) -> None:
         known = ids >= 0
-        self._parts.append(pa.table({"frame": frames[known].astype(np.int32), "id": ids[known]}))
-        self._added += len(self._parts[-1])
-        if self._added > self._limit:
-            self._parts = [self._unique()]
-            self._added = len(self._parts[0])
-            self._limit = max(_ROWS_IN_MEMORY, 2 * self._added)
+        added = pa.table({"frame": frames[known].astype(np.int32), "id": ids[known]})
+        self._table = pa.concat_tables([self._table, added])
+        if len(self._table) > max(_ROWS_IN_MEMORY, self._limit):
+            self._table = self._unique()
+            self._limit = 2 * len(self._table)
 
-    def finish(self, num_frames: int) -> VisiblePoints:
+    def points(self, num_frames: int) -> VisiblePoints:
         table = self._unique().sort_by([("frame", "ascending"), ("id", "ascending")])
         counts = np.bincount(table.column("frame").to_numpy(), minlength=num_frames)
         return VisiblePoints.from_counts(counts, table.column("id").to_numpy())
 
     def _unique(self) -> pa.Table:
-        return pa.concat_tables(self._parts).group_by(["frame", "id"]).aggregate([])
+        return self._table.group_by(["frame", "id"]).aggregate([])
 
 
 def _stream(path: Path, columns: dict[str, pa.DataType], progress: bool) -> Iterator[pd.DataFrame]:
     """A CSV file in blocks, none empty; only the columns named, of these types, and only the rows that have them all.
 
     pyarrow reads it on all cores, several times as fast as pandas would.
+
+    Raises:
+        LifeError: it cannot be read to its end, lacks a column, or has no rows.
     """
+    num_rows = 0
     try:
         with (
             pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
@@ -317,8 +303,11 @@ def _stream(path: Path, columns: dict[str, pa.DataType], progress: bool) -> Iter
         ):
             for batch in reader:
                 if len(table := batch.to_pandas().dropna()):
+                    num_rows += len(table)
                     yield table
                 bar.update(file.tell() - bar.n)
+        if not num_rows:
+            raise pa.ArrowInvalid("it has no rows")
     except KeyError as error:
         raise LifeError(f"{path} is no such file of Aria's: {error.args[0]}.") from error
     except (pa.ArrowInvalid, OSError) as error:
@@ -368,7 +357,11 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
                 f"writes {TIMES[1:]} into its log folder; put it as {name} into "
                 f"{' or '.join(map(str, dict.fromkeys((folder, *beside))))}."
             )
-        shown, taken = _read_times(files[0])
+        # The first column is written with a point.
+        table = pd.concat(_stream(files[0], {_SHOWN: pa.float64(), _TAKEN: pa.int64()}, progress=False))
+        shown, taken = table[_SHOWN].to_numpy(), table[_TAKEN].to_numpy()
+        if (np.diff(shown) < 0).any() or (np.diff(taken) < 0).any():
+            raise LifeError(f"{files[0]} has times that run backwards.")
         rows = np.flatnonzero(life.video_index == number)
         seconds, last = life.timestamps[rows], (shown[-1] - shown[0]) / 1e9
         if last < _LEAST_COVERED * seconds[-1] - 1:
@@ -380,13 +373,3 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
         at = np.interp(seconds[inside] * 1e9, shown - shown[0], taken - taken[0])
         times[rows[inside]] = np.round((taken[0] + at) / 1000)
     return times
-
-
-def _read_times(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Columns `mp4_time_ns` and `vrs_device_time_ns`, a row for each frame, as Aria's vrs_to_mp4 writes them."""
-    columns = {"mp4_time_ns": pa.float64(), "vrs_device_time_ns": pa.int64()}  # the first is written with a point
-    table = pd.concat([pd.DataFrame(columns=list(columns)), *_stream(path, columns, progress=False)])
-    shown, taken = table["mp4_time_ns"].to_numpy(np.float64), table["vrs_device_time_ns"].to_numpy(np.int64)
-    if table.empty or (np.diff(shown) < 0).any() or (np.diff(taken) < 0).any():
-        raise LifeError(f"{path} holds no rows, or times that run backwards.")
-    return shown, taken

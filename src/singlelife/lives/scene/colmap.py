@@ -1,11 +1,9 @@
 """COLMAP: poses and visible points of the models that it made, and the reconstruction of a life's frames.
 
 The binary format of a model is short and documented, so it is read here, and every size is checked against the file:
-pycolmap makes numbers of what is cut off. It is needed only to reconstruct, which runs on the CPU.
-
-A reconstruction works in the folder `reconstruction` of the prepared life. Features and matches are kept
-there, in COLMAP's database, so a run that was killed goes on; only the last stage, which builds the models, starts
-again.
+pycolmap makes numbers of what is cut off. It is needed only to reconstruct, which runs on the CPU in the folder
+`reconstruction` of the prepared life. COLMAP's database there keeps features and matches, so a run that was killed
+goes on; only the last stage, which builds the models, starts again.
 """
 
 import json
@@ -54,12 +52,11 @@ def is_model(folder: Path) -> bool:
 def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
     """The geometry that COLMAP found of a life.
 
-    Images are matched to frames by their names, `<video>/<frame_index>.jpg`, such as `morning.mp4/120.jpg` (any
-    extension, percent-encoded or not; leading zeros do not matter). The intrinsics are scaled to the stored frames and
-    leave out lens distortion. The unit of the poses is COLMAP's own, another in each model.
+    Images are matched to frames by their names, `<video>/<frame_index>.jpg` (any extension, percent-encoded or not,
+    with leading zeros or none). Intrinsics are scaled to the stored frames, without lens distortion. The unit of the
+    poses is COLMAP's own, another in each model.
 
     Args:
-        life: the prepared life.
         models: folders; each is a component. A frame that is in several belongs to the one with the most images.
 
     Raises:
@@ -83,10 +80,9 @@ def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
         names = [repr(image.name) for images in read for image in images[:3]]
         wanted = [repr(f"{video}/{index}.jpg") for video, index in list(row_of)[:3]]
         raise LifeError(
-            f"No image of the COLMAP model in {models[0].parent if len(models) > 1 else models[0]} is a frame of the "
-            f"life {life.name}. Its images are named {', '.join(names[:3]) or '(there are none)'}; frames are named "
-            f"VIDEO/NUMBER.jpg, here {', '.join(wanted)}. Rename the images, or let `singlelife poses {life.name}` "
-            "make the model."
+            f"No image of the COLMAP model in {models[0]} is a frame of the life {life.name}. Its images are named "
+            f"{', '.join(names[:3]) or '(there are none)'}; frames are named {', '.join(wanted)}. Rename the images, "
+            f"or let `singlelife poses {life.name}` make the model."
         )
     return Geometry(VisiblePoints.from_frames(points), component, poses, intrinsics)
 
@@ -99,13 +95,11 @@ def _frame_of(name: str) -> tuple[str, int]:
 
 def _read_model(folder: Path) -> list[_Image]:
     for path in (folder / "cameras.bin", folder / "images.bin"):
-        if path.with_suffix(".txt").is_file() and not path.is_file():
-            raise LifeError(
-                f"The COLMAP model in {folder} is text. Make it binary: colmap model_converter --output_type BIN "
-                f"--input_path {folder} --output_path {folder}"
-            )
         if not path.is_file():
-            raise LifeError(f"The COLMAP model in {folder} is not whole: {path.name} is missing.")
+            raise LifeError(
+                f"The COLMAP model in {folder} is not whole: {path.name} is missing. If it is text, make it binary: "
+                f"colmap model_converter --output_type BIN --input_path {folder} --output_path {folder}"
+            )
     path = folder / "cameras.bin"
     try:
         cameras = dict(_cameras(_mapped(path)))
@@ -160,15 +154,10 @@ def _images(content: mmap.mmap, cameras: dict[int, tuple[np.ndarray, np.ndarray]
 
 
 def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:
-    """Reconstruct a life from its frames.
-
-    Features are SIFT. Each video is taken to be of one camera, whose focal length is found too. Pairs are matched
-    along each video and between keyframes of the whole life.
+    """Reconstruct a life from its frames, by SIFT features. Each video is of one camera, whose focal length is found.
 
     Args:
-        life: the prepared life.
         rate: frames used per second, in Hz.
-        progress: show progress bars on stderr.
 
     Returns:
         A folder of COLMAP models, for `life_geometry(life, source=...)`. Frames that did not register are in none.
@@ -242,19 +231,17 @@ def _write_frames(life: PreparedLife, rows: np.ndarray, folder: Path, names: lis
 def _match(pycolmap: Any, work: Path, names: list[str], pairs: np.ndarray, progress: bool) -> None:
     """Find features, and match them. COLMAP passes over what the database has."""
     database, listed = work / "database.db", work / "pairs.txt"
-    with tqdm(desc="Finding features", unit=" frames", total=len(names), disable=not progress) as bar:
-        for start in range(0, len(names), _IMAGES_AT_ONCE):
-            some = names[start : start + _IMAGES_AT_ONCE]
-            pycolmap.extract_features(database, work / "images", image_names=some, device=pycolmap.Device.cpu)
-            bar.update(len(some))
+    blocks = range(0, len(names), _IMAGES_AT_ONCE)
+    for start in tqdm(blocks, f"Finding features, {_IMAGES_AT_ONCE} frames at a time", disable=not progress):
+        some = names[start : start + _IMAGES_AT_ONCE]
+        pycolmap.extract_features(database, work / "images", image_names=some, device=pycolmap.Device.cpu)
     options = pycolmap.ImportedPairingOptions()
     options.match_list_path = listed
-    with tqdm(desc="Matching pairs", unit=" pairs", total=len(pairs), disable=not progress) as bar:
-        for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-            part = pairs[start : start + _PAIRS_AT_ONCE]
-            listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in part), encoding="utf-8")
-            pycolmap.match_image_pairs(database, pairing_options=options, device=pycolmap.Device.cpu)
-            bar.update(len(some))
+    blocks = range(0, len(pairs), _PAIRS_AT_ONCE)
+    for start in tqdm(blocks, f"Matching pairs, {_PAIRS_AT_ONCE} at a time", disable=not progress):
+        part = pairs[start : start + _PAIRS_AT_ONCE]
+        listed.write_text("".join(f"{names[i]} {names[j]}\n" for i, j in part), encoding="utf-8")
+        pycolmap.match_image_pairs(database, pairing_options=options, device=pycolmap.Device.cpu)
 
 
 def _map(pycolmap: Any, work: Path, models: Path, progress: bool) -> None:

@@ -19,14 +19,9 @@ if TYPE_CHECKING:
 
 _VOXEL_BITS = 21  # of each coordinate: three of them make a positive int64
 _GRID = 48  # rows and columns of pixels that are taken of a frame's depth, at most
-# A voxel is this part of the median depth. The overlap then correlates with that of warping by depth, on two simulated
-# lives, at 0.96 and 0.94; at 0.95 and 0.90 with 16, at 0.94 and 0.93 with 4.
-_VOXELS_PER_DEPTH = 8
+_VOXELS_PER_DEPTH = 8  # with 4 or 16, the overlap correlates less with that of warping by depth (0.96 and 0.94)
 _BATCH = 256  # frames whose depth is read at once
-# A voxel counts by this power of its nearness, as it covers less of the image the further it is, but far surfaces have
-# less than a pixel a voxel. On two simulated lives, the median is then 0.95 of that of depth maps (0.7 to 1.16 for 80%
-# of the frames), and 1.6 to 1.9 without.
-_NEARNESS = 1.5
+_NEARNESS = 1.5  # a voxel counts by this power of its nearness: far ones cover less of the image
 
 
 @dataclass(frozen=True)
@@ -35,8 +30,7 @@ class VisiblePoints:
 
     Attributes:
         offsets: int64 (n + 1,), from 0, never falling.
-        ids: int64 (offsets[-1],), ascending and without doubles within each frame. Ids of different `component`s of a
-            `Geometry` say nothing of each other.
+        ids: int64 (offsets[-1],), ascending and without doubles within each frame; of a world for each component.
     """
 
     offsets: np.ndarray
@@ -47,7 +41,7 @@ class VisiblePoints:
         """From the ids of each frame, in any order and with doubles."""
         unique = [np.unique(np.asarray(ids, dtype=np.int64)) for ids in frames]
         counts = np.array([len(ids) for ids in unique], dtype=np.int64)
-        return cls.from_counts(counts, np.concatenate(unique) if unique else np.zeros(0, dtype=np.int64))
+        return cls.from_counts(counts, np.concatenate([np.zeros(0, dtype=np.int64), *unique]))
 
     @classmethod
     def from_counts(cls, counts: np.ndarray, ids: np.ndarray) -> "VisiblePoints":
@@ -106,16 +100,8 @@ def frames_at_rate(life: "PreparedLife", rate: float) -> np.ndarray:
 
 
 def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
-    """The voxel of each point, as one number, so that what is seen twice has one name.
-
-    Args:
-        points: world coordinates, (..., 3), in any unit.
-        size: side of a voxel, in the same unit.
-
-    Returns:
-        int64 (...), not negative, the same for all points of a voxel and no others; -1 for points that are not finite
-        or lie further than a million voxels from the origin.
-    """
+    """The number of the voxel of side `size` in which each world point (..., 3) lies, int64 (...), from 0; -1 for
+    points that are not finite or lie further than a million voxels from the origin."""
     half = 1 << (_VOXEL_BITS - 1)
     with np.errstate(invalid="ignore"):  # NaN and infinity become -1 below
         cells = np.floor(np.asarray(points, dtype=np.float64) / size)
@@ -128,7 +114,6 @@ def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | N
     """How far away is what frames see: the median along the camera's axis, in the unit of the poses.
 
     Args:
-        life: the prepared life.
         rows: of the life, int64 (k,).
         geometry: of the life, whose voxels are taken; without it, the life's own depth.
 
@@ -171,14 +156,7 @@ def default_voxel_size(life: "PreparedLife") -> float:
 
 
 def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = True) -> Geometry:
-    """The geometry of a life that has poses, intrinsics and depth.
-
-    All its poses count as one world. Memory grows with the visible points alone.
-
-    Args:
-        life: the prepared life.
-        voxel_size: side of a voxel, in the unit of the poses; over the depth's error and the distance of its pixels.
-        progress: show a progress bar on stderr.
+    """The geometry of a life that has poses, intrinsics and depth: one component, of voxels of side `voxel_size`.
 
     Raises:
         LifeError: the life has no poses, intrinsics or depth, or frames of several sizes.
@@ -199,16 +177,8 @@ def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = 
 
 
 def back_project(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """World points at the centres of a grid of pixels of each frame.
-
-    Args:
-        depth: along the camera's axis, (k, height, width); 0 where unknown.
-        poses: camera to world, (k, 4, 4).
-        intrinsics: fx, fy, cx, cy in pixels, (k, 4).
-
-    Returns:
-        float64 (k, at most 48 * 48, 3), in the unit of depth and poses; NaN where the depth is unknown.
-    """
+    """World points at the centres of a grid of pixels of each frame, float64 (k, at most 48 * 48, 3); NaN where the
+    depth (k, height, width) is 0, for unknown. Poses are camera to world, intrinsics (k, 4) in pixels."""
     row, column = (np.unique(np.linspace(0, side - 1, _GRID).round().astype(int)) for side in depth.shape[1:])
     z = depth[:, row[:, None], column].astype(np.float64)
     z[z <= 0] = np.nan

@@ -16,12 +16,12 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from PIL import Image
 
 from singlelife.errors import LifeError
@@ -112,8 +112,7 @@ class PosedRecording:
             yield frame, self.poses[frame.frame_index], intrinsics, self._depth(frame.frame_index, size, intrinsics)
 
     def _intrinsics_of(self, width: int, height: int) -> np.ndarray:
-        """The intrinsics for pictures of a size. If they belong to pictures of another size, which shows because the
-        principal point is not near the middle, they are scaled."""
+        """The intrinsics for pictures of a size, scaled if their principal point shows that they are of another."""
         scale = width / (2 * self.intrinsics[2])
         return self.intrinsics * (scale if abs(math.log2(scale)) > 0.5 else 1.0) if scale > 0 else self.intrinsics
 
@@ -176,7 +175,7 @@ def posed_recording(folder: Path) -> PosedRecording | None:
     Raises:
         LifeError: it has such a layout, but a file is missing or cannot be read, or a pose is not a rigid motion.
     """
-    readers: dict[str, Callable[[Path], PosedRecording]] = {
+    readers = {
         "color/* pose/*.txt": _scannet,
         "*.color.png *.pose.txt": _seven_scenes,
         "rgb.txt groundtruth.txt": _tum,
@@ -185,40 +184,28 @@ def posed_recording(folder: Path) -> PosedRecording | None:
     }
     for patterns, read in readers.items():
         if all(next(folder.glob(pattern), None) for pattern in patterns.split()):
-            files = sorted([*folder.rglob("*"), *filter(Path.exists, [_kitti_poses(folder)])])
-            known = [(str(file), (facts := file.lstat()).st_mtime_ns, facts.st_size) for file in files]
-            return _read_once(read, folder, tuple(known))
+            return read(folder)
     return None
-
-
-@lru_cache(maxsize=4)
-def _read_once(read: Callable[[Path], PosedRecording], folder: Path, _files: tuple) -> PosedRecording:
-    """A command asks for a life several times, and its poses may be thousands of files."""
-    return read(folder)
-
-
-def _kitti_poses(folder: Path) -> Path:
-    """Where the data set keeps the poses of a sequence."""
-    return folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
 
 
 def _scannet(folder: Path) -> PosedRecording:
     images = _numbered(folder / "color", _PICTURES)
-    poses = {number: _matrix(path, 4, 4) for number, path in _numbered(folder / "pose", (".txt",)).items()}
+    poses = {number: _matrix(path, 4) for number, path in _numbered(folder / "pose", (".txt",)).items()}
     depth = _numbered(folder / "depth", (".png",))
     cameras = [folder / "intrinsic" / f"intrinsic_{name}.txt" for name in ("color", "depth")]
-    color, of_depth = (_camera(_matrix(path, 4, 4)) if path.is_file() else None for path in cameras)
+    color, of_depth = (_camera(_matrix(path, 4)) if path.is_file() else None for path in cameras)
     return _recording(
         folder, "ScanNet", list(images.values()),
         np.stack([poses.get(number, np.full((4, 4), np.nan)) for number in images]),
-        _full_nan() if color is None else color, [depth.get(number) for number in images], depth_intrinsics=of_depth,
+        np.full(4, np.nan) if color is None else color,
+        [depth.get(number) for number in images], depth_intrinsics=of_depth,
     )  # fmt: skip
 
 
 def _seven_scenes(folder: Path) -> PosedRecording:
     images = sorted(folder.glob("*.color.png"))
     of_frame = [path.name.removesuffix(".color.png") for path in images]
-    poses = [_matrix(folder / f"{name}.pose.txt", 4, 4) for name in of_frame]
+    poses = [_matrix(folder / f"{name}.pose.txt", 4) for name in of_frame]
     depth = [path if (path := folder / f"{name}.depth.png").is_file() else None for name in of_frame]
     camera = np.array([585.0, 585.0, 320.0, 240.0])
     return _recording(folder, "7-Scenes", images, np.stack(poses), camera, depth)
@@ -248,31 +235,28 @@ def _tum(folder: Path) -> PosedRecording:
 def _kitti(folder: Path) -> PosedRecording:
     camera = next(name for name in ("image_2", "image_3", "image_0", "image_1") if (folder / name).is_dir())
     images = sorted((folder / camera).glob("*.png"))
-    found = [folder / "poses.txt", _kitti_poses(folder)]
-    poses = next((path for path in found if path.is_file()), None)
-    if poses is None:
-        raise LifeError(f"{folder}: no poses; neither {found[0].name} here nor {found[1]} is there.")
-    lines = dict(line.split(":", 1) for line in _text(folder / "calib.txt").splitlines() if ":" in line)
+    poses = folder / "poses.txt"
+    if not poses.is_file():  # where the data set keeps those of a sequence
+        poses = folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
+    lines = dict(line.split(":", 1) for line in _lines(folder / "calib.txt") if ":" in line)
     try:
         projection = np.array(lines[f"P{camera[-1]}"].split(), dtype=np.float64).reshape(3, 4)
     except (KeyError, ValueError) as error:
         raise LifeError(f"{folder / 'calib.txt'}: no line P{camera[-1]} with 12 numbers.") from error
-    times = (
-        _numbers(folder / "times.txt", 1)[:, 0] if (folder / "times.txt").is_file() else np.arange(len(images)) / 10
-    )
-    motion = _poses_of_lines(poses)
+    times = np.arange(len(images)) / 10
+    if (folder / "times.txt").is_file():
+        times = _numbers(folder / "times.txt", 1)[:, 0]
     # The poses are those of the left grey camera; P[:, 3] says how far this one is to its side.
     aside = np.eye(4)
     aside[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
-    return _recording(
-        folder, "KITTI", images, motion @ aside, _camera(projection), [None] * len(images), times=times
-    )  # fmt: skip
+    motion, depth = _poses_of_lines(poses) @ aside, [None] * len(images)
+    return _recording(folder, "KITTI", images, motion, _camera(projection), depth, times=times)
 
 
 def _poses_file(folder: Path) -> PosedRecording:
     poses = _poses_of_lines(folder / "poses.txt")
     calibration = next((path for name in ("K.txt", "intrinsics.txt") if (path := folder / name).is_file()), None)
-    camera = _full_nan() if calibration is None else _camera(_matrix(calibration, 3, 3))
+    camera = np.full(4, np.nan) if calibration is None else _camera(_matrix(calibration, 3))
     maps = _numbered(folder / "depth", (".png",))
     pictures = next((folder / name for name in ("images", "color", "rgb") if (folder / name).is_dir()), None)
     if pictures is not None:
@@ -305,8 +289,9 @@ def _recording(
     poses = np.where(known[:, None, None], poses, np.nan)
     turns = poses[known, :3, :3]
     wrong = np.abs(turns @ turns.transpose(0, 2, 1) - np.eye(3)).max(axis=(1, 2), initial=0) > _ROTATION_TOLERANCE
-    if wrong.any() or (np.linalg.det(turns) < 0).any():
-        first = int(np.flatnonzero(known)[np.flatnonzero(wrong | (np.linalg.det(turns) < 0))[0]])
+    wrong |= np.linalg.det(turns) < 0
+    if wrong.any():
+        first = np.flatnonzero(known)[wrong][0]
         raise LifeError(f"{folder}: the pose of frame {first} is no rotation and shift (camera to world).")
     if not known.any():
         raise LifeError(f"{folder}: no frame has a pose.")
@@ -315,42 +300,38 @@ def _recording(
     )
 
 
-def _full_nan() -> np.ndarray:
-    return np.full(4, np.nan)
-
-
 def _camera(matrix: np.ndarray) -> np.ndarray:
     """fx, fy, cx, cy of a camera matrix."""
     return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]])
 
 
-def _text(path: Path) -> str:
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file that say something: those that begin with # do not."""
     try:
-        return path.read_text(encoding="utf-8")
+        lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise LifeError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error}).") from error
+    if not (lines := [line for line in lines if line.strip()[:1] not in ("", "#")]):
+        raise LifeError(f"{path}: it is empty.")
+    return lines
 
 
 def _numbers(path: Path, columns: int) -> np.ndarray:
-    """A table of numbers, float64 (n, at least `columns`); lines that begin with # say nothing."""
-    lines = [line.replace(",", " ").split() for line in _text(path).splitlines() if line.strip()[:1] not in ("", "#")]
-    for number, line in enumerate(lines, start=1):
-        try:
-            values = [float(word) for word in line]
-        except ValueError as error:
-            raise LifeError(f"{path}: line {number} is not all numbers.") from error
-        if len(values) < columns or len(values) != len(lines[0]):
-            raise LifeError(f"{path}: line {number} has {len(values)} numbers, not {max(columns, len(lines[0]))}.")
-    if not lines:
-        raise LifeError(f"{path}: it is empty.")
-    return np.array(lines, dtype=np.float64)
+    """A table of numbers, float64 (n, at least `columns`)."""
+    try:
+        values = np.loadtxt([line.replace(",", " ") for line in _lines(path)], dtype=np.float64, ndmin=2)
+    except ValueError as error:
+        raise LifeError(f"{path}: it is no table of numbers ({error}).") from error
+    if values.shape[1] < columns:
+        raise LifeError(f"{path}: a line has {values.shape[1]} numbers, not {columns}.")
+    return values
 
 
-def _matrix(path: Path, rows: int, columns: int) -> np.ndarray:
-    values = _numbers(path, columns)
-    if len(values) < rows:
-        raise LifeError(f"{path}: a matrix of {rows} × {columns} numbers is expected, and it has {values.shape}.")
-    return values[:rows, :columns]
+def _matrix(path: Path, side: int) -> np.ndarray:
+    values = _numbers(path, side)
+    if len(values) < side:
+        raise LifeError(f"{path}: a matrix of {side} × {side} numbers is expected, and it has {len(values)} lines.")
+    return values[:side, :side]
 
 
 def _poses_of_lines(path: Path) -> np.ndarray:
@@ -368,15 +349,15 @@ def _numbered(folder: Path, suffixes: Sequence[str]) -> dict[int, Path]:
     for path in sorted(folder.glob("*")):
         digits = re.findall(r"\d+", path.stem)
         if path.suffix.lower() in suffixes and digits:
-            if int(digits[-1]) in found:
-                raise LifeError(f"{folder}: {found[int(digits[-1])].name} and {path.name} have the same number.")
-            found[int(digits[-1])] = path
+            if (number := int(digits[-1])) in found:
+                raise LifeError(f"{folder}: {found[number].name} and {path.name} have the same number.")
+            found[number] = path
     return dict(sorted(found.items()))
 
 
 def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
     """Times and files of one of TUM's lists."""
-    lines = [line.split() for line in _text(path).splitlines() if line.strip()[:1] not in ("", "#")]
+    lines = [line.split() for line in _lines(path)]
     try:
         times = np.array([float(line[0]) for line in lines])
         files = [path.parent / line[1] for line in lines]
@@ -384,18 +365,15 @@ def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
         raise LifeError(f"{path}: each line should have a time and a file.") from error
     if gone := [file for file in files if not file.is_file()]:
         raise LifeError(f"{path} names {len(gone)} of {len(files)} files that are not here, such as {gone[0]}.")
-    if not files or (np.diff(times) <= 0).any():
+    if (np.diff(times) <= 0).any():
         raise LifeError(f"{path}: the times should grow from line to line.")
     return times, files
 
 
 def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each wanted time the row of the nearest of `times`, int64; -1 where that is too far away."""
-    order = np.argsort(times, kind="stable")
-    after = (
-        np.searchsorted(times[order], wanted).clip(1, len(times) - 1) if len(times) > 1 else np.zeros(len(wanted), int)
+    """For each of the ascending wanted times the row of the nearest of `times`, int64; -1 if it is too far away."""
+    known = pd.DataFrame({"time": times, "row": np.arange(len(times))}).sort_values("time", kind="stable")
+    found = pd.merge_asof(
+        pd.DataFrame({"time": wanted}), known, on="time", direction="nearest", tolerance=_TUM_TOLERANCE
     )
-    before = np.maximum(after - 1, 0)
-    closer = np.abs(times[order[before]] - wanted) <= np.abs(times[order[after]] - wanted)
-    row = order[np.where(closer, before, after)]
-    return np.where(np.abs(times[row] - wanted) <= _TUM_TOLERANCE, row, -1)
+    return found["row"].fillna(-1).to_numpy(np.int64)

@@ -22,12 +22,7 @@ from singlelife.lives.prepared import GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.prepared import GEOMETRY_METADATA as METADATA
 from singlelife.lives.registry import recordings_dir
 from singlelife.lives.scene import aria, colmap
-from singlelife.lives.scene.geometry import (
-    Geometry,
-    VisiblePoints,
-    default_voxel_size,
-    depth_geometry,
-)
+from singlelife.lives.scene.geometry import Geometry, VisiblePoints, default_voxel_size, depth_geometry
 from singlelife.lives.video.reader import VideoFile, video_fingerprint
 
 FORMAT_VERSION = 1
@@ -84,7 +79,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         if len(geometry) != len(life):
             raise ValueError(f"it is of {len(geometry)} frames, not {len(life)}")
     except Exception as error:  # of several libraries, by what is damaged
-        raise _damaged(life, FOLDER, error) from error
+        raise _damaged(life, error) from error
     return geometry
 
 
@@ -105,35 +100,27 @@ def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise _damaged(life, f"{FOLDER}/{METADATA}", error) from error
+        raise _damaged(life, error) from error
     return metadata if metadata.get("format_version") == FORMAT_VERSION else None
 
 
-def _damaged(life: PreparedLife, name: str, error: Exception) -> LifeError:
-    return LifeError(
-        f"{life.path / name} cannot be read ({error}). Delete {life.path / FOLDER} and run `singlelife poses "
-        f"{life.name}` again."
-    )
+def _damaged(life: PreparedLife, error: Exception) -> LifeError:
+    folder = life.path / FOLDER
+    return LifeError(f"{folder} cannot be read ({error}). Delete it and run `singlelife poses {life.name}` again.")
 
 
 def life_geometry(
-    life: PreparedLife,
-    *,
-    source: Path | None = None,
-    voxel_size: float = 0.0,
-    progress: bool = True,
+    life: PreparedLife, *, source: Path | None = None, voxel_size: float = 0.0, progress: bool = True
 ) -> Geometry:
     """The geometry of a life: the stored one, or made and stored now.
 
     Two processes may ask at once: one makes it, the other waits.
 
     Args:
-        life: the prepared life.
         source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
             the folder `slam` of the life's recordings; else the life's own depth and poses.
         voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else
             0.1 m for Aria, and an eighth of the median depth for depth. COLMAP's points need none.
-        progress: show progress bars on stderr.
 
     Raises:
         LifeError: there is no source, or it cannot be used.
@@ -143,18 +130,18 @@ def life_geometry(
     found = None if named_before else find_source(life, source)
     if found is not None:
         settings = {"voxel_size": voxel_size or (metadata["settings"]["voxel_size"] if metadata else 0.0), **_SETTINGS}
-        fingerprint = _fingerprint(life, found, settings)
-        if metadata is None or metadata["fingerprint"] != fingerprint:
+        made_from = {"fingerprint": _fingerprint(life, found, settings), "chosen": source is not None}
+        if metadata is None or metadata["fingerprint"] != made_from["fingerprint"]:
             with locked(Path(f"{life.path}.geometry"), f"the poses of {life.name}"):
-                metadata = geometry_metadata(life)
-                if metadata is None or metadata["fingerprint"] != fingerprint:  # else the other process has made it
-                    _make(life, found, settings, {"fingerprint": fingerprint, "chosen": source is not None}, progress)
+                metadata = geometry_metadata(life)  # perhaps of the process that held the lock
+                if metadata is None or metadata["fingerprint"] != made_from["fingerprint"]:
+                    _make(life, found, settings, made_from, progress)
     geometry = stored_geometry(life)
     if geometry is None:
         raise LifeError(
             f"The camera poses of the life {life.name} are not known. Put an Aria MPS folder or a COLMAP model into "
-            f"{_slam_folder(life)}, name one with `singlelife poses {life.name} --from FOLDER`, or let `singlelife "
-            f"poses {life.name}` reconstruct them from the frames."
+            f"{recordings_dir() / life.name / 'slam'}, name one with `singlelife poses {life.name} --from FOLDER`, or "
+            f"let `singlelife poses {life.name}` reconstruct them from the frames."
         )
     return geometry
 
@@ -165,7 +152,7 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     Raises:
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
     """
-    root = folder or _slam_folder(life)
+    root = folder or recordings_dir() / life.name / "slam"
     shuffled = life.metadata.get("shuffled")  # its frames no longer stand where a recording's times say
     if shuffled and folder is not None:
         raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
@@ -178,15 +165,10 @@ def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySourc
     if folder is not None:
         raise LifeError(
             f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model "
-            "(cameras.bin, images.bin), nor do the folders in it."
-            + (" Unpack the .zip files in it first." if any(root.rglob("*.zip")) else "")
+            "(cameras.bin, images.bin), nor do the folders in it. Unpack the .zip files in it, if there are any."
         )
     known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
     return GeometrySource("depth") if known else None
-
-
-def _slam_folder(life: PreparedLife) -> Path:
-    return recordings_dir() / life.name / "slam"
 
 
 def _fingerprint(life: PreparedLife, source: GeometrySource, settings: dict[str, Any]) -> str:
@@ -207,21 +189,19 @@ def _make(
     life: PreparedLife, source: GeometrySource, settings: dict[str, Any], metadata: dict[str, Any], progress: bool
 ) -> None:
     """Make and store the geometry, and `metadata` with it."""
-    voxel_size = settings["voxel_size"]
+    size = settings["voxel_size"]
     if source.kind == "Aria MPS":
-        voxel_size = voxel_size or aria.DEFAULT_VOXEL_SIZE
-        geometry = aria.aria_geometry(life, source.folders, source.roots, voxel_size=voxel_size, progress=progress)
+        size = size or aria.DEFAULT_VOXEL_SIZE
+        geometry = aria.aria_geometry(life, source.folders, source.roots, voxel_size=size, progress=progress)
     elif source.kind == "COLMAP":
-        voxel_size = 0.0
         geometry = colmap.colmap_geometry(life, list(source.folders))
     else:
-        voxel_size = voxel_size or default_voxel_size(life)
-        geometry = depth_geometry(life, voxel_size=voxel_size, progress=progress)
+        geometry = depth_geometry(life, voxel_size=size or default_voxel_size(life), progress=progress)
     metadata |= {
         "format_version": FORMAT_VERSION,
         "source": source.kind,
         "settings": settings,
-        "voxel_size": voxel_size,
+        "voxel_size": geometry.voxel_size,
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
         "components": len(np.unique(geometry.component[geometry.component >= 0])),

@@ -22,9 +22,8 @@ class SimulatedSource:
         tics_per_frame: game tics of 1/35 s between two frames.
         still: the camera stays where the map begins: the control that is no life.
         depth: `"none"`; `"buffer"`, the game's 8-bit depth buffer, off by 2.4 map units in the median and by less than
-            8 for 99% of the pixels away from edges; or `"exact"`, rays cast against the map, without error but for
-            rounding to `DEPTH_SCALE`. In both 0 is unknown: the sky, and in `"exact"` also where the buffer shows
-            something else, such as things that stand in the map.
+            8 for 99% of the pixels away from edges; or `"exact"`, rays cast against the map, rounded to `DEPTH_SCALE`.
+            0 is unknown: the sky, and in `"exact"` also things that stand in the map.
     """
 
     wad: str
@@ -53,8 +52,7 @@ class ScreenSource:
     """What to draw.
 
     Attributes:
-        screen: `"slides"`, each shown for 4 to 15 s, with titles, lines of text, charts and boxes; or `"desktop"`,
-            where windows are opened, moved and closed, their text scrolls, and a pointer goes about.
+        screen: `"slides"`, each shown for 4 to 15 s, or `"desktop"`, with windows that move and text that scrolls.
         seed: of what is on it.
         num_frames: length in frames.
         frames_per_second: of the recording.

@@ -1,10 +1,8 @@
 """A Doom map as its wad stores it, and the exact depth of what a camera sees in it.
 
-A map is straight lines that cut a plane into sectors of one floor and one ceiling height. The format is described in
-the Unofficial Doom Specs, https://www.gamers.org/dhs/helpdocs/dmsp1666.html.
-
-Depth comes from casting rays. The camera is level, so all pixels of a column look along one line of the plan. That
-line crosses walls and openings one after the other; a pixel sees the floor or ceiling that it meets before the next
+A map is straight lines that cut a plane into sectors of one floor and one ceiling height (the Unofficial Doom Specs,
+https://www.gamers.org/dhs/helpdocs/dmsp1666.html). The camera is level, so all pixels of a column look along one line
+of the plan. Where it crosses walls and openings, a pixel sees the floor or ceiling that it meets before the next
 crossing, or the wall there below or above the opening, or looks on through it.
 """
 
@@ -64,11 +62,7 @@ class DoomMap:
 
     @classmethod
     def read(cls, wad: Path, name: str) -> "DoomMap":
-        """Read one map.
-
-        Raises:
-            LifeError: the wad has no map of that name.
-        """
+        """Read one map; LifeError if the wad has none of that name."""
         content = wad.read_bytes()
         count, offset = np.frombuffer(content, "<i4", 2, 4)
         directory = np.frombuffer(content, _DIRECTORY, count, offset)
@@ -127,7 +121,8 @@ def exact_depth(
     intrinsics: np.ndarray,
     size: int,
 ) -> np.ndarray:
-    """Depth along a level camera's axis at the centre of each pixel of a square image.
+    """Depth along a level camera's axis at the centre of each pixel, float32 (size, size) in map units; infinite in
+    the sky.
 
     Args:
         doom_map: what the camera is in.
@@ -136,9 +131,6 @@ def exact_depth(
         angle: of the view, in degrees, 0 along x, counter-clockwise.
         intrinsics: fx, fy, cx, cy in pixels.
         size: of the image, in pixels.
-
-    Returns:
-        float32 (size, size) in map units; infinite where there is the sky.
     """
     floors, ceilings = np.append(floors, np.inf), np.append(ceilings, -np.inf)  # the last is OUTSIDE
     skies = np.append(doom_map.sky, False)
@@ -170,11 +162,8 @@ def exact_depth(
 def _crossings(
     doom_map: DoomMap, position: np.ndarray, angle: float, aside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each column's ray crosses lines, nearest first, infinitely far when there are no more.
-
-    Returns:
-        depth, sector before and sector behind, each (most crossings, columns).
-    """
+    """Where each column's ray crosses lines, nearest first, infinitely far when there are no more: depth, sector
+    before and sector behind, each (most crossings, columns)."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     to_camera = np.array([[sin, cos], [-cos, sin]])  # columns: right, forward
     start, direction = (doom_map.start - position[:2]) @ to_camera, doom_map.direction @ to_camera

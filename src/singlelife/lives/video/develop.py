@@ -29,11 +29,10 @@ _SHORTEST = 2.0  # seconds
 class Developer:
     """Makes pictures of the frames of one video.
 
-    - The display matrix is applied, turned or mirrored: all eight ways.
+    - The display matrix is applied, all eight ways.
     - Of interlaced frames one field is kept, since the two are of different moments.
-    - HDR is made SDR: HLG (the light of the scene, by the inverse curve of ITU-R BT.2100, 75% of the signal is white)
-      and PQ (203 cd/m² are white, as in BT.2408). Light up to 0.75 of white stays as it is; from there a Möbius
-      curve leads the peak (3.8 times white in HLG, 1,000 cd/m² in PQ) to 1, alike for the three colours.
+    - HDR is made SDR: HLG (BT.2100; 75% of the signal is white) and PQ (203 cd/m² are white, as in BT.2408). Light up
+      to 0.75 of white stays as it is; a Möbius curve leads the peak (3.8 times white in HLG, 1,000 cd/m² in PQ) to 1.
     - A file that says nothing of its colours has those of BT.709 if it is HD, else those of BT.601.
 
     Args:
@@ -131,14 +130,10 @@ def _compressed(light: np.ndarray, peak: float) -> np.ndarray:
     return np.where(light <= _KNEE, light, curve)
 
 
-def _encoded_light() -> np.ndarray:
-    """sRGB of linear light, uint8 (levels,)."""
-    light = np.linspace(0, 1, _LEVELS)
-    signal = np.where(light <= 0.0031308, 12.92 * light, 1.055 * light ** (1 / 2.4) - 0.055)
-    return np.round(255 * signal).astype(np.uint8)
-
-
-_ENCODED = _encoded_light()
+_LINEAR = np.linspace(0, 1, _LEVELS)  # of which the next is sRGB
+_ENCODED = np.round(
+    255 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
+).astype(np.uint8)
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:

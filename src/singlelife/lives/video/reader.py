@@ -27,7 +27,7 @@ DECODER_VERSION = 3  # part of the fingerprint of a life: raise it when the same
 _MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
 
 _MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
-_LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: from there on the file is taken as broken
+_LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: the file is broken from there on
 _DEFAULT_RATE = Fraction(25)  # Hz, of files that give neither times nor a rate
 _JITTER = 1  # seconds: clocks of spliced recordings jump further back than this
 _CUT_SECONDS = 60  # put between the parts of a spliced recording, so that no pair crosses
@@ -100,21 +100,17 @@ def video_fingerprint(source: VideoSource) -> str:
 class KeptFrame(NamedTuple):
     """One frame of a life."""
 
-    image: np.ndarray
-    """uint8 (height, width, 3), RGB, upright"""
-    timestamp: float
-    """seconds since the video's first frame"""
-    frame_index: int
-    """in the order of the video's frames, from 0, counting those not kept"""
+    image: np.ndarray  # uint8 (height, width, 3), RGB, upright
+    timestamp: float  # seconds since the video's first frame
+    frame_index: int  # in the order of the video's frames, from 0, counting those not kept
 
 
 class VideoReader:
     """The frames of a video at a rate, upright and resized.
 
     Ticks follow each other every `1 / frame_rate` seconds from the video's first frame on. Of the frames that are
-    nearer to one tick than to any other, the nearest is kept (the earlier of two as near). So each frame is kept at
-    most once, at its own presentation time; a video of varying rate stays so, one slower than the ticks gives all its
-    frames, and a hole in the recording stays a hole.
+    nearer to one tick than to any other, the nearest is kept (the earlier of two as near), at its own presentation
+    time. So a video slower than the ticks gives all its frames, and a hole in the recording stays a hole.
 
     Args:
         video: the path of a file, or what else a video is read from.
@@ -147,15 +143,14 @@ class VideoReader:
         max_pixels: int | None = None,
     ):
         source = VideoFile(video) if isinstance(video, Path) else video
-        self.path, self.frame_rate, self.frame_size = source.path, frame_rate, frame_size
+        self.path, self.frame_rate = source.path, frame_rate
         self.damaged_packets, self._notes = 0, list[str]()
         try:
             with source.open() as file:
-                empty = not file.read(1)
+                if not file.read(1):
+                    raise self._unusable("the file is empty")
         except OSError as error:
             raise self._unusable(f"it cannot be read ({error.strerror})") from error
-        if empty:
-            raise self._unusable("the file is empty")
         # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
         is_file = isinstance(source, VideoFile)
         limits = {
@@ -178,15 +173,20 @@ class VideoReader:
             self._container.close()
             raise
         if max_pixels is not None:
-            self._stream.codec_context.options = {"max_pixels": str(max_pixels)}
+            self._stream.codec_context.options = {"max_pixels": limits["max_pixels"]}
         self._stream.thread_type = "AUTO"
         self._stream.thread_count = min(num_threads, _MAX_THREADS)
         self._developer = Developer(frame_size, float(self._stream.sample_aspect_ratio or 1))
         self._still = StillStretches()
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
         self._end = 0  # of the last frame that was decoded, in ticks of that clock
-        self._announced = self._announced_by_header()
-        self.announced_seconds = self._announced or (self._container.duration or 0) / av.time_base
+        whole = (self._container.duration or 0) / av.time_base
+        self._announced: float | None = None  # length by the header; the file's may be that of its sound
+        if self._stream.duration is not None and self._stream.time_base is not None:
+            self._announced = float(self._stream.duration * self._stream.time_base)
+        elif len(self._container.streams) == 1:
+            self._announced = whole or None
+        self.announced_seconds = self._announced or whole
         kept_rate = min(frame_rate, self._stream.average_rate or frame_rate)
         self.num_frames_estimate = math.ceil(self.announced_seconds * kept_rate)
         self.stored_size = self._stream.width, self._stream.height
@@ -214,14 +214,6 @@ class VideoReader:
 
     def _unusable(self, why: str) -> LifeError:
         return LifeError(f"{self.path}: {why}.")
-
-    def _announced_by_header(self) -> float | None:
-        """How long the video is. (The file's own length may be that of its sound.)"""
-        if self._stream.duration is not None and self._stream.time_base is not None:
-            return float(self._stream.duration * self._stream.time_base)
-        if self._container.duration is not None and len(self._container.streams) == 1:
-            return self._container.duration / av.time_base
-        return None
 
     @property
     def created(self) -> datetime | None:
@@ -282,11 +274,16 @@ class VideoReader:
     def packet_times(self) -> Iterator[float]:
         """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
         of the file, up to where it is damaged. The reader is of no use afterwards."""
-        frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
         with contextlib.suppress(av.FFmpegError):
             for index, packet in enumerate(self._container.demux(self._stream)):
                 if packet.size:  # the last one is empty, to flush a decoder
-                    yield float((packet.pts if packet.pts is not None else round(index * frame_ticks)) * self._clock)
+                    yield float(self._shown(packet, index) * self._clock)
+
+    def _shown(self, timed: av.Packet | VideoFrame, index: int) -> int:
+        """In ticks of the stream's clock; by the number in the file where none is given, as in some AVI files."""
+        if timed.pts is not None:
+            return timed.pts
+        return round(index / (self._stream.average_rate or _DEFAULT_RATE) / self._clock)
 
     def __enter__(self) -> "VideoReader":
         return self
@@ -336,12 +333,10 @@ class VideoReader:
     def _timed(self) -> Iterator[tuple[int, VideoFrame]]:
         """All frames and their times since the first, in ticks of the stream's clock, never running backwards."""
         jitter, cut = round(_JITTER / self._clock), round(_CUT_SECONDS / self._clock)
-        frame_ticks = 1 / (self._stream.average_rate or _DEFAULT_RATE) / self._clock
         start: int | None = None
         last = 0
         for index, frame in enumerate(self._decode()):
-            # Some AVI files give no times: then by the frame's number.
-            shown = frame.pts if frame.pts is not None else round(index * frame_ticks)
+            shown = self._shown(frame, index)
             if start is None:
                 start = shown
             elif shown - start < last - jitter:

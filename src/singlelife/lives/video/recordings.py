@@ -3,7 +3,6 @@
 import glob
 import os
 import re
-import stat
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -70,20 +69,14 @@ def distinct(files: Sequence[Path]) -> list[Path]:
 
 
 def videos_in(path: Path) -> list[Path]:
-    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones.
-
-    Links to folders are followed, once each. Links that lead nowhere and folders that cannot be read are among what
-    is found. It is in natural order.
-    """
+    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones, in natural
+    order. Links to folders are followed, once each. What cannot be read is among what is found."""
     if not path.is_dir():
         return listed_in(path) if path.suffix == ".txt" else [path]
+    lost: list[OSError] = []
     found: list[Path] = []
     seen: set[str] = set()
-
-    def unreadable(error: OSError) -> None:
-        found.append(Path(error.filename))
-
-    for root, folders, files in os.walk(path, onerror=unreadable, followlinks=True):
+    for root, folders, files in os.walk(path, onerror=lost.append, followlinks=True):
         here = os.path.realpath(root)
         if here in seen:  # a link has led here before
             folders.clear()
@@ -93,7 +86,7 @@ def videos_in(path: Path) -> list[Path]:
         paths = [Path(root, name) for name in files if not name.startswith(".")]
         # os.path.exists, since Path.exists stops where one may not look
         found += [file for file in paths if file.suffix.lower() in VIDEO_SUFFIXES or not os.path.exists(file)]  # noqa: PTH110
-    return sorted(found, key=_natural)
+    return sorted([*found, *(Path(error.filename) for error in lost)], key=_natural)
 
 
 def listed_in(path: Path) -> list[Path]:
@@ -126,19 +119,13 @@ def order_of(files: Sequence[Path]) -> str:
 
 
 def _ordered(files: Sequence[Path]) -> tuple[str, list[Path]]:
-    known = [file for file in files if _is_file(file)] or files  # what cannot be read comes last
+    # os.path.isfile, since Path.is_file stops where one may not look. What cannot be read comes last.
+    known = [file for file in files if os.path.isfile(file)] or files  # noqa: PTH113
     found = ((name, order(known)) for name, order in _ORDERS.items())
     name, keys = next((name, keys) for name, keys in found if keys is not None)
     ordered = sorted(zip(keys, known, strict=True), key=lambda pair: (pair[0], _natural(pair[1])))
     lost = sorted(set(files) - set(known), key=_natural)
     return name, [*(file for _, file in ordered), *lost]
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return stat.S_ISREG(path.stat().st_mode)
-    except OSError:
-        return False
 
 
 def _times_in_names(files: Iterable[Path]) -> list[Any] | None:
