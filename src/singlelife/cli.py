@@ -1,4 +1,4 @@
-"""The command `singlelife`: which commands there are (`commands/` has the others), and how they end."""
+"""The command `singlelife`: which commands there are (`commands/` has a file for each), and how they end."""
 
 import sys
 from collections.abc import Sequence
@@ -50,7 +50,12 @@ exit codes: 0; 1 if some models or pairs failed and the others were measured; 2 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line, and return the exit code (see `_USAGE`). Errors that a user can act on are printed."""
+    """Run the command line.
+
+    Returns:
+        The exit code: 0; 1 if something could not be measured; 2 for an error that the user can act on, printed on
+        stderr; 130 if interrupted.
+    """
     show_warnings_plainly()
     try:
         return _run(list(sys.argv[1:] if arguments is None else arguments))
@@ -84,28 +89,10 @@ def _run(words: list[str]) -> int:
             raise SingleLifeError(f"{word} is a file, but a hyphen in front makes it a flag: write ./{word}")
     if words[0] not in COMMANDS:
         raise SingleLifeError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
-    if words[0] == "train":
-        return _train(words[1:])
+    if words[0] == "train":  # which defaults its --help shows depends on the life
+        return import_module("singlelife.commands.train").main(words[1:])
     command = import_module(f"singlelife.commands.{words[0]}").COMMAND
     return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()
-
-
-def _train(words: Sequence[str]) -> int:
-    """A function, not a data class with `run`: which defaults `--help` shows depends on `--life` and `--config`."""
-    from singlelife.machine import configure_cpu, say
-    from singlelife.pretraining.arguments import annotated_yaml, parse_arguments
-    from singlelife.pretraining.run_folder import check_start
-
-    config = parse_arguments(words)
-    if config.start.print_config:
-        print(annotated_yaml(config), end="")
-        return 0
-    check_start(config)
-    say("Loading PyTorch ...")
-    configure_cpu()
-    from singlelife.pretraining.pretrain import pretrain  # seconds: not before the settings are right
-
-    return pretrain(config)
 
 
 if __name__ == "__main__":

@@ -154,6 +154,18 @@ def test_masked_pixels_are_not_seen(model):
     assert not torch.equal(model(target, source + 1, bool_masked_pos=outputs.mask).logits, outputs.logits)
 
 
+@torch.no_grad()
+def test_masking_the_target_keeps_its_visible_features_in_place(model):
+    """Patches at positions far from each other, alone, are what they are when all patches can be seen."""
+    model.croco.encoder.layers = model.croco.encoder.layers[:0]  # without attention, patches do not mix
+    target, _ = views()
+    mask = torch.ones(2, 16, dtype=torch.bool)
+    mask[0, [3, 9]] = mask[1, [0, 15]] = False
+    visible = model.croco(target, bool_masked_pos=mask).last_hidden_state
+    whole = model.croco(target).last_hidden_state
+    close(visible, torch.stack([whole[0, [3, 9]], whole[1, [0, 15]]]))
+
+
 @settings(deadline=None, max_examples=25)
 @given(st.floats(0.05, 0.95), st.integers(0, 1000))
 def test_masks_hide_the_share_asked_for_and_come_from_the_generator(mask_ratio, seed):
@@ -186,6 +198,19 @@ def test_views_that_cannot_work_are_refused(model):
         model(target, source[:1])
     with pytest.raises(ValueError, match="cannot be cut into patches"):
         model.croco(target[..., :30], interpolate_pos_encoding=True)
+
+
+def test_gradient_checkpointing_changes_no_gradient(model):
+    mask = model(*views()).mask
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        model.train().zero_grad()
+        model(*views(), bool_masked_pos=mask).loss.backward()
+        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=0)
 
 
 def test_the_loss_is_float32_under_mixed_precision(model):

@@ -17,6 +17,7 @@ from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.scene.colmap import colmap_geometry, is_model, pairs_to_match, reconstruct
+from singlelife.lives.scene.geometry import frames_at_rate
 from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.simulation.simulated import render
 
@@ -126,6 +127,14 @@ def test_what_does_not_fit_is_named(model, message, small_life, tmp_path):
 # Reconstruction.
 
 
+def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
+    np.testing.assert_allclose(small_life.timestamps[frames_at_rate(small_life, 2.0)], np.arange(0, 4, 0.5), atol=1e-6)
+    assert len(frames_at_rate(small_life, 100.0)) == len(small_life)
+    clips = [write_clip(tmp_path / f"{number}.mp4", seconds=0.7) for number in range(3)]
+    life = prepare_life(get_life("three", clips), cache_dir=tmp_path, num_workers=1, progress=False)
+    assert life.frame_index[frames_at_rate(life, 1.0)].tolist() == [0, 0, 0]
+
+
 def test_pairs_are_along_each_video_and_across_the_life():
     video_index = np.array([0] * 100 + [1] * 900)
     pairs = pairs_to_match(video_index)
@@ -135,6 +144,17 @@ def test_pairs_are_along_each_video_and_across_the_life():
     assert (10, 17) not in known and (99, 100) not in known  # not along a video
     assert len(pairs) < 12 * len(video_index) + 150 * 149 / 2  # in proportion to the life, not to its square
     assert pairs_to_match(np.zeros(3, dtype=np.int64)).tolist() == [[0, 1], [0, 2], [1, 2]]
+
+
+@pytest.mark.integration
+def test_a_video_without_texture_gives_nothing_and_says_why(tmp_path):
+    pytest.importorskip("pycolmap", reason="the extra singlelife[poses] is not installed")
+    grey = np.full((48, 64, 3), 90, np.uint8)
+    clip = write_clip(tmp_path / "grey wall.mp4", picture=lambda *_: grey)
+    life = prepare_life(get_life("wall", [clip]), cache_dir=tmp_path, progress=False)
+    for _ in range(2):
+        with pytest.raises(LifeError, match="nothing from 8 frames of the life wall: it needs texture"):
+            reconstruct(life, progress=False)
 
 
 @pytest.fixture(scope="module")

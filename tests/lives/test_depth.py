@@ -9,9 +9,23 @@ import pytest
 
 from singlelife.cli import main
 from singlelife.errors import LifeError
-from singlelife.lives.pairs.pairing import PAIRINGS, PairingContext, PairSettings, make_pairing
+from singlelife.lives.pairs.overlap import find_overlaps
+from singlelife.lives.pairs.pairing import (
+    PAIRINGS,
+    PairingContext,
+    PairSettings,
+    RandomPairing,
+    SpatialPairing,
+    make_pairing,
+)
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import back_project, default_voxel_size, depth_geometry, median_depths, voxel_ids
+from singlelife.lives.scene.geometry import (
+    back_project,
+    default_voxel_size,
+    depth_geometry,
+    median_depths,
+    voxel_ids,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -57,6 +71,21 @@ def test_the_overlap_of_voxels_is_that_of_what_is_seen(sim_test):
     assert voxels[warped == 0].max() < 0.05
     assert (geometry.component == 0).all()
     np.testing.assert_array_equal(geometry.poses, sim_test.poses(np.arange(len(sim_test))))
+
+
+def test_spatial_pairs_see_the_same_surfaces_and_many_are_far_apart_in_time(sim_test):
+    rows, settings = np.arange(len(sim_test)), PairSettings(max_neighbours=1000)
+    geometry = depth_geometry(sim_test, voxel_size=default_voxel_size(sim_test), progress=False)
+    table = find_overlaps(geometry.points, geometry.component, settings)
+    covisible = []
+    for pairing in (SpatialPairing(table, rows, settings), RandomPairing(rows)):
+        first, second = pairing.pairs(0, np.arange(200)).T
+        covisible.append(np.minimum(seen_in(sim_test, first, second), seen_in(sim_test, second, first)))
+    spatial, by_chance = covisible
+    assert np.median(by_chance) == 0
+    assert np.median(spatial) > 0.3 and np.quantile(spatial, 0.1) > 0.08
+    gaps = np.abs(sim_test.timestamps[table.target] - sim_test.timestamps[table.source])
+    assert (gaps > 5).sum() > 1000
 
 
 def test_pixels_come_back_to_where_they_were_seen():

@@ -9,8 +9,10 @@ from importlib.metadata import version
 import numpy as np
 import psutil
 import pytest
+import torch
 
 from singlelife.errors import LifeError
+from singlelife.lives.prepare import life_fingerprint, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulation import SCREENS, ScreenSource, SimulatedSource
 from singlelife.lives.simulation.simulated import SimulatedFrame, draw_screen, render
@@ -44,6 +46,16 @@ def digest(frames: list[SimulatedFrame]) -> str:
         sha.update(frame.image.tobytes() + frame.pose.tobytes() + frame.depth.tobytes())
         sha.update(repr((frame.timestamp, frame.frame_index)).encode())
     return sha.hexdigest()
+
+
+def test_frames_have_the_promised_form(walk):
+    images, depth = np.stack([frame.image for frame in walk]), np.stack([frame.depth for frame in walk])
+    assert (images.shape, images.dtype) == ((400, SIZE, SIZE, 3), np.uint8)
+    assert (depth.shape, depth.dtype) == ((400, SIZE, SIZE), np.float32)
+    assert np.isfinite(depth).all() and (depth >= 0).all()
+    assert [frame.frame_index for frame in walk] == list(range(400))
+    np.testing.assert_allclose([frame.timestamp for frame in walk], np.arange(400) * 2 / 35)
+    np.testing.assert_allclose([frame.intrinsics for frame in walk], [[64, 76.8, 48, 48]] * 400)
 
 
 def test_a_source_gives_the_same_life_in_every_process(buffer_walk):
@@ -101,6 +113,49 @@ def test_exact_depth_agrees_with_the_game(walk, buffer_walk):
     assert (error < 8).mean() > 0.97
 
 
+def reprojection_error(first: SimulatedFrame, second: SimulatedFrame, pose: np.ndarray) -> tuple[float, float, float]:
+    """Mean absolute difference of `first` to `second` as seen from there, and to `second` as it is; share of pixels.
+
+    Where a point of the first image lies in the second is found from its depth and `pose`, the second's; points hidden
+    there are left out by the second's depth.
+    """
+    fx, fy, cx, cy = first.intrinsics
+    y, x = np.mgrid[:SIZE, :SIZE] + 0.5
+    z = first.depth.astype(np.float64)
+    points = np.stack([(x - cx) / fx * z, (y - cy) / fy * z, z, np.ones_like(z)]).reshape(4, -1)
+    there = np.linalg.inv(pose) @ first.pose @ points
+    before = np.maximum(there[2], 1)  # points behind the camera are left out below
+    u, v = there[0] / before * fx + cx, there[1] / before * fy + cy
+    seen = (z.reshape(-1) > 0) & (there[2] > 8) & (u > 1) & (u < SIZE - 1) & (v > 1) & (v < SIZE - 1)
+    at = np.where(seen, v, 0).astype(int), np.where(seen, u, 0).astype(int)
+    seen &= np.abs(second.depth[at] - there[2]) < 4 + 0.03 * there[2]
+    grid = np.where(seen, np.stack([u, v]) / SIZE * 2 - 1, 0).T.reshape(1, 1, -1, 2)
+    picture = torch.from_numpy(second.image).permute(2, 0, 1).unsqueeze(0).double()
+    warped = torch.nn.functional.grid_sample(picture, torch.from_numpy(grid), align_corners=False)[0, :, 0].T.numpy()
+    target = first.image.reshape(-1, 3).astype(float)
+    same_place = second.image.reshape(-1, 3).astype(float)
+    if not seen.any():
+        return np.nan, np.nan, 0.0
+    return np.abs(target - warped)[seen].mean(), np.abs(target - same_place)[seen].mean(), seen.mean()
+
+
+def test_depth_and_pose_explain_the_motion_between_frames(walk):
+    """Frames four apart: better than no motion, and than the pose of the frame before or after."""
+    results = []
+    for index in range(20, 390, 10):
+        first, second = walk[index], walk[index + 4]
+        error, same_place, seen = reprojection_error(first, second, second.pose)
+        moved = np.linalg.norm(second.pose[:3, 3] - first.pose[:3, 3]) > 20
+        if moved and seen > 0.2:
+            early, late = (reprojection_error(first, second, walk[index + gap].pose)[0] for gap in (3, 5))
+            results.append((error, same_place, early, late))
+    assert len(results) > 15
+    error, same_place, early, late = np.nanmean(results, axis=0)  # nan where a wrong pose leaves nothing in view
+    assert error < 0.5 * same_place
+    assert error < 0.8 * early
+    assert error < 0.8 * late
+
+
 def test_a_still_camera_does_not_move():
     source = SimulatedSource("freedoom2", "MAP01", num_frames=120, still=True, depth="buffer")
     frames = list(render(source, 48))
@@ -147,3 +202,25 @@ def test_the_same_screen_gives_the_same_frames(screen):
     assert np.array_equal(first, drawn(screen, 40)) and np.array_equal(first[:25], drawn(screen, 25))
     assert not np.array_equal(first, drawn(screen, 40, seed=2))
     assert first.std() > 20  # something is on it
+
+
+def test_slides_stand_still_and_then_change_at_once():
+    shown = drawn("slides", 1000)
+    changes = np.flatnonzero((shown[1:] != shown[:-1]).any((1, 2, 3)))
+    assert 3 <= len(changes) <= 15  # 57 s, 4 to 15 s each
+    assert (np.diff(changes) >= 70).all()
+
+
+def test_a_desktop_moves_in_parts():
+    shown = drawn("desktop", 400).astype(int)
+    changed = (np.abs(np.diff(shown, axis=0)).max(-1) > 8).mean((1, 2))
+    assert (changed > 0).mean() > 0.2 and np.median(changed[changed > 0]) < 0.5
+
+
+def test_a_screen_is_prepared_as_any_life(tmp_path):
+    life = get_life("sim_desktop")
+    short = replace(life, simulation=replace(life.simulation, num_frames=30))
+    prepared = prepare_life(short, cache_dir=tmp_path, progress=False)
+    assert len(prepared) == 30 and prepared.poses([0]) is None and prepared.depth([0]) is None
+    assert prepared.timestamps[-1] == pytest.approx(29 / 17.5)
+    assert life_fingerprint(short) != life_fingerprint(life)

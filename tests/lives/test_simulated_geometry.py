@@ -77,3 +77,24 @@ def test_depth_turns_with_the_camera(angle):
     depth = exact_depth(corridor(), *rooms, np.array([256.0, 256.0, 64.0]), angle, one_pixel, 1)
     straight = 256 / max(abs(np.cos(np.radians(angle))), abs(np.sin(np.radians(angle))))
     assert depth[0, 0] == pytest.approx(straight, rel=1e-6)
+
+
+def test_a_map_of_the_wad_is_that_of_the_game(tmp_path):
+    doom_map = DoomMap.read(FREEDOOM2, "MAP01")
+    game = vzd.DoomGame()
+    game.set_doom_config_path(str(tmp_path / "vizdoom.ini"))
+    game.set_doom_game_path(str(FREEDOOM2))
+    game.set_doom_map("MAP01")
+    game.set_window_visible(False)
+    game.set_sectors_info_enabled(True)
+    game.init()
+    try:
+        sectors = game.get_state().sectors
+    finally:
+        game.close()
+    assert len(sectors) == len(doom_map.sky)
+    end = doom_map.start + doom_map.direction
+    for number, sector in enumerate(sectors):
+        mine = (doom_map.right == number) | (doom_map.left == number)
+        here = {frozenset([tuple(a), tuple(b)]) for a, b in zip(doom_map.start[mine], end[mine], strict=True)}
+        assert here == {frozenset([(line.x1, line.y1), (line.x2, line.y2)]) for line in sector.lines}

@@ -1,6 +1,10 @@
 """The number format that a run settles on."""
 
+import os
 import re
+import subprocess
+import sys
+from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -10,7 +14,7 @@ from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
 from singlelife.pretraining import loop
-from singlelife.pretraining.device import _cpu_threads, choose_precision
+from singlelife.pretraining.device import choose_precision, peak_flops
 
 from ..micro import MICRO
 from .runs import column, losses, run
@@ -29,24 +33,18 @@ def test_a_cpu_takes_what_it_measured_and_says_so(monkeypatch):
     assert "a step of 4 took" in precision.reason
 
 
-def test_what_was_asked_for_is_not_timed(monkeypatch):
+def test_what_was_asked_for_is_not_timed():
     precision = choose_precision(CONFIG, 4, torch.device("cpu"), "bf16", "eager")
     assert (precision.mixed_precision, precision.attention, precision.reason) == ("bf16", "eager", "as asked for")
     assert choose_precision(CONFIG, 4, torch.device("cpu"), "no", "sdpa").mixed_precision == "no"
     assert choose_precision(CONFIG, 4, torch.device("cpu"), attention="eager").attention == "eager"
     assert choose_precision(CONFIG, 4, torch.device("cuda"), "bf16").attention == "sdpa"
-    for told in ("bf16", "fp16"):  # by the launcher
-        monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
-        assert choose_precision(CONFIG, 4, torch.device("cpu")).mixed_precision == told
 
 
-def test_the_one_thread_that_a_launcher_exports_is_not_the_users(monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.delenv("ACCELERATE_MIXED_PRECISION", raising=False)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(6))
-    assert _cpu_threads(2) == torch.get_num_threads()
-    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", "no")
-    assert _cpu_threads(2) == 3
+@pytest.mark.parametrize("told", ["bf16", "fp16"])
+def test_what_the_launcher_was_told_wins(monkeypatch, told):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
+    assert choose_precision(CONFIG, 4, torch.device("cpu")).mixed_precision == told
 
 
 @pytest.mark.integration
@@ -70,6 +68,29 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
     assert run(command(twin, resume_from=twin / "checkpoint-2", **choose)) == 0
     assert "(as before)" in capsys.readouterr().out
     assert losses(twin) == before != losses(folder)
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+@pytest.mark.parametrize("of_the_user", [True, False])
+def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_user):
+    """`accelerate launch` exports OMP_NUM_THREADS=1 by itself, with the user's or without."""
+    code = "from singlelife.pretraining.device import _cpu_threads; print(_cpu_threads(1))"
+    launch = (
+        f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True, env=os.environ |"
+    )
+    launch += "{'OMP_NUM_THREADS': '1', 'ACCELERATE_MIXED_PRECISION': 'no', 'LOCAL_WORLD_SIZE': '1'})"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    environment |= {"OMP_NUM_THREADS": "1"} if of_the_user else {}
+    ran = subprocess.run([sys.executable, "-c", launch], env=environment, capture_output=True, text=True, check=True)
+    assert int(ran.stdout) == (1 if of_the_user else len(os.sched_getaffinity(0)))
+
+
+def test_the_peak_is_the_best_of_several_products(monkeypatch):
+    seconds = iter([9.0, 0.5, 0.25, 0.5, *[1.0] * 20])  # the first is not counted
+    clock = iter(accumulate(chain.from_iterable((0.0, next(seconds)) for _ in range(24))))
+    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
+    assert peak_flops(torch.device("cpu"), "no") == 2 * 512**3 / 0.25
 
 
 @pytest.mark.integration

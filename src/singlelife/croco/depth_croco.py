@@ -25,8 +25,9 @@ _HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
 class CroCoAttentiveProbe(nn.Module):
     """Learned queries that attend to the tokens once, an MLP, and a linear layer.
 
-    Every key and every query carries its place: at first a query looks at the patches around it, and it can learn to
-    look elsewhere. Without that, training takes many times as many steps.
+    Every key carries the place of its patch, and so does every query: at first a query looks at the patches
+    around its place, and it can learn to look elsewhere. Without that, what takes a few hundred steps would take many
+    thousands, since the tokens of an encoder need not hold where they are.
 
     Args:
         hidden_size: width of the tokens.
@@ -96,8 +97,11 @@ class CroCoAttentiveProbe(nn.Module):
 
 
 def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines `(N, width)` of positions `(N, 2)` in patches, of lengths from 3 to 100 patches: the product
-    of two falls off within a few patches, where that of `sincos_embedding` hardly does on a grid."""
+    """Sines and cosines `(N, width)` of positions `(N, 2)` in patches, of lengths from 3 to 100 patches.
+
+    The product of two falls off within a few patches, where that of `sincos_embedding`, whose waves are of up to
+    60,000 patches, hardly does on a grid.
+    """
     count = width // 4
     frequencies = _HIGHEST * _LOWEST_SHARE ** (torch.arange(count, device=positions.device) / max(1, count - 1))
     angles = positions.unsqueeze(-1) * frequencies
@@ -105,7 +109,11 @@ def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class CroCoLinearProbe(nn.Module):
-    """A linear layer on each layer-normed token, with a bias for each place; arguments as [`CroCoAttentiveProbe`]."""
+    """A linear layer on each token, with a bias for each place. Tokens are layer-normed first.
+
+    Args:
+        hidden_size, grid_size, out_features: as in [`CroCoAttentiveProbe`].
+    """
 
     def __init__(self, hidden_size: int, grid_size: tuple[int, int], out_features: int):
         super().__init__()
@@ -231,9 +239,13 @@ def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_siz
 
 
 def scale_invariant_log_loss(log_depth: torch.Tensor, depth: torch.Tensor) -> torch.Tensor:
-    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), mean over views `(B, H, W)`.
+    """The scale-invariant error in log space (Eigen et al., arXiv 1406.2283, equation 4), λ = 0.5, mean over views.
 
-    With d = log predicted - log true depth over a view's known pixels (0 is unknown): mean(d²) - λ mean(d)², λ = 0.5.
+    With d = log predicted - log true depth over a view's known pixels: mean(d²) - λ mean(d)², in float32.
+
+    Args:
+        log_depth: predicted, `(B, H, W)`.
+        depth: true, `(B, H, W)`, 0 where unknown.
 
     Raises:
         ValueError: the shapes differ, or no pixel of a view is known.

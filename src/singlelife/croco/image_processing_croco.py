@@ -57,8 +57,15 @@ class CroCoImageProcessor(TorchvisionBackend):
     def __call__(  # type: ignore[override]
         self, images: Any, source_images: Any = None, **kwargs: Any
     ) -> BatchFeature:
-        """`pixel_values` of one or more images; with as many source images, `source_pixel_values` too, as
-        [`CroCoModel`] takes them. Each is float32 `(B, 3, height, width)`.
+        """`pixel_values` of images; with source images, `source_pixel_values` too, as [`CroCoModel`] takes them.
+
+        Args:
+            images: one or a list; the target views of pairs.
+            source_images: one or as many: the source views of the same pairs.
+            kwargs: the settings above, and `return_tensors`.
+
+        Returns:
+            `pixel_values`, and with source images `source_pixel_values`, each `(B, 3, height, width)`, float32.
 
         Raises:
             ValueError: there are not as many source images as images, or see above.
@@ -103,14 +110,24 @@ class CroCoImageProcessor(TorchvisionBackend):
     def post_process_depth_estimation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[dict[str, torch.Tensor]]:
-        """Depth maps of [`CroCoForDepthEstimation`], resized bilinearly to the height and width of their images
-        (`target_sizes`; without, they stay as they are). With `crop_to_aspect` a map covers the middle of its image.
+        """Depth maps of [`CroCoForDepthEstimation`] at the size of the images that they are of.
+
+        A map covers what the model has seen: with `crop_to_aspect`, the middle part of the image.
+
+        Args:
+            outputs: of the model.
+            target_sizes: height and width of each image in pixels; without, the maps stay as they are.
 
         Returns:
-            For each image `{"predicted_depth": (height, width)}`.
+            For each image `{"predicted_depth": (height, width)}`, resized bilinearly.
+
+        Raises:
+            ValueError: there are not as many sizes as maps.
         """
         depths = outputs.predicted_depth
         sizes = [depth.shape for depth in depths] if target_sizes is None else target_sizes
+        if len(sizes) != len(depths):
+            raise ValueError(f"There are {len(depths)} depth maps, but {len(sizes)} target_sizes.")
         resized = (
             torch.nn.functional.interpolate(depth[None, None], tuple(size), mode="bilinear", align_corners=False)
             for depth, size in zip(depths, sizes, strict=True)

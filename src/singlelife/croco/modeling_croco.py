@@ -564,8 +564,11 @@ class CroCoModel(CroCoPreTrainedModel):
         source_pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time:
-        float32 `(batch_size, heads, N, M)`, rows target patches, columns source patches, both in raster order."""
+        """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time.
+
+        Yields:
+            float32 `(batch_size, heads, N, M)`: rows are target patches, columns source patches, both in raster order.
+        """
         for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
             yield torch.einsum("bnhd,bmhd->bhnm", query, key)
 
@@ -577,8 +580,11 @@ class CroCoModel(CroCoPreTrainedModel):
         interpolate_pos_encoding: bool = False,
     ) -> torch.Tensor:
         """The map that the Correspondence Alignment Score compares: `iter_cross_attention_logits`, averaged over
-        heads and blocks, float32 `(batch_size, N, M)`. A sum over heads of products over channels is one product over
-        all channels, so no head's own map is made."""
+        heads and blocks, float32 `(batch_size, N, M)`.
+
+        Since a sum over heads of products over channels is one product over all channels, no head's own map is made:
+        memory is that of the result, whatever the number of heads and blocks.
+        """
         total = torch.zeros(())
         for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
             total = total.to(query.device) + query.flatten(2) @ key.flatten(2).mT
@@ -664,9 +670,14 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
 
     @torch.no_grad()
     def reconstruct(self, pixel_values: torch.Tensor, outputs: CroCoForPreTrainingOutput) -> torch.Tensor:
-        """The target as the model completes it, float32 in the shape and units of `pixel_values`: visible patches as
-        they are, masked ones as predicted. With `norm_pix_loss` these get the brightness and contrast of the true
-        patch."""
+        """The target as the model completes it: visible patches as they are, masked ones as predicted.
+
+        Predictions of a model with `norm_pix_loss` have no brightness or contrast; they are given those of the true
+        patch, as is usual for such pictures.
+
+        Returns:
+            float32 of the shape of `pixel_values`, in its normalised units.
+        """
         patches = self.croco.patchify(pixel_values, interpolate_pos_encoding=True).float()
         assert outputs.logits is not None and outputs.mask is not None
         predicted = outputs.logits.float()
@@ -676,13 +687,24 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         completed = torch.where(outputs.mask.unsqueeze(-1), predicted, patches)
         return self.unpatchify(completed, (pixel_values.shape[2], pixel_values.shape[3]))
 
-    def unpatchify(self, patches: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-        """The views `(B, C, H, W)` of `size` (H, W) that [`CroCoModel.patchify`] cut into `(B, N, patch_size**2 * C)`.
+    def unpatchify(self, patches: torch.Tensor, size: tuple[int, int] | None = None) -> torch.Tensor:
+        """The views `(B, C, H, W)` that patches `(B, N, patch_size**2 * C)` were cut from.
 
-        Raises a RuntimeError (of torch) if the patches are not those of such a view.
+        Args:
+            patches: as [`CroCoModel.patchify`] makes them.
+            size: height and width of the views in pixels; those of `config.image_size` by default.
+
+        Raises:
+            ValueError: there are not as many patches as a view of that size has, or their length is another.
         """
         side, channels = self.config.patch_size, self.config.num_channels
-        views = patches.unflatten(2, (side, side, channels)).unflatten(1, (size[0] // side, size[1] // side))
+        rows, columns = self.config.grid_size if size is None else (length // side for length in size)
+        if patches.shape[1:] != (rows * columns, side**2 * channels):
+            raise ValueError(
+                f"Patches of a view of {rows * side}x{columns * side} px should be of shape "
+                f"(batch_size, {rows * columns}, {side**2 * channels}), not {tuple(patches.shape)}."
+            )
+        views = patches.unflatten(2, (side, side, channels)).unflatten(1, (rows, columns))
         return views.permute(0, 5, 1, 3, 2, 4).flatten(4).flatten(2, 3)
 
 

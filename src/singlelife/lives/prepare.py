@@ -16,7 +16,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -34,7 +34,7 @@ from singlelife.files import check_room, locked
 from singlelife.lives.prepared import COLUMNS, FORMAT_VERSION, METADATA, OPTIONAL_COLUMNS, PreparedLife
 from singlelife.lives.registry import Life, life_folder
 from singlelife.lives.scene.rgbd import MILLIMETRES, PosedRecording
-from singlelife.lives.shards import Shard, Source, start_worker
+from singlelife.lives.shards import Shard, Source, start_worker, write_in_worker
 from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource
 from singlelife.lives.simulation.simulated import RENDERER_VERSION, SCREEN_VERSION
 from singlelife.lives.video.reader import DECODER_VERSION, VideoFile, VideoSource, video_fingerprint
@@ -302,14 +302,17 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
             yield shard, shard.write(bar.update)
         return
     context = get_context("spawn")
+    written = context.Value("q", 0)
     theirs, ours = context.Pipe(duplex=False)
-    with ProcessPoolExecutor(num_workers, context, start_worker, (theirs,)) as pool:
+    with ProcessPoolExecutor(num_workers, context, start_worker, (written, theirs)) as pool:
         try:
-            running = {pool.submit(shard.write): shard for shard in shards}
-            for future in as_completed(running):
-                report = future.result()
-                bar.update(report.get("num_frames", 0))
-                yield running[future], report
+            running = {pool.submit(write_in_worker, shard): shard for shard in shards}
+            before = bar.n
+            while running:
+                done, _ = wait(running, timeout=0.5, return_when=FIRST_COMPLETED)
+                bar.update(before + written.value - bar.n)
+                for future in done:
+                    yield running.pop(future), future.result()
         except BaseException:
             ours.close()  # the workers end now, not when their videos do
             raise

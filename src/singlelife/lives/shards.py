@@ -33,8 +33,7 @@ _FRAMES_AHEAD = 4  # made while one is encoded
 _PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
 
 Source: TypeAlias = VideoSource | PosedRecording | SimulatedSource | ScreenSource
-_Scene: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, float]  # pose, intrinsics, depth and its scale
-_Frame: TypeAlias = tuple[np.ndarray, float, int, _Scene | None]  # image, timestamp, number
+Counted = Callable[[int], object]  # called with the number of frames just written
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,11 +63,8 @@ class Shard:
         report = self._report()
         return json.loads(report.read_text(encoding="utf-8")) if report.exists() else None
 
-    def write(self, counted: Callable[[int], object] | None = None) -> dict[str, Any]:
+    def write(self, counted: Counted) -> dict[str, Any]:
         """Write the Arrow file with constant memory.
-
-        Args:
-            counted: called with the number of frames just written.
 
         Returns:
             `video` and `file` (names), `num_frames`, `seconds` (time of the last frame), and for a video the facts of
@@ -78,17 +74,17 @@ class Shard:
             OSError: there is no room for it, or it cannot be written.
         """
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
-        report: dict[str, Any] = {"video": self.video, "file": self.file.name, "num_frames": 0, "seconds": 0.0}
-        report["damage"] = None
+        facts: dict[str, Any] = {"damage": None}
         try:
-            rows = self._rows(report)
-            with pa.OSFile(str(aside), "wb") as file, pa.ipc.new_stream(file, self.schema) as stream:
-                while batch := list(itertools.islice(rows, _ROWS_IN_MEMORY)):
-                    stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=self.schema))
-                    report |= {"num_frames": report["num_frames"] + len(batch), "seconds": batch[-1]["timestamp"]}
-                    if counted:
-                        counted(len(batch))
+            if isinstance(self.source, SimulatedSource | ScreenSource | PosedRecording):
+                num_frames, seconds = self._write_rows(aside, self._rows(self.source), counted)
+            else:
+                with VideoReader(self.source, self.frame_rate, self.frame_size, self.num_threads) as reader:
+                    num_frames, seconds = self._write_rows(aside, self._rows(reader), counted)
+                    facts = reader.facts
             aside.replace(self.file)
+            report = {"video": self.video, "file": self.file.name, "num_frames": num_frames, "seconds": seconds}
+            report |= facts
             aside.write_text(json.dumps(report), encoding="utf-8")
             aside.replace(self._report())
         except LifeError as error:
@@ -134,40 +130,52 @@ class Shard:
         """An error about a video without the video's path, since it may be published with the life."""
         return str(error).removeprefix(f"{getattr(self.source, 'path', '')}: ")
 
-    def _rows(self, report: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    def _write_rows(self, path: Path, rows: Iterator[dict[str, Any]], counted: Counted) -> tuple[int, float]:
+        num_frames, seconds = 0, 0.0
+        with pa.OSFile(str(path), "wb") as file, pa.ipc.new_stream(file, self.schema) as stream:
+            while batch := list(itertools.islice(rows, _ROWS_IN_MEMORY)):
+                stream.write_batch(pa.RecordBatch.from_pylist(batch, schema=self.schema))
+                num_frames, seconds = num_frames + len(batch), batch[-1]["timestamp"]
+                counted(len(batch))
+        return num_frames, seconds
+
+    def _rows(self, source: SimulatedSource | ScreenSource | PosedRecording | VideoReader) -> Iterator[dict[str, Any]]:
         """The rows in order, each encoded in a thread while the next frames are made."""
         with ThreadPoolExecutor(1) as encoder:
             encoding: deque[Future[dict[str, Any]]] = deque()
-            for frame in self._frames(report):
+            for frame in _frames(source, self.frame_rate, self.frame_size):
                 encoding.append(encoder.submit(self._row, *frame))
                 if len(encoding) > _FRAMES_AHEAD:
                     yield encoding.popleft().result()
             while encoding:
                 yield encoding.popleft().result()
 
-    def _frames(self, report: dict[str, Any]) -> Iterator[_Frame]:
-        """The frames of the source; what its reader finds out of a video goes into the report at the end."""
-        source = self.source
-        if isinstance(source, SimulatedSource):
-            for frame in render(source, self.frame_size):
-                scene = frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE
-                yield frame.image, frame.timestamp, frame.frame_index, scene
-        elif isinstance(source, PosedRecording):
-            for kept, pose, intrinsics, depth in source.frames(self.frame_rate, self.frame_size):
-                yield *kept, (pose, intrinsics, depth, MILLIMETRES)
-        elif isinstance(source, ScreenSource):
-            for index, image in enumerate(draw_screen(source, self.frame_size)):
-                yield image, index / source.frames_per_second, index, None
-        else:
-            with VideoReader(source, self.frame_rate, self.frame_size, self.num_threads) as reader:
-                for kept in reader:
-                    yield *kept, None
-                report |= reader.facts
-
-    def _row(self, image: np.ndarray, timestamp: float, frame_index: int, scene: _Scene | None) -> dict[str, Any]:
+    def _row(self, image: np.ndarray, timestamp: float, frame_index: int, scene: "_Scene | None") -> dict[str, Any]:
         encoded = {"bytes": jpeg(image), "path": None}
         row = {"image": encoded, "timestamp": timestamp, "video": self.video, "frame_index": frame_index}
         return row if scene is None else row | _scene_columns(*scene)
+
+
+_Scene: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, float]  # pose, intrinsics, depth and its scale
+
+
+def _frames(
+    source: SimulatedSource | ScreenSource | PosedRecording | VideoReader, frame_rate: float, frame_size: int
+) -> Iterator[tuple[np.ndarray, float, int, _Scene | None]]:
+    """Image, timestamp and number of each frame, and what is known of the scene."""
+    if isinstance(source, SimulatedSource):
+        for frame in render(source, frame_size):
+            scene = frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE
+            yield frame.image, frame.timestamp, frame.frame_index, scene
+    elif isinstance(source, PosedRecording):
+        for kept, pose, intrinsics, depth in source.frames(frame_rate, frame_size):
+            yield kept.image, kept.timestamp, kept.frame_index, (pose, intrinsics, depth, MILLIMETRES)
+    elif isinstance(source, ScreenSource):
+        for index, image in enumerate(draw_screen(source, frame_size)):
+            yield image, index / source.frames_per_second, index, None
+    else:
+        for kept in source:
+            yield kept.image, kept.timestamp, kept.frame_index, None
 
 
 def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray | None, scale: float) -> dict[str, Any]:
@@ -181,11 +189,26 @@ def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray |
     return columns
 
 
-def start_worker(parent: Connection) -> None:
-    """Make this process a worker that ends as soon as `parent` is closed.
+_counter: Any = None  # frames written by all workers of a pool
+
+
+def start_worker(counter: Any, parent: Connection) -> None:
+    """Make this process a worker that counts its frames into `counter` and ends as soon as `parent` is closed.
 
     The other end of that pipe is open in the parent alone, so a parent that is killed takes its workers along: none
     goes on writing beside the next preparation.
     """
+    global _counter
+    _counter = counter
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     threading.Thread(target=lambda: (wait([parent]), os._exit(1)), daemon=True).start()
+
+
+def write_in_worker(shard: Shard) -> dict[str, Any]:
+    """`shard.write`, in a worker."""
+
+    def counted(num_frames: int) -> None:
+        with _counter.get_lock():
+            _counter.value += num_frames
+
+    return shard.write(counted)

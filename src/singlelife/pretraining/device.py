@@ -2,9 +2,12 @@
 
 import math
 import os
+import re
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -95,12 +98,18 @@ def configure_device(train: TrainConfig, config: PreTrainedConfig, state: Traini
 def _cpu_threads(num_processes: int) -> int:
     """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
-    A 1 does not count in a launched process: `accelerate launch` and `torchrun` export it where the user has not set
-    it, which would leave all cores but one idle. `--cpu-threads 1` is for those who want it.
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
+    cores but one idle. So a 1 counts where the launcher itself was started with it, or with a flag for it.
     """
     threads = os.environ.get("OMP_NUM_THREADS")
-    launched = os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}
-    if threads and not (threads == "1" and launched):
+    if threads == "1" and os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
+        launcher, asked_for = Path(f"/proc/{os.getppid()}"), False
+        with suppress(OSError):  # there is no /proc
+            asked_for = b"OMP_NUM_THREADS=1" in (launcher / "environ").read_bytes().split(b"\0")
+            flag = re.compile(rb"--num[_-]cpu[_-]threads[_-]per[_-]process")
+            asked_for = asked_for or bool(flag.search((launcher / "cmdline").read_bytes()))
+        threads = threads if asked_for else None
+    if threads:
         return torch.get_num_threads()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", num_processes)))

@@ -1,8 +1,11 @@
 """A walker who strolls through a Doom map, to see all of it, with eyes of their own.
 
-The walker knows the map: it picks a part that it has seen least, and goes there over a grid of nodes that a player can
-stand on, away from walls. The eyes follow the way with some delay, wander, now and then look aside or back, and
-sometimes the walker stops to look around.
+The walker knows the map, as people know the place they live in: it picks a part of it that it has seen least, and goes
+there on a path that keeps away from walls. What makes the camera's motion that of a person is that the eyes do not
+point where the feet go: they follow the way with some delay, wander, now and then look aside or back, and sometimes
+the walker stops to look around.
+
+Paths lead over a grid of nodes that a player can stand on.
 """
 
 import math
@@ -33,7 +36,13 @@ _NEIGHBOURS = ((0, 1), (1, 0), (0, -1), (-1, 0), (1, 1), (1, -1), (-1, -1), (-1,
 
 
 class Walker:
-    """Decides each step in a map, with chance from `random`; it strolls as it should with 2 game tics a step."""
+    """Decides each step.
+
+    Args:
+        doom_map: where to walk.
+        random: what chance is drawn from.
+        tics_per_frame: game tics between two steps; it strolls as it should with 2.
+    """
 
     BUTTONS = (
         vzd.Button.MOVE_FORWARD_BACKWARD_DELTA,
@@ -63,7 +72,13 @@ class Walker:
         self._step = 0
 
     def step(self, position: np.ndarray, angle: float, buffer: np.ndarray, heights: Heights) -> list[float]:
-        """Values of `BUTTONS` until the next frame, from those of `VARIABLES`, the depth buffer and the heights."""
+        """Values of `BUTTONS` until the next frame.
+
+        Args:
+            position, angle: the values of `VARIABLES`.
+            buffer: the depth buffer.
+            heights: gives the heights of floors and ceilings.
+        """
         self._step += 1
         self._visits[int(position[0] // _CELL), int(position[1] // _CELL)] += 1
         if len(self._path) <= 2 or np.abs(self._path[0] - position[:2]).max() > _LOST:
@@ -163,9 +178,10 @@ def _wrapped(degrees: float) -> float:
 
 
 class Walkways:
-    """Nodes and ways between them, as the heights of floors and ceilings have it. Closed doors count as open.
+    """Nodes and ways between them, as the heights of floors and ceilings have it.
 
-    The game moves a square of side 32, whose floor is the highest below it and whose ceiling the lowest above.
+    The game moves a square of side 32: its floor is the highest below the square, its ceiling the lowest above, and it
+    can step 24 units up, and down as far as one likes. Doors that are closed count as open.
     """
 
     def __init__(self, doom_map: DoomMap):
@@ -273,7 +289,10 @@ class Walkways:
         return int(standable[away.argmin()])
 
     def haunts(self, position: np.ndarray) -> np.ndarray:
-        """Nodes to walk to: those that one can come back from; all that can be reached from where hardly any are."""
+        """Nodes to walk to: those that one can come back from, so that the walker never ends up in a pit.
+
+        All that can be reached if the place to come back to is hardly one, a ledge for instance.
+        """
         start = self._start_near(position)
         if start not in self._haunts:
             there, back = (

@@ -12,7 +12,7 @@ import sys
 import tempfile
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 from singlelife.errors import LifeError
 from singlelife.lives.simulation import ScreenSource, SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
-from singlelife.lives.simulation.doom_walker import Walker
+from singlelife.lives.simulation.doom_walker import Heights, Walker
 
 # Parts of the fingerprint of a life: raise them when the same source gives other frames.
 RENDERER_VERSION, SCREEN_VERSION = 4, 1
@@ -106,10 +106,11 @@ class _View(NamedTuple):
 def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
     walker = Walker(doom_map, np.random.default_rng(source.seed), source.tics_per_frame)
     timestamp, last_position = 0.0, None
-    with _started(source) as game:
+    with _started(source) as game, closing(_Twin(source)) as twin:
         for index in range(source.num_frames):
             if game.is_episode_finished():  # the walker has found the exit
                 _enter_map(game)
+                twin.follow(None)
                 last_position = None
             state = game.get_state()
             variables, buffer = state.game_variables, state.depth_buffer
@@ -119,12 +120,13 @@ def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
                 timestamp += source.tics_per_frame / _TICS_PER_SECOND + _CUT_SECONDS * jumped
             last_position = position
-            left = (_WIDTH - _HEIGHT) // 2
-            square = slice(left, left + _HEIGHT)
+            squares = _middle_square(state.screen_buffer), _middle_square(buffer)
             exact = _heights(state) if source.depth == "exact" else None
-            yield _View(index, timestamp, position, angle, state.screen_buffer[:, square], buffer[:, square], exact)
-            action = _STAND if source.still else walker.step(position, angle, buffer, partial(_heights, state))
+            yield _View(index, timestamp, position, angle, *squares, exact)
+            heights: Heights = twin.heights if exact is None else partial(_heights, state)
+            action = _STAND if source.still else walker.step(position, angle, buffer, heights)
             game.make_action(action, source.tics_per_frame)
+            twin.follow(action)
 
 
 def _develop(
@@ -148,6 +150,39 @@ def _develop(
     return frames
 
 
+class _Twin:
+    """A second game that does as the first does, is not rendered, and knows the heights of floors and ceilings.
+
+    ViZDoom gives all sectors with every frame or never, and that takes twice as long as rendering. The twin takes the
+    same steps only when heights are asked for, many at once.
+    """
+
+    def __init__(self, source: SimulatedSource):
+        self._source, self._running = source, ExitStack()
+        self._game: vzd.DoomGame | None = None
+        self._behind: list[list[float] | None] = []
+
+    def follow(self, action: list[float] | None) -> None:
+        """The first game has taken this action, or entered the map anew."""
+        self._behind.append(action)
+
+    def heights(self) -> tuple[np.ndarray, np.ndarray]:
+        """See `_heights`."""
+        if self._game is None:
+            self._game = self._running.enter_context(_started(self._source, twin=True))
+        for number, action in enumerate(self._behind, start=1):
+            if action is None:
+                _enter_map(self._game)
+            else:
+                self._game.set_action(action)
+                self._game.advance_action(self._source.tics_per_frame, number == len(self._behind))
+        self._behind.clear()
+        return _heights(self._game.get_state())
+
+    def close(self) -> None:
+        self._running.close()
+
+
 def _heights(state: vzd.GameState) -> tuple[np.ndarray, np.ndarray]:
     """Floor and ceiling of each sector, in map units."""
     floors = np.array([sector.floor_height for sector in state.sectors])
@@ -159,10 +194,10 @@ def _wad(source: SimulatedSource) -> Path:
 
 
 @contextmanager
-def _started(source: SimulatedSource) -> Iterator[vzd.DoomGame]:
-    """A game at the beginning of the map, with a depth buffer and sectors."""
+def _started(source: SimulatedSource, twin: bool = False) -> Iterator[vzd.DoomGame]:
+    """A game at the beginning of the map: with a depth buffer, and sectors for exact depth; or a twin with sectors."""
     with tempfile.TemporaryDirectory() as scratch, closing(vzd.DoomGame()) as game:
-        _set_up(game, source, Path(scratch))
+        _set_up(game, source, Path(scratch), twin)
         try:
             game.init()
             _enter_map(game)
@@ -171,15 +206,15 @@ def _started(source: SimulatedSource) -> Iterator[vzd.DoomGame]:
         yield game
 
 
-def _set_up(game: vzd.DoomGame, source: SimulatedSource, scratch: Path) -> None:
+def _set_up(game: vzd.DoomGame, source: SimulatedSource, scratch: Path, twin: bool) -> None:
     game.set_vizdoom_path(_engine(scratch))
     game.set_doom_config_path(str(scratch / "vizdoom.ini"))
     game.set_doom_game_path(str(_wad(source)))
     game.set_doom_map(source.map)
-    game.set_screen_resolution(vzd.ScreenResolution.RES_320X240)
+    game.set_screen_resolution(vzd.ScreenResolution.RES_160X120 if twin else vzd.ScreenResolution.RES_320X240)
     game.set_screen_format(vzd.ScreenFormat.RGB24)
-    game.set_depth_buffer_enabled(True)
-    game.set_sectors_info_enabled(True)
+    game.set_depth_buffer_enabled(not twin)
+    game.set_sectors_info_enabled(twin or source.depth == "exact")
     game.set_window_visible(False)
     game.set_sound_enabled(False)
     game.set_mode(vzd.Mode.PLAYER)
@@ -220,6 +255,11 @@ def _pose(position: np.ndarray, angle: float) -> np.ndarray:
     pose = np.eye(4)
     pose[:3] = np.stack([right, [0.0, 0.0, -1.0], forward, position], axis=1)
     return pose
+
+
+def _middle_square(image: np.ndarray) -> np.ndarray:
+    left = (_WIDTH - _HEIGHT) // 2
+    return image[:, left : left + _HEIGHT]
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
