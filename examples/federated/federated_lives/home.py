@@ -16,9 +16,9 @@ from flwr.app import ArrayRecord, Context, Error, Message, MetricRecord, RecordD
 from flwr.client.mod import secaggplus_mod
 from flwr.clientapp import ClientApp
 from flwr.clientapp.mod import LocalDpMod
-from flwr.common import Code, FitRes, Status, ndarrays_to_parameters, parameters_to_ndarrays
+from flwr.common import Code, FitRes, Status, ndarrays_to_parameters
 from flwr.common.constant import ErrorCode
-from flwr.compat.common.recorddict_compat import fitres_to_recorddict, recorddict_to_fitins
+from flwr.compat.common.recorddict_compat import fitres_to_recorddict
 
 from federated_lives.settings import Federation
 
@@ -46,33 +46,27 @@ def train(message: Message, context: Context) -> Message:
     """Answer the global model with this life's."""
     try:
         settings = Federation.of(context.run_config)
-        model, config = _received(message, settings)
+        model, config = received(message, settings)
         model, loss = _train(model, config, settings, context.node_config)
-        _check(model, settings)
-        return _reply(message, model, loss, settings)
+        return reply(message, model.state_dict(), loss, settings)
     except Exception as error:
         log.error("This home takes no part in the round: %s", error, exc_info=error)
         why = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}; the home's log says more")
         return Message(why, reply_to=message)
 
 
-def _received(message: Message, settings: Federation) -> tuple[Any, Any]:
-    """The global model and what comes with it; secure aggregation has an older form of message."""
+def received(message: Message, settings: Federation) -> tuple[Any, Any]:
+    """The global model and what the server says about the round."""
     import torch
 
     from singlelife.croco import CroCoConfig, CroCoForPreTraining
 
-    if settings.privacy == "secure":
-        instructions = recorddict_to_fitins(message.content, keep_input=True)
-        config: Any = instructions.config
-    else:
-        config = message.content["config"]
-    model = CroCoForPreTraining(CroCoConfig.from_dict(json.loads(config["model"])))
-    if settings.privacy == "secure":
-        arrays = map(torch.from_numpy, parameters_to_ndarrays(instructions.parameters))
-        model.load_state_dict(dict(zip(model.state_dict(), arrays, strict=True)))
-    else:
-        model.load_state_dict(message.content["arrays"].to_torch_state_dict())
+    config = next(each for each in message.content.config_records.values() if "model" in each)
+    arrays = next(iter(message.content.array_records.values()))
+    model = CroCoForPreTraining(CroCoConfig.from_dict(json.loads(str(config["model"]))))
+    names = model.state_dict() if settings.privacy == "secure" else arrays  # Flower's older messages number weights
+    weights = (torch.tensor(array.numpy()) for array in arrays.values())
+    model.load_state_dict(dict(zip(names, weights, strict=True)))
     return model, config
 
 
@@ -122,25 +116,17 @@ def proximal(mu: float) -> Iterator[None]:
             hook.remove()
 
 
-def _check(model: Any, settings: Federation) -> None:
-    """Make sure that the trained weights can be averaged.
+def reply(message: Message, state: dict[str, Any], loss: float, settings: Federation) -> Message:
+    """The trained weights, in the form that the kind of privacy takes.
 
     Raises:
-        RunError: one is not finite, or too large for secure aggregation.
+        RunError: secure aggregation would cut a weight off, and the server could not see it.
     """
-    import torch
-
-    from singlelife.errors import RunError
-
-    largest = float(torch.stack([tensor.abs().max() for tensor in model.state_dict().values()]).max())  # NaN, if any
-    if not largest <= (SECURE_RANGE if settings.privacy == "secure" else torch.finfo(torch.float32).max):
-        raise RunError(f"A weight is {largest:g} after the round, which cannot be averaged.")
-
-
-def _reply(message: Message, model: Any, loss: float, settings: Federation) -> Message:
-    """The trained weights, in the form that the kind of privacy takes."""
-    state = model.state_dict()
     if settings.privacy == "secure":
+        from singlelife.errors import RunError
+
+        if not all(bool((tensor.abs() <= SECURE_RANGE).all()) for tensor in state.values()):
+            raise RunError(f"A weight is not within {SECURE_RANGE:g} and -{SECURE_RANGE:g} after the round.")
         weights = ndarrays_to_parameters([tensor.numpy() for tensor in state.values()])
         answer = FitRes(Status(Code.OK, ""), weights, num_examples=settings.local_steps, metrics={})
         return Message(fitres_to_recorddict(answer, keep_input=False), reply_to=message)

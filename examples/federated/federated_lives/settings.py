@@ -44,11 +44,8 @@ class Federation:
         for name, allowed in _CHOICES.items():
             if getattr(self, name) not in allowed:
                 raise RunError(f"{name} should be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
-        for name in ("num_rounds", "local_steps", "min_clients"):
-            if getattr(self, name) < 1:
-                raise RunError(f"{name.replace('_', '-')} should be at least 1, not {getattr(self, name)}.")
-        if self.min_clients > self.clients:
-            raise RunError(f"min-clients is {self.min_clients}, more than the {self.clients} clients.")
+        if min(self.num_rounds, self.local_steps) < 1 or not 1 <= self.min_clients <= self.clients:
+            raise RunError("num-rounds and local-steps should be at least 1, and min-clients from 1 to clients.")
         if self.privacy == "central" and (self.strategy == "fedadam" or self.min_clients < self.clients):
             raise RunError(
                 "Flower accounts for central differential privacy with fedavg or fedprox, and if every client "
