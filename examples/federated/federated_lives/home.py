@@ -1,7 +1,7 @@
 """A home: it trains the global model on its own life for some steps and sends back the weights.
 
-Besides them it sends the number of steps, the mean loss (without privacy), and the type of an error. What an error
-says stays in the home's own log, because it may name files.
+Besides them it sends the number of steps and the type of an error. What an error says stays in the home's own log,
+because it may name files.
 """
 
 import json
@@ -47,8 +47,7 @@ def train(message: Message, context: Context) -> Message:
     try:
         settings = Federation.of(context.run_config)
         model, config = received(message, settings)
-        model, loss = _train(model, config, settings, context.node_config)
-        return reply(message, model.state_dict(), loss, settings)
+        return reply(message, _trained(model, config, settings, context.node_config).state_dict(), settings)
     except Exception as error:
         log.error("This home takes no part in the round: %s", error, exc_info=error)
         why = Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"{type(error).__name__}; the home's log says more")
@@ -70,7 +69,7 @@ def received(message: Message, settings: Federation) -> tuple[Any, Any]:
     return model, config
 
 
-def _train(model: Any, config: Any, settings: Federation, own: Any) -> tuple[Any, float]:
+def _trained(model: Any, config: Any, settings: Federation, own: Any) -> Any:
     """Train on this home's life with the package, in a run folder for each round."""
     import singlelife
     from singlelife.optimization import learning_rate
@@ -93,7 +92,7 @@ def _train(model: Any, config: Any, settings: Federation, own: Any) -> tuple[Any
             warmup_steps=steps // 10, min_lr_rate=1.0, save_steps=steps, save_total_limit=1, picture_steps=0,
         )  # fmt: skip
     shutil.rmtree(folder / f"checkpoint-{steps}")  # AdamW's moments: each round starts with new ones
-    return trained.model, float(trained.metrics["loss"].dropna().iloc[-1])
+    return trained.model
 
 
 @contextmanager
@@ -104,19 +103,18 @@ def proximal(mu: float) -> Iterator[None]:
     start: dict[Any, Any] = {}
 
     def pull(optimizer: Any, *_: Any) -> None:
-        for parameter in (each for group in optimizer.param_groups for each in group["params"]):
+        for parameter in (each for group in optimizer.param_groups for each in group["params"]) if mu else ():
             began = start.setdefault(parameter, parameter.detach().clone())
             parameter.grad.add_(parameter.detach() - began, alpha=mu)
 
-    hook = register_optimizer_step_pre_hook(pull) if mu else None
+    hook = register_optimizer_step_pre_hook(pull)
     try:
         yield
     finally:
-        if hook:
-            hook.remove()
+        hook.remove()
 
 
-def reply(message: Message, state: dict[str, Any], loss: float, settings: Federation) -> Message:
+def reply(message: Message, state: dict[str, Any], settings: Federation) -> Message:
     """The trained weights, in the form that the kind of privacy takes.
 
     Raises:
@@ -130,8 +128,7 @@ def reply(message: Message, state: dict[str, Any], loss: float, settings: Federa
         weights = ndarrays_to_parameters([tensor.numpy() for tensor in state.values()])
         answer = FitRes(Status(Code.OK, ""), weights, num_examples=settings.local_steps, metrics={})
         return Message(fitres_to_recorddict(answer, keep_input=False), reply_to=message)
-    metrics: dict[str, Any] = {"num-examples": settings.local_steps}
-    if settings.privacy == "none":  # noise on the weights would not cover the loss
-        metrics["loss"] = loss
-    content = {"arrays": ArrayRecord.from_torch_state_dict(state), "metrics": MetricRecord(metrics)}
-    return Message(RecordDict(content), reply_to=message)
+    steps = MetricRecord({"num-examples": settings.local_steps})
+    return Message(
+        RecordDict({"arrays": ArrayRecord.from_torch_state_dict(state), "metrics": steps}), reply_to=message
+    )

@@ -12,12 +12,12 @@ from federated_lives import home, server
 
 
 class OneProcess:
-    """A grid whose homes are apps in this process; None is a home that never answers."""
+    """Flower's grid, whose homes are apps in this process; None is a home that never answers."""
 
     run = SimpleNamespace(run_id=1)
 
-    def __init__(self, settings: Mapping[str, Any], homes: Sequence[Mapping[str, Any]], apps: Sequence[Any]):
-        self.apps, self.contexts = apps, [_context(settings, own) for own in homes]
+    def __init__(self, apps: Sequence[Any], contexts: Sequence[Context]):
+        self.apps, self.contexts = apps, contexts
 
     def get_node_ids(self) -> list[int]:
         return list(range(len(self.apps)))
@@ -27,19 +27,10 @@ class OneProcess:
         return [self.apps[node](message, self.contexts[node]) for node, message in sent if self.apps[node]]
 
 
-def _context(settings: Mapping[str, Any], own: Mapping[str, Any]) -> Context:
-    return Context(run_id=1, node_id=0, node_config=dict(own), state=RecordDict(), run_config=dict(settings))
-
-
 def run(settings: Mapping[str, Any], homes: Sequence[Mapping[str, Any]], apps: Sequence[Any] = ()) -> None:
-    """Run a federation to its end.
-
-    Args:
-        settings: the run config.
-        homes: the node config of each.
-        apps: what each runs, if not the app of homes.
-    """
+    """Run a federation to its end: its run config, the node config of each home, and its apps if not those of homes."""
     TaskIdentity.task_id = TaskIdentity.run_id = 1
     TaskIdentity.node_id = 0
-    grid: Any = OneProcess(settings, homes, apps or [home.app] * len(homes))
-    server.app(grid, _context(settings, {}))
+    contexts = [Context(1, 0, dict(own), RecordDict(), dict(settings)) for own in ({}, *homes)]
+    grid: Any = OneProcess(apps or [home.app] * len(homes), contexts[1:])
+    server.app(grid, contexts[0])

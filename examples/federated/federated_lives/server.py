@@ -10,13 +10,13 @@ from collections.abc import Iterable
 from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
-from statistics import mean
 from typing import Any
 
 import numpy as np
 import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message
+from flwr.app import ArrayRecord, ConfigRecord, Context, Message
 from flwr.common import ndarrays_to_parameters
+from flwr.common.serde import message_to_proto
 from flwr.server import LegacyContext, ServerConfig
 from flwr.server import strategy as older
 from flwr.server.workflow import DefaultWorkflow, SecAggPlusWorkflow
@@ -106,7 +106,9 @@ class Rounds:
         with atomic_dir(self.folder / f"round-{number:03d}") as aside:
             self.model.save_pretrained(aside)
             CroCoImageProcessor(size={"height": side, "width": side}).save_pretrained(aside)
-            save_file({n: torch.tensor(np.array(value)) for n, value in moments.items()}, aside / "moments.safetensors")
+            save_file(
+                {n: torch.tensor(np.array(value)) for n, value in moments.items()}, aside / "moments.safetensors"
+            )
             (aside / "round.json").write_text(json.dumps({"round": number, **facts}, indent=2) + "\n")
         self.done = number
 
@@ -199,8 +201,9 @@ class Homes:
         sound: list[Message] = []
         for sent in messages:
             home = sent.metadata.dst_node_id
-            self.facts["bytes_sent"] += _size(sent)
-            self.facts["bytes_received"] += _size(replies[home]) if home in replies else 0
+            self.facts["bytes_sent"] += message_to_proto(sent).ByteSize()
+            if home in replies:
+                self.facts["bytes_received"] += message_to_proto(replies[home]).ByteSize()
             fault = self._fault(replies[home]) if home in replies else f"no reply within {timeout:g} s"
             if not fault:
                 sound.append(replies[home])
@@ -210,9 +213,6 @@ class Homes:
         if len(sound) < self._settings.min_clients:
             raise self._stopped(f"{len(sound)} of {len(messages)} homes gave a sound reply")
         self.facts["homes"] = len(sound)
-        losses = [r.content["metrics"]["loss"] for r in sound if "loss" in r.content.metric_records.get("metrics", {})]
-        if losses:
-            self.facts["loss"] = mean(losses)
         return sound
 
     def _fault(self, reply: Message) -> str:
@@ -237,15 +237,3 @@ class Homes:
             f"Round {self._rounds.done + 1} stopped: {why}, and it takes {self._settings.min_clients} "
             f"(min-clients).{failures} The last global model is {self._rounds.last}; the same command goes on from it."
         )
-
-
-def _size(message: Message) -> int:
-    """Bytes of what a message says; Flower's own count fails on the empty lists of secure aggregation."""
-
-    def length(value: Any) -> int:
-        if isinstance(value, list):
-            return sum(map(length, value))
-        value = value.data if isinstance(value, Array) else value
-        return len(value) if isinstance(value, bytes | str) else 8
-
-    return sum(length(v) for r in message.content.values() for v in r.values()) if message.has_content() else 0

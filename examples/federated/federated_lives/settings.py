@@ -6,8 +6,6 @@ from typing import Any
 
 from singlelife.errors import RunError
 
-_CHOICES = {"strategy": ("fedavg", "fedprox", "fedadam"), "privacy": ("none", "central", "local", "secure")}
-
 
 @dataclass(frozen=True)
 class Federation:
@@ -41,18 +39,19 @@ class Federation:
         return cls(**{name.replace("-", "_"): value for name, value in run_config.items()})
 
     def __post_init__(self) -> None:
-        for name, allowed in _CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise RunError(f"{name} should be one of {', '.join(allowed)}, not {getattr(self, name)!r}.")
-        if min(self.num_rounds, self.local_steps) < 1 or not 1 <= self.min_clients <= self.clients:
-            raise RunError("num-rounds and local-steps should be at least 1, and min-clients from 1 to clients.")
-        if self.privacy == "central" and (self.strategy == "fedadam" or self.min_clients < self.clients):
-            raise RunError(
-                "Flower accounts for central differential privacy with fedavg or fedprox, and if every client "
-                "answers in every round: set strategy, and min-clients to the number of clients."
-            )
-        if self.privacy == "secure" and (self.strategy != "fedavg" or not 2 <= self.min_clients < self.clients):
-            raise RunError(
-                "Secure aggregation takes fedavg, three or more clients, and a min-clients from 2 to one less: so "
-                "many shares give back the mask of a client that has died."
-            )
+        least, clients = self.min_clients, self.clients
+        rules = {
+            "strategy should be fedavg, fedprox or fedadam": self.strategy in ("fedavg", "fedprox", "fedadam"),
+            "privacy should be none, central, local or secure": self.privacy in ("none", "central", "local", "secure"),
+            "num-rounds and local-steps should be at least 1": min(self.num_rounds, self.local_steps) >= 1,
+            "min-clients should be from 1 to the number of clients": 1 <= least <= clients,
+            "central privacy takes fedavg or fedprox, and as many min-clients as clients, because Flower counts "
+            "epsilon only for rounds in which every home answers": self.privacy != "central"
+            or (self.strategy != "fedadam" and least == clients),
+            "secure aggregation takes fedavg, three or more clients, and min-clients from 2 to one less, because so "
+            "many homes give back the mask of one that has died": self.privacy != "secure"
+            or (self.strategy == "fedavg" and 2 <= least < clients),
+        }
+        for rule, kept in rules.items():
+            if not kept:
+                raise RunError(f"{rule[0].upper()}{rule[1:]}.")
