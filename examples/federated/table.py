@@ -59,7 +59,7 @@ def scores(model: str, own: list[str], test: str) -> dict[str, float]:
 
 
 def federated(settings: dict[str, Any], lives: list[Life], alone: list[str], test: str) -> dict[str, Any]:
-    """Run a federation, or what is left of it. Did the last averaging gain, and how well did the homes agree before?"""
+    """Run a federation, or what is left of it. Did the last average gain, and how well did the homes agree before?"""
     folder, number = Path(settings["folder"]), settings["num-rounds"]
     homes = [str(prepare_life(life, progress=False).path) for life in lives]
     one_process.run(settings, [{"life": each, "folder": str(folder / "homes")} for each in homes])

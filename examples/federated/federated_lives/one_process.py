@@ -28,7 +28,7 @@ class OneProcess:
 
 
 def run(settings: Mapping[str, Any], homes: Sequence[Mapping[str, Any]], apps: Sequence[Any] = ()) -> None:
-    """Run a federation to its end: its run config, the node config of each home, and its apps if not those of homes."""
+    """Run a federation to its end, by its run config, the node config of each home, and other apps than theirs."""
     TaskIdentity.task_id = TaskIdentity.run_id = 1
     TaskIdentity.node_id = 0
     contexts = [Context(1, 0, dict(own), RecordDict(), dict(settings)) for own in ({}, *homes)]

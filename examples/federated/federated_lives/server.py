@@ -1,13 +1,12 @@
 """The server: it sends the global model out, averages what comes back, and keeps the model of every round.
 
 Its folder has round-000 (the start), round-001 and so on, each a checkpoint as `from_pretrained` takes it with a
-round.json. The same command goes on after the last round.
+round.json. The same command goes on after the last round. pyproject.toml has the settings and says what they mean.
 """
 
 import json
 import time
 from collections.abc import Iterable
-from dataclasses import asdict
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -25,14 +24,13 @@ from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, 
 from safetensors.torch import load_file, save_file
 
 from federated_lives.home import SECURE_RANGE
-from federated_lives.settings import Federation
 from singlelife.croco import CroCoForPreTraining, CroCoImageProcessor
 from singlelife.errors import RunError
 from singlelife.files import atomic_dir
 from singlelife.pretraining.arguments import ModelConfig
 from singlelife.pretraining.checkpoints import load_weights, starting_config
 
-FREE = ("folder", "min_clients", "round_timeout")  # what may change when a federation goes on
+FREE = ("folder", "min-clients", "round-timeout")  # settings that may change when a federation goes on
 log = getLogger("flwr")
 app = ServerApp()
 
@@ -42,26 +40,42 @@ def main(grid: Grid, context: Context) -> None:
     """Run the rounds that are left.
 
     Raises:
-        RunError: the settings changed, homes are missing, or a round has too few sound replies.
+        RunError: a setting cannot work or has changed, homes are missing, or a round has too few sound replies.
     """
-    settings = Federation.of(context.run_config)
+    settings: Any = context.run_config
+    check(settings)
     rounds = Rounds(settings)
     homes = Homes(grid, settings, rounds)
     strategy = strategy_of(settings, rounds)
-    for number in range(rounds.done + 1, settings.num_rounds + 1):
+    for number in range(rounds.done + 1, settings["num-rounds"] + 1):
         homes.begin()
         config = {"model": rounds.model.config.to_json_string(), "server-round": number}
-        if settings.privacy == "secure":
-            state = secure_round(homes, context, settings, rounds, config)
+        if settings["privacy"] == "secure":
+            state = secure_round(homes, context, rounds, config)
         else:  # what `strategy.start` does, but from any round on
             arrays = ArrayRecord.from_torch_state_dict(rounds.model.state_dict())
             messages = strategy.configure_train(number, arrays, ConfigRecord(config), homes)
-            replies = homes.send_and_receive(messages, timeout=settings.round_timeout)
+            replies = homes.send_and_receive(messages, timeout=settings["round-timeout"])
             averaged, _ = strategy.aggregate_train(number, replies)
-            if averaged is None:
-                raise RunError(f"Round {number} has no average: Flower's log above says why.")
             state = {name: torch.tensor(array.numpy(), dtype=torch.float32) for name, array in averaged.items()}
         rounds.save(number, state, homes.facts, strategy)
+
+
+def check(settings: Any) -> None:
+    """Make sure that the settings can work.
+
+    Raises:
+        RunError: they cannot.
+    """
+    strategy, privacy, clients = (settings[name] for name in ("strategy", "privacy", "clients"))
+    strategies = {"none": ("fedavg", "fedprox", "fedadam"), "secure": ("fedavg",)}
+    strategies |= {"local": strategies["none"], "central": ("fedavg", "fedprox")}
+    if strategy not in strategies.get(privacy, ()):
+        raise RunError(f"Strategies by privacy are {strategies}; {strategy} with privacy {privacy} is not among them.")
+    most = clients - (privacy == "secure")  # the shares of the others give back a dead home's mask
+    least = {"central": clients, "secure": 2}.get(privacy, 1)  # Flower's epsilon is of rounds with every home
+    if not least <= settings["min-clients"] <= most:
+        raise RunError(f"min-clients should be {least} to {most} of {clients} clients with privacy {privacy}.")
 
 
 class Rounds:
@@ -72,9 +86,9 @@ class Rounds:
         model: of the last one.
     """
 
-    def __init__(self, settings: Federation):
-        self.folder = Path(settings.folder).expanduser().absolute()
-        fixed = {name: value for name, value in asdict(settings).items() if name not in FREE}
+    def __init__(self, settings: Any):
+        self.folder = Path(settings["folder"]).expanduser().absolute()
+        fixed = {name: value for name, value in settings.items() if name not in FREE}
         about = self.folder / "federation.json"
         before = json.loads(about.read_text()) if about.exists() else fixed
         if changes := [f"{n} was {before.get(n)!r}, now {fixed[n]!r}" for n in fixed if before.get(n) != fixed[n]]:
@@ -84,8 +98,8 @@ class Rounds:
             )
         self.done = max((int(path.name[6:]) for path in self.folder.glob("round-*[0-9]")), default=-1)
         if self.done < 0:
-            torch.manual_seed(settings.seed)
-            start, config = Path(settings.model), starting_config(ModelConfig(model=settings.model))
+            torch.manual_seed(settings["seed"])
+            start, config = Path(settings["model"]), starting_config(ModelConfig(model=settings["model"]))
             self.model = load_weights(start, config) if start.is_dir() else CroCoForPreTraining(config)
             self.save(0, self.model.state_dict(), {}, None)
             about.write_text(json.dumps(fixed, indent=2) + "\n")
@@ -113,38 +127,36 @@ class Rounds:
         self.done = number
 
 
-def strategy_of(settings: Federation, rounds: Rounds) -> Any:
+def strategy_of(settings: Any, rounds: Rounds) -> Any:
     """Flower's strategy, as it was after the last round."""
-    kinds: dict[str, tuple[type, dict[str, Any]]] = {
-        "fedavg": (FedAvg, {}),
-        "fedprox": (FedProx, {"proximal_mu": settings.proximal_mu}),
-        "fedadam": (FedAdam, {"eta": settings.server_rate}),
-    }
-    kind, own = kinds[settings.strategy]
-    least = settings.min_clients
-    strategy = kind(fraction_evaluate=0.0, min_train_nodes=least, min_available_nodes=least, **own)
+    least = settings["min-clients"]
+    common = {"fraction_evaluate": 0.0, "min_train_nodes": least, "min_available_nodes": least}
+    strategy: Any = {
+        "fedavg": lambda: FedAvg(**common),
+        "fedprox": lambda: FedProx(**common, proximal_mu=settings["proximal-mu"]),
+        "fedadam": lambda: FedAdam(**common, eta=settings["server-rate"]),
+    }[settings["strategy"]]()
     for name, value in load_file(rounds.last / "moments.safetensors").items():  # FedAdam's
         moment, _, weight = name.partition(".")
         setattr(strategy, moment, (getattr(strategy, moment) or {}) | {weight: value.numpy()})
-    if settings.privacy != "central":
+    if settings["privacy"] != "central":
         return strategy
-    whole = NeighboringRelation.ADD_OR_REMOVE_ONE, SamplingMethod.NO_AMPLIFICATION
-    accountant = RdpAccountant(PrivacyConfig(settings.delta, settings.clients, *whole))
+    kind = NeighboringRelation.ADD_OR_REMOVE_ONE, SamplingMethod.NO_AMPLIFICATION
+    accountant = RdpAccountant(PrivacyConfig(settings["delta"], settings["clients"], *kind))
     if rounds.done:
         accountant.load_state_dict(json.loads((rounds.last / "round.json").read_text())["accountant"])
-    noise = settings.noise_multiplier, settings.clipping_norm, settings.clients
+    noise = (settings[name] for name in ("noise-multiplier", "clipping-norm", "clients"))
     return DifferentialPrivacyServerSideFixedClipping(strategy, *noise, accountant=accountant)
 
 
-def secure_round(
-    homes: "Homes", context: Context, settings: Federation, rounds: Rounds, config: dict[str, Any]
-) -> dict[str, torch.Tensor]:
+def secure_round(homes: Any, context: Context, rounds: Rounds, config: dict[str, Any]) -> dict[str, torch.Tensor]:
     """A round of SecAgg+, which Flower has for its older strategies alone: the server sees only the sum.
 
     Raises:
         RunError: there is no sum.
     """
-    before, least, found = rounds.model.state_dict(), settings.min_clients, {}
+    settings: Any = context.run_config
+    before, least, found = rounds.model.state_dict(), settings["min-clients"], {}
 
     def keep(_round: int, arrays: list[np.ndarray], _config: dict[str, Any]) -> None:
         found.update({n: torch.tensor(a, dtype=torch.float32) for n, a in zip(before, arrays, strict=True)})
@@ -154,8 +166,8 @@ def secure_round(
         evaluate_fn=keep, initial_parameters=ndarrays_to_parameters([tensor.numpy() for tensor in before.values()]),
     )  # fmt: skip
     masked = SecAggPlusWorkflow(
-        num_shares=settings.clients, reconstruction_threshold=least, max_weight=float(settings.local_steps),
-        clipping_range=SECURE_RANGE, timeout=settings.round_timeout,
+        num_shares=settings["clients"], reconstruction_threshold=least, max_weight=float(settings["local-steps"]),
+        clipping_range=SECURE_RANGE, timeout=settings["round-timeout"],
     )  # fmt: skip
     DefaultWorkflow(masked)(homes, LegacyContext(context, config=ServerConfig(num_rounds=1), strategy=strategy))
     if all(torch.equal(found[name], tensor) for name, tensor in before.items()):
@@ -164,13 +176,13 @@ def secure_round(
 
 
 class Homes:
-    """Flower's grid, watched: it counts bytes, sorts out replies that cannot be averaged, and gives up on homes in time.
+    """Flower's grid, watched: it counts bytes, sorts out replies that cannot be averaged, and waits only so long.
 
     Attributes:
         facts: of the round so far.
     """
 
-    def __init__(self, grid: Grid, settings: Federation, rounds: Rounds):
+    def __init__(self, grid: Grid, settings: Any, rounds: Rounds):
         self._grid, self._settings, self._rounds = grid, settings, rounds
         self._shapes = {name: tuple(tensor.shape) for name, tensor in rounds.model.state_dict().items()}
         self.facts: dict[str, Any] = {}
@@ -180,9 +192,9 @@ class Homes:
 
     def begin(self) -> None:
         """Wait for the homes: all of them before the first round of this run, then as many as a round needs."""
-        needed = self._settings.min_clients if self.facts else self._settings.clients
+        needed = self._settings["min-clients" if self.facts else "clients"]
         self.facts = {"bytes_sent": 0, "bytes_received": 0, "failures": []}
-        end = time.monotonic() + self._settings.round_timeout
+        end = time.monotonic() + self._settings["round-timeout"]
         while (there := len(list(self._grid.get_node_ids()))) < needed:
             if time.monotonic() > end:
                 raise self._stopped(f"{there} of {needed} homes are connected")
@@ -194,24 +206,18 @@ class Homes:
         Raises:
             RunError: they are too few.
         """
-        messages = sorted(messages, key=lambda message: message.metadata.dst_node_id)
-        if not messages:
-            return []
-        replies = {m.metadata.src_node_id: m for m in self._grid.send_and_receive(messages, timeout=timeout)}
-        sound: list[Message] = []
-        for sent in messages:
-            home = sent.metadata.dst_node_id
-            self.facts["bytes_sent"] += message_to_proto(sent).ByteSize()
-            if home in replies:
-                self.facts["bytes_received"] += message_to_proto(replies[home]).ByteSize()
-            fault = self._fault(replies[home]) if home in replies else f"no reply within {timeout:g} s"
-            if not fault:
-                sound.append(replies[home])
-            else:
+        sent = {message.metadata.dst_node_id: message for message in messages}
+        replies = {m.metadata.src_node_id: m for m in self._grid.send_and_receive(sent.values(), timeout=timeout)}
+        self.facts["bytes_sent"] += sum(message_to_proto(message).ByteSize() for message in sent.values())
+        self.facts["bytes_received"] += sum(message_to_proto(message).ByteSize() for message in replies.values())
+        faults = {home: self._fault(replies[home]) if home in replies else "no reply in time" for home in sorted(sent)}
+        for home, fault in faults.items():
+            if fault:
                 self.facts["failures"].append(f"home {home}: {fault}")
                 log.warning("Round %d goes on without home %d: %s.", self._rounds.done + 1, home, fault)
-        if len(sound) < self._settings.min_clients:
-            raise self._stopped(f"{len(sound)} of {len(messages)} homes gave a sound reply")
+        sound = [replies[home] for home, fault in faults.items() if not fault]
+        if sent and len(sound) < self._settings["min-clients"]:
+            raise self._stopped(f"{len(sound)} of {len(sent)} homes gave a sound reply")
         self.facts["homes"] = len(sound)
         return sound
 
@@ -219,21 +225,19 @@ class Homes:
         """Why a reply cannot be averaged, or nothing. What is masked cannot be looked into."""
         if reply.has_error():
             return reply.error.reason
-        if self._settings.privacy == "secure":
+        if self._settings["privacy"] == "secure":
             return ""
         arrays = reply.content.array_records.get("arrays", {})
         shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        if differing := sorted(shapes.items() ^ self._shapes.items()):
-            return f"it has another configuration: its {differing[0][0]} is not of the global model"
         steps = reply.content.metric_records.get("metrics", {}).get("num-examples")
-        if steps != self._settings.local_steps:
-            return f"it has another configuration: it made {steps} steps, not {self._settings.local_steps}"
-        bad = [name for name, array in arrays.items() if not np.isfinite(array.numpy()).all()]
-        return f"its weights are not finite ({bad[0]})" if bad else ""
+        if shapes != self._shapes or steps != self._settings["local-steps"]:
+            return "it has another configuration: other weights than the global model, or another number of steps"
+        finite = all(np.isfinite(array.numpy()).all() for array in arrays.values())
+        return "" if finite else "its weights are not finite"
 
     def _stopped(self, why: str) -> RunError:
         failures = "".join(f" {each[0].upper()}{each[1:]}." for each in self.facts["failures"])
         return RunError(
-            f"Round {self._rounds.done + 1} stopped: {why}, and it takes {self._settings.min_clients} "
+            f"Round {self._rounds.done + 1} stopped: {why}, and it takes {self._settings['min-clients']} "
             f"(min-clients).{failures} The last global model is {self._rounds.last}; the same command goes on from it."
         )
