@@ -71,7 +71,7 @@ def federated(settings: dict[str, Any], lives: list[Life], alone: list[str], tes
     sent = sum(each["bytes_sent"] + each["bytes_received"] for each in facts) / 1e6
     agreement = mean(each.centred.excess for each in between)
     more = {"rounds": number, "MB": sent, "between homes": agreement, "gain": found["true matches"] - known}
-    return found | more | {"epsilon": facts[-1].get("epsilon")}
+    return found | more | {"epsilon": facts[-1].get("epsilon", float("nan"))}
 
 
 def study(config: dict[str, Any], seed: int, name: str, add: Callable[..., None]) -> None:
@@ -85,18 +85,14 @@ def study(config: dict[str, Any], seed: int, name: str, add: Callable[..., None]
     steps = settings["num-rounds"] * settings["local-steps"]
     test = str(prepare_life(get_life(config["test"]), progress=False).path)
 
-    alone = [trained(output / f"{life.name}_{seed}", life, settings, steps) for life in lives]
+    alone = [trained(output / f"{life.name}_{steps}_{seed}", life, settings, steps) for life in lives]
     for model, life in zip(alone, lives, strict=True):
         others = [each for each in alone if each != model]
-        add({"seed": seed, "model": f"{life.name} alone", "lives": ""}, lambda m=model, o=others: scores(m, o, test))
-    key = {"seed": seed, "model": name, "lives": settings["lives"]}
-    add(key, lambda: federated(settings, lives, alone, test))
+        add(f"{life.name} alone", "", steps, lambda m=model, o=others: scores(m, o, test))
+    add(name, settings["lives"], steps * len(lives), lambda: federated(settings, lives, alone, test))
     if with_pooled:
-        folder, joined = output / f"{name}_pooled_{seed}", pooled(lives)
-        add(
-            key | {"model": "pooled"},
-            lambda: scores(trained(folder, joined, settings, steps * len(lives)), alone, test),
-        )
+        folder, joined, steps = output / f"{name}_pooled_{steps}_{seed}", pooled(lives), steps * len(lives)
+        add("pooled", settings["lives"], steps, lambda: scores(trained(folder, joined, settings, steps), alone, test))
 
 
 def main(path: str) -> None:
@@ -105,15 +101,17 @@ def main(path: str) -> None:
     results.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
 
-    def add(key: dict[str, Any], make: Callable[[], dict[str, Any]]) -> None:
-        if not any(row | key == row for row in rows):
-            rows.append(key | make())
-            with results.open("a") as lines:
-                lines.write(json.dumps(rows[-1]) + "\n")
-
     for seed, name in itertools.product(config["seeds"], config["federations"]):
+
+        def add(model: str, lives: str, steps: int, make: Callable[[], dict[str, Any]], seed: int = seed) -> None:
+            key = {"model": model, "lives": lives, "steps": steps, "seed": seed}
+            if not any(row | key == row for row in rows):
+                rows.append(key | make())
+                with results.open("a") as lines:
+                    lines.write(json.dumps(rows[-1]) + "\n")
+
         study(config, seed, name, add)
-    table = pandas.DataFrame(rows).drop(columns="seed").groupby(["model", "lives"], sort=False).mean()
+    table = pandas.DataFrame(rows).drop(columns="seed").groupby(["model", "lives", "steps"], sort=False).mean()
     print(table.round(3).to_string(na_rep=""))
 
 
