@@ -116,9 +116,17 @@ def smaller(state: dict[str, Any]) -> None:
     state.update({name: tensor[..., :1].clone() for name, tensor in state.items()})
 
 
-@pytest.mark.parametrize(("fault", "why"), [(nan, "not finite"), (smaller, "configuration"), (None, "no reply")])
+def reordered(state: dict[str, Any]) -> None:
+    first = next(iter(state))
+    state[first] = state.pop(first)
+
+
+@pytest.mark.parametrize(
+    ("fault", "why"),
+    [(nan, "not finite"), (smaller, "configuration"), (reordered, "configuration"), (None, "no reply")],
+)
 def test_a_round_goes_on_without_a_home_that_fails_or_stops(parts, config, fault, why):
-    """It sends NaN, has another configuration, or dies or comes late: the server sees no reply in time."""
+    """It sends NaN, has another configuration or order of weights, or dies or comes late (no reply in time)."""
     apps = [moved(parts, 0.5), fault and moved(parts, 1, fault)]
     models = serve(parts, config | {"min-clients": 1}, apps)
     assert all(torch.equal(models[2][name], weight + 0.5 + 0.5) for name, weight in models[0].items())

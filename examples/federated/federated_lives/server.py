@@ -184,7 +184,7 @@ class Homes:
 
     def __init__(self, grid: Grid, settings: Any, rounds: Rounds):
         self._grid, self._settings, self._rounds = grid, settings, rounds
-        self._shapes = {name: tuple(tensor.shape) for name, tensor in rounds.model.state_dict().items()}
+        self._shapes = [(name, tuple(tensor.shape)) for name, tensor in rounds.model.state_dict().items()]
         self.facts: dict[str, Any] = {}
 
     def __getattr__(self, name: str) -> Any:
@@ -228,7 +228,7 @@ class Homes:
         if self._settings["privacy"] == "secure":
             return ""
         arrays = reply.content.array_records.get("arrays", {})
-        shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        shapes = [(name, tuple(array.shape)) for name, array in arrays.items()]  # Flower clips by their order
         steps = reply.content.metric_records.get("metrics", {}).get("num-examples")
         if shapes != self._shapes or steps != self._settings["local-steps"]:
             return "it has another configuration: other weights than the global model, or another number of steps"
