@@ -2,135 +2,117 @@
 
     python table.py study.toml
 
-It trains each life alone, the federations, and all lives of a federation together (pooled, which breaks privacy), with
-as many steps each; what is there already is not made again. Then it scores them on a life that none has seen.
+For each federation it trains each life alone, all lives together without their videos (federated), and, if asked for,
+on all videos (pooled, which breaks privacy). All three take as many steps in all. Each result is a line of
+results.jsonl in the study's folder; what is there already is not made again.
 """
 
 import itertools
 import json
 import sys
 import tomllib
-from dataclasses import replace
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import loopback
 import pandas
-from scipy.stats import spearmanr
+from federated_lives import one_process
 
 import singlelife
-from singlelife.errors import RunError
 from singlelife.evaluation.correspondence import evaluate_correspondence
 from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import Life, get_life
 
-
-def life(name: str, frames: int) -> Life:
-    """A registered life, or only its first frames."""
-    found = get_life(name)
-    if not frames or found.simulation is None:
-        return found
-    return replace(found, simulation=replace(found.simulation, num_frames=min(frames, found.simulation.num_frames)))
+HERE = Path(__file__).parent
 
 
 def pooled(parts: list[Life]) -> Life:
     """The videos of several lives, one after another."""
-    same: dict[str, Any] = {
-        field: getattr(parts[0], field) for field in ("frame_rate", "frame_size", "license", "train")
-    }
+    same: dict[str, Any] = {each: getattr(parts[0], each) for each in ("frame_rate", "frame_size", "license", "train")}
     names = [part.name for part in parts]
     return Life(
         "pooled_" + "_".join(names), joins=" ".join(names), parts=tuple(parts), pairs_within_video=True, **same
     )
 
 
-def trained(folder: Path, **settings: Any) -> str:
+def trained(folder: Path, life: Life, settings: dict[str, Any], steps: int) -> str:
     """The model of a run, which is made or goes on if it is not there."""
     if not (folder / "model.safetensors").exists():
-        singlelife.train(output_dir=str(folder), resume=True, **settings)
+        singlelife.train(
+            life=str(prepare_life(life, progress=False).path), output_dir=str(folder), model=settings["model"],
+            config=settings["recipe"], max_steps=steps, seed=settings["seed"], save_steps=100, resume=True,
+        )  # fmt: skip
     return str(folder)
 
 
-def federated(folder: Path, homes: list[dict[str, Any]], settings: dict[str, Any]) -> Path:
-    """The last round of a federation, which is run or goes on if it is not there.
-
-    Raises:
-        RunError: it did not come to its end.
-    """
-    last = folder / f"round-{settings['num-rounds']:03d}"
-    if not last.exists():
-        with loopback.superlink(folder / "flower", homes):
-            log = loopback.run(folder / "flower", settings | {"folder": str(folder)})
-        if not last.exists():
-            raise RunError(f"The federation in {folder} stopped. The server's log ends: {log[-2000:]}")
-    return last
-
-
 def scores(model: str, own: list[str], test: str) -> dict[str, float]:
-    """A model's true matches (at large shifts) and AEPE, and its mean agreement with models of single lives."""
+    """A model's true matches at large shifts, its AEPE, and its mean agreement with models of single lives."""
     config = CorrespondenceConfig(data=test, baselines=False, progress=False)
-    found = [singlelife.cas(model, other, pairs=test, progress=False) for other in own if other != model]
-    reading = (found or [singlelife.cas(model, model, pairs=test, progress=False)])[0].readings[0]
+    found = [singlelife.cas(model, other, pairs=test, progress=False) for other in own]
     return {
-        "true matches": reading.truth.large_shifts,
-        "CAS to own": mean(each.centred.excess for each in found) if found else float("nan"),
+        "true matches": found[0].readings[0].truth.large_shifts,
+        "CAS": mean(each.centred.excess for each in found),
         "AEPE": evaluate_correspondence([model], config).models[0].measures["aepe"].mean,
     }
 
 
-def rows(name: str, study: dict[str, Any], seed: int) -> list[dict[str, Any]]:
-    """A federation of one seed: each life alone (their mean), federated, pooled."""
-    output, settings = Path(study["output"]).absolute(), study["settings"] | study["federations"][name]
-    parts = [life(each, study["frames"]) for each in settings["lives"].split(",")]
-    test = str(prepare_life(life(study["test"], study["frames"]), progress=False).path)
-    prepared = [str(prepare_life(part, progress=False).path) for part in parts]
-    rounds, steps = settings["num-rounds"], settings["local-steps"]
-    common = {"model": settings["model"], "config": settings["recipe"], "max_steps": rounds * steps, "seed": seed}
-    alone = [
-        trained(output / f"alone_{p.name}_s{seed}", life=f, **common) for p, f in zip(parts, prepared, strict=True)
-    ]
-    together = prepare_life(pooled(parts), progress=False)
-    all_lives = trained(output / f"{together.name}_s{seed}", life=str(together.path), **common)
-    folder = output / f"{name}_s{seed}"
-    homes = [{"life": each, "folder": str(folder / "homes")} for each in prepared]
-    least = len(homes) if settings.get("privacy") == "central" else min(2, len(homes))
-    own = settings | {"seed": seed, "clients": len(homes), "min-clients": least}
-    last = federated(folder, homes, own)
-
-    facts = [json.loads((folder / f"round-{n:03d}" / "round.json").read_text()) for n in range(1, rounds + 1)]
-    local = [str(folder / "homes" / Path(each).name / last.name) for each in prepared]
-    before = [scores(model, [], test)["true matches"] for model in local]
-    between = [singlelife.cas(a, b, pairs=test, progress=False) for a, b in itertools.combinations(local, 2)]
-    each_alone = pandas.DataFrame([scores(model, [], test) for model in alone]).mean().to_dict()
-    federation = scores(str(last), alone, test)
-    return [
-        {"federation": name, "seed": seed, "model": "alone (mean)", **each_alone},
-        {
-            "federation": name, "seed": seed, "model": "federated", **federation, "rounds": rounds,
-            "MB": sum(each["bytes_sent"] + each["bytes_received"] for each in facts) / 1e6,
-            "epsilon": facts[-1].get("epsilon", float("nan")),
-            "CAS between homes": mean(each.centred.excess for each in between),
-            "gain of averaging": federation["true matches"] - mean(before),
-        },
-        {"federation": name, "seed": seed, "model": "pooled", **scores(all_lives, alone, test)},
-    ]  # fmt: skip
+def federated(settings: dict[str, Any], lives: list[Life], alone: list[str], test: str) -> dict[str, Any]:
+    """Run a federation, or what is left of it. Did the last average gain, and how well did the homes agree before?"""
+    folder, number = Path(settings["folder"]), settings["num-rounds"]
+    homes = [str(prepare_life(life, progress=False).path) for life in lives]
+    one_process.run(settings, [{"life": each, "folder": str(folder / "homes")} for each in homes])
+    facts = [json.loads((folder / f"round-{n:03d}" / "round.json").read_text()) for n in range(1, number + 1)]
+    before = [str(folder / "homes" / Path(each).name / f"round-{number:03d}") for each in homes]
+    between = [singlelife.cas(*two, pairs=test, progress=False) for two in itertools.combinations(before, 2)]
+    known = mean(reading.truth.large_shifts for each in between for reading in each.readings)
+    found = scores(str(folder / f"round-{number:03d}"), alone, test)
+    sent = sum(each["bytes_sent"] + each["bytes_received"] for each in facts) / 1e6
+    agreement = mean(each.centred.excess for each in between)
+    more = {"rounds": number, "MB": sent, "between homes": agreement, "gain": found["true matches"] - known}
+    return found | more | {"epsilon": facts[-1].get("epsilon", float("nan"))}
 
 
-def main(config: str) -> None:
-    study = tomllib.loads(Path(config).read_text(encoding="utf-8"))
-    found: list[dict[str, Any]] = []
-    for seed, name in itertools.product(study["seeds"], study["federations"]):
-        found += rows(name, study, seed)
-        table = pandas.DataFrame(found)  # written after each, so that a study can be looked into early
-        table.to_csv(Path(study["output"]) / "table.csv", index=False)
-    means = table.drop(columns="seed").groupby(["federation", "model"], sort=False).mean()
-    print(means.round(3).to_string(na_rep=""))
-    pairs = table.dropna(subset=["gain of averaging"])
-    if len(pairs) >= 5:
-        rho = spearmanr(pairs["CAS between homes"], pairs["gain of averaging"])
-        print(f"CAS between homes and the gain of averaging: Spearman's ρ {rho.statistic:.2f}, p {rho.pvalue:.3f}")
+def study(config: dict[str, Any], seed: int, name: str, add: Callable[..., None]) -> None:
+    """All models of a federation of one seed."""
+    defaults = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    own, output = dict(config["federations"][name]), Path(config["output"]).absolute()
+    with_pooled = own.pop("pooled", False)
+    settings = defaults | config["settings"] | own | {"seed": seed, "folder": str(output / f"{name}_{seed}")}
+    lives = [get_life(each) for each in settings["lives"].split(",")]
+    settings |= {"clients": len(lives), "min-clients": len(lives)}
+    steps = settings["num-rounds"] * settings["local-steps"]
+    test = str(prepare_life(get_life(config["test"]), progress=False).path)
+
+    alone = [trained(output / f"{life.name}_{steps}_{seed}", life, settings, steps) for life in lives]
+    for model, life in zip(alone, lives, strict=True):
+        others = [each for each in alone if each != model]
+        add(f"{life.name} alone", "", steps, lambda m=model, o=others: scores(m, o, test))
+    add(name, settings["lives"], steps * len(lives), lambda: federated(settings, lives, alone, test))
+    if with_pooled:
+        folder, joined, steps = output / f"{name}_pooled_{steps}_{seed}", pooled(lives), steps * len(lives)
+        add("pooled", settings["lives"], steps, lambda: scores(trained(folder, joined, settings, steps), alone, test))
+
+
+def main(path: str) -> None:
+    config = tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    results = Path(config["output"]) / "results.jsonl"
+    results.parent.mkdir(parents=True, exist_ok=True)
+    rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
+
+    for seed, name in itertools.product(config["seeds"], config["federations"]):
+
+        def add(model: str, lives: str, steps: int, make: Callable[[], dict[str, Any]], seed: int = seed) -> None:
+            key = {"model": model, "lives": lives, "steps": steps, "seed": seed}
+            if not any(row | key == row for row in rows):
+                rows.append(key | make())
+                with results.open("a") as lines:
+                    lines.write(json.dumps(rows[-1]) + "\n")
+
+        study(config, seed, name, add)
+    table = pandas.DataFrame(rows).drop(columns="seed").groupby(["model", "lives", "steps"], sort=False).mean()
+    print(table.round(3).to_string(na_rep=""))
 
 
 if __name__ == "__main__":
