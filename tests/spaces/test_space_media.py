@@ -131,7 +131,7 @@ def test_of_an_animation_it_is_the_first_frame(kind, read):
     np.testing.assert_array_equal(pixels[10, [5, 35]], [RED, GREEN])
 
 
-NONE, LARGE = "no picture, or it is damaged: upload a JPEG, PNG or WebP", r"the limits are 50 million pixels"
+NONE, LARGE = "not a picture, or it is damaged. Upload a JPEG, PNG or WebP", r"the limits are 50 million pixels"
 BAD_PICTURES: dict[str, tuple[bytes, str]] = {
     "nothing": (b"", "The picture is empty"),
     "text": (b"hello", NONE),
@@ -367,7 +367,7 @@ def test_a_playlist_in_disguise_opens_no_file_and_no_address(hub: Hub, video, tm
     for text in texts:
         for name in ("a.mp4", "a.m3u8", "a.avi"):
             (tmp_path / name).write_text(text)
-            with pytest.raises(VisitorError, match="no video that can be read, or it is damaged"):
+            with pytest.raises(VisitorError, match="not a video that can be read, or it is damaged"):
                 pairs_of(tmp_path / name, 0.5, 2)
     assert hub.requests == []
 
@@ -391,7 +391,7 @@ def silence(path: Path) -> bytes:
 def test_what_is_no_video_and_sound_and_rare_codecs_are_refused(content, tmp_path):
     content = content(tmp_path / "made") if callable(content) else content
     (tmp_path / "a.mp4").write_bytes(content)
-    with pytest.raises(VisitorError, match="no video that can be read, or it is damaged") as told:
+    with pytest.raises(VisitorError, match="not a video that can be read, or it is damaged") as told:
         pairs_of(tmp_path / "a.mp4", 0.5, 2)
     assert str(tmp_path) not in str(told.value)
 
