@@ -126,7 +126,7 @@ def _check_size(path: str | Path, most: int, what: str) -> None:
     if not size:
         raise VisitorError(f"The {what} is empty or gone. Upload it again.")
     if size > most:
-        raise VisitorError(f"The {what} has {in_bytes(size)}; the limit is {in_bytes(most)}.")
+        raise VisitorError(f"The {what} has {in_bytes(size)}, more than the limit of {in_bytes(most)}.")
 
 
 def _small(picture: Image.Image) -> Image.Image:

@@ -69,7 +69,7 @@ assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoFor
     assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
 
 
-@pytest.mark.integration
+@pytest.mark.slow  # tests/hub/test_models.py does the same with a checkpoint of the Hub
 def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_path_factory):
     from safetensors.torch import save_file
 

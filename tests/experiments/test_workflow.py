@@ -44,6 +44,7 @@ def test_both_studies_can_be_planned(config, planned, tmp_path, monkeypatch):
 
 
 @pytest.mark.skipif(not find_spec("snakemake_executor_plugin_slurm"), reason="no executor plugin for SLURM")
+@pytest.mark.slow
 def test_the_profile_of_slurm_asks_for_gpus(tmp_path):
     profile, config = FOLDER / "profiles" / "slurm", FOLDER / "paper.yaml"
     plan = snakemake(tmp_path, "--profile", str(profile), "--configfile", str(config), "--dry-run")

@@ -170,6 +170,7 @@ def test_a_stopped_run_saves(tmp_path: Path, command, number):
     assert not (folder / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_killed_worker_is_said_in_a_sentence(tmp_path: Path, command):
     folder = tmp_path / "run"
     process = start(command(folder, max_steps=3000, dataloader_num_workers=1))

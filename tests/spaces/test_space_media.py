@@ -144,7 +144,7 @@ BAD_PICTURES: dict[str, tuple[bytes, str]] = {
     "a thread that lies": (png(40_000_000, 1, zlib.compress(bytes(40_000_001), 9)), LARGE),
     "no end": (png(100, 100, zlib.compress(bytes(500))), NONE),
     "no pixels": (png(0, 10, b""), NONE),
-    "too many bytes": (b"x" * (LIMITS.picture_bytes + 1), "has 25.0 MB, more than 25.0 MB"),
+    "too many bytes": (b"x" * (LIMITS.picture_bytes + 1), "has 25.0 MB, more than the limit of 25.0 MB"),
     **{f"half a {kind}": (stored(halves().resize((400, 200)), kind)[:-200], NONE) for kind in KINDS},
 }
 
@@ -271,7 +271,7 @@ def test_short_videos_give_as_many_different_pairs_as_they_have(video):
         (0.5, {"video_seconds": 3.0}, "longer than 3 s"),
         (0.5, {"video_pixels": 1000}, "64 x 48 px; the limits are 1,000 pixels"),
         (0.5, {"video_side": 60}, "and 60 px a side"),
-        (0.5, {"video_bytes": 1000}, r"more than 1\.0 kB"),
+        (0.5, {"video_bytes": 1000}, r"more than the limit of 1\.0 kB"),
         (0.5, {"request_seconds": 1e-6}, "takes longer than"),
     ],
 )
