@@ -127,3 +127,13 @@ def hub_client(hub_environment: dict[str, str]) -> Iterator[Client]:
     client = Client(hub_environment)
     yield client
     client.close()
+
+
+@pytest.fixture
+def fresh_accelerate() -> Iterator[None]:
+    """Accelerate keeps its state for a whole process; each run of a test is to be like one of its own."""
+    from accelerate.state import AcceleratorState  # takes seconds, and most tests train nothing
+
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from accelerate.state import AcceleratorState
 
 from .micro import save_micro_model
 
@@ -16,14 +15,11 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 
 
 @pytest.fixture(autouse=True)
-def fresh_process(tmp_path, monkeypatch):
+def fresh_process(tmp_path, monkeypatch, fresh_accelerate):
     """A folder, a cache and an Accelerate of its own for each example, which runs in this process."""
     monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv("MPLBACKEND", "agg")
     monkeypatch.chdir(tmp_path)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def run_notebook(name: str, parameters: dict[str, Any]) -> dict[str, Any]:

@@ -154,9 +154,13 @@ def test_a_rate_keeps_the_frame_nearest_to_each_tick():
 def test_lost_frames_have_no_pose_and_other_folders_no_layout(tmp_path):
     scannet(tmp_path)
     text(tmp_path / "pose" / "20.txt", np.full((4, 4), -np.inf))  # as ScanNet writes it
-    poses = posed_recording(tmp_path).poses
+    recording = posed_recording(tmp_path)
+    assert posed_recording(tmp_path) is recording  # read once
+    poses = recording.poses
     assert np.isnan(poses[2]).all() and np.isfinite(np.delete(poses, 2, axis=0)).all()
     assert posed_recording(tmp_path / "color") is None
+    text(tmp_path / "pose" / "20.txt", pose(7))
+    np.testing.assert_allclose(posed_recording(tmp_path).poses[2], pose(7))  # and again when a file has changed
 
 
 def spoil_rotation(folder: Path) -> None:
@@ -180,7 +184,7 @@ def spoil_rotation(folder: Path) -> None:
         ("TUM RGB-D", lambda folder: next((folder / "rgb").iterdir()).unlink(), "rgb.txt"),
         ("KITTI", lambda folder: text(folder / "poses.txt", np.zeros((4, 12))), "4 poses"),
         ("KITTI", lambda folder: (folder / "calib.txt").write_text("P0: 1 2"), "P2"),
-        ("poses.txt", lambda folder: (folder / "poses.txt").write_text("1 2 x"), "'x'"),
+        ("poses.txt", lambda folder: (folder / "poses.txt").write_text("1 2 x"), "line 1"),
         ("poses.txt", lambda folder: text(folder / "poses.txt", np.eye(4)), "12"),
     ],
 )

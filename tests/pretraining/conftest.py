@@ -63,8 +63,5 @@ def short_sim_test(monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture(autouse=True)
-def fresh_accelerate():
-    """Accelerate keeps its state for a whole process; each run of a test is to be like one of its own."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
+def each_run_is_like_one_of_its_own(fresh_accelerate: None) -> None:
+    """Every test here trains, or may."""

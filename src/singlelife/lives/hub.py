@@ -160,31 +160,36 @@ def download_life(
         LifeError: the disk lacks the room, or what is here is damaged.
     """
     repository = Path(cache_dir or default_cache_dir()) / "lives" / "hub" / repo_id.replace("/", "--")
-    commit, ref = revision or "", repository / "refs" / quote(revision or "main", safe="")
-    if not is_commit(revision) or not (repository / commit).is_dir():
-        try:
-            remote = look_up(repo_id, "dataset", revision)
-            commit = remote.commit
-        except HubUnreachable as error:
-            commit = ref.read_text() if ref.is_file() else ""
-            if not commit or not (repository / commit).is_dir():
-                raise
-            say_kept(repo_id, commit, error)
-    folder = repository / commit
+    if revision is not None and is_commit(revision) and (repository / revision).is_dir():
+        return _opened(repository / revision, repo_id)
+    ref = repository / "refs" / quote(revision or "main", safe="")
+    try:
+        remote = look_up(repo_id, "dataset", revision)
+    except HubUnreachable as error:
+        kept = repository / ref.read_text() if ref.is_file() else None
+        if kept is None or not kept.is_dir():
+            raise
+        say_kept(repo_id, kept.name, error)
+        return _opened(kept, repo_id)
+    folder = repository / remote.commit
     try:
         ref.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder, repo_id):
             if not folder.exists():
                 _download(remote, name, folder, progress)
         with atomic_write(ref) as aside:
-            aside.write_text(commit)
+            aside.write_text(remote.commit)
     except OSError as error:
         raise LifeError(
             f"The life {repo_id} cannot be written into {repository}: {error.strerror or error}. Make room there, or "
             f"{ELSEWHERE}. What was done is kept."
         ) from error
+    return _opened(folder, repo_id)
+
+
+def _opened(folder: Path, repo_id: str) -> PreparedLife:
     life = PreparedLife.load(folder)
-    life.metadata["hub"] = {"repo_id": repo_id, "revision": commit}
+    life.metadata["hub"] = {"repo_id": repo_id, "revision": folder.name}
     return life
 
 

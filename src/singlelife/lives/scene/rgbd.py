@@ -16,8 +16,9 @@ import hashlib
 import json
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -175,7 +176,7 @@ def posed_recording(folder: Path) -> PosedRecording | None:
     Raises:
         LifeError: it has such a layout, but a file is missing or cannot be read, or a pose is not a rigid motion.
     """
-    readers = {
+    readers: dict[str, Callable[[Path], PosedRecording]] = {
         "color/* pose/*.txt": _scannet,
         "*.color.png *.pose.txt": _seven_scenes,
         "rgb.txt groundtruth.txt": _tum,
@@ -184,8 +185,21 @@ def posed_recording(folder: Path) -> PosedRecording | None:
     }
     for patterns, read in readers.items():
         if all(next(folder.glob(pattern), None) for pattern in patterns.split()):
-            return read(folder)
+            files = sorted([*folder.rglob("*"), *filter(Path.exists, [_kitti_poses(folder)])])
+            known = [(str(file), (facts := file.lstat()).st_mtime_ns, facts.st_size) for file in files]
+            return _read_once(read, folder, tuple(known))
     return None
+
+
+@lru_cache(maxsize=4)
+def _read_once(read: Callable[[Path], PosedRecording], folder: Path, _files: tuple) -> PosedRecording:
+    """A command asks for a life several times, and its poses may be thousands of files."""
+    return read(folder)
+
+
+def _kitti_poses(folder: Path) -> Path:
+    """Where the data set keeps the poses of a sequence."""
+    return folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
 
 
 def _scannet(folder: Path) -> PosedRecording:
@@ -236,8 +250,8 @@ def _kitti(folder: Path) -> PosedRecording:
     camera = next(name for name in ("image_2", "image_3", "image_0", "image_1") if (folder / name).is_dir())
     images = sorted((folder / camera).glob("*.png"))
     poses = folder / "poses.txt"
-    if not poses.is_file():  # where the data set keeps those of a sequence
-        poses = folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
+    if not poses.is_file():
+        poses = _kitti_poses(folder)
     lines = dict(line.split(":", 1) for line in _lines(folder / "calib.txt") if ":" in line)
     try:
         projection = np.array(lines[f"P{camera[-1]}"].split(), dtype=np.float64).reshape(3, 4)
@@ -317,14 +331,16 @@ def _lines(path: Path) -> list[str]:
 
 
 def _numbers(path: Path, columns: int) -> np.ndarray:
-    """A table of numbers, float64 (n, at least `columns`)."""
-    try:
-        values = np.loadtxt([line.replace(",", " ") for line in _lines(path)], dtype=np.float64, ndmin=2)
-    except ValueError as error:
-        raise LifeError(f"{path}: it is no table of numbers ({error}).") from error
-    if values.shape[1] < columns:
-        raise LifeError(f"{path}: a line has {values.shape[1]} numbers, not {columns}.")
-    return values
+    """A table of numbers, float64 (n, at least `columns`); lines that begin with # say nothing."""
+    lines = [line.replace(",", " ").split() for line in _lines(path)]
+    for number, line in enumerate(lines, start=1):
+        try:
+            values = [float(word) for word in line]
+        except ValueError as error:
+            raise LifeError(f"{path}: line {number} is not all numbers.") from error
+        if len(values) < columns or len(values) != len(lines[0]):
+            raise LifeError(f"{path}: line {number} has {len(values)} numbers, not {max(columns, len(lines[0]))}.")
+    return np.array(lines, dtype=np.float64)
 
 
 def _matrix(path: Path, side: int) -> np.ndarray:
