@@ -66,8 +66,13 @@ def sync(path: Path) -> None:
 
 
 def locked(path: Path, what: str) -> AcquireReturnProxy:
-    """Hold the lock of a file or folder, which need not be there, in the folder `.locks` beside it. If another process
-    holds it, name it on stderr by `what`, such as `"the life sim_1"`, and wait."""
+    """Hold the lock of a file or folder, in the folder `.locks` beside it. If another process holds it, say so on
+    stderr and wait.
+
+    Args:
+        path: what is worked on; it need not be there.
+        what: the same for people, such as `"the life sim_1"`.
+    """
     lock = path.parent / ".locks" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -84,8 +89,17 @@ def free_bytes(path: Path) -> int:
 
 
 def check_room(needed: int, folder: Path, what: str, otherwise: str) -> None:
-    """Raise a LifeError unless the disk of a folder, which need not be there yet, has the bytes that are `needed` by
-    `what`, such as `"The life sim_1"`. `otherwise` says what else there is to do but make room."""
+    """Make sure that the disk of a folder, which need not be there yet, has room.
+
+    Args:
+        needed: in bytes.
+        folder: where it is needed.
+        what: needs it, such as `"The life sim_1"`.
+        otherwise: what else there is to do but make room.
+
+    Raises:
+        LifeError: it has not.
+    """
     if needed > (free := free_bytes(folder)):
         raise LifeError(
             f"{what} needs about {in_bytes(needed)} in {folder}, where {in_bytes(free)} are free. Make room, or "
@@ -107,7 +121,11 @@ def config_names(kind: str) -> list[str]:
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file; a SingleLifeError if it is missing, is not YAML, or does not hold a mapping."""
+    """The mapping in a YAML file.
+
+    Raises:
+        SingleLifeError: the file is missing, is not YAML, or does not hold a mapping.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

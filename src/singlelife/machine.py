@@ -31,8 +31,15 @@ def say(text: str) -> None:
 
 
 def choose_device(name: str = "auto") -> str:
-    """The device to run on: `"auto"` is the first GPU (CUDA, then Apple's) where there is one, else the CPU; other
-    names are torch's, such as `"cuda:1"`. Raises a SingleLifeError if torch cannot use that device here."""
+    """The device to run on.
+
+    Args:
+        name: `"auto"` for the first GPU (CUDA, then Apple's) where there is one, else the CPU; or a device of torch,
+            such as `"cuda:1"`.
+
+    Raises:
+        SingleLifeError: torch cannot use that device here.
+    """
     import torch  # seconds to import; not every user of this module needs it
 
     if name == "auto":

@@ -6,10 +6,16 @@ import torch
 
 
 def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, min_rate: float = 0.0) -> float:
-    """The learning rate of optimiser step `step` (0 is the first): a linear warm-up, whose last step is the first at
-    the peak, then half a cosine, which would reach its end, `min_rate` times the peak, at `max_steps`.
+    """The learning rate of optimiser step `step` (0 is the first): linear warm-up, then half a cosine.
 
     A pure function of the step, so that a resumed run needs no scheduler state.
+
+    Args:
+        step: 0 to max_steps - 1.
+        peak: the rate at the end of the warm-up.
+        warmup_steps: step `warmup_steps - 1` is the first at the peak.
+        max_steps: where the cosine would reach its end.
+        min_rate: the end of the cosine, as a share of the peak.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps

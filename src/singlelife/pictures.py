@@ -21,7 +21,12 @@ def read_picture(
     """A picture as it is meant to be seen: RGB of 8 bits a channel, upright, on white where it is transparent.
 
     16 bits become the upper 8 of them. The orientation that a camera notes (EXIF, all eight) is applied. An animation
-    gives its first frame. Only `formats` (Pillow's names) are opened, and only up to `max_pixels` are decoded.
+    gives its first frame.
+
+    Args:
+        source: a file, its path, or a picture that is open already.
+        formats: the only ones that are opened, by Pillow's names; all by default.
+        max_pixels: above which it is not decoded.
 
     Raises:
         ValueError: there is no such file, it is no picture, damaged, too large, or its numbers do not say what white

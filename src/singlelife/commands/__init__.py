@@ -30,8 +30,11 @@ def runs_here() -> list[str]:
 
 
 def check_models(models: Iterable[str]) -> None:
-    """Raise a CheckpointError with the nearest names, before torch is imported or the Hub is asked, for a name that is
-    no folder here, no preset after `untrained:`, and no ORG/NAME."""
+    """Refuse a name that can be no model, before torch is imported or the Hub is asked.
+
+    Raises:
+        CheckpointError: it is no folder here, no preset after `untrained:`, and no ORG/NAME; the nearest names follow.
+    """
     for model in models:
         fresh = untrained_model(model)
         name = fresh[0] if fresh else model

@@ -82,10 +82,14 @@ _DEFAULTS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Conversion:
-    """A finished conversion; `sha256` is that of the checkpoint that it was made from.
+    """A finished conversion.
 
-    The kind is `"pretraining"`: a whole CroCo; `"fine-tuned"`: one without its pixel head; or `"two decoders"`: of
-    DUSt3R or its kin the encoder, exact, and the first decoder, which is not used here as it was there.
+    Attributes:
+        kind: `"pretraining"`: a whole CroCo. `"fine-tuned"`: one without its pixel head. `"two decoders"`: of DUSt3R
+            or its kin the encoder, exact, and the first decoder, which is not used here as it was there.
+        config: of the model.
+        parameters: how many it has.
+        sha256: of the checkpoint that it was made from.
     """
 
     kind: str

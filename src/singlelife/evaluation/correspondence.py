@@ -37,7 +37,12 @@ _BORDER = 1e-6  # px: rounding, for places on the very border of the source
 
 @dataclass(frozen=True)
 class Matcher:
-    """A model whose matches are measured. None is the identity flow, which looks straight ahead."""
+    """A model whose matches are measured. With None for a model, it is the identity flow, which looks straight ahead.
+
+    Attributes:
+        model: a provider of `load_model`, or None.
+        config: how matches are read from its map.
+    """
 
     model: AttentionMapProvider | None
     config: CorrespondenceConfig
@@ -49,7 +54,11 @@ class Matcher:
         return crosses if self.config.sinks is None else self.config.sinks == "mask"
 
     def flows(self, pairs: Sequence[ImagePair]) -> Iterator[torch.Tensor]:
-        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`."""
+        """The flow of each pair, float64 (rows, columns, 2), see `flow_of`.
+
+        Raises:
+            CheckpointError: the model's maps are not finite.
+        """
         if self.model is None or not pairs:
             yield from (torch.zeros(1, 1, 2, dtype=torch.float64) for _ in pairs)
             return
@@ -91,8 +100,13 @@ def cost_volume(
 
 
 def flow_of(costs: torch.Tensor, grid: tuple[int, int], temperature: float) -> torch.Tensor:
-    """From each target patch's centre to its match in the source, by the soft-argmax of its row of `costs` (B, N, N),
-    where N is rows * columns of `grid`. At ZeroCo's temperature, 1e-4, that is nearly the largest logit alone.
+    """From each target patch's centre to its match in the source, by the soft-argmax of its row.
+
+    Args:
+        costs: (B, N, N), rows target patches; N is rows * columns of `grid`.
+        grid: rows and columns of patches of either view.
+        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4 it is nearly the largest
+            logit alone.
 
     Returns:
         float64 (B, rows, columns, 2), x and y as fractions of the width and height.
@@ -111,8 +125,17 @@ def patch_centres(grid: tuple[int, int]) -> torch.Tensor:
 
 
 def flow_at(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
-    """Flow (rows, columns, 2) at any points (n, 2) of the target, all float64, x and y as fractions: bilinear between
-    the centres of patches and constant beyond the outermost, as if resized to the image's size."""
+    """Flow at any points of the target, bilinear between the centres of patches and constant beyond the outermost.
+
+    At the centres of an image's pixels this is what resizing the flow to the image's size gives.
+
+    Args:
+        flow: float64 (rows, columns, 2).
+        points: float64 (n, 2), x and y as fractions.
+
+    Returns:
+        float64 (n, 2).
+    """
     where = (2 * points - 1).view(1, 1, -1, 2)  # from -1 to 1 between the outer edges
     planes = flow.permute(2, 0, 1).unsqueeze(0)
     found = torch.nn.functional.grid_sample(planes, where, mode="bilinear", padding_mode="border", align_corners=False)
@@ -120,8 +143,12 @@ def flow_at(flow: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
 
 
 def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> dict[str, float]:
-    """The errors of a flow, float64 (rows, columns, 2) of any grid, at every pixel of the target. With a `side` in
-    pixels, both images count as resized to that square.
+    """The errors of a flow at every pixel of the target.
+
+    Args:
+        flow: float64 (rows, columns, 2), of any grid.
+        pair: whose target it starts from.
+        side: of the square that both images are taken to be resized to, in pixels; None for their own sizes.
 
     Returns:
         `aepe`, the average end-point error in pixels; `pck1`, `pck3`, `pck5`, the share of pixels that are off by at
@@ -168,8 +195,15 @@ def evaluate_correspondence(
 
     The metrics are `aepe` and `pck1` to `pck5`, see `measure`; with `_240` both images count as resized to 240x240.
     HPatches has the AEPE of each level too (`aepe_I` to `aepe_V`). `details` has each pair. The baselines are an
-    untrained model of each architecture and the identity flow. A pair that cannot be read, or shows nothing of its
-    source, is left out and named. `on_model` is called with each model as soon as it is measured.
+    untrained model of each architecture and the identity flow.
+
+    Args:
+        models: as `load_model` takes them.
+        config: data, matching and machine.
+        on_model: called with each model as soon as it is measured, to draw its matches.
+
+    Returns:
+        The evaluation. A pair that cannot be read, or shows nothing of its source, is left out and named.
 
     Raises:
         EvaluationError: no pair or no model could be measured.
@@ -208,10 +242,15 @@ def evaluate_correspondence(
 
 
 def measure_matches(matcher: Matcher, data: PairData) -> tuple[ModelResult, str, dict[str, str]]:
-    """Measure one model on pairs with known correspondences; raises an EvaluationError if none could be measured.
+    """Measure one model on pairs with known correspondences.
 
     Returns:
-        Its result; the SHA-256 of the measured pairs, pixels and truth; and why others could not be, by name.
+        Its result; the SHA-256 of the pairs that were measured, pixels and truth; and why others could not be, by
+        name.
+
+    Raises:
+        EvaluationError: no pair could be measured.
+        CheckpointError: the model's maps are not finite.
     """
     config, model = matcher.config, matcher.model
     name, revision = ("identity flow", "") if model is None else (model.name, model.revision)

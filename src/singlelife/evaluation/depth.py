@@ -118,7 +118,13 @@ class FrozenFeatures:
 
 @dataclass(frozen=True)
 class ProbedModel:
-    """An encoder with the probe of each seed, and the test frames."""
+    """An encoder with the probe of each seed.
+
+    Attributes:
+        features: its encoder and features.
+        probes: one for each seed.
+        frames: the test frames.
+    """
 
     features: FrozenFeatures
     probes: list[nn.Module]
@@ -301,8 +307,13 @@ def at_size(depth: torch.Tensor, shape: tuple[int, ...], frames: DepthFrames) ->
 
 
 def save_depth_model(probed: ProbedModel, folder: Path) -> None:
-    """Save the encoder, a CroCo, with its first probe as a `CroCoForDepthEstimation`, which the depth pipeline loads.
-    Its processor stretches an image over the model's view, so that depth is given for all of it."""
+    """Save the encoder with its first probe as a `CroCoForDepthEstimation`, which the depth pipeline loads.
+
+    Its processor stretches an image over the model's view, so that depth is given for all of it.
+
+    Raises:
+        CheckpointError: the model is no CroCo.
+    """
     encoder, protocol = probed.features.encoder, probed.frames.protocol
     model = croco_of(encoder)
     size = probed.features.probe_size
@@ -329,7 +340,11 @@ def save_depth_model(probed: ProbedModel, folder: Path) -> None:
 
 
 def croco_of(encoder: AttentionMapProvider) -> CroCoModel:
-    """The CroCo of an encoder that `load_model` gave; a CheckpointError if it is another model."""
+    """The CroCo of an encoder that `load_model` gave.
+
+    Raises:
+        CheckpointError: it is another model.
+    """
     model = getattr(encoder, "model", None)
     if not isinstance(model, CroCoModel):
         raise CheckpointError(f"{encoder.name} is no CroCo, so it cannot be saved as a CroCoForDepthEstimation.")

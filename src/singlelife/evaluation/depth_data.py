@@ -46,8 +46,11 @@ class DepthProtocol:
     crop: str | None = None
 
     def known(self, depth: np.ndarray) -> np.ndarray:
-        """Which pixels of a true depth map (height, width) in metres count, bool. An EvaluationError if the protocol
-        has a crop, and the map is not of its size."""
+        """Which pixels of a true depth map (height, width) in metres count, bool.
+
+        Raises:
+            EvaluationError: the protocol has a crop, and the map is not of its size.
+        """
         known = (depth > self.min_depth) & (depth <= self.max_depth)
         if self.crop is None:
             return known
@@ -72,10 +75,13 @@ PROTOCOLS = {
 
 
 def depth_metrics(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """The `METRICS`, float64 (6,), of the depths above 0, float (n,), of the pixels of one image that count.
+    """The `METRICS` of one image, float64 (6,).
 
     delta1 to delta3 are the shares of pixels with max(predicted/true, true/predicted) under 1.25, 1.25², 1.25³;
     abs_rel is the mean of |predicted - true| / true; rmse in metres; log10 the mean of |log10 predicted - log10 true|.
+
+    Args:
+        predicted, true: depths above 0 of the pixels that count, float (n,), n at least 1.
     """
     predicted, true = predicted.astype(np.float64), true.astype(np.float64)
     ratio = np.maximum(predicted / true, true / predicted)
@@ -142,8 +148,11 @@ class DepthFrames:
         return self._numbers(row).astype(np.float32) * np.float32(self.scale or 1.0)
 
     def depth(self, index: int) -> np.ndarray:
-        """True depth of frame `index` in metres, float32 (height, width), 0 where it is not known. An ItemError if
-        there is none, or no pixel of it counts."""
+        """True depth of frame `index` in metres, float32 (height, width), 0 where it is not known.
+
+        Raises:
+            ItemError: there is none, or no pixel of it counts.
+        """
         row = int(self.rows[index])
         depth = self.in_metres(row)
         finite = np.isfinite(depth)
@@ -180,7 +189,11 @@ class DepthFrames:
         return Item(image, target.astype(np.float16), digest.digest())
 
     def check(self) -> None:
-        """Look at some frames, before any work is done on all; an EvaluationError if their depth is not in metres."""
+        """Look at some frames, before any work is done on all.
+
+        Raises:
+            EvaluationError: their depth is not in metres.
+        """
         medians = []
         for row in self.rows[:: -(-len(self) // _LOOKED_AT)]:
             try:
@@ -216,7 +229,11 @@ def open_depth(config: DepthConfig, role: str) -> DepthFrames:
 
     Each name in `config.train` or `config.test` stands for, in this order: a folder with the labelled NYU Depth V2; a
     folder of ScanNet scenes; a prepared life; a folder with a `datasets` data set; ORG/NAME of one on the Hub; the
-    name of a life. Several are joined, each thinned out to its share. The role is `"train"` or `"test"`.
+    name of a life. Several are joined, each thinned out to its share.
+
+    Args:
+        config: see there.
+        role: `"train"` or `"test"`.
 
     Raises:
         EvaluationError, LifeError: there are no such frames, or they cannot be used.
@@ -288,8 +305,11 @@ def _life(name: str, config: DepthConfig) -> DepthFrames:
 
 
 def open_nyu(folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    """The owners' two files of NYU Depth V2: an open HDF5 file, in which MATLAB stores the last axis first (images (n,
-    3, w, h), depths and rawDepths (n, w, h)), and the frames of `train` and `test`, int64, from 0.
+    """The owners' two files of NYU Depth V2.
+
+    Returns:
+        The labelled frames, an open HDF5 file, in which MATLAB stores the last axis first: images (n, 3, w, h), depths
+        and rawDepths (n, w, h); and the frames of `train` and `test`, int64, from 0, of the official split.
 
     Raises:
         EvaluationError: a file is missing or damaged, or h5py is not installed.

@@ -31,8 +31,13 @@ _SPLIT_NAMES = {"train": ("train", "training", "all"), "test": ("test", "validat
 
 
 class Item(NamedTuple):
-    """One example: an image, uint8 (3, height, width) of any size; the target to predict, of the data set's
-    `target_shape` and `target_dtype`; and the SHA-256 of the image and the whole truth, before any resizing."""
+    """One example.
+
+    Attributes:
+        image: uint8 (3, height, width), of any size.
+        target: the truth to predict, of the data set's `target_shape` and `target_dtype`.
+        digest: SHA-256 of the image and the whole truth, before anything was resized.
+    """
 
     image: torch.Tensor
     target: np.ndarray
@@ -194,8 +199,12 @@ def _compute(
 
 
 def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
-    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub. By
-    default it is that of the role (`"train"` or `"test"`), and for a test also a validation split.
+    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub.
+
+    Args:
+        word: which data set.
+        role: `"train"` or `"test"`.
+        split: the split's name; by default that of the role, and of a test also a validation split.
 
     Returns:
         The split's name, and the split, which has a column `image`.
@@ -237,8 +246,11 @@ def data_identity(data: Any) -> str:
 
 
 def rgb(picture: Any) -> torch.Tensor:
-    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width). Raises a
-    ValueError if there is none, or it cannot be read."""
+    """A picture as `read_picture` takes it, or its encoded bytes in a mapping, as uint8 (3, height, width).
+
+    Raises:
+        ValueError: there is none, or it cannot be read.
+    """
     if picture is None:
         raise ValueError("there is none")
     source = io.BytesIO(picture["bytes"]) if isinstance(picture, dict) else picture

@@ -32,7 +32,13 @@ _WORST_CONDITION = 1e9  # of a homography in that unit
 
 @dataclass(frozen=True)
 class ImagePair:
-    """Two images, uint8 (3, H, W) each of its own size, the truth, and what it follows from, for the hash."""
+    """A pair of images in memory.
+
+    Attributes:
+        target, source: uint8 (3, H, W), each of its own size.
+        truth: where the target's pixels are in the source.
+        truth_key: what `truth` follows from, for the hash.
+    """
 
     target: torch.Tensor
     source: torch.Tensor
@@ -51,8 +57,13 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class PairEntry:
-    """A pair, such as `v_wall 1-3`, that is read when its turn comes. `load` raises an `EvaluationError` that names
-    what is wrong; the level is that of HPatches, `"I"` to `"V"`."""
+    """A pair that is read when its turn comes.
+
+    Attributes:
+        name: for people, such as `v_wall 1-3`.
+        load: reads it; raises an `EvaluationError` that names what is wrong.
+        level: of HPatches, `"I"` to `"V"`; empty for other data.
+    """
 
     name: str
     load: Callable[[], ImagePair]
@@ -61,7 +72,13 @@ class PairEntry:
 
 @dataclass(frozen=True)
 class PairData:
-    """Pairs to evaluate on; `left_out` more have views with nothing in common."""
+    """Pairs to evaluate on.
+
+    Attributes:
+        name: for people.
+        pairs: the pairs.
+        left_out: how many pairs of a set have views with nothing in common.
+    """
 
     name: str
     pairs: Sequence[PairEntry]
@@ -89,8 +106,12 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
 
 
 def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
-    """HPatches: of each sequence of a split, the pairs of image 1 with images 2 to 6, levels I to V. The folder is
-    that of the sequences (`v_*` and `i_*`, each with `1.ppm` to `6.ppm` and `H_1_2` to `H_1_6`), or one of them.
+    """HPatches: of each sequence, the pairs of image 1 with images 2 to 6, levels I to V.
+
+    Args:
+        folder: of the sequences (`v_*` and `i_*`, each with `1.ppm` to `6.ppm` and `H_1_2` to `H_1_6`), or one of
+            them.
+        split: `"viewpoint"` or `"illumination"`.
 
     Raises:
         EvaluationError: there is no such sequence. What is wrong with a sequence shows when its pairs are read.
@@ -121,8 +142,11 @@ def _of_sequence(sequence: Path, number: int) -> ImagePair:
 
 
 def read_homography(path: Path) -> np.ndarray:
-    """The homography, float64 (3, 3), in a text file of three lines of three numbers. It maps the pixels (x, y, 1) of
-    one image to those of another, where (0, 0) is the *centre* of the top left pixel.
+    """The homography in a text file of three lines of three numbers. It maps the pixels (x, y, 1) of one image to
+    those of another, where (0, 0) is the *centre* of the top left pixel.
+
+    Returns:
+        float64 (3, 3).
 
     Raises:
         EvaluationError: it cannot be read, is no homography, or has no inverse.
@@ -143,8 +167,13 @@ def read_homography(path: Path) -> np.ndarray:
 def planar_truth(
     matrix: np.ndarray, target_size: tuple[int, ...], source_size: tuple[int, ...], points: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The `Truth` of a homography, float64 (3, 3), from the pixels of the target to those of the source, of images of
-    these heights and widths."""
+    """The `Truth` of a homography.
+
+    Args:
+        matrix: from the pixels of the target to those of the source, float64 (3, 3).
+        target_size, source_size: height and width in pixels.
+        points: places in the target.
+    """
     pixels = points * target_size[::-1] - 0.5
     x, y, depth = matrix @ np.stack([pixels[:, 0], pixels[:, 1], np.ones(len(pixels))])
     # The plane is seen from one side: beyond its horizon the third coordinate changes its sign.

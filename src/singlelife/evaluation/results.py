@@ -22,8 +22,14 @@ _TITLES = {"delta1": "δ1", "delta2": "δ2", "delta3": "δ3", "abs_rel": "AbsRel
 
 @dataclass(frozen=True)
 class Measure:
-    """One metric of one model: its mean and standard deviation (of a sample) over seeds, the 95% bootstrap interval of
-    the mean over test items, which is too narrow for frames of one video, and value, low and high of each seed."""
+    """One metric of one model.
+
+    Attributes:
+        mean, std: over seeds (the standard deviation of a sample; 0 with one seed).
+        low, high: 95% bootstrap interval over test items of the mean over seeds. Frames of one video are not
+            independent, so it is too narrow for them.
+        per_seed: value and interval (low, high) with each seed.
+    """
 
     mean: float
     std: float
@@ -43,8 +49,15 @@ class Measure:
 
 @dataclass(frozen=True)
 class ModelResult:
-    """The measures of one model or baseline by metric; `revision` identifies its weights (empty without a model),
-    `settings` are of this model alone, and `details` are, for correspondence, the errors of each pair."""
+    """The measures of one model or baseline.
+
+    Attributes:
+        model: as the user named it, or the baseline's name.
+        revision: identifies its weights; empty for a baseline without a model.
+        measures: by metric.
+        settings: of this model alone, such as the blocks that its matches are read from.
+        details: for correspondence the errors of each pair.
+    """
 
     model: str
     revision: str
@@ -145,8 +158,10 @@ def measure_models(
     *,
     baselines: bool,
 ) -> tuple[list[ModelResult], dict[str, str]]:
-    """Measure models one after the other, then, with `baselines`, an untrained one of each architecture. Returns the
-    results in order, and why each model that could not be measured could not.
+    """Measure models one after the other, then, with `baselines`, an untrained one of each architecture.
+
+    Returns:
+        The results in order, untrained models last, and why each model that could not be measured could not.
 
     Raises:
         EvaluationError: the data cannot be used, or no model could be measured.

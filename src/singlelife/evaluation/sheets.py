@@ -25,8 +25,11 @@ _POINTS = 5  # rows and columns of points whose matches are marked
 
 
 def depth_maps(probed: ProbedModel, count: int = 6) -> dict[int, np.ndarray]:
-    """Depth of some test frames, evenly spread, by the probe of the first seed: by number of the frame, in metres,
-    float32 (height, width) of the truth's size."""
+    """Depth of some test frames, evenly spread, by the probe of the first seed.
+
+    Returns:
+        By number of the frame: depth in metres, float32 (height, width) of the truth's size.
+    """
     test, frames = probed.features.test, probed.frames
     count = min(count, len(test))
     indices = ((np.arange(count) + 0.5) * len(test) / count).astype(np.int64)
@@ -38,8 +41,13 @@ def depth_maps(probed: ProbedModel, count: int = 6) -> dict[int, np.ndarray]:
 
 
 def draw_depth(path: Path, frames: DepthFrames, models: Mapping[str, Mapping[int, np.ndarray]]) -> None:
-    """Draw frames as a PNG, a line each: the image, the true depth, and the depth and δ1 of each model. `models` are
-    the maps of `depth_maps` by model; at least one, all of the same frames."""
+    """Draw frames as a PNG, a line each: the image, the true depth, and the depth and δ1 of each model.
+
+    Args:
+        path: where to.
+        frames: the test frames.
+        models: what `depth_maps` gives, by model; at least one, all of the same frames.
+    """
     rows = list(next(iter(models.values())))
     truths = [np.where(frames.protocol.known(depth), depth, np.nan) for depth in map(frames.depth, rows)]
     values = np.concatenate([truth[np.isfinite(truth)] for truth in truths])
@@ -84,7 +92,13 @@ def matches(matcher: Matcher, data: PairData) -> list[torch.Tensor]:
 
 def draw_matches(path: Path, data: PairData, models: Mapping[str, Sequence[torch.Tensor]]) -> None:
     """Draw pairs as a PNG, a line each: the target with points, the source with their true places, and for each model
-    (its flows as of `matches`) the source with the places that it finds, a line from each true place to it."""
+    the source with the places that it finds, a line from each true place to it.
+
+    Args:
+        path: where to.
+        data: that the pairs are from.
+        models: what `matches` gives, by model.
+    """
     pairs = shown_pairs(data)
     titles = ["target", "source: true places", *(f"matches of {name}" for name in short_names(list(models)))]
     tallest = max(image.shape[1] / image.shape[2] for pair in pairs.values() for image in (pair.target, pair.source))

@@ -30,8 +30,16 @@ def fill_card(name: Literal["model", "life", "pair_set"], header: CardData, fiel
 def dataset_header(
     name: str, num_rows: int, license: str, *, tasks: list[str], tags: list[str], files: Mapping[str, tuple[str, str]]
 ) -> DatasetCardData:
-    """The header of a dataset card. `tasks` are named as the Hub does, `tags` come besides that of this package, and
-    `files` give the split and its files for each configuration, the default one first."""
+    """The header of a dataset card.
+
+    Args:
+        name: for people.
+        num_rows: of all.
+        license: as people write it.
+        tasks: by the Hub's names.
+        tags: besides that of this package.
+        files: the split and its files for each configuration, the default one first.
+    """
     header = DatasetCardData(
         pretty_name=name,
         task_categories=tasks,

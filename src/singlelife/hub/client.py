@@ -33,8 +33,11 @@ def check_name(repo_id: str) -> None:
 
 
 def check_push(repo_id: str | None) -> None:
-    """Check before hours of work what takes no Hub: raise a HubError if this cannot be a name, there is no token, or
-    HF_HUB_OFFLINE is set. A NAME alone is in the user's namespace."""
+    """Check what can be checked without asking the Hub, before hours of work. A NAME alone is in the user's namespace.
+
+    Raises:
+        HubError: it cannot be a name, there is no token, or HF_HUB_OFFLINE is set.
+    """
     if repo_id is not None and "/" in repo_id:
         check_name(repo_id)
     if constants.HF_HUB_OFFLINE:
@@ -46,8 +49,11 @@ def check_push(repo_id: str | None) -> None:
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
-    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user. Raises a HubError if it cannot
-    be a name, or the Hub does not know the token."""
+    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user.
+
+    Raises:
+        HubError: it cannot be a name, or the Hub does not know the token.
+    """
     if "/" not in repo_id:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
             repo_id = f"{api.whoami()['name']}/{repo_id}"

@@ -28,8 +28,11 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later, after
-    `retry_after` seconds where the Hub gives them."""
+    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later.
+
+    Attributes:
+        retry_after: seconds to wait before the next try, where the Hub gives them.
+    """
 
     def __init__(self, message: str, retry_after: float | None = None):
         super().__init__(message)

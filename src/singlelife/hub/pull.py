@@ -20,8 +20,16 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 @dataclass(frozen=True)
 class Remote:
-    """A repository at one commit, with the sizes of its files in bytes by path, the revision that was asked for (a
-    branch, tag or commit; None for `main`), and all that the Hub says."""
+    """A repository at one commit.
+
+    Attributes:
+        repo_id: ORG/NAME.
+        kind: of the repository.
+        commit: its SHA-1.
+        sizes: of its files in bytes, by path.
+        revision: that was asked for: a branch, tag or commit; None for `main`.
+        info: all that the Hub says.
+    """
 
     repo_id: str
     kind: RepoType
@@ -37,7 +45,11 @@ def is_commit(revision: str | None) -> bool:
 
 
 def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote:
-    """The repository as it is now; a HubError if it is not there or not for you, HubUnreachable if nobody answers."""
+    """The repository as it is now, with the sizes of its files.
+
+    Raises:
+        HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
+    """
     check_name(repo_id)
     with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=kind):
         info = described(hub_api(), repo_id, kind, revision)
@@ -47,8 +59,11 @@ def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote
 
 
 def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str | None, why: HubUnreachable) -> Path:
-    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so,
-    or raises `why` where nothing is kept."""
+    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so.
+
+    Raises:
+        HubUnreachable: `why`; nothing is kept.
+    """
     kept = try_to_load_from_cache(repo_id, file, revision=revision, repo_type=kind)
     if not isinstance(kept, str):
         raise why
@@ -62,10 +77,15 @@ def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
 
 
 def fetch(remote: Remote, files: Sequence[str], folder: Path | None = None) -> Path:
-    """Download files of a repository, one at least, unless they are there, after a look at the room that they need.
+    """Download files of a repository, unless they are there, after a look at the room that they need.
+
+    Args:
+        remote: what `look_up` found.
+        files: their paths there, one at least.
+        folder: to put them into; the client's cache by default.
 
     Returns:
-        The folder that has them: the one given, or one of the client's cache.
+        The folder that has them.
 
     Raises:
         LifeError: the disk lacks the room.

@@ -63,9 +63,16 @@ class Publication:
 
 
 def publish(publication: Publication, *, private: bool = True, tries: int = 5, progress: bool = True) -> str:
-    """Push a publication, and return the repository's URL. What is on the Hub is not sent again: an interrupted push
-    goes on when it is called again. While the Hub cannot be reached it is tried `tries` times. Without `progress` the
-    client's bars stay off in this process.
+    """Push a publication. What is on the Hub is not sent again: an interrupted push goes on when it is called again.
+
+    Args:
+        publication: what to push.
+        private: only its owner sees the repository.
+        tries: how many, while the Hub cannot be reached.
+        progress: show the client's progress bars, and say why it waits. Without it the bars of this process stay off.
+
+    Returns:
+        The repository's URL.
 
     Raises:
         HubError: the name is wrong or taken by something else, there is no token or it may not write there, the

@@ -369,7 +369,10 @@ def learning_rate_report(train: TrainConfig) -> str:
 
 
 def read_config(name_or_path: str) -> dict[str, Any]:
-    """The settings in a YAML config (of `hub_configs/train`, or a path), by field name, each of its field's type.
+    """The settings in a YAML config, by field name, each of its field's type.
+
+    Args:
+        name_or_path: of a file in `hub_configs/train`, or the path of any YAML file.
 
     Raises:
         RunError: there is no such file, it has a key that is not a setting, or a value of the wrong type.

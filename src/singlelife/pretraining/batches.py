@@ -32,8 +32,17 @@ _NICENESS = 10  # of workers: a tenth of a training thread's share where both wa
 
 
 class StepSampler(Sampler[list[int]]):
-    """The pair indices of one process's batches, for optimiser steps of `batch_size` pairs over all processes and
-    accumulated batches; any step is reached at once. Raises a RunError if they cannot be shared out evenly."""
+    """The pair indices of one process's batches, step after step; any step is reached at once.
+
+    Args:
+        steps: optimiser steps to make.
+        batch_size: B, pairs per optimiser step over all processes.
+        accumulation: batches per optimiser step.
+        num_processes, process_index: the run's processes, and which one this is.
+
+    Raises:
+        RunError: B cannot be shared out evenly.
+    """
 
     def __init__(
         self, steps: range, batch_size: int, accumulation: int = 1, num_processes: int = 1, process_index: int = 0
@@ -58,9 +67,16 @@ class StepSampler(Sampler[list[int]]):
 def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
     """How pairs to train on are made, and those of held-out stretches (None where none are held out).
 
-    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs. They
-    stay those of the whole life with `hours`, after which no frame is trained on, so that the validation losses of
-    runs of several durations are of the same pairs. Raises a LifeError if no such pairs can be made.
+    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs.
+
+    With `hours`, no frame after them is trained on. The held-out stretches stay those of the whole life, so that the
+    validation losses of runs of several durations are of the same pairs.
+
+    Args:
+        progress: show progress bars on stderr while overlaps are found, if they have to be.
+
+    Raises:
+        LifeError: no such pairs can be made.
     """
     whole = PairingContext.of_life(life, pairs, progress=progress)
     max_gap = whole.settings.max_gap
@@ -85,7 +101,11 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
 
 
 def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
-    """How many frames, from the first, a run may train on (`--hours`); a LifeError if the life is shorter."""
+    """How many frames, from the first, a run may train on (`--hours`); some of them may be held out.
+
+    Raises:
+        LifeError: the life is shorter than that.
+    """
     return len(life) if pairs.hours is None else first_hours(life.timestamps, life.video_index, pairs.hours)
 
 

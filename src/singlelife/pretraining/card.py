@@ -60,7 +60,11 @@ class Run:
 
 
 def read_run(path: Path) -> Run:
-    """A run folder, finished or not; a RunError if it is none, or has no model yet."""
+    """A run folder, finished or not.
+
+    Raises:
+        RunError: it is none, or has no model yet.
+    """
     folder = RunFolder(path)
     if not folder.config.is_file():
         raise RunError(f"{path} is no run folder: it has no {folder.config.name}. Name the folder that a run wrote.")
@@ -113,8 +117,13 @@ def _without_folder(word: str) -> str:
 
 
 def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, Any]]:
-    """The numbers about a run in `results.jsonl` files, for the table and the header of its card. Of scores between
-    two models, the run may be either. Rows that differ in the seed alone make one number."""
+    """The numbers about a run in `results.jsonl` files, for the table and the header of its card.
+
+    Of scores between two models, the run may be either. Rows that differ in the seed alone make one number.
+
+    Raises:
+        SingleLifeError: a file cannot be read.
+    """
     groups: dict[str, list[dict[str, Any]]] = {}
     for row in read_results(*files).to_dict("records"):
         if not _is_of(row["model"], run, repo_id):
@@ -186,8 +195,14 @@ def _schedule(run: Run) -> str:
 
 
 def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dict[str, Any]] = ()) -> str:
-    """The text of README.md. The licence of the weights is by default that of the frames that they were made of;
-    `scores` are those of `scores_of`."""
+    """The text of README.md.
+
+    Args:
+        run: what is pushed.
+        repo_id: where to.
+        license: of the weights; by default that of the frames that they were made of.
+        scores: of the model, see `scores_of`.
+    """
     life, facts = run.life, run.facts
     last = {name: value for line in run.metrics for name, value in line.items()}
     frames_license = stated(facts.get("license") or life.license)

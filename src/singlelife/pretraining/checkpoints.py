@@ -42,8 +42,12 @@ _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the main
 
 
 def starting_config(settings: ModelConfig) -> CroCoConfig:
-    """The config that `--model` names, changed by `--image-size` and `--mask-ratio`. Raises a RunError or, for a
-    checkpoint of another architecture, a CheckpointError."""
+    """The config that `--model` names, changed by `--image-size` and `--mask-ratio`.
+
+    Raises:
+        RunError: no such preset or file, an unknown field, or sizes that do not go together.
+        CheckpointError: a checkpoint of another architecture.
+    """
     folder = Path(settings.model)
     if folder.is_dir():
         where, values = folder / "config.json", _checkpoint_config(folder)
@@ -76,7 +80,11 @@ def _checkpoint_config(folder: Path) -> dict[str, Any]:
 
 
 def load_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
-    """A network with every weight from a checkpoint folder, in fp32; a CheckpointError if one is missing or broken."""
+    """A network with every weight from a checkpoint folder, in fp32.
+
+    Raises:
+        CheckpointError: a weight is missing or broken.
+    """
     check_digests(folder)
     try:
         loaded: Any = network_class(config).from_pretrained(
@@ -95,8 +103,12 @@ def load_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
 
 
 def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedModel | None:
-    """The model to save or draw. Every process calls this, since each holds a part of a sharded model (FSDP2): the
-    main one then gets a copy with all parameters on the CPU, and the others None."""
+    """The model to save or draw. Every process calls this, since each holds a part of a sharded model (FSDP2).
+
+    Returns:
+        The model itself, unless it is sharded. Then a copy with all parameters on the CPU in the main process, and
+        None in the others.
+    """
     if not accelerator.is_fsdp2:
         return accelerator.unwrap_model(model)
     parameters = get_model_state_dict(model, options=_WHOLE)
@@ -111,9 +123,16 @@ def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedM
 
 @dataclass
 class TrainingState:
-    """Where a run is: optimiser steps made, of which some changed nothing since something was not finite, and the
-    losses since the last line of the metrics. `sequence` is everything that the losses depend on; a resumed run must
-    have the same. `grad_scaler` is the loss scale of an fp16 run."""
+    """Where a run is.
+
+    Attributes:
+        step: optimiser steps made.
+        sequence: everything that the losses depend on; a resumed run must have the same.
+        pending_losses: losses of the steps since the last line of the metrics.
+        skipped_steps: steps that changed nothing, since something was not finite.
+        skipped_in_a_row: how many of the latest steps were skipped.
+        grad_scaler: the loss scale of an fp16 run.
+    """
 
     step: int = 0
     sequence: dict[str, Any] = field(default_factory=dict)
@@ -141,8 +160,11 @@ def save_checkpoint(
     optimizer: torch.optim.Optimizer,
     processor: BaseImageProcessor,
 ) -> None:
-    """Write `checkpoint-<state.step>` into the run folder; a RunError if it cannot be written. Every process calls
-    this; the main one writes."""
+    """Write `checkpoint-<state.step>` into the run folder. Every process calls this; the main one writes.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written.
+    """
     whole = whole_model(model, accelerator)
     optimizer_state: Any = get_optimizer_state_dict(model, optimizer, options=_WHOLE)
     if whole is not None and accelerator.is_main_process:
@@ -165,8 +187,13 @@ def _digest(file: Path) -> str:
 
 
 def check_digests(folder: Path) -> None:
-    """Raise a CheckpointError if a file of a checkpoint has changed or is missing, other than code, which nobody needs
-    to continue. A folder without digests passes."""
+    """Check that the files of a checkpoint are those that the run wrote. A folder without digests passes.
+
+    Code files may be missing, since nobody needs them to continue.
+
+    Raises:
+        CheckpointError: a file has changed or is missing.
+    """
     if not (folder / _DIGESTS).is_file():
         return
     try:
@@ -199,8 +226,12 @@ def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run was when it wrote a checkpoint, all of whose files are checked. The RunError of one that is none,
-    or is damaged, names the checkpoint before it."""
+    """Where the run was when it wrote a checkpoint. This checks all files of the checkpoint.
+
+    Raises:
+        RunError: the folder is not a checkpoint of a run, or a file in it is damaged. The message names the checkpoint
+            before it.
+    """
     try:
         check_digests(checkpoint)
         state = TrainingState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
@@ -221,8 +252,13 @@ def read_state(checkpoint: Path) -> TrainingState:
 
 
 def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoint: Path) -> None:
-    """Raise a RunError if a setting that the losses depend on is not that of the run that stopped. Only those fields
-    of the model's config are compared that both have, since versions of the package may differ."""
+    """Check that a resumed run has the settings of the run that stopped.
+
+    Only those fields of the model's config are compared that both have, since versions of the package may differ.
+
+    Raises:
+        RunError: a setting that the losses depend on has changed.
+    """
     old: dict[str, Any] = _ADDED | state.sequence
     models = old.get("model_config", {}), sequence["model_config"]
     common = models[0].keys() & models[1].keys()
@@ -243,7 +279,11 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
 
 
 def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Give the optimiser the moments of a checkpoint; a RunError if they are missing or broken."""
+    """Give the optimiser the moments of a checkpoint.
+
+    Raises:
+        RunError: the file is missing or broken.
+    """
     path = checkpoint / _MOMENTS
     try:
         tensors = load_file(path)

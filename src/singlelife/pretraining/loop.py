@@ -44,9 +44,15 @@ class Callback:
 
 @dataclass(frozen=True)
 class Step:
-    """The mean loss of an optimiser step over all processes and accumulated batches, the gradient's norm before
-    clipping, the seconds of waiting for the loader, the signal that some process received (or 0), and what was not
-    finite, so that the step changed nothing (or nothing)."""
+    """The result of one optimiser step.
+
+    Attributes:
+        loss: mean over all processes and accumulated batches.
+        grad_norm: before clipping.
+        waited: seconds of waiting for the loader.
+        stop: the signal that some process received, or 0.
+        not_finite: says what was not finite, so that the step changed nothing; empty if all was well.
+    """
 
     loss: float
     grad_norm: float
@@ -57,9 +63,17 @@ class Step:
 
 @dataclass
 class Trainer:
-    """Takes a model, which the accelerator has prepared, from step `state.step` to `settings.max_steps`. Every process
-    runs the same steps, and only the main one writes. It calls `saved` with each complete checkpoint. `peak_flops` is
-    the most operations a second that one process has reached so far, in matrix products or in steps."""
+    """Takes a model from step `state.step` to `settings.max_steps`.
+
+    Every process runs the same steps, and only the main one writes.
+
+    Attributes:
+        model, optimizer: as the accelerator prepared them.
+        to_model: turns a batch of the loader into the model's inputs.
+        callbacks: what to do between steps.
+        saved: the main process calls this with each complete checkpoint.
+        peak_flops: the most operations a second that one process has reached so far, in matrix products or in steps.
+    """
 
     settings: TrainConfig
     accelerator: Accelerator
@@ -74,7 +88,10 @@ class Trainer:
     peak_flops: float = 0.0
 
     def train(self, loader: DataLoader) -> int:
-        """Make the remaining steps; returns 0, or the number of the signal that stopped the run after a checkpoint.
+        """Make the remaining steps.
+
+        Returns:
+            0 at the end of the run, or the number of the signal that stopped it after it saved a checkpoint.
 
         Raises:
             LifeError: a frame is damaged.
@@ -239,11 +256,13 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Note the first of `STOP_SIGNALS` instead of dying from it, and yield 0 and the signals received so far. A second
-    one ends the process at once.
+    """Note the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
 
     SIGHUP comes several times when a terminal closes: the others are ignored, and output to that terminal is dropped.
     A run that was started with nohup ignores SIGHUP from the start.
+
+    Yields:
+        0, and the signals received so far.
     """
     received, hangup = [0], getattr(signal, "SIGHUP", None)
     nowhere = Path(os.devnull).open("w")  # noqa: SIM115 (until the process ends)

@@ -48,7 +48,11 @@ def draw_pictures(folder: Path, model: Any, to_model: ToModel, pairs: PairDatase
 
 
 def draw_progress(folder: RunFolder) -> None:
-    """Put a run's pictures so far one after another into an animation, once there are two steps or more."""
+    """Put a run's pictures so far one after another into an animation, once there are two steps or more.
+
+    Raises:
+        RunError: the file cannot be written.
+    """
     drawn = [*folder.picture_folders().values(), folder.path]
     names = ("reconstruction.png", "cross_attention.png")
     frames = []

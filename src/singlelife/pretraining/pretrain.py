@@ -63,8 +63,14 @@ _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left in its folder: the model (of the latest checkpoint if the run was stopped), metrics.jsonl by
-    step, and pictures by file name."""
+    """What a run left in its folder.
+
+    Attributes:
+        folder: the run folder.
+        model: the finished model, or that of the latest checkpoint if the run was stopped.
+        metrics: the lines of metrics.jsonl, by step.
+        pictures: of the model, by file name.
+    """
 
     folder: Path
     model: PreTrainedModel
@@ -258,7 +264,11 @@ def _starting_model(
 
 def recompute(model: PreTrainedModel, blocks: str) -> None:
     """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
-    runs them forward once more (Chen et al., 2016). A RunError where the model can do this for all blocks alone."""
+    runs them forward once more (Chen et al., 2016).
+
+    Raises:
+        RunError: the model can do this for all its blocks alone.
+    """
     if blocks == "none":
         return
     part = model if blocks == "all" else getattr(getattr(model, "croco", None), blocks, None)

@@ -112,8 +112,14 @@ def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publicat
 
 
 def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
-    """The publisher of a run, or None without `--push-to-hub`. A HubError says before hours of training that the user
-    may not push there. A dead network only gives a warning, since it may be back for the first checkpoint."""
+    """The publisher of a run, or None without `--push-to-hub`.
+
+    It checks before hours of training that the user may push to the repository. A dead network only gives a warning,
+    since it may be back when the first checkpoint is saved.
+
+    Raises:
+        HubError: the user may not push there.
+    """
     if not hub.push_to_hub:
         return None
     repo_id = hub.hub_model_id or Life(life).repository_name
@@ -139,6 +145,11 @@ class Publisher:
     The pushing thread is a daemon, so a network that hangs never keeps the run from ending. It pushes a copy of the
     run folder made of hard links, so a checkpoint that the run deletes is still sent whole. No failure reaches the
     run: the next checkpoint is pushed instead, and `finish` says what is missing on the Hub.
+
+    Args:
+        hub: where and when to push.
+        repo_id: ORG/NAME, or a NAME in the user's own namespace.
+        folder: of the run.
     """
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
@@ -164,8 +175,11 @@ class Publisher:
             self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Push the last state for a limited time (a short one in a `hurry`), and return a message that says how it
-        went."""
+        """Push the last state for a limited time, and return a message that says how it went.
+
+        Args:
+            hurry: someone stopped the run, so there is little time.
+        """
         if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
         seconds, tries = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END, 0

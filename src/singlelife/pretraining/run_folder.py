@@ -79,7 +79,11 @@ class RunFolder:
             remove_dir(path)
 
     def log(self, values: dict[str, Any]) -> None:
-        """Append one line to the metrics; raises as `writing` does."""
+        """Append one line to the metrics.
+
+        Raises:
+            RunError: the disk is full, or the file cannot be written.
+        """
         with writing(self.metrics), self.metrics.open("a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
@@ -111,7 +115,11 @@ def _by_step(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without a last one that a kill cut short; a RunError if another is not JSON."""
+    """The lines of a metrics.jsonl, without a last one that a kill cut short.
+
+    Raises:
+        RunError: a line other than the last is not JSON.
+    """
     lines = path.read_text(encoding="utf-8").split("\n")
     values = []
     for number, line in enumerate(lines[:-1], start=1):  # after the last line feed: nothing, or a line cut short
@@ -154,7 +162,11 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the error of a write, such as a full disk, into a RunError that says how to continue."""
+    """Turn the error of a write into one that says how to continue.
+
+    Raises:
+        RunError: the disk is full, or the file cannot be written.
+    """
     try:
         yield
     except (OSError, SafetensorError) as error:

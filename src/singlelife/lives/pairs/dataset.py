@@ -145,9 +145,15 @@ def random_crop_box(
 ) -> tuple[int, int, int, int]:
     """A random box (top, left, height, width) in pixels, inside an image.
 
-    Its area is a share of the image's largest square, uniform in `area`. Its aspect ratio (width over height) is
-    log-uniform in `aspect`; a side too long for the image is shortened. With a `place`, the box lies in one square of
-    the image, 0 for the leftmost or topmost and 1 for the last.
+    The box's area is a share of the image's largest square, uniform in `area`. Its aspect ratio (width over height) is
+    log-uniform in `aspect`; a side too long for the image is shortened to fit.
+
+    Args:
+        generator: what to draw from.
+        height, width: of the image, in pixels.
+        area, aspect: the ranges.
+        place: keep the box inside one square of the image: 0 is the leftmost or topmost square, 1 the last one. By
+            default the box may lie anywhere.
     """
     side = min(height, width)
     if place is not None:

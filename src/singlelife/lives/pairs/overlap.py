@@ -155,7 +155,12 @@ def stored_pair_table(
 
 
 def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
-    """SHA-256, in hex, of all that decides what a pair table holds; frames left out have the component -1."""
+    """SHA-256 of all that decides what a pair table holds, as a hex string.
+
+    Args:
+        geometry: of the frames that are compared; those left out have the component -1.
+        settings: of the search.
+    """
     described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
     digest = hashlib.sha256(json.dumps(described).encode())
     for values in (geometry.component, geometry.points.offsets, geometry.points.ids):

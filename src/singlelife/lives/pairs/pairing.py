@@ -300,7 +300,12 @@ def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSetti
 
 
 class UnionPairing(Pairing):
-    """Pair i is pair i of `spatial` or `temporal`, as its own generator decides, with this share of spatial pairs."""
+    """Spatial pairs, and temporal ones between them. Pair i is pair i of one of the two, as its own generator decides.
+
+    Args:
+        spatial, temporal: the pairings to choose from.
+        spatial_weight: the share of spatial pairs, 0 to 1.
+    """
 
     summary = "spatial pairs, and temporal ones between them: in the paper, the best for depth"
 

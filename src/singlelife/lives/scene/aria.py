@@ -165,10 +165,16 @@ class RgbCamera:
         return in_view & (low <= u) & (u < high) & (low <= v) & (v < high)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points (..., 3), in the axes of the sensor, fall on it: u and v in pixels, NaN behind the camera.
+        """Where points in front of the camera fall on the sensor as it is mounted.
 
         The angle off the axis becomes a radius by an odd polynomial; then come the tangential and thin-prism terms
         (projectaria_tools, "Camera intrinsic models").
+
+        Args:
+            points: (..., 3), in the axes of the sensor.
+
+        Returns:
+            u and v in pixels, the first pixel's centre at 0; NaN behind the camera.
         """
         focal, cx, cy = self.parameters[:3]
         radial, (p0, p1), (s0, s1, s2, s3) = self.parameters[3:9], self.parameters[9:11], self.parameters[11:]

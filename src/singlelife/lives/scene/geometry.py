@@ -100,8 +100,16 @@ def frames_at_rate(life: "PreparedLife", rate: float) -> np.ndarray:
 
 
 def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
-    """The number of the voxel of side `size` in which each world point (..., 3) lies, int64 (...), from 0; -1 for
-    points that are not finite or lie further than a million voxels from the origin."""
+    """The voxel of each point, as one number, so that what is seen twice has one name.
+
+    Args:
+        points: world coordinates, (..., 3), in any unit.
+        size: side of a voxel, in the same unit.
+
+    Returns:
+        int64 (...), not negative, the same for all points of a voxel and no others; -1 for points that are not finite
+        or lie further than a million voxels from the origin.
+    """
     half = 1 << (_VOXEL_BITS - 1)
     with np.errstate(invalid="ignore"):  # NaN and infinity become -1 below
         cells = np.floor(np.asarray(points, dtype=np.float64) / size)
@@ -156,7 +164,14 @@ def default_voxel_size(life: "PreparedLife") -> float:
 
 
 def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = True) -> Geometry:
-    """The geometry of a life that has poses, intrinsics and depth: one component, of voxels of side `voxel_size`.
+    """The geometry of a life that has poses, intrinsics and depth.
+
+    All its poses count as one world. Memory grows with the visible points alone.
+
+    Args:
+        life: the prepared life.
+        voxel_size: side of a voxel, in the unit of the poses; over the depth's error and the distance of its pixels.
+        progress: show a progress bar on stderr.
 
     Raises:
         LifeError: the life has no poses, intrinsics or depth, or frames of several sizes.
@@ -177,8 +192,16 @@ def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = 
 
 
 def back_project(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """World points at the centres of a grid of pixels of each frame, float64 (k, at most 48 * 48, 3); NaN where the
-    depth (k, height, width) is 0, for unknown. Poses are camera to world, intrinsics (k, 4) in pixels."""
+    """World points at the centres of a grid of pixels of each frame.
+
+    Args:
+        depth: along the camera's axis, (k, height, width); 0 where unknown.
+        poses: camera to world, (k, 4, 4).
+        intrinsics: fx, fy, cx, cy in pixels, (k, 4).
+
+    Returns:
+        float64 (k, at most 48 * 48, 3), in the unit of depth and poses; NaN where the depth is unknown.
+    """
     row, column = (np.unique(np.linspace(0, side - 1, _GRID).round().astype(int)) for side in depth.shape[1:])
     z = depth[:, row[:, None], column].astype(np.float64)
     z[z <= 0] = np.nan

@@ -62,7 +62,11 @@ class DoomMap:
 
     @classmethod
     def read(cls, wad: Path, name: str) -> "DoomMap":
-        """Read one map; LifeError if the wad has none of that name."""
+        """Read one map.
+
+        Raises:
+            LifeError: the wad has no map of that name.
+        """
         content = wad.read_bytes()
         count, offset = np.frombuffer(content, "<i4", 2, 4)
         directory = np.frombuffer(content, _DIRECTORY, count, offset)
@@ -121,8 +125,7 @@ def exact_depth(
     intrinsics: np.ndarray,
     size: int,
 ) -> np.ndarray:
-    """Depth along a level camera's axis at the centre of each pixel, float32 (size, size) in map units; infinite in
-    the sky.
+    """Depth along a level camera's axis at the centre of each pixel of a square image.
 
     Args:
         doom_map: what the camera is in.
@@ -131,6 +134,9 @@ def exact_depth(
         angle: of the view, in degrees, 0 along x, counter-clockwise.
         intrinsics: fx, fy, cx, cy in pixels.
         size: of the image, in pixels.
+
+    Returns:
+        float32 (size, size) in map units; infinite where there is the sky.
     """
     floors, ceilings = np.append(floors, np.inf), np.append(ceilings, -np.inf)  # the last is OUTSIDE
     skies = np.append(doom_map.sky, False)
