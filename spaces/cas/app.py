@@ -27,7 +27,7 @@ from score import Bench, built_in_models
 
 PAIRS = [
     ("64 simulated pairs", "simulated"),
-    ("24 real pairs (an office)", "office"),
+    ("24 real pairs (an office)", "real_office"),
     ("My two pictures", "pictures"),
     ("My video", "video"),
 ]

@@ -178,7 +178,7 @@ def add_api(bench: Bench) -> None:
             model_a: A model of this page (sim_1, sim_2, sim_still, track, untrained:tiny@1, untrained:tiny@2), or
                 ORG/NAME or ORG/NAME@REVISION of a CroCo or vision transformer on the Hugging Face Hub.
             model_b: The other model, in the same way.
-            pairs: The pairs of views, simulated (64 of them) or office (24 of a real headset). True matches are known.
+            pairs: The pairs of views, simulated (64 of them) or real_office (24 of a headset). True matches are known.
             k: How many matches of each patch are compared.
 
         Returns:

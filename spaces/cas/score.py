@@ -24,8 +24,9 @@ from singlelife.alignment.null import FEW_PAIRS
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
 from singlelife.alignment.score import agreement, centre, resample, select_top_k
 from singlelife.alignment.settings import CasConfig
+from singlelife.files import hub_configs
 
-BUILT_IN_PAIRS = ("simulated", "office")
+BUILT_IN_PAIRS = ("simulated", "real_office")
 REFERENCE = "simulated"  # pairs for the centred score where the visitor's own are too few
 UNTRAINED = ("untrained:tiny@1", "untrained:tiny@2")  # architecture and seed
 K = 5
@@ -246,7 +247,8 @@ def built_in_pairs(name: str) -> PairSet:
     """
     if name not in BUILT_IN_PAIRS:
         raise VisitorError(f"There are no pairs {name!r}. Choose {' or '.join(BUILT_IN_PAIRS)}.")
-    return PairSet.load(_HERE / "pairs" / name)
+    folder = _HERE / "pairs" / name  # the others come with the package
+    return PairSet.load(folder if folder.is_dir() else hub_configs() / "pairs" / name)
 
 
 def _channels_first(picture: np.ndarray) -> torch.Tensor:

@@ -120,6 +120,11 @@ def config_names(kind: str) -> list[str]:
     return sorted(path.stem for path in (hub_configs() / kind).glob("*.yaml"))
 
 
+def pair_set_names() -> list[str]:
+    """Names of the pair sets that come with the package, sorted."""
+    return sorted(path.name for path in (hub_configs() / "pairs").iterdir())
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file.
 

@@ -12,6 +12,7 @@ from singlelife.alignment.comparison import cas
 from singlelife.alignment.models import load_model
 from singlelife.alignment.null import far_shifts
 from singlelife.alignment.pair_sets import PairSet
+from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
 from .providers import Given, numbered_pairs, score_of
 
@@ -62,10 +63,10 @@ def some_of(pairs: PairSet, count: int) -> PairSet:
 @pytest.mark.integration
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("simulated", 8), ("simulated", 16), pytest.param("simulated", 64, marks=pytest.mark.slow), ("office", 24)],
+    [("simulated", 8), ("simulated", 16), pytest.param("simulated", 64, marks=pytest.mark.slow), ("real_office", 24)],
 )
 def test_untrained_models_get_an_interval_around_0_and_lives_do_not(name, count):
-    pairs = some_of(PairSet.load(SPACE / "pairs" / name), count)
+    pairs = some_of(stored_pair_set(str(SPACE / "pairs" / name) if name == "simulated" else name), count)
     fresh = [load_model(f"untrained:tiny@{seed}") for seed in range(1, 5)]
     lives = [load_model(str(SPACE / "models" / life)) for life in ("sim_1", "sim_2")]
     for a in range(4):

@@ -8,9 +8,10 @@ import torch
 from PIL import Image
 
 from singlelife.alignment.comparison import cas
-from singlelife.alignment.pair_sets import PairSet, make_pair_set
+from singlelife.alignment.pair_sets import PairSet, make_pair_set, resolve_pair_set
 from singlelife.alignment.pair_sets.storage import PairGeometry
 from singlelife.errors import PairSetError
+from singlelife.lives.resolve import check_names
 
 from .providers import Oracle, Random
 
@@ -166,3 +167,10 @@ def test_damaged_depth_is_named():
     geometry = PairGeometry([(b"no picture", b"")], np.ones(1), np.eye(4)[None, None].repeat(2, 1), np.ones((1, 2, 4)))
     with pytest.raises(PairSetError, match="The depth of pair 0 is damaged"):
         pair_set([cut(0, 0, 64)] * 2, geometry).true_match(GRID)
+
+
+def test_the_packages_own_pair_set_has_a_name_and_true_matches():
+    pairs = resolve_pair_set("real_office", views="plain", num_pairs=384, seed=0, image_size=None)
+    assert pairs.hash.startswith("13ee5bb77c55") and len(pairs) == 24
+    assert (pairs.true_match(GRID) >= 0).float().mean() > 0.3
+    check_names(["real_office"])

@@ -4,6 +4,7 @@ import base64
 import json
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -30,10 +31,15 @@ def lives(bench: score.Bench) -> score.Result:
     return bench.example(*LIVES)[1]
 
 
-@pytest.mark.parametrize(("pairs", "k"), [("simulated", 5), ("office", 3)])
+@pytest.mark.parametrize(("pairs", "k"), [("simulated", 5), ("real_office", 3)])
 def test_built_in_pairs_give_the_command_lines_scores(bench, tmp_path, pairs: str, k: int):
     result = bench.example("sim_1", "sim_still", pairs, k)[1]
-    found, theirs = show.to_dict(result), command_line(tmp_path, "sim_still", SPACE / "pairs" / pairs, "--k", str(k))
+    found, theirs = (
+        show.to_dict(result),
+        command_line(
+            tmp_path, "sim_still", SPACE / "pairs" / pairs if pairs == "simulated" else Path(pairs), "--k", str(k)
+        ),
+    )
     for variant in ("raw", "centred"):
         same_scores(found[variant], theirs[variant])
     assert found["pairs_hash"] == theirs["pairs_hash"]

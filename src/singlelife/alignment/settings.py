@@ -46,7 +46,8 @@ class CasConfig:
     pairs: str = "sim_test"
     """The test pairs: a stored pair set (its folder, or ORG/NAME[@REVISION] on the Hub), a folder of images
     NAME_target.png and NAME_source.png, or a life to draw pairs from: its name, its folder, ORG/NAME on the Hub, or
-    LIFE/held-out for the stretches that training holds out."""
+    LIFE/held-out for the stretches that training holds out. real_office (24 pairs from a headset in an office) comes
+    with the package."""
 
     views: Views = "plain"
     """How to cut views from the frames of a life. plain: two frames a moment apart; zoomed: the same, each cut out at

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from singlelife.errors import LifeError
+from singlelife.files import pair_set_names
 from singlelife.lives.registry import (
     LIFE_NAME,
     METADATA,
@@ -121,14 +122,14 @@ def _say_which(taken: Path, folders: Sequence[Path]) -> None:
 
 
 def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:
-    """Refuse plain names that stand for no life. It takes a moment, where opening a life first takes torch.
+    """Refuse plain names that stand for no life and no pair set of the package. It takes a moment, where opening a life first takes torch.
 
     Raises:
         LifeError: a word that is neither a path nor anything on the Hub is no name of a life that is here.
     """
     for word in words:
         name = word.removesuffix("/held-out")
-        if LIFE_NAME.fullmatch(name) and not Path(word).exists():
+        if LIFE_NAME.fullmatch(name) and name not in pair_set_names() and not Path(word).exists():
             get_life(name, cache_dir=cache_dir)
 
 
