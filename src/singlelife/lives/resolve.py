@@ -122,7 +122,8 @@ def _say_which(taken: Path, folders: Sequence[Path]) -> None:
 
 
 def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:
-    """Refuse plain names that stand for no life and no pair set of the package. It takes a moment, where opening a life first takes torch.
+    """Refuse plain names that stand for no life and no pair set of the package. Unlike opening a life, this does not
+    load torch.
 
     Raises:
         LifeError: a word that is neither a path nor anything on the Hub is no name of a life that is here.
