@@ -26,6 +26,7 @@ from singlelife.errors import CheckpointError, LifeError, RunError
 from singlelife.pretraining.arguments import parse_arguments
 from singlelife.pretraining.networks import inputs_of, network_config, new_network
 from singlelife.pretraining.pretrain import _starting_model, _train
+from singlelife.pretraining.publishing import run_publications
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
 from ..micro import MICRO
@@ -315,6 +316,10 @@ def test_vit_mae_trains_resumes_exactly_and_is_scored_against_croco(
     result = singlelife.cas(str(folder), str(finished_run), pairs=str(sim_test.path), num_pairs=16, progress=False)
     assert result.methods == ("feature correlation", "cross-attention")
     assert np.isfinite(result.raw.cas) and np.isfinite(result.centred.cas)
+    with pytest.raises(RunError, match="vit_mae"):
+        run_publications(folder, "org/mae")
+    with pytest.raises(RunError, match="--push-to-hub"):
+        run(command(tmp_path / "pushed", "--push-to-hub", model_type="vit_mae"))
 
 
 def test_vit_mae_masks_the_patches_of_the_pair():

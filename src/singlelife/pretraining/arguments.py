@@ -258,6 +258,10 @@ class RunConfig:
     origins: Annotated[Any, tyro.conf.Fixed, tyro.conf.Suppress] = field(default_factory=dict)
     """the source of each value that is not the default, by field name"""
 
+    def __post_init__(self) -> None:
+        if self.hub.push_to_hub and self.model.model_type != "croco":
+            raise RunError(f"--push-to-hub is for CroCo models; --model-type {self.model.model_type} is a baseline.")
+
     def to_dict(self) -> dict[str, Any]:
         """The run's settings by field name, as in a YAML config."""
         groups = (self.life, self.model, self.pairs, self.train)

@@ -58,9 +58,15 @@ def run_publications(
         home: the run folder that `path` is a copy of.
 
     Raises:
-        RunError: the folder is not a run or has no model yet, or results are about other models.
+        RunError: the folder is not a run or has no model yet, its model is no CroCo, or results are about other
+            models.
     """
     run, home = read_run(path), home or path
+    if run.settings.get("model_type", "croco") != "croco":
+        raise RunError(
+            f"{path} holds a {run.settings['model_type']}, and only a CroCo can be pushed: its card and code are "
+            "CroCo's. `model.push_to_hub` of transformers takes this baseline."
+        )
     repo_id = repo_id or run.life.repository_name
     given, own = list(map(Path, results)), home / RESULTS
     for file in given:
