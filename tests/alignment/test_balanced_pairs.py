@@ -163,7 +163,7 @@ def test_only_the_rows_that_may_be_used_are(life_here):
     ("options", "facts"),
     [
         ({"by": "overlap", "bins": [0.9, 1.0]}, "sim_test has too few pairs with overlap 0.9 to 1"),
-        ({"by": "gap", "bins": [500, 900]}, "gap 500 to 900 .* 8 are wanted and 0"),
+        ({"by": "gap", "bins": [500, 900]}, "gap 500 to 900 .* 8 are needed and 0"),
         ({"by": "overlap", "bins": [0.5, 0.1]}, "--bins 0.5 0.1"),
         ({"by": "overlap", "bins": [0.1, 1.1]}, "up to 1"),
         ({"by": "gap", "bins": [0.5]}, "two or more"),
