@@ -78,7 +78,7 @@ def one_seed(settings: Settings, seed: int, folder: Path) -> dict[str, float]:
         environment = os.environ | {"TQDM_DISABLE": "1"}
         subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True, env=environment, stdout=sys.stderr)
         seconds.append(time.perf_counter() - start)
-    config = parse_arguments(words)  # alike for both lives, but for the names
+    config = parse_arguments(words)  # the same for both lives, except for the names
     result = singlelife.cas(
         *map(str, runs),
         pairs=settings.pairs,

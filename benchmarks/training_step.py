@@ -44,13 +44,13 @@ class Settings:
     batch_size: tuple[int, ...] = (16,)
     """pairs per step"""
     threads: tuple[int, ...] = (torch.get_num_threads(),)
-    """of a CPU"""
+    """CPU threads"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is autocast"""
+    """number format; bfloat16 by autocast"""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """as `train.py --attention`"""
     device: str = "cpu"
-    """as torch names it"""
+    """device, as torch names it"""
     rounds: int = 15
     """turns to take medians of"""
     json: Path | None = None
@@ -95,7 +95,7 @@ def measure(config: CroCoConfig, batch_size: int, flops: int, settings: Settings
 def training_step(
     model: torch.nn.Module, fused: bool, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Callable[[], None]:
-    """A function that trains a model for one step on random views; not fused, it treats tensor after tensor."""
+    """A function that trains a model for one step on random views; if not fused, tensor after tensor."""
     model = model.train().to(device)
     config: Any = model.config
     optimizer = torch.optim.AdamW(
