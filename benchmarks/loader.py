@@ -3,7 +3,7 @@
     python benchmarks/loader.py
     python benchmarks/loader.py --image-size 112 --batch-size 64 --json loader.json
 
-Both read the same prepared life, of a generated video of 456×256 px frames, and end with what the model takes: two
+Both read the same prepared life, from a generated video of 456×256 px frames, and end with the model's input: two
 views, decoded, cropped, resized with antialiasing, mirrored, changed in colour, normalised, as float32 batches. The
 straightforward pipeline is a torch `Dataset` of one pair at a time: two rows of the `datasets` dataset as Pillow
 images, `torchvision.transforms.v2`, the default collation.

@@ -3,9 +3,9 @@
     python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
     python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 
-The use of the machine is the model's FLOP/s (see `training_flops_per_pair`) over those of a matrix product, 2048×2048
-(8192×8192 on a GPU), in the step's own number format and threads. A step is what training does with a batch on the
-device: forward, backward, clipping, fused AdamW. The plain model is that of `plain_croco.py`, under the same autocast.
+The use of the machine is the model's FLOP/s (see `training_flops_per_pair`) over the FLOP/s of a matrix product,
+2048×2048 (8192×8192 on a GPU), in the same number format and threads. A step is what training does with a batch on the
+device: forward, backward, clipping, fused AdamW. The plain model is in `plain_croco.py` and uses the same autocast.
 Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and medians are compared.
 """
 

@@ -1,4 +1,4 @@
-"""How fast a video is prepared: frames/s through decoding, resizing and JPEG over those of decoding alone.
+"""How fast a video is prepared: frames/s through decoding, resizing and JPEG over frames/s of decoding alone.
 
     python benchmarks/video.py
     python benchmarks/video.py --video day.mp4 --threads 2 --json video.json

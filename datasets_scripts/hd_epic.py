@@ -110,7 +110,7 @@ def _lacking(video: Path, folder: Path, groups: dict[str, str]) -> list[str]:
             with zipfile.ZipFile(archive) as content:
                 names = [Path(entry.filename).name for entry in content.infolist() if entry.file_size]
         except zipfile.BadZipFile:
-            return [*lacking, f"SLAM/{name}.zip is not whole"]
+            return [*lacking, f"SLAM/{name}.zip is damaged"]
     else:
         return [*lacking, f"SLAM/{name}.zip"]
     return lacking + [f"SLAM/{name}: {file}" for file in SLAM_FILES if file not in names]

@@ -17,7 +17,7 @@ HOW_TO_GET = (
     f"{LABELED} (2.8 GB) and the official split {SPLITS}. Put both into a folder, and name that folder."
 )
 DESCRIPTION = (
-    "NYU Depth V2: 1,449 frames of rooms with depth, 654 of which are the official test. Nothing is converted: the "
+    "NYU Depth V2: 1,449 frames of rooms with depth; 654 of them are the official test. Nothing is converted: the "
     f"folder with {LABELED} and {SPLITS} is what `singlelife evaluate depth` reads. Needs "
     "pip install 'singlelife[evaluation]'."
 )

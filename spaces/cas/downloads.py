@@ -62,7 +62,7 @@ def download(remote: Remote, files: Sequence[str], folder: Path, request: Reques
     def watch() -> None:
         got = _size(folder) - before
         if got > total + _SLACK:
-            raise VisitorError(f"The Hub sends more of {name} than it said. Choose another model.")
+            raise VisitorError(f"The Hub sends more of {name} than it lists. Choose another model.")
         what = f"Downloading {name}: {in_bytes(min(got, total))} of {in_bytes(total)}"
         request.tell(what, min(1.0, got / max(total, 1)))
 
@@ -105,7 +105,7 @@ def kept(key: str, size: int, fill: Callable[[Path], None], folder: Path, reques
         key: its name, as a file name.
         size: of its files, in bytes.
         fill: puts its files into an empty folder; called if the model is not there yet.
-        folder: where all models are, and nothing else.
+        folder: holds all models, and nothing else.
         request: checked while another visitor uses the folder.
 
     Raises:

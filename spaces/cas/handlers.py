@@ -211,8 +211,8 @@ def _warn(message: str, title: str) -> None:
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
-    """Do some work in a thread of its own. Yields what it reports, then what it returns, and raises what it raises.
-    Raises Cancelled as soon as `stop` is set; the work then ends by itself at its next step."""
+    """Do some work in its own thread. Yields its reports, then its result, and raises its errors. Raises Cancelled as
+    soon as `stop` is set; the work then ends at its next step."""
     told: queue.Queue[tuple[str, float | None]] = queue.Queue()
     done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():

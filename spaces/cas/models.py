@@ -36,7 +36,7 @@ from singlelife.text import in_bytes
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # an organisation has no dot: an address has
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _LARGEST_JSON = 4 << 20  # bytes of a config or an index
-_LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
+_LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; a billion parameters take some 100 kB
 _MOST_PARTS = 50  # files of weights
 _LARGEST = (  # the largest number allowed in a config, by a pattern in its field's name; the first match counts
     ("num_labels", 30_000),

@@ -33,7 +33,7 @@ def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_sourc
         num_source_patches: for a top k; N if it is 0 or None.
 
     Raises:
-        gradio.Error: a file is missing, too large, or does not hold what it should.
+        gradio.Error: a file is missing, too large, or has the wrong content.
     """
     if not path_a and not path_b:
         if kind != "logits":

@@ -265,7 +265,7 @@ BAD = {
         weights=True,
     ),
     "more than it said": Bad(
-        "sends more of lives/vit than it said",
+        "sends more of lives/vit than it lists",
         file(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
         told=lambda files: {WEIGHTS: len(files[WEIGHTS]) - (300 << 20)},
         weights=True,

@@ -52,7 +52,7 @@ class CasCurve(AlignmentResult):
 
     Attributes:
         reference: the model that all others are compared with.
-        by: what the points differ in.
+        by: whether the points differ in steps or hours.
         points: ascending.
         controls: models that should not align.
         emerged: for `"raw"`, the step or hours from which its interval stays above chance and the intervals of the
@@ -131,7 +131,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
     """The scores of a matrix with one of its models, the reference.
 
     Args:
-        by: what the points differ in.
+        by: whether the points differ in steps or hours.
         at: the step or hours of each model on the curve, ascending. All other models are controls.
 
     Raises:

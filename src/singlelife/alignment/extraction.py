@@ -60,7 +60,7 @@ class Extraction:
     """One model on one pair set of P pairs, at one k.
 
     Attributes:
-        model: what the user called it.
+        model: as the user named it.
         revision, method, layers: see [`AttentionMapProvider`].
         grid: rows and columns of patches; N is their product.
         masked: the sinks were left out before the top k was taken.
@@ -93,7 +93,7 @@ class Extraction:
     sinks: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write all of it as safetensors."""
+        """Write it as safetensors."""
         described = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         path.write_bytes(save(tensors, metadata={"extraction": json.dumps(described)}))
@@ -225,8 +225,8 @@ def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth
 def counted(
     extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, patches: str
 ) -> list[Extraction]:
-    """The extractions, all of one direction, with only the sets that count: for co-visible patches or even views, the
-    sets whose true match (see `truth`) is known.
+    """Extractions of one direction, with only the sets that count: for co-visible patches or even views, the sets of
+    rows whose true match (see `truth`) is known.
 
     Raises:
         PairSetError: no true match is known.

@@ -1,4 +1,4 @@
-"""How far a centred score lies above what the same two models reach by accident, and how sure that is.
+"""How far a centred score lies above what the same two models reach by accident, and how certain that is.
 
 Agreement by accident is measured: A's sets of pair p are compared with B's sets of another pair q, from another time,
 over many cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null
@@ -71,7 +71,7 @@ class Mismatch:
     Attributes:
         matched: the score of each pair, float64 (P, cells).
         shifted: the mean score at each shift, float64 (shifts, cells).
-        excess: what each pair adds to the mean excess, float64 (P, cells).
+        excess: each pair's part of the mean excess, float64 (P, cells).
         parts: the excess on some of the pairs without each of G groups of heads of each model, float64 (n, G, cells);
             the same for all G if the model is not in the cell.
         chances: the chance of each cell, float64 (cells,).
@@ -146,7 +146,7 @@ def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Mismatch
 
 
 def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
-    """What a reader of the scores must know: what is undefined, left out or rough, and why."""
+    """What a reader of the scores should know: what is undefined, left out or rough, and why."""
     blank, notes = int(pairs.blank.sum()), []
     left, advice = len(pairs) - blank, f"Compare on at least {FEW_PAIRS} pairs."
     if blank:
@@ -349,7 +349,7 @@ class Permutation:
 
 
 def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -> Permutation | None:
-    """Test whether models of one group agree more than models of two.
+    """Test whether models of the same group agree more than models of different groups.
 
     Args:
         scores: symmetric (n, n); the diagonal is ignored.

@@ -96,7 +96,7 @@ def resolution(logits: np.ndarray) -> float:
 
 
 def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> np.ndarray:
-    """The logits, with each row set to 0 whose values in `varying` differ by no more than `least`."""
+    """Set the rows of the logits to 0 if the values of the same row of `varying` differ by `least` or less."""
     flat = np.ptp(varying, axis=-1) <= least
     if not flat.any():
         return logits
@@ -119,7 +119,7 @@ class Truth:
     """How often a model's top k holds the true match, over the target patches whose match is known.
 
     Attributes:
-        matches: over all of them, 0 to 1.
+        matches: over all these patches, 0 to 1.
         large_shifts: over those whose match is not among the position map's top k, so that looking at the same place
             never finds it; None if there are none.
         num_matches, num_large_shifts: the number of patches in each.

@@ -105,8 +105,8 @@ def flow_of(costs: torch.Tensor, grid: tuple[int, int], temperature: float) -> t
     Args:
         costs: (B, N, N), rows target patches; N is rows * columns of `grid`.
         grid: rows and columns of patches of either view.
-        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4, the largest logit nearly
-            decides alone.
+        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4, the match is almost
+            always the patch of the largest logit.
 
     Returns:
         float64 (B, rows, columns, 2), x and y as fractions of the width and height.

@@ -22,7 +22,7 @@ LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with
 
 # From places in the target, float64 (n, 2), to places in the source and whether they are known, bool (n,). Places are
 # fractions of the width and height of their image; its top left corner is (0, 0). Places in the source may lie outside
-# of it. What is hidden in the source is not known.
+# of it. A place that is hidden in the source is not known.
 Truth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 _LOOK = (24, 24)  # rows and columns of points to check whether two views have anything in common

@@ -90,7 +90,7 @@ class Backbone:
         depth: the number of blocks.
 
     Args:
-        name: what the user called the model.
+        name: the user's name for the model.
         model: the vision transformer.
         processor: its image processor. Only its normalisation is used, and its size if the model takes any size, since
             views are already cut.

@@ -66,7 +66,7 @@ class Checkpoint:
     """A model that was found. Only its small files have been read.
 
     Attributes:
-        name: what the user called it.
+        name: as the user named it.
         folder: where its files are or, for the Hub, will be.
         weights: names of its safetensors files.
         repo_id, commit: where they are on the Hub; None for a folder.
@@ -278,10 +278,10 @@ def _unsafe(fields: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a checkpoint is compared, known from its small files alone.
+    """How a checkpoint is compared, known from its small files.
 
     Attributes:
-        config: of the part that is loaded.
+        config: the config of the part to load.
         processor: its image processor.
         method: how its maps are made, a key of `METHODS`.
     """

@@ -20,7 +20,7 @@ class AttentionMapProvider(Protocol):
     order. All results are on the CPU; results that are not finite raise a CheckpointError.
 
     Attributes:
-        name: what the user called it.
+        name: as the user named it.
         revision: identifies its weights: the commit on the Hub, or the SHA-256 of a folder's files; for an untrained
             model, a string made from its config and seed.
         method: `"cross-attention"`, `"feature correlation"` or `"decoder correlation"`.

@@ -1,6 +1,6 @@
 """The folder of a pair set, and the cameras and depths that it keeps.
 
-A stored set is a folder with `pair_set.json`, which says what it is, and a split `test` in an Arrow file, so that
+A stored set is a folder with `pair_set.json`, which describes it, and a split `test` in an Arrow file, so that
 `datasets.load_from_disk` and `load_dataset` open it as well. It holds the views as PNG files, where they come from
 and, if known, what determines the true matches: depth as the life stores it, poses and intrinsics.
 """
@@ -281,7 +281,7 @@ def _read(table: pa.Table, described: dict[str, Any], progress: bool) -> dict[st
 
 
 def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
-    """A view, uint8 (size, size, 3), from its bytes alone: a stored path could name any file of this machine."""
+    """A view, uint8 (size, size, 3), from its bytes and no path, which could name any file on this machine."""
     if not content or not content["bytes"]:
         raise ValueError("a view is missing")
     try:
