@@ -157,7 +157,7 @@ def test_pairs_that_are_not_those_of_the_hash_are_refused(stored, change, facts)
         ({"num_pairs": "8"}, "num_pairs"),
         ({"num_pairs": 10**12}, "8 pairs instead of 1000000000000"),
         ({"image_size": 10**6}, "out of range"),
-        ({"image_size": 32}, r"a view is of \(64, 64\) pixels"),
+        ({"image_size": 32}, r"a view has \(64, 64\) pixels"),
         ({"files": {"../elsewhere.arrow": ""}}, "files"),
         ({"provenance": {"lives": [{"name": "other", "fingerprint": "x"}]}}, "cannot be read"),
     ],
