@@ -77,7 +77,7 @@ class SearchScores:
         names: the layers (or `layer.head`) of A and of B.
         raw, centred, excess: the raw and centred CAS, and the excess over the null, float64 (names of A, names of B).
         tried: the number of combinations.
-        p_value: of the largest excess, corrected for all combinations: the share of mismatches whose largest excess
+        p_value: for the largest excess, corrected for all combinations: the share of mismatches whose largest excess
             over all combinations is as large.
     """
 

@@ -271,7 +271,7 @@ def extract(
 
     Raises:
         PairSetError: a k is out of range.
-        CheckpointError: the logits are not finite, or fewer than k patches are no sinks.
+        CheckpointError: the logits are not finite, or fewer than k patches are not sinks.
         LifeError: there is no room on the disk for the logits.
     """
     config, grid = replace(config or CasConfig(), **settings), grid or model.grid
@@ -317,7 +317,7 @@ def extract_each(
         sinks = np.stack([find_sinks(each) for each in mean_maps])
         if config.sinks == "mask" and max(ks) > (some := int((~sinks).sum(axis=1).min())):
             raise CheckpointError(
-                f"Of the {count} patches, only {some} are no sinks of {model.name}, which is fewer than k, {max(ks)}. "
+                f"Of the {count} patches, only {some} are not sinks of {model.name}, fewer than k, {max(ks)}. "
                 "Keep the sinks, or choose a smaller k."
             )
         hidden = sinks[:, None] & (config.sinks == "mask")

@@ -62,7 +62,7 @@ class AlignmentResult:
     Attributes:
         models: as the user named them.
         revisions, methods, layers: each model's weights, way of making maps, and blocks used.
-        pairs, pairs_hash, num_pairs: the pair set's name, hash and size.
+        pairs, pairs_hash, num_pairs: the pair set's name, SHA-256 hash and number of pairs.
         views: how the views were cut, if known.
         k: the primary k.
         grid: rows and columns of patches that were compared.

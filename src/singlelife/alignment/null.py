@@ -238,7 +238,7 @@ class RepresentationMetrics:
     Attributes:
         num_images: the number of target views.
         neighbours: the number of nearest neighbours: 10, or two fewer than images if there are few. Independent
-            features have neighbours / (P - 1) of them in common.
+            features have neighbours / (num_images - 1) of them in common.
         cka: debiased linear CKA (arXiv 1905.00414, 2010.15327): 1 for features that differ by a rotation, a shift and
             a scale, about 0 for independent ones. NaN if all vectors of a model are the same.
         mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (arXiv
@@ -378,7 +378,7 @@ def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -
         drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
         assigned = np.concatenate([labels[None], drawn])
     as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not separate equal ones
-    # Swapping the names of groups of the same size keeps the difference.
+    # Groups of the same size can swap names without changing the difference.
     same = prod(factorial(int(number)) for number in np.unique(sizes, return_counts=True)[1])
     ways = factorial(len(labels)) // prod(factorial(int(size)) for size in sizes)
     smallest = max(1 / len(assigned), same / ways)

@@ -82,8 +82,8 @@ def centre(logits: np.ndarray, mean_map: np.ndarray, spread: np.ndarray | float 
     """Centre logits (..., N, M): subtract the mean map over the pair set, then each source patch's mean over the
     target patches of the pair, and divide by the spread of each cell over the pair set.
 
-    Adding a map to the logits of all pairs changes nothing, nor does adding a constant to a column of a pair. The
-    spread keeps cells that vary much from being chosen more often; where it is infinite, the result is 0.
+    Adding a map to the logits of all pairs changes nothing, nor does adding a constant to a column of a pair. Dividing
+    keeps cells that vary much from being chosen more often; where the spread is infinite, the result is 0.
     """
     free = logits - mean_map
     free -= free.mean(axis=-2, keepdims=True)

@@ -135,8 +135,8 @@ class PairSetConfig:
     """
 
     by: BalancedBy | None = None
-    """What to balance the pairs by. overlap: the 3D points that both frames see, however far apart in time; gap: the
-    time between the frames; none: pairs a moment apart (default: overlap if poses are known, otherwise gap)."""
+    """What to balance the pairs by. overlap: the share of 3D points that both frames see, at any gap; gap: the time
+    between the frames; none: pairs a moment apart (default: overlap if poses are known, otherwise gap)."""
 
     bins: tuple[float, ...] | None = None
     """Edges of the bins, ascending; gaps are in seconds (default: 0.1 0.3 0.5 0.7 of overlap, 0.1 0.3 1 3 of gap)."""

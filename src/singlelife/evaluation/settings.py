@@ -93,7 +93,7 @@ class DepthConfig(ProbeConfig):
     depth_column: str | None = None
     """depth column of a data set (default: raw_depth, depth or depth_map)"""
     protocol: Literal["nyu", "scannet", "metric", "simulated"] | None = None
-    """which pixels count, if not as usual for the data; nyu has the Eigen crop"""
+    """which pixels count (default: as usual for the data); nyu has the Eigen crop"""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -61,7 +61,7 @@ def make_balanced_pair_set(
     progress: bool = False,
     **settings: Any,
 ) -> PairSet:
-    """Draw equally many distinct pairs from each life and each of its bins. The same arguments give the same pairs.
+    """Draw the same number of distinct pairs from each life and each bin. The same arguments give the same pairs.
 
     Args:
         lives: prepared lives, at least one.
@@ -149,7 +149,7 @@ def _moment_apart(life: PreparedLife, num_pairs: int, config: PairSetConfig, row
 def _by_gap(
     life: PreparedLife, edges: list[float], shares: list[int], seed: int, rows: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Pairs of each bin, int64 (n, 2), from enough draws to find its share in all likelihood."""
+    """Pairs of each bin, int64 (n, 2), from enough draws to find its share almost surely."""
     candidates = []
     for number, wanted in enumerate(shares):
         least, most = edges[number : number + 2]

@@ -130,7 +130,7 @@ def _features(with_geometry: bool) -> Features:
 
 
 def write_pair_set(pairs: Any, path: Path, *, progress: bool = False) -> None:
-    """Write a `PairSet` as its method `save` says. This file cannot name the class, which imports this file."""
+    """See `PairSet.save`. `pairs` is a `PairSet`, a class that imports this file."""
     if path.exists():
         raise PairSetError(f"{path} exists already. Choose another folder, or delete it.")
     with_geometry = pairs._geometry is not None and any(pairs._geometry.depth)
@@ -281,7 +281,7 @@ def _read(table: pa.Table, described: dict[str, Any], progress: bool) -> dict[st
 
 
 def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
-    """A view, uint8 (size, size, 3), from its bytes and no path, which could name any file on this machine."""
+    """A view, uint8 (size, size, 3), from its bytes. A stored path is ignored: it could name any file here."""
     if not content or not content["bytes"]:
         raise ValueError("a view is missing")
     try:
