@@ -1,11 +1,12 @@
-"""How a centred score should be made: what two models that share nothing score, and what is kept of two that agree.
+"""How to make a centred score: what models that share nothing score, and how much is kept of two that agree.
 
     python benchmarks/centring.py > centring.md
 
-Of each model's logits, *position-free* takes the mean map over the pair set away; *plain* also each source patch's
-mean over the target patches of a pair; *standardised* also divides each cell by its spread. Models are the Space's
-sim_1 and sim_2, and six with random weights. Pair sets are the Space's, 384 pairs of sim_test of each kind of views,
-and a mix. A second table says how often the interval of two untrained models holds 0: over pairs, and over heads too.
+From each model's logits, *position-free* subtracts the mean map over the pair set; *plain* also subtracts each source
+patch's mean over the target patches of a pair; *standardised* also divides each cell by its spread. The models are the
+Space's sim_1 and sim_2, and six with random weights. The pair sets are the Space's, 384 pairs of sim_test for each
+kind of views, and a mix. A second table says how often the interval of two untrained models contains 0: the interval
+over pairs, and the one over pairs and heads.
 """
 
 from collections.abc import Callable, Sequence
@@ -86,7 +87,7 @@ def by_form(models: dict[str, AttentionMapProvider], pairs: PairSet, match: np.n
 
 
 def intervals(models: dict[str, AttentionMapProvider], pairs: PairSet) -> list[str]:
-    """How many of the intervals of two untrained models hold 0, over pairs alone and over heads too; that of lives."""
+    """How many intervals of two untrained models contain 0, and the interval of the lives: over pairs; with heads."""
     found = [extract(models[name], pairs, [K], progress=False)[K] for name in (*FRESH, *LIVES)]
     alone = [replace(each, parts=each.parts[:0]) for each in found]
     both, lives = list(combinations(range(len(found)), 2)), (len(FRESH), len(FRESH) + 1)

@@ -3,9 +3,9 @@
     python benchmarks/five_minutes.py
     python benchmarks/five_minutes.py --max-steps 30 --json results.json
 
-Prints a row of a Markdown table: the mean over seeds, and the values of each seed in brackets. Seconds are those of a
-training command, without rendering its life, which happens once before. Work is counted in TFLOP, so that machines
-compare: the model's operations, forward and backward (see `training_flops_per_pair`), and those of the optimiser.
+Prints a row of a Markdown table: the mean over seeds, and the values of each seed in brackets. Seconds are the time of
+a training command, without rendering its life, which happens once before. Work is counted in TFLOP, to compare across
+machines: operations of the model, forward and backward (see `training_flops_per_pair`), and of the optimiser.
 """
 
 import json
@@ -78,7 +78,7 @@ def one_seed(settings: Settings, seed: int, folder: Path) -> dict[str, float]:
         environment = os.environ | {"TQDM_DISABLE": "1"}
         subprocess.run([sys.executable, "train.py", *words], cwd=ROOT, check=True, env=environment, stdout=sys.stderr)
         seconds.append(time.perf_counter() - start)
-    config = parse_arguments(words)  # alike for both lives, but for the names
+    config = parse_arguments(words)  # the same for both lives, except for the names
     result = singlelife.cas(
         *map(str, runs),
         pairs=settings.pairs,

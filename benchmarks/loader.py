@@ -1,16 +1,16 @@
-"""How fast pairs are read, next to a straightforward pipeline of Pillow and torchvision that does the same.
+"""How fast pairs are read, compared with a straightforward pipeline of Pillow and torchvision that does the same.
 
     python benchmarks/loader.py
     python benchmarks/loader.py --image-size 112 --batch-size 64 --json loader.json
 
-Both read the same prepared life, of a generated video of 456×256 px frames, and end with what the model takes: two
+Both read the same prepared life, from a generated video of 456×256 px frames, and end with the model's input: two
 views, decoded, cropped, resized with antialiasing, mirrored, changed in colour, normalised, as float32 batches. The
 straightforward pipeline is a torch `Dataset` of one pair at a time: two rows of the `datasets` dataset as Pillow
 images, `torchvision.transforms.v2`, the default collation.
 
-On one core the two take turns, so that a change of the machine's speed meets both, and the medians of the processor
-time are compared: what other processes take of the core does not count. Loaders of one and of two workers take turns
-as well; they are timed by the clock.
+On one core the two take turns, so that a change of the machine's speed meets both. The medians of the processor time
+are compared, so that other processes on the core do not count. Loaders with one and two workers take turns as well;
+they are timed by the clock.
 """
 
 import argparse
@@ -50,7 +50,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--image-size", type=int, default=224, help="side of the views in pixels, times of 16")
+    parser.add_argument("--image-size", type=int, default=224, help="side of the views in pixels, a multiple of 16")
     parser.add_argument("--batch-size", type=int, default=32, help="pairs per batch")
     parser.add_argument("--rounds", type=int, default=9, help="turns to take medians of")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
@@ -86,7 +86,7 @@ def main() -> None:
 
 
 def write_video(path: Path) -> Path:
-    """A camera that pans over a picture with detail at every scale, as outdoor scenes have it."""
+    """A camera that pans over a picture with detail at every scale, like an outdoor scene."""
     generator = np.random.default_rng(0)
     world = np.zeros((512, 1024, 3))
     for octave in range(8):
@@ -106,7 +106,7 @@ def write_video(path: Path) -> Path:
 
 
 def singlelife_pairs(life: PreparedLife, image_size: int) -> PairDataset:
-    """The package's pairs, as the recipe `base` has them."""
+    """The package's pairs, with the settings of the recipe `base`."""
     return PairDataset(
         life,
         TemporalPairing(life.timestamps, life.video_index, 0.1, 2.0),
@@ -131,7 +131,7 @@ def singlelife_batches(pairs: PairDataset, batch_size: int) -> Iterator[list[tor
 
 
 class StraightforwardPairs(Dataset):
-    """One pair at a time, by the means that everyone knows."""
+    """One pair at a time, the way everyone would write it."""
 
     def __init__(self, life: PreparedLife, image_size: int):
         self.images = life.dataset.select_columns("image")

@@ -4,8 +4,8 @@
     python benchmarks/matrix.py --models 20 --pairs 2000 --threads 2 --json matrix.json
 
 The models are untrained, and the pairs are noise: neither matters for the time. The forward passes of all models are
-timed alone, then all of `cas_matrix` (both scores, the null, intervals, test; an empty cache). Then the sets of two
-models are compared as packed bits and as lists of indices in torch, in turn; the agreement of every patch must be
+timed alone, then all of `cas_matrix` (both scores, the null, intervals, test; with an empty cache). Then the sets of
+two models are compared as packed bits and as lists of indices in torch, in turns; the agreement of every patch must be
 equal.
 """
 
@@ -41,21 +41,21 @@ class Benchmark:
     """Time a matrix of models, and the comparison of two models' sets."""
 
     models: int = 20
-    """how many"""
+    """number of models"""
     pairs: int = 2000
-    """of the pair set"""
+    """pairs of the pair set"""
     patches: int = 14
-    """along a side of a view"""
+    """patches along a side of a view"""
     k: int = 5
-    """strongest matches"""
+    """strongest matches per patch"""
     preset: str = "tiny"
-    """of the models' sizes"""
+    """preset of hub_configs/models for the models"""
     threads: int = torch.get_num_threads()
     """CPU threads of torch"""
     kernel_pairs: int = 500
-    """pairs whose sets are compared in turn"""
+    """pairs whose sets are compared in turns"""
     rounds: int = 9
-    """turns of which medians are taken"""
+    """turns to take medians of"""
     json: Path | None = None
     """also write the numbers to this file"""
 
@@ -80,7 +80,7 @@ class Benchmark:
             views = torch.randint(256, (2, self.pairs, 3, side, side), dtype=torch.uint8)
             pairs = PairSet("noise", views[0], views[1], {}, np.zeros((self.pairs, 2, 4), dtype=np.int64))
             settings = CasConfig(k=(self.k,), cache_dir=Path(folder) / "cache", device="cpu")
-            load_model(names[0]).logits(pairs.target[:2], pairs.source[:2])  # what is done once is done before
+            load_model(names[0]).logits(pairs.target[:2], pairs.source[:2])  # set up what is done only once
             start = time.perf_counter()
             for name in names:
                 model = load_model(name)
@@ -89,7 +89,7 @@ class Benchmark:
             forward = time.perf_counter() - start
             del model
             before = memory("VmRSS")
-            Path("/proc/self/clear_refs").write_text("5")  # the peak is from now on
+            Path("/proc/self/clear_refs").write_text("5")  # measure the peak from now on
             start = time.perf_counter()
             cas_matrix(names, settings, pairs=pairs, groups=groups)
             seconds, peak = time.perf_counter() - start, memory("VmHWM") - before

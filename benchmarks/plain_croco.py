@@ -1,7 +1,7 @@
 """CroCo written the plain way, as its papers describe it, to measure the package's model against.
 
-The architecture and its parameters are those of `singlelife.croco`, and the encoder sees the visible patches of the
-target alone. Attention is explicit: a product, a softmax and a product. Rotary positions are computed anew in each
+The architecture and its parameters are those of `singlelife.croco`, and of the target, the encoder sees only the
+visible patches. Attention is explicit: a product, a softmax and a product. Rotary positions are computed anew in each
 attention, nothing is fused, and all patches of the target are predicted, not only those in the loss.
 """
 

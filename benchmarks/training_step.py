@@ -3,9 +3,9 @@
     python benchmarks/training_step.py --model base --batch-size 2 8 --threads 1 2 --json base.json
     python benchmarks/training_step.py --model base --batch-size 64 128 --device cuda --dtype bfloat16
 
-The use of the machine is the model's FLOP/s (see `training_flops_per_pair`) over those of a matrix product, 2048×2048
-(8192×8192 on a GPU), in the step's own number format and threads. A step is what training does with a batch on the
-device: forward, backward, clipping, fused AdamW. The plain model is that of `plain_croco.py`, under the same autocast.
+The use of the machine is the model's FLOP/s (see `training_flops_per_pair`) over the FLOP/s of a matrix product,
+2048×2048 (8192×8192 on a GPU), in the same number format and threads. A step is what training does with a batch on the
+device: forward, backward, clipping, fused AdamW. The plain model is in `plain_croco.py` and uses the same autocast.
 Products, steps and plain steps alternate, so that a change of the machine's speed meets all, and medians are compared.
 """
 
@@ -44,13 +44,13 @@ class Settings:
     batch_size: tuple[int, ...] = (16,)
     """pairs per step"""
     threads: tuple[int, ...] = (torch.get_num_threads(),)
-    """of a CPU"""
+    """CPU threads"""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16 is autocast"""
+    """number format; bfloat16 by autocast"""
     attention: Literal["sdpa", "eager"] = "sdpa"
     """as `train.py --attention`"""
     device: str = "cpu"
-    """as torch names it"""
+    """device, as torch names it"""
     rounds: int = 15
     """turns to take medians of"""
     json: Path | None = None
@@ -95,7 +95,7 @@ def measure(config: CroCoConfig, batch_size: int, flops: int, settings: Settings
 def training_step(
     model: torch.nn.Module, fused: bool, batch_size: int, dtype: torch.dtype, device: torch.device
 ) -> Callable[[], None]:
-    """A function that trains a model for one step on random views; not fused, it treats tensor after tensor."""
+    """A function that trains a model for one step on random views; if not fused, tensor after tensor."""
     model = model.train().to(device)
     config: Any = model.config
     optimizer = torch.optim.AdamW(

@@ -1,15 +1,15 @@
-"""How fast a video is prepared: frames/s through decoding, resizing and JPEG over those of decoding alone.
+"""How fast a video is prepared: frames/s through decoding, resizing and JPEG over frames/s of decoding alone.
 
     python benchmarks/video.py
     python benchmarks/video.py --video day.mp4 --threads 2 --json video.json
     python benchmarks/video.py --memory
 
 Decoding alone is PyAV's plain loop over all frames. Preparing is what a worker of `singlelife prepare` does. Both use
-as many decoder threads and take turns; the medians are compared. Without `--video` a file of H.264 of 1280x720 px at
-30 Hz and 5 Mbit/s is made: a camera wanders over a picture, with noise of its own in each frame.
+the same number of decoder threads and take turns; the medians are compared. Without `--video`, the script makes a file
+of H.264, 1280x720 px at 30 Hz and 5 Mbit/s: a camera wanders over a picture, with new noise in each frame.
 
-`--memory` prepares the file repeated to some minutes, and to ten times that, each in a process of its own, and
-compares the most memory that each held.
+`--memory` prepares the file repeated to some minutes, and to ten times that, each in its own process, and compares
+their peak memory.
 """
 
 import argparse
@@ -42,10 +42,10 @@ def main() -> None:
         description=(__doc__ or "").partition("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--video", type=Path, help="measure on this file (default: one is made)")
-    parser.add_argument("--threads", type=int, default=1, help="of the decoder, of both")
+    parser.add_argument("--threads", type=int, default=1, help="decoder threads, for both")
     parser.add_argument("--rounds", type=int, default=9, help="turns to take medians of")
     parser.add_argument("--memory", action="store_true", help="measure memory instead of speed")
-    parser.add_argument("--minutes", type=float, default=6.0, help="of the shorter file, with --memory")
+    parser.add_argument("--minutes", type=float, default=6.0, help="length of the shorter file, with --memory")
     parser.add_argument("--json", type=Path, help="also write the numbers to this file")
     parser.add_argument("--prepare-only", type=Path, help=argparse.SUPPRESS)  # what --memory runs
     arguments = parser.parse_args()
@@ -97,7 +97,7 @@ def decode(video: Path, threads: int) -> int:
 
 
 def memory(video: Path, arguments: argparse.Namespace, folder: Path) -> dict[str, Any]:
-    """The most memory that preparing a file takes, and one ten times as long."""
+    """The peak memory of preparing a file, and a file ten times as long."""
     results: dict[str, Any] = {}
     for name, minutes in (("short", arguments.minutes), ("long", 10 * arguments.minutes)):
         file = repeat(video, folder / f"{name}.mp4", 60 * minutes)
@@ -109,7 +109,7 @@ def memory(video: Path, arguments: argparse.Namespace, folder: Path) -> dict[str
 
 
 def peak_of_this_process(video: Path) -> float:
-    """Prepare a video here; MiB held at most."""
+    """Prepare a video in this process; the peak memory in MiB."""
     with tempfile.TemporaryDirectory() as cache:
         prepare_life(get_life("benchmark", [video]), cache_dir=cache, num_workers=1)
     most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

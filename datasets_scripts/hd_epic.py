@@ -1,4 +1,4 @@
-"""The lives of HD-EPIC: whether the SLAM files that spatial pairs need are here."""
+"""The lives of HD-EPIC: check that the SLAM files for spatial pairs are on this machine."""
 
 import argparse
 import json
@@ -22,10 +22,10 @@ SLAM_FILES = (
     "semidense_points.csv.gz",
 )
 DESCRIPTION = (
-    "HD-EPIC (CC BY-NC 4.0, https://hd-epic.github.io): days in nine kitchens, of which eight are lives. Its videos "
-    "have 115.5 GB, its SLAM and gaze 349 GB; the owners' program downloads them, for one participant at a time if "
-    "you like: https://github.com/hd-epic/hd-epic-downloader. This script checks that each video has its Aria MPS "
-    "output and the table of its frames' times; `singlelife prepare NAME --dry-run` checks the videos themselves."
+    "HD-EPIC (CC BY-NC 4.0, https://hd-epic.github.io): days in nine kitchens; eight of them are lives. The videos "
+    "take 115.5 GB, SLAM and gaze 349 GB. The owners' program downloads them, one participant at a time if you like: "
+    "https://github.com/hd-epic/hd-epic-downloader. This script checks that each video has its Aria MPS output and "
+    "the table of its frames' times; `singlelife prepare NAME --dry-run` checks the videos themselves."
 )
 EXAMPLES = """\
   python datasets_scripts/hd_epic.py                               all eight, in the folders lives/NAME
@@ -54,10 +54,10 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def check(life: Life, root: Path | None) -> Findings:
-    """Which SLAM files of a life's videos are here.
+    """Check which SLAM files of a life's videos are on this machine.
 
     Args:
-        life: of HD-EPIC.
+        life: a life of HD-EPIC.
         root: the data set as its owners lay it out; the life's folder by default.
     """
     findings = Findings()
@@ -110,7 +110,7 @@ def _lacking(video: Path, folder: Path, groups: dict[str, str]) -> list[str]:
             with zipfile.ZipFile(archive) as content:
                 names = [Path(entry.filename).name for entry in content.infolist() if entry.file_size]
         except zipfile.BadZipFile:
-            return [*lacking, f"SLAM/{name}.zip is not whole"]
+            return [*lacking, f"SLAM/{name}.zip is damaged"]
     else:
         return [*lacking, f"SLAM/{name}.zip"]
     return lacking + [f"SLAM/{name}: {file}" for file in SLAM_FILES if file not in names]

@@ -1,4 +1,4 @@
-"""HPatches, for zero-shot correspondence: whether all of its sequences are here and whole."""
+"""HPatches, for zero-shot correspondence: check that all sequences are on this machine and complete."""
 
 import sys
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from singlelife.evaluation.image_pairs import read_homography
 
 NAME = "hpatches"
 SEQUENCES = {"v": ("viewpoint", 59), "i": ("illumination", 57)}
-IMAGES = 6  # of a sequence; the first is the reference
+IMAGES = 6  # per sequence; the first is the reference
 HOW_TO_GET = (
     "HPatches' page, https://github.com/hpatches/hpatches-dataset, links the archive "
     "hpatches-sequences-release.tar.gz (1.3 GB) and its terms. Unpack it, and name the folder of the sequences."
@@ -29,7 +29,7 @@ EXAMPLES = "  python datasets_scripts/hpatches.py /data/hpatches-sequences-relea
 def main(words: Sequence[str] | None = None) -> int:
     """Check the folder of the command line (`sys.argv` by default) and return the exit code."""
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the sequences")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the folder of the sequences")
     folder = parser.parse_args(words).folder
     return run_script(NAME, lambda: check(folder).report("HPatches", HOW_TO_GET))
 
@@ -51,7 +51,7 @@ def check(folder: Path | None) -> Findings:
         if len(sequences) < expected:
             findings.missing.append(f"{expected - len(sequences)} of {expected} {kind} sequences ({letter}_*)")
         elif len(sequences) > expected:
-            findings.notes.append(f"{len(sequences)} {kind} sequences, where HPatches has {expected}")
+            findings.notes.append(f"{len(sequences)} {kind} sequences, but HPatches has {expected}")
     return findings
 
 

@@ -1,4 +1,4 @@
-"""Thirty hours of Kinetics-400: draw the sample from the clips that are here."""
+"""Thirty hours of Kinetics-400: draw the sample from the clips on this machine."""
 
 import argparse
 import sys
@@ -20,9 +20,9 @@ from singlelife.text import duration
 NAME, SEED = "kinetics400", 0
 DESCRIPTION = (
     "A sample of 30 hours of Kinetics-400, about 11,000 of its 254,000 clips. Its owners' page, "
-    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, by the copy. The rule "
-    "that draws the sample depends on nothing but the names of the clips that are here. The script writes the sample "
-    "into lives/k400_30h/videos.txt, and uses it again from then on."
+    "https://github.com/cvdfoundation/kinetics-dataset, says how to get it: 135 GB or more, depending on the copy. "
+    "The draw depends only on the names of the clips in the folder. The script writes the sample into "
+    "lives/k400_30h/videos.txt, and uses that file from then on."
 )
 EXAMPLES = """\
   python datasets_scripts/kinetics400.py --root /data/kinetics400/train      draw the sample
@@ -35,7 +35,7 @@ class Sample:
 
     Attributes:
         clips: in the order in which they were drawn.
-        seconds: how long they are together.
+        seconds: their total duration.
         unreadable: clips that were drawn but left out, since their headers cannot be read or give no duration.
     """
 
@@ -99,12 +99,12 @@ def draw_sample(clips: Sequence[Path], seconds: float, seed: int, seconds_of: Ca
 
     The rule: sort the clips by file name without suffix, by code points; put them into the order of
     `seeded_order(len(clips), seed)`; take them from the front until they last `seconds` or longer, leaving out those
-    that cannot be read. It depends on which clips there are, and on nothing else: not on folders, suffixes, dates or
-    the machine. Only the clips that are taken are opened.
+    that cannot be read. It depends only on which clips there are, not on folders, suffixes, dates or the machine. Only
+    clips that are taken are opened.
 
     Args:
         clips: to draw from. Their file names without suffix differ.
-        seconds: how long the sample is to be.
+        seconds: the duration that the sample should reach.
         seed: of the order.
         seconds_of: the duration of a clip; it may raise LifeError.
 

@@ -1,4 +1,4 @@
-"""NYU Depth V2, for depth: whether its labelled frames are here and whole."""
+"""NYU Depth V2, for depth: check that its labelled frames are on this machine and complete."""
 
 import sys
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ HOW_TO_GET = (
     f"{LABELED} (2.8 GB) and the official split {SPLITS}. Put both into a folder, and name that folder."
 )
 DESCRIPTION = (
-    "NYU Depth V2: 1,449 frames of rooms with depth, 654 of which are the official test. Nothing is converted: the "
+    "NYU Depth V2: 1,449 frames of rooms with depth; 654 of them are the official test. Nothing is converted: the "
     f"folder with {LABELED} and {SPLITS} is what `singlelife evaluate depth` reads. Needs "
     "pip install 'singlelife[evaluation]'."
 )
@@ -27,7 +27,7 @@ EXAMPLES = "  python datasets_scripts/nyu_depth_v2.py /data/nyu"
 def main(words: Sequence[str] | None = None) -> int:
     """Check the folder of the command line (`sys.argv` by default) and return the exit code."""
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=f"with {LABELED} and {SPLITS}")
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help=f"the folder of {LABELED} and {SPLITS}")
     folder = parser.parse_args(words).folder
     return run_script(NAME, lambda: check(folder).report("NYU Depth V2", HOW_TO_GET))
 

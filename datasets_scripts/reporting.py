@@ -10,12 +10,12 @@ from singlelife.errors import SingleLifeError
 
 COMPLETE, INCOMPLETE, WRONG_USAGE = 0, 1, 2  # exit codes
 
-_SHOWN = 5  # of many of a kind
+_SHOWN = 5  # messages of each kind, at most
 
 
 @dataclass
 class Findings:
-    """What there is to say about a data set: what is here, missing, of no use, and worth knowing."""
+    """What a check found about a data set: facts, missing parts, faults and notes."""
 
     facts: list[str] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
@@ -49,7 +49,7 @@ def script_parser(name: str, description: str, examples: str) -> argparse.Argume
 
 
 def run_script(name: str, body: Callable[[], int]) -> int:
-    """Run a script's body. Errors that the user can put right go to stderr, without a traceback."""
+    """Run a script's body. Errors that the user can fix go to stderr, without a traceback."""
     try:
         return body()
     except SingleLifeError as error:

@@ -1,4 +1,4 @@
-"""ScanNet, for depth: whether the exported frames are here and whole."""
+"""ScanNet, for depth: check that the exported frames are on this machine and complete."""
 
 import sys
 from collections.abc import Sequence
@@ -23,22 +23,22 @@ DESCRIPTION = (
     "the folder is what `singlelife evaluate depth` reads."
 )
 EXAMPLES = """\
-  python datasets_scripts/scannet.py /data/scannet/scans                          what is here
-  python datasets_scripts/scannet.py /data/scannet/scans --scenes test.txt        those of a split"""
+  python datasets_scripts/scannet.py /data/scannet/scans                          all scenes there
+  python datasets_scripts/scannet.py /data/scannet/scans --scenes test.txt        the scenes of a split"""
 
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command line (`sys.argv` by default) and return the exit code."""
     parser = script_parser(NAME, DESCRIPTION, EXAMPLES)
-    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="of the scenes' folders")
-    parser.add_argument("--scenes", type=Path, metavar="FILE", help="the scenes that count, a name a line, such as "
-                        "the owners' list of a split (default: all that are here)")  # fmt: skip
+    parser.add_argument("folder", nargs="?", type=Path, metavar="FOLDER", help="the folder of the scenes")
+    parser.add_argument("--scenes", type=Path, metavar="FILE", help="a file with a scene on each line, such as the "
+                        "owners' list of a split (default: all scenes in the folder)")  # fmt: skip
     arguments = parser.parse_args(words)
     return run_script(NAME, lambda: check(arguments.folder, arguments.scenes).report("ScanNet", HOW_TO_GET))
 
 
 def check(folder: Path | None, listed: Path | None = None) -> Findings:
-    """Check the scenes of a folder: all that are here, or those that a file lists."""
+    """Check the scenes of a folder: all of them, or those that a file lists."""
     findings = Findings()
     if folder is None or not folder.is_dir():
         findings.missing.append("the folder of the scenes" + (f" {folder}" if folder else ""))
@@ -59,7 +59,7 @@ def check(folder: Path | None, listed: Path | None = None) -> Findings:
 
 
 def _check_scene(scene: Path, findings: Findings) -> int:
-    """How many frames are whole."""
+    """The number of complete frames."""
     color, depth = (
         {path.stem: path for path in (scene / kind).glob("*") if path.stat().st_size} for kind in ("color", "depth")
     )
@@ -71,7 +71,7 @@ def _check_scene(scene: Path, findings: Findings) -> int:
         try:
             with Image.open(path) as picture:
                 if picture.mode not in ("I;16", "I"):
-                    findings.wrong.append(f"{path}: has mode {picture.mode}, where depth is 16-bit")
+                    findings.wrong.append(f"{path}: has mode {picture.mode}, but depth is 16-bit")
         except OSError as error:
             findings.wrong.append(f"{path}: cannot be read ({error})")
     return len(color.keys() & depth.keys())

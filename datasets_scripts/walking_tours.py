@@ -1,4 +1,4 @@
-"""The lives of Walking Tours: where the film of each is."""
+"""The lives of Walking Tours: print the address of each film."""
 
 import re
 import sys
@@ -13,8 +13,8 @@ NAME = "walking_tours"
 REPOSITORY, LIST = "shawshankvkt/Walking_Tours", "WTour.txt"
 DESCRIPTION = (
     "Walking Tours (CC BY 4.0, https://huggingface.co/datasets/shawshankvkt/Walking_Tours): films of walks through "
-    "cities, of which eight are lives. The Hub has the list of the films and the owners' script, not the films; that "
-    "script puts each into a folder of its city's name. This one prints the address of each life's film."
+    "cities; eight of them are lives. The Hub has the list of the films and the owners' script, not the films; that "
+    "script puts each into a folder with its city's name. This one prints the address of each life's film."
 )
 EXAMPLES = """\
   python datasets_scripts/walking_tours.py                      where the films are
@@ -38,7 +38,7 @@ def _run(names: list[str]) -> int:
 
 
 def parse_list(text: str) -> dict[str, str]:
-    """Addresses by city, from a list with an address and a city in each line; some lines lack the comma between."""
+    """Addresses by city, from a list with an address and a city on each line; some lines lack the comma between."""
     lines = re.findall(r"^\s*(https?://[^\s,]+)\s*,?\s*(\S.*?)\s*$", text, flags=re.MULTILINE)
     return {_plain(city): address for address, city in lines}
 

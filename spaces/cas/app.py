@@ -4,7 +4,7 @@
 
 starts it on this machine, without a network or an account. Three small trained models and pairs of views come with it.
 This file lays out the page and `handlers.py` does the work behind it. `score.py` computes; `show.py` and `page/` draw.
-`limits.py`, `models.py`, `downloads.py` and `media.py` handle what strangers send.
+`limits.py`, `models.py`, `downloads.py` and `media.py` handle everything that strangers send.
 """
 
 import os

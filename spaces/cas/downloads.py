@@ -19,7 +19,7 @@ from singlelife.files import atomic_dir, free_bytes, remove_dir
 from singlelife.hub.pull import is_commit
 from singlelife.text import in_bytes
 
-_SLACK = 1 << 20  # bytes that the client itself writes beside the files
+_SLACK = 1 << 20  # bytes that the client itself writes next to the files
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class Remote:
     Attributes:
         repo_id: ORG/NAME.
         commit: its SHA-1.
-        sizes: of the files beside its config, in bytes.
-        hashes: the SHA-256 of those that have one there.
+        sizes: of the files in the config's folder, in bytes.
+        hashes: the SHA-256 of the files for which the Hub has one.
     """
 
     repo_id: str
@@ -43,7 +43,7 @@ def look_up(repo_id: str, revision: str | None, request: Request) -> Remote:
     """What the Hub says about a model that everybody may see.
 
     Raises:
-        Cancelled, VisitorError, HubError: the Hub does not say.
+        Cancelled, VisitorError, HubError: the model cannot be looked up.
     """
     told = _ask("look_up", lambda: request.tell(f"Looking up {repo_id}"), repo_id, revision=revision)
     if not is_commit(told["commit"]):  # a folder is named after it
@@ -52,7 +52,7 @@ def look_up(repo_id: str, revision: str | None, request: Request) -> Remote:
 
 
 def download(remote: Remote, files: Sequence[str], folder: Path, request: Request) -> None:
-    """Fetch files of a model into a folder: no more bytes than the Hub said, with the hashes that it has.
+    """Fetch files of a model into a folder: no more bytes than the Hub lists, and with the hashes that it lists.
 
     Raises:
         Cancelled, VisitorError, HubError: the download failed.
@@ -62,7 +62,7 @@ def download(remote: Remote, files: Sequence[str], folder: Path, request: Reques
     def watch() -> None:
         got = _size(folder) - before
         if got > total + _SLACK:
-            raise VisitorError(f"The Hub sends more of {name} than it said. Choose another model.")
+            raise VisitorError(f"The Hub sends more of {name} than it lists. Choose another model.")
         what = f"Downloading {name}: {in_bytes(min(got, total))} of {in_bytes(total)}"
         request.tell(what, min(1.0, got / max(total, 1)))
 
@@ -74,8 +74,8 @@ def download(remote: Remote, files: Sequence[str], folder: Path, request: Reques
 
 
 def _ask(question: str, watch: Callable[[], None], repo_id: str, **arguments: Any) -> Any:
-    """The answer of the Hub, asked by a process of its own (`fetch.py`). It ends as soon as `watch` raises: a server
-    that sends a byte a second holds up no thread of the page."""
+    """Ask the Hub in a separate process (`fetch.py`), which ends as soon as `watch` raises. So a server that sends a
+    byte a second holds up no thread of the page."""
     script, words = str(Path(__file__).with_name("fetch.py")), json.dumps({"repo_id": repo_id, **arguments})
     watch()
     with subprocess.Popen([sys.executable, script, question, words], stdout=subprocess.PIPE, text=True) as process:
@@ -99,13 +99,13 @@ def _ask(question: str, watch: Callable[[], None], repo_id: str, **arguments: An
 def kept(key: str, size: int, fill: Callable[[Path], None], folder: Path, request: Request) -> Iterator[Path]:
     """The folder of a model, which stays while the block runs. Visitors, and processes, take turns.
 
-    The model is renamed into place when it is whole. The models that were used longest ago make room for it.
+    The model is renamed into place when it is complete. The least recently used models are deleted to make room.
 
     Args:
         key: its name, as a file name.
         size: of its files, in bytes.
         fill: puts its files into an empty folder; called if the model is not there yet.
-        folder: where all models are, and nothing else.
+        folder: holds all models, and nothing else.
         request: checked while another visitor uses the folder.
 
     Raises:
@@ -130,7 +130,7 @@ def kept(key: str, size: int, fill: Callable[[Path], None], folder: Path, reques
 
 
 def _make_room(folder: Path, size: int, most: int) -> None:
-    """Delete what a killed process left half done, and then what was used longest ago."""
+    """Delete incomplete folders that a killed process left, then the least recently used models."""
     models = sorted((path for path in folder.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
     for path in [path for path in models if path.suffix == ".tmp"]:
         shutil.rmtree(path)
@@ -147,7 +147,7 @@ def _make_room(folder: Path, size: int, most: int) -> None:
 
 
 def _size(folder: Path) -> int:
-    """Of all files in it that are there still, in bytes."""
+    """The size of all files that are still in a folder, in bytes."""
     total = 0
     for file in folder.rglob("*"):
         with suppress(OSError):

@@ -134,7 +134,7 @@ class Handlers:
             delete_upload(path)
 
     def warm_up(self) -> None:
-        """Compute what the page shows at once, while nobody is here yet."""
+        """Compute what the page shows first, before anybody visits."""
         with suppress(SingleLifeError):  # the app ends
             self.example()
             show.matrix(self.bench)
@@ -156,8 +156,8 @@ class Handlers:
         }
 
     def _end(self, message: str = "", *, alert: bool = False) -> Updates:
-        """The page after a comparison. With a message there is no result, and the older one goes too: it would stand
-        under the new names."""
+        """The page after a comparison. A message means no result; then the older one is removed too, since it would
+        appear under the new names."""
         at = self.at
         ended = {at.compare: gr.update(interactive=True), at.cancel: gr.update(visible=False), at.status: ""}
         if not message:
@@ -211,8 +211,8 @@ def _warn(message: str, title: str) -> None:
 
 
 def _steps(work: Callable[[Report], Any], stop: threading.Event) -> Iterator[Any]:
-    """Do some work in a thread of its own. Yields what it reports, then what it returns, and raises what it raises.
-    Raises Cancelled as soon as `stop` is set; the work then ends by itself at its next step."""
+    """Do some work in its own thread. Yields its reports, then its result, and raises its errors. Raises Cancelled as
+    soon as `stop` is set; the work then ends at its next step."""
     told: queue.Queue[tuple[str, float | None]] = queue.Queue()
     done = ThreadPoolExecutor(1).submit(work, lambda what, share: told.put((what, share)))
     while not stop.is_set():

@@ -1,4 +1,4 @@
-"""What a visitor may ask of this machine, and the messages for what is too much.
+"""How much of this machine a visitor may use, and the messages for requests beyond that.
 
 Everything from outside is treated as hostile: the name of a model, its files, a picture, a video.
 """

@@ -20,12 +20,12 @@ from singlelife.text import duration, in_bytes
 
 _PICTURES = ("JPEG", "PNG", "WEBP")
 _SCALED = ("L", "LA", "RGB", "RGBA", "CMYK")  # modes that can be made smaller as they are
-_FRAMES_HELD = 24  # by a decoder, at most, of 6 bytes a pixel
+_FRAMES_HELD = 24  # the most frames that a decoder holds, at 6 bytes a pixel
 _SHORTER_SIDE, _LONGER_SIDE = 1024, 2048  # pixels of a picture that is kept; no model here takes more
 _CONTAINERS = ("mov", "mp4", "matroska", "webm", "avi")  # none that names other files or addresses
 _CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "libdav1d", "mpeg4", "mjpeg")
-_FRAME_SIDE = 512  # pixels, the shorter, of a frame that is kept
-_TICKS = 10.0  # Hz at which frames are looked at, at least
+_FRAME_SIDE = 512  # pixels, the shorter side of a frame that is kept
+_TICKS = 10.0  # Hz, the lowest rate at which frames are read
 _MOST_TICKS = 30.0
 _MOST_FRAMES_A_SECOND = 240
 _NO_VIDEO = "This is not a video that can be read, or it is damaged. Upload an mp4, mov, webm, mkv or avi file."

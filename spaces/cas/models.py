@@ -36,9 +36,9 @@ from singlelife.text import in_bytes
 _NAME = re.compile(r"[A-Za-z0-9][\w-]*/[A-Za-z0-9][\w.-]*", re.ASCII)  # an organisation has no dot: an address has
 _REVISION = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)*", re.ASCII)
 _LARGEST_JSON = 4 << 20  # bytes of a config or an index
-_LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; that of a billion parameters takes some 100 kB
+_LARGEST_HEADER = 8 << 20  # bytes of a safetensors file's header; a billion parameters take some 100 kB
 _MOST_PARTS = 50  # files of weights
-_LARGEST = (  # of a number in a config, by what is in its field's name; the first that fits
+_LARGEST = (  # the largest number allowed in a config, by a pattern in its field's name; the first match counts
     ("num_labels", 30_000),
     (r"layer|depth|block|stage", 256),
     (r"tokens|ratio|tubelet", 64),
@@ -48,7 +48,7 @@ _LARGEST = (  # of a number in a config, by what is in its field's name; the fir
     (r"", 1_000_000),
 )
 _LONGEST_LIST = 1_000
-_LABELS = ("id2label", "label2id")  # name what a classifier tells apart, by any words
+_LABELS = ("id2label", "label2id")  # the names of a classifier's classes, which may be any words
 _FLOP = 1e12  # of a batch, between two checks of a request
 _SMALLER = "Take a smaller model, or run `singlelife cas` on your own machine."
 

@@ -70,8 +70,8 @@ class Result:
         return agreement(self.runs[0].extraction.raw, self.runs[1].extraction.raw, self.comparison.k)
 
     def look(self, pair: int, centred: bool) -> tuple[np.ndarray, np.ndarray]:
-        """The logits of A and B in one pair, float32 (2, N, N), and their top-k sets, uint64 (2, N, words). Of equal
-        logits in rows that are not scored, the first count."""
+        """The logits of A and B in one pair, float32 (2, N, N), and their top-k sets, uint64 (2, N, words). In rows
+        that are not scored, the first of equal logits win."""
         logits, k = np.stack([run.logits[pair] for run in self.runs]), self.comparison.k
         if centred:
             both = zip(logits, self.reference.centring, strict=True)

@@ -11,8 +11,8 @@ _LARGEST = 256 << 20  # bytes of a file
 
 
 def example(num_pairs: int = 12, grid: int = 6, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """The logits of two made-up models, float32 (P, N, N): both see the same shift of each pair, and each has a taste
-    for some patches of its own."""
+    """The logits of two made-up models, float32 (P, N, N): both see the same shift of each pair, and each also prefers
+    some patches of its own."""
     generator = np.random.default_rng(seed)
     places = np.stack(np.divmod(np.arange(grid * grid), grid), axis=-1)
     shift = generator.integers(-2, 3, (num_pairs, 1, 1, 2))
@@ -27,22 +27,22 @@ def score(path_a: str | None, path_b: str | None, kind: str, k: float, num_sourc
     """The rows of the table.
 
     Args:
-        path_a, path_b: .npy files of what `kind` says, (P, N, M) or (P, N, k); the example where neither is given.
+        path_a, path_b: .npy files of what `kind` says, (P, N, M) or (P, N, k); the example if neither is given.
         kind: `"logits"` or `"top k"`.
-        k: of the top k; of logits.
-        num_source_patches: of a top k; N if it is 0 or None.
+        k: the number of strongest matches, for logits.
+        num_source_patches: for a top k; N if it is 0 or None.
 
     Raises:
-        gradio.Error: a file is missing, too large, or does not hold what it should.
+        gradio.Error: a file is missing, too large, or has the wrong content.
     """
     if not path_a and not path_b:
         if kind != "logits":
-            raise gr.Error("The example is of logits. Choose logits, or two files.")
+            raise gr.Error("The example has logits. Choose logits, or two files.")
         maps = list(example())
     elif path_a and path_b:
         maps = [_read(path_a), _read(path_b)]
     else:
-        raise gr.Error("Choose a file for each of the two models, or none, for the example.")
+        raise gr.Error("Choose a file for each of the two models, or none to see the example.")
     config = "logits" if kind == "logits" else "top_k"
     metric = evaluate.load(str(_HERE / "cas_metric.py"), config, keep_in_memory=True)  # no file that visitors share
     settings = {"k": int(k)} if kind == "logits" else {"num_source_patches": int(num_source_patches or 0) or None}
@@ -64,7 +64,7 @@ def _shown(value: float | None, interval: list[float] | None, level: float | Non
 
 def _read(path: str) -> np.ndarray:
     if Path(path).stat().st_size > _LARGEST:
-        raise gr.Error(f"A file may have {_LARGEST >> 20} MB; give fewer pairs of views.")
+        raise gr.Error(f"A file may have at most {_LARGEST >> 20} MB. Give fewer pairs of views.")
     try:
         array = np.load(path, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -81,7 +81,7 @@ def build() -> gr.Blocks:
             "# Correspondence Alignment Score\n"
             "How far do two vision models agree about which patch of one view shows what a patch of the other shows? "
             "Upload, for each model, a `.npy` file: logits of *pairs × target patches × source patches*, or the "
-            "indices of each patch's top *k*. With no files, two made-up models are compared."
+            "indices of each patch's top *k*. Without files, the page compares two made-up models."
         )
         with gr.Row():
             first = gr.File(label="model A", file_types=[".npy"], type="filepath")
@@ -94,8 +94,8 @@ def build() -> gr.Blocks:
         table = gr.Dataframe(headers=["", "CAS", "95% interval", "by accident"], interactive=False, label="score")
         button.click(score, [first, second, kind, k, columns], table)
         gr.Markdown(
-            "**Centred**: habits of place and popular patches are taken away first. Two models that share nothing "
-            "score what they score by accident, with their pairs mismatched. **Raw**: the score as the paper has it."
+            "**Centred**: the score without habits of place and popular patches. Two models that share nothing score "
+            "about what they score by accident, with their pairs mismatched. **Raw**: the score as in the paper."
         )
     return page
 

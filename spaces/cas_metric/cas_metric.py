@@ -1,8 +1,8 @@
 # Copyright 2026 The singlelife authors. Licensed under the Apache License, Version 2.0.
 """The Correspondence Alignment Score (CAS) as a metric of `evaluate`.
 
-It takes what two models look at on the same pairs of views and needs neither torch nor the package that it comes
-from, whose numbers it gives to the last digit that the order of sums leaves.
+It takes what two models look at on the same pairs of views. It needs neither torch nor the package `singlelife`, and
+gives the same numbers as the package, up to rounding.
 """
 
 import datasets
@@ -12,11 +12,11 @@ from scipy.stats import t as student_t
 
 _DESCRIPTION = """\
 The Correspondence Alignment Score (CAS): how far two vision models agree about which patch of one view shows what a
-patch of the other shows. For each target patch, the k source patches with the largest logits are taken of both models;
-the score is the share of these that they have in common, averaged over patches and pairs of views. The centred score
-leaves out habits of place and popular patches first, and is read against its null: the same two models with their
-pairs mismatched. Two models that share nothing score their null, and raw k / M, where M is the number of source
-patches.
+patch of the other shows. For each target patch, take the k source patches with the largest logits in each model; the
+score is the share of these that the models have in common, averaged over patches and pairs of views. The centred score
+first removes habits of place and popular patches. Compare it with its null: the same two models with their pairs
+mismatched. The centred score of two models that share nothing is about its null, and their raw score about k / M,
+where M is the number of source patches.
 """
 
 _CITATION = """\
@@ -35,19 +35,19 @@ Args:
         each of N target patches: how strongly it looks at each source patch (before a softmax or after it: only
         their order counts). With `top_k`, a row of k integers for each target patch: the source patches it looks at
         most, each once, in any order.
-    references: the same of the second model, on the same pairs.
-    k (`int`, *optional*, defaults to 5): of the top k; with `top_k`, it is the length of the rows.
+    references: the same for the second model, on the same pairs.
+    k (`int`, *optional*, defaults to 5): the number of strongest matches; with `top_k`, the length of the rows.
     num_source_patches (`int`, *optional*): with `top_k`, M; the number of target patches by default.
     seed (`int`, *optional*, defaults to 0): of the bootstrap.
 
-Give the pairs in the order of time if they have one: mismatched pairs are then of another time.
+Give the pairs in the order of time if they have one: mismatched pairs then come from another time.
 
 Returns:
-    `dict`. Of `logits` first: `centred`, 0 to 1; `null`; `excess`, centred less null, 0 for models that share nothing;
+    `dict`. With `logits`: `centred`, 0 to 1; `null`; `excess`, centred less null, 0 for models that share nothing;
     `excess_interval`, its 95% interval `[low, high]` over pairs; `p_value`, the share of mismatches that score as
-    much, at least 1 / (their number + 1); all `None` where they are not defined. `notes`, sentences on what is
-    undefined, left out or rough. Then, of both: `cas`, the raw score, 0 to 1; `chance`, k / M; `chance_corrected`,
-    (cas - chance) / (1 - chance), `None` where k = M; and `interval`, the 95% bootstrap interval of `cas` over pairs.
+    high, at least 1 / (their number + 1); all `None` where they are not defined. `notes`, sentences on what is
+    undefined, left out or rough. With both: `cas`, the raw score, 0 to 1; `chance`, k / M; `chance_corrected`,
+    (cas - chance) / (1 - chance), `None` if k = M; and `interval`, the 95% bootstrap interval of `cas` over pairs.
 
 Examples:
     >>> cas = evaluate.load("cas_metric")
@@ -73,7 +73,7 @@ class CasMetric(evaluate.Metric):
 
     def _info(self) -> evaluate.MetricInfo:
         if self.config_name not in _CONFIGS:
-            raise ValueError(f"There are the configurations logits and top_k, not {self.config_name!r}.")
+            raise ValueError(f"The configurations are logits and top_k, not {self.config_name!r}.")
         rows = datasets.Sequence(datasets.Sequence(datasets.Value(_CONFIGS[self.config_name])))
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -96,13 +96,13 @@ class CasMetric(evaluate.Metric):
         leading: dict = {}
         if self.config_name == "top_k":
             if k not in (None, arrays[0].shape[2]):
-                raise ValueError(f"The rows hold {arrays[0].shape[2]} patches each, and k is {k}.")
+                raise ValueError(f"The rows hold {arrays[0].shape[2]} patches each, but k is {k}.")
             k = arrays[0].shape[2]
             num_columns = arrays[0].shape[1] if num_source_patches is None else num_source_patches
             sets = [_listed(top, name, num_columns) for name, top in zip(_NAMES, arrays, strict=True)]
         else:
             if num_source_patches is not None:
-                raise ValueError("num_source_patches is for the configuration top_k; logits have as many columns.")
+                raise ValueError("num_source_patches is for the configuration top_k; logits have a column for each.")
             k, num_columns = 5 if k is None else k, arrays[0].shape[2]
             if not 1 <= k <= num_columns:
                 raise ValueError(f"k should be from 1 to the number of source patches, {num_columns}; not {k}.")
@@ -126,12 +126,12 @@ def _arrays(predictions: list, references: list, dtype: type) -> list[np.ndarray
             array = np.asarray(values, dtype=dtype)
         except ValueError as error:  # ragged
             raise ValueError(
-                f"The {name} have rows of different lengths, or pairs of different numbers of rows."
+                f"The {name} have rows of different lengths, or pairs with different numbers of rows."
             ) from error
         if array.ndim != 3 or not array.size:
             raise ValueError(
-                f"The {name} should be pairs of views × target patches × source patches, and none of these 0; they "
-                f"have the shape {array.shape}."
+                f"The {name} should have the shape pairs of views × target patches × source patches, with at least "
+                f"one of each, not {array.shape}."
             )
         arrays.append(array)
     if arrays[0].shape != arrays[1].shape:
@@ -140,7 +140,7 @@ def _arrays(predictions: list, references: list, dtype: type) -> list[np.ndarray
 
 
 def _least(logits: np.ndarray) -> float:
-    """What differences of logits are taken for rounding."""
+    """The difference of logits that counts as rounding."""
     return 1e-5 * float(np.abs(logits).max())
 
 
@@ -149,7 +149,7 @@ def _without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) ->
 
 
 def _centred(logits: np.ndarray) -> np.ndarray:
-    """Less the mean map, less each column's mean in its pair, over the spread of each cell over the pairs."""
+    """Subtract the mean map, then each column's mean in its pair, and divide by the spread of each cell over pairs."""
     free = logits - logits.mean(axis=0, dtype=np.float64).astype(np.float32)
     free -= free.mean(axis=-2, keepdims=True)
     spread, least = np.sqrt(np.square(free, dtype=np.float64).mean(axis=0)), _least(logits)
@@ -157,7 +157,7 @@ def _centred(logits: np.ndarray) -> np.ndarray:
 
 
 def _centred_score(maps: list[np.ndarray], k: int) -> dict:
-    """The centred score of two models against its null, which is that of pairs shifted by an eighth or more."""
+    """The centred score of two models, and its null: the score with the pairs shifted by an eighth of them or more."""
     first, second = (_largest(each, k) for each in maps)
     count, own = len(first), _agreement(first, second, k)
     least = max(1, count // 8)
@@ -189,7 +189,7 @@ def _centred_score(maps: list[np.ndarray], k: int) -> dict:
 
 
 def _margin(excess: np.ndarray) -> float:
-    """Half the 95% interval of the mean of what follows each other, from blocks."""
+    """Half the 95% interval of the mean of values in order, from blocks of consecutive ones."""
     count, block = len(excess), max(1, round(len(excess) ** (1 / 3)))
     means = np.convolve(np.concatenate([excess, excess[: block - 1]]), np.full(block, 1 / block), mode="valid")
     variance = np.square(means - excess.mean()).mean() * block / (count - block)
@@ -197,8 +197,8 @@ def _margin(excess: np.ndarray) -> float:
 
 
 def _largest(logits: np.ndarray, k: int) -> np.ndarray:
-    """Which columns are among the top k, bool (P, N, M); none where more than two logits, or all, tie about the k-th
-    place. Of two, the first is taken."""
+    """Which columns are among the top k, bool (P, N, M); none if more than two logits tie for the k-th place, or all
+    are equal. If two tie, the first column wins."""
     chosen = _chosen(np.argsort(-logits, axis=-1, kind="stable")[..., :k], logits.shape[2])
     last = np.min(np.where(chosen, logits, np.inf), axis=-1, keepdims=True)
     number = (logits == last).sum(axis=-1, keepdims=True)
@@ -207,14 +207,14 @@ def _largest(logits: np.ndarray, k: int) -> np.ndarray:
 
 
 def _agreement(first: np.ndarray, second: np.ndarray, k: int) -> np.ndarray:
-    """The share of matches in common of each pair, over the rows that both have; NaN where there is none."""
+    """The share of matches in common in each pair, over the rows where both have a top k; NaN if there are none."""
     rows = (first.any(axis=-1) & second.any(axis=-1)).sum(axis=1)
     common = (first & second).sum(axis=(1, 2))
     return np.divide(common, k * rows, out=np.full(len(rows), np.nan), where=rows > 0)
 
 
 def _mean(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing is left."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     count, total = known.sum(axis=axis), np.where(known, values, 0.0).sum(axis=axis)
     return np.divide(total, count, out=np.full(np.shape(total), np.nan), where=count > 0)
@@ -225,11 +225,11 @@ def _number(value: np.ndarray) -> float | None:
 
 
 def _listed(top: np.ndarray, name: str, num_columns: int) -> np.ndarray:
-    """The same of lists of columns (P, N, k)."""
+    """Which columns are listed, bool (P, N, M), from lists of columns (P, N, k)."""
     if top.min() < 0 or top.max() >= num_columns:
         raise ValueError(
-            f"The {name} hold patch {top.max() if top.max() >= num_columns else top.min()}, and there are "
-            f"{num_columns} source patches (num_source_patches), from 0."
+            f"The {name} hold patch {top.max() if top.max() >= num_columns else top.min()}, but there are "
+            f"{num_columns} source patches (num_source_patches), counted from 0."
         )
     chosen = _chosen(top, num_columns)
     if not (chosen.sum(axis=-1) == top.shape[2]).all():
@@ -244,7 +244,7 @@ def _chosen(top: np.ndarray, num_columns: int) -> np.ndarray:
 
 
 def _interval(per_pair: np.ndarray, seed: int) -> list[float]:
-    """The 95% interval of the mean, of bootstrap resamples of the pairs."""
+    """The 95% interval of the mean, from bootstrap resamples of the pairs."""
     generator, count = np.random.default_rng(seed), len(per_pair)
     means = []
     for _ in range(_RESAMPLES // _RESAMPLES_AT_ONCE):

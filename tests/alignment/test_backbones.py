@@ -192,7 +192,7 @@ def test_an_architecture_that_is_not_known_is_answered_with_those_that_are(tmp_p
     folder = saved(tmp_path / "swin", config, hf.ViTImageProcessor(size=SIZE))
     with pytest.raises(CheckpointError, match=r"'swin', which is not known.*Supported are beit, clip,.*vit_msn"):
         load_model(str(folder))
-    with pytest.raises(CheckpointError, match=r"swin.*gives 16 tokens of an image, not the 64 of 8 x 8 patches"):
+    with pytest.raises(CheckpointError, match=r"swin.*gives 16 tokens for an image; its config promises 64 for 8 x 8"):
         load_model(str(folder), method="feature-correlation")
 
 

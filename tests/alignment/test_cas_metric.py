@@ -85,9 +85,9 @@ def test_parts_add_up_and_torch_is_taken(load):
         ("logits", {"references": np.full((12, 6, 9), np.nan)}, "references hold NaN"),
         ("logits", {"references": [[[1.0], [1.0, 2.0]]] * 12}, "rows of different lengths"),
         ("logits", {"num_source_patches": 9}, "is for the configuration top_k"),
-        ("top_k", {"k": 3}, "The rows hold 9 patches each, and k is 3"),
+        ("top_k", {"k": 3}, "The rows hold 9 patches each, but k is 3"),
         ("top_k", {}, "holds a patch twice"),
-        ("top_k", {"num_source_patches": 4}, "hold patch 8, and there are 4"),
+        ("top_k", {"num_source_patches": 4}, "hold patch 8, but there are 4"),
         ("top_k", {"references": maps(0).astype(int) - 1}, "hold patch -1"),
     ],
 )

@@ -56,7 +56,7 @@ def test_pairs_make_a_set_on_which_models_are_compared(life, tmp_path, capsys):
     assert main([*words, "--output", made]) == 0
     shown = capsys.readouterr().out
     pairs = PairSet.load(made)
-    assert pairs.hash in shown and "of overlap, 0.1-0.4: 6, 0.4-0.7: 6" in shown and "known of" in shown
+    assert pairs.hash in shown and "of overlap, 0.1-0.4: 6, 0.4-0.7: 6" in shown and "known for" in shown
     assert main(["pairs", "show", made, "--output", str(tmp_path / "set.png"), "--num", "5"]) == 0
     assert pairs.hash in capsys.readouterr().out
     assert Image.open(tmp_path / "set.png").size == (3 * 332, 2 * 186)

@@ -52,7 +52,7 @@ def test_checkpoints_that_fail_are_named_and_the_reference_has_to_work(tmp_path)
     assert "no model none" in str(found)
     with pytest.raises(CheckpointError, match=r"The reference none .*no model none"):
         curve_of(matrix, "none", "step", {"a2": 1.0})
-    with pytest.raises(CheckpointError, match=r"(?s)None of the models of the curve.*  none: "):
+    with pytest.raises(CheckpointError, match=r"(?s)No model of the curve.*  none: "):
         curve_of(matrix, "a1", "step", {"none": 1.0})
 
 

@@ -162,7 +162,7 @@ def test_no_column_of_noise_or_of_equal_logits_is_a_sink():
 
 def test_fewer_patches_than_k_that_are_no_sinks_are_refused():
     model = Given("g", with_sinks(random_logits(8, (3, 3), 0), [0]), (3, 3))
-    with pytest.raises(CheckpointError, match="g has 8 that are no sinks, which is fewer than k, 9"):
+    with pytest.raises(CheckpointError, match="only 8 are not sinks of g, fewer than k, 9"):
         extract(model, numbered_pairs(8), [9], sinks="mask", **quiet)
 
 

@@ -281,7 +281,7 @@ def test_a_damaged_folder_is_named_and_what_is_wrong(damage, facts, vit):
     [
         ("runs/none", "cannot be found"),
         ("./none", "no such folder, and not a Hub id"),
-        ("untrained:none", "there is no folder none, and no such preset; there are base"),
+        ("untrained:none", "there is no folder none, and no such preset; the presets are base"),
         ("untrained:tiny@x", "the seed after '@' should be a whole number, not 'x'"),
     ],
 )

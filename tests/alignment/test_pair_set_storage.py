@@ -98,7 +98,7 @@ def test_a_changed_file_is_named(stored):
     content = bytearray((stored / ROWS).read_bytes())
     content[len(content) // 2] ^= 1
     (stored / ROWS).write_bytes(content)
-    with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ is not the file that pair_set.json names"):
+    with pytest.raises(PairSetError, match=r"pairs/test/data-\S+ does not match its checksum in pair_set.json"):
         PairSet.load(stored)
 
 
@@ -152,12 +152,12 @@ def test_pairs_that_are_not_those_of_the_hash_are_refused(stored, change, facts)
     ("changes", "facts"),
     [
         ({"hash": "0" * 64}, "000000000000"),
-        ({"format_version": 2}, "of format 2, newer than the 1 .* pip install -U singlelife"),
+        ({"format_version": 2}, "has format 2, newer than format 1, .* pip install -U singlelife"),
         ({"format_version": None}, "format_version"),
         ({"num_pairs": "8"}, "num_pairs"),
         ({"num_pairs": 10**12}, "8 pairs instead of 1000000000000"),
         ({"image_size": 10**6}, "out of range"),
-        ({"image_size": 32}, r"a view is of \(64, 64\) pixels"),
+        ({"image_size": 32}, r"a view has \(64, 64\) pixels"),
         ({"files": {"../elsewhere.arrow": ""}}, "files"),
         ({"provenance": {"lives": [{"name": "other", "fingerprint": "x"}]}}, "cannot be read"),
     ],
@@ -169,7 +169,7 @@ def test_a_changed_description_is_refused(stored, changes, facts):
 
 
 def test_what_is_there_is_never_overwritten(stored):
-    with pytest.raises(PairSetError, match="is there already"):
+    with pytest.raises(PairSetError, match="exists already"):
         PairSet.load(stored).save(stored)
     assert len(PairSet.load(stored)) == 8
 

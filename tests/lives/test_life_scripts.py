@@ -81,7 +81,7 @@ def test_hd_epic_names_what_slam_lacks(hd_epic, capsys):
     assert HD_EPIC.main(["hdepic_7", "--root", str(hd_epic)]) == 1
     out = capsys.readouterr().out
     assert "P07-20240529-102652: SLAM/multi/0: semidense_observations.csv.gz" in out
-    assert "P07-20240529-131737: SLAM/multi/1.zip is not whole" in out and "SLAM of 0 of 3 videos" in out
+    assert "P07-20240529-131737: SLAM/multi/1.zip is damaged" in out and "SLAM of 0 of 3 videos" in out
     (slam / "multi" / "vrs_to_multi_slam.json").write_text("[")
     assert HD_EPIC.main(["hdepic_7", "--root", str(hd_epic)]) == 1
     assert "vrs_to_multi_slam.json cannot be read" in capsys.readouterr().out

@@ -249,7 +249,7 @@ BAD = {
     "no weights": Bad("has no safetensors weights", without(WEIGHTS)),
     "empty weights": Bad("has an empty weights file", file(WEIGHTS, lambda d: b"")),
     "pickles": Bad("only pickled weights, which can run code", pickled),
-    "another architecture": Bad("of the architecture 'bert', which is not known", config(model_type="bert")),
+    "another architecture": Bad("has the architecture 'bert', which is not known", config(model_type="bert")),
     "no architecture": Bad("names no architecture", config(model_type=None)),
     "code of its own": Bad(
         "of the architecture 'own', cannot be used",
@@ -265,7 +265,7 @@ BAD = {
         weights=True,
     ),
     "more than it said": Bad(
-        "sends more of lives/vit than it said",
+        "sends more of lives/vit than it lists",
         file(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
         told=lambda files: {WEIGHTS: len(files[WEIGHTS]) - (300 << 20)},
         weights=True,

@@ -1,4 +1,4 @@
-// The scores of models two by two, a button for each two. The value comes from show.matrix.
+// The scores of models two by two, with a button for each score. The value comes from show.matrix.
 const table = element.querySelector('table');
 const PALE = [226, 240, 238], DARK = [17, 94, 89];
 

@@ -1,7 +1,7 @@
 """Two models or many on one pair set: `singlelife.cas`, `singlelife.cas_matrix`, and what `singlelife cas` prints.
 
-A comparison of two models is a matrix of two. Each model is run once on a pair set, ever, and is in memory only while
-it runs. Of many models, one that fails is noted, and the others are compared.
+A comparison of two models is a matrix of two. Each model runs only once on a pair set, and is in memory only while it
+runs. If one of many models fails, its error is noted and the others are compared.
 """
 
 import logging
@@ -74,11 +74,11 @@ class SearchScores:
 
     Attributes:
         of: `"blocks"` or `"heads"`.
-        names: of those of A and of B, `layer` or `layer.head`.
-        raw, centred, excess: the CAS, and what is above its null, float64 (of A, of B).
-        tried: how many combinations there are.
-        p_value: of the largest excess, corrected for all that were tried: the share of mismatches whose largest excess
-            of any combination is as large.
+        names: the layers (or `layer.head`) of A and of B.
+        raw, centred, excess: the raw and centred CAS, and the excess over the null, float64 (names of A, names of B).
+        tried: the number of combinations.
+        p_value: for the largest excess, corrected for all combinations: the share of mismatches whose largest excess
+            over all combinations is as large.
     """
 
     of: str
@@ -109,11 +109,10 @@ class CasResult(AlignmentResult):
 
     Attributes:
         centred, raw: the scores at the primary k.
-        readings: what A and B do by themselves.
+        readings: the scores of A and of B alone.
         curve: the scores at every k, ascending.
-        search: of each two blocks or heads, if that was asked for.
-        centring: of each model, the mean map of its logits over the pair set and the spread, float32 (2, N, N): see
-            `score.centre`.
+        search: the scores of every two blocks or heads, if asked for.
+        centring: each model's mean map over the pair set, and its spread, float32 (2, N, N): see `score.centre`.
     """
 
     centred: CentredScore
@@ -124,7 +123,7 @@ class CasResult(AlignmentResult):
     centring: tuple[np.ndarray, ...] = field(repr=False, compare=False)
 
     def rows(self) -> list[ResultRow]:
-        """Both scores at every k, with A as the model and B as the reference; then each model by itself."""
+        """Both scores at every k, with A as the model and B as the reference; then the scores of each model alone."""
         found = [row for at in self.curve for row in self._score_rows(at.k, 0, 1, at.raw, at.centred)]
         for model, reading in enumerate(self.readings):
             found += self._reading_rows(self.k, model, reading)
@@ -169,16 +168,16 @@ def cas(
     pairs: str | Path | PairSet | None = None,
     **overrides: Any,
 ) -> CasResult:
-    """The Correspondence Alignment Score of two models, centred and raw, with what is needed to read it:
+    """The Correspondence Alignment Score of two models, centred and raw, with what a reader needs to judge it:
 
         cas("runs/sim_1", "runs/sim_2", pairs="sim_test", k=5)
 
-    Models of different grids are compared on the coarser one.
+    Models with different grids are compared on the coarser one.
 
     Args:
-        a, b: run folders, local checkpoints, Hub ids, `"untrained:PRESET@SEED"`, or models that are loaded already.
+        a, b: run folders, local checkpoints, Hub ids, `"untrained:PRESET@SEED"`, or loaded models.
         config: the settings; the defaults of `CasConfig` if not given.
-        pairs: instead of the setting: what `--pairs` takes, or a pair set.
+        pairs: replaces the setting: what `--pairs` takes, or a pair set.
         overrides: settings of `CasConfig` by name.
 
     Raises:
@@ -201,7 +200,7 @@ def _measure(
     """Run models on the pairs that the settings or `pairs` name, one in memory at a time.
 
     Args:
-        keep_loaded: also keep the extractions of models that are loaded already, in the cache.
+        keep_loaded: also cache the extractions of models that were passed loaded.
 
     Returns:
         The pairs, the extractions by k, the errors of models that failed, and the representation metrics if asked for.
@@ -248,26 +247,26 @@ def _name(model: Model) -> str:
 
 
 def open_model(model: Model, device: str, config: CasConfig) -> AttentionMapProvider:
-    """A model by its name, or one that is loaded already."""
+    """Open a model by its name; return a loaded one as it is."""
     if isinstance(model, str | Path):
         return load_model(str(model), device, method=config.method, layers=config.layers)
     return model
 
 
 def coarser(grids: Sequence[tuple[int, int]]) -> tuple[int, int]:
-    """The grid that models of these grids are compared on."""
+    """The coarsest of several grids, on which their models are compared."""
     return min(grids, key=lambda grid: grid[0] * grid[1])
 
 
 def compare_extractions(
     by_k: Mapping[int, Sequence[Extraction]], pairs: PairSet, config: CasConfig, *, search: SearchScores | None = None
 ) -> CasResult:
-    """`cas` of two models that were run on the pairs before.
+    """`cas` from the extractions of two models.
 
     Args:
-        by_k: the extractions of A and B, of one grid and one setting.
+        by_k: the extractions of A and B, with the same grid and settings.
         config: the settings; the first k is the primary one.
-        search: of the two models, if their blocks or heads were scored.
+        search: the scores of their blocks or heads, if there are any.
     """
     at_k, shown = _at_each_k(by_k, pairs, config)
     curve = {k: ScoresAtK(k, at.centred.cell(0, 1), at.raw.cell(0, 1)) for k, at in at_k.items()}
@@ -286,7 +285,7 @@ def compare_extractions(
 def _at_each_k(
     by_k: Mapping[int, Sequence[Extraction]], pairs: PairSet, config: CasConfig, groups: Sequence[str] | None = None
 ) -> tuple[dict[int, AtK], list[Extraction]]:
-    """The scores at each k, ascending, and the extractions at the primary one, of the patches that count."""
+    """The scores at each k, ascending, and the extractions at the primary k, over the patches that count."""
     main = by_k[config.k[0]]
     true_match, groups = pairs.true_match(main[0].grid).numpy(), groups or [each.model for each in main]
     shown = {k: counted(by_k[k], pairs, true_match, config.patches) for k in sorted(by_k)}
@@ -313,8 +312,8 @@ def _search(models: Sequence[Model], pairs: PairSet, config: CasConfig, grid: tu
 
 def group_of(name: str) -> str:
     """The data set of the life in a model's name, such as `ORG/singlelife-wt3`, `runs/sim_1` or
-    `runs/sim_1_seed1/checkpoint-200`; `"controls"` for a life that the registry calls a control, and `"untrained"`. A
-    model whose name holds no life is a group of its own."""
+    `runs/sim_1_seed1/checkpoint-200`; `"controls"` for a life that the registry calls a control, and `"untrained"` for
+    untrained models. A model whose name holds no life is a group of its own."""
     if name.startswith(UNTRAINED):
         return "untrained"
     for word in reversed(PurePath(name.partition("@")[0]).parts):
@@ -340,21 +339,21 @@ def cas_matrix(
     representation: bool = False,
     **overrides: Any,
 ) -> CasMatrix:
-    """The scores of n models, two by two, with their statistics. Each model is run once on a pair set, ever:
+    """The scores of n models, two by two, with their statistics. Each model runs only once on a pair set:
 
         cas_matrix(["runs/sim_1", "runs/sim_2", "runs/sim_3"], pairs="sim_test")
 
     Args:
         models: as in `cas`.
         config: the settings; the defaults of `CasConfig` if not given.
-        pairs: instead of the setting: what `--pairs` takes, or a pair set.
-        groups: the names of the models of each group; models that are in none are grouped by `group_of`.
+        pairs: replaces the setting: what `--pairs` takes, or a pair set.
+        groups: the names of the models of each group; `group_of` groups the other models.
         representation: also compare pooled features by linear CKA and mutual nearest neighbours.
         overrides: settings of `CasConfig` by name.
 
     Raises:
-        SingleLifeError: a setting is not allowed, a model is named twice, a group holds what is not compared, there
-            is no such life, or fewer than two models are left. Those that fail are in `CasMatrix.failed`.
+        SingleLifeError: a setting is not allowed, a model is named twice, a group names a model that is not compared,
+            there is no such life, or fewer than two models are left. Models that fail are in `CasMatrix.failed`.
     """
     config = replace(config or CasConfig(), **overrides)
     names = list(map(_name, models))
@@ -378,10 +377,10 @@ def _on_each(
     failed: dict[str, str],
     progress: bool,
 ) -> dict[int, _Found]:
-    """What a function finds for each model. The errors of those that fail are added to `failed`.
+    """Call `work` for each model and collect the results. The errors of models that fail are added to `failed`.
 
     Raises:
-        CheckpointError: fewer than two models are left. Of two models, the error of the first that fails.
+        CheckpointError: fewer than two models are left. With only two models, the first error is raised as it is.
     """
     found = {}
     for index in tqdm(list(indices), what, unit=" models", leave=False, disable=not progress):

@@ -1,4 +1,4 @@
-"""Alignment as it emerges, over steps or hours: `singlelife.cas_curve`, and what `singlelife cas --curve` prints."""
+"""How alignment emerges over steps or hours: `singlelife.cas_curve`, and what `singlelife cas --curve` prints."""
 
 import json
 import re
@@ -36,7 +36,7 @@ class Against:
     Attributes:
         at: its step, or its hours of life; None for a control.
         centred, raw: the scores.
-        reading: what it does by itself.
+        reading: the scores of the model alone.
     """
 
     model: str
@@ -51,13 +51,13 @@ class CasCurve(AlignmentResult):
     """How the alignment with a reference grows.
 
     Attributes:
-        reference: what all others are compared with.
-        by: what the points differ in.
+        reference: the model that all others are compared with.
+        by: whether the points differ in steps or hours.
         points: ascending.
         controls: models that should not align.
-        emerged: for `"raw"` and `"centred"`, the first step, or hours, from which on the interval lies above chance,
-            or that of the excess above 0, and above all intervals of the controls; None where it does not.
-        failed: the errors of those that could not be compared, by model.
+        emerged: for `"raw"`, the step or hours from which its interval stays above chance and the intervals of the
+            controls; for `"centred"`, the same with its excess above 0; None if it never does.
+        failed: the errors of models that could not be compared, by model.
     """
 
     reference: str
@@ -68,7 +68,7 @@ class CasCurve(AlignmentResult):
     failed: dict[str, str]
 
     def rows(self) -> list[ResultRow]:
-        """For each point and control: both scores against the reference, then the model by itself."""
+        """For each point and control: both scores against the reference, then the scores of the model alone."""
         found = []
         for each in (*self.controls, *self.points):
             model = self.models.index(each.model)
@@ -105,18 +105,18 @@ def cas_curve(
     pairs: str | Path | PairSet | None = None,
     **overrides: Any,
 ) -> CasCurve:
-    """How alignment with a reference grows: over the checkpoints of one run, or over runs on more and more hours:
+    """How alignment with a reference grows over the checkpoints of one run, or over runs on more and more hours:
 
         cas_curve("runs/sim_1", "runs/sim_2", controls=["runs/sim_still"], pairs="sim_test")
 
     Args:
-        runs: the folder of one, whose every saved checkpoint is scored, or of several that were trained on different
-            `--hours`, whose finished models are.
-        reference: what they are compared with, such as a model of another life.
+        runs: the folder of one run, to score each saved checkpoint; or the folders of runs that were trained on
+            different `--hours`, to score their finished models.
+        reference: the model to compare them with, such as one of another life.
         config: the settings; the defaults of `CasConfig` if not given.
-        controls: models that should not align, such as an untrained one and one of a still camera: what their scores
-            reach is the level to clear.
-        pairs: instead of the setting: what `--pairs` takes, or a pair set.
+        controls: models that should not align, such as an untrained one and one of a still camera. The curve should
+            clear their scores.
+        pairs: replaces the setting: what `--pairs` takes, or a pair set.
         overrides: settings of `CasConfig` by name.
 
     Raises:
@@ -131,7 +131,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
     """The scores of a matrix with one of its models, the reference.
 
     Args:
-        by: what the points differ in.
+        by: whether the points differ in steps or hours.
         at: the step or hours of each model on the curve, ascending. All other models are controls.
 
     Raises:
@@ -148,7 +148,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
     points = tuple(against(model) for model in at if model in matrix.models)
     if not points:
-        raise CheckpointError(f"None of the models of the curve can be compared.\n{failure_lines(matrix.failed)}")
+        raise CheckpointError(f"No model of the curve can be compared.\n{failure_lines(matrix.failed)}")
     controls = tuple(against(model) for model in matrix.models if model != reference and model not in at)
     return CasCurve(
         **{each.name: getattr(matrix, each.name) for each in fields(AlignmentResult)},
@@ -162,7 +162,7 @@ def curve_of(matrix: CasMatrix, reference: str, by: Literal["step", "hours"], at
 
 
 def emerged(points: Sequence[Against], controls: Sequence[Against], variant: str) -> float | None:
-    """The step or hours from which on all intervals lie above chance (or the null) and above those of all controls."""
+    """The step or hours from which all intervals lie above chance (or the null) and the intervals of all controls."""
 
     def bounds(point: Against) -> tuple[float, float]:
         score: Score = getattr(point, variant)
@@ -202,8 +202,8 @@ def models_of_runs(runs: Sequence[str | Path]) -> tuple[Literal["step", "hours"]
 
 
 def _read_run(run: Path) -> tuple[dict[int, Path], float | None]:
-    """The checkpoints of a run by step, of which the finished model, in the run's folder, is the last, and how many
-    hours of its life it learnt from; of all of it, as life.json has them, if it does."""
+    """The checkpoints of a run by step, the last being the finished model in the run's folder, and the hours of life
+    that it learnt from: its setting `hours`, otherwise the life's own by life.json, otherwise None."""
     config, life = run / "config.yaml", run / "life.json"
     settings = read_yaml(config) if config.is_file() else {}
     if not isinstance(settings.get("max_steps"), int):

@@ -1,11 +1,11 @@
 """Run one model on one pair set, once: its top-k sets as packed bits, raw and centred.
 
 The centred sets need the mean map over all pairs first. So the logits of each batch are kept, in memory if they are
-few and else in a file that has no name and is gone with the process, and are read again when the mean is known. A
-second, short pass over some pairs gives the sets without each group of heads, from which `null` takes its interval.
+few and otherwise in a file without a name that disappears with the process, and are read again once the mean is known.
+A second, short pass over some pairs gives the sets without each group of heads, which `null` needs for its interval.
 
-Extractions are kept on disk, so that a model runs once on a pair set. The name of a file is the
-SHA-256 of all that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
+Extractions are kept on disk, so that a model runs only once on a pair set. The name of a file is the SHA-256 of
+everything that its content depends on. So nothing in the cache is ever out of date, and any of it may be deleted.
 """
 
 import hashlib
@@ -44,7 +44,7 @@ from singlelife.lives.registry import default_cache_dir
 VARIANTS = ("raw", "centred")
 SWAPPED = ("source-target", "transposed")  # directions in which rows are source patches
 
-EXTRACTION_FORMAT = 2  # raised whenever the same logits would give other sets, so that none of before is used
+EXTRACTION_FORMAT = 2  # raised when the same logits would give other sets, so that older files are not used
 
 _LOGITS_IN_MEMORY = 512 * 2**20  # bytes; 2,000 pairs of 196 × 196 patches take 307 MB
 _MAPS_AT_ONCE = 16
@@ -60,19 +60,19 @@ class Extraction:
     """One model on one pair set of P pairs, at one k.
 
     Attributes:
-        model: what the user called it.
+        model: as the user named it.
         revision, method, layers: see [`AttentionMapProvider`].
         grid: rows and columns of patches; N is their product.
         masked: the sinks were left out before the top k was taken.
         raw, centred: the sets, uint64 (P, N, ceil(N / 64)), see `score`; empty where a row has no top k, or the pair
             has a view of one colour.
         parts: centred sets of some pairs, without each of G groups of heads, uint64 (G, p, N, ceil(N / 64)); G is 0
-            of a model with one map.
+            for a model with one map.
         some: where these pairs are in the pair set's order of time, int64 (p,).
-        mean_map: of the logits over all pairs, float32 (N, N); no column of it is left out.
+        mean_map: the mean logits over all pairs, float32 (N, N), with all columns.
         spread: what centred logits are divided by, float32 (N, N).
         sinks: which columns are sinks, bool (N,), see `find_sinks`.
-        sink_share: the share of all raw matches, before any are left out, that lie on sinks.
+        sink_share: the share of raw matches that lie on sinks, before any are left out.
     """
 
     model: str
@@ -93,7 +93,7 @@ class Extraction:
     sinks: np.ndarray
 
     def save(self, path: Path) -> None:
-        """Write all of it as safetensors."""
+        """Write it as safetensors."""
         described = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in _TENSORS}
         tensors = {name: getattr(self, name) for name in _TENSORS}
         path.write_bytes(save(tensors, metadata={"extraction": json.dumps(described)}))
@@ -103,7 +103,7 @@ class Extraction:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: the file is not whole, or not one of these.
+            ValueError: the file is incomplete, or holds no extraction.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -117,7 +117,7 @@ class Extraction:
 
 @dataclass(frozen=True)
 class ModelHeader:
-    """What is known of a model once it was loaded; it takes no memory. See [`AttentionMapProvider`]."""
+    """What is known about a model that was loaded, without its weights. See [`AttentionMapProvider`]."""
 
     revision: str
     method: str
@@ -127,7 +127,7 @@ class ModelHeader:
 
     @classmethod
     def of(cls, model: AttentionMapProvider) -> "ModelHeader":
-        """That of a model."""
+        """The header of a model."""
         return cls(model.revision, model.method, model.layers, model.grid, model.image_size)
 
 
@@ -143,7 +143,7 @@ def extract_once(
     """As `extract`, at all ks of the settings. The model is loaded and run only if the cache lacks an extraction.
 
     Args:
-        keep: use the cache, its folder `alignment`.
+        keep: use the folder `alignment` of the cache.
     """
 
     def path(model: ModelHeader, k: int) -> Path:
@@ -159,7 +159,7 @@ def extract_once(
             return {k: Extraction.load(path(model, k)) for k in ks}
     loaded = load()
     found = extract(loaded, pairs, ks, config, grid=grid)
-    model = ModelHeader.of(loaded)  # a run that is under way may have gone on in between
+    model = ModelHeader.of(loaded)  # a run in progress may have saved newer weights since
     for k, extraction in found.items() if keep else ():
         path(model, k).parent.mkdir(parents=True, exist_ok=True)
         with atomic_write(path(model, k)) as aside:
@@ -168,10 +168,10 @@ def extract_once(
 
 
 def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
-    """Make sure that so many patches can be chosen.
+    """Check that each k is between 1 and the number of patches.
 
     Raises:
-        PairSetError: they cannot.
+        PairSetError: a k is not.
     """
     count = grid[0] * grid[1]
     if wrong := [str(k) for k in ks if not 1 <= k <= count]:
@@ -179,11 +179,11 @@ def check_ks(ks: Sequence[int], grid: tuple[int, int]) -> None:
 
 
 def find_sinks(mean_map: np.ndarray) -> np.ndarray:
-    """The source patches that everything looks at, whatever the views show, bool (M,).
+    """The source patches that all target patches look at, whatever the views show, bool (M,).
 
-    A column's mean logit, over rows and pairs, stands out from those of the others: it is above their median by more
-    than five times their spread, which is 1.4826 times the median distance from the median (the standard deviation, if
-    they are normal).
+    The mean logit of such a column, over rows and pairs, is above the median of all columns by more than five times
+    their spread, which is 1.4826 times the median distance from the median (the standard deviation, if they are
+    normal).
     """
     columns = mean_map.mean(axis=0, dtype=np.float64)
     middle = np.median(columns)
@@ -197,8 +197,8 @@ def position_sets(grid: tuple[int, int], k: int) -> np.ndarray:
 
 
 def chance(a: Extraction, b: Extraction | None = None) -> float:
-    """What independent maps would score: k / N, or with masked sinks k · |A ∩ B| / (|A| |B|), of the columns A and B
-    that each model could choose. Without a second model, against the position map."""
+    """What independent maps would score: k / N, or with masked sinks k · |A ∩ B| / (|A| |B|), where A and B are the
+    columns that each model can choose. Without a second model, the chance against the position map."""
     first = ~(a.sinks & a.masked)
     second = np.ones_like(first) if b is None else ~(b.sinks & b.masked)
     return float(a.k * (first & second).sum() / (first.sum() * second.sum()))
@@ -225,17 +225,17 @@ def truth(extraction: Extraction, true_match: np.ndarray, variant: str) -> Truth
 def counted(
     extractions: Sequence[Extraction], pairs: PairSet, true_match: np.ndarray, patches: str
 ) -> list[Extraction]:
-    """Extractions of one direction with the sets that count: of co-visible patches or even views, those alone whose
-    true match (see `truth`) is known.
+    """Extractions of one direction, with only the sets that count: for co-visible patches or even views, the sets of
+    rows whose true match (see `truth`) is known.
 
     Raises:
-        PairSetError: none is.
+        PairSetError: no true match is known.
     """
     if patches == "all" and not pairs.even:
         return list(extractions)
     pair, target = np.nonzero(true_match >= 0)
     if not len(pair):
-        raise PairSetError(f"--patches co-visible: no true match is known of the pairs {pairs.name}. Leave it out.")
+        raise PairSetError(f"--patches co-visible: no true match is known for the pairs {pairs.name}. Leave it out.")
     rows = np.zeros((*true_match.shape, 1), dtype=np.uint64)
     rows[pair, true_match[pair, target] if extractions[0].direction in SWAPPED else target] = ~np.uint64(0)
     return [
@@ -258,20 +258,20 @@ def extract(
     grid: tuple[int, int] | None = None,
     **settings: Any,
 ) -> dict[int, Extraction]:
-    """Run a model over a pair set, once, and over some of the pairs by its heads.
+    """Run a model over a pair set once, and again over some of the pairs for its heads.
 
     Args:
-        ks: of the top k, each from 1 to the number of patches.
+        ks: the sizes of the top k, each from 1 to the number of patches.
         config, settings: `direction`, `maps`, `sinks` (see `find_sinks`), `batch_size` and `progress` count here. The
-            size of batches changes no set but where two logits are equal up to rounding.
-        grid: rows and columns of patches that the logits are resampled to; the model's own by default.
+            batch size changes a set only where two logits are equal up to rounding.
+        grid: rows and columns of patches to resample the logits to; the model's own by default.
 
     Returns:
-        By k.
+        The extractions by k.
 
     Raises:
         PairSetError: a k is out of range.
-        CheckpointError: the logits are not finite, or there are fewer patches than k that are no sinks.
+        CheckpointError: the logits are not finite, or fewer than k patches are not sinks.
         LifeError: there is no room on the disk for the logits.
     """
     config, grid = replace(config or CasConfig(), **settings), grid or model.grid
@@ -283,7 +283,7 @@ def extract(
 def extract_each(
     model: AttentionMapProvider, pairs: PairSet, ks: Sequence[int], config: CasConfig, grid: tuple[int, int], by: str
 ) -> list[dict[int, Extraction]]:
-    """As `extract`, without parts: of each of the `"blocks"` or `"heads"` by itself, or of their `"mean"` alone."""
+    """As `extract`, without parts: for each of the `"blocks"` or `"heads"` alone, or only for their `"mean"`."""
     check_ks(ks, grid)
     heads = {"mean": 1, "blocks": len(model.layers)}.get(by, model.num_heads)
     count, num_pairs, blank = grid[0] * grid[1], len(pairs), pairs.blank
@@ -317,8 +317,8 @@ def extract_each(
         sinks = np.stack([find_sinks(each) for each in mean_maps])
         if config.sinks == "mask" and max(ks) > (some := int((~sinks).sum(axis=1).min())):
             raise CheckpointError(
-                f"Of the {count} patches, {model.name} has {some} that are no sinks, which is fewer than k, {max(ks)}."
-                " Keep the sinks, or choose a smaller k."
+                f"Of the {count} patches, only {some} are not sinks of {model.name}, fewer than k, {max(ks)}. "
+                "Keep the sinks, or choose a smaller k."
             )
         hidden = sinks[:, None] & (config.sinks == "mask")
         shape = (num_pairs, heads, count, -(-count // 64))

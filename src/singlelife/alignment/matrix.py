@@ -1,5 +1,5 @@
 """The results of a measurement, and the scores of n models, two by two: their means within and across groups of
-models, and a test that groups matter."""
+models, and a test whether groups matter."""
 
 import html
 import json
@@ -39,13 +39,13 @@ _NOT_IN_JSON = ("per_pair", "centring", "cells")
 
 @dataclass(frozen=True)
 class ModelReading:
-    """What one model does on the pair set, at one k.
+    """The scores of one model alone on the pair set, at one k.
 
     Attributes:
         position: its raw score against the position map.
         sinks: the source patches that it looks at whatever the views show.
-        sink_share: the share of all its raw matches, before any are left out, that lie on them; 0 to 1.
-        truth, centred_truth: how often its top k holds the true match, raw and centred; None where no match is known.
+        sink_share: the share of its raw matches that lie on sinks, before any are left out; 0 to 1.
+        truth, centred_truth: how often its top k holds the true match, raw and centred; None if no match is known.
     """
 
     position: Score
@@ -60,11 +60,11 @@ class AlignmentResult:
     """The facts of a measurement.
 
     Attributes:
-        models: what the user called them.
-        revisions, methods, layers: what their weights are, how their maps come about, and of which blocks.
-        pairs, pairs_hash, num_pairs: the pair set, the SHA-256 of its pixels, its size.
-        views: how the views were cut, where that is known.
-        k: the primary one.
+        models: as the user named them.
+        revisions, methods, layers: each model's weights, way of making maps, and blocks used.
+        pairs, pairs_hash, num_pairs: the pair set's name, SHA-256 hash and number of pairs.
+        views: how the views were cut, if known.
+        k: the primary k.
         grid: rows and columns of patches that were compared.
         direction, maps, sinks, patches: see `CasConfig`.
         notes: what is undefined, left out or rough, and why.
@@ -92,7 +92,7 @@ class AlignmentResult:
 
     @property
     def num_patches(self) -> int:
-        """How many patches a view has on the grid that was compared."""
+        """The number of patches of a view on the compared grid."""
         return self.grid[0] * self.grid[1]
 
     def rows(self) -> list[ResultRow]:
@@ -104,7 +104,7 @@ class AlignmentResult:
         return to_frame(self.rows())
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields but long arrays, as JSON has them: NaN is null."""
+        """All fields except long arrays, as JSON values; NaN becomes None."""
         return _plain(self)
 
     def save_json(self, path: str | Path) -> None:
@@ -116,7 +116,7 @@ class AlignmentResult:
         return f"<pre>{html.escape(str(self))}</pre>"
 
     def _title(self) -> str:
-        """The pair set and the settings, in a line."""
+        """The pair set and the settings, in one line."""
         facts = {"direction": "target-source", "maps": "logits", "sinks": "keep", "patches": "all"}
         other = [f", {name} {getattr(self, name)}" for name, usual in facts.items() if getattr(self, name) != usual]
         return (
@@ -141,7 +141,7 @@ class AlignmentResult:
         ]
 
     def _reading_rows(self, k: int, model: int, reading: ModelReading) -> list[ResultRow]:
-        """What a model does by itself."""
+        """The scores of one model alone: position map, true matches."""
         at = reading.position
         rows = [self._row("position_raw", at.cas, model, None, at.low, at.high, k=k, chance=at.chance)]
         for variant, found in (("raw", reading.truth), ("centred", reading.centred_truth)):
@@ -188,7 +188,7 @@ class AlignmentResult:
 
 
 def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> dict[str, Any]:
-    """The fields of `AlignmentResult` of models that were run on the pairs, at the primary k."""
+    """The fields of `AlignmentResult` for models that were run on the pairs, at the primary k."""
     first = extractions[0]
     return {
         "models": tuple(each.model for each in extractions),
@@ -211,7 +211,7 @@ def facts_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
 
 
 def score_table(rows: Mapping[str, tuple[Score, CentredScore]]) -> str:
-    """A line for each raw and centred score, by its name."""
+    """A table with the centred and the raw score of each name."""
     columns = ["centred", "by accident", "excess", "95% interval", "p", "raw", "95% interval", "chance"]
     lines = {
         name: [
@@ -228,7 +228,7 @@ def _interval(low: float, high: float) -> str:
 
 
 def model_table(readings: Mapping[str, ModelReading]) -> str:
-    """A line for each model and what it does by itself, with true matches where any are known."""
+    """A table with the scores of each model alone: position map, sinks, and true matches if any are known."""
     columns = ["position map", "sinks", "on sinks"]
     lines: dict[str, list[Any]] = {
         name: [each.position.cas, str(len(each.sinks)), each.sink_share] for name, each in readings.items()
@@ -255,7 +255,7 @@ def failure_lines(failed: Mapping[str, str]) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Dataclasses, arrays and NaN as JSON has them; without what is too long for it."""
+    """Dataclasses, arrays and NaN as JSON values, without the fields that are too long."""
     if hasattr(value, "__dataclass_fields__"):
         names = [name for name in value.__dataclass_fields__ if name not in _NOT_IN_JSON]
         found = {name: _plain(getattr(value, name)) for name in names}
@@ -274,10 +274,10 @@ class Matrix:
     """The scores of n models, two by two.
 
     Attributes:
-        cells: the scores, each a Score or CentredScore, of two models, the earlier one first.
-        mean, within, across: of all cells, of those of two models of one group, and of two; None where none is.
-        difference: the mean within groups less that across, which is 0 where groups do not matter; None without both.
-        permutation: whether groups matter, by the score above its chance or null; None where they cannot.
+        cells: the Score or CentredScore of each two models, by their indices, the smaller one first.
+        mean, within, across: the mean of all cells, within groups, and across groups; None if there are no such cells.
+        difference: the mean within groups less the mean across, about 0 if groups do not matter; None without both.
+        permutation: a test whether groups matter for the score above its chance or null; None if it is not possible.
         arrays: each field of the scores, float64 (n, n) and symmetric, NaN where it is not defined.
     """
 
@@ -296,7 +296,7 @@ class Matrix:
 
     @property
     def excess(self) -> np.ndarray:
-        """What is above the null of centred scores, or the chance of raw ones; NaN on the diagonal."""
+        """Centred scores above their null, or raw scores above chance; NaN on the diagonal."""
         return self.arrays.get("excess", self.arrays["cas"] - self.arrays["chance"])
 
     def cell(self, a: int, b: int) -> Any:
@@ -310,14 +310,14 @@ def matrix_of(
     """The matrix of n models.
 
     Args:
-        groups: of each model.
+        groups: the group of each model.
         seed: of the permutation test.
-        scores_of: the scores of weighted sums of the cells, which are in the order of `np.triu_indices(n, 1)`.
+        scores_of: gives the scores of weighted sums of the cells, in the order of `np.triu_indices(n, 1)`.
     """
     n, both = len(groups), list(combinations(range(len(groups)), 2))
     same = np.array([groups[a] == groups[b] for a, b in both], dtype=bool)
     kinds = {"mean": np.ones_like(same), "within": same, "across": ~same}
-    # The one cell of two models is its own mean.
+    # With two models there is one cell, which is its own mean.
     weights = {name: cells / cells.sum() for name, cells in kinds.items() if cells.any() and len(same) > 1}
     if {"within", "across"} <= weights.keys():
         weights["difference"] = weights["within"] - weights["across"]
@@ -341,8 +341,8 @@ def matrix_of(
 
 @dataclass(frozen=True, eq=False)
 class AtK:
-    """All scores at one k; `per_pair` has the raw and the centred CAS of each pair of views (P, cells), of which cell
-    c is of the models `np.triu_indices(n, 1)[:, c]`."""
+    """All scores at one k; `per_pair` has the raw and the centred CAS of each pair of views (P, cells), where cell c
+    compares the models `np.triu_indices(n, 1)[:, c]`."""
 
     k: int
     readings: tuple[ModelReading, ...]
@@ -356,10 +356,10 @@ class CasMatrix(AlignmentResult):
     """The alignment of n models.
 
     Attributes:
-        groups: of each model.
+        groups: the group of each model.
         failed: the errors of the models that could not be compared, by model.
-        at_k: by k, ascending.
-        representation: the same models by representation metrics, if that was asked for.
+        at_k: the scores by k, ascending.
+        representation: representation metrics of the same models, if asked for.
     """
 
     groups: tuple[str, ...]
@@ -373,7 +373,7 @@ class CasMatrix(AlignmentResult):
         return self.at_k[self.k]
 
     def rows(self) -> list[ResultRow]:
-        """At every k: both scores of each two models, then each model by itself. Representation metrics come last."""
+        """At every k: both scores of each two models, then each model alone. Representation metrics come last."""
         found = []
         for k, at in self.at_k.items():
             for a, b in at.raw.cells:
@@ -437,7 +437,7 @@ def at_one_k(
 
     Args:
         true_match: see `extraction.truth`.
-        groups: of each model.
+        groups: the group of each model.
         seed: of the bootstrap and the permutation test.
     """
     k, grid, found = extractions[0].k, extractions[0].grid, compare_cells(extractions, pairs)
@@ -471,6 +471,6 @@ def at_one_k(
 
 
 def _weighted(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """The weighted sum of the cells that have a weight (P,)."""
+    """The weighted sum of the cells of each pair (P,); cells without weight may be NaN."""
     used = np.flatnonzero(weights)
     return values[:, used[0]] if len(used) == 1 else values[:, used] @ weights[used]

@@ -1,12 +1,12 @@
-"""How far a centred score lies above what the same two models reach by accident, and how sure that is.
+"""How far a centred score lies above what the same two models reach by accident, and how certain that is.
 
-*By accident* is measured: A's sets of pair p are compared with B's sets of another pair q, of another time, over many
-cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null is the
-*excess*, and the p-value is the share of shifts that reach the score, with the score itself among them.
+Agreement by accident is measured: A's sets of pair p are compared with B's sets of another pair q, from another time,
+over many cyclic shifts of the pairs in the order of time. The mean over shifts is the *null*, the score less the null
+is the *excess*, and the p-value is the share of shifts that reach the score, counting the score itself.
 
-The interval of the excess covers other *pairs*, by the variance of the mean over blocks of pairs that follow each
-other, and other *weights*: two models with random weights agree a little more or less than by accident on any number
-of pairs, since both see the same images. A jackknife over a model's heads (or groups of feature channels) measures it.
+The interval of the excess covers other *pairs*, by the variance of the mean over blocks of consecutive pairs, and
+other *weights*: two models with random weights agree a little more or less than by accident on any number of pairs,
+since both see the same images. A jackknife over a model's heads (or groups of feature channels) measures this.
 
 Linear CKA and mutual k nearest neighbours are calibrated by the same shifts. They ask whether two models find the same
 *images* alike; CAS asks whether they find the same *places*. They take the mean patch token of each target view.
@@ -38,22 +38,22 @@ _PERMUTATIONS = 10_000
 _MOST_SHIFTS = 99
 _SHIFTS_OF_PARTS = 7
 _NEIGHBOURS = 10
-_FEWEST_IMAGES = 4  # debiased CKA takes so many
-_SAME = 1e-6  # of the largest value: the rounding of float32, after a few sums
-_MANY_CELLS, _FEW_SHIFTS = 256, 19  # of a search: more cells than that are tried at so many shifts
+_FEWEST_IMAGES = 4  # that debiased CKA can use
+_SAME = 1e-6  # relative to the largest value: the rounding of float32, after a few sums
+_MANY_CELLS, _FEW_SHIFTS = 256, 19  # a search of more cells than this uses only this many shifts
 
 
 @dataclass(frozen=True)
 class CentredScore(Score):
-    """A centred score; `low` and `high` are the null plus the interval of the excess. All are NaN where no row of the
-    two models can be compared.
+    """A centred score; `low` and `high` are the null plus the interval of the excess. All are NaN if no row of the two
+    models can be compared.
 
     Attributes:
         null: what the same two models score when their pairs are mismatched.
         excess: the score less the null; about 0 for models that share nothing.
         excess_low, excess_high: its 95% interval, over pairs and over the heads of both models.
-        p_value: the share of mismatches that score as much, the score itself counted in; at least 1 / (shifts + 1).
-        shifts: how many mismatches were tried.
+        p_value: the share of mismatches that score as high, counting the score itself; at least 1 / (shifts + 1).
+        shifts: the number of mismatches tried.
     """
 
     null: float
@@ -66,15 +66,15 @@ class CentredScore(Score):
 
 @dataclass(frozen=True, eq=False)
 class Mismatch:
-    """Cells, each of two of n models, on P pairs, in the order of time.
+    """Cells, each comparing two of n models, on P pairs in the order of time.
 
     Attributes:
         matched: the score of each pair, float64 (P, cells).
         shifted: the mean score at each shift, float64 (shifts, cells).
-        excess: what each pair adds to the mean excess, float64 (P, cells).
-        parts: the excess without each of G groups of heads of each model, float64 (n, G, cells), on some of the pairs;
-            the same for all G where the model is not in the cell.
-        chances: of each cell, float64 (cells,).
+        excess: each pair's part of the mean excess, float64 (P, cells).
+        parts: the excess on some of the pairs without each of G groups of heads of each model, float64 (n, G, cells);
+            the same for all G if the model is not in the cell.
+        chances: the chance of each cell, float64 (cells,).
     """
 
     matched: np.ndarray
@@ -85,7 +85,7 @@ class Mismatch:
 
 
 def far_shifts(num_pairs: int, most: int = _MOST_SHIFTS) -> list[int]:
-    """Cyclic shifts of pairs in the order of time by at least an eighth of them, both ways round."""
+    """Cyclic shifts of pairs in the order of time, in both directions, by at least an eighth of the pairs."""
     least = max(1, num_pairs // 8)
     every = np.arange(least, num_pairs - least + 1)
     every = every[every < num_pairs]
@@ -104,11 +104,11 @@ def mismatch(
 
     Args:
         sets: centred sets of each model, uint64 (P, N, W), in the order of time.
-        parts: the same of some pairs, without each of its G groups of heads, uint64 (G, p, N, W); G is 0 for a model
-            of one map, and at most that of the others else.
-        some: which pairs these are, int64 (p,) for each model.
-        cells: two models each.
-        chances: of each cell.
+        parts: each model's sets of some pairs without each of its G groups of heads, uint64 (G, p, N, W); G may differ
+            between models, and is 0 for a model with one map.
+        some: the indices of these pairs, int64 (p,) for each model.
+        cells: the indices of two models each.
+        chances: the chance of each cell.
     """
     shifts = far_shifts(len(sets[0]))
     most = max(len(each) for each in parts)
@@ -146,13 +146,13 @@ def compare_cells(extractions: Sequence[Extraction], pairs: PairSet) -> Mismatch
 
 
 def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfig) -> tuple[str, ...]:
-    """What a reader of the scores must know: what is undefined, left out or rough, and why."""
+    """What a reader of the scores should know: what is undefined, left out or rough, and why."""
     blank, notes = int(pairs.blank.sum()), []
     left, advice = len(pairs) - blank, f"Compare on at least {FEW_PAIRS} pairs."
     if blank:
         notes.append(f"{blank} of {len(pairs)} pairs have a view of one colour. They are left out.")
     if left == 1:
-        notes.append(f"One pair has no centred score, which takes the mean map of several pairs away. {advice}")
+        notes.append(f"One pair has no centred score, which subtracts the mean map of several pairs. {advice}")
     elif 1 < left < FEW_PAIRS:
         least = 1 / (1 + len(far_shifts(left)))
         notes.append(f"{left} pairs are few: the centred score is rough, and p is at least {least:.2g}. {advice}")
@@ -168,12 +168,12 @@ def notes_of(extractions: Sequence[Extraction], pairs: PairSet, config: CasConfi
             if words:
                 notes.append(f"{each.model} has no top {each.k} in {' and '.join(words)}. They are left out.")
         if not len(each.parts) and left > 1:
-            notes.append(f"{each.model} has one map and no heads, so its interval is over pairs alone.")
+            notes.append(f"{each.model} has one map and no heads, so its interval covers only pairs.")
     return tuple(notes)
 
 
 def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
-    """The weighted sum of cells (cells,), such as one of them or a mean."""
+    """The score of a weighted sum of cells, such as one cell or their mean, by weights (cells,)."""
     used = np.flatnonzero(weights)
     means = (mean_known(found.matched, axis=0), mean_known(found.shifted, axis=0), found.chances)
     cas, null, chance = (float(values[used] @ weights[used]) for values in means)
@@ -197,11 +197,11 @@ def centred_score(found: Mismatch, weights: np.ndarray) -> CentredScore:
 
 
 def search_null(a: Sequence[np.ndarray], b: Sequence[np.ndarray], k: int) -> tuple[np.ndarray, np.ndarray, float]:
-    """Each of a's sets with each of b's, uint64 (P, N, W) in the order of time.
+    """Compare each of a's sets with each of b's, uint64 (P, N, W) in the order of time.
 
     Returns:
-        The scores and their excess, float64 (len(a), len(b)), and the p-value of the largest excess among all: the
-        share of shifts at which the largest of any is as large, the matched pairs counted in.
+        The scores and their excess, float64 (len(a), len(b)), and the p-value of the largest excess: the share of
+        shifts whose largest excess is as large, counting the matched pairs.
     """
     shifts = [0, *far_shifts(len(a[0]), _MOST_SHIFTS if len(a) * len(b) <= _MANY_CELLS else _FEW_SHIFTS)]
     found = np.array([[mean_known(agreements(x, y, k, shifts), axis=1) for y in b] for x in a])
@@ -212,7 +212,7 @@ def search_null(a: Sequence[np.ndarray], b: Sequence[np.ndarray], k: int) -> tup
 
 
 def _margin(excess: np.ndarray, parts: np.ndarray) -> float:
-    """Half the width of the 95% interval: of pairs (P,) in order, and of models without each group of heads (n, G)."""
+    """Half the width of the 95% interval, over pairs (P,) in order and models without each group of heads (n, G)."""
     pairs, groups = len(excess), parts.shape[1]
     block = max(1, round(pairs ** (1 / 3)))
     if pairs <= block:
@@ -236,15 +236,15 @@ class RepresentationMetrics:
     """Representation metrics of n models, two by two, float64 (n, n) and symmetric.
 
     Attributes:
-        num_images: how many target views they use.
-        neighbours: k of the nearest neighbours: 10, or two fewer than images if these are few. Independent features
-            have neighbours / (P - 1) of them in common.
+        num_images: the number of target views.
+        neighbours: the number of nearest neighbours: 10, or two fewer than images if there are few. Independent
+            features have neighbours / (num_images - 1) of them in common.
         cka: debiased linear CKA (arXiv 1905.00414, 2010.15327): 1 for features that differ by a rotation, a shift and
-            a scale, about 0 for independent ones. NaN with a model whose vectors are all the same.
+            a scale, about 0 for independent ones. NaN if all vectors of a model are the same.
         mutual_knn: the mean share of each image's nearest images, by cosine, that two models have in common (arXiv
             2405.07987), 0 to 1.
-        nulls, p_values: of each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
-            that reach it, with the images in place counted in.
+        nulls, p_values: for each of `MEASURES`, float64 (n, n): its mean over shifted images, and the share of shifts
+            that reach it, counting the images in place.
     """
 
     num_images: int
@@ -256,7 +256,7 @@ class RepresentationMetrics:
 
 
 def representation_metrics(features: Sequence[np.ndarray]) -> RepresentationMetrics:
-    """Compare n models by their vectors of the same images in the order of time, floating (P, D) each, of any D.
+    """Compare n models by their vectors of the same images in the order of time, floating (P, D) each; D may differ.
 
     Raises:
         PairSetError: there are fewer than 4 images.
@@ -309,7 +309,7 @@ def _debiased(features: np.ndarray) -> np.ndarray:
 
 
 def _nearest(features: np.ndarray, neighbours: int) -> np.ndarray:
-    """Which images are among the nearest of each, itself left out, bool (P, P); ties go by their order."""
+    """Which images are among the nearest of each, except itself, bool (P, P); earlier images win ties."""
     rows = features.astype(np.float64)
     unit = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), np.finfo(np.float64).tiny)
     similar = unit @ unit.T
@@ -329,11 +329,11 @@ class Permutation:
     """Whether the groups that models belong to matter.
 
     Attributes:
-        difference: mean of cells within groups less that of cells across.
+        difference: the mean of cells within groups less the mean of cells across groups.
         p_value: the share of assignments of the models to groups of these sizes whose difference is as large or
-            larger; the one at hand is among them.
-        assignments: how many were looked at: all there are of up to 8 models, else 10,000, drawn at random.
-        smallest: the least p-value that groups of these sizes can reach.
+            larger, counting the actual one.
+        assignments: how many were tried: all for up to 8 models, otherwise 10,000, drawn at random.
+        smallest: the smallest p-value that groups of these sizes can reach.
     """
 
     difference: float
@@ -342,21 +342,21 @@ class Permutation:
     smallest: float
 
     def __str__(self) -> str:
-        """The p-value, unless so few models cannot reach a small one."""
+        """The p-value, or a remark if there are too few models to reach a small one."""
         if self.smallest > SMALL_P:
             return f"too few models to test (p is at least {self.smallest:.2g})"
         return f"p = {self.p_value:.4g}"
 
 
 def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -> Permutation | None:
-    """Test that models of one group agree more than models of two.
+    """Test whether models of the same group agree more than models of different groups.
 
     Args:
-        scores: symmetric (n, n), of which the diagonal is not looked at.
-        groups: of each model.
+        scores: symmetric (n, n); the diagonal is ignored.
+        groups: the group of each model.
 
     Returns:
-        None if no two models are of one group, or all are.
+        None if no two models are in one group, or all are.
     """
     labels = np.unique(np.asarray(groups), return_inverse=True)[1]
     sizes = np.bincount(labels)
@@ -377,8 +377,8 @@ def permutation_test(scores: np.ndarray, groups: Sequence[str], seed: int = 0) -
     else:
         drawn = np.random.default_rng(seed).permuted(np.tile(labels, (_PERMUTATIONS - 1, 1)), axis=1)
         assigned = np.concatenate([labels[None], drawn])
-    as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not tell equal ones apart
-    # Groups of the same size may change their names, and the difference stays.
+    as_large = differences(assigned) >= observed - 1e-12  # so that rounding does not separate equal ones
+    # Groups of the same size can swap names without changing the difference.
     same = prod(factorial(int(number)) for number in np.unique(sizes, return_counts=True)[1])
     ways = factorial(len(labels)) // prod(factorial(int(size)) for size in sizes)
     smallest = max(1 / len(assigned), same / ways)

@@ -1,4 +1,4 @@
-"""The pictures of alignment results, a matrix of models or a curve, and of pairs of views."""
+"""Pictures of alignment results (a matrix of models, or a curve) and of pairs of views."""
 
 from collections.abc import Sequence
 from pathlib import Path, PurePath
@@ -17,16 +17,16 @@ from singlelife.files import atomic_write
 
 _INK, _SCORE = "#222222", "#3fa7ff"
 _NAMES = {"centred": "centred, above its null", "raw": "raw"}
-# Colour-blind people can tell these apart. Where there are more groups than colours, groups share one.
+# Colour-blind people can tell these apart. With more groups than colours, some groups share one.
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#7a5195", "#5f5f5f")
 _PAIRS_IN_A_LINE = 3
-_POINTS = 6  # along a side of a view, whose true matches are marked
-_MOST_VALUES = 16  # models, up to which each cell bears its value
+_POINTS = 6  # with marked true matches, along a side of a view
+_MOST_VALUES = 16  # models; above that, cells do not show their values
 
 
 def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
-    """Draw a result as PNG files into a folder: of a curve, `curve.png`; of a matrix, `matrix.png`; of
-    two models by `cas`, none. Pictures of an earlier result are deleted.
+    """Draw a result into a folder: a curve as `curve.png`, a matrix as `matrix.png`. A result of `cas` has no picture.
+    Pictures of an earlier result are deleted.
 
     Returns:
         The files.
@@ -47,7 +47,7 @@ def save_pictures(result: AlignmentResult, folder: Path) -> list[Path]:
 
 def draw_matrix(result: CasMatrix) -> Figure:
     """The centred score above its null and the raw score side by side, models ordered by group, with the means within
-    and across groups. Colours run from accident, or chance, to the strongest agreement of two models."""
+    and across groups. Colours run from the null, or chance, to the strongest agreement of two models."""
     n = len(result.models)
     order = sorted(range(n), key=lambda index: (result.groups.index(result.groups[index]), index))
     groups, names = [result.groups[index] for index in order], short_names(result.models)
@@ -81,7 +81,7 @@ def draw_matrix(result: CasMatrix) -> Figure:
 
 
 def _bounds(score: Score) -> tuple[float, float, float]:
-    """A score and its interval: of a centred one, of its excess."""
+    """A score and its interval; for a centred score, the excess and its interval."""
     if isinstance(score, CentredScore):
         return score.excess, score.excess_low, score.excess_high
     return score.cas, score.low, score.high
@@ -92,7 +92,7 @@ def _heat(axes: Axes, values: np.ndarray, chance: float, order: list[int]) -> No
     np.fill_diagonal(shown, np.nan)
     highest = max([chance + 0.02, *shown[~np.isnan(shown)]])  # so that noise does not look like a difference
     image = axes.imshow(shown, cmap="YlGnBu", vmin=chance, vmax=highest)
-    axes.set_facecolor("#e4e4e4")  # where there is no cell: a model with itself
+    axes.set_facecolor("#e4e4e4")  # the diagonal: a model with itself has no score
     axes.tick_params(length=0, labelsize=8)
     axes.spines[:].set_visible(False)
     for (row, column), value in np.ndenumerate(shown):
@@ -104,7 +104,7 @@ def _heat(axes: Axes, values: np.ndarray, chance: float, order: list[int]) -> No
 
 def draw_curve(result: CasCurve) -> Figure:
     """The centred score above its null and the raw score side by side: the curve with its interval, chance, each
-    control's score as a level with the band of its interval, and a mark at the point from which on it clears them."""
+    control's score as a line with a band for its interval, and a mark at the first point from which it clears them."""
     title = f"Alignment with {result.reference} on {result.num_pairs} pairs of {result.pairs}, top {result.k} of " \
             f"{result.num_patches} patches"  # fmt: skip
     figure = _figure(11, 5, title)
@@ -140,7 +140,7 @@ def draw_curve(result: CasCurve) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Names with as few of their folders as tell them all apart."""
+    """The names, each with as few of its folders as keep all names distinct."""
     parts = [PurePath(name).parts for name in names]
     for count in range(1, max(map(len, parts), default=0)):
         short = ["/".join(each[-count:]) for each in parts]
@@ -162,7 +162,7 @@ def _bare(axes: Axes) -> None:
 
 
 def draw_pairs(pairs: PairSet, path: Path, num_pairs: int = 12) -> int:
-    """Draw pairs from all over the set into a PNG, target left, true matches as dots of one colour in both views.
+    """Draw pairs from all over the set as a PNG: the target is left, and a true match has one colour in both views.
 
     Returns:
         How many were drawn.

@@ -1,4 +1,4 @@
-"""The Correspondence Alignment Score (CAS) between attention maps, and how sure it is.
+"""The Correspondence Alignment Score (CAS) between attention maps, and its uncertainty.
 
 For each pair of views a model gives logits A of shape (N, M): how strongly target patch p (row) looks at each source
 patch (column). TopK(p) are the k source patches with the largest logits. For models i and j,
@@ -6,15 +6,15 @@ patch (column). TopK(p) are the k source patches with the largest logits. For mo
     CAS(i, j) = mean over pairs and target patches of |TopK_i(p) ∩ TopK_j(p)| / k          (arXiv 2512.04085)
 
 By chance it is k / M. Two models that only look at the same *place*, or at the same bright patches, agree as well.
-Hence the *centred* score: from each model's logits, `centre` takes away what does not depend on the
-images and what does not depend on the target patch, before the top k. `null` says what remains by accident. And hence
-each model's score against the *position map*, which looks at the nearest patches on the grid.
+So there is a *centred* score: before the top k, `centre` removes from each model's logits what does not depend on the
+images and what does not depend on the target patch. `null` measures the agreement that remains by accident. For the
+same reason, each model is also scored against the *position map*, which looks at the nearest patches on the grid.
 
-A row whose logits are all equal, or several of them about the k-th place, has no top k. Its set is empty, and it
-counts for nothing.
+A row has no top k if all its logits are equal, or if more than two tie for the k-th place. Its set is empty, and it
+does not count.
 
-Top-k sets are bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64 bits, and
-source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
+Top-k sets are stored as bits, and compared by counting bits. A row of M source patches takes ceil(M / 64) words of 64
+bits, and source patch c is bit c % 64 of word c // 64. So 2,000 pairs of 196 × 196 patches take 12.5 MB.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-_WORD = np.dtype("<u8")  # the order of bytes that files have too
+_WORD = np.dtype("<u8")  # little-endian, as in files
 _RESAMPLES = 2000
 _ROUNDING = 1e-5
 _MOST_TIED = 2
@@ -37,8 +37,7 @@ class Score:
     Attributes:
         cas: 0 to 1.
         chance: what independent maps would score, k / M.
-        chance_corrected: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None where chance is 1
-            (k = M).
+        chance_corrected: (cas - chance) / (1 - chance): 0 by chance, 1 in full agreement; None if chance is 1 (k = M).
         low, high: 95% bootstrap interval of `cas` over pairs.
     """
 
@@ -52,7 +51,7 @@ class Score:
 def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> np.ndarray:
     """Logits float32 (N, M) of a model that only looks at the same place: minus the squared distance of patch centres.
 
-    Grids are (rows, columns); both are stretched over the unit square, in which distances are taken.
+    Grids are (rows, columns); both are stretched to the unit square, and distances are measured there.
     """
     target, source = (
         torch.cartesian_prod(*((torch.arange(count) + 0.5) / count for count in grid))
@@ -64,7 +63,7 @@ def position_map(target_grid: tuple[int, int], source_grid: tuple[int, int]) -> 
 
 
 def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, int]) -> torch.Tensor:
-    """Logits (pairs, N, N) of views cut into `grid`, as of views cut into `new_grid`: bilinear over both axes."""
+    """Resample logits (pairs, N, N) from views cut into `grid` to views cut into `new_grid`, bilinear on both axes."""
     if grid == new_grid:
         return logits
     pairs, count, new_count = len(logits), grid[0] * grid[1], new_grid[0] * new_grid[1]
@@ -80,11 +79,11 @@ def resample(logits: torch.Tensor, grid: tuple[int, int], new_grid: tuple[int, i
 
 
 def centre(logits: np.ndarray, mean_map: np.ndarray, spread: np.ndarray | float = 1.0) -> np.ndarray:
-    """Centred logits (..., N, M): less the mean map over the pair set, less each source patch's mean over the target
-    patches of the pair, over the spread of what remains at each cell over the pair set.
+    """Centre logits (..., N, M): subtract the mean map over the pair set, then each source patch's mean over the
+    target patches of the pair, and divide by the spread of each cell over the pair set.
 
-    Any map that is added to the logits of all pairs changes nothing, nor does anything that is added to a column of a
-    pair. The spread makes cells that vary much no more likely to be chosen; where it is infinite, the result is 0.
+    Adding a map to the logits of all pairs changes nothing, nor does adding a constant to a column of a pair. Dividing
+    keeps cells that vary much from being chosen more often; where the spread is infinite, the result is 0.
     """
     free = logits - mean_map
     free -= free.mean(axis=-2, keepdims=True)
@@ -92,12 +91,12 @@ def centre(logits: np.ndarray, mean_map: np.ndarray, spread: np.ndarray | float 
 
 
 def resolution(logits: np.ndarray) -> float:
-    """What differences of logits are taken for rounding: a hundred thousandth of the largest."""
+    """The difference of logits that counts as rounding: a hundred thousandth of the largest absolute logit."""
     return _ROUNDING * float(np.abs(logits).max(initial=0.0))
 
 
 def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> np.ndarray:
-    """Logits whose rows are all 0 where those of `varying` differ by no more than `least`."""
+    """Set the rows of the logits to 0 if the values of the same row of `varying` differ by `least` or less."""
     flat = np.ptp(varying, axis=-1) <= least
     if not flat.any():
         return logits
@@ -105,9 +104,9 @@ def without_flat_rows(logits: np.ndarray, varying: np.ndarray, least: float) -> 
 
 
 def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int = 0) -> list[Score]:
-    """Scores from their values for each pair (pairs,). All intervals use the same resamples of pairs."""
+    """Scores from the values of each pair (pairs,). All intervals use the same resamples of pairs."""
     values = np.stack(per_pair, axis=1).astype(np.float64)
-    values = np.where(np.isnan(values), mean_known(values, axis=0), values)  # of no row
+    values = np.where(np.isnan(values), mean_known(values, axis=0), values)  # pairs without a row that counts
     found = []
     for cas, chance, low, high in zip(values.mean(axis=0), chances, *bootstrap(values, seed), strict=True):
         corrected = None if chance >= 1 else float((cas - chance) / (1 - chance))
@@ -117,13 +116,13 @@ def scores(per_pair: Sequence[np.ndarray], chances: Sequence[float], seed: int =
 
 @dataclass(frozen=True)
 class Truth:
-    """How often a model's top k holds the true match, where that is known.
+    """How often a model's top k holds the true match, over the target patches whose match is known.
 
     Attributes:
-        matches: over all target patches with a known match, 0 to 1.
+        matches: over all these patches, 0 to 1.
         large_shifts: over those whose match is not among the position map's top k, so that looking at the same place
             never finds it; None if there are none.
-        num_matches, num_large_shifts: how many patches that is.
+        num_matches, num_large_shifts: the number of patches in each.
     """
 
     matches: float
@@ -138,8 +137,8 @@ def select_top_k(logits: np.ndarray, ks: Sequence[int], *, ties: str = "none") -
     Args:
         logits: floating (..., N, M), no NaN.
         ks: each from 1 to M.
-        ties: two equal logits, of which one is the k-th, are taken in the order of their columns, so that every device
-            gives the same. Where more are equal, or all, `"none"` leaves the set empty, and `"first"` takes the first.
+        ties: if two logits tie for the k-th place, the first column wins, so that every device gives the same sets. If
+            more tie, or all logits are equal, `"none"` leaves the set empty, and `"first"` takes the first columns.
 
     Returns:
         By k, uint64 (..., N, ceil(M / 64)).
@@ -178,19 +177,19 @@ def pack(chosen: np.ndarray) -> np.ndarray:
 
 
 def unpack(bits: np.ndarray, num_columns: int) -> np.ndarray:
-    """The opposite of `pack`."""
+    """The inverse of `pack`."""
     return np.unpackbits(bits.view(np.uint8), axis=-1, count=num_columns, bitorder="little").astype(bool)
 
 
 def agreement(a: np.ndarray, b: np.ndarray, k: int) -> np.ndarray:
-    """The share of matches that two models have in common, for each pair, float64 (...), of uint64 (..., N, W), which
-    broadcast: over the rows in which both have a top k; NaN where there is none."""
+    """The share of matches that two models have in common in each pair, float64 (...), over the rows in which both
+    have a top k; NaN if there are none. The sets, uint64 (..., N, W), broadcast."""
     return agreements(a, b, k, [0])[0]
 
 
 def agreements(a: np.ndarray, b: np.ndarray, k: int, shifts: Sequence[int]) -> np.ndarray:
-    """`agreement` of a's pair p with b's pair p + shift, float64 (shifts, ...), of a's sets uint64 (..., P, N, W) and
-    b's (P, N, W), or where the shift is 0 of any that broadcast."""
+    """`agreement` of a's pair p with b's pair p + shift, float64 (shifts, ...). a is uint64 (..., P, N, W), and b is
+    (P, N, W); for shift 0, any shapes that broadcast."""
     has_a, has_b, found = a.any(axis=-1), b.any(axis=-1), []
     whole = has_a.all() and has_b.all()
     for shift in shifts:
@@ -204,7 +203,7 @@ def agreements(a: np.ndarray, b: np.ndarray, k: int, shifts: Sequence[int]) -> n
 
 
 def mean_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
-    """The mean of what is not NaN; NaN where nothing is left."""
+    """The mean of the values that are not NaN; NaN if there are none."""
     known = ~np.isnan(values)
     count = known.sum(axis=axis)
     total = np.where(known, values, 0.0).sum(axis=axis)
@@ -212,13 +211,13 @@ def mean_known(values: np.ndarray, axis: int | None = None) -> np.ndarray:
 
 
 def holds(bits: np.ndarray, pair: np.ndarray, row: np.ndarray, column: np.ndarray) -> np.ndarray:
-    """Whether a column is in a row's set, bool (...), of sets uint64 (P, N, W) and indices (...)."""
+    """Whether each column is in the set of its row, bool (...). Sets are uint64 (P, N, W), and indices (...)."""
     words = bits[pair, row, column // 64]
     return (words >> (column % 64).astype(_WORD)) & 1 == 1
 
 
 def bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
-    """95% intervals of the means of columns. Each resample draws the same rows of all columns.
+    """95% intervals of the means of columns. Each resample draws the same rows for all columns.
 
     Args:
         values: float (P, C): a row for each pair.
@@ -229,7 +228,7 @@ def bootstrap(values: np.ndarray, seed: int = 0) -> np.ndarray:
     generator = np.random.default_rng(seed)
     count = len(values)
     means = np.empty((_RESAMPLES, values.shape[1]))
-    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):  # of many values, all at once would not fit into memory
+    for start in range(0, _RESAMPLES, _RESAMPLES_AT_ONCE):  # in parts: with many values, all would not fit in memory
         drawn = generator.multinomial(count, np.full(count, 1 / count), size=_RESAMPLES_AT_ONCE)
         means[start : start + _RESAMPLES_AT_ONCE] = drawn @ values / count
     return np.quantile(means, [0.025, 0.975], axis=0)

@@ -1,4 +1,4 @@
-"""The settings of an alignment score, written once: the command line, Python and YAML share them."""
+"""The settings of an alignment score, defined once for the command line, Python and YAML."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ Search = Literal["none", "blocks", "heads"]
 BalancedBy = Literal["overlap", "gap", "none"]
 
 ONE_FRAME = ("shifted", "even")  # views that are two cuts of one frame
-UNTRAINED = "untrained:"  # begins the name of a model with fresh weights
+UNTRAINED = "untrained:"  # starts the name of a model with random weights
 
 
 def untrained_model(name: str) -> tuple[str, int] | None:
@@ -51,14 +51,14 @@ class CasConfig:
 
     views: Views = "plain"
     """How to cut views from the frames of a life. plain: two frames a moment apart; zoomed: the same, each cut out at
-    a random place; shifted: two cuts of one frame; even: the same, with shifts that do not depend on the place. Scores
-    on even views count the patches of the middle half alone."""
+    a random place; shifted: two cuts of one frame; even: the same, with shifts that do not depend on the place. On
+    even views, only the patches of the middle half count."""
 
     num_pairs: int = 384
     """Pairs to draw from a life."""
 
     image_size: int | None = None
-    """Side of the views in pixels. The default is the largest that a model takes."""
+    """Side of the views in pixels. The default is the largest input size of the models."""
 
     seed: int = 0
     """Seed of the pairs and of the bootstrap."""
@@ -68,19 +68,18 @@ class CasConfig:
     and the scores at the others make a curve."""
 
     direction: Direction = "target-source"
-    """target-source: where each target patch looks in the source; source-target: the views change roles;
-    reciprocal: the mean of the first map and the transpose of the second; transposed: the first map, read down its
-    columns."""
+    """target-source: where each target patch looks in the source; source-target: the views swap roles; reciprocal: the
+    mean of the first map and the transpose of the second; transposed: the first map, read down its columns."""
 
     maps: Maps = "logits"
-    """softmax: take the mean over heads after each head's softmax, not before."""
+    """logits: average the logits of the heads; softmax: average the heads after their softmax."""
 
     sinks: Sinks = "keep"
     """mask: leave out the source patches that a model looks at whatever the views show; zeroco: set the first source
-    patch to the least of the map, block by block, as ZeroCo does."""
+    patch to the minimum of the map in each block, as ZeroCo does."""
 
     patches: Patches = "all"
-    """co-visible: count only patches whose true match is known, and so seen in the other view."""
+    """co-visible: count only patches whose true match is known, which means that the other view shows it."""
 
     layers: tuple[int, ...] | None = None
     """Blocks to take the maps from, counted from 0, or from -1 backwards. The default is all decoder blocks for
@@ -91,13 +90,13 @@ class CasConfig:
     model."""
 
     search: Search = "none"
-    """blocks, heads: also score each block, or head, of A against each of B, at the primary k. For two models."""
+    """blocks, heads: for two models, also score each block or head of A against each of B, at the primary k."""
 
     batch_size: int = 64
-    """Pairs at once."""
+    """Pairs per batch."""
 
     device: str = "auto"
-    """Where the models run: auto takes a GPU where there is one."""
+    """Where the models run; auto takes a GPU if there is one."""
 
     cache_dir: Path | None = None
     """Where prepared lives and extractions are kept. The default is $SINGLELIFE_CACHE or ~/.cache/singlelife."""
@@ -136,21 +135,21 @@ class PairSetConfig:
     """
 
     by: BalancedBy | None = None
-    """What to balance by: the overlap of the 3D points that the two frames see, whenever they were seen; the gap of
-    time between them; or none: pairs a moment apart (default: overlap where poses are known, else gap)."""
+    """What to balance the pairs by. overlap: the share of 3D points that both frames see, at any gap; gap: the time
+    between the frames; none: pairs a moment apart (default: overlap if poses are known, otherwise gap)."""
 
     bins: tuple[float, ...] | None = None
-    """Edges of the bins, ascending; of gaps in seconds (default: 0.1 0.3 0.5 0.7 of overlap, 0.1 0.3 1 3 of gap)."""
+    """Edges of the bins, ascending; gaps are in seconds (default: 0.1 0.3 0.5 0.7 of overlap, 0.1 0.3 1 3 of gap)."""
 
     num_pairs: int = 600
-    """Pairs in all. The first lives and bins get what cannot be shared out evenly."""
+    """Pairs in all, shared evenly among lives and bins. The first ones get the remainder."""
 
     views: Views = "plain"
-    """plain: the middle square of each frame; zoomed: a square of 0.3 to 0.7 of its area, at a random place; shifted:
-    two cuts of one frame, of 0.55 of its side, so that true matches lie far apart and are known exactly; even: the
-    same, but the second cut is at most a quarter of its side away, and true matches are known of the middle half of
-    the target alone. All these patches have the same shifts, so a patch's place says nothing about its shift. Of a
-    wide frame, both cuts lie in one square."""
+    """plain: the middle square of each frame; zoomed: a square with 0.3 to 0.7 of its area, at a random place;
+    shifted: two cuts of one frame, with 0.55 of its side, so that true matches lie far apart and are known exactly;
+    even: the same, but the second cut is at most a quarter of its side away, and true matches are known only in the
+    middle half of the target. All shifts are equally likely for each of these patches, so a patch's place says nothing
+    about its shift. In a wide frame, both cuts lie in one square."""
 
     image_size: int = 224
     """Side of the views in pixels."""
@@ -159,9 +158,9 @@ class PairSetConfig:
     """Seed of the draw."""
 
     min_baseline: float = 1 / 16
-    """Where depth is known: the least distance between the two cameras, as a share of the median depth of what the
-    target sees, so that it means the same in metres and in game units. A pair between which the camera turns by 4
-    degrees or more is taken whatever the distance. 0 takes all pairs."""
+    """If depth is known: the minimum distance between the two cameras, as a share of the median depth that the target
+    sees, so that it means the same in metres and in game units. A pair whose camera turns by 4 degrees or more is
+    taken at any distance. 0 takes all pairs."""
 
     def __post_init__(self) -> None:
         for name, choice in (("views", Views), ("by", BalancedBy)):
@@ -173,15 +172,15 @@ class PairSetConfig:
         if not 0 <= self.seed < 2**63:
             raise PairSetError(f"--seed {self.seed}: it should be from 0 to 2^63 - 1.")
         if not 0 <= self.min_baseline < float("inf"):
-            raise PairSetError(f"--min-baseline {self.min_baseline:g}: it should be a number from 0.")
+            raise PairSetError(f"--min-baseline {self.min_baseline:g}: it should be 0 or above.")
         if self.views in ONE_FRAME and self.by not in (None, "none"):
-            raise PairSetError(f"--by {self.by}: {self.views} views are cut from one frame, so leave it out.")
+            raise PairSetError(f"--by {self.by}: leave it out, since {self.views} views are cut from one frame.")
         if self.bins is None:
             return
         object.__setattr__(self, "bins", tuple(map(float, self.bins)))
         if self.views in ONE_FRAME or self.by == "none":
-            raise PairSetError("--bins: pairs are not balanced, so there are none. Choose --by overlap or --by gap.")
+            raise PairSetError("--bins: these pairs are not balanced. Choose --by overlap or --by gap.")
         most, edges = 1.0 if self.by == "overlap" else float("inf"), self.bins
         if len(edges) < 2 or edges[0] <= 0 or edges[-1] > most or list(edges) != sorted(set(edges)):
-            limits = "over 0 and up to 1 for overlap, in seconds for gaps"
-            raise PairSetError(f"--bins {' '.join(map(str, edges))}: name two or more ascending edges, {limits}.")
+            limits = "above 0; at most 1 for overlap, in seconds for gaps"
+            raise PairSetError(f"--bins {' '.join(map(str, edges))}: give two or more ascending edges {limits}.")

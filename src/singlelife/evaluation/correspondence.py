@@ -1,9 +1,9 @@
 """Zero-shot correspondence: how far from the truth a model's matches are, in pixels.
 
-The protocol is that of ZeroCo (arXiv 2412.09072) on HPatches as dense matching uses it (DGC-Net, arXiv 1810.08393):
-images stretched to the model's size; the model's map as cost volume; flow, bilinear between patches, to every pixel of
-the target; the end-point error, averaged over the pixels of the target whose true place lies in the source; that
-averaged over pairs. Errors are in pixels of the source: of its original size, and of both images resized to 240x240.
+The protocol is ZeroCo's (arXiv 2412.09072) on HPatches as dense matching uses it (DGC-Net, arXiv 1810.08393). Images
+are stretched to the model's size. The model's map is the cost volume. The flow goes from every pixel of the target,
+bilinear between patches. The end-point error is averaged over the pixels of the target whose true place lies in the
+source, then over pairs. It is in pixels of the source, at its original size and with both images resized to 240x240.
 
 Places in a view are fractions of its width and height: its top left corner is (0, 0), its bottom right corner (1, 1),
 the centre of patch (row, column) of a grid ((column + 0.5) / columns, (row + 0.5) / rows). So a place means the same
@@ -28,16 +28,16 @@ from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.machine import choose_device
 
 PROTOCOL = "correspondence/1"
-RESOLUTIONS: dict[str, int | None] = {"": None, "_240": 240}  # what metrics end in, and the side in pixels
+RESOLUTIONS: dict[str, int | None] = {"": None, "_240": 240}  # suffix of the metrics, and side in pixels
 THRESHOLDS = (1, 3, 5)  # px, of the percentage of correct keypoints (PCK)
 
-_BAND = 1 << 19  # pixels of a target that are measured at once
+_BAND = 1 << 19  # pixels of a target to measure at once
 _BORDER = 1e-6  # px: rounding, for places on the very border of the source
 
 
 @dataclass(frozen=True)
 class Matcher:
-    """A model whose matches are measured. With None for a model, it is the identity flow, which looks straight ahead.
+    """A model whose matches are measured. Without a model, the flow is the identity: every place matches itself.
 
     Attributes:
         model: a provider of `load_model`, or None.
@@ -81,8 +81,8 @@ def cost_volume(
     Args:
         target, source: uint8 views (B, 3, H, W), whole images resized to the model's size.
         reciprocal: the mean of the map and the transposed map of the two views swapped.
-        mask_sinks: the column of the first patch, where trained CroCo models leave what they have no match for, is
-            set to the least logit of its map.
+        mask_sinks: set the column of the first patch, where trained CroCo models look if they have no match, to the
+            smallest logit of its map.
 
     Raises:
         CheckpointError: the model's maps are not finite.
@@ -100,19 +100,19 @@ def cost_volume(
 
 
 def flow_of(costs: torch.Tensor, grid: tuple[int, int], temperature: float) -> torch.Tensor:
-    """From each target patch's centre to its match in the source, by the soft-argmax of its row.
+    """The flow from the centre of each target patch to its match in the source, by the soft-argmax of its row.
 
     Args:
         costs: (B, N, N), rows target patches; N is rows * columns of `grid`.
         grid: rows and columns of patches of either view.
-        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4 it is nearly the largest
-            logit alone.
+        temperature: of the softmax whose mean place is the match, above 0. At ZeroCo's 1e-4, the match is almost
+            always the patch of the largest logit.
 
     Returns:
         float64 (B, rows, columns, 2), x and y as fractions of the width and height.
     """
     centres = patch_centres(grid)
-    # In float64 and less the largest: divided by 1e-4, logits would overflow float32's exponential.
+    # In float64, with the largest subtracted: divided by 1e-4, logits would overflow float32's exponential.
     costs = costs.double()
     weights = ((costs - costs.amax(dim=-1, keepdim=True)) / temperature).softmax(dim=-1)
     return (weights @ centres - centres).unflatten(1, grid)
@@ -147,13 +147,13 @@ def measure(flow: torch.Tensor, pair: ImagePair, side: int | None = None) -> dic
 
     Args:
         flow: float64 (rows, columns, 2), of any grid.
-        pair: whose target it starts from.
-        side: of the square that both images are taken to be resized to, in pixels; None for their own sizes.
+        pair: the images, with their true matches.
+        side: measure as if both images were resized to a square of this side, in pixels; None for their own sizes.
 
     Returns:
         `aepe`, the average end-point error in pixels; `pck1`, `pck3`, `pck5`, the share of pixels that are off by at
-        most so many pixels; and `pixels`, how many were measured: those of the target whose true place is known and
-        lies between the centres of the source's outermost pixels.
+        most 1, 3 or 5 pixels; and `pixels`, the number of pixels measured: those of the target whose true place is
+        known and lies between the centres of the source's outermost pixels.
 
     Raises:
         EvaluationError: no pixel of the target has a known place in the source.
@@ -203,7 +203,7 @@ def evaluate_correspondence(
         on_model: called with each model as soon as it is measured, to draw its matches.
 
     Returns:
-        The evaluation. A pair that cannot be read, or shows nothing of its source, is left out and named.
+        The evaluation. It leaves out and names pairs that cannot be read or whose views have nothing in common.
 
     Raises:
         EvaluationError: no pair or no model could be measured.
@@ -245,8 +245,8 @@ def measure_matches(matcher: Matcher, data: PairData) -> tuple[ModelResult, str,
     """Measure one model on pairs with known correspondences.
 
     Returns:
-        Its result; the SHA-256 of the pairs that were measured, pixels and truth; and why others could not be, by
-        name.
+        Its result; the SHA-256 of the pairs that were measured, pixels and truth; and the errors of the other pairs,
+        by name.
 
     Raises:
         EvaluationError: no pair could be measured.

@@ -31,17 +31,17 @@ from singlelife.files import atomic_dir
 from singlelife.machine import choose_device
 from singlelife.optimization import learning_rate, parameter_groups
 
-VERSION = 1  # of all protocols, raised when their numbers would change
+VERSION = 1  # of all protocols; raised when a change would alter their numbers
 _LOSS = f"scale-invariant log, lambda {SCALE_INVARIANCE}, at the model's resolution"
-_SAMPLED = 512  # training frames that the first bias is taken from
+_SAMPLED = 512  # training frames that give the initial bias
 
 # Of the readout that DeepMind publishes with its video models (github.com/google-deepmind/representations4d).
 _WIDE = {"width": 1024, "num_heads": 16, "mlp_ratio": 4}
-_WIDE_FROM = 768  # channels of an encoder, for which it is the default
+_WIDE_FROM = 768  # the wide probe is the default for encoders with this many channels or more
 _WIDE_OUTPUT = 8  # pixels
 
 _WEIGHT_DECAY = 0.05  # of matrices; biases, norms and learned tokens have none
-_MOST_IN_BOTH = 0.05  # of the test items; public data sets have a few
+_MOST_IN_BOTH = 0.05  # share of test items that may be training items; public data sets have a few
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,9 @@ class FrozenFeatures:
         """A probe trained on the features, in evaluation mode.
 
         Args:
-            make: gives the probe with its first weights, which torch's global generator draws.
+            make: gives the probe with initial weights, drawn by torch's global generator.
             loss: of the probe's output and the targets of a batch, both on the device.
-            seed: of the first weights and the order of the data.
+            seed: of the initial weights and the order of the data.
 
         Raises:
             RunError: the loss is no longer finite.
@@ -207,7 +207,7 @@ def evaluate_depth(
 
 
 def _remarks(features: FrozenFeatures, train: DepthFrames, test: DepthFrames) -> list[str]:
-    """What a reader should know of the data.
+    """What a reader should know about the data.
 
     Raises:
         EvaluationError: too many test frames are among the training frames.
@@ -227,8 +227,8 @@ def _remarks(features: FrozenFeatures, train: DepthFrames, test: DepthFrames) ->
 
 
 def queries(features: FrozenFeatures) -> tuple[tuple[int, int], int]:
-    """Rows and columns of a probe's outputs, and the side of each in pixels: of the wide one 8, or the nearest size
-    that divides the view, of others the encoder's patches."""
+    """Rows and columns of a probe's outputs, and the side of each in pixels: for the wide probe 8, or the nearest size
+    that divides the view; for others the side of the encoder's patches."""
     if features.probe != "wide":
         return features.encoder.grid, patch_size(features.encoder)
     height, width = view_size(features.encoder)
@@ -276,7 +276,7 @@ def _mean_depths(features: FrozenFeatures, frames: DepthFrames) -> list[ModelRes
 
 
 def _measures(values: np.ndarray) -> dict[str, Measure]:
-    """From (seeds, images, metrics)."""
+    """Measures from values (seeds, images, metrics)."""
     return {name: Measure.of(values[:, :, number]) for number, name in enumerate(METRICS)}
 
 
@@ -309,7 +309,7 @@ def at_size(depth: torch.Tensor, shape: tuple[int, ...], frames: DepthFrames) ->
 def save_depth_model(probed: ProbedModel, folder: Path) -> None:
     """Save the encoder with its first probe as a `CroCoForDepthEstimation`, which the depth pipeline loads.
 
-    Its processor stretches an image over the model's view, so that depth is given for all of it.
+    Its processor stretches an image over the model's view, so that the whole image gets depth.
 
     Raises:
         CheckpointError: the model is no CroCo.

@@ -1,4 +1,4 @@
-"""Frames with true depth from NYU Depth V2, ScanNet, `datasets` data sets and prepared lives, and their metrics."""
+"""Frames with true depth from NYU Depth V2, ScanNet, `datasets` data sets and prepared lives, and depth metrics."""
 
 import hashlib
 import re
@@ -23,8 +23,8 @@ SCENE = re.compile(r"scene\d{4}_\d{2}")  # of ScanNet
 
 _EIGEN_CROP = (slice(45, 471), slice(41, 601))  # of 480 rows and 640 columns
 _EIGEN_SHAPE = (480, 640)
-_LEAST, _MOST = 0.1, 40.0  # metres that the median depth of a frame may be
-_LOOKED_AT = 16  # frames, before any work is done on all
+_LEAST, _MOST = 0.1, 40.0  # metres: the range in which a median depth is plausible
+_LOOKED_AT = 16  # frames to check before the work on all of them
 _MAP_UNITS_PER_METRE = 32.0  # of simulated lives, whose walker's eye is 41 units above the floor
 _DEPTH_COLUMNS = ("raw_depth", "depth", "depth_map")
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?", re.ASCII)
@@ -34,8 +34,8 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?", re.ASCII)
 class DepthProtocol:
     """How predictions are compared with the truth on a data set.
 
-    A pixel counts where its true depth is above `min_depth`, at most `max_depth` (in metres), and inside the crop:
-    `"eigen"` for the middle of the Kinect's frame (rows 45 to 470, columns 41 to 600 of 480x640), or None.
+    A pixel counts if its true depth is above `min_depth` and at most `max_depth` (in metres), and if it lies inside
+    the crop: `"eigen"` for the middle of the Kinect's frame (rows 45 to 470, columns 41 to 600 of 480x640), or None.
     Predictions are resized to the truth's size (bilinear) and clamped to that range. A metric is taken for each image
     and averaged over images. Depth is metric: predictions are not scaled to the truth.
     """
@@ -49,23 +49,23 @@ class DepthProtocol:
         """Which pixels of a true depth map (height, width) in metres count, bool.
 
         Raises:
-            EvaluationError: the protocol has a crop, and the map is not of its size.
+            EvaluationError: the protocol has a crop, and the map has another size.
         """
         known = (depth > self.min_depth) & (depth <= self.max_depth)
         if self.crop is None:
             return known
         if depth.shape != _EIGEN_SHAPE:
             raise EvaluationError(
-                f"The protocol {self.name!r} has the Eigen crop, which is of frames of 640x480 pixels; this depth map "
-                f"has {depth.shape[1]}x{depth.shape[0]}. Choose --protocol metric, which has no crop."
+                f"The protocol {self.name!r} has the Eigen crop, which is for frames of 640x480 pixels; this depth "
+                f"map has {depth.shape[1]}x{depth.shape[0]}. Choose --protocol metric, which has no crop."
             )
         inside = np.zeros_like(known)
         inside[_EIGEN_CROP] = True
         return known & inside
 
 
-# NYU Depth V2 as since Eigen et al. (arXiv 1406.2283); ScanNet, and any other data in metres, without a crop; the
-# simulated lives with rooms as large as a game's.
+# NYU Depth V2 as usual since Eigen et al. (arXiv 1406.2283); ScanNet and other data in metres without a crop;
+# simulated lives with a larger range, for the rooms of a game.
 PROTOCOLS = {
     "nyu": DepthProtocol("nyu", crop="eigen"),
     "scannet": DepthProtocol("scannet"),
@@ -98,16 +98,16 @@ def depth_metrics(predicted: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 @dataclass
 class DepthFrames:
-    """Images with their true depth, which are also `Examples` to extract features of.
+    """Images with their true depth, which are also `Examples` to extract features from.
 
     Attributes:
-        name: what the user called the data, with their split.
-        source: a string that differs where the data differ.
+        name: the user's name for the data, with the split.
+        source: a string that differs if the data differ.
         rows: which frames of the source these are, int64 (n,).
         image: gives the image of a row of the source, uint8 (3, height, width).
         stored: gives the depth of a row as it is stored, numbers (height, width), perhaps with axes of 1; raises an
-            `ItemError` where there is none.
-        scale: metres of one unit of the stored depth; None for 1, where whole numbers are refused.
+            `ItemError` if there is none.
+        scale: metres per unit of the stored depth; None for 1, but then whole numbers are refused.
         note: a remark on this depth for readers of results.
 
     Raises:
@@ -123,7 +123,7 @@ class DepthFrames:
     scale: float | None = None
     note: str = ""
 
-    target_dtype = np.dtype(np.float16)  # what a probe learns from; the truth that it is tested on is read anew
+    target_dtype = np.dtype(np.float16)  # for training a probe; a test reads the full truth again
 
     def __post_init__(self) -> None:
         if not len(self.rows):
@@ -189,7 +189,7 @@ class DepthFrames:
         return Item(image, target.astype(np.float16), digest.digest())
 
     def check(self) -> None:
-        """Look at some frames, before any work is done on all.
+        """Check some frames before the work on all of them.
 
         Raises:
             EvaluationError: their depth is not in metres.
@@ -203,7 +203,7 @@ class DepthFrames:
             if stored.dtype.kind in "ui" and self.scale is None:
                 raise EvaluationError(
                     f"The depth of {self.name} is stored in whole numbers. Say with --depth-scale how many metres one "
-                    "is (0.001 for millimetres)."
+                    "unit is (0.001 for millimetres)."
                 )
             known = stored[np.isfinite(stored) & (stored > 0)]
             medians += [np.median(known) * (self.scale or 1.0)] if known.size else []
@@ -216,7 +216,7 @@ class DepthFrames:
 
 
 def sampled(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A depth map (H, W) at another size: the value at each pixel's centre, as depth is not to be mixed over edges."""
+    """A depth map (H, W) at another size: the value at each pixel's centre, so that depths do not mix across edges."""
     rows, columns = (
         ((np.arange(count) + 0.5) * have / count).astype(np.int64)
         for count, have in zip(size, depth.shape, strict=True)
@@ -227,12 +227,12 @@ def sampled(depth: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def open_depth(config: DepthConfig, role: str) -> DepthFrames:
     """The frames to train on or to test on.
 
-    Each name in `config.train` or `config.test` stands for, in this order: a folder with the labelled NYU Depth V2; a
+    Each name in `config.train` or `config.test` can be, in this order: a folder with the labelled NYU Depth V2; a
     folder of ScanNet scenes; a prepared life; a folder with a `datasets` data set; ORG/NAME of one on the Hub; the
     name of a life. Several are joined, each thinned out to its share.
 
     Args:
-        config: see there.
+        config: the settings.
         role: `"train"` or `"test"`.
 
     Raises:
@@ -282,7 +282,7 @@ def _joined(parts: list[DepthFrames]) -> DepthFrames:
 
 
 def _life(name: str, config: DepthConfig) -> DepthFrames:
-    """A prepared life with depth; simulated ones at 32 map units a metre."""
+    """A prepared life with depth; in simulated lives, 32 map units are a metre."""
     life = resolve_life(name, cache_dir=config.cache_dir)
 
     def stored(row: int) -> Any:
@@ -308,8 +308,8 @@ def open_nyu(folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
     """The owners' two files of NYU Depth V2.
 
     Returns:
-        The labelled frames, an open HDF5 file, in which MATLAB stores the last axis first: images (n, 3, w, h), depths
-        and rawDepths (n, w, h); and the frames of `train` and `test`, int64, from 0, of the official split.
+        The labelled frames as an open HDF5 file, in which MATLAB stores the last axis first: images (n, 3, w, h),
+        depths and rawDepths (n, w, h); and the frames of the official splits `train` and `test`, int64, from 0.
 
     Raises:
         EvaluationError: a file is missing or damaged, or h5py is not installed.
@@ -328,7 +328,7 @@ def open_nyu(folder: Path) -> tuple[Any, dict[str, np.ndarray]]:
         count = min(len(content[name]) for name in ("images", "depths", "rawDepths"))
     except (OSError, KeyError) as error:
         raise EvaluationError(
-            f"{folder / LABELED} is not the HDF5 (MATLAB v7.3) file of NYU Depth V2, or cut off: {error}"
+            f"{folder / LABELED} is not the HDF5 (MATLAB v7.3) file of NYU Depth V2, or is cut off: {error}"
         ) from error
     try:
         listed = loadmat(folder / SPLITS, variable_names=["trainNdxs", "testNdxs"])
@@ -368,14 +368,14 @@ def _scannet(name: str, folder: Path, role: str, split: str | None, config: Dept
             wanted = Path(split).read_text(encoding="utf-8").split()
         except (OSError, UnicodeDecodeError) as error:
             raise EvaluationError(
-                f"--{role}-split {split} cannot be read. For ScanNet it is a file with a scene a line ({error})."
+                f"--{role}-split {split} cannot be read. For ScanNet it is a file with a scene on each line ({error})."
             ) from error
         if missing := [scene for scene in wanted if scene not in scenes]:
             raise EvaluationError(
                 f"{folder} lacks {len(missing)} of the {len(wanted)} scenes in {split}, such as {missing[0]}."
             )
         scenes, name = wanted, f"{name} ({Path(split).name})"
-    files = []  # all frames with an image, in order; whether the depth of one is missing shows when it is read
+    files = []  # all frames with an image, in order; missing depth shows when it is read
     for scene in scenes:
         images = [path for path in (folder / scene / "color").glob("*") if path.stem.isdecimal()]
         images.sort(key=lambda path: int(path.stem))
@@ -388,7 +388,7 @@ def _scannet(name: str, folder: Path, role: str, split: str | None, config: Dept
         try:
             with Image.open(path) as picture:
                 if picture.mode not in ("I;16", "I"):
-                    raise ItemError(f"row {row}: {path} has mode {picture.mode}, where depth is 16-bit")
+                    raise ItemError(f"row {row}: {path} has mode {picture.mode}, but depth is 16-bit")
                 return np.array(picture)
         except OSError as error:
             raise ItemError(f"row {row}: there is no ground truth that can be read in {path} ({error})") from error
@@ -417,7 +417,7 @@ def _dataset(name: str, role: str, split: str | None, config: DepthConfig) -> De
             raise ItemError(f"row {row}: there is no ground truth (its {column} is empty)")
         try:
             value = numbers[row][column]
-        except Exception as error:  # several libraries raise here, each what it likes
+        except Exception as error:  # several libraries raise errors of many kinds here
             raise ItemError(f"row {row}: the depth cannot be read ({error})") from error
         return list(value) if isinstance(value, np.ndarray) and value.dtype == object else value
 

@@ -1,7 +1,7 @@
-"""Images and data sets of them, and the features of a frozen encoder, computed once for a data set and kept on disk.
+"""Image data sets, and the features of a frozen encoder, computed once for a data set and kept on disk.
 
-A folder holds the features of one model's weights on one data set, each item's target beside them. It appears whole or
-not at all. Neither to write nor to read it takes memory for more than a few batches.
+A folder holds the features of one model's weights on one data set, with the target of each item. It appears complete
+or not at all. Writing and reading it takes memory for only a few batches.
 """
 
 import hashlib
@@ -51,8 +51,8 @@ class ItemError(EvaluationError):
 class Examples(Protocol):
     """A data set to probe on, called `name` by the user.
 
-    `identity` is a string that differs where the data differ, and takes no reading of all of it. `item` gives an
-    example, its target made for views of a size (height and width in pixels), or raises an `ItemError`.
+    `identity` is a string that differs if the data differ, found without reading all of them. `item` gives an example,
+    with a target for views of a size (height and width in pixels), or raises an `ItemError`.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Examples(Protocol):
 
 
 def view_size(encoder: AttentionMapProvider) -> tuple[int, int]:
-    """Height and width in pixels of what the encoder's patches cover."""
+    """Height and width in pixels of the area that the encoder's patches cover."""
     patch = patch_size(encoder)
     return encoder.grid[0] * patch, encoder.grid[1] * patch
 
@@ -77,7 +77,7 @@ def patch_size(encoder: AttentionMapProvider) -> int:
 
 
 def resized(image: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    """An image, uint8 (3, H, W), stretched to a size (bicubic, antialiased): nothing of it is cut off."""
+    """An image, uint8 (3, H, W), stretched to a size (bicubic, antialiased). Nothing is cut off."""
     if tuple(image.shape[1:]) == size:
         return image
     resized = torch.nn.functional.interpolate(image[None].float(), size, mode="bicubic", antialias=True)
@@ -90,8 +90,9 @@ class FeatureSet:
 
     Attributes:
         data_hash: SHA-256 over the items' digests.
-        rows: number in the data set of each item that is kept; `digests` are theirs, as hexadecimal.
-        left_out: why an item cannot be used, by its number.
+        rows: the number in the data set of each item that is kept.
+        digests: the digests of these items, hexadecimal.
+        left_out: why an item cannot be used, by its number in the data set.
     """
 
     path: Path
@@ -104,11 +105,11 @@ class FeatureSet:
         return len(self.rows)
 
     def features(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """float32 (k, N, D), of the items `indices`, numbers among those that are kept."""
+        """Features, float32 (k, N, D), of the items `indices`, counted among the kept items."""
         return self._read(FEATURES, indices).float()
 
     def targets(self, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
-        """(k, *target_shape), of the type they are stored in."""
+        """Targets, (k, *target_shape), of the same items, in their stored type."""
         return self._read(TARGETS, indices)
 
     def _read(self, name: str, indices: Sequence[int] | np.ndarray) -> torch.Tensor:
@@ -124,12 +125,11 @@ def extract(
     batch_size: int = 32,
     progress: bool = True,
 ) -> FeatureSet:
-    """The features of a data set, computed now if they have not been before, kept in the folder `features` of the
-    package's cache.
+    """The features of a data set, computed unless the folder `features` of the package's cache has them.
 
     Raises:
-        EvaluationError: not one item can be used.
-        CheckpointError: the features are not finite, or above 65,504, as large as float16 goes.
+        EvaluationError: no item can be used.
+        CheckpointError: the features are not finite, or above 65,504, the maximum of float16.
         LifeError: there is no room for them.
     """
     size = view_size(encoder)
@@ -193,18 +193,18 @@ def _compute(
                 targets[len(rows) - len(items) : len(rows)] = np.stack([item.target for item in items])
             bar.update(len(batch))
     if not rows:
-        raise EvaluationError(f"Nothing of {examples.name} can be used; the first: {next(iter(left_out.values()))}")
+        raise EvaluationError(f"No item of {examples.name} can be used; the first: {next(iter(left_out.values()))}")
     data_hash = hashlib.sha256("\n".join(digests).encode()).hexdigest()
     return {"data_hash": data_hash, "rows": rows, "digests": digests, "left_out": left_out}
 
 
 def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
-    """A split of a `datasets` data set: a folder that it was saved in, of files, or ORG/NAME[@REVISION] on the Hub.
+    """A split of a `datasets` data set: saved in a folder, a folder of files, or ORG/NAME[@REVISION] on the Hub.
 
     Args:
-        word: which data set.
+        word: the data set.
         role: `"train"` or `"test"`.
-        split: the split's name; by default that of the role, and of a test also a validation split.
+        split: the split's name; by default the usual names for the role, and for a test also a validation split.
 
     Returns:
         The split's name, and the split, which has a column `image`.
@@ -221,7 +221,7 @@ def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
         else:
             name, _, revision = (str(folder), "", "") if folder.is_dir() else word.partition("@")
             content = load_dataset(name, revision=revision or None)
-    except Exception as error:  # several libraries raise here, each what it likes
+    except Exception as error:  # several libraries raise errors of many kinds here
         raise EvaluationError(
             f"{word} cannot be loaded as a data set: {(str(error) or type(error).__name__).splitlines()[0]}"
         ) from error
@@ -230,7 +230,7 @@ def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
     found = next((name for name in names if name in splits), None)
     if found is None:
         raise EvaluationError(
-            f"{word} has the splits {', '.join(splits)}, and no {' or '.join(names)}. Name one with --{role}-split."
+            f"{word} has the splits {', '.join(splits)}, but no {' or '.join(names)}. Name one with --{role}-split."
         )
     if "image" not in (columns := splits[found].column_names):
         raise EvaluationError(f"{word} has no column image; it has {', '.join(columns)}.")
@@ -238,10 +238,10 @@ def load_split(word: str, role: str, split: str | None) -> tuple[str, Any]:
 
 
 def data_identity(data: Any) -> str:
-    """A string that differs where the rows of a `datasets` data set do, without reading them."""
+    """A string that differs if the rows of a `datasets` data set differ, found without reading them."""
     files = [Path(file["filename"]) for file in data.cache_files]
     stats = " ".join(f"{file.name} {file.stat().st_size} {file.stat().st_mtime_ns}" for file in files)
-    chosen = "" if data._indices is None else data._fingerprint  # where only some rows are chosen
+    chosen = "" if data._indices is None else data._fingerprint  # if only some rows are chosen
     return f"{len(data)} {stats or data._fingerprint} {chosen}"
 
 

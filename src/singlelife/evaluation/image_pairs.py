@@ -22,10 +22,10 @@ LEVELS = ("I", "II", "III", "IV", "V")  # of HPatches: the pairs of image 1 with
 
 # From places in the target, float64 (n, 2), to places in the source and whether they are known, bool (n,). Places are
 # fractions of the width and height of their image; its top left corner is (0, 0). Places in the source may lie outside
-# of it. What is hidden in the source is not known.
+# of it. A place that is hidden in the source is not known.
 Truth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-_LOOK = (24, 24)  # rows and columns of points at which two views are looked at for anything in common
+_LOOK = (24, 24)  # rows and columns of points to check whether two views have anything in common
 _THOUSANDS = np.diag([1e-3, 1e-3, 1.0])  # from pixels to a unit in which the nine numbers are of comparable size
 _WORST_CONDITION = 1e9  # of a homography in that unit
 
@@ -37,7 +37,7 @@ class ImagePair:
     Attributes:
         target, source: uint8 (3, H, W), each of its own size.
         truth: where the target's pixels are in the source.
-        truth_key: what `truth` follows from, for the hash.
+        truth_key: what determines `truth`, for the hash.
     """
 
     target: torch.Tensor
@@ -57,7 +57,7 @@ class ImagePair:
 
 @dataclass(frozen=True)
 class PairEntry:
-    """A pair that is read when its turn comes.
+    """A pair that is read only when needed.
 
     Attributes:
         name: for people, such as `v_wall 1-3`.
@@ -77,7 +77,7 @@ class PairData:
     Attributes:
         name: for people.
         pairs: the pairs.
-        left_out: how many pairs of a set have views with nothing in common.
+        left_out: the number of pairs of a set that were left out, since their views have nothing in common.
     """
 
     name: str
@@ -96,7 +96,7 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
         return hpatches(where, config.split)
     deeper = [path for depth in ("*", "*/*") for path in sorted(where.glob(f"{depth}/[vi]_*/H_1_2"))]
     if deeper:
-        raise EvaluationError(f"HPatches' sequences are deeper: name their folder, --data {deeper[0].parents[1]}.")
+        raise EvaluationError(f"HPatches' sequences lie deeper. Name their folder: --data {deeper[0].parents[1]}.")
     return pairs_of_set(
         resolve_pair_set(
             config.data, views=config.views, num_pairs=config.num_pairs, seed=config.seed, image_size=None,
@@ -106,15 +106,15 @@ def open_pairs(config: CorrespondenceConfig) -> PairData:
 
 
 def hpatches(folder: Path, split: str = "viewpoint") -> PairData:
-    """HPatches: of each sequence, the pairs of image 1 with images 2 to 6, levels I to V.
+    """HPatches: the pairs of image 1 with images 2 to 6 of each sequence, levels I to V.
 
     Args:
-        folder: of the sequences (`v_*` and `i_*`, each with `1.ppm` to `6.ppm` and `H_1_2` to `H_1_6`), or one of
-            them.
+        folder: the folder of the sequences (`v_*` and `i_*`, each with `1.ppm` to `6.ppm` and `H_1_2` to `H_1_6`), or
+            a sequence.
         split: `"viewpoint"` or `"illumination"`.
 
     Raises:
-        EvaluationError: there is no such sequence. What is wrong with a sequence shows when its pairs are read.
+        EvaluationError: there is no such sequence. Faults in a sequence show when its pairs are read.
     """
     pattern = f"{split[0]}_*"
     sequences = [folder] if (folder / "H_1_2").is_file() else sorted(p for p in folder.glob(pattern) if p.is_dir())
@@ -176,7 +176,7 @@ def planar_truth(
     """
     pixels = points * target_size[::-1] - 0.5
     x, y, depth = matrix @ np.stack([pixels[:, 0], pixels[:, 1], np.ones(len(pixels))])
-    # The plane is seen from one side: beyond its horizon the third coordinate changes its sign.
+    # The plane is seen from one side: beyond its horizon, the third coordinate changes sign.
     middle = matrix[2] @ [(target_size[1] - 1) / 2, (target_size[0] - 1) / 2, 1]
     seen = depth * np.sign(middle) > 1e-9 * np.abs(matrix[2]).max()
     depth = np.where(seen, depth, 1.0)
@@ -186,7 +186,7 @@ def planar_truth(
 def pairs_of_set(pairs: PairSet) -> PairData:
     """The pairs of a pair set whose true matches are known, from exact depth and poses or from two cuts of one frame.
 
-    Pairs are drawn by motion. Those that turn away from all that they showed are left out.
+    Pairs are drawn by motion. Pairs whose views have nothing in common, since the camera turned away, are left out.
 
     Raises:
         EvaluationError: no true matches are known.

@@ -55,8 +55,8 @@ class ModelResult:
         model: as the user named it, or the baseline's name.
         revision: identifies its weights; empty for a baseline without a model.
         measures: by metric.
-        settings: of this model alone, such as the blocks that its matches are read from.
-        details: for correspondence the errors of each pair.
+        settings: of this model only, such as the blocks that its matches are read from.
+        details: for correspondence, the errors of each pair.
     """
 
     model: str
@@ -112,7 +112,7 @@ class Evaluation:
         return to_frame(self.rows())
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, as JSON has them."""
+        """All fields as JSON values."""
         return asdict(self)
 
     def __str__(self) -> str:
@@ -161,7 +161,7 @@ def measure_models(
     """Measure models one after the other, then, with `baselines`, an untrained one of each architecture.
 
     Returns:
-        The results in order, untrained models last, and why each model that could not be measured could not.
+        The results in order, untrained models last, and the errors of models that could not be measured.
 
     Raises:
         EvaluationError: the data cannot be used, or no model could be measured.

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from singlelife.errors import EvaluationError
 
 Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
-# Fields on which no number depends, and those that name the data.
+# Fields that no number depends on, and fields that name the data.
 _NO_SETTINGS = {"baselines", "device", "cache_dir", "progress", "train", "test", "data"}
 
 
@@ -25,7 +25,7 @@ class EvaluationConfig:
     """show progress bars"""
 
     def settings(self, *left_out: str) -> dict[str, Any]:
-        """The fields that are set and that numbers depend on, apart from those `left_out`, as JSON has them."""
+        """The fields that numbers depend on, as JSON values, without those that are None or `left_out`."""
         values = {each.name: getattr(self, each.name) for each in fields(self)}
         return {
             name: list(value) if isinstance(value, tuple) else value
@@ -42,24 +42,24 @@ class EvaluationConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig(EvaluationConfig):
-    """How probes are trained: AdamW (0.9, 0.999), a warm-up over a twentieth of the steps, then half a cosine to 0.
+    """How probes are trained: AdamW (betas 0.9, 0.999), warm-up for a twentieth of the steps, then a half cosine to 0.
 
     Raises:
         EvaluationError: a number is not above 0.
     """
 
     probe: Literal["attentive", "wide", "small", "linear"] = "attentive"
-    """attentive: learned queries and one cross-attention block, wide for encoders of 768 channels or more, else small;
-    wide: 1024 channels, 16 heads, a query for each 8 px; small: half the encoder's width, a query for each patch;
-    linear: one layer on each token"""
+    """attentive: learned queries and one cross-attention block, wide for encoders with 768 channels or more and small
+    for others; wide: 1024 channels, 16 heads, a query for each 8 px; small: half the encoder's width, a query for each
+    patch; linear: one layer on each token"""
     seeds: int = 3
     """number of probes to train, with the seeds 0, 1, …"""
     epochs: int = 20
     """passes over the training data"""
     learning_rate: float = 1e-3
-    """highest learning rate"""
+    """peak learning rate"""
     batch_size: int = 32
-    """images per step, and at once for the encoder"""
+    """images per training step, and per batch of the encoder"""
 
     def __post_init__(self) -> None:
         self._check_above_zero("seeds", "epochs", "learning_rate", "batch_size")
@@ -67,10 +67,10 @@ class ProbeConfig(EvaluationConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class DepthConfig(ProbeConfig):
-    """Depth by a probe on a frozen encoder.
+    """Depth from a probe on a frozen encoder.
 
-    Data are named by a life (its name or prepared folder); by a folder with `nyu_depth_v2_labeled.mat` and
-    `splits.mat`, with scenes of ScanNet, or with a `datasets` data set; or by ORG/NAME of a data set on the Hub.
+    Data can be a life (its name or prepared folder); a folder with `nyu_depth_v2_labeled.mat` and `splits.mat`, with
+    scenes of ScanNet, or with a `datasets` data set; or ORG/NAME of a data set on the Hub.
 
     Raises:
         EvaluationError: a number is not above 0.
@@ -89,11 +89,11 @@ class DepthConfig(ProbeConfig):
     num_test: int | None = None
     """test on this many frames, evenly spread, instead of all"""
     depth_scale: float | None = None
-    """metres of one unit of the stored depth, where the data do not say"""
+    """metres per unit of the stored depth, if the data do not say"""
     depth_column: str | None = None
-    """column of a data set, usually raw_depth, depth or depth_map"""
+    """depth column of a data set (default: raw_depth, depth or depth_map)"""
     protocol: Literal["nyu", "scannet", "metric", "simulated"] | None = None
-    """which pixels count, instead of the default for the data; nyu has the Eigen crop"""
+    """which pixels count (default: as usual for the data); nyu has the Eigen crop"""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,19 +117,19 @@ class CorrespondenceConfig(EvaluationConfig):
     num_pairs: int = 384
     """pairs to draw from a life"""
     method: Method | None = None
-    """what matches are read from, usually the cross-attention of a CroCo and the features of any other model"""
+    """what matches are read from (default: the cross-attention of a CroCo, the features of any other model)"""
     layers: tuple[int, ...] | None = None
-    """blocks, from 0, or from -1 backwards; usually all for cross-attention, else the last"""
+    """blocks to use, from 0, or from -1 backwards (default: all for cross-attention, otherwise the last)"""
     reciprocal: bool = True
-    """average the map of both directions, so that a match has to hold in both"""
+    """average the maps of both directions, so that a match has to hold in both"""
     sinks: Literal["mask", "keep"] | None = None
-    """mask: no patch matches the other view's first patch, a sink (usual for cross-attention); keep: any may"""
+    """mask: no patch can match the other view's first patch, a sink (default for cross-attention); keep: any can"""
     temperature: float = 1e-4
     """temperature of the soft-argmax"""
     seed: int = 0
-    """seed of drawn pairs and of the bootstrap"""
+    """seed of the drawn pairs and the bootstrap"""
     batch_size: int = 8
-    """pairs at once; memory holds no more"""
+    """pairs per batch; memory holds one batch"""
 
     def __post_init__(self) -> None:
         self._check_above_zero("num_pairs", "temperature", "batch_size")

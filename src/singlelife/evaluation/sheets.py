@@ -28,7 +28,7 @@ def depth_maps(probed: ProbedModel, count: int = 6) -> dict[int, np.ndarray]:
     """Depth of some test frames, evenly spread, by the probe of the first seed.
 
     Returns:
-        By number of the frame: depth in metres, float32 (height, width) of the truth's size.
+        By number of the frame, its depth in metres at the truth's size, float32 (height, width).
     """
     test, frames = probed.features.test, probed.frames
     count = min(count, len(test))
@@ -41,10 +41,10 @@ def depth_maps(probed: ProbedModel, count: int = 6) -> dict[int, np.ndarray]:
 
 
 def draw_depth(path: Path, frames: DepthFrames, models: Mapping[str, Mapping[int, np.ndarray]]) -> None:
-    """Draw frames as a PNG, a line each: the image, the true depth, and the depth and δ1 of each model.
+    """Draw frames as a PNG, a row each: the image, the true depth, and the depth and δ1 of each model.
 
     Args:
-        path: where to.
+        path: the file to write.
         frames: the test frames.
         models: what `depth_maps` gives, by model; at least one, all of the same frames.
     """
@@ -72,7 +72,7 @@ def draw_depth(path: Path, frames: DepthFrames, models: Mapping[str, Mapping[int
 
 
 def shown_pairs(data: PairData, count: int = 4) -> dict[str, ImagePair]:
-    """Some pairs from all over the data that can be read, by name."""
+    """Some readable pairs from all over the data, by name."""
     found: dict[str, ImagePair] = {}
     spread = [index * len(data.pairs) // count for index in range(count)]
     for index in [*spread, *range(len(data.pairs))]:
@@ -86,17 +86,17 @@ def shown_pairs(data: PairData, count: int = 4) -> dict[str, ImagePair]:
 
 
 def matches(matcher: Matcher, data: PairData) -> list[torch.Tensor]:
-    """A model's flow of `shown_pairs`, each float64 (rows, columns, 2)."""
+    """A model's flow for each of `shown_pairs`, float64 (rows, columns, 2)."""
     return list(matcher.flows(list(shown_pairs(data).values())))
 
 
 def draw_matches(path: Path, data: PairData, models: Mapping[str, Sequence[torch.Tensor]]) -> None:
-    """Draw pairs as a PNG, a line each: the target with points, the source with their true places, and for each model
-    the source with the places that it finds, a line from each true place to it.
+    """Draw pairs as a PNG, a row each: the target with points, the source with their true places, and for each model
+    the source with the places that it finds, each with a line from the true place.
 
     Args:
-        path: where to.
-        data: that the pairs are from.
+        path: the file to write.
+        data: the data that the pairs come from.
         models: what `matches` gives, by model.
     """
     pairs = shown_pairs(data)

@@ -1,4 +1,4 @@
-"""The models that are compared: how each is opened, and how it says where it looks."""
+"""The models to compare: how to open them, and how to read where they look."""
 
 from singlelife.alignment.models.checkpoints import load_checkpoint, load_model, plan_of
 from singlelife.alignment.models.maps import AttentionMapProvider

@@ -1,7 +1,7 @@
 """Patch tokens of any vision transformer.
 
 To support another architecture of transformers whose `last_hidden_state` holds a token for each patch, add a line to
-`ARCHITECTURES`. What the line says is checked against the model itself when one is loaded.
+`ARCHITECTURES`. Loading a model checks what the line says against the model itself.
 """
 
 import math
@@ -23,10 +23,10 @@ class Architecture:
     """What the config of an architecture does not say.
 
     Attributes:
-        prefix_tokens: class tokens and the like before the patches' tokens; the registers in its config come on
-            top. None: whatever there is before as many tokens as there are patches.
-        any_size: it takes views of any size, so that the image processor has the say; else only that of its config.
-        shuffles: it shuffles the patches by noise, even where it masks none.
+        prefix_tokens: the number of class tokens and the like before the patch tokens; registers in the config are
+            added to it. None: all tokens are dropped except the last ones, one for each patch.
+        any_size: it takes views of any size, and the image processor decides; otherwise the config does.
+        shuffles: it shuffles the patches by noise, even if it masks none.
     """
 
     prefix_tokens: int | None
@@ -49,13 +49,13 @@ ARCHITECTURES: dict[str, Architecture] = {  # by the config's model_type
     "vit_mae": Architecture(1, shuffles=True),
     "vit_msn": Architecture(1),
 }
-DUAL_TOWERS = ("clip", "siglip")  # of which only the vision tower is loaded
+DUAL_TOWERS = ("clip", "siglip")  # only their vision tower is loaded
 
 _UNKNOWN = Architecture(None)
 
 
 def vision_config(config: PretrainedConfig) -> PretrainedConfig:
-    """The config of the part that sees: of a dual tower its vision tower, else the config itself."""
+    """The config of the vision model: the vision tower of a dual tower, or the config itself."""
     tower = config.vision_config if config.model_type in DUAL_TOWERS else config
     if tower.model_type == "vit_mae":
         tower.mask_ratio = 0.0
@@ -63,11 +63,11 @@ def vision_config(config: PretrainedConfig) -> PretrainedConfig:
 
 
 def geometry(name: str, config: PretrainedConfig, processor: Any) -> tuple[Grid, Grid, Grid]:
-    """What views a model takes, before it is made: height and width, those of the part that patches cover, in pixels,
-    and rows and columns of patches.
+    """The views that a model takes, before it is built: their height and width, the height and width that patches
+    cover, both in pixels, and rows and columns of patches.
 
     Raises:
-        CheckpointError: its config and image processor give none, or no patch fits in.
+        CheckpointError: its config and image processor do not say, or no patch fits in.
     """
     architecture = ARCHITECTURES.get(config.model_type, _UNKNOWN)
     patch = _pair(_first_of(config, "patch_size"), name, "patch_size")
@@ -75,7 +75,7 @@ def geometry(name: str, config: PretrainedConfig, processor: Any) -> tuple[Grid,
     grid = (size[0] // max(1, patch[0]), size[1] // max(1, patch[1]))
     if min(*patch, *size, *grid) < 1:
         raise CheckpointError(
-            f"{name} takes images of {size[0]} x {size[1]} px in patches of {patch[0]} x {patch[1]} px: none fits in."
+            f"{name} takes images of {size[0]} x {size[1]} px in patches of {patch[0]} x {patch[1]} px: no patch fits."
         )
     covered = (grid[0] * patch[0], grid[1] * patch[1])
     return covered if architecture.any_size else size, covered, grid
@@ -87,17 +87,17 @@ class Backbone:
     Attributes:
         grid: rows and columns of patches of a view.
         image_size: longer side of the views that the model takes, in pixels.
-        depth: how many blocks it has.
+        depth: the number of blocks.
 
     Args:
-        name: what the user called the model.
+        name: the user's name for the model.
         model: the vision transformer.
-        processor: its image processor, of which only the normalisation (and, where the model takes any size, the size)
-            is used: views are cut already.
+        processor: its image processor. Only its normalisation is used, and its size if the model takes any size, since
+            views are already cut.
         device: where it runs.
 
     Raises:
-        CheckpointError: its tokens are not those that its config promises, or it does not take three channels.
+        CheckpointError: it gives other tokens than its config promises, or does not take three channels.
     """
 
     def __init__(self, name: str, model: PreTrainedModel, processor: Any, device: str = "cpu"):
@@ -105,7 +105,7 @@ class Backbone:
         self._architecture = ARCHITECTURES.get(self._config.model_type, _UNKNOWN)
         channels = _first_of(self._config, "num_channels", "in_chans", default=3)
         if channels != 3:
-            raise CheckpointError(f"{name} takes images of {channels} channels; only those of three can be compared.")
+            raise CheckpointError(f"{name} takes images of {channels} channels; only models of three can be compared.")
         self._size, self._covered, self.grid = geometry(name, self._config, processor)
         self.image_size = max(self._size)
         self.depth = int(_first_of(self._config, "num_hidden_layers"))
@@ -118,8 +118,8 @@ class Backbone:
     def tokens(self, views: torch.Tensor, layers: Sequence[int]) -> list[torch.Tensor]:
         """The patch tokens after each of some blocks, float32 (B, N, D) each, on the device.
 
-        Those after the last block are the model's `last_hidden_state`, with its final norm if it has one; others are
-        as the next block gets them.
+        The tokens after the last block are the model's `last_hidden_state`, with its final norm if it has one; others
+        are the input of the next block.
 
         Args:
             views: uint8 (B, 3, height, width), of any size.
@@ -130,7 +130,7 @@ class Backbone:
         output = self._run(self._pixels(views), output_hidden_states=needed)
         states = (output.hidden_states or ()) if needed else ()
         if needed and len(states) != self.depth + 1:
-            raise CheckpointError(f"{self._name} gives no tokens but those after its last block.")
+            raise CheckpointError(f"{self._name} gives tokens only after its last block.")
         chosen = (output.last_hidden_state if layer == last else states[layer + 1] for layer in layers)
         return [tokens[:, self._prefix :].float() for tokens in chosen]
 
@@ -151,7 +151,7 @@ class Backbone:
 
     @torch.inference_mode()
     def _checked_prefix(self) -> int:
-        """How many tokens there are before those of the patches, checked on a black image."""
+        """The number of tokens before the patch tokens, checked on an image of zeros."""
         try:
             output = self._run(torch.zeros(1, 3, *self._size, device=self._device))
             count = output.last_hidden_state.shape[1]
@@ -170,8 +170,8 @@ class Backbone:
             prefix += _first_of(self._config, "num_register_tokens", default=0)
         if count != rows * columns + prefix:
             raise CheckpointError(
-                f"{self._name} ({self._config.model_type!r}) gives {count} tokens of an image, not the "
-                f"{rows * columns} of {rows} x {columns} patches after {prefix} others that its config promises."
+                f"{self._name} ({self._config.model_type!r}) gives {count} tokens for an image; its config promises "
+                f"{rows * columns} for {rows} x {columns} patches after {prefix} others."
             )
         return prefix
 
@@ -188,7 +188,7 @@ def _input_size(name: str, config: PretrainedConfig, processor: Any, any_size: b
 
 
 def _normalisation(name: str, processor: Any) -> tuple[torch.Tensor, torch.Tensor]:
-    """What to multiply pixels from 0 to 255 by, and to add then; float32 (3, 1, 1) each."""
+    """The factor for pixels from 0 to 255, and what to add afterwards; float32 (3, 1, 1) each."""
     factor = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
     mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     if getattr(processor, "do_normalize", True):
@@ -204,9 +204,9 @@ def _pair(value: Any, name: str, what: str) -> tuple[int, int]:
         return value, value
     if isinstance(value, list | tuple) and len(value) == 2 and all(isinstance(each, int) for each in value):
         return value[0], value[1]
-    raise CheckpointError(f"The config of {name} gives no {what} that can be used, but {value!r}.")
+    raise CheckpointError(f"The config of {name} has no usable {what}: it is {value!r}.")
 
 
 def _first_of(config: PretrainedConfig, *names: str, default: Any = None) -> Any:
-    """The first of these that a config has."""
+    """The first of these fields that a config has."""
     return next((getattr(config, name) for name in names if getattr(config, name, None) is not None), default)

@@ -1,7 +1,7 @@
-"""From what a user calls a model to its config and weights: looked at before they are loaded, and never unpickled.
+"""From the name of a model to its config and weights, which are checked before they are loaded and never unpickled.
 
-A model on the Hub is fetched in two steps. Its config comes first, so that what cannot be compared, or does not fit
-into the memory, is refused before gigabytes are downloaded.
+A model on the Hub is fetched in two steps. Its config comes first, so that a model that cannot be compared, or does
+not fit into memory, is refused before gigabytes are downloaded.
 """
 
 import hashlib
@@ -41,24 +41,24 @@ from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.machine import free_memory
 from singlelife.text import in_bytes
 
-METHODS: dict[str, type[FeatureCorrelation]] = {  # by the word for it on the command line
+METHODS: dict[str, type[FeatureCorrelation]] = {  # by their names on the command line
     "cross-attention": CrossAttention,
     "feature-correlation": FeatureCorrelation,
     "decoder-correlation": DecoderCorrelation,
 }
 
-# Fields of a config that say nothing of the architecture.
+# Fields of a config that say nothing about the architecture.
 _NO_ARCHITECTURE = ("transformers_version", "_name_or_path", "architectures", "auto_map", "dtype")
 
 CONFIG = "config.json"
 PROCESSORS = ("preprocessor_config.json", "processor_config.json")
-_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # and not, say, those in half precision beside them
-_WHOLE = "model.safetensors"  # else they are in parts
+_WEIGHTS = re.compile(r"model(-\d{5}-of-\d{5})?\.safetensors")  # but not, say, copies in half precision
+_WHOLE = "model.safetensors"  # weights that are not in parts
 INDEX = "model.safetensors.index.json"
 _OTHER_WEIGHTS = ("quantization_config", "transformers_weights")  # fields of a config
 PICKLED = (".bin", ".pth", ".pt", ".ckpt", ".pkl")
 _CONVERT = "A reference CroCo has to be converted first: singlelife convert CKPT.pth OUT."
-_UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # what no patch's token passes through
+_UNUSED = re.compile(r"(pooler|head|predictor)\.|embeddings\.mask_token$")  # weights that no patch token meets
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Checkpoint:
     """A model that was found. Only its small files have been read.
 
     Attributes:
-        name: what the user called it.
+        name: as the user named it.
         folder: where its files are or, for the Hub, will be.
         weights: names of its safetensors files.
         repo_id, commit: where they are on the Hub; None for a folder.
@@ -91,13 +91,13 @@ class Checkpoint:
         return digest.hexdigest()
 
     def fields(self, file: str = CONFIG) -> dict[str, Any]:
-        """What one of its JSON files says. Raises a CheckpointError if it cannot be read, or is no object."""
+        """The content of one of its JSON files. Raises a CheckpointError if it cannot be read, or is no object."""
         try:
             fields = json.loads((self.folder / file).read_text(encoding="utf-8"))
         except (OSError, ValueError, RecursionError) as error:
             raise CheckpointError(f"The {file} of {self.name} cannot be read: {error}.") from error
         if not isinstance(fields, dict):
-            raise CheckpointError(f"The {file} of {self.name} cannot be read: it should be an object of JSON.")
+            raise CheckpointError(f"The {file} of {self.name} cannot be read: it should be a JSON object.")
         return fields
 
     def config(self) -> PretrainedConfig:
@@ -108,13 +108,13 @@ class Checkpoint:
             raise CheckpointError(f"The {CONFIG} of {self.name} names no architecture (model_type). {_CONVERT}")
         if unsafe is not None:
             raise CheckpointError(
-                f"The {CONFIG} of {self.name} has the field {unsafe}, which makes more be read or run than this "
-                "folder's safetensors. Take it out, or another model."
+                f"The {CONFIG} of {self.name} has the field {unsafe}, which reads or runs more than this folder's "
+                "safetensors. Remove the field, or choose another model."
             )
         try:
             config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
-            config._attn_implementation = None  # whatever it says: SDPA, or eager where the architecture has none
-        except Exception as error:  # of many kinds, by what is wrong with a field
+            config._attn_implementation = None  # ignored: use SDPA, or eager if the architecture lacks it
+        except Exception as error:  # of many kinds, depending on the faulty field
             raise CheckpointError(
                 f"The config of {self.name}, of the architecture {model_type!r}, cannot be used: "
                 f"{' '.join(str(error).split())[:300]}"
@@ -127,16 +127,16 @@ class Checkpoint:
             return AutoImageProcessor.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise CheckpointError(
-                f"{self.name} has no image processor ({PROCESSORS[0]}) that can be read, which "
-                " says how its pixels are normalised."
+                f"{self.name} has no image processor ({PROCESSORS[0]}) that can be read, to say how its pixels are "
+                "normalised."
             ) from error
 
     def load(self, config: PretrainedConfig, device: str) -> PreTrainedModel:
-        """The model, with its weights as float32, on the CPU still.
+        """The model with its weights as float32, still on the CPU.
 
         Args:
-            config: its own, or that of its vision tower, which is then loaded alone.
-            device: where it is to run, whose memory has to hold it.
+            config: its own, or its vision tower's, which is then loaded alone.
+            device: where it is to run; the memory there has to hold it.
 
         Raises:
             CheckpointError: the weights are pickled, too large, damaged, not finite, or do not fit the config.
@@ -179,11 +179,11 @@ class Checkpoint:
         if self.repo_id is not None:
             names = list(look_up(self.repo_id, "model", self.commit).sizes)
         pickled = [name for name in names if name.endswith(PICKLED)]
-        why = f" It has only pickled weights ({pickled[0]}), which can run code once opened." if pickled else ""
+        why = f" It has only pickled weights ({pickled[0]}), which can run code when opened." if pickled else ""
         raise CheckpointError(f"{self.name} has no weights: there is no {_WHOLE}.{why} Ask its owner. {_CONVERT}")
 
     def _check_index(self) -> None:
-        """The index of weights in parts says which file has a tensor: that has to be one of this model's."""
+        """Check that the index of weights in parts, which says which file has a tensor, names only this model's."""
         if self.weights == (_WHOLE,) or not (self.folder / INDEX).is_file():
             return
         try:
@@ -196,7 +196,7 @@ class Checkpoint:
             )
 
     def _check_memory(self, device: str) -> None:
-        """The headers of the weights' files say how large they are as float32; a file may still be on the Hub."""
+        """Check that memory holds the weights as float32, by the headers of their files, here or still on the Hub."""
         shapes: dict[str, list[int]] = {}
         try:
             for path in (self.folder / file for file in self.weights):
@@ -221,12 +221,12 @@ class Checkpoint:
 
 
 def find_checkpoint(spec: str) -> Checkpoint:
-    """The checkpoint in a folder, or of ORG/NAME or ORG/NAME@REVISION on the Hub; of the latter, only the config and
-    image processor are fetched.
+    """The checkpoint in a folder, or in ORG/NAME or ORG/NAME@REVISION on the Hub, from where only the config and image
+    processor are fetched.
 
     Raises:
         CheckpointError: there is no such model, or no config in it.
-        HubError: the Hub has it, but not for you, or it cannot be asked.
+        HubError: you have no access to it on the Hub, or the Hub cannot be reached.
     """
     path = Path(spec).expanduser()
     if (path / CONFIG).is_file():
@@ -258,7 +258,7 @@ def _on_the_hub(spec: str, repo_id: str, revision: str | None) -> Checkpoint:
 
 
 def weights_among(names: list[str]) -> tuple[str, ...]:
-    """The weights among a checkpoint's files: one file, or else the parts of one."""
+    """The weights among a checkpoint's files: one file, or its parts."""
     found = sorted(name for name in names if _WEIGHTS.fullmatch(name))
     return (_WHOLE,) if _WHOLE in found else tuple(found)
 
@@ -278,10 +278,10 @@ def _unsafe(fields: Any) -> Iterator[str]:
 
 @dataclass(frozen=True)
 class Plan:
-    """How a checkpoint is compared, known from its small files alone.
+    """How a checkpoint is compared, known from its small files.
 
     Attributes:
-        config: of the part that is loaded.
+        config: the config of the part to load.
         processor: its image processor.
         method: how its maps are made, a key of `METHODS`.
     """
@@ -298,19 +298,19 @@ def load_model(
 
     Args:
         spec: a run folder or any folder with a checkpoint; a Hub id, ORG/NAME or ORG/NAME@REVISION; or
-            `untrained:MODEL`, a model with fresh weights of an architecture (a preset of `hub_configs/models`, or any
-            of the former), optionally `untrained:MODEL@SEED`.
+            `untrained:MODEL`, optionally `untrained:MODEL@SEED`, a model with random weights whose architecture is a
+            preset of `hub_configs/models` or that of any of the former.
         device: where it runs.
         method: a key of `METHODS`. By default the cross-attention of a CroCo, and the feature correlation of any other
-            vision transformer. An unknown architecture is refused unless feature correlation is asked for: then all
-            tokens before those of the patches are dropped, however many they are.
-        layers: which blocks to take the maps of, from 0, or from -1 backwards. By default all of the decoder's for
-            cross-attention, and the last for features.
+            vision transformer. An unknown architecture is refused unless `method` asks for feature correlation; then
+            all tokens before the patch tokens are dropped, however many there are.
+        layers: the blocks to take the maps from, from 0, or from -1 backwards. By default all decoder blocks for
+            cross-attention, and the last block for features.
 
     Raises:
         CheckpointError: there is no such model, it cannot be compared, it is too large for the memory, or its weights
-            cannot be used. No weights but safetensors are read, and no code from elsewhere is run.
-        HubError: it is on the Hub, but not for you, or the Hub cannot be asked.
+            cannot be used. Only safetensors are read as weights, and no code from elsewhere is run.
+        HubError: you have no access to it on the Hub, or the Hub cannot be reached.
     """
     if (untrained := untrained_model(spec)) is None:
         return load_checkpoint(find_checkpoint(spec), device, method=method, layers=layers)
@@ -335,7 +335,7 @@ def load_checkpoint(
 
 
 def plan_of(checkpoint: Checkpoint, method: str | None = None) -> Plan:
-    """Look at a checkpoint without its weights.
+    """Plan how to compare a checkpoint, without its weights.
 
     Args:
         method: see [`load_model`].
@@ -356,7 +356,7 @@ def _plan_of_fresh(spec: str, where: str, method: str | None) -> Plan:
         return Plan(config, CroCoImageProcessor(size=size), _method(spec, config, method))
     if "/" not in where and not Path(where).exists():
         presets = ", ".join(config_names("models"))
-        raise CheckpointError(f"{spec}: there is no folder {where}, and no such preset; there are {presets}.")
+        raise CheckpointError(f"{spec}: there is no folder {where}, and no such preset; the presets are {presets}.")
     return plan_of(find_checkpoint(where), method)
 
 
@@ -366,15 +366,15 @@ def _method(spec: str, config: PretrainedConfig, method: str | None) -> str:
     if method is None:
         if kind not in ARCHITECTURES:
             raise CheckpointError(
-                f"{spec} is of the architecture {kind!r}, which is not known to give a token for each patch. Supported"
-                f" are {', '.join(sorted({*ARCHITECTURES, *DUAL_TOWERS}))}. Try --method feature-correlation."
+                f"{spec} has the architecture {kind!r}, which is not known to give a token for each patch. Supported "
+                f"are {', '.join(sorted({*ARCHITECTURES, *DUAL_TOWERS}))}. Try --method feature-correlation."
             )
         return "cross-attention" if is_croco else "feature-correlation"
     if method not in METHODS:
         raise CheckpointError(f"The methods are {', '.join(METHODS)}, not {method!r}.")
     if method != "feature-correlation" and not is_croco:
         raise CheckpointError(
-            f"{spec} is of the architecture {kind!r}, which has no cross-attention between two views. Compare its "
+            f"{spec} has the architecture {kind!r}, which has no cross-attention between two views. Compare its "
             "features: --method feature-correlation."
         )
     return method

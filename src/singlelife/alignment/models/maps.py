@@ -10,22 +10,23 @@ from transformers import PreTrainedModel
 from singlelife.alignment.models.backbones import Backbone
 from singlelife.errors import CheckpointError
 
-_CHANNEL_GROUPS = 8  # of features, for the score's interval
+_CHANNEL_GROUPS = 8  # groups of feature channels, for the score's interval
 
 
 class AttentionMapProvider(Protocol):
     """A model that says where in the source it looks for each patch of the target.
 
-    Views are uint8 (B, 3, S, S) of any size S, and are resized where the model takes another. Patches are in raster
-    order. All results are on the CPU; those that are not finite raise a CheckpointError.
+    Views are uint8 (B, 3, S, S) of any size S, and are resized if the model takes another. Patches are in raster
+    order. All results are on the CPU; results that are not finite raise a CheckpointError.
 
     Attributes:
-        name: what the user called it.
+        name: as the user named it.
         revision: identifies its weights: the commit on the Hub, or the SHA-256 of a folder's files; for an untrained
             model, a string made from its config and seed.
         method: `"cross-attention"`, `"feature correlation"` or `"decoder correlation"`.
-        layers: the blocks that the maps come from, counted from 0: the backbone's for features, else the decoder's.
-        num_heads: how many maps `logits_by_head` gives for a pair.
+        layers: the blocks that the maps come from, counted from 0: the backbone's for features, otherwise the
+            decoder's.
+        num_heads: the number of maps that `logits_by_head` gives for a pair.
         grid: rows and columns of patches of a view; N is their product.
         image_size: longer side of the views that it takes, in pixels.
     """
@@ -45,13 +46,13 @@ class AttentionMapProvider(Protocol):
         ...
 
     def logits_by_head(self, target: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer; their mean is that of
+        """The map of each head of each layer, float32 (B, num_heads, N, N), layer by layer; their mean equals
         `logits`. The heads of features are groups of their channels."""
         ...
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
-        """The patch tokens of single views, float32 (B, N, D): a CroCo's normed encoder output where the maps come
-        from its decoder, else the tokens after the last of the layers."""
+        """The patch tokens of single views, float32 (B, N, D): a CroCo's normed encoder output if the maps come from
+        its decoder, otherwise the tokens after the last of the layers."""
         ...
 
 
@@ -59,7 +60,7 @@ class FeatureCorrelation:
     """The cosine of the patch tokens of the target and the source, averaged over the chosen layers.
 
     Args:
-        name, revision: see [`AttentionMapProvider`], which this is.
+        name, revision: see [`AttentionMapProvider`].
         model, processor: the vision transformer and its image processor.
         device: where it runs.
         layers: blocks, from 0, or from -1 backwards; the last by default.
@@ -131,7 +132,7 @@ class FeatureCorrelation:
 class DecoderCorrelation(FeatureCorrelation):
     """The cosine of a CroCo decoder's tokens of the target, given the source, and of the source, given the target.
 
-    Averaged over the chosen decoder blocks; the tokens of the last one are those after the final norm.
+    Averaged over the chosen decoder blocks; the tokens of the last block are taken after the final norm.
     """
 
     method = "decoder correlation"
@@ -153,7 +154,7 @@ class DecoderCorrelation(FeatureCorrelation):
 
 
 class CrossAttention(DecoderCorrelation):
-    """A CroCo's cross-attention before the softmax, averaged over heads and decoder blocks, of unmasked views."""
+    """A CroCo's cross-attention on unmasked views before the softmax, averaged over heads and decoder blocks."""
 
     method = "cross-attention"
     _default_layers = slice(None)
@@ -179,6 +180,6 @@ class CrossAttention(DecoderCorrelation):
     def _blocks(self, target: torch.Tensor, source: torch.Tensor) -> Iterator[torch.Tensor]:
         """The maps of the chosen blocks, float32 (B, heads, N, N) each."""
         blocks = self.model.iter_cross_attention_logits(self._pixels(target), self._pixels(source))
-        for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # none after the last chosen one
+        for layer, block in zip(range(self.layers[-1] + 1), blocks, strict=False):  # stop after the last chosen one
             if layer in self.layers:
                 yield block

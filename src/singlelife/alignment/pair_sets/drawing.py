@@ -20,13 +20,13 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene.geometry import Geometry, median_depths
 from singlelife.lives.scene.store import geometry_metadata, life_geometry, stored_geometry
 
-DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; of gaps in seconds
+DEFAULT_BINS = {"overlap": (0.1, 0.3, 0.5, 0.7), "gap": (0.1, 0.3, 1.0, 3.0)}  # edges; gaps are in seconds
 
-_CUT = 0.55  # side of a cut, of that of the frame's square
+_CUT = 0.55  # side of a cut, as a share of the side of the frame's square
 _AREAS = {"zoomed": (0.3, 0.7), "shifted": (_CUT**2, _CUT**2)}  # of the frame's square
-_LEAST_TURN = np.deg2rad(4)  # of the camera, for a pair to count as moving whatever the distance
-_TRIES = 16  # draws for each pair that is wanted of a bin of gaps
-_MANY_FRAMES = 100_000  # in longer lives, overlapping frames are looked for at one a second
+_LEAST_TURN = np.deg2rad(4)  # a camera that turns this far counts as moving at any distance
+_TRIES = 16  # draws for each pair wanted in a bin of gaps
+_MANY_FRAMES = 100_000  # longer lives are searched for overlapping frames at one a second
 
 
 def make_pair_set(
@@ -40,14 +40,14 @@ def make_pair_set(
 ) -> PairSet:
     """Draw pairs of views from frames of a life that are 2 to 8 frames apart. The same arguments give the same pairs.
 
-    Where the life has poses, the camera moved between the frames of a pair: see `PairSetConfig.min_baseline`.
+    If the life has poses, the camera moved between the frames of a pair: see `PairSetConfig.min_baseline`.
 
     Args:
         views, num_pairs, seed, image_size: see [`PairSetConfig`].
-        rows: of the life that may be used, sorted int64; all by default.
+        rows: the rows of the life to draw from, sorted int64; all by default.
 
     Raises:
-        PairSetError: an argument is out of its range, or there are too few such pairs.
+        PairSetError: an argument is out of range, or there are too few such pairs.
     """
     config = PairSetConfig("none", None, num_pairs, views, image_size, seed)  # type: ignore[arg-type]
     return make_balanced_pair_set([life], config, rows=[rows])
@@ -61,21 +61,21 @@ def make_balanced_pair_set(
     progress: bool = False,
     **settings: Any,
 ) -> PairSet:
-    """Draw as many different pairs from each life and, in each, from each bin. The same arguments give the same pairs.
+    """Draw the same number of distinct pairs from each life and each bin. The same arguments give the same pairs.
 
     Args:
         lives: prepared lives, at least one.
-        config, settings: a configuration, the default one by default, and fields of it to replace.
-        rows: of each life, those that may be used; None or all by default.
+        config, settings: a configuration, and fields of it to replace.
+        rows: the rows of each life to draw from; all by default, or for a life with None.
         progress: show progress bars on stderr.
 
     Raises:
-        PairSetError: a setting is out of its range, or a bin of a life has too few pairs.
+        PairSetError: a setting is out of range, or a bin of a life has too few pairs.
     """
     config = replace(config or PairSetConfig(), **settings)
     fingerprints = {life.metadata["fingerprint"] for life in lives}
     if not lives or len(fingerprints) < len(lives):
-        raise PairSetError("Name at least one life, and each once: all get the same number of pairs.")
+        raise PairSetError("Name at least one life, and each life once: all get the same number of pairs.")
     by = "none" if config.views in ONE_FRAME else config.by
     geometries = _geometries(lives, by, progress) if by in (None, "overlap") else None
     by = by or ("gap" if geometries is None else "overlap")
@@ -95,13 +95,13 @@ def make_balanced_pair_set(
             candidates = _by_gap(life, edges, shares, config.seed, rows_here)
         for which, (frames, share) in enumerate(zip(candidates, shares, strict=True)):
             _, first = np.unique(np.sort(frames, axis=1), axis=0, return_index=True)  # in either order
-            # Its own depth is more exact than the voxels that were made of it.
+            # The life's own depth is more exact than the voxels made from it.
             own = (geometry_metadata(life) or {}).get("source") == "depth"
             frames = _moving(life, frames[np.sort(first)], config.min_baseline, share, None if own else geometry)
             if len(frames) < share:
                 raise PairSetError(
                     f"The life {life.name} has too few pairs with {by} {edges[which]:g} to {edges[which + 1]:g} in "
-                    f"which the camera moves: {share} are wanted and {len(frames)} were found. Lower --num-pairs or "
+                    f"which the camera moves: {share} are needed and {len(frames)} were found. Lower --num-pairs or "
                     "--min-baseline, choose other --bins, or take a longer life."
                 )
             drawn_here.append(frames)
@@ -114,7 +114,7 @@ def make_balanced_pair_set(
 
 
 def _shares(total: int, parts: int) -> list[int]:
-    """`total` in that many parts that differ by one at most, the larger ones first."""
+    """Split `total` into parts that differ by at most one, larger parts first."""
     return [total // parts + (part < total % parts) for part in range(parts)]
 
 
@@ -131,7 +131,7 @@ def _geometries(lives: Sequence[PreparedLife], by: str | None, progress: bool) -
 
 
 def _moment_apart(life: PreparedLife, num_pairs: int, config: PairSetConfig, rows: np.ndarray | None) -> np.ndarray:
-    """Frames of pairs a short time apart between which the camera moved, int64 (num_pairs, 2)."""
+    """Pairs of frames a short time apart between which the camera moved, int64 (num_pairs, 2)."""
     step = 1 / life.metadata["frame_rate"]
     try:
         pairing = TemporalPairing(life.timestamps, life.video_index, 2 * step, 8 * step, rows)
@@ -149,7 +149,7 @@ def _moment_apart(life: PreparedLife, num_pairs: int, config: PairSetConfig, row
 def _by_gap(
     life: PreparedLife, edges: list[float], shares: list[int], seed: int, rows: np.ndarray | None
 ) -> list[np.ndarray]:
-    """Pairs of each bin, int64 (n, 2): as many draws as are likely to give its share."""
+    """Pairs of each bin, int64 (n, 2), from enough draws to find its share almost surely."""
     candidates = []
     for number, wanted in enumerate(shares):
         least, most = edges[number : number + 2]
@@ -159,7 +159,7 @@ def _by_gap(
         except LifeError:
             frames = np.zeros((0, 2), dtype=np.int64)
         gaps = np.abs(np.diff(life.timestamps[frames], axis=1)[:, 0])
-        candidates.append(frames[bin_of(gaps, edges) == number])  # its upper edge is of the next bin
+        candidates.append(frames[bin_of(gaps, edges) == number])  # its upper edge belongs to the next bin
     return candidates
 
 
@@ -168,7 +168,7 @@ def _by_overlap(
 ) -> list[np.ndarray]:
     """All pairs of each bin, int64 (n, 2), shuffled.
 
-    A camera that stands still has pairs of any overlap too, since the points that are seen from depth flicker.
+    Even a still camera has pairs of any overlap, since the points found from its depth flicker.
     """
     rate = 1.0 if len(life) > _MANY_FRAMES else 0.0
     settings = PairSettings(min_overlap=edges[0], max_overlap=edges[-1], spatial_rate=rate)
@@ -187,12 +187,12 @@ def _by_overlap(
 def _moving(
     life: PreparedLife, frames: np.ndarray, min_baseline: float, most: int, geometry: Geometry | None = None
 ) -> np.ndarray:
-    """Those of some pairs (n, 2) between which the camera moved, as `PairSetConfig.min_baseline` has it: the first
-    `most`. A pair of which it is not known counts as moving."""
+    """The first `most` of the pairs (n, 2) between which the camera moved (see `PairSetConfig.min_baseline`). A pair
+    whose motion is not known counts as moving."""
     if min_baseline == 0 or (geometry is None and "pose" not in life.dataset.column_names):
         return frames[:most]
     moving = [np.zeros((0, 2), dtype=np.int64)]
-    for start in range(0, len(frames), step := 2 * most):  # depths are read of no more frames than it takes
+    for start in range(0, len(frames), step := 2 * most):  # in parts, to read depth for no more frames than needed
         part = frames[start : start + step]
         poses = life.poses(part.reshape(-1)) if geometry is None else geometry.poses[part.reshape(-1)]
         assert poses is not None
@@ -214,7 +214,7 @@ def _cut_out(
     described: dict[str, Any],
     progress: bool,
 ) -> PairSet:
-    """The pair set of the frames that were drawn from each life, int64 (n, 2); one frame is decoded at a time."""
+    """Cut the pair set from the frames drawn from each life, int64 (n, 2), decoding one frame at a time."""
     pairs, size, count = list(zip(lives, drawn, strict=True)), config.image_size, sum(map(len, drawn))
     cut = np.empty((2, count, 3, size, size), dtype=np.uint8)
     boxes = np.zeros((count, 2, 4), dtype=np.int64)
@@ -233,7 +233,7 @@ def _cut_out(
             box = (top, left, rows, columns)
         elif config.views in _AREAS:
             if place is None and height != width:
-                place = generator.random()  # of the square that both cuts of a wide frame lie in, as in training
+                place = generator.random()  # of the square in a wide frame that holds both cuts, as in training
             box = random_crop_box(generator, height, width, _AREAS[config.views], (1.0, 1.0), place)
         else:
             box = center_crop_box(height, width)
@@ -256,7 +256,7 @@ def _cut_out(
     overlaps = []
     for life, frames in pairs:
         geometry = stored_geometry(life)
-        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # where the life has no points
+        overlaps.append(np.full(len(frames), np.nan, dtype=np.float32))  # if the life has no points
         if geometry is not None:
             overlaps[-1] = overlaps_of(geometry.points, geometry.component, frames)
     overlap = np.concatenate(overlaps)
@@ -276,7 +276,7 @@ def _cut_out(
 def _even_boxes(generator: np.random.Generator, height: int, width: int) -> np.ndarray:
     """Two cuts of a frame, int64 (2, 4), the second shifted by up to a quarter of a cut.
 
-    Every shift is as likely as any other, and the first cut leaves room for all of them.
+    All shifts are equally likely, and the first cut leaves room for all of them.
     """
     side = int(_CUT * min(height, width))
     most = side // 4

@@ -1,4 +1,4 @@
-"""A set of pairs of views, with the true matches where depth and cameras of both frames tell them."""
+"""A set of pairs of views, with true matches where the depth and cameras of both frames are known."""
 
 import hashlib
 import json
@@ -31,13 +31,13 @@ class PairSet:
     Attributes:
         name: for people, such as the life and the kind of views.
         target, source: uint8 (P, 3, S, S).
-        provenance: how they came about: `lives` (name and fingerprint of each), settings of the draw, and for each
-            pair `life` (which of them), `frames` (rows of target and source), `timestamps` and `videos`; or `files`,
-            for pairs of image files.
-        gap: seconds between the frames of each pair, float64 (P,), NaN where they are of two videos; None where
-            there is no time.
-        overlap: Jaccard index of the 3D points that the frames see, float32 (P,), NaN where not known; None where it
-            is known of none.
+        provenance: where the pairs come from: `lives` (name and fingerprint of each), settings of the draw, and for
+            each pair `life` (its index in `lives`), `frames` (rows of target and source), `timestamps` and `videos`;
+            or `files`, for pairs of image files.
+        gap: seconds between the frames of each pair, float64 (P,), NaN if they are from two videos; None if times are
+            not known.
+        overlap: Jaccard index of the 3D points that the frames see, float32 (P,), NaN where not known; None if it is
+            not known for any pair.
     """
 
     name: str
@@ -54,7 +54,7 @@ class PairSet:
         return len(self.target)
 
     def __str__(self) -> str:
-        """A table for people: size, hash, lives, and how many pairs there are in each bin."""
+        """A table for people: size, hash, lives, and the number of pairs in each bin."""
         about, side = self.provenance, self.target.shape[-1]
         lives = ", ".join(f"{life['name']} ({life['fingerprint'][:12]})" for life in about.get("lives", []))
         lines = {"pairs": f"{len(self):,} of {side} x {side} px", "hash": self.hash}
@@ -69,15 +69,15 @@ class PairSet:
             edges = [f"{low:g}-{high:g}: {count}" for low, high, count in zip(bins, bins[1:], counts, strict=False)]
             lines["bins"] = f"of {about['by']}, {', '.join(edges)}"
         known = (self.true_match((14, 14)) >= 0).float().mean().item()
-        lines["matches"] = f"known of {known:.0%} of the patches" if known else "not known"
+        lines["matches"] = f"known for {known:.0%} of the patches" if known else "not known"
         return "\n".join([self.name, *(f"  {name + ':':<9} {text}" for name, text in lines.items())])
 
     @cached_property
     def hash(self) -> str:
-        """SHA-256 of the pixels, where in which frames they are from, and all that the true matches follow from.
+        """SHA-256 of the pixels, their frames and places in them, and everything that determines the true matches.
 
-        Two scores on pair sets of the same hash can be compared. Storing, pushing and loading a set keeps it; so does
-        adding what only describes it, as overlaps are.
+        Scores on pair sets with the same hash can be compared. Storing, pushing and loading a set keeps its hash; so
+        does adding facts that only describe it, such as overlaps.
         """
         lives = [life["fingerprint"] for life in self.provenance.get("lives", [])]
         origin = [lives, self.provenance.get("life"), self.provenance.get("frames"), self._same_frame]
@@ -95,7 +95,7 @@ class PairSet:
 
     @cached_property
     def order(self) -> np.ndarray:
-        """The pairs by life, video and time of the target, int64 (P,); as they are where no time is known."""
+        """Indices that sort the pairs by life, video and time of the target, int64 (P,); 0 to P - 1 without times."""
         about, first = self.provenance, np.arange(len(self))
         if "timestamps" not in about or "videos" not in about:
             return first
@@ -116,8 +116,8 @@ class PairSet:
             grid: rows and columns of patches that the views are cut into.
 
         Returns:
-            int64 (P, rows * columns); -1 where it is out of the source view, hidden in it, or not known. Of even
-            views, the middle half has matches, since only there the source view holds the match at every shift.
+            int64 (P, rows * columns); -1 where it is outside the source view, hidden in it, or not known. Even views
+            have matches only in the middle half, since only there the source view holds the match at every shift.
         """
         rows, columns = grid
         matches = np.full((len(self), rows * columns), -1, dtype=np.int64)
@@ -136,14 +136,14 @@ class PairSet:
         return torch.from_numpy(matches)
 
     def find(self, pair: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where what is seen at points of a pair's target view is in its source view.
+        """Find points of a pair's target view in its source view.
 
         Args:
             points: float64 (N, 2), x and y as fractions of the view's width and height; its top left corner is (0, 0).
 
         Returns:
-            The same in the source view, where they may lie outside it, and whether it is seen there or would be,
-            bool (N,): not if it is hidden or its depth is not known.
+            The points in the source view, or outside it, in the same units, and whether each is known, bool (N,): not
+            if it is hidden in the source or its depth is not known.
         """
         target, source = self._boxes[pair]
         points = np.stack([target[1] + points[:, 0] * target[3], target[0] + points[:, 1] * target[2]], axis=-1)
@@ -154,35 +154,35 @@ class PairSet:
 
     @property
     def even(self) -> bool:
-        """Whether the views are `even`, which are scored on the middle half of the target alone."""
+        """Whether the views are `even`, which are scored only on the middle half of the target."""
         return self.provenance.get("views") == "even"
 
     @property
     def matches_known(self) -> bool:
-        """Whether true matches are known of any pair."""
+        """Whether true matches are known for any pair."""
         return self._same_frame or (self._geometry is not None and any(self._geometry.depth))
 
     @classmethod
     def load(cls, path: str | Path, *, progress: bool = False) -> "PairSet":
-        """A pair set that was stored, verified by its hash.
+        """Load a stored pair set and verify its hash.
 
         Raises:
-            PairSetError: there is none, it is of another version's format, or a file of it has changed; it is named.
+            PairSetError: there is none, it has another version's format, or a file has changed; the message names it.
         """
         stated, arguments = read_pair_set(Path(path), progress=progress)
         pairs = cls(**arguments)
         if pairs.hash != stated:
             raise PairSetError(
-                f"The pairs of {path} have the hash {pairs.hash[:12]}, and {DESCRIPTION} says {stated[:12]}. {CHANGED}"
+                f"The pairs of {path} have the hash {pairs.hash[:12]}, but {DESCRIPTION} says {stated[:12]}. {CHANGED}"
             )
         return pairs
 
     def save(self, path: str | Path, *, progress: bool = False) -> None:
-        """Store it in a folder, which appears when it is whole.
+        """Store it in a folder, which appears only once it is complete.
 
         `datasets.load_from_disk` and `load_dataset` open the folder too.
 
         Raises:
-            PairSetError: the folder is there already, or the disk lacks the room.
+            PairSetError: the folder exists already, or the disk has no room.
         """
         write_pair_set(self, Path(path), progress=progress)

@@ -1,11 +1,11 @@
-"""The one way from what a user names to a pair set.
+"""Find the pair set that a user names.
 
 A name can be, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
 2. a pair set that comes with the package, in hub_configs/pairs;
 3. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
    unless a prepared life has its name: pairs of image files;
-4. ORG/NAME or ORG/NAME@REVISION, where there is no such folder: a pair set or a life on the Hub;
+4. ORG/NAME or ORG/NAME@REVISION, if there is no such folder: a pair set or a life on the Hub;
 5. anything else: the name of a life.
 """
 
@@ -42,17 +42,17 @@ _IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".tif", ".tiff")
 def resolve_pair_set(
     pairs: str, *, views: str, num_pairs: int, seed: int, image_size: int | None, cache_dir: Path | None = None
 ) -> PairSet:
-    """The pair set that `pairs` stand for (see above).
+    """The pair set that `pairs` names (see above).
 
     Args:
-        pairs: what a user calls it.
-        views, num_pairs, seed: of the draw from a life, see `make_pair_set`; a set that is there is taken as it is.
-        image_size: side of the views in pixels, for all but a stored set, which has its own. None for that of the
-            life's frames, so that views of whole frames are not resized (of images in folders, 224).
+        pairs: the user's name for it.
+        views, num_pairs, seed: how to draw from a life, see `make_pair_set`; an existing set is used as it is.
+        image_size: side of the views in pixels; a stored set has its own. None takes the size of the life's frames, so
+            that views of whole frames are not resized, or 224 for images in folders.
         cache_dir: where prepared lives are kept.
 
     Raises:
-        SingleLifeError: there is nothing of that name, or it cannot be used.
+        SingleLifeError: nothing has that name, or it cannot be used.
     """
     stored = stored_pair_set(pairs, image_size or 224, cache_dir)
     if stored is not None:
@@ -64,7 +64,7 @@ def resolve_pair_set(
 
 
 def stored_pair_set(pairs: str, image_size: int = 224, cache_dir: Path | None = None) -> PairSet | None:
-    """The same for what is a pair set already; None for what may be a life.
+    """As `resolve_pair_set`, but only for existing pair sets; None if `pairs` may name a life.
 
     Raises:
         SingleLifeError: a folder holds neither pairs nor a life, or a pair set cannot be used.
@@ -83,10 +83,10 @@ def stored_pair_set(pairs: str, image_size: int = 224, cache_dir: Path | None = 
 
 
 def resolve_stretch(words: str, *, cache_dir: Path | None = None) -> tuple[PreparedLife, np.ndarray | None]:
-    """The life that `words` stand for, and the rows of its held-out stretches where they end in /held-out, else None.
+    """The life that `words` names, and the rows of its held-out stretches if it ends in /held-out, otherwise None.
 
     Raises:
-        SingleLifeError: there is no such life, or nothing of it is held out.
+        SingleLifeError: there is no such life, or none of it is held out.
     """
     if not words.endswith(_HELD_OUT) or Path(words).expanduser().is_dir():
         return resolve_life(words, cache_dir=cache_dir), None
@@ -97,7 +97,7 @@ def resolve_stretch(words: str, *, cache_dir: Path | None = None) -> tuple[Prepa
     max_gap = with_gaps(PairSettings(**gaps), life).max_gap
     _, rows = hold_out(life.timestamps, life.video_index, recipe.get("validation_fraction", HELD_OUT), max_gap)
     if not len(rows):
-        raise LifeError(f"Training on the life {life.name} holds nothing out. Name the life alone.")
+        raise LifeError(f"Training on the life {life.name} holds nothing out. Name the life without /held-out.")
     return life, rows
 
 
@@ -107,10 +107,10 @@ def load_image_pairs(path: Path, image_size: int) -> PairSet:
 
     Args:
         path: the folder.
-        image_size: side of the views in pixels; of each image the middle square is resized to it.
+        image_size: side of the views in pixels; the middle square of each image is resized to it.
 
     Raises:
-        PairSetError: there are none, one lacks its partner, or one cannot be read; it is named.
+        PairSetError: there are none, one lacks its partner, or one cannot be read; the message names it.
     """
     files = _pairs_of_files(path)
     names = [[str(file.relative_to(path)) for file in pair] for pair in files]
@@ -125,14 +125,14 @@ def pair_set_of_images(
     image_size: int,
     provenance: dict[str, Any] | None = None,
 ) -> PairSet:
-    """Pairs of images, of each its middle square.
+    """A pair set of the middle squares of images.
 
     Args:
         name: for people.
-        images: target and source of each pair, uint8 (3, H, W) of any sizes; taken one by one.
-        count: how many pairs that is.
-        image_size: side of the views in pixels, to which the squares are resized.
-        provenance: where they are from.
+        images: target and source of each pair, uint8 (3, H, W) of any size; read one pair at a time.
+        count: the number of pairs.
+        image_size: side of the views in pixels; the squares are resized to it.
+        provenance: where the images come from.
     """
     views = torch.empty((2, count, 3, image_size, image_size), dtype=torch.uint8)
     boxes = np.zeros((count, 2, 4), dtype=np.int64)
@@ -153,8 +153,8 @@ def _pairs_of_files(path: Path) -> list[tuple[Path, Path]]:
             name, _, view = file.stem.rpartition("_")
         if view not in found or not name:
             raise PairSetError(
-                f"{file} belongs to no pair: the images of a pair are NAME_target.png and NAME_source.png, or of the "
-                "same name in the folders target and source."
+                f"{file} belongs to no pair: the images of a pair are NAME_target.png and NAME_source.png, or have "
+                "the same name in the folders target and source."
             )
         if name in found[view]:
             raise PairSetError(f"{file} and {found[view][name].name} are both the {view} of {name}: keep one of them.")
@@ -165,14 +165,14 @@ def _pairs_of_files(path: Path) -> list[tuple[Path, Path]]:
     if not found["target"]:
         raise PairSetError(
             f"The folder {path} holds no pairs: neither a stored pair set ({DESCRIPTION}), nor a prepared life "
-            f"({METADATA}), nor images NAME_target.png and NAME_source.png, or of the same name in the folders target "
-            "and source."
+            f"({METADATA}), nor images NAME_target.png and NAME_source.png, nor images of the same name in the "
+            "folders target and source."
         )
     return [(found["target"][name], found["source"][name]) for name in sorted(found["target"])]
 
 
 def _read_image(file: Path) -> torch.Tensor:
-    """The pixels of an image file as it is meant to be seen, uint8 (3, height, width)."""
+    """The pixels of an image file, upright, uint8 (3, height, width)."""
     try:
         return torch.from_numpy(np.array(read_picture(file))).permute(2, 0, 1)
     except ValueError as error:
@@ -180,12 +180,12 @@ def _read_image(file: Path) -> torch.Tensor:
 
 
 def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None) -> Publication:
-    """A stored pair set to `publish`; views of a life show people who were not asked.
+    """A stored pair set to `publish`. Views of a life may show people who were not asked.
 
     Args:
         path: its folder, which is verified.
         repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
-        license: of the views; those of the lives by default.
+        license: of the views; by default the licences of the lives.
 
     Raises:
         PairSetError: the pair set cannot be used.
@@ -204,12 +204,12 @@ def pair_set_publication(path: Path, repo_id: str, *, license: str | None = None
 
 
 def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
-    """The pair set of a repository, downloaded into the cache of the Hub unless it is there; None if it holds none.
+    """The pair set of a repository, downloaded unless the Hub's cache has it; None if the repository holds none.
 
     Raises:
-        HubError: the data set is not there or not for you, or the connection breaks.
-        LifeError: the disk lacks the room.
-        PairSetError: what is there is damaged.
+        HubError: the data set does not exist, you have no access to it, or the connection breaks.
+        LifeError: the disk has no room.
+        PairSetError: the pair set is damaged.
     """
     try:
         remote = look_up(repo_id, "dataset", revision)
@@ -221,5 +221,5 @@ def hub_pair_set(repo_id: str, revision: str | None = None) -> PairSet | None:
         return PairSet.load(folder, progress=True)
     if DESCRIPTION not in remote.sizes:
         return None
-    read_description(fetch(remote, [DESCRIPTION]))  # which may be too new, before its pairs are downloaded
+    read_description(fetch(remote, [DESCRIPTION]))  # its format may be too new: check before the download
     return PairSet.load(fetch(remote, [name for name in (DESCRIPTION, ROWS) if name in remote.sizes]), progress=True)

@@ -1,8 +1,8 @@
 """The folder of a pair set, and the cameras and depths that it keeps.
 
-A stored set is a folder with `pair_set.json`, which says what it is, and a split `test` in an Arrow file, so that
-`datasets.load_from_disk` and `load_dataset` open it as well. It holds the views as PNG files, where they come from,
-and where it is known what the true matches follow from: depth as the life has it, poses and intrinsics.
+A stored set is a folder with `pair_set.json`, which describes it, and a split `test` in an Arrow file, so that
+`datasets.load_from_disk` and `load_dataset` open it as well. It holds the views as PNG files, where they come from
+and, if known, what determines the true matches: depth as the life stores it, poses and intrinsics.
 """
 
 import hashlib
@@ -37,7 +37,7 @@ CHANGED = "It is damaged, or was changed: make or download the pair set again."
 
 _ROWS_IN_A_BATCH = 32
 _LARGEST_SIDE = 4096  # pixels
-_DEPTH_TOLERANCE = 0.05  # relative: two views see the same point if their depths of it agree so far
+_DEPTH_TOLERANCE = 0.05  # relative: two views see the same point if their depths of it agree this well
 
 _PER_VIEW = {"row": "frames", "timestamp": "timestamps", "video": "videos", "file": "files"}  # column: provenance
 _PAIR_COLUMNS = {"life": "string", "life_fingerprint": "string", "gap": "float64", "overlap": "float32"}
@@ -60,9 +60,9 @@ class PairGeometry:
     """The cameras and depths of the frames that pairs of views are cut from.
 
     Attributes:
-        depth: of the target's and the source's frame of each pair, 16-bit PNG files as a life stores them, so that
-            thousands take little memory; None where they are not known.
-        scale: the unit of the poses to a level of depth, float64 (P,).
+        depth: for each pair, the depth of the target's and the source's frame as the 16-bit PNG files that a life
+            stores, so that thousands take little memory; None where not known.
+        scale: units of the poses per level of depth, float64 (P,).
         poses: camera to world, float64 (P, 2, 4, 4); axes x right, y down, z forward.
         intrinsics: fx, fy, cx, cy in pixels of the frame, float64 (P, 2, 4).
     """
@@ -73,7 +73,7 @@ class PairGeometry:
     intrinsics: np.ndarray
 
     def levels(self, pair: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """The levels of depth of the two frames of a pair, uint16 (height, width) each; None where not known.
+        """The levels of depth of the two frames of a pair, uint16 (height, width) each; None if not known.
 
         Raises:
             PairSetError: they are damaged.
@@ -87,13 +87,13 @@ class PairGeometry:
             raise PairSetError(f"The depth of pair {pair} is damaged. Make or download the pair set again.") from error
 
     def project(self, pair: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points of a pair's target frame are in its source frame.
+        """Project points of a pair's target frame into its source frame.
 
         Args:
             points: float64 (N, 2), x and y in pixels.
 
         Returns:
-            The same in the source frame, and whether it is seen there, bool (N,): the source's depth at that place
+            The points in the source frame, and whether each is seen there, bool (N,): the source's depth at that place
             must be the point's.
         """
         levels = self.levels(pair)
@@ -130,9 +130,9 @@ def _features(with_geometry: bool) -> Features:
 
 
 def write_pair_set(pairs: Any, path: Path, *, progress: bool = False) -> None:
-    """See `PairSet.save`. `pairs` is one; that class builds on this file, which cannot name it."""
+    """See `PairSet.save`. `pairs` is a `PairSet`, a class that imports this file."""
     if path.exists():
-        raise PairSetError(f"{path} is there already. Choose another folder, or delete it.")
+        raise PairSetError(f"{path} exists already. Choose another folder, or delete it.")
     with_geometry = pairs._geometry is not None and any(pairs._geometry.depth)
     features = _features(with_geometry)
     try:
@@ -163,7 +163,7 @@ def write_pair_set(pairs: Any, path: Path, *, progress: bool = False) -> None:
     except LifeError as error:  # there is no room
         raise PairSetError(str(error)) from error
     except OSError as error:
-        raise PairSetError(f"The pair set cannot be written as {path}: {error.strerror or error}.") from error
+        raise PairSetError(f"The pair set cannot be written to {path}: {error.strerror or error}.") from error
 
 
 def _rows(pairs: Any, with_geometry: bool) -> Iterator[dict[str, Any]]:
@@ -201,10 +201,10 @@ def _sha256(path: Path) -> str:
 
 
 def read_description(path: Path) -> dict[str, Any]:
-    """What the `pair_set.json` of a folder says, checked.
+    """Read and check the `pair_set.json` of a folder.
 
     Raises:
-        PairSetError: there is none, or it is not one that this version can use.
+        PairSetError: there is none, or this version cannot use it.
     """
     file = path / DESCRIPTION
     try:
@@ -215,21 +215,21 @@ def read_description(path: Path) -> dict[str, Any]:
     theirs = described.get("format_version")
     if isinstance(theirs, int) and theirs > FORMAT_VERSION:
         raise PairSetError(
-            f"The pair set {path} is of format {theirs}, newer than the {FORMAT_VERSION} that this version of "
+            f"The pair set {path} has format {theirs}, newer than format {FORMAT_VERSION}, which this version of "
             "singlelife reads. Upgrade it: pip install -U singlelife."
         )
     kinds = {"format_version": int, "name": str, "hash": str, "num_pairs": int, "image_size": int, "same_frame": bool}
     kinds |= {"provenance": dict, "files": dict}
     wrong = [key for key, kind in kinds.items() if not isinstance(described.get(key), kind)]
     if wrong or list(described["files"]) != [ROWS]:
-        raise PairSetError(f"{file} is not that of a pair set: {', '.join(wrong) or 'files'} missing or wrong.")
+        raise PairSetError(f"{file} describes no pair set: {', '.join(wrong) or 'files'} missing or wrong.")
     if described["num_pairs"] < 1 or not 1 <= described["image_size"] <= _LARGEST_SIDE:
         raise PairSetError(f"{file} is damaged: its numbers of pairs or pixels are out of range.")
     return described
 
 
 def read_pair_set(path: Path, *, progress: bool = False) -> tuple[str, dict[str, Any]]:
-    """The stated hash and the arguments of a `PairSet` that was stored, from verified files. The caller compares.
+    """The stated hash and the arguments of a stored `PairSet`, from verified files. The caller compares the hash.
 
     Raises:
         PairSetError: see `PairSet.load`.
@@ -237,7 +237,7 @@ def read_pair_set(path: Path, *, progress: bool = False) -> tuple[str, dict[str,
     described = read_description(path)
     try:
         if _sha256(path / ROWS) != described["files"][ROWS]:
-            raise PairSetError(f"{path / ROWS} is not the file that {DESCRIPTION} names. {CHANGED}")
+            raise PairSetError(f"{path / ROWS} does not match its checksum in {DESCRIPTION}. {CHANGED}")
         with pa.memory_map(str(path / ROWS)) as file, pa.ipc.open_stream(file) as stream:
             return described["hash"], _read(stream.read_all(), described, progress)
     except (OSError, pa.ArrowException, ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
@@ -281,7 +281,7 @@ def _read(table: pa.Table, described: dict[str, Any], progress: bool) -> dict[st
 
 
 def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
-    """A view, uint8 (size, size, 3), of bytes: a path would be one of somebody else's machine, or of this one."""
+    """A view, uint8 (size, size, 3), from its bytes. A stored path is ignored: it could name any file here."""
     if not content or not content["bytes"]:
         raise ValueError("a view is missing")
     try:
@@ -290,7 +290,7 @@ def _pixels(content: dict[str, Any], size: int) -> np.ndarray:
     except Exception as error:  # damaged bytes make Pillow raise nearly anything
         raise ValueError("a view is damaged") from error
     if pixels is None or pixels.shape != (size, size, 3):
-        raise ValueError(f"a view is of {shape} pixels, {image.mode}")
+        raise ValueError(f"a view has {shape} pixels, {image.mode}")
     return pixels
 
 
@@ -314,9 +314,9 @@ def pair_set_card(
 
     Args:
         pairs: the [`PairSet`], which this file cannot import, since a set is stored with its card.
-        described: what its `pair_set.json` says.
-        repo_id: where it is pushed to; None for a folder.
-        license: of the views, as people write it; by default those of the lives.
+        described: the content of its `pair_set.json`.
+        repo_id: the repository that it is pushed to; None for a folder.
+        license: of the views, as people write it; by default the licences of the lives.
     """
     lives = pairs.provenance.get("lives", [])
     if license is None:
@@ -344,7 +344,7 @@ def pair_set_card(
 
 
 def range_of(values: np.ndarray | None, unit: str = "") -> str:
-    """The least, the most and the median of what is known, in words; empty where nothing is."""
+    """The minimum, maximum and median of the known values, in words; empty if there are none."""
     if values is None or np.isnan(values).all():
         return ""
     least, median, most = np.nanquantile(values, [0, 0.5, 1])
