@@ -4,9 +4,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
+from singlelife.alignment.settings import Method
 from singlelife.errors import EvaluationError
 
-Method = Literal["cross-attention", "feature-correlation", "decoder-correlation"]
 # Fields that no number depends on, and fields that name the data.
 _NO_SETTINGS = {"baselines", "device", "cache_dir", "progress", "train", "test", "data"}
 
