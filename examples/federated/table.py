@@ -11,7 +11,8 @@ import itertools
 import json
 import sys
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -25,25 +26,12 @@ from singlelife.evaluation.settings import CorrespondenceConfig
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import Life, get_life
 
-HERE = Path(__file__).parent
 
-
-def pooled(parts: list[Life]) -> Life:
-    """The videos of several lives, one after another."""
-    same: dict[str, Any] = {each: getattr(parts[0], each) for each in ("frame_rate", "frame_size", "license", "train")}
-    names = [part.name for part in parts]
-    return Life(
-        "pooled_" + "_".join(names), joins=" ".join(names), parts=tuple(parts), pairs_within_video=True, **same
-    )
-
-
-def trained(folder: Path, life: Life, settings: dict[str, Any], steps: int) -> str:
+def trained(folder: Path, life: str, settings: dict[str, Any], steps: int) -> str:
     """The model of a run, which is made or goes on if it is not there."""
     if not (folder / "model.safetensors").exists():
-        singlelife.train(
-            life=str(prepare_life(life, progress=False).path), output_dir=str(folder), model=settings["model"],
-            config=settings["recipe"], max_steps=steps, seed=settings["seed"], save_steps=100, resume=True,
-        )  # fmt: skip
+        run = {"life": life, "output_dir": str(folder), "model": settings["model"], "config": settings["recipe"]}
+        singlelife.train(**run, max_steps=steps, seed=settings["seed"], save_steps=100, resume=True)
     return str(folder)
 
 
@@ -58,13 +46,12 @@ def scores(model: str, own: list[str], test: str) -> dict[str, float]:
     }
 
 
-def federated(settings: dict[str, Any], lives: list[Life], alone: list[str], test: str) -> dict[str, Any]:
+def federated(settings: dict[str, Any], lives: list[str], alone: list[str], test: str) -> dict[str, Any]:
     """Run a federation, or what is left of it. Did the last average gain, and how well did the homes agree before?"""
     folder, number = Path(settings["folder"]), settings["num-rounds"]
-    homes = [str(prepare_life(life, progress=False).path) for life in lives]
-    one_process.run(settings, [{"life": each, "folder": str(folder / "homes")} for each in homes])
+    one_process.run(settings, [{"life": life, "folder": str(folder / "homes")} for life in lives])
     facts = [json.loads((folder / f"round-{n:03d}" / "round.json").read_text()) for n in range(1, number + 1)]
-    before = [str(folder / "homes" / Path(each).name / f"round-{number:03d}") for each in homes]
+    before = [str(folder / "homes" / life / f"round-{number:03d}") for life in lives]
     between = [singlelife.cas(*two, pairs=test, progress=False) for two in itertools.combinations(before, 2)]
     known = mean(reading.truth.large_shifts for each in between for reading in each.readings)
     found = scores(str(folder / f"round-{number:03d}"), alone, test)
@@ -74,25 +61,33 @@ def federated(settings: dict[str, Any], lives: list[Life], alone: list[str], tes
     return found | more | {"epsilon": facts[-1].get("epsilon", float("nan"))}
 
 
-def study(config: dict[str, Any], seed: int, name: str, add: Callable[..., None]) -> None:
-    """All models of a federation of one seed."""
-    defaults = tomllib.loads((HERE / "pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
-    own, output = dict(config["federations"][name]), Path(config["output"]).absolute()
-    with_pooled = own.pop("pooled", False)
-    settings = defaults | config["settings"] | own | {"seed": seed, "folder": str(output / f"{name}_{seed}")}
-    lives = [get_life(each) for each in settings["lives"].split(",")]
-    settings |= {"clients": len(lives), "min-clients": len(lives)}
+def study(config: dict[str, Any], seed: int, name: str) -> Iterator[tuple[str, str, int, Callable[[], dict]]]:
+    """The models of a federation of one seed: the name of each, its lives, its steps, and how to get its scores."""
+    defaults = tomllib.loads(Path(__file__).with_name("pyproject.toml").read_text())["tool"]["flwr"]["app"]["config"]
+    settings = defaults | config["settings"] | config["federations"][name]
+    with_pooled, lives = settings.pop("pooled", False), settings["lives"].split(",")
+    output, test = Path(config["output"]).absolute(), config["test"]
     steps = settings["num-rounds"] * settings["local-steps"]
-    test = str(prepare_life(get_life(config["test"]), progress=False).path)
+    settings |= {"seed": seed, "folder": str(output / f"{name}_{seed}")}
+    settings |= {"clients": len(lives), "min-clients": len(lives)}
 
-    alone = [trained(output / f"{life.name}_{steps}_{seed}", life, settings, steps) for life in lives]
-    for model, life in zip(alone, lives, strict=True):
-        others = [each for each in alone if each != model]
-        add(f"{life.name} alone", "", steps, lambda m=model, o=others: scores(m, o, test))
-    add(name, settings["lives"], steps * len(lives), lambda: federated(settings, lives, alone, test))
+    alone = [trained(output / f"{life}_{steps}_{seed}", life, settings, steps) for life in lives]
+    for life, model in zip(lives, alone, strict=True):
+        yield f"{life} alone", "", steps, partial(scores, model, [each for each in alone if each != model], test)
+    of, number = settings["lives"], steps * len(lives)
+    yield name, of, number, lambda: federated(settings, lives, alone, test)
     if with_pooled:
-        folder, joined, steps = output / f"{name}_pooled_{steps}_{seed}", pooled(lives), steps * len(lives)
-        add("pooled", settings["lives"], steps, lambda: scores(trained(folder, joined, settings, steps), alone, test))
+        parts = tuple(get_life(life) for life in lives)
+        same: Any = {each: getattr(parts[0], each) for each in ("frame_rate", "frame_size", "license", "train")}
+        joined = Life("pooled_" + "_".join(lives), joins=" ".join(lives), parts=parts, pairs_within_video=True, **same)
+        life, folder = str(prepare_life(joined, progress=False).path), output / f"{name}_pooled_{steps}_{seed}"
+        yield "pooled", of, number, lambda: scores(trained(folder, life, settings, number), alone, test)
+
+
+def over_seeds(values: pandas.Series) -> str:
+    """The mean, and the range where seeds differ."""
+    low, high = values.min(), values.max()
+    return "" if pandas.isna(low) else f"{values.mean():.3g}" + (f" ({low:.3g} to {high:.3g})" if low < high else "")
 
 
 def main(path: str) -> None:
@@ -100,19 +95,22 @@ def main(path: str) -> None:
     results = Path(config["output"]) / "results.jsonl"
     results.parent.mkdir(parents=True, exist_ok=True)
     rows = [json.loads(line) for line in results.read_text().splitlines()] if results.exists() else []
-
     for seed, name in itertools.product(config["seeds"], config["federations"]):
-
-        def add(model: str, lives: str, steps: int, make: Callable[[], dict[str, Any]], seed: int = seed) -> None:
+        for model, lives, steps, make in study(config, seed, name):
             key = {"model": model, "lives": lives, "steps": steps, "seed": seed}
             if not any(row | key == row for row in rows):
                 rows.append(key | make())
                 with results.open("a") as lines:
                     lines.write(json.dumps(rows[-1]) + "\n")
 
-        study(config, seed, name, add)
-    table = pandas.DataFrame(rows).drop(columns="seed").groupby(["model", "lives", "steps"], sort=False).mean()
-    print(table.round(3).to_string(na_rep=""))
+    frame = pandas.DataFrame(rows)
+    print(frame.drop(columns="seed").groupby(["model", "lives", "steps"], sort=False).agg(over_seeds).to_string())
+    federations = {name: config["settings"] | own for name, own in config["federations"].items()}
+    noisy = [name for name, own in federations.items() if own.get("privacy", "none") != "none"]
+    points = frame[~frame["model"].isin(noisy)].dropna(subset=["gain"])
+    rank, n = points["between homes"].corr(points["gain"], method="spearman"), len(points)
+    print(f"\nCAS before the last average, gain in true matches: Spearman's rank correlation {rank:.2f}, n = {n}")
+    print("(a point for each seed of each federation without privacy; points of one federation are not independent)")
 
 
 if __name__ == "__main__":
