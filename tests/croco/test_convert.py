@@ -77,7 +77,7 @@ def test_of_two_decoders_the_encoder_is_exact_and_the_first_is_taken(form, tmp_p
         save_file({name: tensor.contiguous() for name, tensor in two_decoders(state).items()}, file)
         (tmp_path / "config.json").write_text(json.dumps(kwargs | {"head_type": "dpt", "freeze": "none"}))
     assert main(["convert", str(file), str(tmp_path / "out")]) == 0
-    assert "cross-attention is not the original's" in capsys.readouterr().err
+    assert "--method feature-correlation" in capsys.readouterr().err
     model = AutoModel.from_pretrained(tmp_path / "out").eval()
     with torch.no_grad():
         close(model(tensors["source"]).last_hidden_state, tensors["encoder_source"])
