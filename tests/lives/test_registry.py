@@ -55,7 +55,7 @@ def test_videos_that_a_registered_life_should_not_have_are_named():
     right = [f"P07-2024053{day}-101357.mp4" for day in range(9)]
     assert kitchen.mismatches(right) == () == Life(name="my_day").mismatches(["anything.mp4"])
     wrong = kitchen.mismatches([*right[:2], "x/P06-20240531-101357.mp4"])
-    assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), and here are 3" in wrong[1]
+    assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), but 3 are here" in wrong[1]
 
 
 @given(
@@ -143,7 +143,7 @@ def test_a_real_life_comes_with_the_package(tmp_path, monkeypatch):
         ("lives: {a: {simulation: {wad: freedoom1, map: E1M1, sead: 1}}}", "life 'a': .*sead"),
         ("lives: {a: {joins: b a}}", "life 'a': .*joins two or more"),
         ("lives: {a: {shuffle_of: a}}", "life 'a': .*other lives"),
-        ("life: {}", "should hold `lives`"),
+        ("life: {}", "should hold the mapping `lives`"),
         ("[1, 2]", "should hold a mapping"),
     ],
 )

@@ -57,7 +57,7 @@ def test_with_videos_it_is_a_recording_of_ones_own(small_life):
 @pytest.mark.parametrize("words", ["./kitchen", "../kitchen", "a/b/c", "~/kitchen", "runs/empty"])
 def test_a_path_to_no_life_is_refused(words, tmp_path):
     (tmp_path / "runs" / "empty").mkdir(parents=True)
-    with pytest.raises(LifeError, match=r"is no life: .*(is not there|has no metadata.json)"):
+    with pytest.raises(LifeError, match=r"is not a life: .*(does not exist|has no metadata.json)"):
         life_reference(words)
     assert not Path("kitchen").exists()
 
