@@ -114,7 +114,7 @@ def test_a_list_names_videos_in_its_own_order_from_its_own_folder(tmp_path, monk
     assert get_life("ald_1").videos == listed == get_life("mine", [folder / VIDEO_LIST]).videos
     assert get_life("ald_1", [folder]).videos == tuple(str(folder / f"{name}.mp4") for name in ("2", "10", "unlisted"))
     for content, message in (
-        (b"gone.mp4\n", "1 of 1 files .*gone.mp4"),
+        (b"gone.mp4\n", "1 of them missing.*gone.mp4"),
         (b"# nothing\n", "no file"),
         (b"\xff", "read"),
     ):
