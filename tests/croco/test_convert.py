@@ -126,7 +126,7 @@ def trained(call: str) -> bytes:
         (lambda: saved(more=Payload()), "more than tensors and plain values"),
         (lambda: pickle.dumps({"model": Payload()}), "more than tensors and plain values"),
         (lambda: saved()[:5000], "cannot be read|can be read"),
-        (lambda: b"# A note", "is no checkpoint"),
+        (lambda: b"# A note", "is not a checkpoint"),
         (lambda: b"", "can be read"),
         (lambda: saved(model={}), "croco_kwargs"),
         (lambda: saved(model={"patch_embed.proj.weight": 3}), "is not a checkpoint of CroCo"),

@@ -72,7 +72,7 @@ def test_conversion_leaves_nothing_over_and_nothing_missing(golden):
         'Missing .*"croco.encoder.norm.bias"': ({n: t for n, t in state.items() if n != "enc_norm.bias"}, {}),
         f"has no partner {partner}": ({n: t for n, t in state.items() if n != partner}, {}),
         "size mismatch for croco.encoder.norm.bias": (state | {"enc_norm.bias": torch.zeros(3)}, {}),
-        "not known: depth": (state, {"depth": 3}),
+        "unknown: depth": (state, {"depth": 3}),
         "norm_im2_in_dec": (state, {"norm_im2_in_dec": False}),
         "pos_embed": (state, {"pos_embed": "learned"}),
         "too few for the blocks": (state, {"enc_depth": 10**9}),
