@@ -323,7 +323,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="the experiment")
     parser.add_argument("--results", type=Path, help="the folder of its jobs; without it, --values is read")
-    parser.add_argument("--values", type=Path, required=True, help="CSV, written with --results, else read")
+    parser.add_argument("--values", type=Path, required=True, help="CSV: written with --results, read without it")
     parser.add_argument("--page", type=Path, required=True, help="the Markdown page to write")
     parser.add_argument("--images", default="images/study", help="path of its figures, with the start of their names")
     given = parser.parse_args()

@@ -19,7 +19,7 @@ class LifeError(SingleLifeError):
 
 
 class RunError(SingleLifeError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or be resumed."""
 
 
 class CheckpointError(SingleLifeError):

@@ -55,7 +55,7 @@ class ResultRow:
     version: str = ""
 
 
-_START = '{"model": '  # every line starts so, which tells a line that was cut short from one that is not a result
+_START = '{"model": '  # the start of every line; a line with it that is not JSON was cut short
 COLUMNS = tuple(each.name for each in fields(ResultRow))
 # Two rows that agree in these columns are the same measurement; the later one counts.
 IDENTITY = tuple(name for name in COLUMNS if name not in ("value", "low", "high", "version"))

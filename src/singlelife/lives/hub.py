@@ -199,9 +199,7 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
     parquet = [file for file in sorted(remote.sizes) if _PARQUET.fullmatch(file)]
     frames, geometry = ([file for file in parquet if file.startswith(part)] for part in _COLUMNS)
     if not frames:
-        raise HubError(
-            f"The data set {remote.repo_id} has a {METADATA} but no frames: data/train-….parquet is missing."
-        )
+        raise HubError(f"The data set {remote.repo_id} has a {METADATA} but no frames (data/train-….parquet).")
     partial = folder.with_name(f"{folder.name}.partial")
     scratch, described = partial / "download", f"{GEOMETRY}/{GEOMETRY_METADATA}"
     partial.mkdir(exist_ok=True)

@@ -175,9 +175,7 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
     paths = [source.path for source in sources]
     if not paths or len(set(paths)) < len(paths):
         listed = ", ".join(map(str, paths))
-        raise LifeError(
-            f"The life {life.name} should have at least one video, each only once; it has {listed or 'none'}."
-        )
+        raise LifeError(f"The life {life.name} should have videos, each only once; it has {listed or 'none'}.")
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1

@@ -308,7 +308,7 @@ def unknown_life(name: str, cache_dir: str | Path | None = None) -> LifeError:
     near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
     examples = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(EXAMPLES)} and others."
     return LifeError(
-        f"There is no life {name!r}. {examples} `singlelife lives` lists all. A recording of your own gets its name "
+        f"There is no life {name!r}. {examples} `singlelife lives` lists all. A recording of your own takes its name "
         f"from `singlelife prepare NAME --video PATH`, or from the folder {recordings_dir() / Path(name).name}."
     )
 
@@ -320,9 +320,7 @@ def _registered() -> dict[str, Life]:
         path = hub_configs() / "lives" / f"{config}.yaml"
         content = read_yaml(path)
         if not isinstance(content.get("lives"), dict) or set(content) - {"defaults", "lives"}:
-            raise LifeError(
-                f"{path} should hold the mapping `lives`, optionally the mapping `defaults`, and nothing else."
-            )
+            raise LifeError(f"{path} should hold the mapping `lives`, perhaps `defaults`, and nothing else.")
         for name, values in content["lives"].items():
             if name in lives:
                 raise LifeError(f"{path} describes the life {name!r}, but another file describes it too.")

@@ -35,7 +35,7 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(@(?P<revision>[^@]+))
 
 @dataclass(frozen=True)
 class LifeReference:
-    """What a user's words stand for."""
+    """What a user's words refer to."""
 
     kind: Literal["folder", "hub", "named"]
     """a prepared life, a data set on the Hub, or a life that is registered or the user's own"""
@@ -48,7 +48,7 @@ class LifeReference:
 
 
 def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> LifeReference:
-    """What a user's words stand for, without asking the Hub.
+    """What a user's words refer to, without asking the Hub.
 
     Raises:
         LifeError: the words are a path, but not of a prepared life.
@@ -79,7 +79,7 @@ def resolve_life(
     strict: bool = False,
     progress: bool = True,
 ) -> "PreparedLife":
-    """The prepared life that `words` stand for (see above), prepared or downloaded now unless it is here already.
+    """The prepared life that `words` refer to (see above), prepared or downloaded now unless it is here already.
 
     Args:
         words: a name, a folder, or ORG/NAME or ORG/NAME@REVISION of a data set on the Hub.

@@ -37,10 +37,7 @@ from singlelife.pretraining.networks import freeze_positions, network_class
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS, _DIGESTS = "training_state.json", "training_state.safetensors", "digests.json"
-_ADDED = {
-    "shared_color": True,
-    "model_type": "croco",
-}  # missing in old checkpoints, and their values then
+_ADDED = {"shared_color": True, "model_type": "croco"}  # values of settings that old checkpoints lack
 _WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # for the main process; the others get nothing
 
 
@@ -295,9 +292,7 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
     fresh: Any = get_optimizer_state_dict(model, optimizer)
     shapes = {f"{name}.{key}": tensor.shape for name, kept in fresh["state"].items() for key, tensor in kept.items()}
     if wrong := sorted(shapes.items() ^ {name: tensor.shape for name, tensor in tensors.items()}.items()):
-        raise RunError(
-            f"{path} does not fit this model: {wrong[0][0]} is not as expected. Resume from an earlier one."
-        )
+        raise RunError(f"{path} does not fit this model: {wrong[0][0]} is unexpected. Resume from an earlier one.")
     state: dict[str, Any] = {}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(".")

@@ -351,9 +351,7 @@ class RandomPairing(PartnerPairing):
         self.targets = rows[self._place]
         if len(self.targets) == 0:
             needed = "two frames of one video" if self._within_video else "two frames"
-            raise LifeError(
-                f"Random pairs need {needed}, and only {len(rows)} can be used in all. Use a longer video."
-            )
+            raise LifeError(f"Random pairs need {needed}, but only {len(rows)} can be used. Use a longer video.")
 
     @classmethod
     def of(cls, context: PairingContext) -> "RandomPairing":

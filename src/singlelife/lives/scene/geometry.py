@@ -179,9 +179,7 @@ def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = 
     rows = np.arange(len(life))
     poses, intrinsics = life.poses(rows), life.intrinsics(rows)
     if poses is None or intrinsics is None:
-        raise LifeError(
-            f"The life {life.name} has no poses and intrinsics, so its depth cannot be turned into points."
-        )
+        raise LifeError(f"The life {life.name} has no poses and intrinsics to turn its depth into points.")
     seen = []
     with tqdm(desc=f"Points of {life.name}", total=len(life), unit=" frames", disable=not progress) as bar:
         for start in range(0, len(life), _BATCH):

@@ -26,7 +26,7 @@ _GOPRO = re.compile(r"(?:GOPR|GP(?P<old>\d\d)|G[HX](?P<new>\d\d|[A-Z]{2}))(?P<re
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` stand for, each once: in the given order, and within a folder or glob in order of time.
+    """The files that `paths` name, each once: in the given order, and within a folder or glob in order of time.
 
     Files that are named one by one keep their order, unless it is alphabetical, as when a shell expands a glob: then
     they are put in order of time too. Unreadable files are included, so that an error names them when they are opened.
