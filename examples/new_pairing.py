@@ -19,7 +19,7 @@ from singlelife.lives.pairs.pairing import PAIRINGS, PairingContext, PartnerPair
 class BaselinePairing(PartnerPairing):
     """Two frames whose cameras are `least` to `most` apart, in the unit of the poses."""
 
-    summary = "two frames whose cameras stand a given distance apart; needs poses"
+    summary = "two frames whose cameras stand a given distance apart (needs poses)"
     least, most = 20.0, 100.0  # for a simulated life, whose eye is 41 above the floor; Aria's poses are in metres
 
     @classmethod

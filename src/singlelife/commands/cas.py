@@ -54,8 +54,8 @@ class Cas:
     """The model that --curve compares with."""
 
     controls: tuple[str, ...] = ()
-    """Models that should not align with the reference of a curve. The curve emerges where its interval lies above
-    theirs."""
+    """Models that should not align with the reference of a curve. Alignment has emerged where the curve's interval
+    lies above theirs."""
 
     results: Path | None = None
     """Append a row for each number to this results.jsonl."""

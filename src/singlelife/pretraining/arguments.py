@@ -105,7 +105,7 @@ class PairConfig(PairSettings):
     color_jitter: float = 0.0
     """change brightness, contrast and saturation by up to this share"""
     shared_color: bool = True
-    """change the colours of both views alike (--no-shared-color: each view on its own)"""
+    """change the colours of both views in the same way (--no-shared-color: each view in its own way)"""
     validation_fraction: float = HELD_OUT
     """share of the life to hold out for the validation loss, in whole stretches (0: none)"""
     hours: float | None = None
@@ -137,7 +137,7 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """batches per optimiser step"""
     base_learning_rate: float | None = 1.5e-4
-    """peak learning rate for steps of 256 pairs; the run uses this times --train-batch-size over 256"""
+    """peak learning rate for steps of 256 pairs; the run multiplies it by --train-batch-size / 256"""
     learning_rate: float | None = None
     """peak learning rate, whatever the batch; overrides --base-learning-rate"""
     warmup_ratio: float = 0.02

@@ -22,7 +22,7 @@ class PairSettings:
     min_overlap: float = 0.2
     """smallest overlap (Jaccard index of the visible points) between the frames of a spatial pair, over 0"""
     max_overlap: float = 0.7
-    """largest overlap between the frames of a spatial pair, min_overlap to 1"""
+    """largest overlap between the frames of a spatial pair, from --min-overlap to 1"""
     max_neighbours: int = 100
     """sources to keep for each target of spatial pairs, at least 1"""
     spatial_rate: float = 0.0

@@ -252,7 +252,7 @@ class SpatialPairing(PartnerPairing):
         LifeError: there is no such pair.
     """
 
-    summary = "two frames that see the same place, moments or days apart; needs poses and 3D points"
+    summary = "two frames that see the same place, moments or days apart (needs poses and 3D points)"
 
     def __init__(
         self, table: "PairTable", rows: np.ndarray, settings: PairSettings, video_index: np.ndarray | None = None
@@ -307,7 +307,7 @@ class UnionPairing(Pairing):
         spatial_weight: the share of spatial pairs, 0 to 1.
     """
 
-    summary = "a mixture of spatial and temporal pairs: in the paper, the best for depth"
+    summary = "a mixture of spatial and temporal pairs (the best for depth in the paper)"
 
     def __init__(self, spatial: Pairing, temporal: Pairing, spatial_weight: float):
         self.spatial, self.temporal, self.spatial_weight = spatial, temporal, spatial_weight
