@@ -168,7 +168,7 @@ class CroCoDepthConfig(CroCoConfig):
         return cls(**{name: value for name, value in fields.items() if name not in ("auto_map", "model_type")})
 
     def validate_architecture(self):
-        """As [`CroCoConfig`] does, for the probe as well."""
+        """Called by `@strict`: as in [`CroCoConfig`], and for the probe's values."""
         super().validate_architecture()
         if self.probe_type not in PROBE_TYPES:
             raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")

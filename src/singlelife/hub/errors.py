@@ -96,7 +96,7 @@ def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str
 
 
 def _refused(error: HfHubHTTPError, repo_id: str, doing: str, kept: str) -> HubError:
-    """What an HTTP status of the Hub means."""
+    """The error for an HTTP status from the Hub."""
     status, headers = error.response.status_code, error.response.headers
     if status == 401:
         return HubError(f"{doing} failed: the Hub does not accept your token. To renew it, {_LOG_IN}.")

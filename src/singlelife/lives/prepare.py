@@ -127,7 +127,7 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 
 def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
-    """What each video of a life, or of a shuffled life's base, will give; see `Shard.estimate`.
+    """An estimate for each video of a life, or of a shuffled life's base; see `Shard.estimate`.
 
     Only preparing a video finds damage in its middle.
     """

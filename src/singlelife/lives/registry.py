@@ -187,7 +187,7 @@ def life_names() -> list[str]:
 
 
 def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
-    """The description of a registered life, of one of the user's own, or of the control of either.
+    """The description of a registered life, of the user's own life, or of a control for either.
 
     Raises:
         LifeError: there is no such life.

@@ -1,7 +1,7 @@
 """The one way from what a user names to a prepared life.
 
 The first rule that applies decides:
-1. with videos: the name of a recording of one's own;
+1. with videos: the name of the user's own recording;
 2. a folder that has a metadata.json: a prepared life;
 3. ORG/NAME or ORG/NAME@REVISION, unless there is such a folder: a data set on the Hub;
 4. anything else: the name of a registered life, of a recording in the folder with that name, or of a life that was

@@ -1,4 +1,4 @@
-"""One video of a life, or its simulation, as one Arrow file: the work of one process of a preparation.
+"""Write one video of a life, or its simulation, as one Arrow file: the task of one process when preparing a life.
 
 Imports neither torch nor datasets, so that workers start fast and stay small.
 """
@@ -38,7 +38,7 @@ Counted = Callable[[int], object]  # called with the number of frames just writt
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What to write where.
+    """A video to write, and the file to write it to.
 
     Attributes:
         source: the video, or what to render.

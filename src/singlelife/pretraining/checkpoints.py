@@ -123,7 +123,7 @@ def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedM
 
 @dataclass
 class TrainingState:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimiser steps made.
@@ -226,7 +226,7 @@ def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run was when it wrote a checkpoint. This checks all files of the checkpoint.
+    """The run's progress when it wrote a checkpoint. This checks all files of the checkpoint.
 
     Raises:
         RunError: the folder is not a checkpoint of a run, or a file in it is damaged. The message names the checkpoint

@@ -58,7 +58,7 @@ class RunFolder:
         return next(reversed(self.checkpoints().values()), None)
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or will be."""
+        """The path of a step's checkpoint, whether it exists or not."""
         return self.path / f"checkpoint-{step}"
 
     def rewind(self, step: int) -> None:

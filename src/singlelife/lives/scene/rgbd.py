@@ -198,7 +198,7 @@ def _read_once(read: Callable[[Path], PosedRecording], folder: Path, _files: tup
 
 
 def _kitti_poses(folder: Path) -> Path:
-    """Where the data set keeps the poses of a sequence."""
+    """The data set's own place for the poses of a sequence."""
     return folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
 
 
@@ -372,7 +372,7 @@ def _numbered(folder: Path, suffixes: Sequence[str]) -> dict[int, Path]:
 
 
 def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
-    """Times and files of one of TUM's lists."""
+    """Times and files from one of TUM's lists."""
     lines = [line.split() for line in _lines(path)]
     try:
         times = np.array([float(line[0]) for line in lines])
