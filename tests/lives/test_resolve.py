@@ -74,7 +74,7 @@ def test_a_prepared_life_is_known_by_its_name_everywhere(tmp_path, monkeypatch, 
     (tmp_path / "courtyard").mkdir()
     assert resolve_life("courtyard", progress=False).path == second.path
     said = capsys.readouterr().err
-    assert f"taken, {second.path.name}." in said and str(first.path) in said and "20 frames" in said
+    assert f"newest, {second.path.name}." in said and str(first.path) in said and "20 frames" in said
     shuffled = resolve_life("shuffled-courtyard", progress=False)
     assert len(shuffled) == 30 and shuffled.metadata["shuffled"]["fingerprint"] == second.metadata["fingerprint"]
     assert training_recipe("courtyard") == "tiny"
