@@ -4,7 +4,7 @@
     python train.py --life my_life --video videos/*.mp4
     python train.py --help
 
-Exits with 0 at the end of the run, 2 on what the user can put right, 128 + the signal's number when stopped.
+Exit codes: 0 at the end of the run, 2 for an error that you can act on, 128 + the signal's number when stopped.
 `singlelife train` is the same command; the run itself, top to bottom, is `singlelife.pretraining.pretrain`.
 """
 

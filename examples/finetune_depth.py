@@ -1,10 +1,10 @@
 """Fine-tune a CroCo encoder with a depth probe, end to end, on frames of a life with depth.
 
     python examples/finetune_depth.py --model runs/sim_1
-    python examples/finetune_depth.py --model runs/sim_1 --freeze      # the encoder stays as it is, for comparison
+    python examples/finetune_depth.py --model runs/sim_1 --freeze      # for comparison, keep the encoder frozen
 
-`CroCoForDepthEstimation` freezes its encoder, as the evaluation does. Here the same modules run with gradients. The
-result is saved as such a model: pipeline("depth-estimation", model="models/depth").
+`CroCoForDepthEstimation` freezes its encoder, as the evaluation does. Here the same modules run with gradients. Open
+the saved model with pipeline("depth-estimation", model="models/depth").
 """
 
 import argparse
@@ -18,12 +18,12 @@ from singlelife import CroCoForDepthEstimation, CroCoImageProcessor
 from singlelife.croco.depth_croco import log_depth_map, scale_invariant_log_loss
 from singlelife.lives.prepared import PreparedLife
 
-UNITS_PER_METRE = 32  # of simulated lives
+UNITS_PER_METRE = 32  # in simulated lives
 NEAREST, FARTHEST = 0.1, 40.0  # metres
 
 
 def views_and_depth(life: PreparedLife, rows: np.ndarray, processor: CroCoImageProcessor) -> tuple[torch.Tensor, ...]:
-    """Views as the model takes them, (B, 3, S, S), and their depth in metres, (B, S, S), 0 where unknown."""
+    """Views ready for the model, (B, 3, S, S), and their depth in metres, (B, S, S), 0 where unknown."""
     depth = life.depth(rows)
     if depth is None:
         raise SystemExit(f"The life {life.name} has no depth: choose a simulated one, such as sim_1.")
@@ -34,7 +34,7 @@ def views_and_depth(life: PreparedLife, rows: np.ndarray, processor: CroCoImageP
 
 
 def log_depth(model: CroCoForDepthEstimation, views: torch.Tensor) -> torch.Tensor:
-    """What the model's own forward computes, with gradients into the encoder."""
+    """The log depth that the model's own forward computes, but with gradients into the encoder."""
     config = model.config
     size = config.probe_patch_size or config.patch_size
     tokens = model.croco(views).last_hidden_state
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
-    parser.add_argument("--freeze", action="store_true", help="train the probe alone")
+    parser.add_argument("--freeze", action="store_true", help="train the probe only")
     args = parser.parse_args()
 
     torch.manual_seed(0)

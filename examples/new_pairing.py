@@ -1,6 +1,6 @@
-"""A pairing of your own: two frames whose cameras stand a given distance apart, however long the time between them.
+"""A pairing of your own: two frames whose cameras stand a given distance apart, whatever the time between them.
 
-It needs a life with camera poses, and makes a new value of `--pairing` in the commands that this script runs:
+It needs a life with camera poses, and adds a value of `--pairing` to the commands that this script runs:
 
     python examples/new_pairing.py pairs show sim_1 --pairing baseline
     python examples/new_pairing.py train --life sim_1 --pairing baseline
@@ -19,17 +19,17 @@ from singlelife.lives.pairs.pairing import PAIRINGS, PairingContext, PartnerPair
 class BaselinePairing(PartnerPairing):
     """Two frames whose cameras are `least` to `most` apart, in the unit of the poses."""
 
-    summary = "two frames whose cameras stand a given distance apart; needs poses"
-    least, most = 20.0, 100.0  # of a simulated life, whose eye is 41 above the floor; in metres for Aria
+    summary = "two frames whose cameras stand a given distance apart (needs poses)"
+    least, most = 20.0, 100.0  # for a simulated life, whose eye is 41 above the floor; Aria's poses are in metres
 
     @classmethod
     def of(cls, context: PairingContext) -> "BaselinePairing":
         return cls(context)
 
     def __init__(self, context: PairingContext):
-        geometry = context.geometry()  # says how to get poses where there are none
+        geometry = context.geometry()  # without poses, its error says how to get them
         rows = context.rows[geometry.component[context.rows] >= 0]
-        # Two more coordinates keep frames apart that may be no pair: of different worlds, or of different videos.
+        # Two more coordinates separate frames that must not be paired: from different worlds or different videos.
         worlds, videos = geometry.component[rows], context.video_index[rows] * context.within_video
         place = np.column_stack([geometry.poses[rows, :3, 3], 3 * self.most * worlds, 3 * self.most * videos])
         self._rows, self._place, self._tree = rows, place, KDTree(place)

@@ -156,7 +156,7 @@ def test_pairs_are_drawn_with_their_numbers(pairs, tmp_path, capsys, monkeypatch
     with Image.open("sheet.png") as picture:
         assert picture.width > 1000 and np.asarray(picture).std() > 10
     assert main(["pairs", "show", "drive", "--video", str(CLIP), "--cache-dir", str(tmp_path)]) == 0
-    assert "camera poses of the life drive are not known" in capsys.readouterr().out
+    assert "camera poses of the life drive are unknown" in capsys.readouterr().out
 
 
 def test_a_mistyped_model_is_refused_at_once_with_those_that_are_near(tmp_path):

@@ -1,4 +1,4 @@
-"""The models of an experiment: the config crosses lists of settings, and globs over the models' names pick some."""
+"""The models of an experiment: the config combines lists of settings, and globs select models by name."""
 
 import fnmatch
 import itertools
@@ -11,12 +11,12 @@ from typing import Any
 def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """The models to train, by name, with their settings: flags of `singlelife train`.
 
-    Each entry of `models` stands for one model for each combination of its lists; `train` has what all models share.
-    A name has the life, then what is unusual (pairing, hours, model, or the `tag` of its entry, which is no
-    flag), then the seed: `sim_1_0.003h_s2`.
+    Each entry in `models` gives one model for each combination of its lists; `train` has the settings that all share.
+    A name has the life, then the pairing, hours, model and `tag` (which is not a flag) if they are not the usual ones,
+    then the seed: `sim_1_0.003h_s2`.
 
     Raises:
-        ValueError: an entry has no life, or two models of one name differ in their settings.
+        ValueError: an entry has no life, or two models with the same name differ in their settings.
     """
     models: dict[str, dict[str, Any]] = {}
     for entry in config["models"]:
@@ -29,7 +29,7 @@ def all_models(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             name = _name(model, config.get("train", {}))
             model.pop("tag", None)
             if models.setdefault(name, model) != model:
-                raise ValueError(f"Two models are called {name}, and have different settings.")
+                raise ValueError(f"Two models are called {name} but have different settings.")
     return models
 
 
@@ -47,9 +47,9 @@ def _name(model: Mapping[str, Any], usual: Mapping[str, Any]) -> str:
 
 
 def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
-    """The models that globs such as `sim_[1-8]_s0` match, each once, without those of a glob such as `!sim_1_s?`.
+    """The models that globs such as `sim_[1-8]_s0` match, each once, except those that match `!sim_1_s?` and the like.
 
-    A word with a colon or a slash is a model as any command takes it, such as `untrained:tiny@1`.
+    A word with a colon or a slash is any other model that commands take, such as `untrained:tiny@1`.
 
     Raises:
         ValueError: a glob matches no model.
@@ -68,7 +68,7 @@ def select(names: Iterable[str], patterns: str | Iterable[str]) -> list[str]:
 
 
 def as_flags(settings: Mapping[str, Any]) -> str:
-    """Settings as words of a command line: `{"k": [5, 1], "baselines": False}` is `--k 5 1 --no-baselines`."""
+    """Settings as command-line flags: `{"k": [5, 1], "baselines": False}` becomes `--k 5 1 --no-baselines`."""
     words = []
     for name, value in settings.items():
         values = value if isinstance(value, list) else [] if isinstance(value, bool) else [value]

@@ -3,8 +3,8 @@
     python report.py --config config.yaml --results results/shared_world --values values.csv --page results.md
     python report.py --config config.yaml --values values.csv --page results.md
 
-The first line collects what the jobs have written so far into one table of values. The second makes the page again
-from that table. how_to_read.md states the tests.
+The first command collects the jobs' results so far into one table of values, and makes the page. The second makes the
+page again from that table. how_to_read.md describes the tests.
 """
 
 import argparse
@@ -42,14 +42,14 @@ TITLES = {
 LOWER_IS_BETTER = ("abs_rel", "scannet_abs_rel", "aepe_240")
 COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#b8860b", "#56b4e9", "#555555")
 HOW_TO_READ = Path(__file__).with_name("how_to_read.md")
-PERMUTATIONS = 50_000  # every one where there are no more, else 50,000 random ones
+PERMUTATIONS = 50_000  # all permutations if there are no more than this, otherwise this many random ones
 
 
 def collect(config: Mapping[str, Any], folder: Path) -> pd.DataFrame:
-    """The values that the jobs wrote, with models by their names in the config: a row for each number.
+    """The values that the jobs wrote, a row for each number, with models by their names in the config.
 
     With several k, the first counts. CAS is corrected for chance. `measure` is the name of a score or an evaluation in
-    the config, or `life` (the hours that a model was trained on) or `cost` (CPU seconds of a rule's jobs).
+    the config, or `life` (the hours that a model was trained on), or `cost` (CPU seconds of a rule's jobs).
     """
     tables = []
     for kind, measures in (("cas", config["scores"]), ("evaluate", config["evaluations"])):
@@ -58,8 +58,8 @@ def collect(config: Mapping[str, Any], folder: Path) -> pd.DataFrame:
             if not files:
                 continue
             rows = read_results(*files).assign(measure=measure)
-            rows["metric"] = settings.get("prefix", "") + rows.metric  # where two measures have the same metrics
-            for column in ("model", "reference"):  # a row has the run folder of a model that was trained here
+            rows["metric"] = settings.get("prefix", "") + rows.metric  # two measures may have the same metrics
+            for column in ("model", "reference"):  # rows have the run folders of models trained here
                 rows[column] = [str(model).rpartition("/runs/")[2] for model in rows[column]]
             if kind == "cas":
                 k = settings.get("k", 5)
@@ -78,7 +78,7 @@ def collect(config: Mapping[str, Any], folder: Path) -> pd.DataFrame:
 
 
 def model_table(config: Mapping[str, Any], values: pd.DataFrame) -> pd.DataFrame:
-    """A row for each model: its life, its hours and each metric. Scores are against the reference."""
+    """A row for each model with its life, its hours and each metric. Scores are against the reference."""
     trained, parts = all_models(config), [values[values.measure == "life"]]
     for measure, settings in [*config["scores"].items(), *config["evaluations"].items()]:
         rows = values[values.measure == measure]
@@ -120,7 +120,7 @@ def permute(data: Sequence[np.ndarray], statistic: Callable[..., float], kind: s
 def run_claim(
     claim: Mapping[str, Any], sets: Mapping[str, list[str]], table: pd.DataFrame, values: pd.DataFrame
 ) -> dict[str, Any]:
-    """The test of one claim of a question, as how_to_read.md states it; empty as long as values are missing."""
+    """The test of one claim, as in how_to_read.md; empty as long as values are missing."""
     if "matrix" in claim:
         return _test_groups(claim, table, values)
     metric = claim["metric"]
@@ -148,7 +148,7 @@ def run_claim(
 
 
 def _test_groups(claim: Mapping[str, Any], table: pd.DataFrame, values: pd.DataFrame) -> dict[str, Any]:
-    """Whether two lives of one group agree more than two lives of two groups. Groups are permuted over lives."""
+    """Test whether two lives from one group agree more than two from different groups, permuting groups over lives."""
     rows = values[(values.measure == claim["matrix"]) & (values.metric == claim["metric"])]
     groups = claim["groups"].items()
     group = {table.life[name]: label for label, patterns in groups for name in select(table.index, patterns)}
@@ -164,7 +164,7 @@ def _test_groups(claim: Mapping[str, Any], table: pd.DataFrame, values: pd.DataF
         return cells.to_numpy()[same].mean() - cells.to_numpy()[~same].mean()
 
     found = permute([pd.factorize(np.array(list(group.values())))[0]], within_over_across, "pairings")
-    return {"claim": "two lives of one group over two lives of two", "lives": len(group), **found}
+    return {"claim": "same group over different groups", "lives": len(group), **found}
 
 
 def run_claims(config: Mapping[str, Any], values: pd.DataFrame) -> pd.DataFrame:
@@ -203,8 +203,8 @@ def _markdown(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 def means(question: Mapping[str, Any], sets: Mapping[str, list[str]], table: pd.DataFrame) -> str:
-    """A row for each set, or each length of life where a set is split by hours: mean ± standard deviation over lives
-    of each metric, as Markdown."""
+    """A Markdown table with a row for each set, or for each length of life if a set is split by hours: each metric's
+    mean ± standard deviation over lives."""
     metrics, rows = question["metrics"], []
     for label, names in sets.items():
         some = table[table.index.isin(names)]
@@ -221,7 +221,7 @@ def means(question: Mapping[str, Any], sets: Mapping[str, list[str]], table: pd.
 def matrix_means(
     question: Mapping[str, Any], sets: Mapping[str, list[str]], values: pd.DataFrame, lives: Mapping[str, str]
 ) -> Iterator[tuple[str, str, str, str]]:
-    """Cells of matrices: the mean over pairs of models in a set, of two lives and, as a ceiling, of one life."""
+    """Rows about matrices: the mean over pairs of models in a set, from two lives and, as a ceiling, from one life."""
     for (label, measure), metric in itertools.product(question["matrices"].items(), question["metrics"]):
         rows = values[(values.measure == measure) & (values.metric == metric)]
         for name, names in sets.items():
@@ -233,7 +233,7 @@ def matrix_means(
 
 
 def draw(question: Mapping[str, Any], sets: Mapping[str, list[str]], table: pd.DataFrame, path: Path) -> bool:
-    """Draw each metric: a dot for each life, or its growth with hours, or against the score that predicts it."""
+    """Draw each metric, with a dot for each life, or over hours, or over the score that predicts it."""
     predictors = {each["metric"]: each["predictor"] for each in question.get("claims", ()) if "predictor" in each}
     metrics = [
         metric for metric in question.get("metrics", ()) if metric in table and metric not in predictors.values()
@@ -285,7 +285,7 @@ def _tests_as_markdown(tests: pd.DataFrame) -> str:
 
 
 def write_page(config: Mapping[str, Any], values: pd.DataFrame, page: Path, images: str = "images/study") -> None:
-    """Write the page, and its figures beside it: `images` is their path and how their names begin."""
+    """Write the page and its figures. `images` is the figures' path from the page, with the start of their names."""
     table, tests = model_table(config, values), run_claims(config, values)
     overview, sections = [], []
     for name, question in config["questions"].items():
@@ -310,7 +310,7 @@ def write_page(config: Mapping[str, Any], values: pd.DataFrame, page: Path, imag
     cost.append(("all", f"{costs.jobs.sum():.0f}", f"**{duration(costs.cpu_seconds.sum())}**"))
     parts = [
         f"# {config['title']}", config["about"],
-        _markdown(["question", "what the paper found", "here"], overview),
+        _markdown(["question", "the paper's finding", "here"], overview),
         "## How to read this", HOW_TO_READ.read_text(encoding="utf-8"), *sections,
         "## Limits", "\n".join(f"- {limit}" for limit in config.get("limits", ())),
         "## Cost", _markdown(["jobs", "number", "CPU time"], cost),
@@ -323,9 +323,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, required=True, help="the experiment")
     parser.add_argument("--results", type=Path, help="the folder of its jobs; without it, --values is read")
-    parser.add_argument("--values", type=Path, required=True, help="CSV, written with --results and read without")
+    parser.add_argument("--values", type=Path, required=True, help="CSV: written with --results, read without it")
     parser.add_argument("--page", type=Path, required=True, help="the Markdown page to write")
-    parser.add_argument("--images", default="images/study", help="path and first letters of its figures")
+    parser.add_argument("--images", default="images/study", help="path of its figures, with the start of their names")
     given = parser.parse_args()
     config = yaml.safe_load(given.config.read_text(encoding="utf-8"))
     if given.results:

@@ -1,11 +1,11 @@
-"""Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far lives agree.
+"""Single-life vision models: pretrain one CroCo model per life, publish it, and measure how far models agree.
 
     from singlelife import CroCoModel, cas, cas_matrix, load_life
 
-`import singlelife` makes transformers' Auto classes (`AutoConfig`, `AutoModel`, `AutoModelForPreTraining`,
-`AutoModelForDepthEstimation`, `AutoImageProcessor`) know the CroCo architecture. It imports neither torch nor
-transformers for that, so that the command line starts quickly: importing an Auto class imports ours, and importing
-ours registers it, whichever comes first. Every other public name is imported when it is first used.
+`import singlelife` registers the CroCo architecture with transformers' Auto classes (`AutoConfig`, `AutoModel`,
+`AutoModelForPreTraining`, `AutoModelForDepthEstimation`, `AutoImageProcessor`). It imports neither torch nor
+transformers to do so, and the command line starts quickly: importing an Auto class imports ours, and importing ours
+registers it, in either order. Every other public name is imported when it is first used.
 """
 
 from importlib import import_module
@@ -76,17 +76,17 @@ def _register_models(ours: ModuleType) -> None:
     for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):  # a depth model has a CroCo encoder
         modeling_auto.MODEL_MAPPING.register(config, ours.CroCoModel, exist_ok=True)
     modeling_auto.AutoModelForPreTraining.register(ours.CroCoConfig, ours.CroCoForPreTraining, exist_ok=True)
-    import_module("singlelife.croco.depth_croco")  # not before: it is made of what has been imported now
+    import_module("singlelife.croco.depth_croco")  # only now: it builds on the classes above
 
 
 @when_imported("singlelife.croco.depth_croco")
 def _register_depth_model(ours: ModuleType) -> None:
     from transformers.models.auto import modeling_auto
 
-    # The encoder of a pretraining checkpoint takes a new probe, and depth checkpoints once had its model type.
+    # A pretraining checkpoint's encoder can take a new probe, and old depth checkpoints have its model type.
     for config in (ours.CroCoConfig, ours.CroCoDepthConfig):
         modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING.register(config, ours.CroCoForDepthEstimation, exist_ok=True)
-        # The pipeline warns of models whose names are not here, wherever else they are registered.
+        # The pipeline warns about any model whose name is not in this mapping, even if it is registered elsewhere.
         names = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
         names[config.model_type] = ours.CroCoForDepthEstimation.__name__
 
@@ -103,7 +103,7 @@ def _register_image_processor(ours: ModuleType) -> None:
 
 @when_imported("transformers.models.auto.video_processing_auto")
 def _register_no_video_processor(auto: ModuleType) -> None:
-    """Pipelines look for one; where they know of none they ask in the terminal whether to run a checkpoint's code."""
+    """A pipeline that finds no video processor registered asks in the terminal whether to run a checkpoint's code."""
     configuration = import_module("singlelife.croco.configuration_croco")
     for config in (configuration.CroCoConfig, configuration.CroCoDepthConfig):
         auto.VIDEO_PROCESSOR_MAPPING.register(config, {"torchvision": None}, exist_ok=True)

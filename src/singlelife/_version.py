@@ -1,4 +1,4 @@
-"""The version, where every room may import it from without a circle."""
+"""The version, in a module of its own that every package can import without a circle."""
 
 from importlib.metadata import version
 

@@ -1,4 +1,4 @@
-"""The command `singlelife`: which commands there are (`commands/` has a file for each), and how they end."""
+"""The command `singlelife`: its subcommands (`commands/` has a file for each) and their exit codes."""
 
 import sys
 from collections.abc import Sequence
@@ -38,23 +38,23 @@ from one person's video to two aligned models:
   singlelife lives                                    the lives known by name
   singlelife train --life sim_1                       pretrain a model on one life
   singlelife train --life my_day --video day/*.mp4    the same on a recording of your own
-  singlelife pairs show sim_1                         look at the pairs that it learns from
-  singlelife cas runs/sim_1 runs/sim_2                how far two models agree about geometry
-  singlelife evaluate correspondence runs/sim_1       how well it matches two views
+  singlelife pairs show sim_1                         look at the pairs that the model learns from
+  singlelife cas runs/sim_1 runs/sim_2                measure how far two models agree about geometry
+  singlelife evaluate correspondence runs/sim_1       measure how well a model matches two views
   singlelife push runs/sim_1                          publish a model on the Hub
 
 training on several processes or GPUs: accelerate launch train.py --life NAME
 
-exit codes: 0; 1 if some models or pairs failed and the others were measured; 2 for an error that you can act on;
-130 after Ctrl-C"""
+exit codes: 0 if all went well; 1 if some models or pairs failed and the others were measured; 2 for an error that
+you can act on; 130 after Ctrl-C"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
     Returns:
-        The exit code: 0; 1 if something could not be measured; 2 for an error that the user can act on, printed on
-        stderr; 130 if interrupted.
+        The exit code: 0 if all went well; 1 if something could not be measured; 2 for an error that the user can act
+        on, printed on stderr; 130 if interrupted.
     """
     show_warnings_plainly()
     try:
@@ -89,7 +89,7 @@ def _run(words: list[str]) -> int:
             raise SingleLifeError(f"{word} is a file, but a hyphen in front makes it a flag: write ./{word}")
     if words[0] not in COMMANDS:
         raise SingleLifeError(f"there is no command {words[0]!r}.{did_you_mean(words[0], COMMANDS)}")
-    if words[0] == "train":  # which defaults its --help shows depends on the life
+    if words[0] == "train":  # the defaults in its --help depend on the life
         return import_module("singlelife.commands.train").main(words[1:])
     command = import_module(f"singlelife.commands.{words[0]}").COMMAND
     return parse_flags(command, f"singlelife {words[0]}", words[1:]).run()

@@ -19,7 +19,7 @@ class LifeError(SingleLifeError):
 
 
 class RunError(SingleLifeError):
-    """A training run cannot start, go on or be resumed."""
+    """A training run cannot start, continue or be resumed."""
 
 
 class CheckpointError(SingleLifeError):
@@ -31,23 +31,23 @@ class PairSetError(SingleLifeError):
 
 
 class EvaluationError(SingleLifeError):
-    """What a model is to be evaluated on cannot be read, measures nothing, or cannot be used in this way."""
+    """The data of an evaluation cannot be read, has nothing to measure, or cannot be used in this way."""
 
 
 class HubError(SingleLifeError):
-    """The Hub, or what is on it, does not give or take what was asked."""
+    """The Hub refused a request, could not be reached, or does not hold what was asked for."""
 
 
 class SingleLifeWarning(UserWarning):
-    """Something was not right; the work went on without it."""
+    """Something was wrong, and the work went on without it."""
 
 
 _usual_format = warnings.formatwarning
 
 
 def show_warnings_plainly() -> None:
-    """Show our own warnings as a line for people, without the place in the code that Python names. For programs: a
-    library leaves this to its user."""
+    """Show our own warnings as one line, without their place in the code. For command lines; a library should leave
+    the choice to its user."""
     warnings.formatwarning = _formatted
 
 

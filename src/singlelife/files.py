@@ -1,4 +1,4 @@
-"""Files: written whole or not at all, room on the disk, and the configs that ship with the package."""
+"""Atomic writes, locks, room on the disk, and the configs that ship with the package."""
 
 import os
 import shutil
@@ -20,8 +20,8 @@ _PACKAGE = Path(__file__).resolve().parent
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """A file beside `path` that takes its place when all is well, and is deleted when it is not. Several processes may
-    write the same path: the last one stays."""
+    """Write to a temporary file beside `path`, which replaces `path` on success and is deleted on failure. If several
+    processes write the same path, the last one wins."""
     aside = path.with_name(f".{path.name}.{os.getpid()}-{uuid4().hex[:8]}.tmp")
     try:
         yield aside
@@ -32,8 +32,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_dir(folder: Path) -> Iterator[Path]:
-    """A folder `<name>.tmp` beside `folder` to write into. It takes the place of `folder` once all of it is on the
-    disk, and is deleted when that fails. A kill at any moment leaves no half-written `folder`."""
+    """A folder `<name>.tmp` beside `folder` to write into. It replaces `folder` once all of it is on the disk, and is
+    deleted on failure. A kill at any moment leaves no half-written `folder`."""
     aside = folder.with_name(f"{folder.name}.tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -50,14 +50,14 @@ def atomic_dir(folder: Path) -> Iterator[Path]:
 
 
 def remove_dir(folder: Path) -> None:
-    """Delete a folder, which loses its name first: nothing of that name is ever half deleted."""
+    """Rename a folder, then delete it: no half-deleted folder ever has its name."""
     old = folder.with_name(f"{folder.name}.old.tmp")
-    shutil.rmtree(old, ignore_errors=True)  # of a process that was killed while it deleted
+    shutil.rmtree(old, ignore_errors=True)  # left by a process that was killed while deleting
     shutil.rmtree(folder.rename(old))
 
 
 def sync(path: Path) -> None:
-    """Have what was written to a file, or the names in a folder, reach the disk."""
+    """Flush a file's contents, or a folder's names, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -70,8 +70,8 @@ def locked(path: Path, what: str) -> AcquireReturnProxy:
     stderr and wait.
 
     Args:
-        path: what is worked on; it need not be there.
-        what: the same for people, such as `"the life sim_1"`.
+        path: the file or folder to work on; it need not exist.
+        what: its name in messages, such as `"the life sim_1"`.
     """
     lock = path.parent / ".locks" / f"{path.name}.lock"
     lock.parent.mkdir(parents=True, exist_ok=True)
@@ -83,22 +83,22 @@ def locked(path: Path, what: str) -> AcquireReturnProxy:
 
 
 def free_bytes(path: Path) -> int:
-    """Room on the disk of a path, which need not be there yet."""
+    """Free bytes on the disk of a path, which need not exist yet."""
     path = path.absolute()
     return shutil.disk_usage(next(there for there in (path, *path.parents) if there.exists())).free
 
 
 def check_room(needed: int, folder: Path, what: str, otherwise: str) -> None:
-    """Make sure that the disk of a folder, which need not be there yet, has room.
+    """Check that the disk of a folder has enough room.
 
     Args:
         needed: in bytes.
-        folder: where it is needed.
-        what: needs it, such as `"The life sim_1"`.
-        otherwise: what else there is to do but make room.
+        folder: the folder to write; it need not exist yet.
+        what: the thing that needs the room, such as `"The life sim_1"`.
+        otherwise: what the user can do other than make room.
 
     Raises:
-        LifeError: it has not.
+        LifeError: there is too little room.
     """
     if needed > (free := free_bytes(folder)):
         raise LifeError(

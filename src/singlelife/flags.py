@@ -1,4 +1,4 @@
-"""Flags of the command line from data classes of settings."""
+"""Make command-line flags from data classes of settings."""
 
 import shutil
 import textwrap
@@ -11,7 +11,7 @@ from typing import Any, get_args
 from singlelife.errors import SingleLifeError
 from singlelife.text import did_you_mean
 
-_DEFAULTS = {"None": "", "": "", "False": "", "True": "(default: yes)"}  # what help says of these
+_DEFAULTS = {"None": "", "": "", "False": "", "True": "(default: yes)"}  # how help shows these
 
 
 def parse_flags(
@@ -20,15 +20,15 @@ def parse_flags(
     """Read a command line into a data class.
 
     Args:
-        settings: the data class, or a union of data classes, each of which is then a subcommand. Its fields are the
-            flags, and the docstrings under them their help; nested data classes add theirs without a prefix.
+        settings: the data class, or a union of data classes, one per subcommand. Its fields become flags, and the
+            docstrings under them become help; nested data classes add their fields without a prefix.
         program: the name that --help shows.
-        default: an instance whose values are the defaults, instead of those of the class.
-        about: what --help says first, instead of the docstring of the class.
+        default: an instance whose values replace the class's defaults.
+        about: text that --help shows first, instead of the class's docstring.
 
     Raises:
         SingleLifeError: there is no such subcommand.
-        SystemExit: --help (0), or the words are not what the settings take (2).
+        SystemExit: --help was given (0), or the words do not fit the settings (2).
     """
     import tyro  # 60 ms, which `singlelife --help` does not need
 
@@ -44,10 +44,10 @@ def parse_flags(
 
 
 def _make_help_plain() -> None:
-    """Have tyro's --help join and wrap paragraphs, keep indented lines as they are, give subcommands one sentence,
-    begin with the flags that are required, and leave out defaults that say nothing.
+    """Make tyro's --help join and wrap paragraphs, keep indented lines, give each subcommand one sentence, list
+    required flags first, and leave out uninformative defaults.
 
-    This reaches into tyro, where another version may differ; `tests/test_cli.py` reads every page.
+    This patches tyro's internals, which may change between versions; `tests/test_cli.py` reads every page.
     """
     arguments: Any = import_module("tyro._arguments")
     strings: Any = import_module("tyro._strings")
@@ -68,7 +68,7 @@ def _make_help_plain() -> None:
     ) -> list[str]:
         width = min(shutil.get_terminal_size().columns, 100)
         for each in args:
-            if (each.arg.lowered.metavar or "").startswith("{["):  # of a tuple that may be None
+            if (each.arg.lowered.metavar or "").startswith("{["):  # a tuple that may be None
                 each.arg.lowered.metavar = each.arg.lowered.metavar[1:-1]
         for group in subparser_frontier.values():
             for command in group.parser_from_name.values():
@@ -84,7 +84,7 @@ def _make_help_plain() -> None:
 
 
 def _joined(text: str) -> str:
-    """A docstring with a line for each paragraph; indented lines stay."""
+    """A docstring with each paragraph on one line; indented lines stay as they are."""
     paragraphs: list[str] = []
     last = ""
     for line in cleandoc(text).splitlines():

@@ -1,4 +1,4 @@
-"""The machine: which device models run on, how a CPU is shared, what memory this process takes."""
+"""The machine: the device that models run on, CPU settings, memory."""
 
 import ctypes
 import os
@@ -11,11 +11,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's mallopt
 
 
 def configure_cpu() -> None:
-    """Make training steps of small models on a CPU cheaper; `benchmarks/training_step.py` shows by how much.
+    """Speed up training steps of small models on a CPU; `benchmarks/training_step.py` measures by how much.
 
-    Threads wait for each other by spinning for some microseconds and then sleep: OpenMP's default, to spin for long,
-    makes every step several times slower as soon as anything else wants a core. `OMP_WAIT_POLICY` and
-    `GOMP_SPINCOUNT` of the environment win. Freed memory is kept for the next step.
+    Threads that wait for each other spin for some microseconds and then sleep. OpenMP's default is to spin for long,
+    which makes every step several times slower as soon as another process wants a core. `OMP_WAIT_POLICY` and
+    `GOMP_SPINCOUNT` in the environment take precedence. Freed memory is kept for the next step.
     """
     if "OMP_WAIT_POLICY" not in os.environ:
         os.environ.setdefault("GOMP_SPINCOUNT", "3000")
@@ -25,7 +25,7 @@ def configure_cpu() -> None:
 
 
 def say(text: str) -> None:
-    """Tell the user on stderr what goes on; of several processes that were launched together, the first one does."""
+    """Print a message for the user on stderr; if several processes were launched together, only the first prints."""
     if os.environ.get("RANK", "0") == "0":
         print(text, file=sys.stderr, flush=True)
 
@@ -34,8 +34,8 @@ def choose_device(name: str = "auto") -> str:
     """The device to run on.
 
     Args:
-        name: `"auto"` for the first GPU (CUDA, then Apple's) where there is one, else the CPU; or a device of torch,
-            such as `"cuda:1"`.
+        name: `"auto"` for the first GPU (CUDA, then Apple's), or the CPU if there is none; or a torch device, such as
+            `"cuda:1"`.
 
     Raises:
         SingleLifeError: torch cannot use that device here.
@@ -52,9 +52,10 @@ def choose_device(name: str = "auto") -> str:
 
 
 def free_memory(device: str = "cpu") -> dict[str, int]:
-    """Bytes of memory that a model can take, by where that is: on its way to a GPU it is in both."""
+    """Bytes of memory that a model can take: `""` for the machine, and `" on DEVICE"` for a GPU. A model passes
+    through the machine's memory on its way to a GPU, and so needs both."""
     free = {}
-    try:  # Linux knows what it would give back of its caches
+    try:  # Linux counts caches that it would give back
         lines = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
         free[""] = int(lines["MemAvailable"].split()[0]) * 1024
     except (OSError, ValueError, KeyError):
@@ -67,10 +68,10 @@ def free_memory(device: str = "cpu") -> dict[str, int]:
 
 
 def peak_resident() -> int | None:
-    """The most memory that this process has held so far, in bytes; None where the system does not tell."""
+    """The peak memory of this process so far, in bytes; None if the system does not report it."""
     if sys.platform == "win32":
         return None
-    if sys.platform == "linux":  # whose getrusage begins a new process at the peak of the one that started it
+    if sys.platform == "linux":  # its getrusage starts a new process at its parent's peak
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return 1024 * int(status.partition("VmHWM:")[2].split()[0])
     import resource  # which Windows lacks
@@ -80,7 +81,7 @@ def peak_resident() -> int | None:
 
 
 def resident() -> int | None:
-    """The memory that this process holds now, in bytes; None where there is no /proc."""
+    """The memory that this process holds now, in bytes; None if there is no /proc."""
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Learning rates by step, and which parameters decay: of pretraining and of probes."""
+"""Learning-rate schedule, weight decay and AdamW, for pretraining and for probes."""
 
 import math
 
@@ -14,8 +14,8 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, 
         step: 0 to max_steps - 1.
         peak: the rate at the end of the warm-up.
         warmup_steps: step `warmup_steps - 1` is the first at the peak.
-        max_steps: where the cosine would reach its end.
-        min_rate: the end of the cosine, as a share of the peak.
+        max_steps: the step at which the cosine would end.
+        min_rate: the rate at the end of the cosine, as a share of the peak.
     """
     if step < warmup_steps:
         return peak * (step + 1) / warmup_steps
@@ -26,8 +26,8 @@ def learning_rate(step: int, *, peak: float, warmup_steps: int, max_steps: int, 
 def parameter_groups(model: torch.nn.Module, weight_decay: float) -> list[dict]:
     """Two groups of trainable parameters: with weight decay, and without.
 
-    Decay is for matrices that are multiplied with activations. Biases, the gains of norms, learned tokens and
-    positions set levels rather than weigh inputs, and are left alone.
+    Only matrices that multiply activations decay. Biases, the gains of norms, learned tokens and positions set levels
+    rather than weigh inputs, and do not decay.
     """
     decayed: list[torch.nn.Parameter] = []
     free: list[torch.nn.Parameter] = []

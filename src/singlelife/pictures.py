@@ -1,4 +1,4 @@
-"""Still pictures of any kind that Pillow opens, made plain: 8-bit RGB, upright."""
+"""Read any still picture that Pillow opens as upright 8-bit RGB."""
 
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -18,19 +18,19 @@ def read_picture(
     formats: tuple[str, ...] | None = None,
     max_pixels: int = MOST_PIXELS,
 ) -> Image.Image:
-    """A picture as it is meant to be seen: RGB of 8 bits a channel, upright, on white where it is transparent.
+    """A picture as it is meant to be seen: 8-bit RGB, upright, transparent parts on white.
 
-    16 bits become the upper 8 of them. The orientation that a camera notes (EXIF, all eight) is applied. An animation
-    gives its first frame.
+    Of 16 bits the upper 8 are kept. The camera's orientation (EXIF, all eight values) is applied. An animation gives
+    its first frame.
 
     Args:
-        source: a file, its path, or a picture that is open already.
-        formats: the only ones that are opened, by Pillow's names; all by default.
-        max_pixels: above which it is not decoded.
+        source: a path, a file, or a picture that is already open.
+        formats: the formats to accept, by Pillow's names; all by default.
+        max_pixels: a larger picture is not decoded.
 
     Raises:
-        ValueError: there is no such file, it is no picture, damaged, too large, or its numbers do not say what white
-            is (floating point, 32 bits). The message says which, and begins with the path where there is one.
+        ValueError: the file is missing, not a picture, damaged or too large, or its pixel type does not define white
+            (floating point, 32 bits). The message says which, and begins with the path if there is one.
     """
     name = f"{source}: " if isinstance(source, str | Path) else ""
     try:
@@ -47,8 +47,8 @@ def read_picture(
 def _plain(picture: Image.Image, max_pixels: int) -> Image.Image:
     if picture.width * picture.height > max_pixels or max(picture.size) > LONGEST_SIDE:
         raise ValueError(
-            f"{picture.width} x {picture.height} pixels, where {max_pixels / 1e6:.0f} million in all and "
-            f"{LONGEST_SIDE:,} a side are the most"
+            f"{picture.width} x {picture.height} pixels; the maximum is {max_pixels / 1e6:.0f} million in all and "
+            f"{LONGEST_SIDE:,} on a side"
         )
     tags: Any = dict(getattr(picture, "tag_v2", {}))  # before loading, which may turn a TIFF upright
     picture.load()
@@ -56,10 +56,10 @@ def _plain(picture: Image.Image, max_pixels: int) -> Image.Image:
     if upright.mode.startswith(("I", "F")):
         deep = upright.mode.startswith("I;16") or (upright.mode == "I" and picture.format in _WHOLE_RANGE)
         if not deep:
-            raise ValueError(f"its pixels are of mode {upright.mode}, which does not say what white is")
+            raise ValueError(f"its pixels have mode {upright.mode}, which does not define white")
         bits = max(8, np.ravel(tags.get(_BITS, 16))[0])
         levels = (np.asarray(upright).astype(np.int64) >> (bits - 8)).clip(0, 255).astype(np.uint8)
-        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow mends for 8 bits alone
+        if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow corrects this for 8 bits only
             levels = 255 - levels
         return Image.fromarray(levels).convert("RGB")
     if upright.has_transparency_data:

@@ -1,6 +1,6 @@
-"""One table for every score and evaluation: a row of `results.jsonl` for each number.
+"""One table for all scores and evaluations: `results.jsonl` has a row for each number.
 
-pandas makes every comparison, CSV, Markdown and HTML from it:
+Read it with pandas to compare models or to write CSV, Markdown or HTML:
 
     frame = read_results("results.jsonl")
     frame[frame.metric == "centred_excess"].pivot_table("value", "model", "reference")
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class ResultRow:
-    """One number. Rows compare only within one protocol and one hash of the data.
+    """One number. Only rows with the same protocol and data hash can be compared.
 
     Attributes:
-        model, reference: as the user named them; the second is the other model of scores between two.
-        revision: what the weights are: a commit of the Hub or a hash of the files.
+        model, reference: as the user named them; the reference is the second model of a score between two.
+        revision: the weights' version: a commit on the Hub or a hash of the files.
         task: `"cas"`, `"correspondence"` or `"depth"`.
         protocol: the task's name and version, such as `"depth/1"`.
-        data: what it was measured on, as the user named it.
+        data: the data measured on, as the user named it.
         metric: such as `"centred_excess"`, `"aepe"`, `"delta1"`.
-        value: finite, or NaN where it is not defined.
-        low, high: of its 95% interval, where there is one.
-        seed: of what is random in the measurement, where anything is.
-        settings: whatever else the number depends on, such as k or the direction.
-        version: of singlelife.
+        value: finite, or NaN if it is undefined.
+        low, high: the ends of its 95% interval, if it has one.
+        seed: the measurement's random seed, if anything in it is random.
+        settings: other settings that the number depends on, such as k or the direction.
+        version: singlelife's version.
     """
 
     model: str
@@ -55,14 +55,14 @@ class ResultRow:
     version: str = ""
 
 
-_START = '{"model": '  # of every line, which tells one that was cut short from what is no result
+_START = '{"model": '  # the start of every line; a line with it that is not JSON was cut short
 COLUMNS = tuple(each.name for each in fields(ResultRow))
-# Two rows that agree in these are the same measurement; the later one counts.
+# Two rows that agree in these columns are the same measurement; the later one counts.
 IDENTITY = tuple(name for name in COLUMNS if name not in ("value", "low", "high", "version"))
 
 
 def append_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Append rows to a `results.jsonl`, which is made if need be. Several processes may append to one file.
+    """Append rows to a `results.jsonl`, and create the file if necessary. Several processes may append to one file.
 
     Raises:
         SingleLifeError: the file cannot be written.
@@ -86,8 +86,8 @@ def append_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
 def read_results(*paths: str | Path) -> "pandas.DataFrame":
     """The rows of one or several `results.jsonl` as a frame with the columns of `ResultRow`.
 
-    Of several measurements of the same thing the latest counts. A line that was cut short, by a process killed while
-    it wrote, is left out.
+    If something was measured several times, the latest row counts. A line cut short, because the process that wrote
+    it was killed, is left out.
 
     Raises:
         SingleLifeError: a file is missing, or a line is not a result.

@@ -1,11 +1,11 @@
-"""Text for people: numbers of bytes, lengths of time, tables, the names that a mistyped one may mean."""
+"""Format text for people: sizes, durations, tables, suggestions for mistyped names."""
 
 import difflib
 from collections.abc import Iterable, Sequence
 
 
 def in_bytes(number: float) -> str:
-    """In kB, MB or GB: `in_bytes(2_830_000)` is `"2.8 MB"`."""
+    """A size in bytes, kB, MB or GB: `in_bytes(2_830_000)` is `"2.8 MB"`."""
     for unit in ("bytes", "kB", "MB"):
         if number < 1000:
             return f"{number:.0f} bytes" if unit == "bytes" else f"{number:.1f} {unit}"
@@ -24,7 +24,7 @@ def duration(seconds: float) -> str:
 
 
 def aligned(rows: Sequence[Sequence[str]]) -> str:
-    """The rows of a table, its columns as wide as their longest cell."""
+    """A table with each column as wide as its longest cell."""
     widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
@@ -32,7 +32,7 @@ def aligned(rows: Sequence[Sequence[str]]) -> str:
 
 
 def did_you_mean(word: str, names: Iterable[str]) -> str:
-    """A sentence, after a space, that gives the names most like a mistyped word, or else some of them."""
+    """A sentence, after a space, with the names closest to a mistyped word, or some of the names if none is close."""
     names = list(names)
     near = difflib.get_close_matches(word, names, n=3, cutoff=0.5)
     others = f" There are {', '.join(names[:12])}{', …' if len(names) > 12 else '.'}" if names else ""

@@ -72,7 +72,7 @@ def test_a_model_of_the_hub_is_that_of_its_revision(hub, hub_client, vit):
     hub.breaks.append(Break("GET", "lives/vit", after=0, times=10**6))  # the Hub is away
     answer = hub_client.ask(LOAD, spec="lives/vit")
     assert answer.error is None and answer.result[1] == second
-    assert f"Going on with lives/vit as it was kept, commit {second[:12]}" in answer.said
+    assert f"earlier download of lives/vit, commit {second[:12]}" in answer.said
     assert len(hub.requests) > count
 
 

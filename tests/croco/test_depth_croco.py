@@ -90,9 +90,9 @@ def test_the_loss_is_that_of_the_paper_over_known_pixels():
     torch.testing.assert_close(scale_invariant_log_loss(log_depth, depth), expected)
     # Half of a common factor is forgiven, and an unknown pixel has no say.
     torch.testing.assert_close(scale_invariant_log_loss(depth.clamp_min(1).log() + 1, depth), torch.tensor(0.5))
-    with pytest.raises(ValueError, match="no pixel of known depth"):
+    with pytest.raises(ValueError, match="no pixel with known depth"):
         scale_invariant_log_loss(torch.zeros(2, 2, 2), torch.stack([depth[0], torch.zeros(2, 2)]))
-    with pytest.raises(ValueError, match="labels should be of shape"):
+    with pytest.raises(ValueError, match="labels should have shape"):
         scale_invariant_log_loss(torch.zeros(1, 2, 2), torch.ones(1, 4, 4))
 
 

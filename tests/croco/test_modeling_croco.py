@@ -72,11 +72,11 @@ def test_conversion_leaves_nothing_over_and_nothing_missing(golden):
         'Missing .*"croco.encoder.norm.bias"': ({n: t for n, t in state.items() if n != "enc_norm.bias"}, {}),
         f"has no partner {partner}": ({n: t for n, t in state.items() if n != partner}, {}),
         "size mismatch for croco.encoder.norm.bias": (state | {"enc_norm.bias": torch.zeros(3)}, {}),
-        "not known: depth": (state, {"depth": 3}),
+        "unknown: depth": (state, {"depth": 3}),
         "norm_im2_in_dec": (state, {"norm_im2_in_dec": False}),
         "pos_embed": (state, {"pos_embed": "learned"}),
         "too few for the blocks": (state, {"enc_depth": 10**9}),
-        "make no CroCo.*enc_depth": (state, {"enc_depth": "two"}),
+        "do not describe a CroCo.*enc_depth": (state, {"enc_depth": "two"}),
     }
     for facts, (weights, changes) in wrong.items():
         with pytest.raises(ValueError, match=facts):
@@ -116,7 +116,7 @@ def test_values_set_later_are_checked_when_a_model_is_built():
 @torch.no_grad()
 def test_any_size_and_shape_with_interpolation(model):
     target, source = views(height=48, width=64)
-    with pytest.raises(ValueError, match="48x64 px is not of the model's image_size"):
+    with pytest.raises(ValueError, match="48x64 px does not have the model's image_size"):
         model.croco(target, source)
     outputs = model.croco(target, source[..., :32], interpolate_pos_encoding=True)
     assert outputs.last_hidden_state.shape == (2, 6 * 8, 32)
@@ -181,7 +181,7 @@ def test_masks_hide_the_share_asked_for_and_come_from_the_generator(mask_ratio, 
         (torch.zeros(2, 9, dtype=torch.bool), r"shape \(2, 16\)"),
         (torch.zeros(2, 16), "should be bool"),
         (torch.ones(2, 16, dtype=torch.bool), "at least one"),
-        (torch.arange(32).view(2, 16) < 5, "as many patches visible in every row"),
+        (torch.arange(32).view(2, 16) < 5, "same number of patches visible in every row"),
         (torch.zeros(2, 16, dtype=torch.bool), "masks no patch"),
     ],
 )

@@ -125,7 +125,7 @@ def test_a_download_that_broke_goes_on_with_what_is_missing(hub, hub_client, sim
     repository = pushed(hub, hub_client, sim_test.path, "ann/kitchen")
     hub.breaks.append(Break("GET", "train-00001", after=100_000, times=100))
     answer = hub_client.ask(RESOLVE, words="ann/kitchen", cache=tmp_path)
-    assert answer.error[0] == "HubUnreachable" and "the same command goes on" in answer.error[1]
+    assert answer.error[0] == "HubUnreachable" and "run the same command again" in answer.error[1]
     folder = tmp_path / "lives" / "hub" / "ann--kitchen" / repository.branches["main"]
     assert not folder.exists()
     hub.breaks.clear()
@@ -144,7 +144,7 @@ def test_what_was_downloaded_needs_no_network(hub, hub_client, small_life, tmp_p
     assert not hub.requests  # a commit never changes
     hub.breaks.append(Break("GET", "/api/", after=0, times=100))
     answer = hub_client.ask(RESOLVE, words="ann/kitchen", cache=tmp_path)
-    assert answer.result == str(path) and f"as it was kept, commit {path.name[:12]}" in answer.said
+    assert answer.result == str(path) and f"earlier download of ann/kitchen, commit {path.name[:12]}" in answer.said
     # This process is told not to ask the Hub.
     assert resolve_life("ann/kitchen", cache_dir=tmp_path).path == path
     assert "HF_HUB_OFFLINE" in capsys.readouterr().err
@@ -204,11 +204,11 @@ def test_a_repository_made_by_hand_is_a_life(hub, hub_client, tmp_path):
         ({FRAMES: parquet(image=2 * [{"bytes": None, "path": "/etc/passwd"}])}, "has no image"),
         ({FRAMES: parquet()[:4] + 40 * b"\xff" + parquet()[44:]}, "data/ of ann/kitchen cannot be read"),
         ({FRAMES: parquet(said=b'{"info": {"features": {"image": {"_type": "No"}}}}')}, "data/ of .* cannot be read"),
-        ({FRAMES: None}, "has a metadata.json and no frames"),
-        ({"metadata.json": described(num_frames=3)}, "data/ of .* is not whole: it holds 2 .* metadata.json says 3"),
+        ({FRAMES: None}, "has a metadata.json but no frames"),
+        ({"metadata.json": described(num_frames=3)}, "data/ of .* is incomplete: it holds 2 .* metadata.json says 3"),
         ({"metadata.json": described(format_version=2)}, "format 2; .* reads 1.* pip install -U singlelife"),
-        ({"metadata.json": described(frame_rate="fast")}, "not that of a life: frame_rate missing"),
-        ({"metadata.json": described(videos=[1])}, "not that of a life: videos"),
+        ({"metadata.json": described(frame_rate="fast")}, "not a life's metadata: frame_rate missing"),
+        ({"metadata.json": described(videos=[1])}, "not a life's metadata: videos"),
         ({"metadata.json": b"{"}, "metadata.json of ann/kitchen cannot be read"),
         ({"metadata.json": None}, "has no metadata.json.* --video"),
     ],
@@ -226,7 +226,7 @@ def test_what_is_no_life_is_refused_and_leaves_nothing(hub, hub_client, tmp_path
 @pytest.mark.parametrize(
     ("words", "token", "message"),
     [
-        ("ann/nobody", WRITER, "There is no data set ann/nobody on the Hub, or none that you may see"),
+        ("ann/nobody", WRITER, "There is no data set ann/nobody on the Hub, or you cannot see it"),
         ("ann/private", STRANGER, "if it is private, log in with `hf auth login`"),
         ("ann/gated", STRANGER, "is gated: its owner gives access on request. Ask for it at http"),
         ("ann/private", "hf_wrong", "does not accept your token"),

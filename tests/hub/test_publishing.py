@@ -108,7 +108,7 @@ def test_a_token_that_is_taken_away_meanwhile_is_said_at_the_end(hub, train, run
     hub.troubles.append(Trouble("POST", "/preupload/", 403, times=1000))
     answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
     assert answer.error is None and answer.result == 0, answer
-    assert "NOT PUSHED" in answer.said and "your token may not do that" in answer.said
+    assert "NOT PUSHED" in answer.said and "your token does not allow it" in answer.said
     assert f"singlelife push {tmp_path / 'run'} ann/pan" in answer.said
 
 

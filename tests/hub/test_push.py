@@ -79,7 +79,7 @@ def test_a_push_goes_on_where_it_failed(hub, hub_client, whole_run, trouble, sai
 def test_a_push_that_gave_up_is_finished_by_the_next(hub, hub_client, sim_test):
     hub.breaks.append(Break("PUT", "/lfs/", after=900_000, times=1000))  # the second file is the first as large
     answer = push(hub_client, sim_test.path, "ann/kitchen")
-    assert answer.result == 2 and "the same command sends the rest" in answer.said
+    assert answer.result == 2 and "run the same command again" in answer.said
     repository = hub.repositories["dataset", "ann/kitchen"]
     assert files(repository) == set()  # nobody sees half a life
     hub.dead = True
@@ -97,12 +97,12 @@ def test_a_push_that_gave_up_is_finished_by_the_next(hub, hub_client, sim_test):
     [
         ("ann/thing", None, [], "HF_TOKEN"),
         ("ann/thing", "hf_wrong", [], "does not accept your token"),
-        ("ann/thing", READER, [], "your token may not do that"),
+        ("ann/thing", READER, [], "your token does not allow it"),
         ("nobody/thing", WRITER, [], "no user or organisation nobody"),
         ("ann/../thing", WRITER, [], "ORG/NAME"),
         ("ann/public", WRITER, [], "is public, not private"),
         ("ann/private", WRITER, ["--public"], "is private, not public"),
-        ("ann/private", STRANGER, [], "your token may not do that"),
+        ("ann/private", STRANGER, [], "your token does not allow it"),
         ("ann/taken", WRITER, [], "ann/taken is taken"),
         ("ann/other", WRITER, [], "holds a model of the life wt_3"),
         ("ann/odd", WRITER, [], "holds something else"),

@@ -48,7 +48,7 @@ def equal(a: Geometry, b: Geometry) -> bool:
 def test_nothing_is_stored_at_first_and_the_ways_to_get_it_are_named(life):
     assert stored_geometry(life) is None and geometry_metadata(life) is None
     with pytest.raises(
-        LifeError, match=r"not known. Put an Aria MPS folder .*small/slam, name one with .*--from FOLDER"
+        LifeError, match=r"unknown. Put an Aria MPS folder .*small/slam, name one with .*--from FOLDER"
     ):
         life_geometry(life, progress=False)
 

@@ -113,7 +113,7 @@ def test_it_has_the_frames_of_its_parts_in_order_and_no_pair_is_of_two_of_them(t
 @pytest.mark.parametrize(
     ("joins", "message"),
     [
-        ("sim_1 sim_shuffled", "should all be videos, or all simulated with the same depth"),
+        ("sim_1 sim_shuffled", "should all be videos, or all be simulated with the same depth"),
         ("sim_1 sim_test", "with the same depth"),
         ("sim_1", "joins two or more"),
         ("sim_1 sim_1", "joins two or more"),

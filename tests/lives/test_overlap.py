@@ -198,6 +198,6 @@ def test_a_table_that_cannot_be_used_is_named_and_made_again(life, damage):
     path = life.path / stored(life)[0]
     whole = path.read_bytes()
     damage(path, pq.read_table(path))
-    with pytest.warns(UserWarning, match=rf"{path.name} cannot be used \(.*made again"):
+    with pytest.warns(UserWarning, match=rf"{path.name} cannot be used \(.*again"):
         again = stored_pair_table(life, geometry, SETTINGS, progress=False)
     assert same(made, again) and path.read_bytes() == whole and stored(life) == [path.name]

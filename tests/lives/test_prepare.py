@@ -88,7 +88,7 @@ def test_files_of_one_name_in_two_folders_stay_two_videos(tmp_path, cache):
     """Cameras count from 1 again in every folder."""
     clips = [write_clip(tmp_path / day / "GX01.mp4", seconds=1) for day in ("monday", "tuesday")]
     assert prepare("walk", clips, cache).videos == ["monday/GX01.mp4", "tuesday/GX01.mp4"]
-    with pytest.raises(LifeError, match="each once"):
+    with pytest.raises(LifeError, match="only once"):
         prepare_life(replace(get_life("walk", clips), videos=(str(clips[0]), str(clips[0]))), cache_dir=cache)
 
 

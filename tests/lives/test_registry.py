@@ -55,7 +55,7 @@ def test_videos_that_a_registered_life_should_not_have_are_named():
     right = [f"P07-2024053{day}-101357.mp4" for day in range(9)]
     assert kitchen.mismatches(right) == () == Life(name="my_day").mismatches(["anything.mp4"])
     wrong = kitchen.mismatches([*right[:2], "x/P06-20240531-101357.mp4"])
-    assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), and here are 3" in wrong[1]
+    assert "x/P06-20240531-101357.mp4" in wrong[0] and "9 video(s), but 3 are here" in wrong[1]
 
 
 @given(
@@ -114,7 +114,7 @@ def test_a_list_names_videos_in_its_own_order_from_its_own_folder(tmp_path, monk
     assert get_life("ald_1").videos == listed == get_life("mine", [folder / VIDEO_LIST]).videos
     assert get_life("ald_1", [folder]).videos == tuple(str(folder / f"{name}.mp4") for name in ("2", "10", "unlisted"))
     for content, message in (
-        (b"gone.mp4\n", "1 of 1 files .*gone.mp4"),
+        (b"gone.mp4\n", "1 of them missing.*gone.mp4"),
         (b"# nothing\n", "no file"),
         (b"\xff", "read"),
     ):
@@ -143,7 +143,7 @@ def test_a_real_life_comes_with_the_package(tmp_path, monkeypatch):
         ("lives: {a: {simulation: {wad: freedoom1, map: E1M1, sead: 1}}}", "life 'a': .*sead"),
         ("lives: {a: {joins: b a}}", "life 'a': .*joins two or more"),
         ("lives: {a: {shuffle_of: a}}", "life 'a': .*other lives"),
-        ("life: {}", "should hold `lives`"),
+        ("life: {}", "should hold the mapping `lives`"),
         ("[1, 2]", "should hold a mapping"),
     ],
 )

@@ -57,7 +57,7 @@ def test_with_videos_it_is_a_recording_of_ones_own(small_life):
 @pytest.mark.parametrize("words", ["./kitchen", "../kitchen", "a/b/c", "~/kitchen", "runs/empty"])
 def test_a_path_to_no_life_is_refused(words, tmp_path):
     (tmp_path / "runs" / "empty").mkdir(parents=True)
-    with pytest.raises(LifeError, match=r"is no life: .*(is not there|has no metadata.json)"):
+    with pytest.raises(LifeError, match=r"is not a life: .*(does not exist|has no metadata.json)"):
         life_reference(words)
     assert not Path("kitchen").exists()
 
@@ -74,7 +74,7 @@ def test_a_prepared_life_is_known_by_its_name_everywhere(tmp_path, monkeypatch, 
     (tmp_path / "courtyard").mkdir()
     assert resolve_life("courtyard", progress=False).path == second.path
     said = capsys.readouterr().err
-    assert f"taken, {second.path.name}." in said and str(first.path) in said and "20 frames" in said
+    assert f"newest, {second.path.name}." in said and str(first.path) in said and "20 frames" in said
     shuffled = resolve_life("shuffled-courtyard", progress=False)
     assert len(shuffled) == 30 and shuffled.metadata["shuffled"]["fingerprint"] == second.metadata["fingerprint"]
     assert training_recipe("courtyard") == "tiny"

@@ -39,7 +39,7 @@ def test_pictures_come_early_make_an_animation_and_change_no_loss(tmp_path: Path
 def test_the_first_hours_are_said_and_kept_by_a_resume(tmp_path: Path, command, capsys):
     folder = tmp_path / "run"
     assert run(command(folder, hours=0.003, max_steps=2, save_steps=1)) == 0  # 10.8 s of 20
-    assert "only the first 11 s of it, 108 frames, are trained on" in capsys.readouterr().out
+    assert "only the first 11 s, 108 frames" in capsys.readouterr().out
     with pytest.raises(RunError, match=r"hours was 0\.003, now None"):
         run(command(folder, "--resume", max_steps=2))
 

@@ -119,7 +119,7 @@ def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(tmp_path: 
     assert run(command(tmp_path / "run", **settings)) == 0
     assert len(losses(tmp_path / "run")) == 2
     started = capsys.readouterr().out
-    assert "spatial, overlap 0.2 to 0.7" in started and "hold no" not in started
+    assert "spatial, overlap 0.2 to 0.7" in started and "stretches have no" not in started
     state = json.loads((tmp_path / "run" / "checkpoint-2" / "training_state.json").read_text())
     assert len(state["sequence"]["pair_table"]) == 64
     for name, value in {"min_overlap": 0.3, "max_overlap": 0.6, "max_neighbours": 50, "spatial_weight": 0.2}.items():

@@ -1,5 +1,5 @@
-"""The subcommands of `singlelife`, a file each. A command imports what it needs when it runs, so that `--help` and a
-mistyped name are quick. Here is what several of them share."""
+"""The subcommands of `singlelife`, one file each, and here the helpers that several share. A command imports what it
+needs when it runs, so that `--help` and errors about mistyped names are quick."""
 
 import json
 import sys
@@ -13,14 +13,14 @@ from singlelife.files import atomic_write, config_names
 from singlelife.results import append_results
 from singlelife.text import did_you_mean
 
-EXTRAS = {  # packages that not everybody needs: which extra brings each, and what it is for
+EXTRAS = {  # optional packages: the extra that installs each, and what it is for
     "vizdoom": ("sim", "simulated lives"),
     "matplotlib": ("plots", "pictures of runs, pairs and scores"),
     "pycolmap": ("poses", "reconstructing camera poses"),
     "h5py": ("evaluation", "NYU Depth V2"),
     "gradio": ("spaces", "the page that compares models"),
 }
-_RUNS = Path("runs")  # where runs go by default; no name there is taken for one on the Hub
+_RUNS = Path("runs")  # the default folder of runs; runs/NAME never means a Hub repository
 
 
 def runs_here() -> list[str]:
@@ -30,10 +30,10 @@ def runs_here() -> list[str]:
 
 
 def check_models(models: Iterable[str]) -> None:
-    """Refuse a name that can be no model, before torch is imported or the Hub is asked.
+    """Refuse a name that cannot be a model, before torch is imported or the Hub is asked.
 
     Raises:
-        CheckpointError: it is no folder here, no preset after `untrained:`, and no ORG/NAME; the nearest names follow.
+        CheckpointError: it is not a folder here, a preset after `untrained:`, or ORG/NAME; the message suggests names.
     """
     for model in models:
         fresh = untrained_model(model)
@@ -56,19 +56,19 @@ def _nearest(name: str, path: Path, known: list[str]) -> str:
 
 
 def no_folder(name: str) -> str:
-    """Why what a user named as a folder cannot be used; the nearest names follow."""
+    """The error for a folder that does not exist, with the nearest names."""
     return f"There is no {name}.{_nearest(name, Path(name), runs_here())}"
 
 
 def check_folders(**flags: Path | str | None) -> None:
-    """Raise a SingleLifeError where the folder of a file that a flag names is not there; `-` is the screen."""
+    """Raise a SingleLifeError if a flag names a file in a folder that does not exist; `-` is the screen."""
     for flag, path in flags.items():
         if path is not None and path != "-" and not Path(path).absolute().parent.is_dir():
             raise SingleLifeError(f"--{flag} {path}: there is no such folder to write into.")
 
 
 def start(device: str) -> None:
-    """Say where models will run, before any work; keep transformers quiet, since commands have bars of their own."""
+    """Print the device that models will run on, and silence transformers: commands have progress bars of their own."""
     from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from singlelife.machine import choose_device
@@ -79,8 +79,8 @@ def start(device: str) -> None:
 
 
 def report(result: Any, models: Sequence[str], as_json: str | None, results: Path | None, *drawn: Path | None) -> None:
-    """Print a result, or write it as `--json` and `--results` say, and name on stderr the files written, including
-    those already `drawn`, and the command that publishes a run of these models with its new results."""
+    """Print a result or write it, as `--json` and `--results` say. On stderr, name the files written, including those
+    already `drawn`, and the command that publishes a run among these models with its new results."""
     fields = json.dumps(result.to_dict(), indent=2, allow_nan=False) if as_json else ""
     print(fields if as_json == "-" else result)
     written = [Path(as_json)] if as_json and as_json != "-" else []

@@ -19,10 +19,10 @@ class Cas:
     """Measure how far models agree about geometry, by the Correspondence Alignment Score (CAS).
 
     The CAS is the share of their strongest matches that two models have in common. The table leads with the centred
-    score, which leaves out habits of place and popular patches. Compare it with its null: what the same models score
-    when their pairs are mismatched. Next come the raw score and each model's score against the position map. More than
-    two models give a matrix, means within and across groups of models, and a test that groups matter. --curve shows
-    how the score changes over the checkpoints of a run.
+    score, which leaves out habits of place and popular patches. Compare it with its null: the score of the same models
+    on mismatched pairs. Next come the raw score and each model's score against the position map. With more than two
+    models, you get a matrix, means within and across groups of models, and a test of whether groups matter. --curve
+    shows how the score changes over the checkpoints of a run.
 
     Each model runs once on a pair set; the cache folder keeps the result. If one of many models fails, the others are
     compared, the table ends with its error, and the exit code is 1.
@@ -39,23 +39,23 @@ class Cas:
     config: CasConfig = field(default_factory=CasConfig)
 
     groups: tuple[str, ...] = ()
-    """Which models belong together, as NAME=MODEL,MODEL. The default is the data set of a model's life, from its
-    name. For more than two models."""
+    """Groups of models, as NAME=MODEL,MODEL. By default, models are grouped by the data set of their life, which
+    their names give. For more than two models."""
 
     representation: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also compare one vector per view, the mean of its patches' features: linear CKA and mutual nearest neighbours.
     For more than two models."""
 
     curve: tuple[str, ...] = ()
-    """Instead of MODELs: score every saved checkpoint of one run, or the finished models of several runs that differ
-    in --hours of life, against --reference."""
+    """Instead of MODELs: compare every saved checkpoint of one run, or the finished models of several runs that differ
+    in --hours of life, with --reference."""
 
     reference: str | None = None
-    """The model that a curve compares with."""
+    """The model that --curve compares with."""
 
     controls: tuple[str, ...] = ()
-    """Models that should not align with the reference of a curve. The curve emerges where its interval lies above
-    theirs."""
+    """Models that should not align with the reference of a curve. Alignment has emerged where the curve's interval
+    lies above theirs."""
 
     results: Path | None = None
     """Append a row for each number to this results.jsonl."""
@@ -69,20 +69,20 @@ class Cas:
     def __post_init__(self) -> None:
         of_many = self.groups or self.representation
         if self.curve and (self.models or of_many):
-            raise SingleLifeError("--curve goes without MODELs, --groups and --representation.")
+            raise SingleLifeError("--curve takes no MODELs, --groups or --representation.")
         if self.curve and self.reference is None:
             raise SingleLifeError("--curve needs the model to compare with: add --reference MODEL.")
         if not self.curve and (self.reference or self.controls):
-            raise SingleLifeError("--reference and --controls belong to --curve RUN; add it.")
+            raise SingleLifeError("--reference and --controls need --curve RUN; add it.")
         if not self.curve and len(self.models) < 2:
             raise SingleLifeError(f"Name at least two models to compare, or --curve RUN; given: {len(self.models)}.")
         if len(self.models) == 2 and of_many:
             raise SingleLifeError("--groups and --representation are for more than two models.")
         if len(self.models) != 2 and self.config.search != "none":
-            raise SingleLifeError(f"--search {self.config.search} compares two models; name just two.")
+            raise SingleLifeError(f"--search {self.config.search} compares exactly two models.")
         check_folders(json=self.json, results=self.results, save=self.save)
         if self.save and self.save.exists() and not self.save.is_dir():
-            raise SingleLifeError(f"--save {self.save}: this is a file; give a folder.")
+            raise SingleLifeError(f"--save {self.save} is a file; give a folder.")
 
     def run(self) -> int:
         check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])

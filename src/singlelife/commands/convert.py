@@ -1,4 +1,4 @@
-"""`singlelife convert`: released checkpoints of others as models of this package."""
+"""`singlelife convert`: turn released CroCo checkpoints into models of this package."""
 
 import sys
 from dataclasses import dataclass
@@ -12,11 +12,12 @@ from tyro.conf import Positional, arg
 class Convert:
     """Convert a checkpoint of the reference CroCo into a model that every command here takes.
 
-    It takes CroCo.pth, the CroCo v2 family, and models fine-tuned from them, without their heads. The encoder of
-    DUSt3R and MASt3R is exact. Their two decoders exchange tokens, which CroCo's does not: the first one is kept, and
-    its cross-attention is not the original's. Only tensors and plain values are unpickled; nothing in the file runs.
+    It takes CroCo.pth, the CroCo v2 family, and models fine-tuned from them, and leaves out their heads. The encoder
+    of DUSt3R and MASt3R is exact. Their two decoders exchange tokens, which CroCo's does not: only the first is kept,
+    and its cross-attention differs from the original's. Only tensors and plain values are unpickled; no code in the
+    file runs.
 
-    The released checkpoints are under CC BY-NC-SA 4.0 (non-commercial), and so is what is made of them.
+    The released checkpoints are under CC BY-NC-SA 4.0 (non-commercial), and so are the converted models.
 
         singlelife convert CroCo_V2_ViTLarge_BaseDecoder.pth models/croco-v2-large
     """
@@ -43,8 +44,8 @@ class Convert:
             print("singlelife: the model has no pixel head, so it cannot be pretrained further.", file=sys.stderr)
         if made.kind == "two decoders":
             print(
-                "singlelife: the checkpoint has two decoders that exchange tokens. The encoder is exact; the "
-                "cross-attention is not the original's: use --method feature-correlation.",
+                "singlelife: the checkpoint has two decoders that exchange tokens. The encoder is exact, but the "
+                "cross-attention differs from the original's: use --method feature-correlation.",
                 file=sys.stderr,
             )
         return 0

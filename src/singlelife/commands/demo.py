@@ -16,8 +16,8 @@ from singlelife.machine import configure_cpu
 @dataclass(frozen=True)
 class Demo:
     """Compare two models in the browser: choose them, see whether they agree about where things are, and click on a
-    patch to see where each looks. Works without a network, with the small models that come with the page. While only
-    this machine can open the page, it also opens folders such as runs/sim_1. Ends with Ctrl-C.
+    patch to see where each looks. The page works without a network, with the small models that come with it. If only
+    this machine can open the page, it also loads models from folders such as runs/sim_1. Stop it with Ctrl-C.
 
     With --deploy, upload the page and this package as a Gradio Space instead. Needs `hf auth login`, or HF_TOKEN.
     """
@@ -27,11 +27,11 @@ class Demo:
     port: int | None = None
     """The port; by default the first free one from 7860."""
     share: Annotated[bool, FlagCreatePairsOff] = False
-    """Let everybody who has its address open the page, through a tunnel of Gradio's."""
+    """Let everybody who has its address open the page, through a Gradio tunnel."""
     browser: bool = True
     """Open the page in the browser; otherwise only print its address."""
     deploy: str | None = None
-    """ORG/NAME of the Space to upload the page to, made if it is not there."""
+    """ORG/NAME of the Space to upload the page to; created if it does not exist."""
     public: Annotated[bool, FlagCreatePairsOff] = False
     """With --deploy: let everybody see and use the Space; by default it is private."""
 
@@ -39,13 +39,13 @@ class Demo:
         if self.port is not None and not 0 < self.port < 65536:
             raise SingleLifeError(f"--port should be a number from 1 to 65535, not {self.port}.")
         if self.deploy is None and self.public:
-            raise SingleLifeError("--public goes with --deploy ORG/NAME.")
+            raise SingleLifeError("--public needs --deploy ORG/NAME; add it.")
 
     def run(self) -> int:
         if self.deploy is not None:
             print(
                 deploy_space(self.deploy, private=not self.public),
-                "\nThe Hub builds it now, which takes some minutes.",
+                "\nThe Hub is building it now, which takes some minutes.",
             )
             return 0
         if find_spec("gradio") is None:

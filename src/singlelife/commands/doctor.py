@@ -1,4 +1,4 @@
-"""`singlelife doctor`: versions, device, cache and models here, and which packages are missing."""
+"""`singlelife doctor`: versions, device, cache, models on this machine, and missing packages."""
 
 import platform
 from dataclasses import dataclass
@@ -17,8 +17,8 @@ _PACKAGES = ("singlelife", "torch", "torchvision", "transformers", "accelerate",
 
 @dataclass(frozen=True)
 class Doctor:
-    """Show versions, the device and its free memory, the size of the cache, the models that commands take here, and
-    what is missing for which feature. Add its output to a bug report.
+    """Show versions, the device and its free memory, the size of the cache, the models that you can use here, and the
+    packages that are missing, with the feature that needs each. Add the output to a bug report.
     """
 
     def run(self) -> int:
@@ -45,7 +45,7 @@ class Doctor:
 
 
 def _device() -> str:
-    """What `--device auto` takes, and its free memory."""
+    """The device that `--device auto` chooses, and its free memory."""
     import torch  # seconds
 
     device = choose_device()
@@ -58,7 +58,7 @@ def _device() -> str:
 
 
 def _cache(folder: Path) -> str:
-    """How much is kept in each part of the cache, and how much room there is."""
+    """The size of each part of the cache, and the room left."""
     sizes = {
         part.name: sum(file.stat().st_size for file in part.rglob("*") if file.is_file() and not file.is_symlink())
         for part in sorted(folder.glob("*/"))

@@ -1,4 +1,4 @@
-"""`singlelife evaluate`: measure frozen models on tasks that they were not trained for."""
+"""`singlelife evaluate`: measure frozen models on tasks they were not trained for."""
 
 import sys
 from dataclasses import dataclass
@@ -50,7 +50,8 @@ class Correspondence(_Evaluate):
     """Measure how well models match two views without any training for it (zero-shot).
 
     A model's cross-attention, or the correlation of its features, is the cost volume, as in ZeroCo. Its matches are
-    compared with the truth in pixels. Exit code: 0; 1 if a model or a pair could not be measured; 2 if none could.
+    compared with the truth in pixels. Exit codes: 0 if all went well; 1 if a model or a pair could not be measured; 2
+    if none could.
 
         singlelife evaluate correspondence runs/sim_1 runs/sim_2 --data sim_test --results results.jsonl
         singlelife evaluate correspondence runs/my_day --data hpatches-sequences-release --sheet matches.png
@@ -83,7 +84,7 @@ class Depth(_Evaluate):
     """Measure how well a probe reads metric depth from frozen encoders.
 
     Features are computed once and kept. A small probe learns depth from them, and is tested on frames of other places.
-    Exit code: 0; 1 if a model could not be measured; 2 if none could.
+    Exit codes: 0 if all went well; 1 if a model could not be measured; 2 if none could.
 
         singlelife evaluate depth runs/sim_1 --train sim_3 sim_4 --test sim_test --results results.jsonl
         singlelife evaluate depth runs/my_day --train data/nyu --test data/nyu --save models/my_depth
@@ -93,12 +94,12 @@ class Depth(_Evaluate):
     sheet: Path | None = None
     """draw the depth maps of some test frames into this PNG"""
     save: Path | None = None
-    """save the model (one CroCo) with its first probe in this new folder, for pipeline("depth-estimation")"""
+    """save the model (only one, a CroCo) with its first probe in this new folder, for pipeline("depth-estimation")"""
 
     def run(self) -> int:
         check_folders(sheet=self.sheet, save=self.save)
         if self.save and self.save.exists():
-            raise EvaluationError(f"--save {self.save} is there already. Remove it, or choose another folder.")
+            raise EvaluationError(f"--save {self.save} exists already. Delete it, or choose another folder.")
         if self.save and len(self.models) > 1:
             raise EvaluationError(f"--save takes one model, not {len(self.models)}.")
         check_names([*self.config.train, *self.config.test], self.config.cache_dir)
@@ -109,7 +110,7 @@ class Depth(_Evaluate):
         from singlelife.evaluation.sheets import depth_maps, draw_depth
 
         if self.save:
-            croco_of(load_model(self.models[0]))  # fails now if it cannot be saved, not after hours
+            croco_of(load_model(self.models[0]))  # a model that cannot be saved fails now, not after hours
         maps = {}
 
         def keep(probed: "ProbedModel") -> None:

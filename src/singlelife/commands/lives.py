@@ -1,4 +1,4 @@
-"""`singlelife lives`: the lives known by name, and what is here of each."""
+"""`singlelife lives`: the lives known by name, and which of them are on this machine."""
 
 import textwrap
 from dataclasses import dataclass
@@ -19,13 +19,13 @@ from singlelife.lives.registry import (
 from singlelife.text import aligned, in_bytes
 
 _NOTE = """\
-`singlelife lives show NAME` explains one. `shuffled-NAME` is the control that has its frames in random order.
+`singlelife lives show NAME` explains one. `shuffled-NAME` is a control: the same frames in random order.
 A recording of your own is a life too: `singlelife prepare NAME --video PATH`."""
 
 
 @dataclass(frozen=True)
 class Show:
-    """Explain one life: where it comes from, how to get it, where to put it, and what will be made from it."""
+    """Explain one life: where it comes from, how to get it, where to put it, and how it will be prepared."""
 
     life: tyro.conf.Positional[Annotated[str, tyro.conf.arg(metavar="NAME")]]
     """a name that `singlelife lives` lists"""
@@ -33,7 +33,7 @@ class Show:
 
 @dataclass(frozen=True)
 class Command:
-    """List the lives known by name, with what is here of each; `singlelife lives show NAME` explains one."""
+    """List the lives known by name, and which are on this machine; `singlelife lives show NAME` explains one."""
 
     show: Annotated[Show, tyro.conf.subcommand("show")] | Annotated[None, tyro.conf.subcommand("list")] = None
     cache_dir: Path | None = None
@@ -52,7 +52,7 @@ COMMAND = Command
 
 
 def _state(life: Life, prepared: list[Path], cache_dir: Path | None) -> str:
-    """What is here of a life, in a few words."""
+    """Whether a life is on this machine, in a few words."""
     if prepared:
         return "prepared"
     if life.kind != "video":
@@ -88,7 +88,7 @@ def _listed(lives: list[tuple[Life, list[Path], str]]) -> str:
 
 def _explained(life: Life, prepared: list[Path], state: str) -> str:
     frames = round(3600 * life.hours * life.frame_rate)
-    source = known_life(life.shuffle_of) if life.shuffle_of else life  # whose videos they are
+    source = known_life(life.shuffle_of) if life.shuffle_of else life  # a shuffled life uses another's videos
     lines = {
         "data set": " ".join(dict.fromkeys([life.dataset, f"({life.access})", life.url])).strip(),
         "licence": life.license,

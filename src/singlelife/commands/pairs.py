@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
     from singlelife.lives.scene.geometry import Geometry
 
-_SAMPLED = 2_000  # pairs that the numbers are of
+_SAMPLED = 2_000  # pairs that the table's numbers are measured on
 _IN_A_LINE = 6  # pairs
-_HELP = "as in `singlelife train` (default: that of the life's recipe)"
+_HELP = "as in `singlelife train` (default: the value in the life's recipe)"
 _KINDS: dict[str, Any] = {each.name: each.type for each in fields(PairSettings)}
 _Settings = make_dataclass(
     "_Settings",
@@ -36,9 +36,9 @@ _Settings = make_dataclass(
 class Show:
     """Draw pairs of a life, as training sees them before it crops, or pairs of a pair set.
 
-    Of a life, the picture has a row for each pairing: target and source side by side with the time between them, their
-    overlap (the 3D points that both frames see over those that either sees) and the pair's index. A table says how
-    many pairs there are of each kind. Of a pair set, true matches are dots of one colour.
+    For a life, the picture has a row for each pairing: target and source side by side with the time between them,
+    their overlap (the 3D points that both frames see over those that either sees) and the pair's index. A table says
+    how many pairs there are of each kind. For a pair set, two dots of the same colour are a true match.
 
     Examples: singlelife pairs show sim_1 --pairing spatial temporal --num 12; the pairs that a run saw at its step
     700, of 32 each: singlelife pairs show --run runs/sim_1 --index $(seq 22400 22431)
@@ -46,17 +46,17 @@ class Show:
 
     what: Annotated[tyro.conf.Positional[str | None], tyro.conf.arg(metavar="LIFE|PAIRSET")] = None
     """A life: its name, a new name with --video, or the folder of a prepared life. Or a pair set: its folder, a
-    folder of pairs of images, or ORG/NAME[@REVISION] on the Hub."""
+    folder of image pairs, or ORG/NAME[@REVISION] on the Hub."""
     video: tuple[str, ...] | None = None
     """Files, folders or globs of your recording."""
     of_run: Annotated[Path | None, tyro.conf.arg(name="run", metavar="FOLDER")] = None
     """Show the pairs that this run trains on: its life, settings, seed, and frames that are not held out."""
     pairing: Annotated[tuple[str, ...], tyro.conf.arg(metavar="|".join(PAIRINGS))] = ()
-    """Only these pairings (default: all that the life can have, or the run's)."""
+    """Show only these pairings (default: all that the life allows, or the run's)."""
     num: int = 6
-    """Pairs of each pairing, or of the pair set."""
+    """The number of pairs to draw for each pairing, or from the pair set."""
     index: tuple[int, ...] = ()
-    """Show the pairs of these indices, instead of the first."""
+    """Show the pairs with these indices, instead of the first ones."""
     seed: int | None = None
     """Seed of the pairs (default: 0, or the run's)."""
     output: Path | None = None
@@ -106,7 +106,7 @@ class Show:
         try:
             geometry = life_geometry(life)
         except LifeError as error:
-            if self.pairing:  # else spatial pairs have said why
+            if self.pairing:  # otherwise the line about spatial pairs gives the reason
                 print(f"overlaps are not known: {error}\n")
         rows = [("PAIRING", "PAIRS", "FRAMES AS TARGET", "MEDIAN GAP", "TWO VIDEOS", "MEDIAN OVERLAP")]
         shown = []
@@ -131,13 +131,13 @@ class Show:
         return 0
 
     def _picture_of(self, name: str) -> Path:
-        """The PNG to write; the folder is there."""
+        """The PNG to write; its folder is made."""
         output = self.output or (self.cache_dir or default_cache_dir()) / "pictures" / f"{name}-pairs.png"
         output.parent.mkdir(parents=True, exist_ok=True)
         return output
 
     def _pairings(self) -> "tuple[PreparedLife, dict[str, Pairing], int]":
-        """The life, those of the pairings that it can have, by name, and the seed."""
+        """The life, its possible pairings by name, and the seed."""
         from singlelife.lives.resolve import resolve_life
         from singlelife.pretraining.arguments import parse_arguments
         from singlelife.pretraining.batches import pairings
@@ -151,7 +151,7 @@ class Show:
         life = resolve_life(str(run.life.life), videos=run.life.video, cache_dir=where)
         only = self.pairing or ((run.pairs.pairing,) if self.of_run else ())
         made: dict[str, Pairing] = {}
-        missing: dict[str, list[str]] = {}  # why: which
+        missing: dict[str, list[str]] = {}  # reason → pairings
         for name in only or PAIRINGS:
             try:
                 made[name], _ = pairings(life, replace(run.pairs, pairing=name))
@@ -171,15 +171,15 @@ class Make:
     """Draw a balanced pair set from lives, and store it in a folder.
 
     A pair set is a fixed set of pairs of views with their provenance and, where lives have depth and poses, their
-    true matches. Each life gives the same number of pairs and, in each life, each bin of overlap (of the 3D points
-    that the two frames see) or of gap (the time between them). The same arguments give the same set. Its hash says
-    that two people score models on the same pairs. `singlelife push FOLDER ORG/NAME` shares it.
+    true matches. Each life gives the same number of pairs, and so does each bin within a life: bins of overlap (of the
+    3D points that the two frames see) or of gap (the time between them). The same arguments give the same set. If two
+    people's sets have the same hash, they score models on the same pairs. `singlelife push FOLDER ORG/NAME` shares it.
 
     Example: singlelife pairs make sim_1 sim_test --output pairs/sim --num-pairs 600 --image-size 64
     """
 
     lives: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="LIFE...")]
-    """Names of lives, folders of prepared ones, ORG/NAME on the Hub, or LIFE/held-out for the stretches that training
+    """Names of lives, folders of prepared lives, ORG/NAME on the Hub, or LIFE/held-out for the stretches that training
     holds out."""
     output: Path
     """Folder to store the pair set in; it must not exist yet."""
@@ -206,8 +206,8 @@ class Make:
 
 
 def _apart(life: "PreparedLife", frames: np.ndarray, geometry: "Geometry | None") -> tuple[np.ndarray, np.ndarray]:
-    """Seconds between the frames of pairs, int64 (m, 2), NaN where they are of two videos; and their overlaps, NaN
-    where they are not known."""
+    """For pairs of frames, int64 (m, 2): the seconds between them, NaN across two videos; and their overlaps, NaN if
+    unknown."""
     from singlelife.lives.pairs.overlap import overlaps_of
 
     target, source = frames.T
@@ -219,13 +219,13 @@ def _apart(life: "PreparedLife", frames: np.ndarray, geometry: "Geometry | None"
 
 
 def _median(values: np.ndarray) -> float:
-    """Of those that are known; NaN if none is."""
+    """The median of the known values; NaN if there are none."""
     known = values[~np.isnan(values)]
     return float(np.median(known)) if len(known) else float("nan")
 
 
 def _gap_text(seconds: float) -> str:
-    """A time between two frames, for people; NaN is one between two videos."""
+    """A time between two frames, for people; NaN means that they come from two videos."""
     if np.isnan(seconds):
         return "other video"
     for unit, length in (("h", 3600.0), ("min", 60.0)):
@@ -235,7 +235,7 @@ def _gap_text(seconds: float) -> str:
 
 
 def _draw_sheet(path: Path, life: "PreparedLife", shown: list[tuple[np.ndarray, list[str]]], title: str) -> None:
-    """Write a contact sheet as a PNG: for each pairing its pairs of frames, (m, 2), under their titles."""
+    """Write a contact sheet as a PNG, with the pairs of frames, (m, 2), of each pairing under their titles."""
     from matplotlib.figure import Figure
 
     columns = min(_IN_A_LINE, max(len(frames) for frames, _ in shown))

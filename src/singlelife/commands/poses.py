@@ -13,12 +13,12 @@ from singlelife.lives.resolve import resolve_life
 
 @dataclass(frozen=True)
 class Command:
-    """Find where each frame of a life was taken from and which points of the world it sees, and keep that beside the
-    life. Spatial pairs are drawn from it.
+    """Find where each frame of a life was taken from and which points of the world it sees, and store both with the
+    life. Spatial pairs need them.
 
-    Without --from, it takes what lies in the folder slam of the life's recordings (lives/NAME/slam), else the life's
-    own depth and poses, else it reconstructs the frames with COLMAP (needs singlelife[poses]). What was made before
-    is shown, not made again, unless its source has changed or another voxel size is given.
+    Without --from, the poses come from the folder slam beside the life's recordings (lives/NAME/slam); if there is
+    none, from the life's own depth and poses; otherwise COLMAP reconstructs the frames (needs singlelife[poses]).
+    Poses found before are shown, not computed again, unless their source has changed or you give another voxel size.
     """
 
     life: tyro.conf.Positional[str]
@@ -30,8 +30,8 @@ class Command:
     rate: float = 2.0
     """frames to reconstruct per second, over 0 Hz and up to 1000"""
     voxel_size: float = 0.0
-    """side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else 0.1 m for Aria,
-    and an eighth of the median depth for depth"""
+    """side of the voxels that stand for points, in the unit of the poses; 0 keeps the size used before or, the first
+    time, takes 0.1 m for Aria and an eighth of the median depth for a life with depth"""
     cache_dir: Path | None = None
     """where prepared lives are kept; by default in $SINGLELIFE_CACHE or ~/.cache/singlelife"""
 
@@ -43,7 +43,7 @@ class Command:
 
     def run(self) -> int:
         life = resolve_life(self.life, videos=self.video, cache_dir=self.cache_dir)
-        from singlelife.lives.scene.geometry import frames_at_rate  # after a wrong name has been refused
+        from singlelife.lives.scene.geometry import frames_at_rate  # slow; a wrong name has been refused above
         from singlelife.lives.scene.store import find_source, geometry_metadata, life_geometry
 
         source, tried = self.source, len(life)
@@ -51,7 +51,7 @@ class Command:
             from singlelife.lives.scene.colmap import reconstruct
 
             tried = len(frames_at_rate(life, self.rate))
-            print(f"No poses are given with {life.name}: reconstructing them from {tried:,} frames.", file=sys.stderr)
+            print(f"{life.name} comes without poses: reconstructing them from {tried:,} frames.", file=sys.stderr)
             source = reconstruct(life, rate=self.rate)
         geometry = life_geometry(life, source=source, voxel_size=self.voxel_size)
         metadata = geometry_metadata(life)

@@ -1,4 +1,4 @@
-"""`singlelife prepare`: make a life's dataset of frames, or say what that would take."""
+"""`singlelife prepare`: make a life's dataset of frames, or estimate its size first."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,9 @@ from singlelife.text import duration, in_bytes
 
 @dataclass(frozen=True)
 class Command:
-    """Turn a life's video, or its simulation, into a dataset of frames, or download one that is on the Hub.
+    """Turn a life's video, or its simulation, into a dataset of frames, or download one from the Hub.
 
-    Training does it by itself.
+    Training does this by itself if needed.
     """
 
     life: tyro.conf.Positional[str]
@@ -27,10 +27,10 @@ class Command:
     strict: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """stop at a video that cannot be read"""
     workers: int | None = None
-    """processes, one video each; by default as many as cores"""
+    """processes, one video each; by default one per core"""
     dry_run: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """say how many frames and GB it would be, name the videos that are missing or cannot be used, and do nothing;
-    the exit code is 2 if there is no room for it or nothing to use"""
+    """only estimate the number of frames and GB, and name the videos that are missing or cannot be used; the exit code
+    is 2 if there is too little room or no usable video"""
     cache_dir: Path | None = None
     """where prepared lives are kept; by default in $SINGLELIFE_CACHE or ~/.cache/singlelife"""
 
@@ -45,7 +45,7 @@ class Command:
             self.life, videos=self.video, cache_dir=self.cache_dir, num_workers=self.workers, strict=self.strict
         )
         print(f"{prepared.name}: {len(prepared):,} frames of {len(prepared.videos)} video(s) in {prepared.path}")
-        from singlelife.lives.pairs.motion import measure_motion  # torch is there by now
+        from singlelife.lives.pairs.motion import measure_motion  # torch is imported by now
 
         print(f"{prepared.name}: {measure_motion(prepared)}")
         return 0
@@ -54,8 +54,8 @@ class Command:
         named = life_reference(self.life, self.video).kind == "named"
         life = get_life(self.life, self.video, self.cache_dir) if named else None
         if life is None or life.prepared:
-            raise LifeError(f"--dry-run takes videos and simulations, and {self.life} is prepared already.")
-        from singlelife.lives.prepare import losses, plan_preparation, remarks  # `datasets` and torch come along
+            raise LifeError(f"--dry-run is for videos and simulations; {self.life} is prepared already.")
+        from singlelife.lives.prepare import losses, plan_preparation, remarks  # imports `datasets` and torch
 
         estimates = plan_preparation(life)
         usable = [estimate for estimate in estimates if "error" not in estimate]
@@ -65,7 +65,7 @@ class Command:
         )
         room = free_bytes(self.cache_dir or default_cache_dir())
         wrong = [*losses(estimates), *life.mismatches([estimate["video"] for estimate in estimates])]
-        more = f"; {unsaid} do not say how long they are, and come on top of this" if unsaid else ""
+        more = f"; {unsaid} do not give their length, and come on top of this" if unsaid else ""
         print(f"{life.name}, before anything is prepared")
         print(f"  videos   {len(usable)} of {len(estimates)} can be used{more}")
         print(f"  length   {duration(seconds)}")

@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class COMMAND:
-    """Publish a trained model, a prepared life or a pair set on the Hub, by what WHAT is.
+    """Publish a trained model, a prepared life or a pair set on the Hub.
 
-    A run becomes a model that AutoModel.from_pretrained opens, with a card, the settings, metrics and pictures; of an
-    unfinished run, the latest checkpoint is pushed. A life or a pair set becomes a data set that `--life ORG/NAME` or
-    `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. The same
-    command goes on with an interrupted push; what is there already is not sent again. It takes a token, from
-    `hf auth login` or HF_TOKEN; --dry-run takes neither a token nor a network.
+    A run becomes a model that AutoModel.from_pretrained opens, with a card, the settings, metrics and pictures; from
+    an unfinished run, the latest checkpoint is pushed. A life or a pair set becomes a data set that `--life ORG/NAME`
+    or `--pairs ORG/NAME` and datasets.load_dataset open. The repository is private unless you say --public. The same
+    command continues an interrupted push and does not send files again. You need a token, from `hf auth login` or
+    HF_TOKEN; --dry-run needs neither a token nor a network.
 
         singlelife push runs/wt_3 my-lab/singlelife-wt3
         singlelife push runs/wt_3 --dry-run --card card.md
@@ -34,14 +34,14 @@ class COMMAND:
     """a run folder such as runs/wt_3, the folder of a pair set, or a life: its name or the folder of a prepared one"""
 
     repo: Annotated[Positional[str | None], arg(metavar="[REPO]")] = None
-    """ORG/NAME, or NAME in your own namespace; made if it is not there. Without it: singlelife-wt3 for a model of the
-    life wt_3, life-wt-3 for the life itself, pairs-FOLDER for a pair set"""
+    """ORG/NAME, or NAME in your own namespace; created if it does not exist. By default: singlelife-wt3 for a model of
+    the life wt_3, life-wt-3 for the life itself, pairs-FOLDER for a pair set"""
 
     public: Annotated[bool, FlagCreatePairsOff] = False
-    """let everybody see it, if the licence and the people in it allow it"""
+    """let everybody see it; check first that the licence and the people in it allow that"""
 
     license: str | None = None
-    """of what is pushed, such as 'CC BY 4.0' (default: that of the life)"""
+    """the licence to publish under, such as 'CC BY 4.0' (default: the life's)"""
 
     results: tuple[Path, ...] = ()
     """results.jsonl files with scores of the model for its card, besides RUN/results.jsonl"""
@@ -54,22 +54,22 @@ class COMMAND:
     """list the files and their sizes, and send nothing"""
 
     card: Path | None = None
-    """with --dry-run: write the card into this file, to look at"""
+    """with --dry-run: write the card to this file, so that you can read it"""
 
     cache_dir: Path | None = None
     """where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)"""
 
     def __post_init__(self) -> None:
         if self.card and not self.dry_run:
-            raise SingleLifeError("--card FILE goes with --dry-run. A push writes the card into the repository.")
+            raise SingleLifeError("--card FILE needs --dry-run. A push writes the card into the repository.")
         check_folders(card=self.card)
 
     def run(self) -> int:
         """Publish, and return the exit code."""
-        if self._kind == "life":  # what is not here fails now, before the imports and the token
+        if self._kind == "life":  # a missing life fails now, before imports and the token
             kind = life_reference(self.what).kind
             if kind == "hub":
-                raise RunError(f"{no_folder(self.what)} WHAT is a run, a pair set or a life that is here.")
+                raise RunError(f"{no_folder(self.what)} WHAT must be a run, a pair set or a life on this machine.")
             if kind == "named":
                 check_names([self.what], self.cache_dir)
         if self.dry_run:
@@ -82,7 +82,7 @@ class COMMAND:
         if self.public:
             what = publications[-1].what
             print(
-                f"This makes {what} public. Make sure that its licence and the people in it allow that.",
+                f"This makes {what} public. Check that its licence and the people in it allow that.",
                 file=sys.stderr,
             )
         url = [publish(publication, private=not self.public) for publication in publications][-1]
@@ -114,7 +114,7 @@ class COMMAND:
         return "pair set" if (self._path / "pair_set.json").is_file() else "life"
 
     def _publications(self) -> tuple[list["Publication"], str]:
-        """What to publish, and how to use it then."""
+        """The publications, and how to use what is published."""
         path = self._path
         if self._kind == "run":
             from singlelife.pretraining.publishing import run_publications
@@ -124,7 +124,7 @@ class COMMAND:
                 path, self.repo, license=self.license, results=self.results, training_state=self.training_state
             ), use
         if self.results or self.training_state:
-            raise RunError(f"--results and --training-state go with a run, and {self.what} is none.")
+            raise RunError(f"--results and --training-state need a run, and {self.what} is not one.")
         if self._kind == "pair set":
             from singlelife.alignment.pair_sets.resolve import pair_set_publication
 

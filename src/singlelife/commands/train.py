@@ -10,10 +10,10 @@ from singlelife.pretraining.run_folder import check_start
 def main(words: Sequence[str]) -> int:
     """Pretrain as the command line says, and return the exit code.
 
-    A function, not a data class with `run`: which defaults `--help` shows depends on `--life` and `--config`.
+    A function, not a data class with `run`: the defaults that `--help` shows depend on `--life` and `--config`.
 
     Raises:
-        SingleLifeError: whatever the user can act on.
+        SingleLifeError: any error that the user can act on.
     """
     config = parse_arguments(words)
     if config.start.print_config:
@@ -22,6 +22,6 @@ def main(words: Sequence[str]) -> int:
     check_start(config)
     say("Loading PyTorch ...")
     configure_cpu()
-    from singlelife.pretraining.pretrain import pretrain  # seconds: not before the settings are right
+    from singlelife.pretraining.pretrain import pretrain  # takes seconds, so only after the checks
 
     return pretrain(config)

@@ -1,6 +1,6 @@
-"""CroCo as a transformers model. Loadable alone, as remote code, by anyone who has transformers and torch.
+"""CroCo as a transformers model. Anyone with transformers and torch can load it alone, as remote code.
 
-The classes are imported when they are first used, as in transformers itself: a configuration costs no torch.
+Classes are imported when they are first used, as in transformers itself: a configuration does not import torch.
 """
 
 from importlib import import_module

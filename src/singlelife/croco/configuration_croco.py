@@ -34,12 +34,12 @@ class CroCoConfig(PreTrainedConfig):
         position_embedding_type (`str`): `"rope"` (rotary, in every attention) or `"sincos"` (fixed, added to the
             tokens of encoder and decoder).
         rope_theta (`float`): Base of the rotary frequencies.
-        mask_ratio (`float`): Share of the target's patches that are masked in pretraining, strictly between 0 and 1.
+        mask_ratio (`float`): Share of the target's patches to mask in pretraining, strictly between 0 and 1.
         norm_pix_loss (`bool`): Whether the targets of the loss are normalised within each patch.
     Raises:
-        huggingface_hub.errors.StrictDataclassError: a value is of the wrong type, or the values together do not make a
-            model; the message names the fields and their values. As for every transformers config, values set later
-            are checked together when a model is built from them, or when they are saved.
+        huggingface_hub.errors.StrictDataclassError: a value has the wrong type, or the values do not fit together; the
+            message names the fields and their values. As in every transformers config, values set later are checked
+            when a model is built from them, or when they are saved.
 
     Example:
 
@@ -75,19 +75,19 @@ class CroCoConfig(PreTrainedConfig):
 
     @property
     def grid_size(self) -> tuple[int, int]:
-        """Rows and columns of patches of an image of `image_size`."""
+        """Rows and columns of patches in an image of `image_size`."""
         size = self.image_size
         height, width = (size, size) if isinstance(size, int) else size
         return height // self.patch_size, width // self.patch_size
 
     @property
     def num_patches(self) -> int:
-        """Patches of an image of `image_size`."""
+        """Number of patches in an image of `image_size`."""
         rows, columns = self.grid_size
         return rows * columns
 
     def validate_architecture(self):
-        """Part of `@strict`-powered validation: refuses combinations of values that do not make a model."""
+        """Called by `@strict`: refuses values that do not fit together."""
         super().validate_architecture()
         counts = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
         for name in (*counts, *(f"decoder_{count}" for count in counts), "patch_size", "num_channels"):
@@ -116,7 +116,7 @@ class CroCoConfig(PreTrainedConfig):
             rope = self.position_embedding_type == "rope"
             if (width // heads if rope else width) % 4:
                 raise ValueError(
-                    f"Positions need a width divisible by 4 (two axes, in pairs): of each head for rope, of all for "
+                    f"Positions need a width divisible by 4 (two axes, in pairs): each head's for rope, the whole for "
                     f"sincos. {prefix}hidden_size is {width}, {prefix}num_attention_heads {heads}."
                 )
         if not 0 < self.mask_ratio < 1:
@@ -130,16 +130,16 @@ class CroCoConfig(PreTrainedConfig):
 
 @strict
 class CroCoDepthConfig(CroCoConfig):
-    r"""Configuration of [`CroCoForDepthEstimation`]: that of its encoder, and of the probe on it.
+    r"""Configuration of [`CroCoForDepthEstimation`]: its encoder's, and its probe's.
 
     Args:
-        probe_type (`str`): What [`CroCoForDepthEstimation`] puts on the encoder: `"attentive"` (learned queries and
-            one cross-attention block) or `"linear"` (one linear layer on each patch's token).
+        probe_type (`str`): The probe on the encoder: `"attentive"` (learned queries and one cross-attention block) or
+            `"linear"` (one linear layer on each patch's token).
         probe_hidden_size (`int`, *optional*): Width of the attentive probe; by default half of `hidden_size`.
         probe_num_attention_heads (`int`, *optional*): Heads of the attentive probe; by default one for about
             every 32 channels of its width.
-        probe_patch_size (`int`, *optional*): Side in pixels of what a query of the attentive probe predicts, a
-            divisor of both sides of the view; by default `patch_size`.
+        probe_patch_size (`int`, *optional*): Side in pixels of the square that a query of the attentive probe
+            predicts, a divisor of both sides of the view; by default `patch_size`.
         probe_mlp_ratio (`int`): Width of the attentive probe's MLP, in widths of the probe.
         min_depth, max_depth (`float`): Range of the predicted depth, in the unit that the probe was trained in,
             usually metres.
@@ -160,15 +160,15 @@ class CroCoDepthConfig(CroCoConfig):
 
     @classmethod
     def of(cls, config: CroCoConfig, **probe: Any) -> "CroCoDepthConfig":
-        """The configuration of an encoder with a probe on it, whose fields are `probe`.
+        """The configuration of an encoder with a probe; `probe` has the probe's fields.
 
-        Depth checkpoints once had a [`CroCoConfig`] with the probe's fields; those are kept.
+        Old depth checkpoints have a [`CroCoConfig`] with the probe's fields; those are kept.
         """
         fields = config.to_dict() | probe
         return cls(**{name: value for name, value in fields.items() if name not in ("auto_map", "model_type")})
 
     def validate_architecture(self):
-        """As [`CroCoConfig`] does, for the probe as well."""
+        """Called by `@strict`: as in [`CroCoConfig`], and for the probe's values."""
         super().validate_architecture()
         if self.probe_type not in PROBE_TYPES:
             raise ValueError(f"probe_type should be one of {PROBE_TYPES}, not {self.probe_type!r}.")
@@ -187,12 +187,12 @@ class CroCoDepthConfig(CroCoConfig):
 
 
 def training_flops_per_pair(config: CroCoConfig) -> int:
-    """Operations that one pair of views needs in a training step: the matrix products forward and backward.
+    """Operations that a training step needs for one pair of views: the matrix products forward and backward.
 
     A product of an (m, k) and a (k, n) matrix is 2·m·k·n operations, and twice that in the backward pass, once for
     each factor's gradient; the patch embedding needs no gradient of its input, the pixels. Norms, activations,
-    softmax and the optimiser are left out, and so is what an implementation computes beyond need. With N patches of
-    P values, V of them visible in the target, width d, MLP width f, L blocks, and e, g, K the decoder's:
+    softmax, the optimiser and any unnecessary work of an implementation do not count. With N patches of P values, V of
+    them visible in the target, width d, MLP width f, L blocks, and e, g, K the decoder's:
 
         embed   = 2·(V + N)·P·d
         encode  = L·Σ_{n = V, N} (8·n·d² + 4·n·d·f + 4·n²·d)         self-attention, MLP, attention products

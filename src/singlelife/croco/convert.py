@@ -1,6 +1,6 @@
-"""Released checkpoints of the reference CroCo, and of models fine-tuned from it, as models of this package.
+"""Convert released checkpoints of the reference CroCo, and of models fine-tuned from it, into models of this package.
 
-Of this room only this file uses the rest of the package: it is no part of what is saved with a checkpoint.
+Only this file of `croco` uses the rest of the package: it is not saved with a checkpoint.
 """
 
 import argparse
@@ -33,13 +33,13 @@ _CARD = Path(__file__).with_name("converted_card.md")
 _CLASSES = ("CroCoNet", "AsymmetricCroCo3DStereo", "AsymmetricMASt3R")
 
 _WHAT = {  # the description of each kind of model, for its card
-    "pretraining": "The whole model: encoder, decoder and pixel head compute what the reference computes.",
-    "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute what they did there.",
+    "pretraining": "The whole model: encoder, decoder and pixel head compute the same as the reference.",
+    "fine-tuned": "A model fine-tuned from CroCo, without its head. Encoder and decoder compute the same as before.",
     "two decoders": (
-        "The encoder, which computes what it did there, and the first of its two decoders. There, the decoders "
-        "exchange their tokens in every block; CroCo's decoder sees the encoder's tokens of the other view instead. "
-        "**So its cross-attention here is not the original's**: use the encoder (`--method feature-correlation`, "
-        "depth probes). The second decoder and the heads were dropped."
+        "The encoder, which computes the same as in the original, and the first of its two decoders. In the original, "
+        "the decoders exchange their tokens in every block; CroCo's decoder sees the encoder's tokens of the other "
+        "view instead. **So the cross-attention here differs from the original's**: use the encoder (`--method "
+        "feature-correlation`, depth probes). The second decoder and the heads were dropped."
     ),
 }
 
@@ -85,11 +85,11 @@ class Conversion:
     """A finished conversion.
 
     Attributes:
-        kind: `"pretraining"`: a whole CroCo. `"fine-tuned"`: one without its pixel head. `"two decoders"`: of DUSt3R
-            or its kin the encoder, exact, and the first decoder, which is not used here as it was there.
-        config: of the model.
-        parameters: how many it has.
-        sha256: of the checkpoint that it was made from.
+        kind: `"pretraining"`: a whole CroCo. `"fine-tuned"`: one without its pixel head. `"two decoders"`: DUSt3R's
+            or its successors' encoder, exact, and first decoder, which is used differently here.
+        config: the model's config.
+        parameters: the number of its parameters.
+        sha256: the original checkpoint's hash.
     """
 
     kind: str
@@ -99,19 +99,19 @@ class Conversion:
 
 
 def convert_checkpoint(checkpoint: Path, out: Path) -> Conversion:
-    """Turn a reference checkpoint into a folder that `AutoModel.from_pretrained` and every command here takes.
+    """Turn a reference checkpoint into a folder that `AutoModel.from_pretrained` and every command here opens.
 
     Args:
-        checkpoint: a `.pth` with the key `model`, of which only tensors and plain values are unpickled, or a
-            `.safetensors` with the arguments of its model in a `config.json` beside it.
-        out: the folder to make; it appears when it is whole, with the config, weights as safetensors in float32, image
-            processor, a card with the licence, and a `conversion.json` that says what it was made from.
+        checkpoint: a `.pth` with the key `model`, from which only tensors and plain values are unpickled, or a
+            `.safetensors` with its model's arguments in a `config.json` beside it.
+        out: the folder to make, written atomically: the config, weights as safetensors in float32, the image
+            processor, a card with the licence, and a `conversion.json` about the original.
 
     Raises:
-        CheckpointError: `out` is there already, or the checkpoint cannot be read or is not one of these models.
+        CheckpointError: `out` exists already, or the checkpoint cannot be read or is not one of these models.
     """
     if out.exists():
-        raise CheckpointError(f"{out} is there already. Name a folder that is not.")
+        raise CheckpointError(f"{out} exists already. Choose another folder, or delete it.")
     if not out.absolute().parent.is_dir():
         raise CheckpointError(f"{out}: there is no such folder to write into.")
     state, arguments = _read(checkpoint)
@@ -151,23 +151,22 @@ def convert_checkpoint(checkpoint: Path, out: Path) -> Conversion:
 
 
 def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
-    """The weights of a checkpoint and the arguments that its model was built with."""
+    """A checkpoint's weights, and the arguments that its model was built with."""
     if not path.is_file():
         raise CheckpointError(f"There is no file {path}." + (" It is a folder." if path.is_dir() else ""))
     if path.suffix == ".safetensors":
         return _read_safetensors(path)
     try:
-        # Its training's settings are a plain namespace, which runs nothing; all other classes are refused.
+        # The training's settings are a plain namespace, which runs no code; all other classes are refused.
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
-    except Exception as error:  # of many kinds, by what is damaged
+    except Exception as error:  # the kind depends on the damage
         reason = " ".join(str(error).split())
-        if "weights_only" in reason.lower():  # the rest of the message is how to run the code
+        if "weights_only" in reason.lower():  # the rest of the message says how to run the code
             what = reason.partition("GLOBAL ")[2].split(" ")[0] or "something"
             raise CheckpointError(
-                f"{path} is no checkpoint, or holds more than tensors and plain values ({what}), which could run code "
-                "when it is loaded, so it is not opened. Save its weights alone: "
-                "torch.save({'model': …, 'croco_kwargs': …})."
+                f"{path} is not a checkpoint, or holds more than tensors and plain values ({what}). Loading it could "
+                "run code, so it is not opened. Save only its weights: torch.save({'model': …, 'croco_kwargs': …})."
             ) from error
         raise CheckpointError(f"{path} is not a checkpoint that can be read, or is cut off: {reason[:200]}") from error
     if not isinstance(content, Mapping):
@@ -176,7 +175,7 @@ def _read(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         content = {"model": content}
     if not _is_state(state := content.get("model")):
         raise CheckpointError(
-            f"{path} is not a checkpoint of CroCo: it should be a dict with the weights as 'model', among them "
+            f"{path} is not a checkpoint of CroCo: it should be a dict with the weights as 'model', including "
             f"{_PATCHES}; it has {', '.join(map(str, list(content)[:8])) or 'nothing'}."
         )
     return dict(state), _arguments(path, content)
@@ -203,11 +202,11 @@ def _is_state(state: Any) -> bool:
 
 
 def _arguments(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Those that the model was built with: of CroCo v2 they are stored, of a training they are in its settings as the
-    text of a call, and CroCo v1 has the defaults."""
+    """The arguments that the model was built with: stored in CroCo v2; in the settings of a training as the text of a
+    call; the defaults for CroCo v1."""
     if "croco_kwargs" in content:
         if not isinstance(content["croco_kwargs"], Mapping):
-            raise CheckpointError(f"{path}: its croco_kwargs are no dict of arguments.")
+            raise CheckpointError(f"{path}: its croco_kwargs are not a dict of arguments.")
         return dict(content["croco_kwargs"])
     call = getattr(content.get("args"), "model", None)
     if not isinstance(call, str):
@@ -216,31 +215,31 @@ def _arguments(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
         parsed: Any = ast.parse(call, mode="eval").body
         if not isinstance(parsed, ast.Call) or getattr(parsed.func, "id", None) not in _CLASSES:
             raise ValueError("it is not one of " + ", ".join(_CLASSES))
-        # Read as literals, never evaluated. Others, such as depth_mode=('exp', -inf, inf), are of the heads.
+        # Read as literals, never evaluated. Other arguments, such as depth_mode=('exp', -inf, inf), are for the heads.
         return {
             word.arg: ast.literal_eval(word.value) for word in parsed.keywords if word.arg and word.arg in _DEFAULTS
         }
     except (SyntaxError, ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path}: what its model is cannot be read from its settings, {call[:80]!r}.") from error
+        raise CheckpointError(f"{path}: cannot read the kind of model from its settings, {call[:80]!r}.") from error
 
 
 def convert_croco(
     state_dict: Mapping[str, torch.Tensor], croco_kwargs: Mapping[str, Any], *, head: bool = True
 ) -> tuple[CroCoConfig, dict[str, torch.Tensor]]:
-    """Rename a reference CroCo's weights, leaving none over and none missing.
+    """Rename a reference CroCo's weights, with none left over and none missing.
 
     Args:
-        state_dict: the reference model's weights, under the names of its released checkpoints (`model` in those).
-        croco_kwargs: the arguments that it was built with (`croco_kwargs` in those); defaults for those left out.
-        head: True for [`CroCoForPreTraining`]; False for a [`CroCoModel`], from a model that was fine-tuned: its heads
+        state_dict: the reference model's weights, under the names in its released checkpoints (their key `model`).
+        croco_kwargs: the arguments that it was built with (their key `croco_kwargs`); others have their defaults.
+        head: True for [`CroCoForPreTraining`]; False for a [`CroCoModel`], from a fine-tuned model: its heads
             (`downstream_head*`, `head.*`) and second decoder are dropped, and a missing `mask_token` is 0.
 
     Returns:
         The configuration and the state dict. The loss on normalised pixels is assumed, as in the reference recipe.
 
     Raises:
-        ValueError: an argument or a weight is unknown, missing, of the wrong shape, or belongs to a variant that
-            CroCo here does not have.
+        ValueError: an argument or a weight is unknown, missing or has the wrong shape, or belongs to a variant that
+            this CroCo does not have.
     """
     config, remaining = _convert_config(croco_kwargs), dict(state_dict)
     if config.num_hidden_layers + config.decoder_num_hidden_layers > len(remaining):
@@ -269,21 +268,21 @@ def convert_croco(
     try:
         with torch.device("meta"):
             (CroCoForPreTraining if head else CroCoModel)(config).load_state_dict(weights, assign=True)
-    except RuntimeError as error:  # names what is missing, not known, and of another shape
+    except RuntimeError as error:  # names weights that are missing, unknown or have another shape
         reason = " ".join(str(error).split())[:800]
-        raise ValueError(f"This is not a reference CroCo of these arguments. {reason}") from error
+        raise ValueError(f"This is not a reference CroCo with these arguments. {reason}") from error
     return config, weights
 
 
 def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
     if unknown := sorted(map(str, set(croco_kwargs) - set(_DEFAULTS))):
-        raise ValueError(f"These arguments of the reference CroCo are not known: {', '.join(unknown)}.")
+        raise ValueError(f"These arguments of the reference CroCo are unknown: {', '.join(unknown)}.")
     given = _DEFAULTS | dict(croco_kwargs)
     if not given["norm_im2_in_dec"]:
-        raise ValueError("A decoder that does not norm the source (norm_im2_in_dec=False) has no match here.")
+        raise ValueError("A decoder that does not norm the source (norm_im2_in_dec=False) is not supported here.")
     rotary = re.fullmatch(r"RoPE(\d+(?:\.\d+)?)", str(given["pos_embed"]))
     if not rotary and given["pos_embed"] != "cosine":
-        raise ValueError(f"pos_embed should be 'cosine' or 'RoPE' and its base, not {given['pos_embed']!r}.")
+        raise ValueError(f"pos_embed should be 'cosine' or 'RoPE' with its base, not {given['pos_embed']!r}.")
     size = given["img_size"]
     try:
         return CroCoConfig(
@@ -303,19 +302,19 @@ def _convert_config(croco_kwargs: Mapping[str, Any]) -> CroCoConfig:
         )
     except (TypeError, ValueError, OverflowError, ZeroDivisionError, StrictDataclassError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ValueError(f"Its arguments make no CroCo, {dict(croco_kwargs)}: {reason}") from error
+        raise ValueError(f"Its arguments do not describe a CroCo, {dict(croco_kwargs)}: {reason}") from error
 
 
 def _check_position_tables(state_dict: dict[str, torch.Tensor], config: CroCoConfig) -> None:
-    """Take the fixed sin-cos tables out of `state_dict`: we compute them, and check here that they are the same."""
+    """Remove the fixed sin-cos tables from `state_dict`, after checking that they equal the ones computed here."""
     if config.position_embedding_type != "sincos":
         return
     for name, width in (("enc_pos_embed", config.hidden_size), ("dec_pos_embed", config.decoder_hidden_size)):
         table = state_dict.pop(name, None)
         if table is None:
-            raise ValueError(f"{name} is missing, which a CroCo with sin-cos positions has.")
+            raise ValueError(f"{name} is missing, but a CroCo with sin-cos positions should have it.")
         if table.shape != (config.num_patches, width):
-            raise ValueError(f"{name} should be of shape {(config.num_patches, width)}, not {tuple(table.shape)}.")
+            raise ValueError(f"{name} should have shape {(config.num_patches, width)}, not {tuple(table.shape)}.")
         positions = patch_positions(*config.grid_size, config.grid_size, torch.device("cpu"))
         if not torch.allclose(table.float(), sincos_embedding(positions, width), atol=1e-5, rtol=0):
-            raise ValueError(f"{name} is not the fixed sin-cos table; learned positions have no match here.")
+            raise ValueError(f"{name} is not the fixed sin-cos table; learned positions are not supported here.")

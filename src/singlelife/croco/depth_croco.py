@@ -1,4 +1,4 @@
-"""Probes that read a frozen encoder's tokens, and depth from one view: a frozen CroCo encoder with such a probe."""
+"""Probes that read a frozen encoder's tokens, and a model for depth from one view: a frozen encoder with a probe."""
 
 import math
 from typing import ClassVar
@@ -18,28 +18,28 @@ SCALE_INVARIANCE = 0.5  # the λ of the loss
 
 _CHANNELS_PER_HEAD = 32
 _TOKEN_STD = 0.02
-_POSITION_GAIN, _KEY_STD = 3.0, 0.02  # first values, with which a query looks mostly at its own patch
-_HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # radians a patch
+_POSITION_GAIN, _KEY_STD = 3.0, 0.02  # initial values, with which a query looks mostly at its own patch
+_HIGHEST, _LOWEST_SHARE = 2.0, 1 / 32  # highest frequency, in radians per patch; the lowest, as a share of it
 
 
 class CroCoAttentiveProbe(nn.Module):
     """Learned queries that attend to the tokens once, an MLP, and a linear layer.
 
-    Every key carries the place of its patch, and so does every query: at first a query looks at the patches
-    around its place, and it can learn to look elsewhere. Without that, what takes a few hundred steps would take many
-    thousands, since the tokens of an encoder need not hold where they are.
+    Every key and every query carries its position: at first a query looks at the patches around it, and it can learn
+    to look elsewhere. Without positions, training would take many thousands of steps instead of a few hundred, since
+    an encoder's tokens need not contain their position.
 
     Args:
         hidden_size: width of the tokens.
         grid_size: rows and columns of tokens.
         out_features: numbers to predict from each query.
-        width: of the probe, divisible by 4; half of `hidden_size` by default, and at least 32.
-        num_heads: divides a quarter of the width; one for about every 32 channels by default.
-        query_grid: rows and columns of queries, spread over the image; those of the tokens by default.
+        width: width of the probe, divisible by 4; half of `hidden_size` by default, and at least 32.
+        num_heads: number of heads, a divisor of a quarter of the width; by default one per about 32 channels.
+        query_grid: rows and columns of queries, spread over the image; the tokens' by default.
         mlp_ratio: width of the MLP, in widths of the probe.
 
     Raises:
-        ValueError: the width does not go with positions or heads.
+        ValueError: the width does not fit positions or heads.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CroCoAttentiveProbe(nn.Module):
         self.head = nn.Linear(width, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """Of tokens `(B, N, hidden_size)` in raster order: `(B, queries, out_features)`, also in raster order."""
+        """Predictions `(B, queries, out_features)` from tokens `(B, N, hidden_size)`, both in raster order."""
         normed = self.norm_tokens(tokens)
         query = self.q_proj(self.query_tokens) + self._places(self.query_grid, tokens)
         key, value = self.k_proj(normed) + self._places(self.grid_size, tokens), self.v_proj(normed)
@@ -92,15 +92,15 @@ class CroCoAttentiveProbe(nn.Module):
         return self.position_gain * _waves(positions, self.query_tokens.shape[1]).to(tokens.dtype)
 
     def _heads(self, states: torch.Tensor) -> torch.Tensor:
-        """`(..., N, width)` as `(..., heads, N, width / heads)`: every head has waves of all lengths and both axes."""
+        """`(..., N, width)` as `(..., heads, N, width / heads)`: each head gets waves of all lengths and both axes."""
         return states.unflatten(-1, (-1, self.num_heads)).movedim(-1, -3)
 
 
 def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Sines and cosines `(N, width)` of positions `(N, 2)` in patches, of lengths from 3 to 100 patches.
+    """Sines and cosines `(N, width)` of positions `(N, 2)` in patches, with wavelengths from 3 to 100 patches.
 
-    The product of two falls off within a few patches, where that of `sincos_embedding`, whose waves are of up to
-    60,000 patches, hardly does on a grid.
+    The dot product of two positions falls off within a few patches. With `sincos_embedding`, whose waves are up to
+    60,000 patches long, it hardly would on a grid.
     """
     count = width // 4
     frequencies = _HIGHEST * _LOWEST_SHARE ** (torch.arange(count, device=positions.device) / max(1, count - 1))
@@ -109,7 +109,7 @@ def _waves(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 class CroCoLinearProbe(nn.Module):
-    """A linear layer on each token, with a bias for each place. Tokens are layer-normed first.
+    """A linear layer on each token, with a bias for each position. Tokens are layer-normed first.
 
     Args:
         hidden_size, grid_size, out_features: as in [`CroCoAttentiveProbe`].
@@ -122,13 +122,13 @@ class CroCoLinearProbe(nn.Module):
         self.head = nn.Linear(hidden_size, out_features)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """As [`CroCoAttentiveProbe`] does."""
+        """As in [`CroCoAttentiveProbe`]."""
         return self.head(self.norm(tokens)) + self.position_bias
 
 
 @torch.no_grad()
 def init_probe_weights(module: nn.Module) -> None:
-    """First values of a module of a probe. Weights that were loaded are left alone, as everywhere in transformers."""
+    """Initialise a module of a probe. Loaded weights are left alone, as everywhere in transformers."""
     if isinstance(module, nn.Linear):
         init.xavier_uniform_(module.weight)
         init.zeros_(module.bias)
@@ -136,7 +136,7 @@ def init_probe_weights(module: nn.Module) -> None:
         init.ones_(module.weight)
         init.zeros_(module.bias)
     elif isinstance(module, CroCoAttentiveProbe | CroCoLinearProbe):
-        init.zeros_(module.head.weight)  # whatever the tokens, it says the same at first: what its bias says
+        init.zeros_(module.head.weight)  # at first the prediction is the bias, whatever the tokens
         if isinstance(module, CroCoLinearProbe):
             init.zeros_(module.position_bias)
         if isinstance(module, CroCoAttentiveProbe):
@@ -146,7 +146,7 @@ def init_probe_weights(module: nn.Module) -> None:
 
 
 class CroCoForDepthEstimation(CroCoPreTrainedModel):
-    """The CroCo encoder, frozen, and a probe that gives every pixel of each patch a depth; only the probe learns."""
+    """A frozen CroCo encoder and a probe that predicts the depth of every pixel; only the probe learns."""
 
     config: CroCoDepthConfig
     config_class = CroCoDepthConfig
@@ -154,7 +154,7 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\.", r"decoder\."]
 
     def __init__(self, config: CroCoConfig):
-        if not isinstance(config, CroCoDepthConfig):  # of a pretraining checkpoint, or of an older depth checkpoint
+        if not isinstance(config, CroCoDepthConfig):  # from a pretraining checkpoint or an old depth checkpoint
             attention = config._attn_implementation
             config = CroCoDepthConfig.of(config)
             config._attn_implementation = attention
@@ -191,18 +191,18 @@ class CroCoForDepthEstimation(CroCoPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 Views of `config.image_size`, normalised as by [`CroCoImageProcessor`].
             labels (`torch.FloatTensor` of shape `(batch_size, height, width)`, *optional*):
-                True depth, 0 where it is not known; with it there is a `loss`, `scale_invariant_log_loss`.
+                True depth, 0 where unknown; if given, there is a `loss`, `scale_invariant_log_loss`.
 
         Returns:
             `predicted_depth` `(batch_size, height, width)`, within `config.min_depth` and `config.max_depth`.
 
         Raises:
-            ValueError: shapes that do not fit, or the probe has not been trained.
+            ValueError: shapes do not fit, or the probe has not been trained.
         """
         if not (self.training or labels is not None or torch.compiler.is_compiling() or self.probe.head.weight.any()):
             raise ValueError(
-                "This model has no trained depth probe, so that every pixel would get the same depth. To train one: "
-                "singlelife evaluate depth MODEL --train LIFE --test LIFE --save FOLDER. FOLDER then has the model."
+                "This model has no trained depth probe, so every pixel would get the same depth. Train one with "
+                "singlelife evaluate depth MODEL --train LIFE --test LIFE --save FOLDER, and load FOLDER."
             )
         with torch.no_grad():
             outputs = self.croco(pixel_values, return_dict=True, **kwargs)
@@ -225,7 +225,7 @@ def depth_probe(
     query_grid: tuple[int, int] | None = None,
     mlp_ratio: int = 2,
 ) -> CroCoAttentiveProbe | CroCoLinearProbe:
-    """A probe that predicts the logarithm of depth at the `patch_size**2` pixels of each token's or query's patch."""
+    """A probe that predicts log depth at the `patch_size**2` pixels of each token's or query's patch."""
     if probe_type == "linear":
         return CroCoLinearProbe(hidden_size, grid_size, patch_size**2)
     shape = hidden_size, grid_size, patch_size**2, width, num_heads
@@ -233,7 +233,7 @@ def depth_probe(
 
 
 def log_depth_map(predicted: torch.Tensor, grid_size: tuple[int, int], patch_size: int) -> torch.Tensor:
-    """A probe's output `(B, N, patch_size**2)`, pixels of a patch row by row, as maps `(B, height, width)`."""
+    """A probe's output `(B, N, patch_size**2)`, with each patch's pixels row by row, as maps `(B, height, width)`."""
     maps = predicted.unflatten(2, (patch_size, patch_size)).unflatten(1, grid_size)
     return maps.transpose(2, 3).flatten(3).flatten(1, 2)
 
@@ -244,18 +244,18 @@ def scale_invariant_log_loss(log_depth: torch.Tensor, depth: torch.Tensor) -> to
     With d = log predicted - log true depth over a view's known pixels: mean(d²) - λ mean(d)², in float32.
 
     Args:
-        log_depth: predicted, `(B, H, W)`.
-        depth: true, `(B, H, W)`, 0 where unknown.
+        log_depth: predicted log depth, `(B, H, W)`.
+        depth: true depth, `(B, H, W)`, 0 where unknown.
 
     Raises:
-        ValueError: the shapes differ, or no pixel of a view is known.
+        ValueError: the shapes differ, or a view has no pixel with known depth.
     """
     if log_depth.shape != depth.shape:
-        raise ValueError(f"labels should be of shape {tuple(log_depth.shape)}, not {tuple(depth.shape)}.")
+        raise ValueError(f"labels should have shape {tuple(log_depth.shape)}, not {tuple(depth.shape)}.")
     known = depth > 0
     counts = known.sum(dim=(1, 2))
     if not counts.all():
-        raise ValueError("A view of labels has no pixel of known depth (above 0).")
+        raise ValueError("A view in labels has no pixel with known depth (above 0).")
     error = torch.where(known, log_depth.float() - depth.float().clamp_min(1e-6).log(), 0.0)
     mean_square = error.square().sum(dim=(1, 2)) / counts
     mean = error.sum(dim=(1, 2)) / counts

@@ -18,7 +18,7 @@ from .configuration_croco import CroCoConfig
 class CroCoImageProcessorKwargs(ImagesKwargs, total=False):
     r"""
     crop_to_aspect (`bool`):
-        Whether to cut the largest centred part of the aspect ratio of `size` out of an image before resizing it;
+        Whether to crop an image to its largest centred part with the aspect ratio of `size` before resizing it;
         otherwise the image is stretched.
     """
 
@@ -26,20 +26,20 @@ class CroCoImageProcessorKwargs(ImagesKwargs, total=False):
 
 
 class CroCoImageProcessor(TorchvisionBackend):
-    r"""Images to the `pixel_values` of [`CroCoModel`]: cut, resized (antialiased), rescaled to [0, 1] and normalised.
+    r"""Turns images into [`CroCoModel`]'s `pixel_values`: crops, resizes (antialiased), scales to [0, 1], normalises.
 
-    Takes what every transformers image processor takes: PIL images, files, arrays or tensors, one or a list. Pictures
-    are turned upright as their EXIF says; grey ones, 16-bit ones and transparent ones are made 8-bit RGB. A pair of
-    views is `processor(target, source, return_tensors="pt")`. Each setting can be overridden in a call.
+    Takes the same inputs as every transformers image processor: PIL images, files, arrays or tensors, one or a list.
+    Pictures are turned upright by their EXIF; grey, 16-bit and transparent ones are made 8-bit RGB. For a pair of
+    views, call `processor(target, source, return_tensors="pt")`. A call can override each setting.
 
     Args:
         size (`dict`): `{"height", "width"}` of `pixel_values`, in pixels; the model's `image_size`.
-        crop_to_aspect (`bool`, defaults to `True`): cut the largest centred part of that aspect ratio out of an image
+        crop_to_aspect (`bool`, defaults to `True`): crop an image to its largest centred part with this aspect ratio
             before resizing it; otherwise the image is stretched.
         resample, do_resize, do_rescale, rescale_factor, do_normalize, image_mean, image_std: as in transformers.
 
     Raises:
-        ValueError: an image holds NaN or infinite values, cannot be made RGB, or does not say what white is.
+        ValueError: an image holds NaN or infinite values, cannot be made RGB, or does not define white.
     """
 
     config_class = CroCoConfig
@@ -57,18 +57,18 @@ class CroCoImageProcessor(TorchvisionBackend):
     def __call__(  # type: ignore[override]
         self, images: Any, source_images: Any = None, **kwargs: Any
     ) -> BatchFeature:
-        """`pixel_values` of images; with source images, `source_pixel_values` too, as [`CroCoModel`] takes them.
+        """`pixel_values` from images and, with source images, `source_pixel_values`: the inputs of [`CroCoModel`].
 
         Args:
-            images: one or a list; the target views of pairs.
-            source_images: one or as many: the source views of the same pairs.
+            images: one or a list; for pairs, the target views.
+            source_images: the source views of the same pairs, one or a list.
             kwargs: the settings above, and `return_tensors`.
 
         Returns:
             `pixel_values`, and with source images `source_pixel_values`, each `(B, 3, height, width)`, float32.
 
         Raises:
-            ValueError: there are not as many source images as images, or see above.
+            ValueError: the numbers of target and source images differ, or see above.
         """
         features = super().__call__(images, **kwargs)
         if source_images is None:
@@ -82,7 +82,7 @@ class CroCoImageProcessor(TorchvisionBackend):
         return features
 
     def fetch_images(self, images: Any) -> Any:
-        """As in transformers; a file of this machine is opened as it is, since that clips 16 bits."""
+        """As in transformers, but a local file is opened unchanged, since transformers would clip 16 bits."""
         if isinstance(images, str) and Path(images).is_file():
             with Image.open(images) as picture:
                 picture.load()
@@ -110,19 +110,19 @@ class CroCoImageProcessor(TorchvisionBackend):
     def post_process_depth_estimation(
         self, outputs: Any, target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[dict[str, torch.Tensor]]:
-        """Depth maps of [`CroCoForDepthEstimation`] at the size of the images that they are of.
+        """Depth maps of [`CroCoForDepthEstimation`], resized to their images.
 
-        A map covers what the model has seen: with `crop_to_aspect`, the middle part of the image.
+        A map covers the part that the model has seen: with `crop_to_aspect`, the middle of the image.
 
         Args:
-            outputs: of the model.
-            target_sizes: height and width of each image in pixels; without, the maps stay as they are.
+            outputs: the model's outputs.
+            target_sizes: height and width of each image in pixels; without it, the maps keep their size.
 
         Returns:
             For each image `{"predicted_depth": (height, width)}`, resized bilinearly.
 
         Raises:
-            ValueError: there are not as many sizes as maps.
+            ValueError: the numbers of sizes and maps differ.
         """
         depths = outputs.predicted_depth
         sizes = [depth.shape for depth in depths] if target_sizes is None else target_sizes
@@ -136,16 +136,16 @@ class CroCoImageProcessor(TorchvisionBackend):
 
 
 def _upright_in_8_bits(picture: Image.Image) -> Image.Image:
-    """A picture turned as its EXIF says, of 16 bits a pixel the upper 8, which Pillow would clip."""
+    """A picture turned upright by its EXIF, with the upper 8 of 16 bits, which Pillow would clip."""
     deep = picture.mode.startswith("I;16") or (picture.mode == "I" and picture.format == "PNG")
     if picture.mode[0] in "IF" and not deep:
-        raise ValueError(f"An image of Pillow's mode {picture.mode} does not say what white is; make it 8-bit RGB.")
+        raise ValueError(f"An image with Pillow's mode {picture.mode} does not define white; make it 8-bit RGB.")
     upright = ImageOps.exif_transpose(picture)
     return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)) if deep else upright
 
 
 def center_crop_to_aspect(image: torch.Tensor, height: int, width: int) -> torch.Tensor:
-    """The largest centred part of an image `(C, H, W)` that has the aspect ratio of `height` to `width`."""
+    """The largest centred part of an image `(C, H, W)` with the aspect ratio of `height` to `width`."""
     scale = min(image.shape[-2] / height, image.shape[-1] / width)
     crop_height, crop_width = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (image.shape[-2] - crop_height) // 2, (image.shape[-1] - crop_width) // 2

@@ -35,8 +35,8 @@ _SINCOS_BASE = 10000.0
 def patch_positions(rows: int, columns: int, trained: tuple[int, int], device: torch.device) -> torch.Tensor:
     """Row and column of every patch in raster order, float32 `(rows * columns, 2)`, in units of the trained grid.
 
-    A grid of another size is stretched over the trained one, so that a patch in the middle of the image keeps the
-    position that it had in training; the trained grid itself gives 0, 1, 2 ….
+    A grid of another size is stretched over the trained one, so that a patch in the middle of the image keeps its
+    position from training; the trained grid itself gives 0, 1, 2 ….
     """
     axes = [
         (torch.arange(count, device=device, dtype=torch.float32) + 0.5) * (usual / count) - 0.5
@@ -48,7 +48,7 @@ def patch_positions(rows: int, columns: int, trained: tuple[int, int], device: t
 def sincos_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
     """Fixed embedding `(..., N, width)`, float32, of positions `(..., N, 2)`, as in MAE (arXiv 2111.06377).
 
-    Sines then cosines of the column, then of the row, with frequencies from 1 down to 1/10000.
+    Sines and cosines of the column, then of the row, with frequencies from 1 down to 1/10000.
     """
     frequencies = _SINCOS_BASE ** -(torch.arange(width // 4, device=positions.device).float() / (width // 4))
     angles = positions.flip(-1).unsqueeze(-1) * frequencies
@@ -56,7 +56,7 @@ def sincos_embedding(positions: torch.Tensor, width: int) -> torch.Tensor:
 
 
 def rotations(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> Rotations:
-    """Rotary tables (arXiv 2104.09864, over two axes) of positions `(..., N, 2)`.
+    """Rotary tables (arXiv 2104.09864, over two axes) for positions `(..., N, 2)`.
 
     The first half of a head turns with the row and the second with the column; within a half, channel `c` is paired
     with channel `c + head_dim / 4`.
@@ -69,7 +69,7 @@ def rotations(positions: torch.Tensor, head_dim: int, theta: float, dtype: torch
 
 
 def rotate(states: torch.Tensor, rotary: Rotations | None) -> torch.Tensor:
-    """Turn queries or keys `(B, N, heads, head_dim)` by their positions; None leaves them as they are."""
+    """Rotate queries or keys `(B, N, heads, head_dim)` by their positions; None leaves them unchanged."""
     if rotary is None:
         return states
     cos, sin = rotary
@@ -88,7 +88,7 @@ def eager_attention_forward(
     dropout: float = 0.0,
     **kwargs: Unpack[TransformersKwargs],
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Attention written out, the scaling within the first product: no pass over the weights is spent on it."""
+    """Attention written out, with the scaling in the first product, which saves a pass over the weights."""
     batch_size, num_heads, num_queries, _ = query.shape
     query, key, value = (states.flatten(0, 1) for states in (query, key, value))
     nothing = query.new_empty(()).expand(len(query), num_queries, key.shape[1])  # beta is 0, so it is never read
@@ -115,8 +115,8 @@ class CroCoAttention(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Attention of `(B, N, heads, head_dim)` states, projected back to the width.
 
-        Attention is written out where the caller asks for its weights, which fused attention never holds, and where a
-        CPU trains: there the backward pass of PyTorch's fused attention is up to twice as slow on some machines, and
+        Attention is written out if the caller asks for its weights, which fused attention never holds, and when a CPU
+        trains: there the backward pass of PyTorch's fused attention is up to twice as slow on some machines, and
         hardly faster on any.
         """
         implementation = self.config._attn_implementation
@@ -253,19 +253,19 @@ class CroCoDecoderLayer(GradientCheckpointingLayer):
 @dataclass
 class CroCoModelOutput(ModelOutput):
     r"""
-    Outputs of [`CroCoModel`]. N and M are the numbers of target and source patches, V that of visible target patches.
+    Outputs of [`CroCoModel`]. N, M and V are the numbers of target, source and visible target patches.
 
     Args:
         last_hidden_state (`torch.FloatTensor` of shape `(batch_size, V, hidden_size)`):
-            Normed encoder features of the target's patches; of the visible ones, in raster order, if some are masked.
+            Normed encoder features of the target's patches, in raster order; only the visible ones if some are masked.
         source_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, M, hidden_size)`, with two views):
             Normed encoder features of the source's patches.
         decoder_last_hidden_state (`torch.FloatTensor` of shape `(batch_size, N, decoder_hidden_size)`, two views):
             Normed decoder features of all the target's patches.
         hidden_states, attentions (`tuple(torch.FloatTensor)`, when asked for):
-            Of the encoder over the target, as in any transformers ViT.
+            The encoder's, for the target view, as in any transformers ViT.
         decoder_hidden_states, decoder_attentions (`tuple(torch.FloatTensor)`, when asked for):
-            Of the decoder's blocks and self-attention.
+            The decoder blocks' outputs and self-attention.
         cross_attentions (`tuple(torch.FloatTensor)`, with `output_attentions=True`):
             One `(batch_size, heads, N, M)` per decoder block, after the softmax; rows are target patches.
     """
@@ -320,14 +320,14 @@ class CroCoPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    # Where the code of the Auto classes is that can load a checkpoint of this class.
+    # The Auto classes that can load a checkpoint of this class, and where their code is.
     _auto_classes: ClassVar[dict[str, str]] = {
         "AutoModel": "modeling_croco.CroCoModel",
         "AutoModelForPreTraining": "modeling_croco.CroCoForPreTraining",
     }
 
     def __init__(self, config: CroCoConfig):
-        config.validate()  # values may have been set since it was made
+        config.validate()  # values may have changed since it was made
         super().__init__(config)
 
     @torch.no_grad()
@@ -343,7 +343,7 @@ class CroCoPreTrainedModel(PreTrainedModel):
             init.normal_(module.mask_token, std=self.config.initializer_range)
 
     def save_pretrained(self, save_directory: str | os.PathLike, *args: Any, **kwargs: Any) -> Any:
-        """As in transformers; the model code goes along, for every Auto class that can load the checkpoint."""
+        """As in transformers; also saves the model code, for every Auto class that can load the checkpoint."""
         self.config.auto_map = dict(self._auto_classes)
         return super().save_pretrained(save_directory, *args, **kwargs)
 
@@ -367,7 +367,7 @@ class CroCoEncoder(CroCoPreTrainedModel):
         """Features of `patches` `(B, V, patch_size**2 * C)` at `positions` `(V, 2)` or `(B, V, 2)`."""
         config = self.config
         embedded = self.patch_embedding(patches.to(self.patch_embedding.weight.dtype))
-        # Autocast lowers the precision of products, not that of the sums that run through all blocks.
+        # Autocast lowers the precision of products, but not of the sums that run through all blocks.
         hidden_states, rotary = embedded.to(self.patch_embedding.weight.dtype), None
         if config.position_embedding_type == "rope":
             head_dim = config.hidden_size // config.num_attention_heads
@@ -406,7 +406,7 @@ class CroCoDecoder(CroCoPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor, Rotations | None, Rotations | None]:
         """The decoder's tokens for all target patches, its memory of the source, and their rotary tables.
 
-        `visible` (B, V) are the target patches that `target` (B, V, hidden_size) holds; None if it holds all of them.
+        `visible` (B, V) has the indices of the target patches in `target` (B, V, hidden_size); None means all.
         """
         config = self.config
         projected, source = self.embedding(target), self.embedding(source)
@@ -448,8 +448,8 @@ class CroCoModel(CroCoPreTrainedModel):
     """Encoder features of one view, or encoder and decoder features of a pair of views.
 
     Args:
-        config: of the model.
-        add_decoder: False for a model of the encoder alone, which takes one view.
+        config: the model's configuration.
+        add_decoder: False for the encoder alone, which takes one view.
     """
 
     _keys_to_ignore_on_load_unexpected = [r"^prediction_head\."]
@@ -470,13 +470,13 @@ class CroCoModel(CroCoPreTrainedModel):
         Patches are in raster order, the pixels of each ordered row, column, channel.
 
         Raises:
-            ValueError: the views are not of the configured channels and size. With `interpolate_pos_encoding` any
-                multiple of the patch size will do.
+            ValueError: the views do not have the configured channels and size. With `interpolate_pos_encoding`, sides
+                may be any multiple of the patch size.
         """
         config, size = self.config, self.config.patch_size
         if pixel_values.ndim != 4 or pixel_values.shape[1] != config.num_channels:
             raise ValueError(
-                f"A batch of views should be of shape (batch_size, {config.num_channels}, height, width), "
+                f"A batch of views should have shape (batch_size, {config.num_channels}, height, width), "
                 f"not {tuple(pixel_values.shape)}."
             )
         rows, columns = pixel_values.shape[2] // size, pixel_values.shape[3] // size
@@ -487,14 +487,14 @@ class CroCoModel(CroCoPreTrainedModel):
             )
         if not interpolate_pos_encoding and (rows, columns) != config.grid_size:
             raise ValueError(
-                f"A view of {pixel_values.shape[2]}x{pixel_values.shape[3]} px is not of the model's image_size "
+                f"A view of {pixel_values.shape[2]}x{pixel_values.shape[3]} px does not have the model's image_size "
                 f"({config.image_size}); resize it, or pass interpolate_pos_encoding=True."
             )
         patches = pixel_values.unflatten(3, (columns, size)).unflatten(2, (rows, size))
         return patches.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
 
     def patch_positions(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """Where the patches of views `(B, C, H, W)` are, `(N, 2)`, in units of the grid of `config.image_size`."""
+        """The patches' positions in views `(B, C, H, W)`, `(N, 2)`, in units of the grid of `config.image_size`."""
         rows, columns = (side // self.config.patch_size for side in pixel_values.shape[2:])
         return patch_positions(rows, columns, self.config.grid_size, pixel_values.device)
 
@@ -512,14 +512,14 @@ class CroCoModel(CroCoPreTrainedModel):
             pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`):
                 The target view, or the only one, normalised as by [`CroCoImageProcessor`].
             source_pixel_values (`torch.FloatTensor` of shape `(batch_size, num_channels, height, width)`, *optional*):
-                The source view; with it the decoder runs too.
+                The source view; if it is given, the decoder runs too.
             bool_masked_pos (`torch.BoolTensor` of shape `(batch_size, N)`, *optional*):
-                True for the target patches to mask; as many in every row. The encoder sees only the others.
+                True for the target patches to mask, the same number in every row. The encoder sees only the others.
             interpolate_pos_encoding (`bool`):
                 Accept views of any size that is a multiple of the patch size.
 
         Raises:
-            ValueError: shapes that do not fit.
+            ValueError: shapes do not fit.
         """
         patches = self.patchify(pixel_values, interpolate_pos_encoding)
         positions = visible_positions = self.patch_positions(pixel_values)
@@ -540,7 +540,7 @@ class CroCoModel(CroCoPreTrainedModel):
             raise ValueError("This model has no decoder, so it takes one view, without source_pixel_values.")
         source_patches = self.patchify(source_pixel_values, interpolate_pos_encoding)
         source_positions = self.patch_positions(source_pixel_values)
-        if source_patches.shape[0] != patches.shape[0]:  # not len, which torch.export takes for a constant
+        if source_patches.shape[0] != patches.shape[0]:  # not len, which torch.export makes a constant
             raise ValueError(f"There are {patches.shape[0]} target views but {source_patches.shape[0]} source views.")
         source = self.encoder(source_patches, source_positions)
         decoded = self.decoder(
@@ -564,7 +564,7 @@ class CroCoModel(CroCoPreTrainedModel):
         source_pixel_values: torch.Tensor,
         interpolate_pos_encoding: bool = False,
     ) -> Iterator[torch.Tensor]:
-        """Each decoder block's cross-attention before the softmax, q·k/√d, of unmasked views, one block at a time.
+        """Each decoder block's cross-attention before the softmax, q·k/√d, for unmasked views, one block at a time.
 
         Yields:
             float32 `(batch_size, heads, N, M)`: rows are target patches, columns source patches, both in raster order.
@@ -582,8 +582,8 @@ class CroCoModel(CroCoPreTrainedModel):
         """The map that the Correspondence Alignment Score compares: `iter_cross_attention_logits`, averaged over
         heads and blocks, float32 `(batch_size, N, M)`.
 
-        Since a sum over heads of products over channels is one product over all channels, no head's own map is made:
-        memory is that of the result, whatever the number of heads and blocks.
+        A sum over heads of products over channels is one product over all channels. So no head's own map is made, and
+        the memory is the result's, whatever the number of heads and blocks.
         """
         total = torch.zeros(())
         for query, key in self._cross_queries_and_keys(pixel_values, source_pixel_values, interpolate_pos_encoding):
@@ -637,10 +637,10 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
                 As in [`CroCoModel`]. Without `bool_masked_pos`, `round(config.mask_ratio * N)` patches of each target
                 are masked at random.
             generator (`torch.Generator`, *optional*):
-                Draws that mask; the global generator by default.
+                Draws this mask; the global generator by default.
 
         Raises:
-            ValueError: shapes that do not fit, or a mask that hides nothing.
+            ValueError: shapes do not fit, or the mask hides nothing.
         """
         patches = self.croco.patchify(pixel_values, interpolate_pos_encoding)
         if bool_masked_pos is None:
@@ -657,8 +657,8 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
     def loss(self, logits: torch.Tensor, patches: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Mean squared error of predictions and patches `(B, N, P)` where `mask` `(B, N)` is True, in float32.
 
-        With `config.norm_pix_loss` the patches are first normalised each by its own mean and unbiased variance
-        (arXiv 2111.06377, section 4.1), with 1e-6 added to the variance.
+        With `config.norm_pix_loss`, each patch is first normalised by its own mean and unbiased variance (arXiv
+        2111.06377, section 4.1), with 1e-6 added to the variance.
         """
         wanted = patches[mask].float()
         if not len(wanted):
@@ -670,13 +670,13 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
 
     @torch.no_grad()
     def reconstruct(self, pixel_values: torch.Tensor, outputs: CroCoForPreTrainingOutput) -> torch.Tensor:
-        """The target as the model completes it: visible patches as they are, masked ones as predicted.
+        """The target as the model completes it: true visible patches, predicted masked patches.
 
-        Predictions of a model with `norm_pix_loss` have no brightness or contrast; they are given those of the true
-        patch, as is usual for such pictures.
+        Predictions of a model with `norm_pix_loss` have no brightness or contrast; they get the true patch's, as is
+        usual for such pictures.
 
         Returns:
-            float32 of the shape of `pixel_values`, in its normalised units.
+            float32 with the shape of `pixel_values`, in its normalised units.
         """
         patches = self.croco.patchify(pixel_values, interpolate_pos_encoding=True).float()
         assert outputs.logits is not None and outputs.mask is not None
@@ -691,17 +691,17 @@ class CroCoForPreTraining(CroCoPreTrainedModel):
         """The views `(B, C, H, W)` that patches `(B, N, patch_size**2 * C)` were cut from.
 
         Args:
-            patches: as [`CroCoModel.patchify`] makes them.
-            size: height and width of the views in pixels; those of `config.image_size` by default.
+            patches: in the form of [`CroCoModel.patchify`].
+            size: height and width of the views in pixels; `config.image_size` by default.
 
         Raises:
-            ValueError: there are not as many patches as a view of that size has, or their length is another.
+            ValueError: the number of patches or their length does not fit this size.
         """
         side, channels = self.config.patch_size, self.config.num_channels
         rows, columns = self.config.grid_size if size is None else (length // side for length in size)
         if patches.shape[1:] != (rows * columns, side**2 * channels):
             raise ValueError(
-                f"Patches of a view of {rows * side}x{columns * side} px should be of shape "
+                f"Patches of a view of {rows * side}x{columns * side} px should have shape "
                 f"(batch_size, {rows * columns}, {side**2 * channels}), not {tuple(patches.shape)}."
             )
         views = patches.unflatten(2, (side, side, channels)).unflatten(1, (rows, columns))
@@ -726,18 +726,18 @@ def visible_patches(bool_masked_pos: torch.Tensor, shape: torch.Size) -> torch.T
     """Indices of the unmasked patches, int64 `(B, V)`, in raster order.
 
     Raises:
-        ValueError: the mask is not of `shape` (B, N), or its rows differ in how many patches they mask.
+        ValueError: the mask does not have `shape` (B, N), or its rows mask different numbers of patches.
     """
     if bool_masked_pos.shape != shape or bool_masked_pos.dtype != torch.bool:
         raise ValueError(
-            f"bool_masked_pos should be bool of shape {tuple(shape)} (batch_size, number of patches), "
-            f"not {bool_masked_pos.dtype} of {tuple(bool_masked_pos.shape)}."
+            f"bool_masked_pos should be bool with shape {tuple(shape)} (batch_size, number of patches), "
+            f"not {bool_masked_pos.dtype} with {tuple(bool_masked_pos.shape)}."
         )
     visible = (~bool_masked_pos).nonzero()
     num_visible, remainder = divmod(len(visible), len(bool_masked_pos))
     expected = torch.arange(len(bool_masked_pos), device=visible.device).repeat_interleave(num_visible)
     if remainder or num_visible == 0 or not torch.equal(visible[:, 0], expected):
-        raise ValueError("bool_masked_pos should leave as many patches visible in every row, and at least one.")
+        raise ValueError("bool_masked_pos should leave the same number of patches visible in every row, at least one.")
     return visible[:, 1].view(-1, num_visible)
 
 

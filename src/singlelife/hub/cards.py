@@ -8,7 +8,7 @@ from typing import Any, Literal
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import CardData, DatasetCard, DatasetCardData, ModelCard
 
-TAG = "singlelife"  # in the header of every card, by which the Hub finds them
+TAG = "singlelife"  # in the header of every card, so that a search on the Hub finds it
 CARD = "README.md"
 WRITTEN = f"<!-- Written by {TAG}. Delete this line to keep a text of your own. -->"
 
@@ -21,7 +21,7 @@ _SIZES = (("n<1K", 1e3), ("1K<n<10K", 1e4), ("10K<n<100K", 1e5), ("100K<n<1M", 1
 
 
 def fill_card(name: Literal["model", "life", "pair_set"], header: CardData, fields: Mapping[str, Any]) -> str:
-    """The text of a card, its YAML header first; `fields` are the template's variables."""
+    """The text of a card, beginning with its YAML header; `fields` are the template's variables."""
     card = ModelCard if name == "model" else DatasetCard
     path = str(_TEMPLATES / f"{name}_card.md")
     return card.from_template(header, template_path=path, written=WRITTEN, **fields).content  # type: ignore
@@ -33,12 +33,12 @@ def dataset_header(
     """The header of a dataset card.
 
     Args:
-        name: for people.
-        num_rows: of all.
-        license: as people write it.
-        tasks: by the Hub's names.
-        tags: besides that of this package.
-        files: the split and its files for each configuration, the default one first.
+        name: the title that people see.
+        num_rows: the number of rows in the data set.
+        license: as people write it, such as "CC BY 4.0".
+        tasks: the Hub's names of the tasks it serves.
+        tags: tags to add to this package's own.
+        files: the split and its files for each configuration, the default configuration first.
     """
     header = DatasetCardData(
         pretty_name=name,
@@ -54,11 +54,11 @@ def dataset_header(
 
 
 def license_fields(license: str) -> dict[str, Any]:
-    """The fields of a card's header for a licence as people write it; it may be any words, or empty."""
+    """The fields of a card's header for a licence in any words, or none."""
     name = "cc0-1.0" if license == "CC0" else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")[:64]
     return {"license": name} if name in _LICENSES else {"license": "other", "license_name": name or "not-stated"}
 
 
 def stated(license: str) -> str:
-    """A licence as a life's metadata has it; empty where that only says that the recording is the user's own."""
+    """The licence in a life's metadata; empty if that only says that the recording is the user's own."""
     return "" if license == "yours" else license

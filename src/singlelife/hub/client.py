@@ -1,4 +1,4 @@
-"""The client: tokens, names of repositories, who may write to one and who may see it, and retries."""
+"""The Hub client: tokens, repositories' names and visibility, and retries."""
 
 import time
 from collections.abc import Callable
@@ -22,21 +22,21 @@ _LONGEST_WAIT = 300.0  # seconds between two tries, unless the Hub asks for more
 
 
 def hub_api() -> HfApi:
-    """The client, with the token of `hf auth login` or of HF_TOKEN."""
+    """The client, with the token from `hf auth login` or HF_TOKEN."""
     return HfApi(library_name="singlelife", library_version=__version__)
 
 
 def check_name(repo_id: str) -> None:
-    """Raise a HubError if something cannot be the name of a repository, ORG/NAME."""
+    """Raise a HubError if `repo_id` is not a valid repository name, ORG/NAME."""
     if not is_repo_id(repo_id):
         raise HubError(f"{repo_id!r} cannot be a name on the Hub; it should look like ORG/NAME.")
 
 
 def check_push(repo_id: str | None) -> None:
-    """Check what can be checked without asking the Hub, before hours of work. A NAME alone is in the user's namespace.
+    """Check what can be checked without asking the Hub, before hours of work. NAME without ORG is allowed.
 
     Raises:
-        HubError: it cannot be a name, there is no token, or HF_HUB_OFFLINE is set.
+        HubError: the name is not valid, there is no token, or HF_HUB_OFFLINE is set.
     """
     if repo_id is not None and "/" in repo_id:
         check_name(repo_id)
@@ -44,15 +44,15 @@ def check_push(repo_id: str | None) -> None:
         raise HubError("Pushing needs the Hub, and HF_HUB_OFFLINE forbids it. Unset it, or push later.")
     if not get_token():
         raise HubError(
-            "Pushing to the Hub takes a token with write access: log in with `hf auth login` or set HF_TOKEN."
+            "Pushing to the Hub needs a token with write access: log in with `hf auth login` or set HF_TOKEN."
         )
 
 
 def full_name(api: HfApi, repo_id: str) -> str:
-    """ORG/NAME of a repository; a NAME alone is in the namespace of the token's user.
+    """ORG/NAME of a repository; NAME without ORG means the token user's own namespace.
 
     Raises:
-        HubError: it cannot be a name, or the Hub does not know the token.
+        HubError: the name is not valid, or the Hub does not know the token.
     """
     if "/" not in repo_id:
         with translate_hub_errors("your name", "Asking the Hub for your name", "", "model"):
@@ -62,12 +62,12 @@ def full_name(api: HfApi, repo_id: str) -> str:
 
 
 def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> RepoInfo | None:
-    """Create a repository, or make sure that the one of that name is as private as it should be. Returns the Hub's
-    description of a repository that was there, with its files; None for a new one.
+    """Create a repository, or check that the existing one is private or public as asked. Returns the Hub's description
+    of an existing repository, with its files; None for a new one.
 
     Raises:
-        HubError: the repository is not for you, its namespace is not there, or it is public and should be private (or
-            the other way round). Other errors are those of the client.
+        HubError: you have no access to the repository, its namespace does not exist, or it is public and should be
+            private (or the other way round). The client's other errors pass through.
     """
     try:
         there = described(api, repo_id, kind)
@@ -80,21 +80,21 @@ def open_repository(api: HfApi, repo_id: str, kind: RepoType, private: bool) -> 
                 where = f"user or organisation {repo_id.split('/')[0]} on the Hub to push {repo_id} to."
                 raise HubError(f"There is no {where}") from error
             if error.response.status_code == 409:
-                raise HubError(f"The name {repo_id} is taken by a repository that you may not see.") from error
+                raise HubError(f"The name {repo_id} is taken by a repository that you cannot see.") from error
             raise
         return None
     if bool(there.private) != private:
         state, wish = ("private", "public") if there.private else ("public", "private")
         where = f"{api.endpoint}/{'' if kind == 'model' else f'{kind}s/'}{repo_id}"
         raise HubError(
-            f"{repo_id} is there already and is {state}, not {wish} as asked. Change that in {where}/settings, or "
+            f"{repo_id} exists already and is {state}, not {wish} as asked. Change that in {where}/settings, or "
             "push to another name."
         )
     return there
 
 
 def described(api: HfApi, repo_id: str, kind: RepoType, revision: str | None = None) -> RepoInfo:
-    """What the Hub says of a repository, with the sizes of its files; errors are those of the client."""
+    """The Hub's description of a repository, with the sizes of its files; the client's errors pass through."""
     info = api.repo_info(repo_id, repo_type=kind, revision=revision, files_metadata=True)
     assert isinstance(info, DatasetInfo | ModelInfo | SpaceInfo)
     return info
@@ -106,7 +106,7 @@ def file_sizes(info: RepoInfo | None) -> dict[str, int]:
 
 
 def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) -> str:
-    """The text of a file of a repository; empty where there is none."""
+    """The text of a file in a repository; empty if there is no such file."""
     if info is None or name not in file_sizes(info):
         return ""
     with TemporaryDirectory() as scratch:
@@ -115,7 +115,7 @@ def read_remote(api: HfApi, info: RepoInfo | None, kind: RepoType, name: str) ->
 
 
 def retry(act: Callable[[], Result], tries: int, say: Callable[[str], None]) -> Result:
-    """Call `act` so many times in all while it raises HubUnreachable. `say` gets a line that says why it waits."""
+    """Call `act` up to `tries` times, as long as it raises HubUnreachable. `say` gets the reason for each wait."""
     for tried in range(1, tries):
         try:
             return act()

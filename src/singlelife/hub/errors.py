@@ -1,4 +1,4 @@
-"""Errors of the Hub and of the network, as messages that a user can act on. No message ever holds a token."""
+"""Turn errors of the Hub and the network into messages that a user can act on. No message ever holds a token."""
 
 import re
 from collections.abc import Iterator
@@ -28,10 +28,10 @@ _LOG_IN = "log in with `hf auth login` or set HF_TOKEN"
 
 
 class HubUnreachable(HubError):
-    """The network or the Hub fails, or the Hub must not be asked. The repository may be fine: try again later.
+    """The network or the Hub failed, or HF_HUB_OFFLINE is set. The repository may be fine: try again later.
 
     Attributes:
-        retry_after: seconds to wait before the next try, where the Hub gives them.
+        retry_after: seconds to wait before the next try, if the Hub gives them.
     """
 
     def __init__(self, message: str, retry_after: float | None = None):
@@ -40,7 +40,7 @@ class HubUnreachable(HubError):
 
 
 def is_repo_id(words: str) -> bool:
-    """Whether something has the form of a repository's name on the Hub, ORG/NAME."""
+    """Whether words have the form of a repository's name on the Hub, ORG/NAME."""
     try:
         validate_repo_id(words)
     except HFValidationError:
@@ -52,8 +52,8 @@ def is_repo_id(words: str) -> bool:
 def translate_hub_errors(
     repo_id: str, doing: str, kept: str = "Try again when the network is back.", kind: RepoType = "dataset"
 ) -> Iterator[None]:
-    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError. `doing` begins its message, such
-    as "Reading ORG/NAME"; where the connection fails, `kept` ends it: what is kept, and what to do."""
+    """Turn errors of `huggingface_hub`, and of the network below it, into a HubError. The message begins with `doing`,
+    such as "Reading ORG/NAME"; if the connection failed, it ends with `kept`: what is kept, and what to do."""
     try:
         yield
     except SingleLifeError:
@@ -80,14 +80,14 @@ def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str
                 return HubError(f"The {what} has no such revision. {where}/commits/main lists its commits.")
             case RepositoryNotFoundError():
                 return HubError(
-                    f"There is no {what} on the Hub, or none that you may see. Check its name; if it is private, "
+                    f"There is no {what} on the Hub, or you cannot see it. Check its name; if it is private, "
                     f"{_LOG_IN}."
                 )
             case HfHubHTTPError():
                 return _refused(error, repo_id, doing, kept)
             case LocalEntryNotFoundError() | FileNotFoundError():
-                pass  # the cause of the first says more; the second is of this machine
-            case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # else: of the disk
+                pass  # the first has a cause that says more; the second comes from this machine's disk
+            case HTTPError() | OSError() if isinstance(error, HTTPError) or error.errno is None:  # errno: the disk
                 return HubUnreachable(
                     f"{doing} failed: the connection to the Hub broke ({_first_line(error)}). {kept}".rstrip()
                 )
@@ -96,13 +96,13 @@ def _translated(error: BaseException | None, repo_id: str, doing: str, kept: str
 
 
 def _refused(error: HfHubHTTPError, repo_id: str, doing: str, kept: str) -> HubError:
-    """What an HTTP status of the Hub means."""
+    """The error for an HTTP status from the Hub."""
     status, headers = error.response.status_code, error.response.headers
     if status == 401:
         return HubError(f"{doing} failed: the Hub does not accept your token. To renew it, {_LOG_IN}.")
     if status == 403:
         return HubError(
-            f"{doing} failed: your token may not do that ({headers.get('X-Error-Message') or 'forbidden'}). Take one "
+            f"{doing} failed: your token does not allow it ({headers.get('X-Error-Message') or 'forbidden'}). Use one "
             f"with write access to {repo_id.split('/')[0]}: {_LOG_IN}."
         )
     if status in (408, 429) or status >= 500:

@@ -1,4 +1,4 @@
-"""Getting files from a repository: looked up first, with their sizes, then fetched once per commit."""
+"""Download files from a repository: look them up first, with their sizes, then fetch them once per commit."""
 
 import re
 import sys
@@ -24,11 +24,11 @@ class Remote:
 
     Attributes:
         repo_id: ORG/NAME.
-        kind: of the repository.
+        kind: the kind of repository.
         commit: its SHA-1.
-        sizes: of its files in bytes, by path.
-        revision: that was asked for: a branch, tag or commit; None for `main`.
-        info: all that the Hub says.
+        sizes: the files' sizes in bytes, by path.
+        revision: the branch, tag or commit that was asked for; None for `main`.
+        info: the Hub's whole description.
     """
 
     repo_id: str
@@ -40,7 +40,7 @@ class Remote:
 
 
 def is_commit(revision: str | None) -> bool:
-    """Whether a revision is a commit, which never changes, and no branch or tag."""
+    """Whether a revision is a commit, which never changes, rather than a branch or tag."""
     return revision is not None and _COMMIT.fullmatch(revision) is not None
 
 
@@ -48,21 +48,21 @@ def look_up(repo_id: str, kind: RepoType, revision: str | None = None) -> Remote
     """The repository as it is now, with the sizes of its files.
 
     Raises:
-        HubError: it is not there, or not for you; HubUnreachable: the Hub cannot be asked.
+        HubError: it does not exist, or you have no access to it; HubUnreachable: the Hub cannot be asked.
     """
     check_name(repo_id)
     with translate_hub_errors(repo_id, f"Looking up {repo_id}", kind=kind):
         info = described(hub_api(), repo_id, kind, revision)
-    if info.sha is None or not is_commit(info.sha):  # a folder is named after it
-        raise HubError(f"The Hub gives no commit for {repo_id}, but {info.sha!r}.")
+    if info.sha is None or not is_commit(info.sha):  # the commit becomes a folder's name
+        raise HubError(f"The Hub gives {info.sha!r} for {repo_id}, which is not a commit.")
     return Remote(repo_id, kind, info.sha, file_sizes(info), revision, info)
 
 
 def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str | None, why: HubUnreachable) -> Path:
-    """The folder in the client's cache that has a file of a repository, for when the Hub cannot be asked; it says so.
+    """The folder in the client's cache that has a repository's file, for use without the Hub; stderr says so.
 
     Raises:
-        HubUnreachable: `why`; nothing is kept.
+        HubUnreachable: `why`; the cache does not have the file.
     """
     kept = try_to_load_from_cache(repo_id, file, revision=revision, repo_type=kind)
     if not isinstance(kept, str):
@@ -73,23 +73,23 @@ def kept_without_network(repo_id: str, kind: RepoType, file: str, revision: str 
 
 def say_kept(repo_id: str, commit: str, why: HubUnreachable) -> None:
     """Say which earlier download is used."""
-    print(f"{why} Going on with {repo_id} as it was kept, commit {commit[:12]}.", file=sys.stderr)
+    print(f"{why} Using the earlier download of {repo_id}, commit {commit[:12]}.", file=sys.stderr)
 
 
 def fetch(remote: Remote, files: Sequence[str], folder: Path | None = None) -> Path:
-    """Download files of a repository, unless they are there, after a look at the room that they need.
+    """Download the files of a repository that are missing here, after checking that there is room for them.
 
     Args:
         remote: what `look_up` found.
-        files: their paths there, one at least.
-        folder: to put them into; the client's cache by default.
+        files: their paths in the repository, at least one.
+        folder: where to put them; the client's cache by default.
 
     Returns:
         The folder that has them.
 
     Raises:
-        LifeError: the disk lacks the room.
-        HubError: the download fails. What is complete is kept.
+        LifeError: the disk has too little room.
+        HubError: the download fails. Complete files are kept.
     """
     where: dict[str, Any] = {"repo_id": remote.repo_id, "repo_type": remote.kind}
 
@@ -101,9 +101,9 @@ def fetch(remote: Remote, files: Sequence[str], folder: Path | None = None) -> P
     needed = sum(remote.sizes.get(name, 0) for name in files if not is_here(name))
     otherwise = "choose another place" if folder else "choose another place with HF_HOME"
     check_room(needed, folder or Path(HF_HUB_CACHE), f"The {WORDS[remote.kind]} {remote.repo_id}", otherwise)
-    # In the cache, the first is fetched by the branch's name, so that the cache knows its commit without a network.
+    # Fetch the first file by the branch's name, so that the cache knows the branch's commit when there is no network.
     api, place, revision = hub_api(), folder, remote.commit if folder else remote.revision or "main"
-    kept = "What is complete is kept; the same command goes on."
+    kept = "Complete files are kept; run the same command again to continue."
     with translate_hub_errors(remote.repo_id, f"Downloading {remote.repo_id}", kept, remote.kind):
         for name in files:
             path = Path(api.hf_hub_download(filename=name, revision=revision, local_dir=folder, **where))

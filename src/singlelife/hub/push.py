@@ -1,4 +1,4 @@
-"""Sending files to a repository: one after another, and then all of them visible in one commit."""
+"""Push files to a repository: send them one after another, then make all of them visible in one commit."""
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -24,29 +24,29 @@ from singlelife.hub.client import (
 )
 from singlelife.hub.errors import translate_hub_errors
 
-# Of these kinds of files the Hub keeps the content apart from the commits, so each can be sent on its own.
+# The Hub stores the content of these files apart from the commits, so each can be sent on its own.
 _LARGE = (".arrow", ".parquet", ".png", ".safetensors")
-_KEPT = "The Hub keeps what was sent; the same command sends the rest."
+_KEPT = "The Hub keeps the files sent so far; run the same command again to send the rest."
 
 Content: TypeAlias = Path | bytes
-File: TypeAlias = tuple[str, Content]  # by its path in the repository
+File: TypeAlias = tuple[str, Content]  # path in the repository, content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Publication:
-    """What is to be in a repository.
+    """The wanted content of a repository.
 
     Attributes:
         repo_id: ORG/NAME, or a NAME in the user's own namespace.
-        what: it is, for messages, such as `"the life sim_1"`.
-        files: makes the files by their path in the repository, one after another. A file on disk may go away when the
-            next one is asked for.
-        card: makes the text of README.md, which comes last, from ORG/NAME.
-        sizes: of the files in bytes, as far as they are known before they are made.
-        marker: a file that is in every repository of this sort; another repository is not touched.
-        other: says from the text of the marker what else than `what` a repository holds; None if it is the same.
-        replaces: patterns of files that are deleted there if they are no longer among these.
-        branch: to commit to, made if it is not there; it keeps no history. `main` by default, which does.
+        what: a name for messages, such as `"the life sim_1"`.
+        files: makes the files and their paths in the repository, one after another. A file on disk may be deleted
+            when the next one is asked for.
+        card: makes the text of README.md, which is sent last, from ORG/NAME.
+        sizes: the files' sizes in bytes, where known before they are made.
+        marker: a file that every repository of this sort has; a repository without it is left alone.
+        other: from the marker's text, what the repository holds if it is not `what`; None if it is.
+        replaces: patterns of files to delete there if they are no longer among `files`.
+        branch: the branch to commit to, created if necessary; it keeps no history. By default `main`, with history.
     """
 
     repo_id: str
@@ -63,19 +63,21 @@ class Publication:
 
 
 def publish(publication: Publication, *, private: bool = True, tries: int = 5, progress: bool = True) -> str:
-    """Push a publication. What is on the Hub is not sent again: an interrupted push goes on when it is called again.
+    """Push a publication. Files already on the Hub are not sent again, so calling it again continues an interrupted
+    push.
 
     Args:
         publication: what to push.
         private: only its owner sees the repository.
-        tries: how many, while the Hub cannot be reached.
-        progress: show the client's progress bars, and say why it waits. Without it the bars of this process stay off.
+        tries: the maximum number of tries while the Hub cannot be reached.
+        progress: show the client's progress bars, and print the reason for waiting. Otherwise the bars of this process
+            stay off.
 
     Returns:
         The repository's URL.
 
     Raises:
-        HubError: the name is wrong or taken by something else, there is no token or it may not write there, the
+        HubError: the name is wrong or taken by something else, the token is missing or may not write there, the
             repository is public and should be private (or the other way round), or the connection breaks.
     """
     api, kind, branch = hub_api(), publication.kind, publication.branch
@@ -98,14 +100,14 @@ def publish(publication: Publication, *, private: bool = True, tries: int = 5, p
 
 
 def claim(api: HfApi, repo_id: str, publication: Publication, private: bool) -> RepoInfo | None:
-    """Create the repository, or make sure that the one of that name may get a publication; see `open_repository`."""
+    """Create the repository, or check that the existing one can take this publication; see `open_repository`."""
     there = open_repository(api, repo_id, publication.kind, private)
     names = set(file_sizes(there))
     if there is None or not names - {".gitattributes", CARD}:
         return there
     if publication.marker not in names:
         raise HubError(
-            f"The name {repo_id} is taken: it holds files that are not those of {publication.what}. Choose another "
+            f"The name {repo_id} is taken: it holds files that do not belong to {publication.what}. Choose another "
             "name."
         )
     if publication.other is not None:
@@ -122,14 +124,14 @@ def _contents(api: HfApi, publication: Publication, repo_id: str, there: RepoInf
         return
     theirs = read_remote(api, there, "model", CARD) if publication.kind == "model" else ""
     if theirs and WRITTEN not in theirs:
-        print(f"The card of {repo_id} was rewritten by its owner, and stays as it is.")
+        print(f"The owner of {repo_id} has rewritten its card; it stays as it is.")
         return
     yield CARD, publication.card(repo_id).encode()
 
 
 def _commit(api: HfApi, repo_id: str, publication: Publication, files: Iterable[File]) -> bool:
-    """Send files one after another, then make them visible in one commit. Returns whether anything has changed. One at
-    a time needs no thread of the client's own, which Python would wait for at its end."""
+    """Send files one after another, then make them visible in one commit. Returns whether anything has changed. In
+    this way the client starts no threads, which Python would wait for at exit."""
     where: dict[str, Any] = {"repo_id": repo_id, "repo_type": publication.kind, "revision": publication.branch}
     additions = []
     for name, content in files:

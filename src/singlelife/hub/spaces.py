@@ -1,7 +1,7 @@
-"""The Space of `spaces/cas`: where it is, and how it gets to the Hub together with this package.
+"""Find the Space `spaces/cas`, and deploy it to the Hub together with this package.
 
-A Space installs its `requirements.txt` before its files are there. So the package goes along as a folder beside
-`app.py`, which Python finds first, and its dependencies take its place in the requirements.
+A Space installs its `requirements.txt` before its files are there. So the package is uploaded as a folder beside
+`app.py`, which Python finds first, and its dependencies replace it in the requirements.
 """
 
 from importlib.metadata import requires, version
@@ -20,7 +20,7 @@ from singlelife.hub.errors import translate_hub_errors
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REQUIREMENTS = "requirements.txt"
 _WITHOUT_CUDA = "--extra-index-url https://download.pytorch.org/whl/cpu"
-_OURS = ["singlelife/*", "singlelife-*.dist-info/*"]  # what the package brings
+_OURS = ["singlelife/*", "singlelife-*.dist-info/*"]  # the package's files
 
 
 def space_folder() -> Path:
@@ -32,8 +32,8 @@ def space_folder() -> Path:
 
 
 def copy_space(to: Path) -> None:
-    """Put all that the Space's repository has into a new folder."""
-    left = ["__pycache__", ".*"]  # by Python and editors
+    """Copy all files of the Space's repository into a new folder."""
+    left = ["__pycache__", ".*"]  # left by Python and editors
     copytree(space_folder(), to, ignore=ignore_patterns(*left))
     copytree(_PACKAGE, to / "singlelife", ignore=ignore_patterns(*left, "spaces", "hub_configs"))
     copytree(hub_configs(), to / "singlelife" / "hub_configs", ignore=ignore_patterns(*left))
@@ -44,17 +44,17 @@ def copy_space(to: Path) -> None:
 
 
 def deploy_space(repo_id: str, *, private: bool = True) -> str:
-    """Upload the Space in one commit to ORG/NAME, which is made if it is not there, and return its URL. Files of an
-    earlier version of the package that this one lacks are deleted there; what others added stays.
+    """Upload the Space in one commit to ORG/NAME, created if necessary, and return its URL. Files from an earlier
+    version of the package that this one lacks are deleted there; files that others added stay.
 
     Raises:
-        HubError: there is no such place, the token may not write there, or the Hub cannot be reached.
+        HubError: the namespace does not exist, the token may not write there, or the Hub cannot be reached.
     """
     check_name(repo_id)
     check_push(repo_id)
     api, message = hub_api(), f"singlelife {version('singlelife')}"
     with (
-        translate_hub_errors(repo_id, f"Deploying {repo_id}", "The same command goes on.", kind="space"),
+        translate_hub_errors(repo_id, f"Deploying {repo_id}", "Run the same command again to continue.", kind="space"),
         TemporaryDirectory() as scratch,
     ):
         open_repository(api, repo_id, "space", private)

@@ -1,6 +1,6 @@
-"""Lives: which there are, from their recording to a dataset of frames, and the pairs that training draws from it.
+"""Lives: from a recording to a dataset of frames, and to the pairs that training draws from it.
 
-`registry` names them, `resolve` leads from what a user names to a `prepared` life, and `prepare` makes that once, of
-what `video` reads or `simulation` renders. `scene` says where its frames were taken from, `pairs` which two of them
-make a pair, and `hub` shares it.
+`registry` lists the lives, `resolve` turns what a user names into a `prepared` life, and `prepare` makes that once
+from what `video` reads or `simulation` renders. `scene` finds where frames were taken from, `pairs` chooses which two
+make a pair, and `hub` shares the life.
 """

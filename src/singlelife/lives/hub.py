@@ -1,10 +1,10 @@
 """Prepared lives on the Hub: pushed as data sets that `datasets.load_dataset` opens, and downloaded once per commit.
 
-A repository has the frames as Parquet files in `data/`; in `geometry/` poses and visible points, where they are kept
-beside the life; `metadata.json` as the prepared life has it; and a dataset card. All of it appears in one commit.
+A repository has the frames as Parquet files in `data/`; poses and visible points in `geometry/`, if they are stored
+with the life; the prepared life's `metadata.json`; and a dataset card. All of it appears in one commit.
 
 In the cache, `lives/hub/ORG--NAME/` holds a folder for each downloaded commit, and in `refs/` the commit that each
-branch or tag stood for when it was last looked up. A download goes on in a folder beside it that ends in `.partial`.
+branch or tag stood for when it was last looked up. An unfinished download is in a folder that ends in `.partial`.
 """
 
 import contextlib
@@ -44,13 +44,13 @@ from singlelife.lives.prepared import (
 from singlelife.lives.registry import default_cache_dir
 from singlelife.text import in_bytes
 
-SHARD_BYTES = 500_000_000  # of a Parquet file: the memory and scratch space that a push needs
+SHARD_BYTES = 500_000_000  # size of a Parquet file: a push needs this much memory and scratch space
 
-_ROWS_PER_GROUP = 200  # some megabytes: what reading a few frames over the network has to fetch
+_ROWS_PER_GROUP = 200  # some megabytes, the least that a reader of a few frames has to fetch over the network
 _PARQUET = re.compile(r"(data|geometry)/train-\d{5}-of-\d{5}\.parquet")
 _LARGEST_METADATA = 64 << 20  # bytes; a week of thousands of clips has about one MiB
 _ROWS_IN_MEMORY = 32
-_COLUMNS = {"data": (COLUMNS, OPTIONAL_COLUMNS), GEOMETRY: (GEOMETRY_COLUMNS, Features())}  # needed, and known
+_COLUMNS = {"data": (COLUMNS, OPTIONAL_COLUMNS), GEOMETRY: (GEOMETRY_COLUMNS, Features())}  # required, optional
 _TYPES: dict[str, Any] = {
     "fingerprint": str, "license": str, "dataset": str, "frame_rate": (int, float), "frame_size": int,
     "num_frames": int, "videos": list, "left_out": list, "simulation": (dict, type(None)),
@@ -59,17 +59,17 @@ _TYPES: dict[str, Any] = {
 
 
 def life_publication(life: PreparedLife, repo_id: str, *, license: str | None = None) -> Publication:
-    """A prepared life to `publish`, with the frames' bytes as they are, in place of an earlier form of it.
+    """A prepared life to `publish`, with the frames' bytes unchanged; it replaces an earlier form of the same life.
 
     Args:
         repo_id: ORG/NAME of a data set, or a NAME in the user's own namespace.
-        license: of the frames; as it is in the life's metadata by default.
+        license: the frames' licence; by default the one in the life's metadata.
     """
     license = stated(life.metadata["license"] if license is None else license)
     kept = life.path / GEOMETRY / GEOMETRY_METADATA
     geometry = kept.read_text(encoding="utf-8") if kept.is_file() else None
     rows = {"data": life.dataset} | ({GEOMETRY: load_from_disk(str(kept.parent))} if geometry is not None else {})
-    # Not where it came from here, nor the Arrow files of this copy.
+    # Leave out where this copy came from, and the names of its Arrow files.
     public = {name: value for name, value in life.metadata.items() if name != "hub"} | {"license": license}
     public["videos"] = [{key: video[key] for key in video if key != "file"} for video in public["videos"]]
     metadata = json.dumps(public, indent=2).encode()
@@ -107,7 +107,7 @@ def _parquet_files(rows: Dataset, name: str) -> Iterator[tuple[str, Path]]:
     """The rows as Parquet files of at most SHARD_BYTES; each is deleted when the next is asked for.
 
     Raises:
-        LifeError: the disk lacks the room for one.
+        LifeError: the disk has too little room for one file.
     """
     size = rows.data.nbytes
     count = max(1, min(len(rows), -(-size // SHARD_BYTES)))
@@ -121,7 +121,7 @@ def _parquet_files(rows: Dataset, name: str) -> Iterator[tuple[str, Path]]:
 
 
 def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, Any]) -> str:
-    """The text of README.md; `geometry` is what `geometry.json` says, or empty."""
+    """The text of README.md; `geometry` is the content of `geometry.json`, or empty."""
     simulated, columns = life.metadata["simulation"] is not None, life.dataset.column_names
     poses = "pose" in columns or bool(geometry)
     header = dataset_header(
@@ -143,21 +143,21 @@ def _card(life: PreparedLife, repo_id: str, license: str, geometry: dict[str, An
 def download_life(
     repo_id: str, name: str, *, revision: str | None = None, cache_dir: str | Path | None = None, progress: bool = True
 ) -> PreparedLife:
-    """The prepared life of a data set on the Hub, downloaded now if this revision has not been before.
+    """The prepared life in a data set on the Hub, downloaded unless this revision is here already.
 
-    Its metadata says under `hub` where it came from: `repo_id` and the commit, `revision`.
+    Its metadata has its origin under `hub`: `repo_id` and the commit, `revision`.
 
     Args:
         repo_id: ORG/NAME.
-        name: of the life here.
-        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. Where the Hub
-            cannot be reached, a branch stands for the commit that it stood for before; a line on stderr says so.
+        name: the life's name on this machine.
+        revision: a branch, tag or commit; `main` by default. A commit that is here needs no network. If the Hub
+            cannot be reached, a branch means the commit that it meant at the last download; a line on stderr says so.
         cache_dir: see `prepare_life`.
-        progress: say what is downloaded.
+        progress: print what is downloaded.
 
     Raises:
-        HubError: the data set is not there or not for you, is no life, or the connection breaks.
-        LifeError: the disk lacks the room, or what is here is damaged.
+        HubError: the data set does not exist, you have no access to it, it is not a life, or the connection breaks.
+        LifeError: the disk has too little room, or the copy here is damaged.
     """
     repository = Path(cache_dir or default_cache_dir()) / "lives" / "hub" / repo_id.replace("/", "--")
     if revision is not None and is_commit(revision) and (repository / revision).is_dir():
@@ -182,7 +182,7 @@ def download_life(
     except OSError as error:
         raise LifeError(
             f"The life {repo_id} cannot be written into {repository}: {error.strerror or error}. Make room there, or "
-            f"{ELSEWHERE}. What was done is kept."
+            f"{ELSEWHERE}. Finished work is kept."
         ) from error
     return _opened(folder, repo_id)
 
@@ -194,18 +194,18 @@ def _opened(folder: Path, repo_id: str) -> PreparedLife:
 
 
 def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
-    """Download a life into a folder, which appears when it is whole."""
+    """Download a life into a folder, which appears once it is complete."""
     metadata = _metadata(remote)
     parquet = [file for file in sorted(remote.sizes) if _PARQUET.fullmatch(file)]
     frames, geometry = ([file for file in parquet if file.startswith(part)] for part in _COLUMNS)
     if not frames:
-        raise HubError(f"The data set {remote.repo_id} has a {METADATA} and no frames: no data/train-….parquet.")
+        raise HubError(f"The data set {remote.repo_id} has a {METADATA} but no frames (data/train-….parquet).")
     partial = folder.with_name(f"{folder.name}.partial")
     scratch, described = partial / "download", f"{GEOMETRY}/{GEOMETRY_METADATA}"
     partial.mkdir(exist_ok=True)
     size = sum(remote.sizes[file] for file in parquet)
     there = sum(file.stat().st_size for file in scratch.rglob("*.parquet"))
-    # The frames are here twice while they are converted.
+    # While they are converted, the frames are on the disk twice.
     check_room(2 * size - there, partial, f"The data set {remote.repo_id}", ELSEWHERE)
     if progress:
         print(f"{remote.repo_id}: {metadata['num_frames']:,} frames, {in_bytes(size)}, into {folder}", file=sys.stderr)
@@ -216,7 +216,7 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
             (partial / GEOMETRY).mkdir(exist_ok=True)
             shutil.copyfile(scratch / described, partial / described)
             _convert(remote, scratch, geometry, partial / GEOMETRY, metadata["num_frames"])
-    except HubError:  # nothing of it is of use
+    except HubError:  # none of it is usable
         shutil.rmtree(partial)
         raise
     metadata |= {"name": name, "hub": {"repo_id": remote.repo_id, "revision": remote.commit}}
@@ -226,10 +226,10 @@ def _download(remote: Remote, name: str, folder: Path, progress: bool) -> None:
 
 
 def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_frames: int) -> None:
-    """Turn Parquet files into a data set that is memory-mapped, with constant memory.
+    """Turn Parquet files into a memory-mapped data set, with constant memory.
 
     Raises:
-        HubError: they cannot be read, or have not the columns and values of a life.
+        HubError: they cannot be read, or do not have the columns and values of a life.
     """
     where = f"{Path(files[0]).parent}/ of {remote.repo_id}"
     try:
@@ -237,7 +237,7 @@ def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_
         theirs = Features.from_arrow_schema(pq.read_schema(scratch / files[0]))
         wanted = {name: kind for name, kind in (columns | optional).items() if name in columns or name in theirs}
         if wrong := [f"{name} is {theirs.get(name)}" for name in wanted if theirs.get(name) != wanted[name]]:
-            raise HubError(f"{where} is not of a life, whose columns are {wanted}: {'; '.join(wrong)}.")
+            raise HubError(f"{where} does not have a life's columns, {wanted}: {'; '.join(wrong)}.")
         names = [name for name in theirs if name in wanted]
         rows = Dataset.from_parquet(
             [str(scratch / file) for file in files],
@@ -248,19 +248,19 @@ def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_
         )
     except HubError:
         raise
-    except Exception as error:  # of many kinds, by what is wrong with a file
+    except Exception as error:  # the kind depends on what is wrong with a file
         cause = error.__cause__ if isinstance(error, DatasetGenerationError) else error
-        if isinstance(cause, OSError) and cause.errno is not None:  # of the disk; Parquet's have none
+        if isinstance(cause, OSError) and cause.errno is not None:  # from the disk; Parquet's errors have no errno
             raise cause from None
         raise HubError(f"{where} cannot be read: {cause}.") from error
     assert isinstance(rows, Dataset)
-    for name in names:  # an image must be there as bytes: a path would be one of somebody else's machine
+    for name in names:  # images must be bytes: a path would refer to somebody else's machine
         values = rows.data.column(name)
         missing = pc.struct_field(values, "bytes") if name in ("image", "depth") else values
         if missing.null_count:
             raise HubError(f"A row of {where} has no {name}.")
     if len(rows) != num_frames:
-        raise HubError(f"{where} is not whole: it holds {len(rows)} frames, and {METADATA} says {num_frames}.")
+        raise HubError(f"{where} is incomplete: it holds {len(rows)} frames, but {METADATA} says {num_frames}.")
     made = [Path(file["filename"]) for file in rows.cache_files]
     arrows = [f"data-{number:05d}-of-{len(made):05d}.arrow" for number in range(len(made))]
     for file, arrow in zip(made, arrows, strict=True):
@@ -269,15 +269,15 @@ def _convert(remote: Remote, scratch: Path, files: list[str], folder: Path, num_
 
 
 def _metadata(remote: Remote) -> dict[str, Any]:
-    """The metadata.json of a repository, if this version can use it.
+    """The metadata.json of a repository.
 
     Raises:
-        HubError: it cannot.
+        HubError: this version cannot use it.
     """
     what = f"The {METADATA} of {remote.repo_id}"
     if METADATA not in remote.sizes:
         raise HubError(
-            f"The data set {remote.repo_id} is no life that `singlelife push` made: it has no {METADATA}. If it has "
+            f"The data set {remote.repo_id} is not a life from `singlelife push`: it has no {METADATA}. If it has "
             "videos, get them with `hf download` and name them with --video."
         )
     try:
@@ -286,7 +286,7 @@ def _metadata(remote: Remote) -> dict[str, Any]:
         metadata = json.loads((fetch(remote, [METADATA]) / METADATA).read_text(encoding="utf-8"))
         theirs = metadata["format_version"]
     except (ValueError, TypeError, KeyError) as error:
-        raise HubError(f"{what} cannot be read as that of a life: {error}.") from error
+        raise HubError(f"{what} cannot be read as a life's metadata: {error}.") from error
     if theirs != FORMAT_VERSION:
         raise HubError(
             f"The life {remote.repo_id} has format {theirs}; this version of singlelife reads {FORMAT_VERSION}. "
@@ -296,5 +296,5 @@ def _metadata(remote: Remote) -> dict[str, Any]:
     if not wrong and not all(isinstance(each, dict) and "video" in each for each in metadata["videos"]):
         wrong = ["videos"]
     if wrong or not metadata["frame_rate"] > 0:
-        raise HubError(f"{what} is not that of a life: {', '.join(wrong or ['frame_rate'])} missing or wrong.")
+        raise HubError(f"{what} is not a life's metadata: {', '.join(wrong or ['frame_rate'])} missing or wrong.")
     return metadata

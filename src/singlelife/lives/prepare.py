@@ -1,11 +1,11 @@
-"""Preparing a life: from video files or a simulation to a dataset of frames, once.
+"""Prepare a life: turn video files or a simulation into a dataset of frames, once.
 
-A prepared life is a folder named after the life and the fingerprint of all it was made from. Work goes on in a folder
-beside it whose name ends in `.partial`, one Arrow file per video, each renamed when it is complete, and the folder is
-renamed at the end. A preparation that was killed goes on with the videos not done.
+A prepared life is a folder named after the life and the fingerprint of its sources and settings. Work goes on in a
+folder beside it whose name ends in `.partial`: one Arrow file per video, renamed when it is complete. At the end the
+folder itself is renamed. A preparation that was killed continues with the videos that are not done.
 
-A shuffled life has the moments of its base, and at each the encoded frame of some other moment, with its pose and
-depth. So its temporal pairs are pairs of any two frames.
+A shuffled life has the timestamps of its base, and at each the encoded frame of some other time, with that frame's
+pose and depth. So its temporal pairs are pairs of any two frames.
 """
 
 import dataclasses
@@ -41,12 +41,12 @@ from singlelife.lives.video.reader import DECODER_VERSION, VideoFile, VideoSourc
 from singlelife.lives.video.recordings import order_of
 
 SHUFFLE_SEED = 0
-# In map units, where depth is known: the bound for 95% of the pixels (buffer), for all (exact).
+# In map units, where depth is known: a bound for 95% of the pixels (buffer) or for all (exact).
 DEPTH_ERROR = {"": None, "none": None, "measured": None, "buffer": 5.0, "exact": DEPTH_SCALE / 2}
 
 ELSEWHERE = "choose another place with --cache-dir or the variable SINGLELIFE_CACHE"
 _SHUFFLED_FILE = "data-00000-of-00001.arrow"
-_MOMENT = ("timestamp", "video", "frame_index")  # the columns of a shuffled life that stay in their rows
+_MOMENT = ("timestamp", "video", "frame_index")  # the columns that shuffling leaves in place
 _ROWS_IN_MEMORY = 32
 _MOST_REMARKS = 20  # lines
 
@@ -59,20 +59,20 @@ def prepare_life(
     strict: bool = False,
     progress: bool = True,
 ) -> PreparedLife:
-    """The prepared life, made now if it has not been made before.
+    """The prepared life, made now unless it exists already.
 
-    Two processes may ask for the same life at once: one makes it, the other waits.
+    If two processes ask for the same life at once, one makes it and the other waits.
 
     Args:
         life: what to prepare.
         cache_dir: prepared lives go into its folder `lives`; `default_cache_dir()` if not given.
-        num_workers: processes, each preparing one video at a time; as many as videos and cores allow by default. A
-            script that asks for several needs `if __name__ == "__main__":`.
-        strict: refuse a life with a video that is damaged or cannot be read. By default a warning names each, and
-            what can be read goes in.
+        num_workers: processes, each preparing one video at a time; by default as many as videos and cores allow. A
+            script that uses several needs `if __name__ == "__main__":`.
+        strict: refuse a life with a video that is damaged or cannot be read. By default a warning names each such
+            video, and the readable part goes in.
 
     Raises:
-        LifeError: a video cannot be read and `strict` is set, none can be read, or the disk lacks the room.
+        LifeError: a video cannot be read and `strict` is set, none can be read, or the disk has too little room.
     """
     fingerprint = life_fingerprint(life)
     folder = life.prepared or life_folder(life.name, fingerprint, cache_dir)
@@ -85,7 +85,7 @@ def prepare_life(
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with locked(folder, f"the life {life.name}"):
-                if not folder.exists():  # else the process that held the lock has made it
+                if not folder.exists():  # otherwise the process that held the lock has made it
                     with _partial(folder) as partial:
                         if base is not None:
                             described = _shuffle(life, base, partial, progress)
@@ -96,26 +96,26 @@ def prepare_life(
                         print(remark, file=sys.stderr)
         except BrokenProcessPool as error:
             raise LifeError(
-                "A process that was preparing a video has been killed, perhaps for want of memory. Try again with "
-                "fewer at a time (num_workers). What was done is kept."
+                "A process that was preparing a video has been killed, perhaps because memory ran out. Try again with "
+                "fewer at a time (num_workers). Finished work is kept."
             ) from error
         except OSError as error:
             raise LifeError(
                 f"The life {life.name} cannot be written into {folder.parent}: {error.strerror or error}. Make room "
-                f"there, or {ELSEWHERE}. What was done is kept."
+                f"there, or {ELSEWHERE}. Finished work is kept."
             ) from error
     prepared = PreparedLife.load(folder)
     reports = prepared.metadata["videos"] + prepared.metadata["left_out"]
     if strict:
         _refuse(life.name, reports)
     for loss in losses(reports):
-        warnings.warn(f"The life {life.name} is not whole: {loss}", SingleLifeWarning, stacklevel=2)
+        warnings.warn(f"The life {life.name} is incomplete: {loss}", SingleLifeWarning, stacklevel=2)
     return prepared
 
 
 @contextmanager
 def _partial(folder: Path) -> Iterator[Path]:
-    """The folder to work in. One that fails is deleted, unless it has whole videos that the next can go on from."""
+    """The folder to work in. After a failure it is deleted, unless it has complete videos for the next try."""
     partial = folder.with_name(f"{folder.name}.partial")
     partial.mkdir(exist_ok=True)
     try:
@@ -127,18 +127,18 @@ def _partial(folder: Path) -> Iterator[Path]:
 
 
 def plan_preparation(life: Life, *, progress: bool = True) -> list[dict[str, Any]]:
-    """What each video of a life will give, as `Shard.estimate` says; of a shuffled life, of its base.
+    """An estimate for each video of a life, or of a shuffled life's base; see `Shard.estimate`.
 
-    Damage in the middle of a video is only found by preparing it.
+    Only preparing a video finds damage in its middle.
     """
     return _estimates(_shards(life.base or life, Path()), life.name, progress)
 
 
 def life_fingerprint(life: Life) -> str:
-    """SHA-256 of all that decides what a life's prepared form holds, as a hex string.
+    """SHA-256 of everything that determines a life's prepared form, as a hex string.
 
-    A video counts by its name, its size and its first and last MiB, since reading a week of video takes as long as
-    decoding it.
+    A video counts by its name, its size and its first and last MiB, since reading a whole week of video takes as long
+    as decoding it.
     """
     if life.prepared is not None:
         return json.loads((life.prepared / METADATA).read_text(encoding="utf-8"))["fingerprint"]
@@ -162,20 +162,20 @@ def life_fingerprint(life: Life) -> str:
 def _content_of(source: VideoSource | PosedRecording) -> str:
     try:
         return source.fingerprint() if isinstance(source, PosedRecording) else video_fingerprint(source)
-    except LifeError:  # preparing it will say why, name it and leave it out
+    except LifeError:  # preparing the life will name the video, say why, and leave it out
         return "cannot be read"
 
 
 def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
-    """The videos of a life by their file names, with as many folders in front as it takes to tell all apart.
+    """The videos of a life by their file names, with as many parent folders as it takes to tell them apart.
 
-    Cameras count their files from 1 again in every folder.
+    Cameras number their files from 1 in every folder.
     """
     sources = [VideoFile(Path(video).absolute()) if isinstance(video, str) else video for video in life.videos]
     paths = [source.path for source in sources]
     if not paths or len(set(paths)) < len(paths):
         listed = ", ".join(map(str, paths))
-        raise LifeError(f"The life {life.name} should have one video or more, each once; it has {listed or 'none'}.")
+        raise LifeError(f"The life {life.name} should have videos, each only once; it has {listed or 'none'}.")
     depth = 1
     while len({path.parts[-depth:] for path in paths}) < len(paths):
         depth += 1
@@ -183,13 +183,13 @@ def _named_videos(life: Life) -> list[tuple[str, VideoSource | PosedRecording]]:
 
 
 def seeded_order(length: int, seed: int) -> np.ndarray:
-    """A random order of 0 to `length` - 1, int64, by the raw numbers of Philox: the same for a seed on every machine,
+    """A random order of 0 to `length` - 1, int64, from Philox's raw numbers: the same for a seed on every machine and
     with every version of NumPy."""
     return np.argsort(np.random.Philox(key=seed).random_raw(length), kind="stable").astype(np.int64)
 
 
 def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> dict[str, Any]:
-    """Copy the frames of the base in random order; gives the metadata."""
+    """Copy the frames of the base in random order. Returns the metadata."""
     size = sum(file.stat().st_size for file in base.path.glob("*.arrow"))
     check_room(size, partial, f"The life {life.name}", ELSEWHERE)
     rows, schema = base.dataset.with_format("arrow"), base.dataset.features.arrow_schema
@@ -200,7 +200,7 @@ def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> d
             moments = rows[first : first + _ROWS_IN_MEMORY]
             frames = rows[order[first : first + _ROWS_IN_MEMORY].tolist()]
             columns = [(moments if name in _MOMENT else frames)[name] for name in schema.names]
-            stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # else a batch for each row
+            stream.write_table(pa.table(columns, schema=schema).combine_chunks())  # otherwise each row is a batch
             bar.update(len(moments))
     shuffled = {"life": base.name, "fingerprint": base.metadata["fingerprint"], "seed": SHUFFLE_SEED}
     videos = [report | {"file": _SHUFFLED_FILE} for report in base.metadata["videos"]]
@@ -208,10 +208,10 @@ def _shuffle(life: Life, base: PreparedLife, partial: Path, progress: bool) -> d
 
 
 def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: Path, folder: Path) -> None:
-    """Describe what is in the partial folder, and give it its name."""
+    """Write the description of the partial folder, and give it its final name."""
     identity: dict[str, Any] = {"format_version": FORMAT_VERSION, "name": life.name, "fingerprint": fingerprint}
     identity |= {name: getattr(life, name) for name in ("kind", "dataset", "license")}
-    metadata = identity | described | identity  # in this order of keys, whatever is described
+    metadata = identity | described | identity  # identity's keys come first and its values win
     files = list(dict.fromkeys(report["file"] for report in metadata["videos"]))
     write_dataset_description(partial, files, life_features(life.base or life), fingerprint)
     (partial / METADATA).write_text(json.dumps(metadata, indent=2), encoding="utf-8")
@@ -221,7 +221,7 @@ def _complete(life: Life, fingerprint: str, described: dict[str, Any], partial: 
 
 
 def _shards(life: Life, partial: Path) -> list[Shard]:
-    """One for each video of a life, in order."""
+    """A shard for each video of a life, in order."""
     videos: list[tuple[str, Source]] = []
     for part in life.parts or (life,):
         if part.simulation is not None:
@@ -245,8 +245,8 @@ def _estimates(shards: list[Shard], name: str, progress: bool) -> list[dict[str,
 
 
 def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, progress: bool) -> dict[str, Any]:
-    """Write the videos that are not there yet, several at once; gives the metadata."""
-    for leftover in partial.glob("*.tmp"):  # of processes that were killed
+    """Write the videos that are not there yet, several at once. Returns the metadata."""
+    for leftover in partial.glob("*.tmp"):  # from processes that were killed
         leftover.unlink()
     shards = _shards(life, partial)
     reports = {shard.video: report for shard in shards if (report := shard.finished()) is not None}
@@ -296,7 +296,7 @@ def _write(life: Life, partial: Path, num_workers: int | None, strict: bool, pro
 
 
 def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple[Shard, dict[str, Any]]]:
-    """Write shards, here or in so many processes, and give each with its report when it is done."""
+    """Write shards, here or in `num_workers` processes, and yield each with its report when it is done."""
     if num_workers == 1:
         for shard in shards:
             yield shard, shard.write(bar.update)
@@ -319,13 +319,13 @@ def _written(shards: list[Shard], num_workers: int, bar: tqdm) -> Iterator[tuple
 
 
 def losses(reports: list[dict[str, Any]]) -> list[str]:
-    """What is missing of which videos, by their reports or estimates, for people."""
+    """The videos with something missing, from their reports or estimates, for people."""
     found = ((report["video"], report.get("error") or report.get("damage")) for report in reports)
     return [f"{video}: {loss}" for video, loss in found if loss]
 
 
 def remarks(described: dict[str, Any]) -> list[str]:
-    """What else there is to say of a life's videos, by its metadata, for people: each thing once."""
+    """Other notes about a life's videos, from its metadata, for people: each note once."""
     found: dict[str, list[str]] = {}
     for report in described["videos"]:
         for note in report.get("notes", ()):
@@ -345,8 +345,8 @@ class _NotWholeError(LifeError):
 
 def _refuse(name: str, reports: list[dict[str, Any]]) -> None:
     if lost := losses(reports):
-        listed = "\n  ".join([f"The life {name} is not whole:", *lost])
-        raise _NotWholeError(f"{listed}\nMend or leave out what is named, or drop --strict.")
+        listed = "\n  ".join([f"The life {name} is incomplete:", *lost])
+        raise _NotWholeError(f"{listed}\nRepair or leave out these videos, or drop --strict.")
 
 
 def life_features(life: Life) -> Features:
@@ -356,7 +356,7 @@ def life_features(life: Life) -> Features:
 
 
 def write_dataset_description(folder: Path, files: list[str], features: Features, fingerprint: str) -> None:
-    """Make a folder of Arrow files one that `datasets.load_from_disk` opens, without copying them."""
+    """Describe a folder of Arrow files so that `datasets.load_from_disk` opens it, without copying them."""
     state: dict[str, Any] = {
         "_data_files": [{"filename": file} for file in files],
         "_fingerprint": fingerprint[:16],

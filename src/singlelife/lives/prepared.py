@@ -22,33 +22,33 @@ from singlelife.lives.registry import METADATA as METADATA
 FORMAT_VERSION = 1
 GEOMETRY, GEOMETRY_METADATA = "geometry", "geometry.json"  # poses and visible points: a folder beside the frames
 
-# Every prepared life has these columns,
+# Every prepared life has these columns.
 COLUMNS = Features(
     {"image": ImageFeature(), "timestamp": Value("float64"), "video": Value("string"), "frame_index": Value("int64")}
 )
-# and these where they are known.
+# Some lives also have these.
 _CAMERA = {"pose": Array2D((4, 4), "float64"), "intrinsics": List(Value("float64"), length=4)}
 OPTIONAL_COLUMNS = Features(_CAMERA | {"depth": ImageFeature()})
 # The geometry has a row for each frame.
 GEOMETRY_COLUMNS = Features(_CAMERA | {"component": Value("int64"), "point_ids": List(Value("int64"))})
 
 _AGAIN = "Delete the folder and prepare the life again."
-_MOST_PIXELS = 1 << 26  # of a frame: more is damage, and is not worth the memory
+_MOST_PIXELS = 1 << 26  # a larger frame must be damaged, and is not worth the memory
 
 
 class PreparedLife:
-    """The frames of one life, in the order of its videos and of time.
+    """The frames of one life, ordered by video and time.
 
-    Arrow files are memory-mapped, so a life of any length costs no memory, in any number of loader workers.
+    Arrow files are memory-mapped, so a life of any length costs no memory, with any number of loader workers.
 
     Attributes:
         path: its folder, which `datasets.load_from_disk` opens too.
-        metadata: what it was made from: `name`, `fingerprint`, `frame_rate`, `frame_size`, `pairs_within_video`
-            (missing in old lives: False), `videos` and their `damage`, those `left_out`, and for simulated lives
+        metadata: how it was made: `name`, `fingerprint`, `frame_rate`, `frame_size`, `pairs_within_video` (False if
+            missing, in old lives), `videos` and their `damage`, videos `left_out`, and for simulated lives
             `simulation`, `depth_scale` (length units per level of the stored depth) and `depth_error` (in length
-            units; within it are 95% of the depths or more).
+            units; at least 95% of the depths are within it).
         dataset: columns `image` (JPEG), `timestamp` (seconds since the start of its video), `video`, `frame_index`,
-            and, where they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
+            and, if they are known, `pose`, `intrinsics` and `depth` (16-bit PNG).
     """
 
     def __init__(self, path: Path, metadata: dict[str, Any], dataset: Dataset):
@@ -60,7 +60,7 @@ class PreparedLife:
         """Open the folder of a prepared life.
 
         Raises:
-            LifeError: it is not one, is not whole, or was made by another version of the format.
+            LifeError: it is not a prepared life, is incomplete, or has another version of the format.
         """
         path = Path(path)
         try:
@@ -72,7 +72,7 @@ class PreparedLife:
             raise LifeError(f"{path} was prepared in format {version}; this version reads {FORMAT_VERSION}. {_AGAIN}")
         try:
             dataset = load_from_disk(str(path))
-        except Exception as error:  # of several libraries, by what is damaged
+        except Exception as error:  # several libraries raise errors of their own
             raise LifeError(f"{path} cannot be read ({error}). {_AGAIN}") from error
         if len(dataset) != metadata["num_frames"]:
             raise LifeError(f"{path} holds {len(dataset)} frames instead of {metadata['num_frames']}. {_AGAIN}")
@@ -96,7 +96,7 @@ class PreparedLife:
 
     @cached_property
     def video_index(self) -> np.ndarray:
-        """Which of `videos` each frame belongs to, int64 (n,)."""
+        """The index in `videos` of each frame's video, int64 (n,)."""
         return self._video_column.indices.to_numpy().astype(np.int64)
 
     @cached_property
@@ -110,12 +110,12 @@ class PreparedLife:
         return self.dataset.data.column("frame_index").to_numpy()
 
     def encoded(self, indices: Sequence[int] | np.ndarray) -> list[pa.Buffer | None]:
-        """Frames as they are stored, each a whole JPEG file. Nothing is copied: they are views of the mapped files."""
+        """Frames as stored, each a whole JPEG file. They are views of the memory-mapped files, not copies."""
         images = self.dataset.data.column("image")
         return [images[row]["bytes"].as_buffer() for row in np.asarray(indices).tolist()]
 
     def iter_decode(self, indices: Sequence[int] | np.ndarray) -> Iterator[torch.Tensor]:
-        """Frames one by one, each uint8 (3, height, width), of the size that its video has.
+        """Frames one by one, each uint8 (3, height, width) in its video's size.
 
         Raises:
             LifeError: a stored image is damaged; the message names the row.
@@ -136,7 +136,7 @@ class PreparedLife:
         return torch.stack(self.decode(indices))
 
     def poses(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
-        """Camera-to-world matrices, float64 (k, 4, 4), axes x right, y down, z forward; None where not known."""
+        """Camera-to-world matrices, float64 (k, 4, 4), axes x right, y down, z forward; or None."""
         return self._array("pose", (4, 4), indices)
 
     def intrinsics(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
@@ -144,7 +144,7 @@ class PreparedLife:
         return self._array("intrinsics", (4,), indices)
 
     def depth(self, indices: Sequence[int] | np.ndarray) -> np.ndarray | None:
-        """Depth along the camera's axis, float32 (k, height, width), in the poses' unit; 0 where unknown. Or None."""
+        """Depth along the camera's axis, float32 (k, height, width), in the poses' unit, 0 where unknown; or None."""
         if "depth" not in self.dataset.column_names:
             return None
         try:
@@ -154,7 +154,7 @@ class PreparedLife:
         return levels.astype(np.float32) * np.float32(self.metadata["depth_scale"])
 
     def encoded_depth(self, indices: Sequence[int] | np.ndarray) -> list[bytes] | None:
-        """Depth as it is stored, each a whole PNG file of 16-bit levels; None where not known."""
+        """Depth as stored, each a whole PNG file of 16-bit levels; None if the life has no depth."""
         if "depth" not in self.dataset.column_names:
             return None
         return pc.struct_field(self._rows("depth", indices), "bytes").to_pylist()
@@ -171,23 +171,23 @@ class PreparedLife:
 
     def _rows(self, column: str, indices: Sequence[int] | np.ndarray) -> pa.ChunkedArray:
         view = self._views.get(column)
-        if view is None:  # making one takes longer than reading a batch
+        if view is None:  # making a view takes longer than reading a batch
             view = self._views[column] = self.dataset.select_columns(column).with_format("arrow")
         return view[np.asarray(indices).tolist()][column]
 
 
 def decode_jpeg(content: pa.Buffer | bytes | None) -> torch.Tensor:
-    """The pixels of a JPEG file, uint8 (3, height, width), stored with the channels last. They are Pillow's.
+    """The pixels of a JPEG file, as Pillow gives them: uint8 (3, height, width), stored with the channels last.
 
     Raises:
-        ValueError: it is damaged, larger than any frame, or no JPEG file.
+        ValueError: the file is damaged, larger than any frame, or not a JPEG.
     """
     if content is None:
         raise ValueError("There is no image.")
     encoded = np.frombuffer(content, dtype=np.uint8)
     height, width = simplejpeg.decode_jpeg_header(encoded)[:2]
     if height * width > _MOST_PIXELS:
-        raise ValueError(f"An image of {width} x {height} pixels is no frame of a prepared life.")
+        raise ValueError(f"An image of {width} x {height} pixels cannot be a frame of a prepared life.")
     return torch.from_numpy(simplejpeg.decode_jpeg(encoded)).permute(2, 0, 1)
 
 
@@ -195,7 +195,7 @@ def decode_depth(content: bytes) -> np.ndarray:
     """The levels in a 16-bit PNG file, uint16 (height, width).
 
     Raises:
-        ValueError: it is damaged.
+        ValueError: the file is damaged.
     """
     try:
         image = Image.open(io.BytesIO(content))

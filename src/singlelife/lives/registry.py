@@ -1,6 +1,6 @@
-"""The lives that the package knows by name, read from `hub_configs/lives/*.yaml`, and anyone's own recordings.
+"""The lives that the package knows by name, from `hub_configs/lives/*.yaml`, and the user's own recordings.
 
-Each file there describes one data set: `defaults` for all its lives, then `lives`, a mapping of names to what differs.
+Each file describes one data set: `defaults` for all its lives, then `lives`, which maps names to the differences.
 """
 
 import dataclasses
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from singlelife.lives.scene.rgbd import PosedRecording
 
 METADATA = "metadata.json"  # in the folder of a prepared life
-VIDEO_LIST = "videos.txt"  # in a life's folder: which videos it has, and in which order
-EXAMPLES = ("sim_1", "wt_3", "hdepic_1")  # names to show where a name is wanted
-SHUFFLED = "shuffled-"  # before the name of any life: the control that has its frames in random order
+VIDEO_LIST = "videos.txt"  # in a life's folder: its videos, in order
+EXAMPLES = ("sim_1", "wt_3", "hdepic_1")  # names to suggest in messages
+SHUFFLED = "shuffled-"  # before any life's name: the control with its frames in random order
 
-_OF_ITS_FRAMES = ("frame_rate", "frame_size", "license", "pairs_within_video")  # what a control has from its base
+_OF_ITS_FRAMES = ("frame_rate", "frame_size", "license", "pairs_within_video")  # what a control takes from its base
 LIFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}")
 
 
@@ -35,25 +35,25 @@ class Life:
     """One life: where its frames come from, and how they are prepared and paired by default.
 
     Attributes:
-        name: letters, digits, `_` and `-`; the name of its folders.
+        name: letters, digits, `_` and `-`; its folders have this name.
         dataset, description, license, url: the data set, one line about the life, its licence, the owners' page.
         source: how to get it, in a sentence; empty for simulated lives.
-        hours, download_gb, num_videos: its length, download size and number of videos; 0 where not known.
+        hours, download_gb, num_videos: its length, download size and number of videos; 0 if unknown.
         poses: where poses come from; empty if there are none.
-        access, consent: who may have it, in a word or two, and what those who are seen agreed to, in a sentence.
-        script, part: the script of `datasets_scripts` that helps to get it, and its folder in the owners' data set.
-        video_prefix: what the names of all its videos begin with; empty if they are free.
-        shuffle_of: the name of the life whose frames it has in random order.
-        joins: names of the lives whose videos it has, in this order, with spaces between them.
-        frames_of_each: of simulated lives that it joins, only the first so many frames; 0 for all.
+        access, consent: who may have it, in a word or two, and what the people in it agreed to, in a sentence.
+        script, part: the script in `datasets_scripts` that helps to get it, and its folder in the owners' data set.
+        video_prefix: the beginning of all its videos' names; empty if they may have any name.
+        shuffle_of: a life's name; this one has its frames in random order.
+        joins: lives' names, separated by spaces; this one has their videos, in this order.
+        frames_of_each: how many frames to take from the start of each simulated life that it joins; 0 for all.
         frame_rate: frames kept per second of recording, in Hz; 10 make about a gigabyte an hour at 256 px.
         frame_size: the kept frames' shorter side, in pixels.
         train: the config in `hub_configs/train` that its training starts from.
-        pairs_within_video: no pair may be of two videos, because they are of different people and places.
-        videos: the recording, in order: paths of files; or one with poses.
-        prepared: the folder of its prepared form, which stands for it where its recording is not here.
+        pairs_within_video: never pair frames of two videos, because they show different people and places.
+        videos: the recording: the paths of its files in order, or one recording with poses.
+        prepared: the folder of its prepared form, which is used if its recording is not here.
         simulation: what to render.
-        base, parts: the life of the name `shuffle_of`, and those of the names in `joins`.
+        base, parts: the life that `shuffle_of` names, and the lives that `joins` names.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Life:
     hours: float = 0.0
     poses: str = ""
     access: str = "yours"
-    consent: str = "Whoever recorded it answers for the consent of those who are seen."
+    consent: str = "Whoever recorded it is responsible for the consent of the people in it."
     url: str = ""
     download_gb: float = 0.0
     script: str = ""
@@ -88,14 +88,14 @@ class Life:
         if not LIFE_NAME.fullmatch(self.name):
             raise LifeError(
                 f"{self.name!r} cannot be the name of a life: use 1 to 64 letters, digits, '_' and '-', beginning "
-                "with a letter or digit. (Recordings are given with --video, not in the name.)"
+                "with a letter or digit. (Pass recordings with --video, not as the name.)"
             )
         parts = self.joins.split()
         rules = {
             "be made of other lives: shuffle_of one, or joins two or more": (
                 len({self.name, self.shuffle_of, *parts}) == 2 + len(parts) != 3
             ),
-            f"have a frame_rate within 0 to 1000 Hz, not {self.frame_rate}": 0 < self.frame_rate <= 1000,
+            f"have a frame_rate over 0 Hz and up to 1000, not {self.frame_rate}": 0 < self.frame_rate <= 1000,
             f"have a frame_size of 16 to 4096 px, not {self.frame_size}": 16 <= self.frame_size <= 4096,
         }
         for rule, kept in rules.items():
@@ -111,17 +111,17 @@ class Life:
 
     @property
     def folder(self) -> Path:
-        """Where its recordings are looked for if none are named: a folder of its name in `recordings_dir()`."""
+        """The default place of its recordings: the folder with its name in `recordings_dir()`."""
         return recordings_dir() / self.name
 
     @property
     def repository_name(self) -> str:
-        """The name of its checkpoint's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
+        """The default name of its model's repository on the Hub: `singlelife-wt3` for the life `wt_3`."""
         return "singlelife-" + re.sub(r"_(?=\d+$)", "", self.name).replace("_", "-")
 
     @property
     def depth(self) -> str:
-        """How depth is known: see `DEPTHS` for simulated walks, single or joined; `"measured"` or `"none"` for a
+        """The source of its depth: see `DEPTHS` for simulated walks, single or joined; `"measured"` or `"none"` for a
         recording with poses; empty for anything else."""
         source = (self.parts or (self,))[0].simulation
         if isinstance(source, SimulatedSource):
@@ -131,15 +131,15 @@ class Life:
         return "measured" if self.videos[0].has_depth else "none"
 
     def mismatches(self, videos: Sequence[str]) -> tuple[str, ...]:
-        """How videos of these names differ from those that the life should have, for people."""
+        """How these videos' names and number differ from what the life should have, for people."""
         wrong = [video for video in videos if not Path(video).name.startswith(self.video_prefix)]
-        found = [f"{video}: not the name of a video of {self.name} ({self.video_prefix}...)" for video in wrong]
+        found = [f"{video}: the names of {self.name}'s videos begin with {self.video_prefix}" for video in wrong]
         if self.num_videos and len(videos) != self.num_videos:
-            found.append(f"{self.name} has {self.num_videos} video(s), and here are {len(videos)}")
+            found.append(f"{self.name} has {self.num_videos} video(s), but {len(videos)} are here")
         return tuple(found)
 
     def local_videos(self) -> list[Path]:
-        """The videos that its folder holds: those of its list `videos.txt`, or all. Without a folder, the clip that
+        """The videos in its folder: those that its list `videos.txt` names, or all. Without a folder, the clip that
         comes with the package, if the life has one."""
         if not self.folder.is_dir():
             clip = hub_configs() / "clips" / f"{self.name}.mp4"
@@ -151,7 +151,7 @@ class Life:
 
 
 def recordings_dir() -> Path:
-    """`$SINGLELIFE_RECORDINGS`, or the folder `lives` of the working directory."""
+    """`$SINGLELIFE_RECORDINGS`, or the folder `lives` in the working directory."""
     return Path(os.environ.get("SINGLELIFE_RECORDINGS") or "lives")
 
 
@@ -161,12 +161,12 @@ def default_cache_dir() -> Path:
 
 
 def life_folder(name: str, fingerprint: str, cache_dir: str | Path | None = None) -> Path:
-    """The folder of a life's prepared form that has this fingerprint."""
+    """The folder of the life's prepared form with this fingerprint."""
     return Path(cache_dir or default_cache_dir()) / "lives" / f"{name}-{fingerprint[:12]}"
 
 
 def prepared_folders(name: str, cache_dir: str | Path | None = None) -> list[Path]:
-    """The prepared forms of a life that are kept, of whatever videos and settings, the newest first."""
+    """All prepared forms of a life, from whatever videos and settings, the newest first."""
     if not LIFE_NAME.fullmatch(name):
         return []
     found = life_folder(name, "", cache_dir).parent.glob(f"{name}-{'[0-9a-f]' * 12}/{METADATA}")
@@ -174,7 +174,7 @@ def prepared_folders(name: str, cache_dir: str | Path | None = None) -> list[Pat
 
 
 def own_names(cache_dir: str | Path | None = None) -> list[str]:
-    """Names of the lives that are prepared here, or have a folder of recordings, and are not registered."""
+    """Names of unregistered lives that are prepared here or have a folder of recordings."""
     prepared = (Path(cache_dir or default_cache_dir()) / "lives").glob(f"*-{'[0-9a-f]' * 12}/{METADATA}")
     names = {path.parent.name[:-13] for path in prepared}
     names |= {path.name for path in recordings_dir().glob("*/") if LIFE_NAME.fullmatch(path.name)}
@@ -187,7 +187,7 @@ def life_names() -> list[str]:
 
 
 def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
-    """What there is to say of a registered life, of one of the user's own, or of the control of either.
+    """The description of a registered life, of the user's own life, or of a control for either.
 
     Raises:
         LifeError: there is no such life.
@@ -199,7 +199,7 @@ def known_life(name: str, cache_dir: str | Path | None = None) -> Life:
 
 
 def registered_life(name: str) -> Life:
-    """The entry of a registered life as it stands, whether its videos are here or not.
+    """The entry of a registered life, whether its videos are here or not.
 
     Raises:
         LifeError: there is no such life.
@@ -213,13 +213,13 @@ def registered_life(name: str) -> Life:
 
 
 def get_life(name: str, videos: Sequence[str | Path] | None = None, cache_dir: str | Path | None = None) -> Life:
-    """The life of a name, with what its frames come from.
+    """The life with this name, with its recording, simulation or prepared form.
 
     Args:
-        name: of a registered life, or any valid new name; `shuffled-NAME` is the control of NAME.
-        videos: the recording: files, folders, globs, `.txt` files that list files, one a line; or one folder with
-            camera poses in a layout that `scene.rgbd` reads. By default what the life's folder holds; where it holds
-            nothing, the newest prepared form of the life.
+        name: a registered life, or any valid new name; `shuffled-NAME` is the control of NAME.
+        videos: the recording: files, folders, globs, `.txt` files that list files, one per line; or one folder with
+            camera poses in a layout that `scene.rgbd` reads. By default the content of the life's folder; if that is
+            empty, the newest prepared form of the life.
         cache_dir: where prepared forms are kept; `default_cache_dir()` if not given.
 
     Raises:
@@ -257,15 +257,15 @@ def get_life(name: str, videos: Sequence[str | Path] | None = None, cache_dir: s
 
 
 def _posed(name: str, videos: Sequence[str | Path]) -> "PosedRecording | None":
-    """The recording with camera poses that a folder holds, if it does; LifeError if there is more than that."""
+    """The recording with camera poses in one of the folders, or None; LifeError if other videos are named too."""
     for folder in (folder for each in videos if (folder := Path(each).expanduser()).is_dir()):
         from singlelife.lives.scene.rgbd import posed_recording  # not needed to name lives
 
         if recording := posed_recording(folder.absolute()):
             if len(videos) > 1:
                 raise LifeError(
-                    f"{folder} is a recording with camera poses ({recording.layout}). The life {name!r} can have one "
-                    "of these and nothing else, because poses of two recordings share no world."
+                    f"{folder} is a recording with camera poses ({recording.layout}). The life {name!r} can have only "
+                    "this one recording, because the poses of two recordings share no world."
                 )
             return recording
     return None
@@ -282,7 +282,7 @@ def _shuffled(name: str) -> Life:
 
 
 def _joined(life: Life) -> Life:
-    """A joined life with its parts. They are of different people and places, so no pair may be of two of them."""
+    """A joined life with its parts. They show different people and places, so no pair may combine two of them."""
     parts = [get_life(name) for name in life.joins.split()]
     for number, part in enumerate(parts):
         if life.frames_of_each and (whole := part.simulation) is not None:
@@ -291,8 +291,8 @@ def _joined(life: Life) -> Life:
     forms = {(part.frame_rate, part.frame_size, part.depth) for part in parts}
     if any(part.kind not in ("video", "simulated") for part in parts) or len(forms) > 1:
         raise LifeError(
-            f"The life {life.name!r} joins {life.joins}, which should all be videos, or all simulated with the same "
-            "depth, of one frame_rate and frame_size."
+            f"The life {life.name!r} joins {life.joins}. These should all be videos, or all be simulated with the "
+            "same depth, and have one frame_rate and frame_size."
         )
     ((rate, size, _),) = forms
     return dataclasses.replace(
@@ -301,14 +301,14 @@ def _joined(life: Life) -> Life:
 
 
 def unknown_life(name: str, cache_dir: str | Path | None = None) -> LifeError:
-    """The error for a name that stands for nothing, with the names nearest to it."""
-    # Not get_close_matches, which of equally near names takes the last.
+    """The error for an unknown name, with the nearest names."""
+    # Not get_close_matches, which prefers the last of equally near names.
     names = [*life_names(), *own_names(cache_dir)]
     nearness = {known: difflib.SequenceMatcher(None, known, name).ratio() for known in names}
     near = [known for known in sorted(nearness, key=lambda known: -nearness[known])[:3] if nearness[known] > 0.4]
     examples = f"Did you mean {' or '.join(near)}?" if near else f"There are {', '.join(EXAMPLES)} and others."
     return LifeError(
-        f"There is no life {name!r}. {examples} `singlelife lives` lists all. A recording of your own gets its name "
+        f"There is no life {name!r}. {examples} `singlelife lives` lists all. A recording of your own takes its name "
         f"from `singlelife prepare NAME --video PATH`, or from the folder {recordings_dir() / Path(name).name}."
     )
 
@@ -320,10 +320,10 @@ def _registered() -> dict[str, Life]:
         path = hub_configs() / "lives" / f"{config}.yaml"
         content = read_yaml(path)
         if not isinstance(content.get("lives"), dict) or set(content) - {"defaults", "lives"}:
-            raise LifeError(f"{path} should hold `lives` and, if need be, `defaults`, both mappings; nothing else.")
+            raise LifeError(f"{path} should hold the mapping `lives`, perhaps `defaults`, and nothing else.")
         for name, values in content["lives"].items():
             if name in lives:
-                raise LifeError(f"{path} describes the life {name!r}, which another file describes too.")
+                raise LifeError(f"{path} describes the life {name!r}, but another file describes it too.")
             try:
                 described = content.get("defaults", {}) | values
                 if (simulation := described.pop("simulation", None)) is not None:

@@ -1,11 +1,11 @@
 """The one way from what a user names to a prepared life.
 
-What is named is, in this order:
-1. with videos: a recording of one's own, whatever its name;
+The first rule that applies decides:
+1. with videos: the name of the user's own recording;
 2. a folder that has a metadata.json: a prepared life;
-3. ORG/NAME or ORG/NAME@REVISION, where there is no such folder: a data set on the Hub;
-4. anything else: the name of a registered life, of a recording in the folder of that name, or of a life that was
-   prepared here before; of several prepared forms the newest.
+3. ORG/NAME or ORG/NAME@REVISION, unless there is such a folder: a data set on the Hub;
+4. anything else: the name of a registered life, of a recording in the folder with that name, or of a life that was
+   prepared here before (the newest, if there are several prepared forms).
 """
 
 import json
@@ -36,23 +36,23 @@ _HUB_ID = re.compile(r"(?P<repo>[\w.-]+/(?P<name>[\w.-]+))(@(?P<revision>[^@]+))
 
 @dataclass(frozen=True)
 class LifeReference:
-    """What a user's words stand for."""
+    """What a user's words refer to."""
 
     kind: Literal["folder", "hub", "named"]
     """a prepared life, a data set on the Hub, or a life that is registered or the user's own"""
     name: str
-    """of the life here, and of its runs"""
+    """the name of the life here, and of its runs"""
     where: str
     """the folder, or the data set's ORG/NAME; the name itself otherwise"""
     revision: str | None = None
-    """of the data set, where it is given"""
+    """the data set's revision, if given"""
 
 
 def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> LifeReference:
-    """Tell what a user's words stand for, without asking the Hub.
+    """What a user's words refer to, without asking the Hub.
 
     Raises:
-        LifeError: a path that leads to no prepared life.
+        LifeError: the words are a path, but not of a prepared life.
     """
     path = Path(words).expanduser()
     if videos:
@@ -63,10 +63,10 @@ def life_reference(words: str, videos: Sequence[str | Path] | None = None) -> Li
     if match and not path.exists() and match["repo"].split("/")[0].strip("."):
         return LifeReference("hub", _valid_name(match["name"]), match["repo"], match["revision"])
     if len(path.parts) > 1 or words.startswith((".", "~")):
-        found = "has no " + METADATA if path.is_dir() else "is not there"
+        found = "has no " + METADATA if path.is_dir() else "does not exist"
         raise LifeError(
-            f"{words} is no life: it {found}, and a path should be the folder of a prepared life. A recording of your "
-            "own takes a name and --video PATH."
+            f"{words} is not a life: it {found}. A path should be the folder of a prepared life. A recording of your "
+            "own needs a name and --video PATH."
         )
     return LifeReference("named", words, words)
 
@@ -80,11 +80,11 @@ def resolve_life(
     strict: bool = False,
     progress: bool = True,
 ) -> "PreparedLife":
-    """The prepared life that `words` stand for (see above), prepared or downloaded now if it has not been before.
+    """The prepared life that `words` refer to (see above), prepared or downloaded now unless it is here already.
 
     Args:
         words: a name, a folder, or ORG/NAME or ORG/NAME@REVISION of a data set on the Hub.
-        videos: the recordings of a life of one's own.
+        videos: the recordings of the user's own life.
         cache_dir, num_workers, strict, progress: see `prepare_life`.
 
     Raises:
@@ -92,7 +92,7 @@ def resolve_life(
     """
     reference = life_reference(words, videos)
     life = get_life(words, videos, cache_dir) if reference.kind == "named" else None
-    from singlelife.lives.prepare import prepare_life  # torch comes along, for which a wrong name need not wait
+    from singlelife.lives.prepare import prepare_life  # imports torch; wrong names fail before
     from singlelife.lives.prepared import PreparedLife
 
     if life is not None:
@@ -108,12 +108,12 @@ def resolve_life(
 
 
 def _say_which(taken: Path, folders: Sequence[Path]) -> None:
-    """Say on stderr which of several prepared forms of one name is taken, and how to take another."""
+    """Print on stderr which of several prepared forms of a life is used, and how to choose another."""
     if len(folders) < 2:
         return
     print(
-        f"The life {taken.name[:-13]} was prepared {len(folders)} times, from other videos or settings. The newest is "
-        f"taken, {taken.name}. To take another, give its folder in place of the name:",
+        f"The life {taken.name[:-13]} was prepared {len(folders)} times, from different videos or settings. Using the "
+        f"newest, {taken.name}. To use another, pass its folder instead of the name:",
         file=sys.stderr,
     )
     for folder in folders:
@@ -139,7 +139,7 @@ def training_recipe(
 ) -> str:
     """The config in `hub_configs/train` that training on a life starts from.
 
-    A folder and a data set on the Hub take that of the registered life of their name, if there is one.
+    A folder or a data set on the Hub takes the config of the registered life with the same name, if there is one.
 
     Raises:
         LifeError: there is no such life, or it is not here.
@@ -152,7 +152,7 @@ def training_recipe(
 
 
 def _name_of(folder: Path) -> str:
-    """The name that a prepared life's metadata gives, if it can be one; else that of its folder."""
+    """The name in a prepared life's metadata, or its folder's name if that is not valid."""
     try:
         name = json.loads((folder / METADATA).read_text(encoding="utf-8"))["name"]
     except (OSError, ValueError, TypeError, KeyError):

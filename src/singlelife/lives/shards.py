@@ -1,4 +1,4 @@
-"""One video of a life, or its simulation, as one Arrow file: the work of one process of a preparation.
+"""Write one video of a life, or its simulation, as one Arrow file: the task of one process when preparing a life.
 
 Imports neither torch nor datasets, so that workers start fast and stay small.
 """
@@ -27,10 +27,10 @@ from singlelife.lives.simulation import DEPTH_SCALE, ScreenSource, SimulatedSour
 from singlelife.lives.simulation.simulated import draw_screen, render
 from singlelife.lives.video.reader import VideoReader, VideoSource, jpeg
 
-_BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # of a JPEG of quality 92, about; rendered frames are sharper
+_BYTES_PER_PIXEL = {"video": 0.25, "simulated": 0.5}  # about, for JPEG quality 92; rendered frames are sharper
 _ROWS_IN_MEMORY = 32
-_FRAMES_AHEAD = 4  # made while one is encoded
-_PNG_LEVEL = 1  # lossless at all levels: a depth of 96 px takes 0.23 ms and 1.1 kB at this one, 0.37 and 0.9 at 6
+_FRAMES_AHEAD = 4  # frames made while one is encoded
+_PNG_LEVEL = 1  # all levels are lossless: a depth map of 96 px takes 0.23 ms and 1.1 kB at level 1, 0.37 and 0.9 at 6
 
 Source: TypeAlias = VideoSource | PosedRecording | SimulatedSource | ScreenSource
 Counted = Callable[[int], object]  # called with the number of frames just written
@@ -38,7 +38,7 @@ Counted = Callable[[int], object]  # called with the number of frames just writt
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """What to write where.
+    """A video to write, and the file to write it to.
 
     Attributes:
         source: the video, or what to render.
@@ -46,8 +46,8 @@ class Shard:
         frame_rate: kept frames per second, in Hz.
         frame_size: shorter side of the kept frames, in pixels.
         file: the Arrow file to write. A report appears beside it when it is complete.
-        schema: of its columns.
-        num_threads: of the video decoder.
+        schema: the file's columns.
+        num_threads: threads of the video decoder.
     """
 
     source: Source
@@ -68,10 +68,10 @@ class Shard:
 
         Returns:
             `video` and `file` (names), `num_frames`, `seconds` (time of the last frame), and for a video the facts of
-            `VideoReader`, such as `damage` (None if whole); or `video` and `error` if nothing of it can be used.
+            `VideoReader`, such as `damage` (None if intact); or `video` and `error` if no frame can be used.
 
         Raises:
-            OSError: there is no room for it, or it cannot be written.
+            OSError: the disk is full, or the file cannot be written.
         """
         aside = self.file.with_suffix(f".{os.getpid()}.tmp")
         facts: dict[str, Any] = {"damage": None}
@@ -90,15 +90,15 @@ class Shard:
         except LifeError as error:
             return {"video": self.video, "error": self._without_path(error)}
         finally:
-            aside.unlink(missing_ok=True)  # what is not whole only takes room
+            aside.unlink(missing_ok=True)  # an incomplete file only takes room
         return report
 
     def estimate(self) -> dict[str, Any]:
-        """Read the video's header, decode its first frame, and see whether the file goes on to its end.
+        """Read the video's header, decode its first frame, and check that the file is not cut short.
 
         Returns:
-            `video`, about what it will give in `seconds`, `num_frames` and `num_bytes`, each 0 if its header does not
-            say, and for a video the facts of `VideoReader`; or `video` and `error`, why it cannot be used.
+            `video`, estimates of `seconds`, `num_frames` and `num_bytes`, each 0 if its header does not say, and for a
+            video the facts of `VideoReader`; or `video` and `error`, the reason why it cannot be used.
         """
         facts: dict[str, Any] = {"damage": None}
         if isinstance(self.source, SimulatedSource | ScreenSource):
@@ -110,7 +110,7 @@ class Shard:
             size = 2 * self.frame_size**2 * _BYTES_PER_PIXEL["video"]  # wider than high, and its depth
         else:
             video = self.source.video if isinstance(self.source, PosedRecording) else self.source
-            assert video is not None  # else it has images
+            assert video is not None  # recordings with images are handled above
             try:
                 with VideoReader(video, self.frame_rate, self.frame_size) as reader:
                     num_frames, seconds = reader.num_frames_estimate, reader.announced_seconds
@@ -127,7 +127,7 @@ class Shard:
         return self.file.with_suffix(".report.json")
 
     def _without_path(self, error: LifeError) -> str:
-        """An error about a video without the video's path, since it may be published with the life."""
+        """An error's message without the video's path, since it may be published with the life."""
         return str(error).removeprefix(f"{getattr(self.source, 'path', '')}: ")
 
     def _write_rows(self, path: Path, rows: Iterator[dict[str, Any]], counted: Counted) -> tuple[int, float]:
@@ -156,13 +156,13 @@ class Shard:
         return row if scene is None else row | _scene_columns(*scene)
 
 
-_Scene: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, float]  # pose, intrinsics, depth and its scale
+_Scene: TypeAlias = tuple[np.ndarray, np.ndarray, np.ndarray | None, float]  # pose, intrinsics, depth, depth scale
 
 
 def _frames(
     source: SimulatedSource | ScreenSource | PosedRecording | VideoReader, frame_rate: float, frame_size: int
 ) -> Iterator[tuple[np.ndarray, float, int, _Scene | None]]:
-    """Image, timestamp and number of each frame, and what is known of the scene."""
+    """Image, timestamp and number of each frame, and its pose, intrinsics and depth if known."""
     if isinstance(source, SimulatedSource):
         for frame in render(source, frame_size):
             scene = frame.pose, frame.intrinsics, frame.depth, DEPTH_SCALE
@@ -182,7 +182,7 @@ def _scene_columns(pose: np.ndarray, intrinsics: np.ndarray, depth: np.ndarray |
     columns: dict[str, Any] = {"pose": pose.tolist(), "intrinsics": intrinsics.tolist()}
     if depth is not None:
         levels = np.round(depth / scale)
-        levels[levels > np.iinfo(np.uint16).max] = 0  # further than can be stored: unknown
+        levels[levels > np.iinfo(np.uint16).max] = 0  # too far to store: unknown
         encoded = io.BytesIO()
         Image.fromarray(levels.astype(np.uint16)).save(encoded, "PNG", compress_level=_PNG_LEVEL)
         columns["depth"] = {"bytes": encoded.getvalue(), "path": None}
@@ -195,8 +195,8 @@ _counter: Any = None  # frames written by all workers of a pool
 def start_worker(counter: Any, parent: Connection) -> None:
     """Make this process a worker that counts its frames into `counter` and ends as soon as `parent` is closed.
 
-    The other end of that pipe is open in the parent alone, so a parent that is killed takes its workers along: none
-    goes on writing beside the next preparation.
+    Only the parent has the other end of that pipe, so its workers end with it, even if it is killed: none goes on
+    writing during the next preparation.
     """
     global _counter
     _counter = counter

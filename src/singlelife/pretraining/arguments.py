@@ -1,8 +1,8 @@
 """Every setting of a pretraining run, written once for the command line, YAML and Python.
 
-Each layer of values wins over the one before it: the defaults below, the life's own recipe (`train:` in its entry of
-`hub_configs/lives` names a file of `hub_configs/train`), the `--config` file, the flags. A key of a YAML config is the
-name of a field.
+Each layer of values overrides the one before it: the defaults below, the life's own recipe (`train:` in its entry in
+`hub_configs/lives` names a file in `hub_configs/train`), the `--config` file, the flags. The keys of a YAML config are
+the names of fields.
 """
 
 import argparse
@@ -36,11 +36,11 @@ _PAIRING = tyro.conf.arg(
 
 @dataclass(frozen=True)
 class StartConfig:
-    """How to start. These flags belong to one command, so a config neither has nor keeps them."""
+    """How to start. These flags are for one command only: a config cannot set them, and a run does not save them."""
 
     config: str | None = None
-    """settings by name (a file of hub_configs/train: tiny, base) or from a YAML file, such as another run's
-    config.yaml; flags win over it"""
+    """settings by name (a file in hub_configs/train: tiny, base) or from a YAML file, such as another run's
+    config.yaml; flags override it"""
     print_config: bool = False
     """print all settings as YAML with the source of each, and stop"""
     resume: bool = False
@@ -72,10 +72,10 @@ class ModelConfig:
     """Which model to start from."""
 
     model_type: Literal["croco", "vit_mae"] = "croco"
-    """what to train; vit_mae is a baseline, a masked autoencoder with the same encoder that sees the target views
-    alone"""
+    """what to train; vit_mae is a baseline, a masked autoencoder with the same encoder that sees only the target
+    views"""
     model: str = "base"
-    """a preset of hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder (its
+    """a preset in hub_configs/models or a YAML file of CroCoConfig fields (new weights), or a checkpoint folder (its
     weights)"""
     image_size: int | None = None
     """side of the square views in pixels, instead of the model's"""
@@ -99,18 +99,18 @@ class PairConfig(PairSettings):
     crop_aspect: float = 4 / 3
     """most elongated random crop: width over height is from 1/X to X"""
     shared_crop: bool = False
-    """cut both views with the same box (by default each has its own)"""
+    """crop both views with the same box (by default each has its own)"""
     flip: bool = True
-    """mirror both views of half the pairs"""
+    """mirror both views in half of the pairs"""
     color_jitter: float = 0.0
     """change brightness, contrast and saturation by up to this share"""
     shared_color: bool = True
-    """change the colours of both views alike (--no-shared-color: each view on its own)"""
+    """change the colours of both views in the same way (--no-shared-color: each view in its own way)"""
     validation_fraction: float = HELD_OUT
     """share of the life to hold out for the validation loss, in whole stretches (0: none)"""
     hours: float | None = None
     """train only on the first H hours of the life: recording time, over its videos in order. The held-out stretches
-    stay those of the whole life, so that runs on several durations compare"""
+    stay those of the whole life, so that runs on different durations can be compared"""
 
     def __post_init__(self) -> None:
         if self.pairing not in PAIRINGS:
@@ -129,7 +129,7 @@ class TrainConfig:
     output_dir: str | None = None
     """the run folder (default: runs/<life>)"""
     seed: int = 0
-    """seed of pairs, crops, masks and colours and, with the life's name, of the first weights"""
+    """seed for pairs, crops, masks and colours and, together with the life's name, for the initial weights"""
     max_steps: int = 100_000
     """optimiser steps"""
     train_batch_size: int = 256
@@ -137,31 +137,31 @@ class TrainConfig:
     gradient_accumulation_steps: int = 1
     """batches per optimiser step"""
     base_learning_rate: float | None = 1.5e-4
-    """peak learning rate for steps of 256 pairs; the run uses this times --train-batch-size over 256"""
+    """peak learning rate for steps of 256 pairs; the run multiplies it by --train-batch-size / 256"""
     learning_rate: float | None = None
-    """peak learning rate, whatever the batch; it wins over --base-learning-rate"""
+    """peak learning rate, whatever the batch; overrides --base-learning-rate"""
     warmup_ratio: float = 0.02
     """length of the linear warm-up, as a share of the steps"""
     warmup_steps: int | None = None
-    """length of the linear warm-up, in steps; it wins over --warmup-ratio"""
+    """length of the linear warm-up, in steps; overrides --warmup-ratio"""
     min_lr_rate: float = 0.0
     """end of the cosine, as a share of the peak learning rate"""
     weight_decay: float = 0.05
-    """AdamW's weight decay, of matrices only (not of biases, norms, tokens, positions)"""
+    """AdamW's weight decay, for matrices only (not biases, norms, tokens, positions)"""
     adam_beta1: float = 0.9
     """AdamW's first beta"""
     adam_beta2: float = 0.95
     """AdamW's second beta"""
     max_grad_norm: float = 1.0
-    """the gradient is scaled down to this norm (0: never)"""
+    """scale larger gradients down to this norm (0: never)"""
     max_skipped_steps: int = 10
     """a step whose loss or gradient is not finite changes nothing; the run stops after more than N in a row"""
     mixed_precision: Literal["auto", "no", "bf16", "fp16"] = "auto"
-    """number format of the matrix products. auto: the one given to `accelerate launch`; else bf16 on a GPU that has
-    it, and on a CPU whichever makes faster steps when timed. A resumed run keeps its choice"""
+    """number format of the matrix products. auto: the one given to `accelerate launch`; otherwise bf16 on a GPU that
+    has it, and on a CPU the format whose steps are faster when timed. A resumed run keeps its choice"""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """how attention is computed: fused (sdpa) or step by step (eager); auto is sdpa; training on a CPU is step by step
-    with either; a resumed run keeps its choice"""
+    """how to compute attention: fused (sdpa) or step by step (eager); auto is sdpa; a CPU trains step by step with
+    either; a resumed run keeps its choice"""
     gradient_checkpointing: Literal["none", "encoder", "decoder", "all"] = "none"
     """blocks that compute their activations again in the backward pass instead of storing them: less memory, slower"""
     torch_compile: bool = False
@@ -175,7 +175,7 @@ class TrainConfig:
     eval_steps: int = 500
     """steps between validation losses"""
     eval_pairs: int = 256
-    """validation pairs, the same ones each time"""
+    """number of validation pairs, the same ones each time"""
     picture_steps: int = 5_000
     """steps between pictures of what the model has learnt, in pictures/ (0: only at the end). A new run also draws
     them before its first step and after 100, 200, 400 ... steps"""
@@ -204,32 +204,32 @@ class TrainConfig:
 
     @property
     def peak_learning_rate(self) -> float:
-        """The rate at the end of the warm-up: `learning_rate` if it is given, else proportional to the batch (Goyal et
+        """The rate at the end of the warm-up: `learning_rate` if given, otherwise proportional to the batch (Goyal et
         al., 2017), as in MAE and CroCo."""
         if self.learning_rate is not None:
             return self.learning_rate
-        assert self.base_learning_rate is not None, "__post_init__ makes sure of it"
+        assert self.base_learning_rate is not None, "__post_init__ checks this"
         return self.base_learning_rate * self.train_batch_size / BATCH_OF_BASE_RATE
 
     @property
     def warmup(self) -> int:
-        """Steps of linear warm-up: `warmup_steps` if it is given, else a share of the run."""
+        """Steps of linear warm-up: `warmup_steps` if given, otherwise a share of the run."""
         return round(self.warmup_ratio * self.max_steps) if self.warmup_steps is None else self.warmup_steps
 
 
 @dataclass(frozen=True)
 class HubConfig:
-    """Whether and where to publish the model. This changes nothing in the run, so a run's config does not keep it."""
+    """Whether and where to publish the model. This does not affect the run, so its config does not keep it."""
 
     push_to_hub: bool = False
-    """push the model to the Hub during training and at the end, to a private repository. A Hub that cannot be reached
-    never stops the run. This needs `hf auth login` or HF_TOKEN"""
+    """push the model to the Hub during training and at the end, to a private repository. If the Hub cannot be reached,
+    the run continues. This needs `hf auth login` or HF_TOKEN"""
     hub_model_id: str | None = None
     """the repository: ORG/NAME, or NAME in your own namespace (default: the life's name, such as singlelife-wt3)"""
     public: bool = False
-    """push to a public repository, if the licence and the people in the video allow it"""
+    """push to a public repository; check first that the licence and the people in the video allow it"""
     push_steps: int | None = None
-    """push a saved checkpoint only every N steps or later (default: every half hour or later)"""
+    """wait at least N steps between pushes (default: at least half an hour)"""
     push_training_state: bool = True
     """also push the checkpoint to a separate branch, so that the run can continue on another machine; it is three
     times the model's size"""
@@ -237,7 +237,7 @@ class HubConfig:
     def __post_init__(self) -> None:
         _at_least(1, self, "push_steps")
         if not self.push_to_hub and (self.public or self.push_steps):
-            raise RunError("--public and --push-steps say how to push, and nothing is pushed without --push-to-hub.")
+            raise RunError("--public and --push-steps have no effect without --push-to-hub; add it.")
 
 
 @dataclass(frozen=True)
@@ -270,8 +270,8 @@ class RunConfig:
 
     @property
     def life_name(self) -> str:
-        """The life's name on this machine: NAME of ORG/NAME. Raises LifeError for a path that is no prepared life."""
-        assert self.life.life, "parse_arguments makes sure of it"
+        """The life's name on this machine: NAME for ORG/NAME. Raises LifeError for a path without a prepared life."""
+        assert self.life.life, "parse_arguments checks this"
         return life_reference(self.life.life, self.life.video).name
 
     @property
@@ -281,14 +281,14 @@ class RunConfig:
 
 
 FREE_ON_RESUME = {  # what a resumed run may change, because the sequence of losses does not depend on it
-    *("model", "image_size", "mask_ratio"),  # its own config is compared
+    *("model", "image_size", "mask_ratio"),  # the model's config is compared instead
     *("video", "cache_dir", "output_dir"),
     *("gradient_accumulation_steps", "gradient_checkpointing", "torch_compile", "cpu_threads"),
     *("dataloader_num_workers", "logging_steps", "eval_steps", "eval_pairs", "save_steps", "save_total_limit"),
     *("picture_steps", "report_to", "max_skipped_steps"),
 }
 
-# Settings of earlier versions that are still in the configs of their runs. None of them changed a loss.
+# Settings of earlier versions, which old runs still have in their configs. None of them changed a loss.
 _RETIRED = {"decoded_frames", "keep_best", "strict", "preprocessing_workers"}
 _RETIRED |= {"cas_reference", "cas_steps", "cas_pairs", "cas_num_pairs"}
 _GROUPS: dict[str, Any] = {n: kind for n, kind in get_type_hints(RunConfig).items() if n != "origins"}
@@ -298,13 +298,13 @@ _WINS_OVER = {"learning_rate": "base_learning_rate", "warmup_steps": "warmup_rat
 
 
 def parse_arguments(words: Sequence[str]) -> RunConfig:
-    """The settings of a run from a command line and the configs that it names, with where each comes from.
+    """The settings of a run from a command line and the configs that it names, with the source of each.
 
-    A layer that gives a value which another one would win over takes that one out of the layers below it.
+    A layer that sets, say, `base_learning_rate` removes `learning_rate` from the layers below: it would override it.
 
     Raises:
         RunError: a config has an unknown key (the nearest names follow), or a value has the wrong type or range.
-        LifeError: no life of that name (with the nearest names).
+        LifeError: there is no life with that name (the nearest names follow).
         SystemExit: --help (0), or flags that do not exist or cannot be read (2).
     """
     words = list(words)
@@ -344,7 +344,7 @@ def parse_arguments(words: Sequence[str]) -> RunConfig:
 
 
 def _sources(config: RunConfig) -> str:
-    """Which settings come from where, in a sentence; those that are not named are the package's defaults."""
+    """The sources of the settings, in a sentence; settings that it does not name are the package's defaults."""
     names: dict[str, list[str]] = {}
     for name, source in config.origins.items():
         if source != "flag":
@@ -353,7 +353,7 @@ def _sources(config: RunConfig) -> str:
 
 
 def annotated_yaml(config: RunConfig) -> str:
-    """The settings as a YAML config, each with where it comes from, after what they come to."""
+    """The settings as a YAML config, each with its source; comments at the top give the learning rate and warm-up."""
     train, lines = config.train, []
     for name, value in config.to_dict().items():
         written = yaml.safe_dump([value], default_flow_style=True, width=2**16).strip()[1:-1]  # on one line
@@ -365,7 +365,7 @@ def annotated_yaml(config: RunConfig) -> str:
 
 
 def learning_rate_report(train: TrainConfig) -> str:
-    """The rate at its peak, and how it came to be."""
+    """The peak learning rate, and how it was computed."""
     how = "as asked for"
     if train.learning_rate is None:
         how = f"{train.base_learning_rate:g} × {train.train_batch_size} / {BATCH_OF_BASE_RATE}"
@@ -373,13 +373,13 @@ def learning_rate_report(train: TrainConfig) -> str:
 
 
 def read_config(name_or_path: str) -> dict[str, Any]:
-    """The settings in a YAML config, by field name, each of its field's type.
+    """The settings in a YAML config by field name, each converted to its field's type.
 
     Args:
-        name_or_path: of a file in `hub_configs/train`, or the path of any YAML file.
+        name_or_path: the name of a file in `hub_configs/train`, or the path of any YAML file.
 
     Raises:
-        RunError: there is no such file, it has a key that is not a setting, or a value of the wrong type.
+        RunError: there is no such file, a key is not a setting, or a value has the wrong type.
     """
     path = config_path("train", name_or_path)
     values = {name: value for name, value in read_yaml(path).items() if name not in _RETIRED}
@@ -388,14 +388,14 @@ def read_config(name_or_path: str) -> dict[str, Any]:
 
 
 def check_names(path: Path, names: Iterable[str], known: Iterable[str], what: str) -> None:
-    """Raise a RunError with the nearest names if a YAML file sets what there is not."""
+    """Raise a RunError with the nearest names if a YAML file sets an unknown name."""
     for name in names:
         if name not in known:
             raise RunError(f"{path} sets {name!r}, which is not {what}.{did_you_mean(str(name), known)}")
 
 
 def _typed(value: Any, kind: Any, what: str) -> Any:
-    """A value of YAML as one of a field's type; raises a RunError if it is of another."""
+    """A value from YAML converted to a field's type; raises a RunError if it has another type."""
     if isinstance(kind, UnionType):  # X | None
         if value is None:
             return None
@@ -408,7 +408,7 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
         return tuple(map(str, value if isinstance(value, list) else [value]))
     if kind is float and type(value) in (int, str):
         with suppress(ValueError):
-            value = float(value)  # YAML itself takes 6e-4 for a string
+            value = float(value)  # YAML reads 6e-4 as a string
     if type(value) is not kind:
         allowed = "true or false" if kind is bool else f"a {kind.__name__}"
         raise RunError(f"{what} {value!r}, which should be {allowed}.")
@@ -416,8 +416,8 @@ def _typed(value: Any, kind: Any, what: str) -> Any:
 
 
 def config_path(kind: str, name_or_path: str) -> Path:
-    """The YAML file of a shipped config's name, or of a path (it has a separator or ends in .yaml or .yml). A RunError
-    gives the nearest names."""
+    """The YAML file of a shipped config, given its name, or of a path (with a separator, or ending in .yaml or .yml).
+    If there is none, a RunError gives the nearest names."""
     path = Path(name_or_path)
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         if not path.is_file():

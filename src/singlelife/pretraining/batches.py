@@ -1,6 +1,6 @@
-"""Which pairs each step of a run takes, and how they reach the model.
+"""The pairs of each training step, and their way to the model.
 
-Step `s` of a run takes pairs `s * B` to `(s + 1) * B - 1`, whatever the number of processes, accumulated batches and
+Step `s` of a run uses pairs `s * B` to `(s + 1) * B - 1`, whatever the number of processes, accumulated batches and
 loader workers: each process reads its own share of them.
 """
 
@@ -22,17 +22,17 @@ from singlelife.lives.pairs.segments import first_hours, hold_out
 from singlelife.lives.prepared import PreparedLife
 from singlelife.pretraining.arguments import PairConfig, TrainConfig
 
-# Ctrl-C; a scheduler's; what SLURM can be asked to send before a job's limit (--signal=USR1@300); a closed terminal.
+# Ctrl-C; a scheduler; SLURM before a job's time limit, if asked (--signal=USR1@300); a closed terminal.
 _STOP = ("SIGINT", "SIGTERM", "SIGUSR1", "SIGHUP")
 STOP_SIGNALS = [getattr(signal, name) for name in _STOP if hasattr(signal, name)]
-VALIDATION_SEED = 2**64 - 1  # out of reach of --seed, and the same for every run, so that their losses compare
+VALIDATION_SEED = 2**64 - 1  # outside the range of --seed, and the same for all runs, so that their losses compare
 
-_PREFETCH = 4  # batches that each worker is ahead of the training, at most
-_NICENESS = 10  # of workers: a tenth of a training thread's share where both want a core
+_PREFETCH = 4  # the maximum number of batches that each worker prepares ahead
+_NICENESS = 10  # of workers: they get a tenth of a training thread's share when both want a core
 
 
 class StepSampler(Sampler[list[int]]):
-    """The pair indices of one process's batches, step after step; any step is reached at once.
+    """The pair indices of one process's batches, step after step; it can start at any step at once.
 
     Args:
         steps: optimiser steps to make.
@@ -41,7 +41,7 @@ class StepSampler(Sampler[list[int]]):
         num_processes, process_index: the run's processes, and which one this is.
 
     Raises:
-        RunError: B cannot be shared out evenly.
+        RunError: B cannot be divided evenly.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class StepSampler(Sampler[list[int]]):
     ):
         if batch_size % (accumulation * num_processes):
             raise RunError(
-                f"--train-batch-size {batch_size} cannot be shared out evenly over {num_processes} processes and "
+                f"--train-batch-size {batch_size} cannot be divided evenly over {num_processes} processes and "
                 f"{accumulation} accumulated batches; make it a multiple of {accumulation * num_processes}."
             )
         self.steps, self.batch_size, self.accumulation = steps, batch_size, accumulation
@@ -65,15 +65,15 @@ class StepSampler(Sampler[list[int]]):
 
 
 def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) -> tuple[Pairing, Pairing | None]:
-    """How pairs to train on are made, and those of held-out stretches (None where none are held out).
+    """The pairing to train on, and the one of the held-out stretches (None if nothing is held out).
 
-    Held-out stretches are short, so there may be no spatial pair in them. Validation is then on temporal pairs.
+    Held-out stretches are short and may contain no spatial pair. Validation then uses temporal pairs.
 
-    With `hours`, no frame after them is trained on. The held-out stretches stay those of the whole life, so that the
-    validation losses of runs of several durations are of the same pairs.
+    With `hours`, training uses no later frame. The held-out stretches stay those of the whole life, so that runs on
+    different durations have their validation losses on the same pairs.
 
     Args:
-        progress: show progress bars on stderr while overlaps are found, if they have to be.
+        progress: show progress bars on stderr if overlaps must be computed.
 
     Raises:
         LifeError: no such pairs can be made.
@@ -96,15 +96,15 @@ def pairings(life: PreparedLife, pairs: PairConfig, *, progress: bool = True) ->
             return train, TemporalPairing.of(held_out)
         raise LifeError(
             f"The held-out stretches are too short to validate on: {why} Or hold out another share of the life "
-            "(--validation-fraction; 0 goes without a validation loss)."
+            "(--validation-fraction; with 0 there is no validation loss)."
         ) from why
 
 
 def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
-    """How many frames, from the first, a run may train on (`--hours`); some of them may be held out.
+    """The number of frames, from the first, that a run may train on (`--hours`); some of them may be held out.
 
     Raises:
-        LifeError: the life is shorter than that.
+        LifeError: the life is shorter than `hours`.
     """
     return len(life) if pairs.hours is None else first_hours(life.timestamps, life.video_index, pairs.hours)
 
@@ -112,22 +112,22 @@ def frames_seen(life: PreparedLife, pairs: PairConfig) -> int:
 def pair_datasets(
     life: PreparedLife, pairs: PairConfig, train: TrainConfig, model: CroCoConfig, *, progress: bool = True
 ) -> tuple[PairDataset, PairDataset | None]:
-    """The pairs to train on, and fixed pairs of held-out stretches (None where none are held out).
+    """The pairs to train on, and fixed pairs from held-out stretches (None if nothing is held out).
 
     Raises:
-        LifeError: no such pairs can be made, there are fewer than a batch, or a size cannot work.
+        LifeError: no such pairs can be made, there are fewer than a batch, or a size is impossible.
     """
     if pairs.pairing == "augmented" and pairs.shared_crop:
         raise LifeError(
-            "Augmented pairs with a shared crop are twice the same picture: leave out --shared-crop, or choose "
+            "Augmented pairs with a shared crop show the same picture twice: leave out --shared-crop, or choose "
             "another --pairing."
         )
     to_train, held_out = pairings(life, pairs, progress=progress)
     if len(to_train) < train.train_batch_size:
         raise LifeError(
-            f"The life {life.name} has only {len(to_train):,} different pairs ({to_train}), fewer than the "
-            f"{train.train_batch_size:,} of a step: each step would learn from the same pairs again. Use a longer "
-            "recording, other settings of the pairs, or a smaller --train-batch-size."
+            f"The life {life.name} has only {len(to_train):,} different pairs ({to_train}), fewer than a step's "
+            f"{train.train_batch_size:,}: each step would learn from the same pairs again. Use a longer recording, "
+            "other pair settings, or a smaller --train-batch-size."
         )
 
     def dataset(pairing: Pairing, seed: int, num_pairs: int, flip: bool) -> PairDataset:
@@ -163,7 +163,7 @@ def train_loader(dataset: PairDataset, sampler: StepSampler, num_workers: int, d
 
 
 def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
-    """The loader's batches, with plain errors in place of a worker's tracebacks. Of the main thread.
+    """The loader's batches, with plain errors instead of workers' tracebacks. Call it in the main thread.
 
     Raises:
         LifeError: a frame is damaged.
@@ -171,7 +171,7 @@ def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
     """
     batches = iter(loader)
     if loader.num_workers and hasattr(signal, "SIGCHLD"):
-        # PyTorch's handler would raise the death of a worker anywhere in the training. Without it, `next` finds out.
+        # PyTorch's handler would raise a worker's death anywhere in the training. Without it, `next` raises it.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     while True:
         try:
@@ -181,13 +181,13 @@ def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
         except LifeError as error:  # from a worker, with a traceback in its text
             raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
         except (RuntimeError, EOFError, OSError) as error:
-            # A worker that is killed while it hands over a batch leaves a broken connection.
-            if not loader.num_workers or str(error).startswith("Caught "):  # the worker is alive, and raised this
+            # A worker that is killed while it sends a batch leaves a broken connection.
+            if not loader.num_workers or str(error).startswith("Caught "):  # the worker is alive and raised this
                 raise
             why = (str(error) or type(error).__name__).splitlines()[0]
             raise RunError(
-                f"A process that reads pairs has died ({why}). Often the memory of the machine, or of /dev/shm in a "
-                "container (--shm-size), is too small; fewer --dataloader-num-workers need less. What was saved is "
+                f"A process that reads pairs has died ({why}). Often the machine, or /dev/shm in a container "
+                "(--shm-size), has too little memory; fewer --dataloader-num-workers need less. Saved checkpoints are "
                 "intact: continue with the same command and --resume."
             ) from None
         yield batch
@@ -195,8 +195,8 @@ def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
 
 @dataclass(frozen=True)
 class ToModel:
-    """From a batch of the dataset to the model's inputs, on the device. By default both views of a pair have the same
-    colours; with `shared_color` false each view has its own, as in CroCo."""
+    """Turns a batch of the dataset into the model's inputs, on the device. By default both views of a pair get the
+    same colour change; with `shared_color` false each view gets its own, as in CroCo."""
 
     device: torch.device
     mean: tuple[float, ...]
@@ -228,6 +228,6 @@ def _start_worker(_worker: int) -> None:
     # Ctrl-C and schedulers signal every process of a run. The trainer ends its step and then stops its workers.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
-    # A worker that takes a core from a thread of the training makes all the other threads wait for that one.
+    # A worker that takes a core from one training thread makes all the other threads wait for it.
     if hasattr(os, "nice"):
         os.nice(_NICENESS)

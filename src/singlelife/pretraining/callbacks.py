@@ -1,4 +1,4 @@
-"""What a run does between its steps: the validation loss and pictures; and trackers."""
+"""The validation loss and pictures between the steps of a run, and its trackers."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -42,7 +42,7 @@ def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Call
         for start in range(0, len(pairs), batch_size * accelerator.num_processes):
             first = start + accelerator.process_index * batch_size
             indices = range(first, min(first + batch_size, len(pairs)))
-            # Every process makes the same number of forward passes. One without pairs left repeats a pair and adds 0.
+            # All processes make the same number of forward passes. One that has no pairs left repeats one and adds 0.
             with accelerator.autocast():
                 loss = model(**to_model(pairs.__getitems__(indices or [0]))).loss
             total += len(indices) * loss.double().cpu()
@@ -54,7 +54,7 @@ def _validation(trainer: Trainer, pairs: PairDataset, to_model: ToModel) -> Call
 
 
 def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callback:
-    """Draw the model as it is into the run folder's `pictures`. The finished model is drawn into the run folder."""
+    """Draw the current model into the run folder's `pictures`. The finished model is drawn into the run folder."""
     state, folder, accelerator = trainer.state, trainer.folder, trainer.accelerator
     every = trainer.settings.picture_steps
 
@@ -75,10 +75,11 @@ def _pictures(trainer: Trainer, to_model: ToModel, pairs: PairDataset) -> Callba
 
 
 def start_trackers(accelerator: Accelerator, settings: dict[str, Any], folder: RunFolder, step: int) -> None:
-    """Start to report under the name of the run folder, from `step` on.
+    """Start the trackers under the run folder's name, from `step` on.
 
-    A resumed run continues where a tracker can: TensorBoard drops what came after the checkpoint, and trackio appends
-    to the run of that name. wandb starts another run of the same name, unless its own variables say otherwise.
+    A resumed run continues its record if the tracker can: TensorBoard drops entries from after the checkpoint, and
+    trackio appends to the run with that name. wandb starts another run with the same name, unless its own environment
+    variables say otherwise.
     """
     shown = {name: str(value) if isinstance(value, list) else value for name, value in settings.items()}
     accelerator.init_trackers(

@@ -1,4 +1,4 @@
-"""What others may know of a run: its settings, its life and its scores, and the model card that says so."""
+"""The public facts of a run: its settings, its life, its scores, and its model card."""
 
 import json
 import math
@@ -40,13 +40,13 @@ class Run:
     """A run as others may see it.
 
     Attributes:
-        model: the folder of the model: the run folder once the run is finished, else its latest checkpoint.
-        checkpoint: the checkpoint that the run can go on from, if there is one.
+        model: the model's folder: the run folder if the run is finished, otherwise its latest checkpoint.
+        checkpoint: the checkpoint that the run can continue from, if there is one.
         step: optimiser steps that the model has made.
-        settings: of the run, without places on this machine.
+        settings: the run's settings, without folders of this machine.
         metrics: lines of metrics.jsonl up to `step`.
         facts: `life.json`; empty in runs that did not write it.
-        life: its entry in the registry, or one of a recording of one's own.
+        life: its entry in the registry, or one made for the user's own recording.
     """
 
     folder: RunFolder
@@ -63,14 +63,14 @@ def read_run(path: Path) -> Run:
     """A run folder, finished or not.
 
     Raises:
-        RunError: it is none, or has no model yet.
+        RunError: it is not a run folder, or has no model yet.
     """
     folder = RunFolder(path)
     if not folder.config.is_file():
-        raise RunError(f"{path} is no run folder: it has no {folder.config.name}. Name the folder that a run wrote.")
+        raise RunError(f"{path} is not a run folder: it has no {folder.config.name}. Name the folder of a run.")
     settings = read_yaml(folder.config)
     if missing := sorted(_OF_EVERY_RUN - settings.keys()):
-        raise RunError(f"{folder.config} is not what a run writes: it does not say {', '.join(missing)}.")
+        raise RunError(f"{folder.config} is not a run's config: it lacks {', '.join(missing)}.")
     step, checkpoint = next(reversed(folder.checkpoints().items()), (0, None))
     model = checkpoint
     if {"config.json", "preprocessor_config.json"} <= {file.name for file in model_files(path)}:
@@ -99,13 +99,13 @@ def model_files(folder: Path) -> list[Path]:
 
 
 def public_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings without places on this machine: only the last part of a path stays."""
+    """A run's settings without folders of this machine: only the last part of a path stays."""
     return {name: without_folders(value) for name, value in settings.items() if name not in _OF_THIS_MACHINE}
 
 
 def without_folders(value: Any) -> Any:
-    """A value as others may know it: only the last part of each path in it, or in a list, stays. ORG/NAME is no path,
-    unless there is such a folder; runs are in `runs` unless one says otherwise."""
+    """A value with only the last part of each path in it, or in its list. ORG/NAME counts as a name on the Hub, unless
+    ORG is `runs` or there is such a folder."""
     if isinstance(value, list):
         return [without_folders(each) for each in value]
     return " ".join(map(_without_folder, value.split(" "))) if isinstance(value, str) else value
@@ -119,7 +119,7 @@ def _without_folder(word: str) -> str:
 def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, Any]]:
     """The numbers about a run in `results.jsonl` files, for the table and the header of its card.
 
-    Of scores between two models, the run may be either. Rows that differ in the seed alone make one number.
+    In a score between two models, the run may be either. Rows that differ only in the seed make one number.
 
     Raises:
         SingleLifeError: a file cannot be read.
@@ -131,13 +131,13 @@ def scores_of(files: Sequence[Path], run: Path, repo_id: str) -> list[dict[str, 
         if row["model"] and _is_of(row["model"], run, repo_id) and math.isfinite(row["value"]):
             same = [row[name] for name in ("task", "protocol", "data", "data_hash", "metric", "reference", "settings")]
             groups.setdefault(json.dumps(same, sort_keys=True, default=str), []).append(row)
-    rank = {metric: index for index, metric in enumerate(_TITLES)}  # what leads comes first
+    rank = {metric: index for index, metric in enumerate(_TITLES)}  # the most important come first
     ordered = sorted(groups.values(), key=lambda group: rank.get(group[0]["metric"], len(rank)))
     return [_score(group) for group in ordered]
 
 
 def _is_of(model: str, run: Path, repo_id: str) -> bool:
-    """Whether a model as it was named is the run, or one of its checkpoints."""
+    """Whether a model, as the user named it, is the run or one of its checkpoints."""
     path, name = Path(model), model.split("@")[0]
     is_here = run.resolve() in (path.resolve(), path.resolve().parent)
     return name == repo_id or is_here or (path.name == run.name and not is_repo_id(name))
@@ -167,7 +167,7 @@ def _score(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _eval_result(score: dict[str, Any]) -> EvalResult:
-    """A score as the Hub lists it beside those of other models."""
+    """A score in the form in which the Hub lists results."""
     return EvalResult(
         task_type="image-feature-extraction",
         dataset_type=score["data"].split(" ")[0],
@@ -180,7 +180,7 @@ def _eval_result(score: dict[str, Any]) -> EvalResult:
 
 
 def _schedule(run: Run) -> str:
-    """The learning rates that the model was trained at, in words."""
+    """The learning rates of the training, in words."""
     known = {field.name for field in fields(TrainConfig)}
     train = TrainConfig(**{name: value for name, value in run.settings.items() if name in known})
     peak, warmup = train.peak_learning_rate, train.warmup
@@ -190,7 +190,7 @@ def _schedule(run: Run) -> str:
         return f"{at:.2g}"
 
     if run.step < warmup:
-        return f"rising to {rate(run.step - 1)} in {run.step:,} steps, before the end of a warm-up to {peak:g}"
+        return f"rising to {rate(run.step - 1)} in {run.step:,} steps, still in the warm-up to {peak:g}"
     return f"{peak:g} after {warmup:,} steps of warm-up, then a cosine down to {rate(run.step - 1)}"
 
 
@@ -198,10 +198,10 @@ def model_card(run: Run, repo_id: str, license: str | None, scores: Sequence[dic
     """The text of README.md.
 
     Args:
-        run: what is pushed.
-        repo_id: where to.
-        license: of the weights; by default that of the frames that they were made of.
-        scores: of the model, see `scores_of`.
+        run: the run to push.
+        repo_id: the repository, ORG/NAME.
+        license: the weights' licence; by default that of the frames that they were trained on.
+        scores: the model's scores, from `scores_of`.
     """
     life, facts = run.life, run.facts
     last = {name: value for line in run.metrics for name, value in line.items()}

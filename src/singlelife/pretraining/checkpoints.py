@@ -37,16 +37,16 @@ from singlelife.pretraining.networks import freeze_positions, network_class
 from singlelife.pretraining.run_folder import RunFolder, writing_folder
 
 _STATE, _MOMENTS, _DIGESTS = "training_state.json", "training_state.safetensors", "digests.json"
-_ADDED = {"shared_color": True, "model_type": "croco"}  # settings newer than some checkpoints, as those runs had them
-_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # in the main process; others get nothing
+_ADDED = {"shared_color": True, "model_type": "croco"}  # values of settings that old checkpoints lack
+_WHOLE = StateDictOptions(full_state_dict=True, cpu_offload=True)  # for the main process; the others get nothing
 
 
 def starting_config(settings: ModelConfig) -> CroCoConfig:
     """The config that `--model` names, changed by `--image-size` and `--mask-ratio`.
 
     Raises:
-        RunError: no such preset or file, an unknown field, or sizes that do not go together.
-        CheckpointError: a checkpoint of another architecture.
+        RunError: there is no such preset or file, a field is unknown, or sizes do not fit together.
+        CheckpointError: the checkpoint has another architecture.
     """
     folder = Path(settings.model)
     if folder.is_dir():
@@ -70,11 +70,11 @@ def _checkpoint_config(folder: Path) -> dict[str, Any]:
         values = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         kind = values["model_type"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{folder} is no checkpoint: cannot read its config.json ({error!r}).") from error
+        raise CheckpointError(f"{folder} is not a checkpoint: cannot read its config.json ({error!r}).") from error
     if kind != CroCoConfig.model_type:
         raise CheckpointError(
-            f"The checkpoint {folder} is of another architecture: {kind!r}, not {CroCoConfig.model_type!r}. Pass "
-            "--model a CroCo checkpoint, or a preset for new weights."
+            f"The checkpoint {folder} has another architecture: {kind!r}, not {CroCoConfig.model_type!r}. Pass a "
+            "CroCo checkpoint to --model, or a preset for new weights."
         )
     return values
 
@@ -96,7 +96,7 @@ def load_weights(folder: Path, config: PreTrainedConfig) -> PreTrainedModel:
     if missing := sorted(info["missing_keys"]):
         raise CheckpointError(
             f"The checkpoint {folder} lacks {len(missing)} weights that pretraining needs, such as {missing[0]}. "
-            "Pass --model a run's checkpoint, or a preset for new weights."
+            "Pass a run's checkpoint to --model, or a preset for new weights."
         )
     freeze_positions(model)
     return model
@@ -106,15 +106,15 @@ def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedM
     """The model to save or draw. Every process calls this, since each holds a part of a sharded model (FSDP2).
 
     Returns:
-        The model itself, unless it is sharded. Then a copy with all parameters on the CPU in the main process, and
-        None in the others.
+        The model itself or, if it is sharded, a copy with all parameters on the CPU in the main process, and None in
+        the others.
     """
     if not accelerator.is_fsdp2:
         return accelerator.unwrap_model(model)
     parameters = get_model_state_dict(model, options=_WHOLE)
     if not accelerator.is_main_process:
         return None
-    with torch.device("meta"):  # takes no memory and no random numbers: all of it is replaced
+    with torch.device("meta"):  # uses no memory and no random numbers; all its parameters are replaced
         config = accelerator.unwrap_model(model).config
         whole = network_class(config)(config)
     whole.load_state_dict(parameters, assign=True)
@@ -123,13 +123,13 @@ def whole_model(model: torch.nn.Module, accelerator: Accelerator) -> PreTrainedM
 
 @dataclass
 class TrainingState:
-    """Where a run is.
+    """The progress of a run.
 
     Attributes:
         step: optimiser steps made.
         sequence: everything that the losses depend on; a resumed run must have the same.
         pending_losses: losses of the steps since the last line of the metrics.
-        skipped_steps: steps that changed nothing, since something was not finite.
+        skipped_steps: steps that changed nothing, because the loss or gradient was not finite.
         skipped_in_a_row: how many of the latest steps were skipped.
         grad_scaler: the loss scale of an fp16 run.
     """
@@ -142,7 +142,7 @@ class TrainingState:
     grad_scaler: dict[str, Any] | None = None
 
     def check(self, folder: str) -> None:
-        """Raise a RunError if no run can have written this into a checkpoint folder of that name."""
+        """Raise a RunError if no run can have written this state into a checkpoint folder with that name."""
         kinds = {"step": int, "sequence": dict, "pending_losses": list, "skipped_steps": int, "skipped_in_a_row": int}
         holds = {name: type(getattr(self, name)) is kind for name, kind in kinds.items()}
         in_name = re.fullmatch(r"checkpoint-(\d+)", folder)
@@ -212,7 +212,7 @@ def check_digests(folder: Path) -> None:
 
 
 def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
-    """The latest sound checkpoint of a run. Damaged ones after it are named on stderr; a RunError if all are."""
+    """The latest undamaged checkpoint of a run; stderr names damaged ones after it. A RunError if all are damaged."""
     checkpoint = None
     for checkpoint in reversed(folder.checkpoints().values()):
         try:
@@ -221,12 +221,12 @@ def latest_sound_checkpoint(folder: RunFolder) -> Path | None:
         except RunError as error:
             say(f"Warning: {error}")
     if checkpoint:
-        raise RunError(f"No checkpoint in {folder.path} is sound. Start again in another --output-dir.")
+        raise RunError(f"All checkpoints in {folder.path} are damaged. Start again in another --output-dir.")
     return None
 
 
 def read_state(checkpoint: Path) -> TrainingState:
-    """Where the run was when it wrote a checkpoint. This checks all files of the checkpoint.
+    """The run's progress when it wrote a checkpoint. This checks all files of the checkpoint.
 
     Raises:
         RunError: the folder is not a checkpoint of a run, or a file in it is damaged. The message names the checkpoint
@@ -237,7 +237,7 @@ def read_state(checkpoint: Path) -> TrainingState:
         state = TrainingState(**json.loads((checkpoint / _STATE).read_text(encoding="utf-8")))
         state.check(checkpoint.name)
         for file in checkpoint.glob("*.safetensors"):
-            with safe_open(file, "pt"):  # fails where the file is not as long as it says
+            with safe_open(file, "pt"):  # fails if the file is cut short
                 pass
     except (SingleLifeError, OSError, TypeError, ValueError, SafetensorError) as error:
         steps = RunFolder(checkpoint.parent).checkpoints()
@@ -254,7 +254,7 @@ def read_state(checkpoint: Path) -> TrainingState:
 def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoint: Path) -> None:
     """Check that a resumed run has the settings of the run that stopped.
 
-    Only those fields of the model's config are compared that both have, since versions of the package may differ.
+    Of the model's config, only fields that both runs have are compared, since versions of the package may differ.
 
     Raises:
         RunError: a setting that the losses depend on has changed.
@@ -292,7 +292,7 @@ def load_moments(checkpoint: Path, model: torch.nn.Module, optimizer: torch.opti
     fresh: Any = get_optimizer_state_dict(model, optimizer)
     shapes = {f"{name}.{key}": tensor.shape for name, kept in fresh["state"].items() for key, tensor in kept.items()}
     if wrong := sorted(shapes.items() ^ {name: tensor.shape for name, tensor in tensors.items()}.items()):
-        raise RunError(f"{path} is not of this model: {wrong[0][0]} is not as expected. Resume from an earlier one.")
+        raise RunError(f"{path} does not fit this model: {wrong[0][0]} is unexpected. Resume from an earlier one.")
     state: dict[str, Any] = {}
     for full_name, tensor in tensors.items():
         name, _, key = full_name.rpartition(".")

@@ -31,13 +31,13 @@ from singlelife.pretraining.networks import network_class, random_inputs, traini
 from singlelife.pretraining.run_folder import RunFolder
 
 _DTYPES = {"no": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-_WORTH_IT = 1.1  # another choice has to be this much faster than fp32: less is noise
-_HOPELESS = 2.0  # a plain product that takes this much longer in bf16: no step needs to be timed
-_MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second of one core
+_WORTH_IT = 1.1  # bf16 must be this much faster than fp32; smaller differences are noise
+_HOPELESS = 2.0  # if a plain product takes this much longer in bf16, its steps are not timed
+_MOST_PAIRS, _MOST_FLOPS = 16, 2e10  # in a timed step: some tenths of a second on one core
 
 
 class Precision(NamedTuple):
-    """A number format as Accelerate names it (`"no"` is fp32), an attention as transformers names it, and why."""
+    """A number format by Accelerate's name (`"no"` is fp32), an attention by transformers' name, and the reason."""
 
     mixed_precision: str
     attention: str
@@ -48,14 +48,14 @@ class Precision(NamedTuple):
 
 
 def format_in_words(mixed_precision: str) -> str:
-    """What Accelerate's name of a number format means."""
+    """Accelerate's name of a number format, explained."""
     full = mixed_precision == "no"
     return "fp32 (32-bit numbers)" if full else f"{mixed_precision} (16-bit products, 32-bit weights)"
 
 
 def peak_flops(device: torch.device, mixed_precision: str) -> float:
-    """The most operations a second in several short products of square matrices. The best one counts, so that other
-    work on the machine does not lower it."""
+    """Operations per second in the fastest of several short products of square matrices. Taking the fastest keeps
+    other work on the machine from lowering it."""
     side = 512 if device.type == "cpu" else 8192
     matrix = torch.ones(side, side, dtype=_DTYPES[mixed_precision], device=device)
 
@@ -70,12 +70,12 @@ def peak_flops(device: torch.device, mixed_precision: str) -> float:
 def configure_device(train: TrainConfig, config: PreTrainedConfig, state: TrainingState) -> Precision:
     """Use every core of a machine without a GPU, and choose a number format and attention.
 
-    All processes take the main one's choice. A resumed run keeps its own.
+    All processes take the main process's choice. A resumed run keeps its earlier one.
 
     Raises:
         RunError: processes were launched together, but cannot find each other.
     """
-    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as the `Accelerator` will find it
+    process = PartialState(cpu=parse_flag_from_env("ACCELERATE_USE_CPU"))  # as the `Accelerator` will do
     launched = int(os.environ.get("WORLD_SIZE") or 1)
     if launched > process.num_processes:
         raise RunError(
@@ -85,7 +85,7 @@ def configure_device(train: TrainConfig, config: PreTrainedConfig, state: Traini
     if process.device.type == "cpu":
         torch.set_num_threads(train.cpu_threads or _cpu_threads(process.num_processes))
     asked = [train.mixed_precision, train.attention]
-    if state.step:  # both are part of what the losses depend on
+    if state.step:  # the losses depend on both
         before = [state.sequence.get(name, "auto") for name in ("mixed_precision", "attention")]
         asked = [was if now == "auto" else now for now, was in zip(asked, before, strict=True)]
         if "auto" not in asked:
@@ -98,8 +98,8 @@ def configure_device(train: TrainConfig, config: PreTrainedConfig, state: Traini
 def _cpu_threads(num_processes: int) -> int:
     """Threads for this process: the user's OMP_NUM_THREADS, or a fair share of the cores.
 
-    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 where the user has not set it, which would leave all
-    cores but one idle. So a 1 counts where the launcher itself was started with it, or with a flag for it.
+    `accelerate launch` and `torchrun` export OMP_NUM_THREADS=1 if the user has not set it, which would leave all cores
+    but one idle. So a 1 counts only if the launcher itself was started with it, or with a flag for it.
     """
     threads = os.environ.get("OMP_NUM_THREADS")
     if threads == "1" and os.environ.keys() & {"ACCELERATE_MIXED_PRECISION", "TORCHELASTIC_RUN_ID"}:
@@ -127,10 +127,10 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
     if parse_flag_from_env("ACCELERATE_USE_FSDP"):
         if os.environ.get("FSDP_VERSION") != "2":
             raise RunError(
-                "Only the second version of FSDP works here: pass --fsdp_version 2 to `accelerate launch`, or take "
+                "Only the second version of FSDP works here: pass --fsdp_version 2 to `accelerate launch`, or use "
                 "hub_configs/accelerate/fsdp2_8gpu.yaml."
             )
-        # Parameters and gradients travel in fp32 and autocast lowers the products, as in every other kind of run.
+        # Parameters and gradients are exchanged in fp32, and autocast lowers the products, as in every other run.
         sharding = FullyShardedDataParallelPlugin(mixed_precision_policy=MixedPrecisionPolicy())
     try:
         accelerator = Accelerator(
@@ -140,10 +140,10 @@ def start_accelerator(train: TrainConfig, folder: RunFolder) -> Accelerator:
             log_with=train.report_to,
             project_dir=folder.path,
         )
-    except ValueError as error:  # a number format that the device or the launcher's settings cannot have
+    except ValueError as error:  # the device or the launcher's settings do not allow the number format
         raise RunError(f"Accelerate cannot start with these settings: {error}") from error
     if accelerator.device.type == "cpu" and accelerator.mixed_precision == "fp16":
-        raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 where it is fast.")
+        raise RunError("fp16 needs a GPU; on a CPU pass --mixed-precision no, or bf16 if the CPU is fast at it.")
     return accelerator
 
 
@@ -154,18 +154,18 @@ def choose_precision(
     mixed_precision: str = "auto",
     attention: str = "auto",
 ) -> Precision:
-    """Choose what is `"auto"`.
+    """Replace `"auto"` by a choice.
 
-    The number format is that of `accelerate launch --mixed_precision`; else bf16 on a GPU that has it. A CPU takes
-    whichever makes the fastest steps of this very model, timed here and now: bf16 is several times faster on some
-    CPUs and eighty times slower on others. Attention is sdpa, which the model writes out where a CPU trains.
+    The number format is the one given to `accelerate launch --mixed_precision`, otherwise bf16 on a GPU that has it.
+    On a CPU, steps of this very model are timed and the faster format wins: bf16 is several times faster on some CPUs
+    and eighty times slower on others. Attention is sdpa, which the model writes out when a CPU trains.
 
     Args:
         batch_size: pairs per process and step.
     """
     reason = "as asked for"
     if mixed_precision == "auto":
-        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # "no" also where the user gave none
+        launched = os.environ.get("ACCELERATE_MIXED_PRECISION", "no")  # also "no" if the user gave none
         if launched != "no":
             mixed_precision, reason = launched, "as given to accelerate launch"
         elif device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
@@ -185,7 +185,7 @@ def choose_precision(
             loss = model(*views).loss
         loss.backward()
 
-    with torch.random.fork_rng(devices=[]):  # the run's own random numbers are to be those of its seed
+    with torch.random.fork_rng(devices=[]):  # keeps the run's own random numbers unchanged
         model: Any = network_class(config)(config).train()
         model.set_attn_implementation(attention)
         views = random_inputs(config, pairs)
@@ -198,7 +198,7 @@ def choose_precision(
 
 
 def _seconds(function: Callable[[], object], times: int) -> list[float]:
-    """Seconds of that many calls, after one that does not count."""
+    """The seconds that each of `times` calls takes, after one that does not count."""
     taken = []
     for _ in range(1 + times):
         start = time.perf_counter()

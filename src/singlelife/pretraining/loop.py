@@ -35,8 +35,8 @@ from singlelife.text import duration, in_bytes
 
 @dataclass(frozen=True)
 class Callback:
-    """What all processes do every `every` steps and after the last one. The loop logs what `act` returns, which leaves
-    the model in training mode."""
+    """Something that all processes do every `every` steps and after the last one. The loop logs the result of `act`.
+    `act` must leave the model in training mode."""
 
     every: int
     act: Callable[[], dict[str, Any]]
@@ -47,11 +47,11 @@ class Step:
     """The result of one optimiser step.
 
     Attributes:
-        loss: mean over all processes and accumulated batches.
-        grad_norm: before clipping.
+        loss: the mean over all processes and accumulated batches.
+        grad_norm: the gradient's norm before clipping.
         waited: seconds of waiting for the loader.
         stop: the signal that some process received, or 0.
-        not_finite: says what was not finite, so that the step changed nothing; empty if all was well.
+        not_finite: which number was not finite, so that the step changed nothing; empty if all was well.
     """
 
     loss: float
@@ -72,7 +72,7 @@ class Trainer:
         to_model: turns a batch of the loader into the model's inputs.
         callbacks: what to do between steps.
         saved: the main process calls this with each complete checkpoint.
-        peak_flops: the most operations a second that one process has reached so far, in matrix products or in steps.
+        peak_flops: the peak operations per second of one process so far, in matrix products or in steps.
     """
 
     settings: TrainConfig
@@ -100,13 +100,13 @@ class Trainer:
         settings, state = self.settings, self.state
         batches, stopped_by = read_batches(loader), 0
         seconds: list[float] = []  # of each step since the last line of the metrics
-        waited: list[float] = []  # the part of it spent waiting for data
+        waited: list[float] = []  # the part spent waiting for data
         bar = tqdm(
             initial=state.step,
             total=settings.max_steps,
             unit="step",
             disable=not self.accelerator.is_main_process,
-            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a log file does not need every move of the bar
+            mininterval=0.5 if sys.stderr.isatty() else 30,  # seconds: a log file needs fewer updates
             dynamic_ncols=True,
             smoothing=0.05,
         )
@@ -135,7 +135,7 @@ class Trainer:
                 for callback in self.callbacks:
                     if state.step % callback.every == 0 or last:
                         self.log(callback.act())
-                # While steps fail, the checkpoints from before stay: they may be the last good ones.
+                # While steps fail, write no checkpoint, so that the last good ones are kept.
                 if (state.step % settings.save_steps == 0 and not state.skipped_in_a_row) or last or stopped_by:
                     self.save()
         bar.close()
@@ -176,16 +176,16 @@ class Trainer:
             not_finite = f"the loss is {mean_loss}"
         elif not math.isfinite(norm) and accelerator.scaler is None:
             not_finite = f"the gradient's norm is {norm}"
-        # fp16's scaler skips such a step by itself, and learns from it.
+        # fp16's scaler skips such a step by itself, and adapts its scale.
         if not not_finite or accelerator.scaler is not None:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return Step(mean_loss, norm, waited, int(max(one[1] for one in shared)), not_finite)
 
     def _log_losses(self, step: Step, seconds: list[float], waited: list[float]) -> None:
-        """Write a line of the metrics: the mean loss since the last one, and the speed, by the time of steps alone.
-        The first one also prints how long the rest takes. `data_wait` is the share of waiting for the loader; `mfu`
-        that of the most operations a second that this machine has reached so far, in matrix products or in steps."""
+        """Write a line of the metrics: the mean loss since the last line, and the speed, counting only time in steps.
+        The first time, also print how long the rest will take. `data_wait` is the share of time spent waiting for the
+        loader; `mfu` is the speed as a share of `peak_flops`."""
         pending, total = self.state.pending_losses, max(math.fsum(seconds), 1e-9)
         rate = len(seconds) * self.settings.train_batch_size / total
         number_format, left = self.accelerator.mixed_precision, self.settings.max_steps - self.state.step
@@ -195,13 +195,13 @@ class Trainer:
             memory = torch.cuda.max_memory_allocated() if on_gpu else peak_resident() or 0
             tqdm.write(
                 f"{left:,} steps to go: about {duration(left * step_seconds)} at {step_seconds:.2g} s a step, in "
-                f"{format_in_words(number_format)}, with {in_bytes(memory)} at most so far. Validation, pictures and "
+                f"{format_in_words(number_format)}; peak memory so far {in_bytes(memory)}. Validation, pictures and "
                 "saving come on top."
             )
         flops = training_flops(self.accelerator.unwrap_model(self.model).config) * rate
         reached = flops / self.accelerator.num_processes
         if not self.peak_flops or self.accelerator.device.type == "cpu":
-            # Other work slows a CPU down at one time or another, but hardly at every line.
+            # Measure again at each line: other work may slow a CPU down now and then, but hardly every time.
             self.peak_flops = max(self.peak_flops, peak_flops(self.accelerator.device, number_format))
         self.peak_flops = max(self.peak_flops, reached)
         self.log(
@@ -219,7 +219,7 @@ class Trainer:
             values.clear()
 
     def _skip(self, what: str) -> None:
-        """Count a step that changed nothing; raises a RunError where too many in a row were skipped."""
+        """Count a step that changed nothing; raises a RunError if too many in a row were skipped."""
         state = self.state
         state.skipped_steps += 1
         state.skipped_in_a_row += 1
@@ -256,9 +256,9 @@ class Trainer:
 
 @contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Note the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
+    """Record the first of `STOP_SIGNALS` instead of dying from it. A second one ends the process at once.
 
-    SIGHUP comes several times when a terminal closes: the others are ignored, and output to that terminal is dropped.
+    A closing terminal sends SIGHUP several times: later ones are ignored, and output to that terminal is dropped.
     A run that was started with nohup ignores SIGHUP from the start.
 
     Yields:

@@ -1,7 +1,7 @@
 """The two networks that a run can train: CroCo, and ViT-MAE as a baseline.
 
 ViT-MAE (He et al., 2022) has the same encoder and learns from the same target views with the same masks, but has no
-source view to complete them from. So it tells what the second view adds. The training loop treats both alike: it calls
+source view to complete them from. So it shows what the second view adds. The training loop treats both alike: it calls
 `model(**inputs).loss`.
 """
 
@@ -16,7 +16,7 @@ from singlelife.pretraining.batches import ToModel
 
 
 def network_config(config: CroCoConfig, model_type: str) -> PreTrainedConfig:
-    """The config of the network of that type with the sizes of a CroCo config.
+    """The config of a network of type `model_type` with the sizes of a CroCo config.
 
     ViT-MAE keeps `int(N * (1 - mask_ratio))` of N patches visible. Its `mask_ratio` is half a patch less than CroCo's,
     so that rounding errors cannot change that number.
@@ -35,7 +35,7 @@ def network_class(config: PreTrainedConfig) -> type[PreTrainedModel]:
 
 
 def new_network(config: PreTrainedConfig) -> PreTrainedModel:
-    """The network with new weights, drawn by the global generator."""
+    """The network with new weights from the global random generator."""
     model: Any = network_class(config)(config)
     if not isinstance(config, CroCoConfig):  # transformers 5.23 leaves the positions of a new ViT-MAE at zero
         rows = config.image_size // config.patch_size
@@ -62,21 +62,21 @@ def image_processor(config: PreTrainedConfig) -> CroCoImageProcessor | ViTImageP
 
 
 def random_inputs(config: PreTrainedConfig, batch_size: int) -> tuple[torch.Tensor, ...]:
-    """Views of noise, as the network takes them: target and source for CroCo, the target alone for ViT-MAE."""
+    """Views of noise as inputs: target and source for CroCo, only the target for ViT-MAE."""
     number = 2 if isinstance(config, CroCoConfig) else 1
     return tuple(torch.randn(number, batch_size, config.num_channels, config.image_size, config.image_size))
 
 
 def inputs_of(config: PreTrainedConfig) -> type[ToModel]:
-    """What turns a batch of the dataset into the network's inputs."""
+    """The class that turns a batch of the dataset into the network's inputs."""
     return ToModel if isinstance(config, CroCoConfig) else ToTargetAlone
 
 
 class ToTargetAlone(ToModel):
-    """From a batch of the dataset to the inputs of ViT-MAE."""
+    """Turns a batch of the dataset into the inputs of ViT-MAE."""
 
     def __call__(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """`pixel_values`, float32 (B, 3, S, S), and `noise`, int64 (B, N): ViT-MAE masks the patches with the most."""
+        """`pixel_values`, float32 (B, 3, S, S), and `noise`, int64 (B, N): ViT-MAE masks the highest."""
         inputs = super().__call__(batch)
         masked = inputs["bool_masked_pos"]
         order = torch.arange(masked.shape[1], device=masked.device)
@@ -84,7 +84,7 @@ class ToTargetAlone(ToModel):
 
 
 def training_flops(config: PreTrainedConfig) -> int:
-    """Operations of a training step on one pair; of ViT-MAE by the rules of `training_flops_per_pair`."""
+    """Operations of a training step on one pair; ViT-MAE's are counted by the rules of `training_flops_per_pair`."""
     if isinstance(config, CroCoConfig):
         return training_flops_per_pair(config)
     num_patches, patch_values = (config.image_size // config.patch_size) ** 2, config.patch_size**2 * 3

@@ -1,4 +1,4 @@
-"""Pictures of what a model in training has learnt, always of the same validation pairs."""
+"""Pictures of what a model in training has learnt, always on the same validation pairs."""
 
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -18,13 +18,13 @@ from singlelife.pretraining.run_folder import RunFolder, writing
 
 _ROWS = 4  # pairs in a picture
 _MARKS = ("#ff3b6b", "#ffb000", "#21d07a", "#3fa7ff")  # one colour per marked patch
-_INK, _CELL, _DPI = "#222222", 1.9, 160  # of the text; inches per image
+_INK, _CELL, _DPI = "#222222", 1.9, 160  # the text's colour; inches per image; dots per inch
 _GAP = 0.03  # around an image, as a share of its cell
-_SHRINK, _FRAME_MS = 3, 1000  # of the animation: how much smaller than the pictures; milliseconds per step
+_SHRINK, _FRAME_MS = 3, 1000  # how much smaller the animation is than the pictures; its milliseconds per step
 
 
 def why_no_pictures(config: PreTrainedConfig) -> str:
-    """Why a run of a model with this config draws no pictures; empty if it does."""
+    """The reason why a run with this config draws no pictures; empty if it draws some."""
     if not isinstance(config, CroCoConfig):
         return "they show how a target is completed from a source, which this model does not see"
     if find_spec("matplotlib") is None:
@@ -34,7 +34,7 @@ def why_no_pictures(config: PreTrainedConfig) -> str:
 
 @torch.no_grad()
 def draw_pictures(folder: Path, model: Any, to_model: ToModel, pairs: PairDataset, step: int) -> None:
-    """Draw both pictures of the model into a folder, unless `why_no_pictures`. The model's mode stays as it was."""
+    """Draw both pictures of the model into a folder, unless `why_no_pictures`. The model's mode does not change."""
     if why_no_pictures(model.config):
         return
     was_training = model.training
@@ -48,7 +48,7 @@ def draw_pictures(folder: Path, model: Any, to_model: ToModel, pairs: PairDatase
 
 
 def draw_progress(folder: RunFolder) -> None:
-    """Put a run's pictures so far one after another into an animation, once there are two steps or more.
+    """Combine a run's pictures so far into an animation, if there are pictures of at least two steps.
 
     Raises:
         RunError: the file cannot be written.
@@ -71,8 +71,8 @@ def draw_progress(folder: RunFolder) -> None:
 def draw_reconstruction(
     model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
 ) -> Any:
-    """Rows of source, masked target, prediction and target, as a matplotlib figure. With normalised pixels each
-    predicted patch gets the mean and spread of the true patch, as in the loss."""
+    """Rows of source, masked target, prediction and target, as a matplotlib figure. With normalised pixels, each
+    predicted patch gets the true patch's mean and spread, as in the loss."""
     inputs: dict[str, Any] = to_model(batch)
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     masked, patch = batch["bool_masked_pos"], model.config.patch_size
@@ -93,7 +93,7 @@ def draw_reconstruction(
 def draw_cross_attention(
     model: CroCoForPreTraining, to_model: ToModel, batch: dict[str, torch.Tensor], title: str
 ) -> Any:
-    """Where in the source a few target patches look, as a matplotlib figure.
+    """A matplotlib figure of where in the source a few target patches look.
 
     The heat is the cross-attention after softmax, averaged over heads and decoder blocks and divided by its mean over
     all target patches. So a source patch that every target patch looks at (a sink) does not hide the rest.
@@ -104,7 +104,7 @@ def draw_cross_attention(
     views = inputs["pixel_values"], inputs["source_pixel_values"]
     blocks = [x.float().softmax(dim=-1).mean(dim=1).cpu() for x in model.croco.iter_cross_attention_logits(*views)]
     heat = torch.stack(blocks).mean(dim=0).numpy()
-    heat = np.nan_to_num(heat / heat.mean(axis=1, keepdims=True))  # nothing, where a model's weights overflow
+    heat = np.nan_to_num(heat / heat.mean(axis=1, keepdims=True))  # zero if a model's weights overflow
     target, source = (_to_numpy(batch[view]) for view in ("target", "source"))
     rows, columns = model.config.grid_size
 
@@ -130,7 +130,7 @@ def draw_cross_attention(
 
 
 def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
-    """The patches of an image (S, S, 3) with the most contrast, one per mark, none next to another."""
+    """The patches of an image (S, S, 3) with the highest contrast, one per mark, no two adjacent."""
     side = image.shape[0] // patch
     contrast = image.mean(axis=-1).reshape(side, patch, side, patch).std(axis=(1, 3))
     found = []
@@ -142,7 +142,7 @@ def _textured_patches(image: np.ndarray, patch: int) -> list[int]:
 
 
 def _to_image(pixel_values: torch.Tensor, to_model: ToModel) -> np.ndarray:
-    """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3); what is not finite is black."""
+    """Normalised pixels (B, 3, H, W) as uint8 (B, H, W, 3); pixels that are not finite become black."""
     mean, std = (pixel_values.new_tensor(values).view(1, 3, 1, 1) for values in (to_model.mean, to_model.std))
     pixel_values = pixel_values.nan_to_num(-torch.inf, posinf=-torch.inf)
     return _to_numpy(((pixel_values * std + mean) * 255).round().clamp(0, 255).to(torch.uint8))
@@ -153,9 +153,9 @@ def _to_numpy(images: torch.Tensor) -> np.ndarray:
 
 
 def _sheet(names: Sequence[str], colors: Sequence[str], title: str) -> tuple[Any, Any]:
-    """A figure of a title and named columns of images, and the one axis that they lie on; no window shows it.
+    """A figure with a title and named columns for images, and its single axis; no window shows it.
 
-    An image is one unit wide and high. An axis for each of them would take ten times as long to draw.
+    An image is one unit wide and high. One axis per image would take ten times as long to draw.
     """
     from matplotlib.figure import Figure  # an extra that a run can do without
 

@@ -1,4 +1,4 @@
-"""One pretraining run from its settings to its pictures, top to bottom."""
+"""One pretraining run, top to bottom, from its settings to its pictures."""
 
 import hashlib
 import json
@@ -63,13 +63,13 @@ _VERSIONS = ("singlelife", "torch", "transformers", "accelerate")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """What a run left in its folder.
+    """The results in a run's folder.
 
     Attributes:
         folder: the run folder.
-        model: the finished model, or that of the latest checkpoint if the run was stopped.
+        model: the finished model, or the latest checkpoint's if the run was stopped.
         metrics: the lines of metrics.jsonl, by step.
-        pictures: of the model, by file name.
+        pictures: the model's pictures, by file name.
     """
 
     folder: Path
@@ -84,12 +84,12 @@ def train(**settings: Any) -> TrainedRun:
         run = singlelife.train(life="sim_1", max_steps=500)
 
     Args:
-        settings: flags by name; None leaves one out.
+        settings: flags by name; None leaves a flag out.
 
     Raises:
-        SingleLifeError: whatever the user can act on.
+        SingleLifeError: any error that the user can act on.
     """
-    import pandas  # a second that the command line can do without
+    import pandas  # takes a second, which the command line saves
 
     words = []
     for name, value in settings.items():
@@ -103,8 +103,8 @@ def train(**settings: Any) -> TrainedRun:
     try:
         config = parse_arguments(words)
     except SystemExit as stop:
-        raise RunError("A setting has no such name or value: see the message above.") from stop
-    AcceleratorState._reset_state(reset_partial_state=True)  # of an earlier run of this process
+        raise RunError("A setting's name or value is wrong: see the message above.") from stop
+    AcceleratorState._reset_state(reset_partial_state=True)  # left by an earlier run in this process
     stopped, folder = pretrain(config), RunFolder(config.output_dir)
     model = (folder.latest_checkpoint() if stopped else None) or folder.path
     return TrainedRun(
@@ -117,7 +117,7 @@ def train(**settings: Any) -> TrainedRun:
 
 def pretrain(config: RunConfig) -> int:
     """Pretrain one model on one life and write its run folder (see `run_folder.py`). Returns the exit code: 0, or 128
-    + the number of the signal that stopped the run after a checkpoint. Errors come as early as they are known."""
+    + the number of the signal that stopped the run after a checkpoint. Errors are raised as early as possible."""
     start = time.perf_counter()
     check_start(config)
     disable_progress_bar()  # transformers shows one at every save
@@ -136,7 +136,7 @@ def pretrain(config: RunConfig) -> int:
     steps, processes = range(state.step, train.max_steps), (accelerator.num_processes, accelerator.process_index)
     sampler = StepSampler(steps, train.train_batch_size, train.gradient_accumulation_steps, *processes)
     config, pairs, held_out = _read_pairs(config, accelerator, state, sizes)
-    if came_from := pairs.life.metadata.get("hub"):  # so that the run's config says which frames it saw
+    if came_from := pairs.life.metadata.get("hub"):  # the run's config records which frames it saw
         config = replace(config, life=replace(config.life, life=f"{came_from['repo_id']}@{came_from['revision']}"))
     sequence = _sequence(config, pairs, sizes)
     if checkpoint:
@@ -191,8 +191,8 @@ def _train(trainer: Trainer, loader: DataLoader) -> int:
         return trainer.train(loader)
     except torch.OutOfMemoryError as error:
         raise RunError(
-            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help and keep the losses: "
-            "more --gradient-accumulation-steps, or --gradient-checkpointing all."
+            f"The device has too little memory ({str(error).splitlines()[0]}). Two flags help without changing the "
+            "losses: more --gradient-accumulation-steps, or --gradient-checkpointing all."
         ) from error
 
 
@@ -205,16 +205,16 @@ def make_optimizer(model: torch.nn.Module, train: TrainConfig, device: torch.dev
 def _read_pairs(
     config: RunConfig, accelerator: Accelerator, state: TrainingState, model: CroCoConfig
 ) -> tuple[RunConfig, PairDataset, PairDataset | None]:
-    """The settings with measured gaps, the pairs to train on and those of held-out stretches.
+    """The settings with measured gaps, the pairs to train on, and the pairs from held-out stretches.
 
-    A life that is not here is prepared or downloaded. A resumed run of a life on the Hub takes the commit that it
+    A life that is not here is prepared or downloaded. A resumed run on a life from the Hub uses the commit that it
     began with, unless the user names one.
 
     Raises:
-        LifeError, HubError: the life cannot be had, or gives no such pairs.
+        LifeError, HubError: the life cannot be prepared or downloaded, or gives no such pairs.
     """
     progress, life = accelerator.is_main_process, config.life.life
-    assert life, "parse_arguments makes sure of it"
+    assert life, "parse_arguments checks this"
     reference, before = life_reference(life, config.life.video), str(state.sequence.get("life"))
     if reference.kind == "hub" and reference.revision is None and before.startswith(f"{reference.where}@"):
         life = before
@@ -231,15 +231,15 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     """Everything that the sequence of losses depends on."""
     settings = {name: value for name, value in config.to_dict().items() if name not in FREE_ON_RESUME}
     if not pairs.life.metadata.get("hub"):
-        settings["life"] = pairs.life.name  # wherever its folder is; its fingerprint tells whether it is the same
+        settings["life"] = pairs.life.name  # its folder may move; the fingerprint identifies it
     own_fields = CroCoConfig().to_dict().keys() - PreTrainedConfig().to_dict().keys()
-    # However these were given.
+    # The same two numbers, however the user gave them.
     settings |= {"learning_rate": config.train.peak_learning_rate, "warmup_steps": config.train.warmup}
     for name in ("base_learning_rate", "warmup_ratio"):
         del settings[name]
     model = {name: value for name, value in sorted(model_config.to_dict().items()) if name in own_fields}
     sequence = settings | {"life_fingerprint": pairs.life.metadata["fingerprint"], "model_config": model}
-    if pairs.pairing.fingerprint is not None:  # of poses, which may be made again and come out differently
+    if pairs.pairing.fingerprint is not None:  # poses may be computed again and come out differently
         sequence["pair_table"] = pairs.pairing.fingerprint
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
 
@@ -249,7 +249,7 @@ def _starting_model(
 ) -> PreTrainedModel:
     """The model with the weights that the run starts or continues with.
 
-    New weights are drawn for the seed and the life's name, so models of two lives share nothing, whatever their seeds.
+    The seed and the life's name determine new weights, so models of two lives share nothing, whatever their seeds.
     Raises a CheckpointError if the weights cannot be read.
     """
     torch.manual_seed(int.from_bytes(hashlib.sha256(f"{config.train.seed} {life}".encode()).digest()[:8]))
@@ -263,18 +263,18 @@ def _starting_model(
 
 
 def recompute(model: PreTrainedModel, blocks: str) -> None:
-    """Let the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which then
-    runs them forward once more (Chen et al., 2016).
+    """Make the blocks of the `encoder`, the `decoder` or `all` keep only their inputs for the backward pass, which
+    then runs them forward again (Chen et al., 2016).
 
     Raises:
-        RunError: the model can do this for all its blocks alone.
+        RunError: the model can only do this for all its blocks.
     """
     if blocks == "none":
         return
     part = model if blocks == "all" else getattr(getattr(model, "croco", None), blocks, None)
     if part is None:
         raise RunError(f"--gradient-checkpointing {blocks} is for CroCo; this model takes none or all.")
-    # transformers 5.23 has a new name for it, and warns of the older one.
+    # transformers 5.23 has a new name for this, and warns about the old one.
     enable = getattr(part, "activation_checkpointing_enable", None) or part.gradient_checkpointing_enable
     enable({"use_reentrant": False})
 
@@ -306,7 +306,7 @@ def _finish(trainer: Trainer, model: PreTrainedModel, to_model: ToModel, pairs: 
             model.save_pretrained(aside)
             trainer.processor.save_pretrained(aside)
             draw_pictures(aside, model, to_model, pairs, trainer.state.step)
-        for path in final.iterdir():  # all of them complete; each takes its place in one step
+        for path in final.iterdir():  # all are complete; each is moved in one step
             path.replace(folder / path.name)
         final.rmdir()
     draw_progress(trainer.folder)
@@ -335,15 +335,15 @@ def start_report(
         "precision": str(precision),
         "steps": f"{train.max_steps:,} of {train.train_batch_size} pairs",
         "learning rate": f"{learning_rate_report(train)} after {train.warmup:,} steps of warm-up",
-        "settings": f"{', '.join(dict.fromkeys(config.origins.values()))}, defaults (config.yaml says which is which)",
+        "settings": f"{', '.join(dict.fromkeys(config.origins.values()))}, defaults (see config.yaml for each one)",
         "run folder": str(config.output_dir),
     }
     if (num_frames := frames_seen(life, pairs)) < len(life):
-        lines["hours"] = f"only the first {duration(seconds[num_frames])} of it, {num_frames:,} frames, are trained on"
+        lines["hours"] = f"training uses only the first {duration(seconds[num_frames])}, {num_frames:,} frames"
     if MEASURED in config.origins.values():
         lines["motion"] = str(measure_motion(life))
     if validation_pairs and type(validation_pairs.pairing) is not type(train_pairs.pairing):
-        lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches hold no {pairs.pairing} pairs"
+        lines["validation"] = f"{validation_pairs.pairing}: the held-out stretches have no {pairs.pairing} pairs"
     lines["pictures"] = f"in {config.output_dir}/pictures before the first step, after 100 steps, 200, 400 ..."
     if why := why_no_pictures(model):
         lines["pictures"] = f"none: {why}"
@@ -372,9 +372,10 @@ def end_report(config: RunConfig, trainer: Trainer, seconds: float) -> str:
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
     }
     if folder.progress.exists():
-        lines["pictures"] = f"{folder.path}/*.png, and {folder.progress} for what it saw on the way"
+        lines["pictures"] = f"{folder.path}/*.png, and {folder.progress} for its progress"
     return (
-        f"{_table(lines)}\nNext: train another life, and see how far the two agree about the geometry of a third:\n"
+        f"{_table(lines)}\nNext: train on another life, and see how far the two models agree about a third one's "
+        "geometry:\n"
         f"  singlelife train --life {other}\n  singlelife cas {folder.path} runs/{other} --pairs sim_test"
     )
 

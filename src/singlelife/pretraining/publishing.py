@@ -1,8 +1,8 @@
 """A run on the Hub: pushed when it is finished, or while it trains.
 
 The branch `main` of its repository has the model, its image processor and code, the run's settings, metrics and
-pictures, and a model card. Everything new appears in one commit. The branch `training-state` is a run folder with one
-checkpoint: downloaded, it continues with `--resume`. Nobody who only uses the model downloads it.
+pictures, and a model card. Each push appears as one commit. The branch `training-state` is a run folder with one
+checkpoint: download it, and `--resume` continues the run. Users of the model do not download it.
 """
 
 import contextlib
@@ -34,7 +34,7 @@ STATE_BRANCH = "training-state"
 
 _SECONDS_BETWEEN = 30 * 60  # pushes, unless --push-steps says otherwise
 _SECONDS_AT_THE_END = 10 * 60  # to wait for the last push
-_SECONDS_WHEN_STOPPED = 15  # the same for a run that was told to stop
+_SECONDS_WHEN_STOPPED = 15  # the same for a run that a signal stopped
 _PINNED = ".push.tmp"  # a copy of the run folder while it is pushed
 
 
@@ -47,12 +47,12 @@ def run_publications(
     training_state: bool = False,
     home: Path | None = None,
 ) -> list[Publication]:
-    """What to `publish` of a run: the finished model, or the latest checkpoint. The model comes last.
+    """A run's publications: the finished model, or the latest checkpoint. The model comes last.
 
     Args:
         path: the run folder.
-        repo_id: ORG/NAME, or a NAME in the user's own namespace; by default after the life, such as `singlelife-wt3`.
-        license: of the weights; the default is that of the frames.
+        repo_id: ORG/NAME, or a NAME in the user's own namespace; by default the life's, such as `singlelife-wt3`.
+        license: the weights' licence; by default the frames'.
         results: `results.jsonl` files with scores for the card, besides the one in the run folder.
         training_state: also publish the checkpoint, so that the run can continue elsewhere.
         home: the run folder that `path` is a copy of.
@@ -96,7 +96,7 @@ def run_publications(
         replaces=("checkpoint-*/*",),
         branch=STATE_BRANCH,
     )
-    return [state, model]  # if the second push fails, a run that continues from the state makes the model again
+    return [state, model]  # if the second push fails, a resumed run makes the model again
 
 
 def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publication:
@@ -120,8 +120,8 @@ def _publication(life: str, repo_id: str, files: dict[str, Content]) -> Publicat
 def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher | None":
     """The publisher of a run, or None without `--push-to-hub`.
 
-    It checks before hours of training that the user may push to the repository. A dead network only gives a warning,
-    since it may be back when the first checkpoint is saved.
+    It checks before hours of training that the user may push to the repository. If the network is down, it only prints
+    a warning, since the network may be back when the first checkpoint is saved.
 
     Raises:
         HubError: the user may not push there.
@@ -137,25 +137,25 @@ def start_publisher(hub: HubConfig, life: str, folder: RunFolder) -> "Publisher 
             role = (api.whoami().get("auth") or {}).get("accessToken", {}).get("role")
         if role == "read":
             raise HubError(
-                f"Pushing to {repo_id} needs a token with write access, and yours only reads. Make another one in the "
-                "settings of the Hub, then log in with `hf auth login` or set HF_TOKEN."
+                f"Pushing to {repo_id} needs a token with write access, and yours can only read. Create another one "
+                "in your settings on the Hub, then log in with `hf auth login` or set HF_TOKEN."
             )
     except HubUnreachable as error:
-        print(f"Warning: {error} The run starts all the same, and pushes when the Hub can be reached.")
+        print(f"Warning: {error} The run starts anyway, and pushes when the Hub can be reached.")
     return Publisher(hub, repo_id, folder)
 
 
 class Publisher:
-    """Pushes a run while it trains, one push at a time, each of the latest checkpoint. The main process has one.
+    """Pushes the latest checkpoint of a run while it trains, one push at a time. Only the main process has one.
 
-    The pushing thread is a daemon, so a network that hangs never keeps the run from ending. It pushes a copy of the
-    run folder made of hard links, so a checkpoint that the run deletes is still sent whole. No failure reaches the
-    run: the next checkpoint is pushed instead, and `finish` says what is missing on the Hub.
+    The pushing thread is a daemon, so a hanging network never keeps the run from ending. It pushes a copy of the run
+    folder made of hard links, so a checkpoint that the run deletes meanwhile is still sent whole. A failure does not
+    stop the run: the next checkpoint is pushed instead, and `finish` says what is missing on the Hub.
 
     Args:
         hub: where and when to push.
         repo_id: ORG/NAME, or a NAME in the user's own namespace.
-        folder: of the run.
+        folder: the run folder.
     """
 
     def __init__(self, hub: HubConfig, repo_id: str, folder: RunFolder):
@@ -169,11 +169,11 @@ class Publisher:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:  # the run has failed; push what it saved all the same
+        if kind is not None:  # the run has failed; push what it saved anyway
             print(self.finish(hurry=kind is KeyboardInterrupt), file=sys.stderr)
 
     def offer(self, checkpoint: Path) -> None:
-        """Push a complete checkpoint, unless a push is going on or the last one was a short while ago."""
+        """Push a complete checkpoint, unless a push is going on or the last one was too recent."""
         step, now, every = int(checkpoint.name.rpartition("-")[2]), time.monotonic(), self.hub.push_steps
         due = step - self._last_step >= every if every else now - self._last_time >= _SECONDS_BETWEEN
         if (due or self._error) and not self._is_pushing(0):
@@ -181,7 +181,7 @@ class Publisher:
             self._start()
 
     def finish(self, hurry: bool) -> str:
-        """Push the last state for a limited time, and return a message that says how it went.
+        """Try to push the last state for a limited time, and return a message about the result.
 
         Args:
             hurry: someone stopped the run, so there is little time.
@@ -189,7 +189,7 @@ class Publisher:
         if not self.folder.checkpoints() and self._thread is None:
             return "Nothing was pushed to the Hub: the run has saved no checkpoint."
         seconds, tries = _SECONDS_WHEN_STOPPED if hurry else _SECONDS_AT_THE_END, 0
-        print(f"Waiting for the last push, for {seconds} s at most.", flush=True)
+        print(f"Waiting for the last push, at most {seconds} s.", flush=True)
         end = time.monotonic() + seconds
         with contextlib.suppress(KeyboardInterrupt):
             while not self._is_pushing(end - time.monotonic()):
@@ -206,7 +206,7 @@ class Publisher:
                 self._start()
         shutil.rmtree(self.folder.path / _PINNED, ignore_errors=True)
         why = _in_words(self._error) if self._error else "the last push took too long."
-        there = f" On the Hub is the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
+        there = f" The Hub has the model after step {self._pushed_step:,}." if self._pushed_step >= 0 else ""
         words = ["singlelife", "push", str(self.folder.path), self.repo_id]
         words += ["--public"] * self.hub.public + ["--training-state"] * self.hub.push_training_state
         return (
@@ -215,13 +215,13 @@ class Publisher:
         )
 
     def _is_pushing(self, seconds: float) -> bool:
-        """Whether a push is still going on after at most so many seconds."""
+        """Whether a push is still going on after waiting up to `seconds` for it."""
         if self._thread is not None:
             self._thread.join(max(0.0, seconds))
         return self._thread is not None and self._thread.is_alive()
 
     def _start(self) -> None:
-        """Push a copy of the run folder as it is now."""
+        """Start to push a copy of the current run folder."""
         pinned, folder, self._error = self.folder.path / _PINNED, self.folder, None
         step, checkpoint = next(reversed(folder.checkpoints().items()), (-1, None))
         try:
@@ -247,7 +247,7 @@ class Publisher:
                 self._url = publish(part, private=not self.hub.public, tries=1, progress=False)
             self._pushed_step = step
             tqdm.write(f"Pushed step {step:,}.")
-        except Exception as error:  # whatever it is, the run goes on
+        except Exception as error:  # no error may stop the run
             self._error = error
             tqdm.write(f"Not pushed so far: {_in_words(error)} The run goes on.")
         shutil.rmtree(pinned, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""A run's folder: what it holds, and how files are written so that none is ever half made.
+"""A run's folder: its files, and how to write them so that none is ever half-written.
 
 config.yaml              every setting; another run can start from it with --config
 life.json                the life that the model learnt from: its name, length, licence
@@ -7,7 +7,7 @@ checkpoint-<step>/       the model after <step> optimiser steps, and what a resu
 model.safetensors, ...   the finished model, for `AutoModel.from_pretrained(folder)`
 reconstruction.png, cross_attention.png
 pictures/step-<step>/    the same pictures during training
-progress.gif             all of them one after another
+progress.gif             all these pictures as an animation
 singlelife/              logs for TensorBoard, with --report-to tensorboard
 results.jsonl            scores for the model's card, if `singlelife cas --results` wrote some here
 """
@@ -30,7 +30,7 @@ from singlelife.pretraining.arguments import RunConfig, config_path
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-RESULTS = "results.jsonl"  # scores that are kept for the model's card
+RESULTS = "results.jsonl"  # scores for the model's card
 MODEL_FILES = ("model*.safetensors*", "config.json", "preprocessor_config.json", "*_croco.py")
 
 
@@ -46,11 +46,11 @@ class RunFolder:
         self.progress = path / "progress.gif"
 
     def checkpoints(self) -> dict[int, Path]:
-        """Complete checkpoints by their step, ascending."""
+        """Complete checkpoints by step, ascending."""
         return _by_step(self.path, "checkpoint")
 
     def picture_folders(self) -> dict[int, Path]:
-        """The folders of pictures by their step, ascending."""
+        """The folders of pictures by step, ascending."""
         return _by_step(self.pictures, "step")
 
     def latest_checkpoint(self) -> Path | None:
@@ -58,11 +58,11 @@ class RunFolder:
         return next(reversed(self.checkpoints().values()), None)
 
     def checkpoint_path(self, step: int) -> Path:
-        """Where the checkpoint of a step is, or will be."""
+        """The path of a step's checkpoint, whether it exists or not."""
         return self.path / f"checkpoint-{step}"
 
     def rewind(self, step: int) -> None:
-        """Make the folder what it was after `step`: delete later checkpoints, pictures and metrics, and half-written
+        """Restore the folder as it was after `step`: delete later checkpoints, pictures and metrics, and half-written
         files."""
         for leftover in (*self.path.glob("*.tmp"), *self.pictures.glob("*.tmp")):
             shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
@@ -90,7 +90,7 @@ class RunFolder:
 
 def check_start(config: RunConfig) -> None:
     """Check the names and folders of a run without PyTorch, which takes seconds to import. Raises a RunError if the
-    folder holds another run, there is no model or checkpoint of that name, or the model cannot be pushed."""
+    folder holds another run, the model or checkpoint does not exist, or the model cannot be pushed."""
     folder, start = RunFolder(config.output_dir), config.start
     given = Path(start.resume_from) if start.resume_from else None
     if given and not given.is_dir():
@@ -115,14 +115,14 @@ def _by_step(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, without a last one that a kill cut short.
+    """The lines of a metrics.jsonl, except a last one that a kill cut short.
 
     Raises:
         RunError: a line other than the last is not JSON.
     """
     lines = path.read_text(encoding="utf-8").split("\n")
     values = []
-    for number, line in enumerate(lines[:-1], start=1):  # after the last line feed: nothing, or a line cut short
+    for number, line in enumerate(lines[:-1], start=1):  # the last is empty or cut short
         try:
             values.append(json.loads(line))
         except json.JSONDecodeError as error:
@@ -131,7 +131,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 
 
 def life_facts(life: "PreparedLife") -> dict[str, Any]:
-    """What `life.json` says of the life to whoever gets the model. It names no folder of this machine."""
+    """The content of `life.json`, which goes with the model. It names no folder of this machine."""
     seconds = float(recording_time(life.timestamps, life.video_index)[-1])
     kept = ("dataset", "license", "frame_rate", "frame_size", "fingerprint")
     return {
@@ -148,13 +148,13 @@ def life_facts(life: "PreparedLife") -> dict[str, Any]:
 
 @contextlib.contextmanager
 def writing_folder(folder: Path) -> Iterator[Path]:
-    """`atomic_dir` of a folder of a run; raises as `writing` does."""
+    """`atomic_dir` for a folder of a run; raises the same errors as `writing`."""
     with writing(folder), atomic_dir(folder) as aside:
         yield aside
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text in one step; raises as `writing` does."""
+    """Replace a file's text in one step; raises the same errors as `writing`."""
     with writing(path), atomic_write(path) as aside:
         aside.write_text(text, encoding="utf-8")
         sync(aside)
@@ -162,7 +162,7 @@ def write_text(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn the error of a write into one that says how to continue.
+    """Turn an error of writing into one that says how to continue.
 
     Raises:
         RunError: the disk is full, or the file cannot be written.
@@ -171,6 +171,6 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         raise RunError(
-            f"Cannot write {path}: {error}. What was saved before is intact. Make room, and continue with the same "
+            f"Cannot write {path}: {error}. Files saved before are intact. Make room, and continue with the same "
             "command and --resume."
         ) from error

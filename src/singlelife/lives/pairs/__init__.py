@@ -1,4 +1,4 @@
-"""Pairs of frames: which two make one, and the batches that training reads."""
+"""Pairs of frames: choosing them, and the batches that training reads."""
 
 import math
 from dataclasses import dataclass
@@ -8,28 +8,28 @@ from singlelife.errors import LifeError
 
 @dataclass(frozen=True)
 class PairSettings:
-    """The settings of all pairings; each reads its own. Their flags, help and ranges are declared here alone.
+    """The settings of all pairings; each reads its own. Only this class declares their flags, help and ranges.
 
     Raises:
-        LifeError: a value is out of its range; the message names its flag.
+        LifeError: a value is out of range; the message names its flag.
     """
 
     min_gap: float = 0.0
-    """shortest time between the frames of a temporal pair, in seconds; 0 measures the life's image motion and takes
+    """shortest time between the frames of a temporal pair, in seconds; 0 measures the life's image motion and uses
     the time in which the image moves by a twentieth of its side"""
     max_gap: float = 0.0
-    """longest time between the frames of a temporal pair, in seconds; 0 is the time for three tenths of the side"""
+    """longest time between the frames of a temporal pair, in seconds; 0 uses the time for three tenths of the side"""
     min_overlap: float = 0.2
-    """smallest overlap (Jaccard index of the visible points) of the frames of a spatial pair, over 0"""
+    """smallest overlap (Jaccard index of the visible points) between the frames of a spatial pair, over 0"""
     max_overlap: float = 0.7
-    """largest overlap of the frames of a spatial pair, min_overlap to 1"""
+    """largest overlap between the frames of a spatial pair, from --min-overlap to 1"""
     max_neighbours: int = 100
-    """sources to keep of each target of spatial pairs, at least 1"""
+    """sources to keep for each target of spatial pairs, at least 1"""
     spatial_rate: float = 0.0
-    """frames per second among which to look for spatial pairs; 0 takes all. The work grows with the square of the
-    frames: for a life of days 1 Hz takes minutes, and 10 Hz hours"""
+    """search for spatial pairs among this many frames per second; 0 searches all. The work grows with the square of
+    the number of frames: for a life of days 1 Hz takes minutes, and 10 Hz hours"""
     spatial_weight: float = 0.5
-    """share of spatial pairs in the pairing union, 0 to 1"""
+    """share of spatial pairs when --pairing is union, 0 to 1"""
 
     def __post_init__(self) -> None:
         ranges = {

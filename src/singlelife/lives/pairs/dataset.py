@@ -1,8 +1,8 @@
-"""Batches of training pairs from a prepared life, and what turns them into a model's inputs on the device.
+"""Batches of training pairs from a prepared life, and functions that turn them into a model's inputs on the device.
 
-A batch is read at once, frame by frame: out of the memory-mapped Arrow table, decoded, cropped and resized into its
-place in the batch. Everything in it is a pure function of the seed and the pair's index. Colours change after that, in
-whole batches.
+A whole batch is read at once. Each frame is taken from the memory-mapped Arrow table, decoded, cropped and resized
+into its place in the batch. Everything is a pure function of the seed and the pair's index. Colours are changed
+afterwards, for a whole batch.
 """
 
 import math
@@ -26,19 +26,19 @@ class PairDataset(Dataset):
 
     Args:
         pairing: which two frames make pair `i`.
-        seed: of the run, 0 to 2**64 - 1.
+        seed: the run's seed, 0 to 2**64 - 1.
         num_pairs: the length of the dataset.
         image_size, patch_size: sides of the square views and of a patch, in pixels.
         mask_ratio: the share of the target's patches to mask, strictly between 0 and 1.
         crop_area: range of a random crop's area, as a share of the frame's largest centred square. `None` takes that
             square itself.
         crop_aspect: range of a random crop's width over its height.
-        shared_crop: cut both views of a pair with the same box, if their frames are of one size. By default each has
-            its own, so that a patch's match lies anywhere and matching by position fails.
-        flip: mirror both views of half the pairs.
+        shared_crop: crop both views of a pair with the same box, if their frames have the same size. By default each
+            has its own, so that a patch's match may be anywhere and matching by position fails.
+        flip: mirror both views in half of the pairs.
 
     Raises:
-        LifeError: a size, ratio or range that cannot work.
+        LifeError: a size, ratio or range is impossible.
     """
 
     def __init__(
@@ -75,14 +75,14 @@ class PairDataset(Dataset):
         return self.num_pairs
 
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        """One pair, shaped as a batch of one without its first dimension."""
+        """One pair, in the form of a batch without the first dimension."""
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int], views: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """A batch of pairs.
 
         Args:
-            indices: of the pairs.
+            indices: the pairs' indices.
             views: memory for the target and source views, uint8 (2, B, 3, S, S), with the channels last; new memory
                 by default.
 
@@ -107,10 +107,10 @@ class PairDataset(Dataset):
         }
 
     def _crop_pair(self, images: Iterator[torch.Tensor], generator: np.random.Generator, out: torch.Tensor) -> None:
-        """Cut, resize and mirror the next two images into `out`, uint8 (2, 3, S, S).
+        """Crop, resize and mirror the next two images into `out`, uint8 (2, 3, S, S).
 
-        Both crops of a wide frame lie in one square of it. Drawn from the whole frame, two crops of a 416 × 128 px
-        frame mostly show different things, and nothing of the target is in the source.
+        Both crops of a wide frame lie in the same square of it. If they could lie anywhere, two crops of a
+        416 × 128 px frame would mostly show different things, and the source would show nothing of the target.
         """
         mirrored = self.flip and generator.random() < 0.5
         box, box_of, place = (0, 0, 0, 0), (0, 0), None
@@ -128,7 +128,7 @@ class PairDataset(Dataset):
             view.copy_(crop.flip(-1) if mirrored else crop)
 
     def _masks(self, pair_index: np.ndarray) -> np.ndarray:
-        """Which patches of each target are masked, bool (B, N)."""
+        """The masked patches of each target, bool (B, N)."""
         masked = np.zeros((len(pair_index), self.num_patches), dtype=bool)
         for row, generator in zip(masked, pair_generators(self.seed, MASK_STREAM, pair_index), strict=True):
             row[generator.permutation(self.num_patches)[: self.num_masked]] = True
@@ -149,8 +149,8 @@ def random_crop_box(
     log-uniform in `aspect`; a side too long for the image is shortened to fit.
 
     Args:
-        generator: what to draw from.
-        height, width: of the image, in pixels.
+        generator: the source of random numbers.
+        height, width: the image's size, in pixels.
         area, aspect: the ranges.
         place: keep the box inside one square of the image: 0 is the leftmost or topmost square, 1 the last one. By
             default the box may lie anywhere.
@@ -177,7 +177,7 @@ def center_crop_box(height: int, width: int) -> tuple[int, int, int, int]:
 def crop_and_resize(image: torch.Tensor, box: tuple[int, int, int, int], size: int) -> torch.Tensor:
     """Cut `box` (top, left, height, width) out of a uint8 image (3, H, W) and resize it to (3, size, size).
 
-    Antialiased bilinear, on uint8 throughout: the result is within one level of the same in float.
+    Antialiased bilinear, in uint8 throughout: the result is within one level of the result in float.
     """
     top, left, height, width = box
     crop = image[:, top : top + height, left : left + width]
@@ -189,9 +189,9 @@ def crop_and_resize(image: torch.Tensor, box: tuple[int, int, int, int], size: i
 
 
 def color_factors(strength: float, seed: int, pair_index: np.ndarray, views: int = 1) -> torch.Tensor:
-    """How much each pair changes brightness, contrast and saturation of so many views, float32 (B, 3 × views).
+    """Factors for the brightness, contrast and saturation of each pair's views, float32 (B, 3 × views).
 
-    Each is a factor, uniform in [1 - strength, 1 + strength], that belongs to the pair of that seed and index.
+    Each factor is uniform in [1 - strength, 1 + strength], a function of the seed and the pair's index.
     """
     amounts = [generator.uniform(-1, 1, 3 * views) for generator in pair_generators(seed, COLOR_STREAM, pair_index)]
     return torch.from_numpy(1 + strength * np.stack(amounts)).float()
@@ -210,8 +210,8 @@ def to_pixel_values(
 
     Args:
         images: uint8 (B, 3, H, W), in any memory format.
-        mean, std: of each channel, for values from 0 to 1.
-        factors: of brightness, contrast and saturation, float32 (B, 3), of `color_factors`; none by default.
+        mean, std: each channel's, for values from 0 to 1.
+        factors: for brightness, contrast and saturation, float32 (B, 3), from `color_factors`; none by default.
 
     Returns:
         float32 (B, 3, H, W), contiguous.

@@ -1,6 +1,6 @@
-"""How fast the picture of a life moves, and the time between two frames that follows from it.
+"""Measure how fast the image moves in a life, and choose the time between the frames of a pair accordingly.
 
-The view should have changed between the frames of a pair, and both should still show the same things. So the gaps of
+The view should change between the frames of a pair, but both should still show the same things. So the gaps of
 temporal pairs aim at a range of image motion, which is measured on the life itself.
 """
 
@@ -18,17 +18,17 @@ from singlelife.lives.prepared import PreparedLife
 
 Settings = TypeVar("Settings", bound=PairSettings)
 
-MEASURED = "the motion of the life"  # where gaps that nobody gave come from
+MEASURED = "the motion of the life"  # the source of gaps that the user did not set
 AIM = (0.05, 0.3)  # image motion between the frames of a pair, as a share of the frame's shorter side
 GAPS_WITHOUT_MOTION = (0.1, 1.0)  # seconds, for a camera that stands still
 LONGEST_GAP = 4.0  # seconds, and at most a tenth of the recording
 
-_SIDE = 64  # px, of the frames as they are measured
+_SIDE = 64  # px, the frames' shorter side when measured
 _WINDOW, _STRIDE = 32, 16  # px
 _SAMPLES = 400  # pairs of neighbouring frames to measure, spread over the life
 _LEAST_CONTRAST = 4.0  # grey levels (standard deviation): a window with less shows no motion
 _LEAST_WINDOWS = 3
-_LEAST_SPEED = 0.02  # shares of the side a second: less than that is a camera on a tripod
+_LEAST_SPEED = 0.02  # shares of the side a second: a slower camera is on a tripod
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Motion:
     """The image motion of a life.
 
     Attributes:
-        speed: median motion, in shares of the frame's shorter side a second.
+        speed: median motion, in shares of the frame's shorter side per second.
         interval: median time between neighbouring frames, in seconds.
         seconds: length of the recording.
     """
@@ -47,9 +47,9 @@ class Motion:
 
     @property
     def gaps(self) -> tuple[float, float]:
-        """Shortest and longest time between the frames of a pair, in seconds, that the range `AIM` comes to.
+        """Shortest and longest time between the frames of a pair, in seconds, for image motion in the range `AIM`.
 
-        They have at least the time to the next frame. A camera that stands still gets `GAPS_WITHOUT_MOTION`.
+        The gaps are at least the time to the next frame. A camera that stands still gets `GAPS_WITHOUT_MOTION`.
         """
         gaps = GAPS_WITHOUT_MOTION
         if self.speed >= _LEAST_SPEED:
@@ -62,16 +62,16 @@ class Motion:
         low, high = self.gaps
         if self.speed < _LEAST_SPEED:
             return f"the camera stands still: pairs {low:g} to {high:g} s apart"
-        return f"median motion {_SIDE * self.speed:.0f} px a second at {_SIDE} px: pairs {low:g} to {high:g} s apart"
+        return f"median motion {_SIDE * self.speed:.0f} px/s at {_SIDE} px: pairs {low:g} to {high:g} s apart"
 
 
 @lru_cache(maxsize=8)
 def measure_motion(life: PreparedLife) -> Motion:
-    """The image motion of a life, from 400 pairs of neighbouring frames that are spread over it.
+    """The image motion of a life, from 400 pairs of neighbouring frames spread over it.
 
-    Each frame is made grey and 64 px high (its shorter side). Between two frames, windows of 32 px are compared by
-    phase correlation (Kuglin & Hines, 1975), and the motion of the frame is the median over windows that have
-    contrast. A motion of more than half a window is not seen as such.
+    Each frame is made grey and its shorter side 64 px. Between two frames, windows of 32 px are compared by phase
+    correlation (Kuglin & Hines, 1975), and the frame's motion is the median over windows with contrast. A motion of
+    more than half a window is not measured correctly.
     """
     starts = np.zeros(len(life), dtype=bool)
     starts[segment_starts(life.timestamps, life.video_index)] = True
@@ -88,7 +88,7 @@ def measure_motion(life: PreparedLife) -> Motion:
 
 
 def with_gaps(settings: Settings, life: PreparedLife) -> Settings:
-    """The settings with gaps in seconds: those that are 0 are measured. A given gap bounds a measured one."""
+    """The settings with measured gaps, in seconds, in place of zeros. A given gap bounds a measured one."""
     if settings.min_gap and settings.max_gap:
         return settings
     shortest, longest = measure_motion(life).gaps
@@ -98,7 +98,7 @@ def with_gaps(settings: Settings, life: PreparedLife) -> Settings:
 
 
 def _grey(image: torch.Tensor) -> np.ndarray:
-    """An image, uint8 (3, H, W), as grey levels, float32, its shorter side 64 px."""
+    """An image, uint8 (3, H, W), as grey levels in float32 with a shorter side of 64 px."""
     height, width = image.shape[-2:]
     scale = _SIDE / min(height, width)
     size = max(_SIDE, round(height * scale)), max(_SIDE, round(width * scale))
@@ -106,7 +106,7 @@ def _grey(image: torch.Tensor) -> np.ndarray:
 
 
 def _motion(before: np.ndarray, after: np.ndarray) -> float:
-    """Motion between two grey images of one size, as a share of their shorter side; 0 where nothing has contrast."""
+    """Motion between two grey images, as a share of their shorter side; 0 if sizes differ or nothing has contrast."""
     if before.shape != after.shape:
         return 0.0
     views = (np.lib.stride_tricks.sliding_window_view(image, (_WINDOW, _WINDOW)) for image in (before, after))
@@ -114,7 +114,7 @@ def _motion(before: np.ndarray, after: np.ndarray) -> float:
     textured = np.minimum(*(each.std(axis=(1, 2)) for each in windows)) > _LEAST_CONTRAST
     if textured.sum() < _LEAST_WINDOWS:
         return 0.0
-    taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))  # else the borders, which do not move, win
+    taper = np.outer(np.hanning(_WINDOW), np.hanning(_WINDOW))  # otherwise the static borders win
     spectra = [np.fft.rfft2((w[textured] - w[textured].mean(axis=(1, 2), keepdims=True)) * taper) for w in windows]
     cross = spectra[0] * spectra[1].conj()
     size = np.abs(cross)

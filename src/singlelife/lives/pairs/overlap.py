@@ -1,9 +1,9 @@
-"""Which frames of a life see the same place, found once and kept beside its frames as `pairs-<key>.parquet`.
+"""The pairs of frames in a life that see the same place, found once and stored with the life as `pairs-<key>.parquet`.
 
 The overlap of two frames is the Jaccard index |A ∩ B| / |A ∪ B| of the sets of 3D points that they see, as in "Unique
-Lives, Shared World" (arXiv 2512.04085). The search is exact: a sparse matrix product of frames × points with its
-transpose, a block of frames at a time, counts the common points of every two frames that have any. A stored table's
-key is a hash of the geometry and of the settings.
+Lives, Shared World" (arXiv 2512.04085). The search is exact: the product of the sparse matrix frames × points with its
+transpose, a block of frames at a time, counts the common points of all pairs that have any. A stored table's key is a
+hash of the geometry and the settings.
 """
 
 import hashlib
@@ -28,9 +28,9 @@ from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frames_at_r
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-_COMMON_AT_ONCE = 1 << 25  # pairs of frames with a common point in one block, at most: bounds the memory
-_TARGET_BITS = 7  # of the sort key of a pair: the place of the target in its block
-_BLOCK_FRAMES = 1 << _TARGET_BITS  # frames compared with the others at a time, at most
+_COMMON_AT_ONCE = 1 << 25  # maximum number of pairs with a common point in one block, which bounds the memory
+_TARGET_BITS = 7  # bits of a pair's sort key for the target's place in its block
+_BLOCK_FRAMES = 1 << _TARGET_BITS  # maximum number of frames compared with the others at a time
 _FORMAT_VERSION = 1  # part of the key: raise it when the same geometry and settings give another table
 _DESCRIPTION = b"singlelife"  # the key of our JSON in the metadata of the file's schema
 _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap", pa.float32())])
@@ -38,13 +38,13 @@ _SCHEMA = pa.schema([("target", pa.int32()), ("source", pa.int32()), ("overlap",
 
 @dataclass(frozen=True)
 class PairTable:
-    """Pairs of frames that overlap, sorted by target, then source. Both orders of a pair are rows of their own.
+    """Pairs of frames that overlap, sorted by target, then source. Each pair has two rows, one for each order.
 
     Attributes:
         target, source: rows of the life, int32 (m,).
         overlap: Jaccard index of their visible points, float32 (m,).
-        num_frames: of the life.
-        num_in_range: ordered pairs within the range of overlaps; more than m where `max_neighbours` left some out.
+        num_frames: the number of frames in the life.
+        num_in_range: ordered pairs within the range of overlaps; more than m if `max_neighbours` left some out.
         num_above: ordered pairs that overlap more than the range allows.
         key: hash of the geometry and settings that a stored table was made from; empty if it is not stored.
     """
@@ -64,14 +64,14 @@ class PairTable:
 def find_overlaps(
     points: VisiblePoints, component: np.ndarray, settings: PairSettings, *, progress: bool = False
 ) -> PairTable:
-    """All pairs of frames whose overlap is in a range, but for each target at most `max_neighbours`.
+    """All pairs of frames whose overlap is in a range, but at most `max_neighbours` for each target.
 
-    Of a target with more partners, it keeps those whose pairs have the smallest hash. The hash is of the two rows,
-    whatever their order, so the choice is fair (it knows neither time nor overlap) and the same in every run.
+    If a target has more partners, the pairs with the smallest hash are kept. The hash depends on the two rows and not
+    on their order, so the choice is fair (it knows neither time nor overlap) and the same in every run.
 
     Args:
         points: the points that each of n frames sees.
-        component: int64 (n,), as of a `Geometry`. Frames of different components, or of -1, are not compared.
+        component: int64 (n,), as in a `Geometry`. Frames of different components, or of -1, are not compared.
         settings: the range of overlaps, and the number of neighbours.
     """
     least, most, neighbours = settings.min_overlap, settings.max_overlap, settings.max_neighbours
@@ -86,7 +86,7 @@ def find_overlaps(
                 in_range += len(target)
                 kept = _smallest_hashes(target - start, rows[target], rows[source], neighbours)
                 found.append((rows[target[kept]], rows[source[kept]], overlap[kept]))
-    # Components interleave in time, so the whole is sorted once more; within one it is sorted already.
+    # Each component's pairs are sorted already, but components interleave in time, so sort all of them.
     target, source, overlap = (
         np.concatenate([part[column] for part in found]).astype(dtype) if found else np.zeros(0, dtype)
         for column, dtype in enumerate((np.int32, np.int32, np.float32))
@@ -96,9 +96,9 @@ def find_overlaps(
 
 
 def overlaps_of(points: VisiblePoints, component: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """The overlap of given pairs of rows, int64 (m, 2), as float32 (m,); NaN where the two cannot be compared.
+    """The overlap of given pairs of rows, int64 (m, 2), as float32 (m,); NaN if the two cannot be compared.
 
-    They cannot if a pose is unknown, if they are of two components, or if neither sees a point.
+    They cannot if a pose is unknown, if they belong to different components, or if neither sees a point.
     """
     overlap = np.full(len(pairs), np.nan, dtype=np.float32)
     for pair, (first, second) in enumerate(pairs):
@@ -117,20 +117,20 @@ def stored_pair_table(
     num_frames: int | None = None,
     progress: bool = True,
 ) -> PairTable:
-    """The overlapping frames of a life: read if they are stored, or else found and stored, by one process at a time.
+    """The overlapping frames of a life, read if they are stored, otherwise found and stored by one process at a time.
 
-    A file that is damaged, or is not of this geometry and these settings, is made again, with a warning.
+    A file that is damaged, or belongs to another geometry or other settings, is made again, with a warning.
 
     Args:
-        geometry: its own.
+        geometry: the life's geometry.
         settings: the range of overlaps, the number of neighbours and the rate.
-        num_frames: of the life, from its first, to look at, as if the life ended there; all by default.
+        num_frames: use only this many frames, as if the life ended there; all by default.
 
     Raises:
-        LifeError: the geometry is of another life, or the table cannot be written.
+        LifeError: the geometry belongs to another life, or the table cannot be written.
     """
     if len(geometry) != len(life):
-        raise LifeError(f"The life {life.name} has {len(life)} frames, and this geometry {len(geometry)}.")
+        raise LifeError(f"The life {life.name} has {len(life)} frames, but this geometry has {len(geometry)}.")
     component = np.full(len(life), -1, dtype=np.int64)
     looked_at = frames_at_rate(life, settings.spatial_rate)
     looked_at = looked_at[: np.searchsorted(looked_at, len(life) if num_frames is None else num_frames)]
@@ -155,11 +155,11 @@ def stored_pair_table(
 
 
 def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
-    """SHA-256 of all that decides what a pair table holds, as a hex string.
+    """SHA-256 of everything that determines a pair table, as a hex string.
 
     Args:
-        geometry: of the frames that are compared; those left out have the component -1.
-        settings: of the search.
+        geometry: the frames' geometry; frames that are left out have the component -1.
+        settings: the settings of the search.
     """
     described = [_FORMAT_VERSION, settings.min_overlap, settings.max_overlap, settings.max_neighbours]
     digest = hashlib.sha256(json.dumps(described).encode())
@@ -171,7 +171,7 @@ def pair_table_key(geometry: Geometry, settings: PairSettings) -> str:
 def _overlapping(
     points: VisiblePoints, rows: np.ndarray, bar: tqdm
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray, np.ndarray]]:
-    """For each block of one component's frames: its first frame, then target, source and overlap of its pairs.
+    """For each block of one component's frames, its first frame, and the target, source and overlap of its pairs.
 
     Frames are numbered by their place in `rows`. Pairs without a common point are left out.
     """
@@ -181,7 +181,7 @@ def _overlapping(
     offsets = np.concatenate([[0], np.cumsum(sizes)])
     seen = sparse.csr_array((np.ones(len(ids), np.float32), number, offsets), shape=(len(rows), len(seen_by)))
     seen_from = seen.T.tocsr()
-    # A block ends where its frames could have more pairs than are wanted at once; its first frame is always in it.
+    # A block ends before its pairs could exceed the limit; its first frame is always in it.
     most_pairs = np.concatenate([[0], np.cumsum(np.minimum(seen @ seen_by, len(rows)))])
     start = 0
     while start < len(rows):
@@ -190,14 +190,14 @@ def _overlapping(
         common = (seen[start:stop] @ seen_from).tocoo()
         target, source = common.coords[0].astype(np.int64) + start, common.coords[1].astype(np.int64)
         union = (sizes[target] + sizes[source]).astype(np.float32) - common.data
-        others = target != source  # a frame is no partner of its own
+        others = target != source  # a frame is not its own partner
         yield start, target[others], source[others], (common.data / union)[others]
         bar.update(stop - start)
         start = stop
 
 
 def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, most: int) -> np.ndarray:
-    """Which pairs to keep, sorted by target and then by where they stand: for each target at most `most`."""
+    """Indices of the pairs to keep, at most `most` for each target, sorted by target, then source."""
     hashed = _hash(np.minimum(first, second), np.maximum(first, second))
     key = (target.astype(np.uint64) << np.uint64(64 - _TARGET_BITS)) | (hashed >> np.uint64(_TARGET_BITS))
     order = np.argsort(key)
@@ -208,9 +208,9 @@ def _smallest_hashes(target: np.ndarray, first: np.ndarray, second: np.ndarray, 
 
 
 def _hash(low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """A uint64 for each pair of rows: the finaliser of SplitMix64 (Steele et al., OOPSLA 2014), once for each part."""
+    """A uint64 for each pair of rows, by SplitMix64's finaliser (Steele et al., OOPSLA 2014), once for each part."""
     mixed = np.zeros(1, dtype=np.uint64)
-    for part in (mixed, low, high):  # the first once was a seed
+    for part in (mixed, low, high):  # the first was once a seed
         mixed = (mixed ^ part.astype(np.uint64)) + np.uint64(0x9E3779B97F4A7C15)
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         mixed = (mixed ^ (mixed >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -229,7 +229,7 @@ def _write(table: PairTable, path: Path) -> None:
 
 
 def _read_if_there(path: Path, key: str) -> PairTable | None:
-    """A stored table; None where there is none that can be used."""
+    """A stored table, or None if none can be used."""
     if not path.exists():
         return None
     try:
@@ -239,8 +239,8 @@ def _read_if_there(path: Path, key: str) -> PairTable | None:
             raise ValueError("it was made from other poses or settings")
         arrays = {name: columns.column(name).combine_chunks().to_numpy() for name in _SCHEMA.names}
         return PairTable(**arrays, **description)
-    except Exception as error:  # of several libraries, by what is damaged
+    except Exception as error:  # several libraries raise errors of their own
         warnings.warn(
-            f"The pair table {path} cannot be used ({error}). It is made again.", SingleLifeWarning, stacklevel=3
+            f"The pair table {path} cannot be used ({error}). Making it again.", SingleLifeWarning, stacklevel=3
         )
         return None

@@ -1,11 +1,11 @@
-"""Which two frames of a life make a training pair.
+"""Pairings: rules that choose the two frames of a training pair.
 
-A pairing is a rule that turns a pair's index into two frames. Pair `i` of a run is a pure function of `(seed, i)`,
-drawn with a counter-based generator, so the sequence of pairs is the same for any number of loader workers,
-processes and machines, and a run resumes at pair 10 000 000 as fast as at pair 0.
+A pairing turns a pair's index into two frames. Pair `i` of a run is a pure function of `(seed, i)`, drawn with a
+counter-based generator, so the sequence of pairs is the same for any number of loader workers, processes and machines,
+and a run resumes at pair 10 000 000 as fast as at pair 0.
 
 To add a pairing, write a `Pairing`, draw all its random numbers from `pair_generators`, and name it in `PAIRINGS`.
-That makes it a value of `--pairing`, a row of `singlelife pairs`, and part of every message.
+It then is a value of `--pairing`, a row in `singlelife pairs show`, and part of every message.
 """
 
 from abc import ABC, abstractmethod
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
     from singlelife.lives.scene.geometry import Geometry
 
-TOLERANCE = 1e-6  # of gaps in seconds, as timestamps are exact to the microsecond at best; and of overlaps
+TOLERANCE = 1e-6  # for gaps in seconds, since timestamps are exact to the microsecond at best; and for overlaps
 
-# Independent streams of random numbers for one pair: what is drawn in one never shifts what is drawn in another.
+# Independent streams of random numbers for one pair: drawing from one never changes the numbers in another.
 PAIR_STREAM, CROP_STREAM, MASK_STREAM, COLOR_STREAM, UNION_STREAM = range(5)
 
 
 def pair_generators(seed: int, stream: int, indices: np.ndarray) -> Iterator[np.random.Generator]:
-    """The random generator that belongs to each pair.
+    """The random generator of each pair.
 
     Philox is counter-based (Salmon et al., SC 2011): the key is the run's seed and the counter's high words are the
-    stream and the pair's index, so any pair is reached at once. It is one generator that is set to the next pair's
+    stream and the pair's index, so any pair is reached at once. All are the same generator, set to the next pair's
     counter each time, so draw from it before taking the next.
 
     Args:
-        seed: of the run, 0 to 2**64 - 1.
-        stream: which of a pair's independent streams, for example `CROP_STREAM`.
-        indices: of the pairs, int64 (n,), 0 to 2**63 - 1.
+        seed: the run's seed, 0 to 2**64 - 1.
+        stream: one of a pair's independent streams, for example `CROP_STREAM`.
+        indices: the pairs' indices, int64 (n,), 0 to 2**63 - 1.
     """
     philox = np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, 0])
     generator, state = np.random.Generator(philox), philox.state
@@ -59,9 +59,10 @@ def _uniform(seed: int, stream: int, indices: np.ndarray, count: int) -> np.ndar
 
 
 def bin_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
-    """Which of the bins between `edges` each gap or overlap falls into, int64; -1 for those outside all.
+    """The index of the bin between `edges` that each gap or overlap falls into, int64; -1 outside all bins.
 
-    An edge, within the tolerance that temporal pairs have, belongs to the bin above it, and the last to the last bin.
+    A value at an edge (within the tolerance of temporal pairs) belongs to the bin above it, at the last edge to the
+    last bin.
     """
     bins = np.searchsorted(edges, np.asarray(values, dtype=np.float64) + TOLERANCE, side="right") - 1
     bins[(bins == len(edges) - 1) & (values <= edges[-1] + TOLERANCE)] -= 1
@@ -70,16 +71,16 @@ def bin_of(values: np.ndarray, edges: Sequence[float]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class PairingContext:
-    """What a pairing is made from: a life, the rows of it that may be used, and the settings.
+    """What a pairing is made from: a life, its usable rows, and the settings.
 
     Attributes:
         timestamps: seconds since the start of the frame's video, float64 (n,).
-        video_index: which video each frame belongs to, int64 (n,).
-        rows: the rows of the life that may be used, sorted int64.
-        settings: of all pairings.
-        within_video: no pair may be of two videos.
-        pair_table: gives the overlapping frames, which may take minutes the first time.
-        geometry: gives the pose and the visible points of each frame of the life; LifeError where they are not known.
+        video_index: the index of each frame's video, int64 (n,).
+        rows: the usable rows of the life, sorted int64.
+        settings: the settings of all pairings.
+        within_video: both frames of a pair must come from the same video.
+        pair_table: returns the overlapping frames, which may take minutes the first time.
+        geometry: returns the pose and visible points of each frame of the life; LifeError if they are unknown.
     """
 
     timestamps: np.ndarray
@@ -94,7 +95,7 @@ class PairingContext:
     def of_life(
         cls, life: "PreparedLife", settings: PairSettings, *, num_frames: int | None = None, progress: bool = True
     ) -> "PairingContext":
-        """All rows of a life, or the first `num_frames`, as if it ended there. Gaps that are 0 are measured."""
+        """All rows of a life, or the first `num_frames`, as if it ended there. Gaps of 0 are measured."""
         from singlelife.lives.pairs.motion import with_gaps
 
         settings = with_gaps(settings, life)
@@ -119,12 +120,12 @@ class PairingContext:
 class Pairing(ABC):
     """A rule that turns pair indices into frames of a life.
 
-    Its length is the number of different (target, source) pairs, its string the pairing and its settings, for people.
+    Its length is the number of different (target, source) pairs; its string describes it and its settings for people.
 
     Attributes:
         summary: what it does, in a few words for `--help`.
         targets: the rows that can be the target of a pair, sorted int64.
-        fingerprint: of what its pairs depend on besides the life's frames and the settings, if on anything.
+        fingerprint: identifies anything besides the life's frames and the settings that its pairs depend on.
     """
 
     summary: ClassVar[str]
@@ -134,7 +135,7 @@ class Pairing(ABC):
     @classmethod
     @abstractmethod
     def of(cls, context: PairingContext) -> "Pairing":
-        """The pairing of a life. Raises LifeError if no such pair can be drawn."""
+        """The pairing for a life. Raises LifeError if no such pair can be drawn."""
 
     @abstractmethod
     def pairs(self, seed: int, indices: np.ndarray) -> np.ndarray:
@@ -148,21 +149,21 @@ class Pairing(ABC):
 
 
 class PartnerPairing(Pairing):
-    """A pairing whose target is uniform over the frames that have a partner, and its source over those partners.
+    """A pairing that draws the target uniformly from the frames with a partner, and the source from its partners.
 
     Attributes:
-        num_partners: of each of `targets`, int64 (len(targets),).
+        num_partners: the number of partners of each of `targets`, int64 (len(targets),).
     """
 
     num_partners: np.ndarray
 
     @abstractmethod
     def partner(self, target: np.ndarray, choice: np.ndarray) -> np.ndarray:
-        """Rows of the partners that are drawn, int64 (n,).
+        """Rows of the chosen partners, int64 (n,).
 
         Args:
-            target: places in `targets`, int64 (n,).
-            choice: which partner of each, int64 (n,), 0 to its `num_partners` - 1.
+            target: indices into `targets`, int64 (n,).
+            choice: the index of the partner of each, int64 (n,), 0 to its `num_partners` - 1.
         """
 
     def __len__(self) -> int:
@@ -179,13 +180,12 @@ class TemporalPairing(PartnerPairing):
     """Two frames of one uninterrupted stretch of video, `min_gap` to `max_gap` seconds apart, in either order.
 
     Args:
-        timestamps, video_index: of the life, as in `PairingContext`.
+        timestamps, video_index: see `PairingContext`.
         min_gap, max_gap: the shortest and longest time between the two frames, in seconds, over 0.
-        rows: the rows that may be used, sorted int64. Rows that are not next to each other are never paired across the
-            hole. All rows by default.
+        rows: the usable rows, sorted int64; all by default. No pair spans a hole in them.
 
     Raises:
-        LifeError: the gaps are not a range, or no two frames are that far apart.
+        LifeError: the gaps are not a range, or no two frames are this far apart.
     """
 
     summary = "two frames of one video, a moment apart"
@@ -206,7 +206,7 @@ class TemporalPairing(PartnerPairing):
         is_start = np.zeros(len(timestamps) + 1, dtype=bool)
         is_start[segment_starts(timestamps, video_index)] = True
         new_segment = is_start[rows] | (np.diff(rows, prepend=-2) > 1)
-        # One sorted key for segment and time makes the partners of every frame two slices found by binary search.
+        # With one sorted key for segment and time, the partners of a frame are two slices; binary search finds them.
         time = timestamps[rows] - timestamps[rows].min(initial=np.inf)
         stride = time.max(initial=0.0) + 2 * max_gap + 1.0
         key = np.cumsum(new_segment) * stride + time
@@ -240,19 +240,19 @@ class TemporalPairing(PartnerPairing):
 
 
 class SpatialPairing(PartnerPairing):
-    """Two frames that see the same place, whenever that was: their visible points overlap within a range.
+    """Two frames that see the same place, at whatever times: the overlap of their visible points is within a range.
 
     Args:
         table: the overlapping frames of the life.
-        rows: the rows of the life that may be used, int64.
-        settings: those that the table was made with.
-        video_index: int64 (n,), where pairs must not be of two videos.
+        rows: the usable rows of the life, int64.
+        settings: the settings that the table was made with.
+        video_index: int64 (n,), given if both frames must come from the same video.
 
     Raises:
         LifeError: there is no such pair.
     """
 
-    summary = "two frames that see the same place, moments or days apart; needs poses and 3D points"
+    summary = "two frames that see the same place, moments or days apart (needs poses and 3D points)"
 
     def __init__(
         self, table: "PairTable", rows: np.ndarray, settings: PairSettings, video_index: np.ndarray | None = None
@@ -264,7 +264,7 @@ class SpatialPairing(PartnerPairing):
         if video_index is not None:
             kept &= video_index[table.target] == video_index[table.source]
         self._source = table.source[kept].astype(np.int64)
-        # The table is sorted by target, so the sources of each are a slice.
+        # The table is sorted by target, so each target's sources are a slice.
         target, self._first, self.num_partners = np.unique(table.target[kept], return_index=True, return_counts=True)
         self.targets = target.astype(np.int64)
         if len(target) == 0:
@@ -286,28 +286,28 @@ class SpatialPairing(PartnerPairing):
 def _why_no_spatial_pairs(table: "PairTable", num_rows: int, settings: PairSettings) -> str:
     if table.num_in_range:
         return (
-            f"None of the life's {table.num_in_range:,} overlapping pairs is among the {num_rows:,} usable frames, "
-            "or within one video. Use a longer life, other --min-overlap and --max-overlap, or --pairing temporal."
+            f"None of the life's {table.num_in_range:,} overlapping pairs is among the {num_rows:,} usable frames "
+            "(and within one video). Use a longer life, other --min-overlap and --max-overlap, or --pairing temporal."
         )
     if table.num_above:
         return (
-            f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see one place "
-            f"overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Use --pairing "
-            "temporal."
+            f"Spatial pairs are useless for this life: all {table.num_above:,} pairs of frames that see the same "
+            f"place overlap by more than {settings.max_overlap:g} (--max-overlap). The camera hardly moved. Use "
+            "--pairing temporal."
         )
     overlap = f"{settings.min_overlap:g} to {settings.max_overlap:g}"
     return f"No two frames of this life overlap by {overlap}. Lower --min-overlap, or use --pairing temporal."
 
 
 class UnionPairing(Pairing):
-    """Spatial pairs, and temporal ones between them. Pair i is pair i of one of the two, as its own generator decides.
+    """A mixture of spatial and temporal pairs. Pair i is pair i of one of the two; its random generator decides which.
 
     Args:
         spatial, temporal: the pairings to choose from.
         spatial_weight: the share of spatial pairs, 0 to 1.
     """
 
-    summary = "spatial pairs, and temporal ones between them: in the paper, the best for depth"
+    summary = "a mixture of spatial and temporal pairs (the best for depth in the paper)"
 
     def __init__(self, spatial: Pairing, temporal: Pairing, spatial_weight: float):
         self.spatial, self.temporal, self.spatial_weight = spatial, temporal, spatial_weight
@@ -319,7 +319,7 @@ class UnionPairing(Pairing):
         return cls(SpatialPairing.of(context), TemporalPairing.of(context), context.settings.spatial_weight)
 
     def __len__(self) -> int:
-        return len(self.spatial) + len(self.temporal)  # a pair that is spatial and temporal counts twice
+        return len(self.spatial) + len(self.temporal)  # a pair that is both counts twice
 
     def __str__(self) -> str:
         return f"union of {self.spatial_weight:.0%} {self.spatial}, and {1 - self.spatial_weight:.0%} {self.temporal}"
@@ -336,8 +336,8 @@ class RandomPairing(PartnerPairing):
     """Any two different frames of the life: a baseline, since most such pairs show nothing in common.
 
     Args:
-        rows: the rows of the life that may be used, sorted int64; LifeError if there are not two.
-        video_index: int64 (n,), where pairs must not be of two videos.
+        rows: the usable rows of the life, sorted int64; LifeError if there are fewer than two.
+        video_index: int64 (n,), given if both frames must come from the same video.
     """
 
     summary = "any two frames of the life (a baseline)"
@@ -351,7 +351,7 @@ class RandomPairing(PartnerPairing):
         self.targets = rows[self._place]
         if len(self.targets) == 0:
             needed = "two frames of one video" if self._within_video else "two frames"
-            raise LifeError(f"Random pairs need {needed}, and {len(rows)} can be used in all. Use a longer video.")
+            raise LifeError(f"Random pairs need {needed}, but only {len(rows)} can be used. Use a longer video.")
 
     @classmethod
     def of(cls, context: PairingContext) -> "RandomPairing":
@@ -366,13 +366,13 @@ class RandomPairing(PartnerPairing):
 
 
 class AugmentedPairing(PartnerPairing):
-    """One frame as both views, which only their crops tell apart: a baseline without any motion of the camera."""
+    """One frame as both views, which differ only in their crops: a baseline without camera motion."""
 
-    summary = "one frame twice, with the crops as the only difference (a baseline)"
+    summary = "one frame twice, with different crops (a baseline)"
 
     def __init__(self, rows: np.ndarray):
         if len(rows) == 0:
-            raise LifeError("Augmented pairs need a frame, and none can be used. Use a longer video.")
+            raise LifeError("Augmented pairs need a frame, but none can be used. Use a longer video.")
         self.targets, self.num_partners = rows, np.ones(len(rows), dtype=np.int64)
 
     @classmethod
@@ -396,10 +396,10 @@ PAIRINGS: dict[str, type[Pairing]] = {
 
 
 def make_pairing(name: str, context: PairingContext) -> Pairing:
-    """The pairing of a name in `PAIRINGS`.
+    """The pairing with a name in `PAIRINGS`.
 
     Raises:
-        LifeError: the name is not known, or no such pair can be drawn.
+        LifeError: the name is unknown, or no such pair can be drawn.
     """
     if name not in PAIRINGS:
         raise LifeError(f"There is no pairing {name!r}; there are {', '.join(PAIRINGS)}.")

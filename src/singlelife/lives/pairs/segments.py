@@ -1,4 +1,4 @@
-"""The stretches of a life: where a recording was interrupted, its first hours, and what is held out of training."""
+"""The stretches of a life: uninterrupted recordings, the first hours, and stretches held out of training."""
 
 import numpy as np
 
@@ -7,18 +7,18 @@ from singlelife.text import duration
 
 HELD_OUT = 0.05  # the share of a life's frames that training holds out by default
 
-_CUT_FACTOR = 4.0  # a step this many times the usual one is a cut: the recording stopped or frames were lost
-_ROUNDED = 0.01  # a life that is shorter than asked for by this share is taken as that long
+_CUT_FACTOR = 4.0  # a step longer than this times the median is a cut: the recording stopped or frames were lost
+_ROUNDED = 0.01  # a life may be shorter than asked for by this share
 
 
 def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
-    """First row of each stretch of a life that was recorded without interruption: sorted int64, the first is 0.
+    """First row of each uninterrupted stretch of a life: sorted int64, the first is 0.
 
-    A stretch ends with its video, where time runs backwards, and at a step of over four times the video's median step.
+    A stretch ends with its video, if time runs backwards, and at a step of over four times the video's median step.
 
     Args:
         timestamps: seconds since the start of the frame's video, float64 (n,), ordered within each video.
-        video_index: which video each frame belongs to, int64 (n,).
+        video_index: the index of each frame's video, int64 (n,).
     """
     if len(timestamps) == 0:
         return np.zeros(0, dtype=np.int64)
@@ -35,8 +35,8 @@ def segment_starts(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarray:
     """Seconds of recording before each frame and before the end of the last one, float64 (n + 1,), ascending from 0.
 
-    A frame lasts until the next one of its uninterrupted stretch, the last of a stretch as long as is usual. Time
-    between stretches does not count.
+    A frame lasts until the next one in its uninterrupted stretch; the last one of a stretch lasts the median time.
+    Time between stretches does not count.
     """
     if len(timestamps) == 0:
         return np.zeros(1)
@@ -49,32 +49,32 @@ def recording_time(timestamps: np.ndarray, video_index: np.ndarray) -> np.ndarra
 
 
 def first_hours(timestamps: np.ndarray, video_index: np.ndarray, hours: float) -> int:
-    """How many frames, from the first, were recorded in the first `hours` of a life (see `recording_time`), over 0.
+    """The number of frames recorded in the first `hours` (over 0) of a life; see `recording_time`.
 
     Raises:
-        LifeError: the life is more than 1% shorter: what it gives would be taken for what more hours give.
+        LifeError: the life is more than 1% shorter, so its result would pass for that of more hours.
     """
     time = recording_time(timestamps, video_index)
     if hours * 3600 * (1 - _ROUNDED) > time[-1]:
         raise LifeError(
-            f"--hours {hours:g} is {duration(hours * 3600)}, and this life lasts {duration(time[-1])}, which is "
+            f"--hours {hours:g} is {duration(hours * 3600)}, but this life lasts only {duration(time[-1])}, which is "
             f"--hours {time[-1] / 3600:.3g}. Leave --hours out to train on all of it."
         )
-    # Sums of steps are not exact: a frame that begins at the very end is not to be in or out by their last bit.
+    # Sums of steps are not exact: rounding must not decide whether a frame that begins at the very end is included.
     return int(np.searchsorted(time[:-1], hours * 3600 - 1e-6))
 
 
 def hold_out(
     timestamps: np.ndarray, video_index: np.ndarray, fraction: float, max_gap: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Split a life into rows to train on and held-out stretches: both sorted int64.
+    """Split a life into the rows to train on and the rows of held-out stretches, both sorted int64.
 
-    The stretches are evenly spread over the life and away from its ends: up to eight, fewer where they would be
-    shorter than four times `max_gap`. Frames within `max_gap` of a stretch, in its own video, belong to neither part.
+    The stretches are evenly spread over the life and away from its ends. There are up to eight, fewer if they would be
+    shorter than four times `max_gap`. Frames within `max_gap` of a stretch in the same video belong to neither part.
 
     Args:
         timestamps, video_index: see `segment_starts`.
-        fraction: the share of the frames to hold out, 0 (none) to 0.5; LifeError if it is out of that range.
+        fraction: the share of the frames to hold out, 0 (none) to 0.5; LifeError if it is out of range.
         max_gap: the largest gap of a pair, in seconds.
     """
     if not 0 <= fraction <= 0.5:

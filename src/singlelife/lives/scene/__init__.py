@@ -1,14 +1,14 @@
-"""What is known of where a life was recorded: camera poses, and the 3D points that each frame sees."""
+"""The geometry of a life: camera poses, and the 3D points that each frame sees."""
 
 import numpy as np
 
 
 def rigid_transforms(quaternions: np.ndarray, shifts: np.ndarray) -> np.ndarray:
-    """Rigid transforms, float64 (k, 4, 4), of quaternions (k, 4), real part first, and shifts (k, 3).
+    """Rigid transforms, float64 (k, 4, 4), from quaternions (k, 4), real part first, and shifts (k, 3).
 
-    A transform is all NaN where its quaternion has no length or something is not finite.
+    A transform is all NaN if its quaternion has no length or a number is not finite.
     """
-    from scipy.spatial.transform import Rotation  # takes half a second, and the settings are read for --help
+    from scipy.spatial.transform import Rotation  # takes half a second, which --help saves
 
     lengths = np.linalg.norm(quaternions, axis=1)
     known = (lengths > 0) & np.isfinite(lengths) & np.isfinite(shifts).all(axis=1)

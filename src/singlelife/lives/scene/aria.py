@@ -1,11 +1,11 @@
-"""Poses and visible points of a recording with Aria glasses, from what its machine perception services (MPS) give.
+"""Poses and visible points of a recording with Aria glasses, from Aria's machine perception services (MPS).
 
-An MPS folder holds `closed_loop_trajectory.csv` (poses of the device), `semidense_points.csv.gz` (points of the
-world), `semidense_observations.csv.gz` (when the SLAM cameras saw which) and `online_calibration.jsonl`. They are read
+An MPS folder holds `closed_loop_trajectory.csv` (poses of the device), `semidense_points.csv.gz` (points in the
+world), `semidense_observations.csv.gz` (when the SLAM cameras saw each) and `online_calibration.jsonl`. They are read
 a block at a time, because a week of them is larger than memory. (projectaria-tools reads each file whole.)
 
-A place that is looked at again gets new points, so a point is named by the voxel of the world that it lies in. A frame
-sees what the SLAM cameras saw within the tolerance of its time and what, by the calibration, falls into its image.
+MPS makes new points when a place is seen again, so here a point is named by the voxel that it lies in. A frame sees
+the points that the SLAM cameras saw within the tolerance of its time and that fall into its calibrated image.
 """
 
 import json
@@ -31,22 +31,22 @@ CALIBRATION = "online_calibration.jsonl"
 FOLDERS = "vrs_to_multi_slam.json"
 TIMES = "_mp4_to_vrs_time_ns.csv"  # after a video's name without its extension
 _TIME = "tracking_timestamp_us"  # the column of a pose's time
-_SHOWN, _TAKEN = "mp4_time_ns", "vrs_device_time_ns"  # those of a frame's time in the video and on the device
+_SHOWN, _TAKEN = "mp4_time_ns", "vrs_device_time_ns"  # the columns of a frame's time in the video and on the device
 
 DEFAULT_VOXEL_SIZE = 0.1  # metres
 MAX_INV_DIST_STD, MAX_DIST_STD = 0.005, 0.01  # 1/m and m: less certain points are left out, as Aria's makers advise
 
 _BLOCK = 8 << 20  # bytes of CSV at a time
-_ROWS_IN_MEMORY = 1 << 24  # observed points before doubles are thrown out
-_LEAST_COVERED = 0.9  # of a video by the table of its frames' times
-_TOLERANCE = 50_000  # microseconds between a frame and its pose, and between it and what it sees, at most
-_SENSOR_SIDE = 2880  # pixels of the RGB sensor, which its calibration counts in
-_SENSOR_BORDER = 32  # of these, left out on each side of a video
+_ROWS_IN_MEMORY = 1 << 24  # observed points to gather before duplicates are removed
+_LEAST_COVERED = 0.9  # the share of a video that the table of its frames' times must cover
+_TOLERANCE = 50_000  # maximum microseconds between a frame and its pose, and between a frame and an observation
+_SENSOR_SIDE = 2880  # pixels of the RGB sensor, the unit of its calibration
+_SENSOR_BORDER = 32  # pixels that the video leaves out on each side
 _WIDEST_ANGLE = np.deg2rad(65)  # off the axis; beyond, the lens polynomial is not defined and nothing is seen
 
 
 def is_mps_folder(folder: Path) -> bool:
-    """Whether a folder holds output of MPS, perhaps not all of it."""
+    """Whether a folder holds MPS output, even if incomplete."""
     return any((folder / name).is_file() for name in (TRAJECTORY, POINTS, OBSERVATIONS))
 
 
@@ -58,19 +58,19 @@ def aria_geometry(
     voxel_size: float = DEFAULT_VOXEL_SIZE,
     progress: bool = True,
 ) -> Geometry:
-    """The geometry that MPS found of a life.
+    """The geometry of a life from MPS.
 
-    Each graph of the SLAM is a component; folders that name the same graph share a world. Poses are of the RGB camera,
-    upright as its videos are, or of the device where there is no calibration; then intrinsics are not known. The lens
-    is a fisheye: intrinsics are those of the pinhole camera that agrees with it in the middle of the image.
+    Each SLAM graph is a component; folders that name the same graph share a world. Poses are the RGB camera's, upright
+    like its videos; without a calibration they are the device's, and intrinsics are unknown. The lens is a fisheye:
+    intrinsics describe the pinhole camera that agrees with it in the middle of the image.
 
     Args:
         folders: MPS folders.
-        beside: folders in which `vrs_to_multi_slam.json` and the videos' `_mp4_to_vrs_time_ns.csv` are looked for.
+        beside: folders to search for `vrs_to_multi_slam.json` and the videos' `_mp4_to_vrs_time_ns.csv`.
         voxel_size: side of the voxels that stand for points, in metres.
 
     Raises:
-        LifeError: a file is missing, cut off or no MPS file, or its times are not those of the life's videos.
+        LifeError: a file is missing, cut off or not from MPS, or its times do not fit the life's videos.
     """
     folder_of = _folders_of_videos(life.videos, folders, beside)
     for path in (folder / name for folder in folder_of.values() for name in (TRAJECTORY, POINTS, OBSERVATIONS)):
@@ -105,14 +105,14 @@ def aria_geometry(
 
 @dataclass(frozen=True)
 class RgbCamera:
-    """Aria's RGB camera by its calibration, whose model is named FISHEYE624 or FisheyeRadTanThinPrism.
+    """Aria's calibrated RGB camera; its lens model is called FISHEYE624 or FisheyeRadTanThinPrism.
 
     Attributes:
-        parameters: f, cx, cy in pixels of the whole sensor as it is mounted (the first pixel's centre is 0, 0); six
-            radial terms, two tangential, four of a thin prism; float64 (15,).
+        parameters: f, cx, cy in pixels of the whole sensor as mounted (the first pixel's centre is 0, 0); six radial
+            terms, two tangential, four of a thin prism; float64 (15,).
         device_from_camera: float64 (4, 4); the camera's axes are those of the video, which is turned by a quarter
             clockwise from the sensor.
-        side: of the sensor that `parameters` count in, in pixels.
+        side: the side of the sensor in the pixels of `parameters`.
     """
 
     parameters: np.ndarray
@@ -121,10 +121,10 @@ class RgbCamera:
 
     @classmethod
     def read(cls, path: Path) -> "RgbCamera | None":
-        """From the first record of a calibration file (the online calibration changes little), or None without one.
+        """Read the first record of a calibration file (the online calibration changes little); None if it is missing.
 
         Raises:
-            LifeError: the file is no calibration of such a camera.
+            LifeError: the file is not a calibration of such a camera.
         """
         if not path.is_file():
             return None
@@ -138,17 +138,17 @@ class RgbCamera:
             turn, shift = (np.array([each], dtype=np.float64) for each in ([real, *imaginary], mounted["Translation"]))
             [pose] = rigid_transforms(turn, shift)
             if parameters.shape != (15,) or not np.isfinite(pose).all():
-                raise ValueError("FISHEYE624 has 15 parameters, and a pose")
+                raise ValueError("FISHEYE624 needs 15 parameters and a pose")
         except (ValueError, KeyError, TypeError, StopIteration) as error:
             raise LifeError(
-                f"{path}: its first line is no calibration with a camera-rgb ({error!r}). Get the file again."
+                f"{path}: its first line is not a calibration with a camera-rgb ({error!r}). Get the file again."
             ) from error
         pose = pose @ np.array([[0.0, 1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
-        # Some files count in pixels of the halved sensor; the focal length, 1220 px, tells which.
+        # Some files use pixels of the halved sensor; the focal length, 1220 px on the full one, tells which.
         return cls(parameters, pose, _SENSOR_SIDE if parameters[0] > 900 else _SENSOR_SIDE // 2)
 
     def intrinsics(self, sizes: np.ndarray) -> np.ndarray:
-        """fx, fy, cx, cy in pixels of frames of `sizes`, (k, 2) height and width; float64 (k, 4)."""
+        """fx, fy, cx, cy in pixels of frames with `sizes`, (k, 2) height and width; float64 (k, 4)."""
         focal, cx, cy = self.parameters[:3]
         border = self.side * _SENSOR_BORDER / _SENSOR_SIDE
         centre = np.array([self.side - 0.5 - cy, cx + 0.5]) - border
@@ -165,13 +165,13 @@ class RgbCamera:
         return in_view & (low <= u) & (u < high) & (low <= v) & (v < high)
 
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Where points in front of the camera fall on the sensor as it is mounted.
+        """Project points in front of the camera onto the sensor as mounted.
 
-        The angle off the axis becomes a radius by an odd polynomial; then come the tangential and thin-prism terms
+        An odd polynomial turns the angle off the axis into a radius; then come the tangential and thin-prism terms
         (projectaria_tools, "Camera intrinsic models").
 
         Args:
-            points: (..., 3), in the axes of the sensor.
+            points: (..., 3), in the sensor's axes.
 
         Returns:
             u and v in pixels, the first pixel's centre at 0; NaN behind the camera.
@@ -198,10 +198,10 @@ class _Folder:
 
     def __init__(self, folder: Path, times: np.ndarray, graphs: dict[str, int], progress: bool):
         self.folder, self.times, self.progress = folder, times, progress
-        self.graphs = graphs  # number of each graph_uid met so far, in all folders
+        self.graphs = graphs  # the number of each graph_uid so far, over all folders
 
     def poses(self) -> tuple[np.ndarray, np.ndarray]:
-        """World from device (n, 4, 4), NaN where no pose is near enough, and graph (n,), -1 there."""
+        """World from device (n, 4, 4) and graph (n,); NaN and -1 if no pose is near enough."""
         numbers = [f"{name}_world_device" for name in ("tx", "ty", "tz", "qw", "qx", "qy", "qz")]
         columns = {"graph_uid": pa.string(), _TIME: pa.int64(), **dict.fromkeys(numbers, pa.float64())}
         times = self.times
@@ -227,13 +227,13 @@ class _Folder:
             raise LifeError(
                 f"No frame has a pose in {self.folder / TRAJECTORY}: frames from {start:.3f} to {end:.3f} s, poses "
                 f"from {first / 1e6:.3f} to {last / 1e6:.3f} s of the device's clock. Check that the folder and the "
-                f"file {TIMES[1:]} are those of the video."
+                f"file {TIMES[1:]} belong to the video."
             )
         return poses, graph
 
     def observed(self) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """Frames with a point each that was observed within the tolerance of their time: the frame's number in
-        `times`, the point in the world (k, 3), and the point's graph."""
+        """Pairs of a frame and a point observed within the tolerance of its time: the frame's index in `times`, the
+        point in the world (k, 3), and the point's graph."""
         place = ["px_world", "py_world", "pz_world"]
         columns = {"uid": pa.int64(), "graph_uid": pa.string(), **dict.fromkeys(place, pa.float32())}
         columns |= {"inv_dist_std": pa.float64(), "dist_std": pa.float64()}
@@ -241,7 +241,7 @@ class _Folder:
         kept = ["uid", *place, "graph"]
         points = pd.concat([table.query(certain)[kept] for table in self._read(POINTS, columns)])
         if points.empty:
-            raise LifeError(f"{self.folder / POINTS} has no point that is certain enough. Get the file again.")
+            raise LifeError(f"No point in {self.folder / POINTS} is certain enough. Get the file again.")
         points = points.sort_values("uid", kind="stable")
         uid, world, graph = points["uid"].to_numpy(), points[place].to_numpy(), points["graph"].to_numpy()
         for table in self._read(OBSERVATIONS, {"uid": pa.int64(), "frame_tracking_timestamp_us": pa.int64()}):
@@ -256,7 +256,7 @@ class _Folder:
             yield np.repeat(first, count) + np.arange(count.sum()) - start, world[point], graph[point]
 
     def _read(self, name: str, columns: dict[str, pa.DataType]) -> Iterator[pd.DataFrame]:
-        """Blocks of a file of the folder, with the number of the graph in place of `graph_uid`."""
+        """Blocks of a file in the folder, with the graph's number in place of `graph_uid`."""
         for table in _stream(self.folder / name, columns, self.progress):
             if "graph_uid" in columns:
                 codes, uids = pd.factorize(table.pop("graph_uid"))
@@ -265,7 +265,7 @@ class _Folder:
 
 
 class _Seen:
-    """Gathers which frame sees which voxel, in bounded memory: doubles are thrown out as it fills."""
+    """Collects which frame sees which voxel, in bounded memory: duplicates are removed as it fills."""
 
     def __init__(self) -> None:
         self._table, self._limit = pa.table({"frame": np.zeros(0, np.int32), "id": np.zeros(0, np.int64)}), 0
@@ -288,17 +288,17 @@ class _Seen:
 
 
 def _stream(path: Path, columns: dict[str, pa.DataType], progress: bool) -> Iterator[pd.DataFrame]:
-    """A CSV file in blocks, none empty; only the columns named, of these types, and only the rows that have them all.
+    """A CSV file in blocks, none empty: only `columns`, with these types, and only rows without missing values.
 
-    pyarrow reads it on all cores, several times as fast as pandas would.
+    pyarrow reads it on all cores, several times faster than pandas.
 
     Raises:
-        LifeError: it cannot be read to its end, lacks a column, or has no rows.
+        LifeError: the file cannot be read to its end, lacks a column, or has no rows.
     """
     num_rows = 0
     try:
         with (
-            pa.OSFile(str(path), "rb") as file,  # a file of Python's would make threads wait for Python's lock
+            pa.OSFile(str(path), "rb") as file,  # with a Python file, threads would wait for Python's lock
             pa.CompressedInputStream(file, "gzip") if path.suffix == ".gz" else file as stream,
             pacsv.open_csv(
                 stream,
@@ -315,15 +315,15 @@ def _stream(path: Path, columns: dict[str, pa.DataType], progress: bool) -> Iter
         if not num_rows:
             raise pa.ArrowInvalid("it has no rows")
     except KeyError as error:
-        raise LifeError(f"{path} is no such file of Aria's: {error.args[0]}.") from error
+        raise LifeError(f"{path} is not the Aria file that its name says: {error.args[0]}.") from error
     except (pa.ArrowInvalid, OSError) as error:
         why = str(error).splitlines()[0].rstrip(".")
         raise LifeError(f"{path} is damaged or cut off ({why}). Get the file again.") from error
 
 
 def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Sequence[Path]) -> dict[int, Path]:
-    """The MPS folder of each video that has one: by `vrs_to_multi_slam.json`, by a folder named after the video, or
-    the only one there is."""
+    """The MPS folder of each video that has one: from `vrs_to_multi_slam.json`, or the folder named after the video,
+    or the only folder."""
     named: dict[str, Path] = {}
     for path in sorted({path for folder in beside for path in folder.rglob(FOLDERS)}):
         try:
@@ -345,25 +345,25 @@ def _folders_of_videos(videos: list[str], folders: Sequence[Path], beside: Seque
             found[number] = matching[0]
     if not found:
         raise LifeError(
-            f"None of the {len(folders)} MPS folders is that of a video of the life, such as {folders[0]}. Name each "
+            f"None of the {len(folders)} MPS folders, such as {folders[0]}, belongs to a video of the life. Name each "
             f"after its video, as in slam/{Path(videos[0]).stem}/, or add the {FOLDERS} that comes with them."
         )
     return found
 
 
 def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequence[Path]) -> np.ndarray:
-    """When each frame was taken on the device's clock, int64 microseconds (n,); -1 where that is not known."""
+    """The time of each frame on the device's clock, int64 microseconds (n,); -1 if unknown."""
     times = np.full(len(life), -1, dtype=np.int64)
     for number, folder in folder_of.items():
         name = f"{Path(life.videos[number]).stem}{TIMES}"
         files = [path for place in (folder, *beside) for path in sorted(place.rglob(name))]
         if not files:
             raise LifeError(
-                f"When the video {life.videos[number]} begins on the device's clock is not known. Aria's vrs_to_mp4 "
-                f"writes {TIMES[1:]} into its log folder; put it as {name} into "
+                f"The start of the video {life.videos[number]} on the device's clock is unknown. Aria's vrs_to_mp4 "
+                f"writes {TIMES[1:]} into its log folder; copy that file as {name} into "
                 f"{' or '.join(map(str, dict.fromkeys((folder, *beside))))}."
             )
-        # The first column is written with a point.
+        # The first column has a decimal point.
         table = pd.concat(_stream(files[0], {_SHOWN: pa.float64(), _TAKEN: pa.int64()}, progress=False))
         shown, taken = table[_SHOWN].to_numpy(), table[_TAKEN].to_numpy()
         if (np.diff(shown) < 0).any() or (np.diff(taken) < 0).any():
@@ -372,8 +372,8 @@ def _device_times(life: PreparedLife, folder_of: dict[int, Path], beside: Sequen
         seconds, last = life.timestamps[rows], (shown[-1] - shown[0]) / 1e9
         if last < _LEAST_COVERED * seconds[-1] - 1:
             raise LifeError(
-                f"{files[0]} has the times of {last:.1f} s, and the video {life.videos[number]} lasts "
-                f"{seconds[-1]:.1f} s: it is the table of another video, or cut off. Put the right one there."
+                f"{files[0]} has times for {last:.1f} s, but the video {life.videos[number]} lasts "
+                f"{seconds[-1]:.1f} s: the file belongs to another video, or is cut off. Put the right one there."
             )
         inside = seconds <= last + _TOLERANCE / 1e6
         at = np.interp(seconds[inside] * 1e9, shown - shown[0], taken - taken[0])

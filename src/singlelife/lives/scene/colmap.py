@@ -1,9 +1,9 @@
-"""COLMAP: poses and visible points of the models that it made, and the reconstruction of a life's frames.
+"""COLMAP: read poses and visible points from its models, and reconstruct a life's frames with it.
 
 The binary format of a model is short and documented, so it is read here, and every size is checked against the file:
-pycolmap makes numbers of what is cut off. It is needed only to reconstruct, which runs on the CPU in the folder
-`reconstruction` of the prepared life. COLMAP's database there keeps features and matches, so a run that was killed
-goes on; only the last stage, which builds the models, starts again.
+pycolmap reads wrong numbers from a file that is cut off. Only reconstruction needs pycolmap; it runs on the CPU in the
+folder `reconstruction` of the prepared life. COLMAP's database there keeps features and matches, so the work continues
+after a kill; only the last stage, which builds the models, starts again.
 """
 
 import json
@@ -23,44 +23,44 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.scene import rigid_transforms
 from singlelife.lives.scene.geometry import Geometry, VisiblePoints, frame_sizes, frames_at_rate
 
-# Those that are a pinhole camera but for distortion, by their numbers in the format, with their number of parameters.
-# One focal length if `SIMPLE` or `RADIAL`, else two come first.
+# Pinhole cameras with distortion: their numbers in the format, names, and numbers of parameters. The first parameters
+# are one focal length (`SIMPLE` and `RADIAL`) or two.
 _MODELS = {
     0: ("SIMPLE_PINHOLE", 3), 1: ("PINHOLE", 4), 2: ("SIMPLE_RADIAL", 4), 3: ("RADIAL", 5), 4: ("OPENCV", 8),
     6: ("FULL_OPENCV", 12),
 }  # fmt: skip
 _OBSERVATION = np.dtype([("x", "<f8"), ("y", "<f8"), ("point", "<i8")])
 
-_STEPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)  # each frame is paired with these of the next frames of its video
-_KEYFRAMES = 150  # of the whole life, each paired with all others, to find places that are visited again
-_IMAGES_AT_ONCE, _PAIRS_AT_ONCE = 32, 512  # between two updates of the progress bar
+_STEPS = (1, 2, 3, 4, 5, 8, 16, 32, 64)  # each frame is matched with the frames this many later in its video
+_KEYFRAMES = 150  # in the whole life, each matched with all others, to find places that are visited again
+_IMAGES_AT_ONCE, _PAIRS_AT_ONCE = 32, 512  # per update of the progress bar
 
 
 class _Image(NamedTuple):
     name: str
     size: np.ndarray  # width and height of the image that COLMAP saw, in pixels
-    intrinsics: np.ndarray  # fx, fy, cx, cy, in its pixels
+    intrinsics: np.ndarray  # fx, fy, cx, cy, in pixels of that image
     pose: np.ndarray  # camera to world, (4, 4)
-    points: np.ndarray  # int64, ids of the points that it sees
+    points: np.ndarray  # int64, ids of the visible points
 
 
 def is_model(folder: Path) -> bool:
-    """Whether a folder holds a COLMAP model, perhaps not a whole one."""
+    """Whether a folder holds a COLMAP model, even if incomplete."""
     return any((folder / f"{part}.{kind}").is_file() for part in ("cameras", "images") for kind in ("bin", "txt"))
 
 
 def colmap_geometry(life: PreparedLife, models: list[Path]) -> Geometry:
-    """The geometry that COLMAP found of a life.
+    """The geometry of a life from COLMAP.
 
     Images are matched to frames by their names, `<video>/<frame_index>.jpg` (any extension, percent-encoded or not,
-    with leading zeros or none). Intrinsics are scaled to the stored frames, without lens distortion. The unit of the
-    poses is COLMAP's own, another in each model.
+    with or without leading zeros). Intrinsics are scaled to the stored frames, without lens distortion. The unit of
+    the poses is COLMAP's own and differs between models.
 
     Args:
-        models: folders; each is a component. A frame that is in several belongs to the one with the most images.
+        models: folders; each is a component. A frame in several models belongs to the one with the most images.
 
     Raises:
-        LifeError: a model is not whole, a camera is of a model that is not supported, or no image is one of a frame.
+        LifeError: a model is incomplete, a camera model is not supported, or no image is a frame of the life.
     """
     component = np.full(len(life), -1, dtype=np.int64)
     poses, intrinsics = np.full((len(life), 4, 4), np.nan), np.full((len(life), 4), np.nan)
@@ -97,7 +97,7 @@ def _read_model(folder: Path) -> list[_Image]:
     for path in (folder / "cameras.bin", folder / "images.bin"):
         if not path.is_file():
             raise LifeError(
-                f"The COLMAP model in {folder} is not whole: {path.name} is missing. If it is text, make it binary: "
+                f"The COLMAP model in {folder} is incomplete: {path.name} is missing. If it is text, make it binary: "
                 f"colmap model_converter --output_type BIN --input_path {folder} --output_path {folder}"
             )
     path = folder / "cameras.bin"
@@ -121,8 +121,8 @@ def _cameras(content: mmap.mmap) -> Iterator[tuple[int, tuple[np.ndarray, np.nda
         if model not in _MODELS:
             usable = ", ".join(f"{name} ({known})" for known, (name, _) in _MODELS.items())
             raise LifeError(
-                f"A camera is of COLMAP's model {model}. Models that can be used are {usable}: undistort the images "
-                "first (colmap image_undistorter), or reconstruct with one of these."
+                f"A camera has COLMAP's camera model {model}; supported are {usable}. Undistort the images first "
+                "(colmap image_undistorter), or reconstruct with one of these."
             )
         if not (0 < width < 1 << 20 and 0 < height < 1 << 20):
             raise ValueError(f"a camera of {width}x{height} px makes no sense")
@@ -140,12 +140,12 @@ def _images(content: mmap.mmap, cameras: dict[int, tuple[np.ndarray, np.ndarray]
         _, *pose, camera = struct.unpack_from("<I7dI", content, place)
         end = content.find(b"\0", place + 64)
         if end < 0:
-            raise ValueError("a name in it does not end")
+            raise ValueError("an image's name does not end")
         name = content[place + 64 : end].decode("utf-8", errors="replace")
         (count,) = struct.unpack_from("<Q", content, end + 1)
         place = end + 9 + count * _OBSERVATION.itemsize
         if place > len(content):
-            raise ValueError(f"it ends after {len(content)} bytes, within something that it announces")
+            raise ValueError(f"it ends after {len(content)} bytes, in the middle of an image")
         points = np.frombuffer(content, _OBSERVATION, count, end + 9)["point"]
         camera_from_world = rigid_transforms(np.array([pose[:4]]), np.array([pose[4:]]))[0]
         if camera not in cameras or not np.isfinite(camera_from_world).all():
@@ -154,13 +154,13 @@ def _images(content: mmap.mmap, cameras: dict[int, tuple[np.ndarray, np.ndarray]
 
 
 def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True) -> Path:
-    """Reconstruct a life from its frames, by SIFT features. Each video is of one camera, whose focal length is found.
+    """Reconstruct a life from its frames with SIFT features. Each video has one camera; its focal length is estimated.
 
     Args:
-        rate: frames used per second, in Hz.
+        rate: frames to use per second, in Hz.
 
     Returns:
-        A folder of COLMAP models, for `life_geometry(life, source=...)`. Frames that did not register are in none.
+        A folder of COLMAP models, for `life_geometry(life, source=...)`. They lack the frames that did not register.
 
     Raises:
         LifeError: pycolmap is not installed, there are too few frames, or nothing could be reconstructed.
@@ -170,27 +170,27 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
     except ImportError as error:
         raise LifeError(
             'Reconstructing poses needs pycolmap, which is not installed: pip install "singlelife[poses]". Or name '
-            "poses that there are with --from FOLDER."
+            "existing poses with --from FOLDER."
         ) from error
     rows = frames_at_rate(life, rate)
     if len(rows) < 3:
         raise LifeError(
-            f"At {rate:g} Hz the life {life.name} gives {len(rows)} frames; 3 are the least. Raise --rate."
+            f"At {rate:g} Hz the life {life.name} gives {len(rows)} frames, but COLMAP needs 3. Raise --rate."
         )
     work = life.path / "reconstruction"
-    # Percent-encoded, as COLMAP's lists of pairs have spaces between names and no quotes.
+    # Percent-encoded, because COLMAP's lists of pairs separate names by spaces and have no quotes.
     names = [f"{quote(life.videos[life.video_index[row]])}/{life.frame_index[row]}.jpg" for row in rows]
     described = {"rate": rate, "life": life.metadata["fingerprint"], "pycolmap": pycolmap.__version__}
     settings, models = work / "settings.json", work / "models"
     quiet, pycolmap.logging.minloglevel = pycolmap.logging.minloglevel, 3
     try:
         if not settings.is_file() or json.loads(settings.read_text(encoding="utf-8")) != described:
-            shutil.rmtree(work, ignore_errors=True)  # of another rate, life or version: nothing of it can be used
+            shutil.rmtree(work, ignore_errors=True)  # from another rate, life or version: useless
             _write_frames(life, rows, work / "images", names, progress)
             pycolmap.Database.open(work / "database.db").close()
-            # All in one call, or each call would make cameras of its own.
+            # All in one call, since each call makes its own cameras.
             pycolmap.import_images(work / "database.db", work / "images", pycolmap.CameraMode.PER_FOLDER, names)
-            settings.write_text(json.dumps(described), encoding="utf-8")  # last, so that it vouches for the rest
+            settings.write_text(json.dumps(described), encoding="utf-8")  # last: the rest is complete
         if not models.is_dir():
             _match(pycolmap, work, names, pairs_to_match(life.video_index[rows]), progress)
             _map(pycolmap, work, models, progress)
@@ -198,18 +198,18 @@ def reconstruct(life: PreparedLife, *, rate: float = 2.0, progress: bool = True)
         pycolmap.logging.minloglevel = quiet
     if not any(models.iterdir()):
         raise LifeError(
-            f"COLMAP could reconstruct nothing from {len(rows)} frames of the life {life.name}: it needs texture, and "
-            "a camera that moves sideways, not one that stands, only turns, or only goes straight on. Other frames "
-            "may do better: try --rate with another number."
+            f"COLMAP could not reconstruct anything from {len(rows)} frames of the life {life.name}. It needs "
+            "texture, and a camera that moves sideways, not one that stands still, only turns, or only goes straight "
+            "ahead. Other frames may do better: try another --rate."
         )
     return models
 
 
 def pairs_to_match(video_index: np.ndarray) -> np.ndarray:
-    """Which of the frames given to COLMAP are matched with which, int64 (number of pairs, 2), each once.
+    """The pairs of frames for COLMAP to match, int64 (number of pairs, 2), each once.
 
     Args:
-        video_index: of these frames, (n,).
+        video_index: the index of each frame's video, (n,).
     """
     frames = np.arange(len(video_index))
     keyframes = np.unique(np.linspace(0, len(frames) - 1, min(len(frames), _KEYFRAMES)).astype(np.int64))
@@ -221,7 +221,7 @@ def pairs_to_match(video_index: np.ndarray) -> np.ndarray:
 
 
 def _write_frames(life: PreparedLife, rows: np.ndarray, folder: Path, names: list[str], progress: bool) -> None:
-    """Write the frames as they are stored."""
+    """Write the frames' stored bytes as image files."""
     images = life.dataset.select_columns("image").with_format("arrow")
     for row, name in zip(rows, tqdm(names, desc="Writing frames", unit=" frames", disable=not progress), strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -229,7 +229,7 @@ def _write_frames(life: PreparedLife, rows: np.ndarray, folder: Path, names: lis
 
 
 def _match(pycolmap: Any, work: Path, names: list[str], pairs: np.ndarray, progress: bool) -> None:
-    """Find features, and match them. COLMAP passes over what the database has."""
+    """Find features, and match them. COLMAP skips what the database already has."""
     database, listed = work / "database.db", work / "pairs.txt"
     blocks = range(0, len(names), _IMAGES_AT_ONCE)
     for start in tqdm(blocks, f"Finding features, {_IMAGES_AT_ONCE} frames at a time", disable=not progress):
@@ -250,7 +250,7 @@ def _map(pycolmap: Any, work: Path, models: Path, progress: bool) -> None:
     aside.mkdir()
     options = pycolmap.IncrementalPipelineOptions()
     options.extract_colors, options.random_seed = False, 0
-    # COLMAP tries several beginnings and places frames anew with each, so their number may pass that of the frames.
+    # COLMAP starts several times and places frames again each time, so the count may exceed the number of frames.
     with tqdm(desc="Placing frames, some several times", unit=" placed", disable=not progress) as bar:
         pycolmap.incremental_mapping(
             work / "database.db",

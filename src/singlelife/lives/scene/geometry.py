@@ -1,7 +1,7 @@
-"""Where each frame of a life was taken from, and which 3D points it sees.
+"""The camera pose of each frame of a life, and the 3D points that it sees.
 
-Every source of geometry (Aria MPS, COLMAP, depth with poses) gives this one form, and spatial pairs read nothing else.
-Depth is the simplest source: its pixels are put back into the world, and the voxels that they fall into are the
+Every source of geometry (Aria MPS, COLMAP, depth with poses) gives this form, and spatial pairs read nothing else.
+Depth is the simplest source: its pixels are projected back into the world, and the voxels that they fall into are the
 frame's points. A depth map holds the first surface along each ray, so hidden points are left out.
 """
 
@@ -17,11 +17,11 @@ from singlelife.errors import LifeError
 if TYPE_CHECKING:
     from singlelife.lives.prepared import PreparedLife
 
-_VOXEL_BITS = 21  # of each coordinate: three of them make a positive int64
-_GRID = 48  # rows and columns of pixels that are taken of a frame's depth, at most
-_VOXELS_PER_DEPTH = 8  # with 4 or 16, the overlap correlates less with that of warping by depth (0.96 and 0.94)
+_VOXEL_BITS = 21  # per coordinate: three coordinates make a positive int64
+_GRID = 48  # maximum number of rows and columns of pixels to use from a frame's depth
+_VOXELS_PER_DEPTH = 8  # with 4 or 16, the overlap correlates less with the overlap by depth warping (0.96 and 0.94)
 _BATCH = 256  # frames whose depth is read at once
-_NEARNESS = 1.5  # a voxel counts by this power of its nearness: far ones cover less of the image
+_NEARNESS = 1.5  # a voxel's weight is this power of its nearness: far voxels cover less of the image
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,8 @@ class VisiblePoints:
     """The 3D points that each of n frames sees, as one array: frame i sees `ids[offsets[i]:offsets[i + 1]]`.
 
     Attributes:
-        offsets: int64 (n + 1,), from 0, never falling.
-        ids: int64 (offsets[-1],), ascending and without doubles within each frame; of a world for each component.
+        offsets: int64 (n + 1,), from 0, never decreasing.
+        ids: int64 (offsets[-1],), ascending and unique within each frame; each component has its own world of ids.
     """
 
     offsets: np.ndarray
@@ -38,14 +38,14 @@ class VisiblePoints:
 
     @classmethod
     def from_frames(cls, frames: Sequence[np.ndarray]) -> "VisiblePoints":
-        """From the ids of each frame, in any order and with doubles."""
+        """From the ids of each frame, in any order and perhaps repeated."""
         unique = [np.unique(np.asarray(ids, dtype=np.int64)) for ids in frames]
         counts = np.array([len(ids) for ids in unique], dtype=np.int64)
         return cls.from_counts(counts, np.concatenate([np.zeros(0, dtype=np.int64), *unique]))
 
     @classmethod
     def from_counts(cls, counts: np.ndarray, ids: np.ndarray) -> "VisiblePoints":
-        """From how many points each frame sees, and the ids of all frames one after another."""
+        """From the number of points that each frame sees, and the ids of all frames one after another."""
         return cls(np.concatenate([[0], np.cumsum(counts)]).astype(np.int64), ids)
 
     def __len__(self) -> int:
@@ -56,7 +56,7 @@ class VisiblePoints:
 
     @property
     def counts(self) -> np.ndarray:
-        """How many points each frame sees, int64 (n,)."""
+        """The number of points that each frame sees, int64 (n,)."""
         return np.diff(self.offsets)
 
 
@@ -65,12 +65,12 @@ class Geometry:
     """The cameras and visible points of a life, a row for each of its n frames.
 
     Attributes:
-        points: what each frame sees; nothing where the frame's pose is not known.
+        points: the points that each frame sees; none if the frame's pose is unknown.
         component: int64 (n,). Frames share a world, and may be compared, only within a component (a graph of a SLAM
-            system, a model of a reconstruction); -1 where the pose is not known.
-        poses: camera to world, float64 (n, 4, 4); camera axes x right, y down, z forward; NaN where not known.
-        intrinsics: fx, fy, cx, cy in pixels of the stored frame, float64 (n, 4); NaN where not known.
-        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 where points are not voxels.
+            system, a model of a reconstruction); -1 if the pose is unknown.
+        poses: camera to world, float64 (n, 4, 4); camera axes x right, y down, z forward; NaN if unknown.
+        intrinsics: fx, fy, cx, cy in pixels of the stored frame, float64 (n, 4); NaN if unknown.
+        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 if points are not voxels.
     """
 
     points: VisiblePoints
@@ -100,15 +100,15 @@ def frames_at_rate(life: "PreparedLife", rate: float) -> np.ndarray:
 
 
 def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
-    """The voxel of each point, as one number, so that what is seen twice has one name.
+    """The voxel of each point as one number, so that a place seen twice has one name.
 
     Args:
         points: world coordinates, (..., 3), in any unit.
         size: side of a voxel, in the same unit.
 
     Returns:
-        int64 (...), not negative, the same for all points of a voxel and no others; -1 for points that are not finite
-        or lie further than a million voxels from the origin.
+        int64 (...), at least 0, unique to each voxel; -1 for points that are not finite or lie further than a million
+        voxels from the origin.
     """
     half = 1 << (_VOXEL_BITS - 1)
     with np.errstate(invalid="ignore"):  # NaN and infinity become -1 below
@@ -119,14 +119,14 @@ def voxel_ids(points: np.ndarray, size: float) -> np.ndarray:
 
 
 def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | None = None) -> np.ndarray:
-    """How far away is what frames see: the median along the camera's axis, in the unit of the poses.
+    """The median depth in each frame, along the camera's axis, in the unit of the poses.
 
     Args:
-        rows: of the life, int64 (k,).
-        geometry: of the life, whose voxels are taken; without it, the life's own depth.
+        rows: rows of the life, int64 (k,).
+        geometry: the life's geometry, whose voxels are used; without it, the life's own depth.
 
     Returns:
-        float64 (k,); NaN where it is not known, as of COLMAP's points, which are kept without their places.
+        float64 (k,); NaN if unknown, for example with COLMAP's points, whose positions are not stored.
     """
     found = np.full(len(life), np.nan)
     for start in range(0, len(looked_at := np.unique(rows)), _BATCH):
@@ -152,10 +152,10 @@ def median_depths(life: "PreparedLife", rows: np.ndarray, geometry: Geometry | N
 
 
 def default_voxel_size(life: "PreparedLife") -> float:
-    """An eighth of the median depth of the life, to two digits, in the unit of its poses: no unit is assumed.
+    """An eighth of the life's median depth, to two digits, in the unit of its poses, whatever that is.
 
     Raises:
-        LifeError: no depth is known in any of the frames looked at.
+        LifeError: depth is unknown in all the frames sampled.
     """
     depth = _depth(life, np.unique(np.linspace(0, len(life) - 1, 64).astype(np.int64)))
     if not (depth > 0).any():
@@ -166,20 +166,20 @@ def default_voxel_size(life: "PreparedLife") -> float:
 def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = True) -> Geometry:
     """The geometry of a life that has poses, intrinsics and depth.
 
-    All its poses count as one world. Memory grows with the visible points alone.
+    All its poses count as one world. Memory grows only with the number of visible points.
 
     Args:
         life: the prepared life.
-        voxel_size: side of a voxel, in the unit of the poses; over the depth's error and the distance of its pixels.
+        voxel_size: side of a voxel, in the unit of the poses; larger than the depth's error and its pixels' spacing.
         progress: show a progress bar on stderr.
 
     Raises:
-        LifeError: the life has no poses, intrinsics or depth, or frames of several sizes.
+        LifeError: the life lacks poses, intrinsics or depth, or has frames of several sizes.
     """
     rows = np.arange(len(life))
     poses, intrinsics = life.poses(rows), life.intrinsics(rows)
     if poses is None or intrinsics is None:
-        raise LifeError(f"The life {life.name} has no poses and intrinsics, so its depth does not place its points.")
+        raise LifeError(f"The life {life.name} has no poses and intrinsics to turn its depth into points.")
     seen = []
     with tqdm(desc=f"Points of {life.name}", total=len(life), unit=" frames", disable=not progress) as bar:
         for start in range(0, len(life), _BATCH):
@@ -192,10 +192,10 @@ def depth_geometry(life: "PreparedLife", *, voxel_size: float, progress: bool = 
 
 
 def back_project(depth: np.ndarray, poses: np.ndarray, intrinsics: np.ndarray) -> np.ndarray:
-    """World points at the centres of a grid of pixels of each frame.
+    """World points at the centres of a grid of pixels in each frame.
 
     Args:
-        depth: along the camera's axis, (k, height, width); 0 where unknown.
+        depth: depth along the camera's axis, (k, height, width); 0 where unknown.
         poses: camera to world, (k, 4, 4).
         intrinsics: fx, fy, cx, cy in pixels, (k, 4).
 

@@ -1,15 +1,15 @@
 """Recordings with a known camera pose for each frame, and perhaps depth, in the layouts that public data sets use.
 
     ScanNet    color/N.jpg, pose/N.txt (4×4), depth/N.png (mm), intrinsic/intrinsic_color.txt and intrinsic_depth.txt
-    7-Scenes   frame-N.color.png, frame-N.pose.txt (4×4), frame-N.depth.png (mm); 585 px at 640×480, as its owners say
-    TUM RGB-D  rgb.txt, groundtruth.txt (time, shift, quaternion), depth.txt (5000 levels a metre); intrinsics of its
-               owners, by the camera in the folder's name
-    KITTI      image_2/N.png, calib.txt, times.txt; poses.txt or ../../poses/SEQUENCE.txt (3×4 a line)
-    poses.txt  images/ or one video; poses.txt (3×4 or 4×4 a line); K.txt or intrinsics.txt (3×3); depth/ (mm), with
-               the numbers of the images or of the video's frames
+    7-Scenes   frame-N.color.png, frame-N.pose.txt (4×4), frame-N.depth.png (mm); 585 px at 640×480, from its authors
+    TUM RGB-D  rgb.txt, groundtruth.txt (time, shift, quaternion), depth.txt (5000 levels per metre); intrinsics from
+               its authors, by the camera in the folder's name
+    KITTI      image_2/N.png, calib.txt, times.txt; poses.txt or ../../poses/SEQUENCE.txt (3×4 per line)
+    poses.txt  images/ or one video; poses.txt (3×4 or 4×4 per line); K.txt or intrinsics.txt (3×3); depth/ (mm),
+               numbered like the images or the video's frames
 
-Poses are camera to world, and the camera's axes are x right, y down, z forward, in all of them. Times are the data
-set's where it has any. Otherwise they are 30 frames a second, the rate of these cameras (KITTI: 10).
+In all of them, poses are camera to world and the camera's axes are x right, y down, z forward. Times are the data
+set's if it has any; otherwise frames are 1/30 s apart, as with these cameras (KITTI: 1/10 s).
 """
 
 import hashlib
@@ -32,10 +32,10 @@ from singlelife.lives.video.recordings import videos_in
 from singlelife.pictures import read_picture
 
 _PICTURES = (".jpg", ".jpeg", ".png")
-MILLIMETRES = 0.001  # metres; what depth is stored in
-_UNKNOWN = (0, 65535)  # levels of depth that stand for none
+MILLIMETRES = 0.001  # metres; the unit of stored depth
+_UNKNOWN = (0, 65535)  # levels that mean unknown depth
 _TUM_DEPTH = 1 / 5000
-_TUM_TOLERANCE = 0.02  # seconds between a picture and its pose or depth, as the benchmark's own tool takes them
+_TUM_TOLERANCE = 0.02  # maximum seconds between a picture and its pose or depth, as in the benchmark's own tool
 _TUM_CAMERAS = {
     "freiburg1": (517.3, 516.5, 318.6, 255.3),
     "freiburg2": (520.9, 521.0, 325.1, 249.7),
@@ -50,15 +50,15 @@ class PosedRecording:
 
     Attributes:
         path: its folder.
-        layout: a name of those above.
-        images: a picture for each frame; none where the frames are those of `video`.
+        layout: one of the names above.
+        images: a picture for each frame; empty if the frames are in `video`.
         video: the file with the frames, or None.
         times: seconds from the first frame, float64 (n,).
-        poses: camera to world, float64 (n, 4, 4); NaN where not known.
-        intrinsics: fx, fy, cx, cy in pixels of the pictures, float64 (4,); NaN where not known.
+        poses: camera to world, float64 (n, 4, 4); NaN if unknown.
+        intrinsics: fx, fy, cx, cy in pixels of the pictures, float64 (4,); NaN if unknown.
         depth: the depth map of each frame, or None.
-        depth_intrinsics: of the depth maps, where they have their own, as `intrinsics`.
-        depth_scale: metres a level.
+        depth_intrinsics: the depth maps' own intrinsics, if they have any, in the same form.
+        depth_scale: metres per level.
     """
 
     path: Path
@@ -80,7 +80,7 @@ class PosedRecording:
         return any(self.depth)
 
     def fingerprint(self) -> str:
-        """What tells it from others: its numbers, and the name and size of each file and the content of the first.
+        """An identifier: a hash of its numbers, each file's name and size, and the first file's `video_fingerprint`.
 
         Raises:
             LifeError: a file cannot be read.
@@ -98,8 +98,8 @@ class PosedRecording:
     def frames(
         self, frame_rate: float, frame_size: int
     ) -> Iterator[tuple[KeptFrame, np.ndarray, np.ndarray, np.ndarray | None]]:
-        """The kept frames, each with its pose (4, 4), the intrinsics (4,) of the stored frame, and its depth in
-        metres, float32 (height, width), 0 where unknown, or None.
+        """The kept frames, each with its pose (4, 4), the stored frame's intrinsics (4,), and its depth in metres,
+        float32 (height, width), 0 where unknown, or None.
 
         Raises:
             LifeError: a picture cannot be read, or the video has more frames than there are poses.
@@ -107,13 +107,13 @@ class PosedRecording:
         kept = self._of_video(frame_rate, frame_size) if self.video else self._of_images(frame_rate, frame_size)
         for frame, (width, height) in kept:
             if frame.frame_index >= len(self):
-                raise LifeError(f"{self.path}: the video has more frames than the {len(self)} poses of poses.txt.")
+                raise LifeError(f"{self.path}: the video has more frames than the {len(self)} poses in poses.txt.")
             size = frame.image.shape[:2]
             intrinsics = self._intrinsics_of(width, height) * np.tile([size[1] / width, size[0] / height], 2)
             yield frame, self.poses[frame.frame_index], intrinsics, self._depth(frame.frame_index, size, intrinsics)
 
     def _intrinsics_of(self, width: int, height: int) -> np.ndarray:
-        """The intrinsics for pictures of a size, scaled if their principal point shows that they are of another."""
+        """The intrinsics for pictures of this size, scaled if their principal point shows that they fit another."""
         scale = width / (2 * self.intrinsics[2])
         return self.intrinsics * (scale if abs(math.log2(scale)) > 0.5 else 1.0) if scale > 0 else self.intrinsics
 
@@ -137,7 +137,7 @@ class PosedRecording:
             yield KeptFrame(np.asarray(picture), float(self.times[index]), int(index)), size
 
     def _depth(self, index: int, size: tuple[int, int], intrinsics: np.ndarray) -> np.ndarray | None:
-        """The depth of a frame at the centres of its stored pixels. Depth is never averaged over edges."""
+        """A frame's depth at the centres of its stored pixels. Depth is never averaged over edges."""
         if not self.has_depth:
             return None
         height, width = size
@@ -164,14 +164,14 @@ class PosedRecording:
 
 
 def nearest_to_ticks(times: np.ndarray, frame_rate: float) -> np.ndarray:
-    """Which frames are kept, by the rule of `VideoReader`: the nearest to each tick, int64."""
+    """The indices of the frames to keep, int64: the nearest to each tick, as in `VideoReader`."""
     tick = np.round(times * frame_rate).astype(np.int64)
     order = np.lexsort((np.arange(len(times)), np.abs(times - tick / frame_rate), tick))
     return np.sort(order[np.unique(tick[order], return_index=True)[1]])
 
 
 def posed_recording(folder: Path) -> PosedRecording | None:
-    """The recording in a folder, or None if its layout is none of those above.
+    """The recording in a folder, or None if its layout is not one of those above.
 
     Raises:
         LifeError: it has such a layout, but a file is missing or cannot be read, or a pose is not a rigid motion.
@@ -193,12 +193,12 @@ def posed_recording(folder: Path) -> PosedRecording | None:
 
 @lru_cache(maxsize=4)
 def _read_once(read: Callable[[Path], PosedRecording], folder: Path, _files: tuple) -> PosedRecording:
-    """A command asks for a life several times, and its poses may be thousands of files."""
+    """Cached: a command asks for a life several times, and its poses may be thousands of files."""
     return read(folder)
 
 
 def _kitti_poses(folder: Path) -> Path:
-    """Where the data set keeps the poses of a sequence."""
+    """The data set's own place for the poses of a sequence."""
     return folder.parent.parent / "poses" / f"{folder.resolve().name}.txt"
 
 
@@ -234,8 +234,8 @@ def _tum(folder: Path) -> PosedRecording:
     if not (row >= 0).any():
         raise LifeError(
             f"{folder}: no picture is within {_TUM_TOLERANCE} s of a pose. The pictures are from {times[0]:.2f} to "
-            f"{times[-1]:.2f} s, and groundtruth.txt from {truth[0, 0]:.2f} to {truth[-1, 0]:.2f} s: is it another "
-            "recording's?"
+            f"{times[-1]:.2f} s, and groundtruth.txt from {truth[0, 0]:.2f} to {truth[-1, 0]:.2f} s: does it belong "
+            "to another recording?"
         )
     depth: list[Path | None] = [None] * len(images)
     if (folder / "depth.txt").is_file():
@@ -260,7 +260,7 @@ def _kitti(folder: Path) -> PosedRecording:
     times = np.arange(len(images)) / 10
     if (folder / "times.txt").is_file():
         times = _numbers(folder / "times.txt", 1)[:, 0]
-    # The poses are those of the left grey camera; P[:, 3] says how far this one is to its side.
+    # The poses are the left grey camera's; P[:, 3] gives this camera's distance to its side.
     aside = np.eye(4)
     aside[:3, 3] = -np.linalg.solve(projection[:, :3], projection[:, 3])
     motion, depth = _poses_of_lines(poses) @ aside, [None] * len(images)
@@ -279,7 +279,7 @@ def _poses_file(folder: Path) -> PosedRecording:
         return _recording(folder, "poses.txt", list(images.values()), poses, camera, depth)
     videos = [path for path in videos_in(folder) if path.parent == folder]
     if len(videos) != 1:
-        raise LifeError(f"{folder}: beside poses.txt should be a folder `images` or one video, not {len(videos)}.")
+        raise LifeError(f"{folder} should have a folder `images` or one video beside poses.txt, not {len(videos)}.")
     return _recording(
         folder, "poses.txt", [], poses, camera, [maps.get(n) for n in range(len(poses))], video=videos[0]
     )
@@ -290,14 +290,14 @@ def _recording(
     depth: Sequence[Path | None], *, video: Path | None = None, times: np.ndarray | None = None,
     depth_intrinsics: np.ndarray | None = None, depth_scale: float = MILLIMETRES,
 ) -> PosedRecording:  # fmt: skip
-    """The recording, after what every layout has to keep."""
+    """The recording, after the checks that are common to all layouts."""
     count = len(poses) if video else len(images)
     if not count:
         raise LifeError(f"{folder}: there are no pictures.")
     times = np.arange(count) / 30 if times is None else times - times[0]
     if not len(poses) == len(times) == count:
         raise LifeError(
-            f"{folder}: {count} pictures, {len(poses)} poses and {len(times)} times do not belong together."
+            f"{folder}: the numbers of pictures ({count}), poses ({len(poses)}) and times ({len(times)}) differ."
         )
     known = np.isfinite(poses).all(axis=(1, 2))
     poses = np.where(known[:, None, None], poses, np.nan)
@@ -306,7 +306,7 @@ def _recording(
     wrong |= np.linalg.det(turns) < 0
     if wrong.any():
         first = np.flatnonzero(known)[wrong][0]
-        raise LifeError(f"{folder}: the pose of frame {first} is no rotation and shift (camera to world).")
+        raise LifeError(f"{folder}: the pose of frame {first} is not a rotation and shift (camera to world).")
     if not known.any():
         raise LifeError(f"{folder}: no frame has a pose.")
     return PosedRecording(
@@ -315,12 +315,12 @@ def _recording(
 
 
 def _camera(matrix: np.ndarray) -> np.ndarray:
-    """fx, fy, cx, cy of a camera matrix."""
+    """fx, fy, cx, cy from a camera matrix."""
     return np.array([matrix[0, 0], matrix[1, 1], matrix[0, 2], matrix[1, 2]])
 
 
 def _lines(path: Path) -> list[str]:
-    """The lines of a text file that say something: those that begin with # do not."""
+    """The lines of a text file, except empty ones and comments with #."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -331,7 +331,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _numbers(path: Path, columns: int) -> np.ndarray:
-    """A table of numbers, float64 (n, at least `columns`); lines that begin with # say nothing."""
+    """A table of numbers, float64 (n, at least `columns`); lines that begin with # are comments."""
     lines = [line.replace(",", " ").split() for line in _lines(path)]
     for number, line in enumerate(lines, start=1):
         try:
@@ -346,12 +346,12 @@ def _numbers(path: Path, columns: int) -> np.ndarray:
 def _matrix(path: Path, side: int) -> np.ndarray:
     values = _numbers(path, side)
     if len(values) < side:
-        raise LifeError(f"{path}: a matrix of {side} × {side} numbers is expected, and it has {len(values)} lines.")
+        raise LifeError(f"{path} should be a matrix of {side} × {side} numbers, but has {len(values)} lines.")
     return values[:side, :side]
 
 
 def _poses_of_lines(path: Path) -> np.ndarray:
-    """A pose a line: the 12 numbers of a 3×4 matrix or the 16 of a 4×4 one, row by row."""
+    """A pose per line: the 12 numbers of a 3×4 matrix or the 16 of a 4×4 matrix, row by row."""
     values = _numbers(path, 12)
     if values.shape[1] not in (12, 16):
         raise LifeError(f"{path}: a line should have 12 or 16 numbers, not {values.shape[1]}.")
@@ -360,7 +360,7 @@ def _poses_of_lines(path: Path) -> np.ndarray:
 
 
 def _numbered(folder: Path, suffixes: Sequence[str]) -> dict[int, Path]:
-    """Files by the last number in their names, in its order: `7.jpg`, `frame-000007.png`."""
+    """Files by the last number in their names, in ascending order: `7.jpg`, `frame-000007.png`."""
     found: dict[int, Path] = {}
     for path in sorted(folder.glob("*")):
         digits = re.findall(r"\d+", path.stem)
@@ -372,7 +372,7 @@ def _numbered(folder: Path, suffixes: Sequence[str]) -> dict[int, Path]:
 
 
 def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
-    """Times and files of one of TUM's lists."""
+    """Times and files from one of TUM's lists."""
     lines = [line.split() for line in _lines(path)]
     try:
         times = np.array([float(line[0]) for line in lines])
@@ -380,14 +380,14 @@ def _listed(path: Path) -> tuple[np.ndarray, list[Path]]:
     except (ValueError, IndexError) as error:
         raise LifeError(f"{path}: each line should have a time and a file.") from error
     if gone := [file for file in files if not file.is_file()]:
-        raise LifeError(f"{path} names {len(gone)} of {len(files)} files that are not here, such as {gone[0]}.")
+        raise LifeError(f"{path} names {len(files)} file(s), {len(gone)} of them missing, such as {gone[0]}.")
     if (np.diff(times) <= 0).any():
-        raise LifeError(f"{path}: the times should grow from line to line.")
+        raise LifeError(f"{path}: the times should increase from line to line.")
     return times, files
 
 
 def _nearest(times: np.ndarray, wanted: np.ndarray) -> np.ndarray:
-    """For each of the ascending wanted times the row of the nearest of `times`, int64; -1 if it is too far away."""
+    """The row of the nearest of `times` for each wanted time (ascending), int64; -1 if it is too far away."""
     known = pd.DataFrame({"time": times, "row": np.arange(len(times))}).sort_values("time", kind="stable")
     found = pd.merge_asof(
         pd.DataFrame({"time": wanted}), known, on="time", direction="nearest", tolerance=_TUM_TOLERANCE

@@ -1,7 +1,7 @@
-"""The geometry of a life, made once of what there is and kept beside its frames.
+"""The geometry of a life: found once and stored with its frames.
 
-It is a folder `geometry` in that of the prepared life: a `datasets` dataset with a row for each frame, and what it was
-made from. It appears whole or not at all, and is made again when its source has changed.
+It is the folder `geometry` in the prepared life's folder: a `datasets` dataset with a row for each frame, and metadata
+about its source. It is written atomically, and made again when its source has changed.
 """
 
 import hashlib
@@ -33,7 +33,7 @@ _FILES = {
     "COLMAP": ("cameras.bin", "images.bin"),
     "depth": (),
 }
-# Part of the format, of earlier versions in which they could be set.
+# Settings that earlier versions let users change; still part of the format.
 _SETTINGS = {
     "max_inv_dist_std": aria.MAX_INV_DIST_STD,
     "max_dist_std": aria.MAX_DIST_STD,
@@ -45,21 +45,21 @@ _SETTINGS = {
 
 
 class GeometrySource(NamedTuple):
-    """Where geometry is made from."""
+    """The source of a life's geometry."""
 
     kind: str
     """`"Aria MPS"`, `"COLMAP"` or `"depth"` (the life's own)"""
     folders: tuple[Path, ...] = ()
     """the MPS folders or COLMAP models"""
     roots: tuple[Path, ...] = ()
-    """where their files lie, and the times of Aria's videos"""
+    """the folders to search for their files, and for the times of Aria's videos"""
 
 
 def stored_geometry(life: PreparedLife) -> Geometry | None:
-    """The geometry kept beside a life, or None if there is none, or one of another version's format.
+    """The geometry stored with a life, or None if there is none in this version's format.
 
     Raises:
-        LifeError: what is there is damaged.
+        LifeError: it is damaged.
     """
     metadata = geometry_metadata(life)
     if metadata is None:
@@ -68,7 +68,7 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
         table = load_from_disk(str(life.path / FOLDER)).data
         poses, intrinsics, component = (table.column(name).combine_chunks() for name in list(GEOMETRY_COLUMNS)[:3])
         points = table.column("point_ids")
-        ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # more than one list array holds
+        ids = np.concatenate([chunk.flatten().to_numpy() for chunk in points.chunks])  # too long for one list array
         geometry = Geometry(
             VisiblePoints.from_counts(pc.list_value_length(points).to_numpy(), ids),
             component.to_numpy(),
@@ -77,19 +77,19 @@ def stored_geometry(life: PreparedLife) -> Geometry | None:
             metadata.get("voxel_size", 0.0),
         )
         if len(geometry) != len(life):
-            raise ValueError(f"it is of {len(geometry)} frames, not {len(life)}")
-    except Exception as error:  # of several libraries, by what is damaged
+            raise ValueError(f"it has {len(geometry)} frames, not {len(life)}")
+    except Exception as error:  # several libraries raise errors of their own
         raise _damaged(life, error) from error
     return geometry
 
 
 def geometry_metadata(life: PreparedLife) -> dict[str, Any] | None:
-    """What the stored geometry was made from, or None where `stored_geometry` is None.
+    """The metadata of the stored geometry, or None if `stored_geometry` is None.
 
     Returns:
         `source` (its kind), `fingerprint` (of the source's files, the settings and the life), `settings`, `voxel_size`
-        (0 where points are not voxels), `chosen` (whether the source was named, not found), `num_frames`,
-        `num_registered` and `components`.
+        (0 if points are not voxels), `chosen` (True if the user named the source), `num_frames`, `num_registered` and
+        `components`.
 
     Raises:
         LifeError: it cannot be read.
@@ -114,13 +114,14 @@ def life_geometry(
 ) -> Geometry:
     """The geometry of a life: the stored one, or made and stored now.
 
-    Two processes may ask at once: one makes it, the other waits.
+    If two processes ask at once, one makes it and the other waits.
 
     Args:
-        source: a folder with Aria MPS output or COLMAP models. By default what was named before; else what lies in
-            the folder `slam` of the life's recordings; else the life's own depth and poses.
-        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 takes that of before, else
-            0.1 m for Aria, and an eighth of the median depth for depth. COLMAP's points need none.
+        source: a folder with Aria MPS output or COLMAP models. By default the source named before, or the folder
+            `slam` of the life's recordings, or the life's own depth and poses.
+        voxel_size: side of the voxels that stand for points, in the unit of the poses; 0 keeps the size used before
+            or, the first time, takes 0.1 m for Aria and an eighth of the median depth for a life with depth. COLMAP's
+            points need none.
 
     Raises:
         LifeError: there is no source, or it cannot be used.
@@ -133,13 +134,13 @@ def life_geometry(
         made_from = {"fingerprint": _fingerprint(life, found, settings), "chosen": source is not None}
         if metadata is None or metadata["fingerprint"] != made_from["fingerprint"]:
             with locked(Path(f"{life.path}.geometry"), f"the poses of {life.name}"):
-                metadata = geometry_metadata(life)  # perhaps of the process that held the lock
+                metadata = geometry_metadata(life)  # the process that held the lock may have made it
                 if metadata is None or metadata["fingerprint"] != made_from["fingerprint"]:
                     _make(life, found, settings, made_from, progress)
     geometry = stored_geometry(life)
     if geometry is None:
         raise LifeError(
-            f"The camera poses of the life {life.name} are not known. Put an Aria MPS folder or a COLMAP model into "
+            f"The camera poses of the life {life.name} are unknown. Put an Aria MPS folder or a COLMAP model into "
             f"{recordings_dir() / life.name / 'slam'}, name one with `singlelife poses {life.name} --from FOLDER`, or "
             f"let `singlelife poses {life.name}` reconstruct them from the frames."
         )
@@ -147,25 +148,25 @@ def life_geometry(
 
 
 def find_source(life: PreparedLife, folder: Path | None = None) -> GeometrySource | None:
-    """The source of a life's geometry: in `folder`, or by default what lies with the life.
+    """The source of a life's geometry: in `folder`, or by default with the life.
 
     Raises:
         LifeError: `folder` holds neither Aria MPS output nor a COLMAP model.
     """
     root = folder or recordings_dir() / life.name / "slam"
-    shuffled = life.metadata.get("shuffled")  # its frames no longer stand where a recording's times say
+    shuffled = life.metadata.get("shuffled")  # its frames are not where the recording's times say
     if shuffled and folder is not None:
-        raise LifeError(f"The frames of {life.name} are in random order: name poses with its base.")
+        raise LifeError(f"The frames of {life.name} are in random order: add poses to its base life instead.")
     places = sorted(path for path in (root, *root.rglob("*")) if path.is_dir()) if not shuffled else []
     for kind, matches in (("Aria MPS", aria.is_mps_folder), ("COLMAP", colmap.is_model)):
         if folders := tuple(filter(matches, places)):
-            times = recordings_dir() / life.name  # a video's times may lie with the recordings
+            times = recordings_dir() / life.name  # a video's times may be with the recordings
             beside = (times,) if kind == "Aria MPS" and times.is_dir() else ()
             return GeometrySource(kind, folders, (root, *beside))
     if folder is not None:
         raise LifeError(
             f"{folder} holds neither Aria MPS output ({aria.TRAJECTORY}, {aria.POINTS}) nor a COLMAP model "
-            "(cameras.bin, images.bin), nor do the folders in it. Unpack the .zip files in it, if there are any."
+            "(cameras.bin, images.bin), and neither do the folders in it. Unpack its .zip files, if there are any."
         )
     known = {"pose", "intrinsics", "depth"} <= set(life.dataset.column_names)
     return GeometrySource("depth") if known else None
@@ -205,7 +206,7 @@ def _make(
         "num_frames": len(geometry),
         "num_registered": int((geometry.component >= 0).sum()),
         "components": len(np.unique(geometry.component[geometry.component >= 0])),
-        "warnings": [],  # part of the format; of earlier versions that judged the camera's motion here
+        "warnings": [],  # part of the format: earlier versions judged the camera's motion
     }
     try:
         store_geometry(life, geometry, metadata)
@@ -217,7 +218,7 @@ def _make(
 
 
 def store_geometry(life: PreparedLife, geometry: Geometry, metadata: dict[str, Any]) -> None:
-    """Keep a geometry beside its life, in place of what is there."""
+    """Store a geometry with its life, in place of an earlier one."""
     file = "data-00000-of-00001.arrow"
     with atomic_dir(life.path / FOLDER) as aside:
         with ArrowWriter(features=GEOMETRY_COLUMNS, path=str(aside / file)) as writer:

@@ -1,9 +1,9 @@
-"""A Doom map as its wad stores it, and the exact depth of what a camera sees in it.
+"""Read a Doom map from its wad, and compute the exact depth that a camera sees in it.
 
-A map is straight lines that cut a plane into sectors of one floor and one ceiling height (the Unofficial Doom Specs,
-https://www.gamers.org/dhs/helpdocs/dmsp1666.html). The camera is level, so all pixels of a column look along one line
-of the plan. Where it crosses walls and openings, a pixel sees the floor or ceiling that it meets before the next
-crossing, or the wall there below or above the opening, or looks on through it.
+In a map, straight lines divide the plane into sectors, each with one floor and one ceiling height (the Unofficial Doom
+Specs, https://www.gamers.org/dhs/helpdocs/dmsp1666.html). The camera is level, so all pixels of a column look along
+one line in the plan. This line crosses walls and openings. A pixel sees the floor or ceiling before the next crossing,
+or the wall below or above the opening there, or looks through the opening.
 """
 
 import re
@@ -33,7 +33,7 @@ _NO_SIDE = -1
 # The game's 8-bit depth buffer against exact depth: a straight line, fitted on five maps of both wads. A level is 7.1
 # map units; away from edges the exact depth is within 5 units of the line for 86% of the pixels, within 8 for 99%.
 _BUFFER_STEP, _BUFFER_OFFSET = 7.1, 11.4
-_SKY_LEVEL = 127  # which the sky has, whatever is behind
+_SKY_LEVEL = 127  # the sky's level, whatever is behind
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,11 @@ class DoomMap:
     """Lines and sectors of a map, in map units. Sectors are numbered as in ViZDoom's `state.sectors`.
 
     Attributes:
-        start, direction: (lines, 2) float64, where a line starts, and from there to where it ends.
+        start, direction: (lines, 2) float64, a line's start, and the vector to its end.
         right, left: (lines,) int64, the sector on either side, looking along the line; `OUTSIDE` if none.
         impassable: (lines,) bool, whether it stops a walker whatever the heights are.
         special: (lines,) int64, the action it triggers; 0 for none.
-        tag: (lines,) int64, the tag of the sectors that the action is about; 0 for the one behind the line.
+        tag: (lines,) int64, the tag of the sectors that the action affects; 0 for the sector behind the line.
         sector_tag: (sectors,) int64.
         sky: (sectors,) bool, whether the ceiling is the sky.
     """
@@ -65,7 +65,7 @@ class DoomMap:
         """Read one map.
 
         Raises:
-            LifeError: the wad has no map of that name.
+            LifeError: the wad has no map with this name.
         """
         content = wad.read_bytes()
         count, offset = np.frombuffer(content, "<i4", 2, 4)
@@ -97,7 +97,7 @@ class DoomMap:
         )
 
     def sectors_at(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
-        """Sectors at the points of a grid, (len(y), len(x)) int64: by the side of the next line to the west."""
+        """Sectors at the points of a grid, (len(y), len(x)) int64, from the nearest line to the west of each."""
         end = self.start + self.direction
         found = np.full((len(y), len(x)), OUTSIDE)
         for row, level in enumerate(y):
@@ -111,7 +111,7 @@ class DoomMap:
 
 
 def depth_of_buffer(levels: np.ndarray) -> np.ndarray:
-    """Depth along the camera's axis, float32 map units, of a depth buffer's levels; 0 for the sky's level."""
+    """Depth along the camera's axis, float32 map units, from a depth buffer's levels; 0 for the sky's level."""
     depth = levels * np.float32(_BUFFER_STEP) + np.float32(_BUFFER_OFFSET)
     return np.where(levels == _SKY_LEVEL, np.float32(0), depth)
 
@@ -128,15 +128,15 @@ def exact_depth(
     """Depth along a level camera's axis at the centre of each pixel of a square image.
 
     Args:
-        doom_map: what the camera is in.
-        floors, ceilings: the height of each sector's, as they are now: doors and lifts move.
-        position: of the eye, (3,), in map units.
-        angle: of the view, in degrees, 0 along x, counter-clockwise.
+        doom_map: the map that the camera is in.
+        floors, ceilings: the current heights in each sector; doors and lifts move.
+        position: the eye's position, (3,), in map units.
+        angle: the viewing direction, in degrees, 0 along x, counter-clockwise.
         intrinsics: fx, fy, cx, cy in pixels.
-        size: of the image, in pixels.
+        size: the image's side, in pixels.
 
     Returns:
-        float32 (size, size) in map units; infinite where there is the sky.
+        float32 (size, size) in map units; infinite for the sky.
     """
     floors, ceilings = np.append(floors, np.inf), np.append(ceilings, -np.inf)  # the last is OUTSIDE
     skies = np.append(doom_map.sky, False)
@@ -168,8 +168,8 @@ def exact_depth(
 def _crossings(
     doom_map: DoomMap, position: np.ndarray, angle: float, aside: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Where each column's ray crosses lines, nearest first, infinitely far when there are no more: depth, sector
-    before and sector behind, each (most crossings, columns)."""
+    """The crossings of each column's ray with lines, nearest first: depth (infinite if there are no more), sector
+    before and sector behind, each (maximum number of crossings, columns)."""
     cos, sin = np.cos(np.radians(angle)), np.sin(np.radians(angle))
     to_camera = np.array([[sin, cos], [-cos, sin]])  # columns: right, forward
     start, direction = (doom_map.start - position[:2]) @ to_camera, doom_map.direction @ to_camera

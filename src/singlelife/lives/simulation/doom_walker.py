@@ -1,9 +1,9 @@
-"""A walker who strolls through a Doom map, to see all of it, with eyes of their own.
+"""A walker that strolls through a Doom map to see all of it, with a gaze of its own.
 
-The walker knows the map, as people know the place they live in: it picks a part of it that it has seen least, and goes
-there on a path that keeps away from walls. What makes the camera's motion that of a person is that the eyes do not
-point where the feet go: they follow the way with some delay, wander, now and then look aside or back, and sometimes
-the walker stops to look around.
+The walker knows the map, as people know the place they live in: it picks one of the parts that it has visited least,
+and goes there on a path that keeps away from walls. Its camera moves like a person's because the eyes do not point
+where the feet go: they follow the path with some delay, wander, and now and then look aside or back. Sometimes the
+walker stops to look around.
 
 Paths lead over a grid of nodes that a player can stand on.
 """
@@ -21,13 +21,13 @@ from singlelife.lives.simulation.doom_map import OUTSIDE, DoomMap
 
 Heights: TypeAlias = Callable[[], tuple[np.ndarray, np.ndarray]]  # floor and ceiling of each sector, now
 
-_CELL = 128  # map units; places are visited by cells of this size
-_PUSH = 1.9  # on the buttons, for a map unit per frame
+_CELL = 128  # map units; visits are counted in cells of this size
+_PUSH = 1.9  # value of the buttons for a speed of one map unit per frame
 _NEAR = 4  # levels of the depth buffer, about 40 map units
 _LOST = 96  # map units from the path
-_TRIED = 25  # frames after which one tries a door again
+_TRIED = 25  # frames to wait before trying a door again
 
-_PLACE = 512  # nodes; fewer are hardly a place
+_PLACE = 512  # nodes; a place with fewer is too small to live in
 
 _GRID = 16  # map units between nodes
 _RADIUS, _HEIGHT, _STEP = 16, 56, 24  # of the game's player; _STEP is the highest it can step up
@@ -40,8 +40,8 @@ class Walker:
 
     Args:
         doom_map: where to walk.
-        random: what chance is drawn from.
-        tics_per_frame: game tics between two steps; it strolls as it should with 2.
+        random: the source of random numbers.
+        tics_per_frame: game tics between two steps; the walk is tuned for 2.
     """
 
     BUTTONS = (
@@ -72,12 +72,12 @@ class Walker:
         self._step = 0
 
     def step(self, position: np.ndarray, angle: float, buffer: np.ndarray, heights: Heights) -> list[float]:
-        """Values of `BUTTONS` until the next frame.
+        """The values of `BUTTONS` until the next frame.
 
         Args:
             position, angle: the values of `VARIABLES`.
             buffer: the depth buffer.
-            heights: gives the heights of floors and ceilings.
+            heights: returns the heights of floors and ceilings.
         """
         self._step += 1
         self._visits[int(position[0] // _CELL), int(position[1] // _CELL)] += 1
@@ -96,11 +96,11 @@ class Walker:
         self._choose_gaze(facing_wall or at_door)
         error = _wrapped(heading + (0.0 if at_door else self._gaze + self._wander) - angle)
         self._turn = 0.8 * self._turn + 0.2 * min(max(0.12 * error, -5.0), 5.0)
-        # One slows down in bends, and for what lies aside of where one looks, but for a glance.
+        # Slow down in bends, and when the way is not where the eyes look, except during a glance.
         ease = max(0.5, min(bend, math.cos(math.radians(0.0 if self._gaze else heading - angle))))
         wish = 0.0 if self._pause else (16 + 2 * self._random.normal()) * ease
         self._speed = 0.8 * self._speed + 0.2 * wish
-        # Feet correct what momentum does, so that one gets around corners: the game's floors are slippery.
+        # The game's floors are slippery: correct the momentum, to get around corners.
         push = _PUSH * (self._speed * way + 1.5 * (self._speed * way - velocity))
         push *= min(1.0, 50 / max(1.0, float(np.hypot(*push))))
         cos, sin = math.cos(math.radians(angle)), math.sin(math.radians(angle))
@@ -110,13 +110,13 @@ class Walker:
         self._track = [] if self._pause else [*self._track[-24:], position]
         if pace < 4 and self._stuck(position, way, heights):
             self._path = self._path[:0]
-        # Rounded, so that the last bit of a machine's cosine does not lead to another life.
+        # Rounded, so that the last bit of a machine's cosine does not change the whole life.
         forward, right = push[0] * cos + push[1] * sin, push[0] * sin - push[1] * cos
         turn = -self._turn / self._tics  # the game turns in every tic
         return [round(forward, 3), round(right, 3), round(turn, 3), float(use)]
 
     def _choose_gaze(self, facing_wall: bool) -> None:
-        """Where to look, in degrees to the left of where to walk; and whether to stand still for it."""
+        """Choose where to look, in degrees to the left of the way, and whether to stand still for it."""
         random = self._random
         if self._pause:
             self._pause -= 1
@@ -132,7 +132,7 @@ class Walker:
         self._wander = 0.98 * self._wander + 1.5 * random.normal()
 
     def _stuck(self, position: np.ndarray, way: np.ndarray, heights: Heights) -> bool:
-        """Whether there is no getting on; what is in the way is then kept in mind."""
+        """Whether the walker is stuck; if so, remember the obstacle."""
         if len(self._track) < 12 or np.linalg.norm(position - self._track[-12]) > 36:
             return False
         ahead = position[:2] + 32 * way
@@ -148,11 +148,11 @@ class Walker:
         return True
 
     def _choose_path(self, position: np.ndarray, heights: Heights) -> None:
-        """A path to the nearest of a few places among those least visited."""
+        """Choose a path to the nearest of a few of the least visited places."""
         floor, ceiling = heights()
         self._ways.update_heights(floor, ceiling)
         nodes = self._ways.haunts(position)
-        if len(nodes) < _PLACE:  # cut off by what was in the way
+        if len(nodes) < _PLACE:  # obstacles have cut off the rest
             self._ways.unblock()
             self._ways.update_heights(floor, ceiling)
             nodes = self._ways.haunts(position)
@@ -164,7 +164,7 @@ class Walker:
         self._path = self._ways.path(position, int(nodes[goal]))
 
     def _way(self, position: np.ndarray) -> tuple[np.ndarray, float]:
-        """Where the path leads, (2,) of length 1, and how straight it goes on, as a cosine. Drops what lies behind."""
+        """The path's direction, (2,) of length 1, and how straight it goes on, as a cosine. Drops the part behind."""
         nearest = int(np.linalg.norm(self._path[:12] - position[:2], axis=1).argmin())
         self._path = self._path[nearest:]
         near, far = (self._path[min(ahead, len(self._path) - 1)] for ahead in (3, 9))
@@ -178,10 +178,10 @@ def _wrapped(degrees: float) -> float:
 
 
 class Walkways:
-    """Nodes and ways between them, as the heights of floors and ceilings have it.
+    """The nodes and the ways between them, for the current heights of floors and ceilings.
 
-    The game moves a square of side 32: its floor is the highest below the square, its ceiling the lowest above, and it
-    can step 24 units up, and down as far as one likes. Doors that are closed count as open.
+    The player is a square of side 32: its floor is the highest below the square, its ceiling the lowest above. It can
+    step 24 units up, and down any height. Closed doors count as open.
     """
 
     def __init__(self, doom_map: DoomMap):
@@ -199,7 +199,7 @@ class Walkways:
         self._walls = sectors == OUTSIDE
         self._walls[touched[solid]] = True
         self._heights: np.ndarray | None = None
-        self._blocked = self._walls.copy()  # and what has turned out to be in the way
+        self._blocked = self._walls.copy()  # plus obstacles found on the way
 
         two_sided = ~solid
         node = np.concatenate([np.flatnonzero(sectors != OUTSIDE), *[touched[two_sided]] * 2])
@@ -210,10 +210,10 @@ class Walkways:
         self._node, self._sector = pairs.T
         self._first = np.flatnonzero(np.diff(self._node, prepend=-1))
         self._all_doors = _doors(doom_map)
-        self._doors = self._all_doors.copy()  # less those given up
+        self._doors = self._all_doors.copy()  # except those given up
 
     def update_heights(self, floor: np.ndarray, ceiling: np.ndarray) -> None:
-        """Take the sectors' heights as they are now, and find again where one can walk."""
+        """Update the sectors' heights, and find the ways again."""
         self._now = np.stack([floor, ceiling])
         ceiling = np.where(self._doors, np.maximum(ceiling, floor + 2 * _HEIGHT), ceiling)
         heights = np.stack([floor, ceiling])
@@ -239,7 +239,7 @@ class Walkways:
         self._graph = csr_array((length, (node, there)), shape=(len(ways), len(ways)))
 
     def _discomfort(self) -> np.ndarray:
-        """What it costs to go over each node: more beside walls."""
+        """The cost of each node on a path: higher near walls."""
         wall = ~self._standable
         cost = np.ones(self._shape)
         for extra in (3.0, 1.0, 0.5):
@@ -248,7 +248,7 @@ class Walkways:
         return cost.reshape(-1)
 
     def block(self, position: np.ndarray, reach: float) -> None:
-        """Take the nodes within `reach` map units from now on as impassable."""
+        """Make the nodes within `reach` map units of `position` impassable."""
         away = np.abs(self.positions(np.arange(len(self._blocked))) - position[:2]).max(axis=1)
         self._blocked |= away < reach
         self._heights = None
@@ -268,12 +268,12 @@ class Walkways:
         return bool(self._doors[self._sectors_touched(position)].any())
 
     def door_moves(self, position: np.ndarray, floor: np.ndarray, ceiling: np.ndarray) -> bool:
-        """Whether what a player at `position` would touch has moved since heights were last taken."""
+        """Whether a sector that a player at `position` would touch has moved since the heights were last updated."""
         touched = self._sectors_touched(position)
         return not np.array_equal(self._now[:, touched], np.stack([floor, ceiling])[:, touched])
 
     def give_up_door(self, position: np.ndarray) -> None:
-        """Take the doors that a player at `position` would touch as what they are, until something opens them."""
+        """Stop counting closed doors that a player at `position` would touch as open."""
         self._doors[self._sectors_touched(position)] = False
         self._heights = None
 
@@ -283,15 +283,15 @@ class Walkways:
         return self._sector[np.searchsorted(self._node, node) : np.searchsorted(self._node, node, "right")]
 
     def _start_near(self, position: np.ndarray) -> int:
-        """The node to start from: the nearest that can be stood on."""
+        """The node to start from: the nearest one that a player can stand on."""
         standable = np.flatnonzero(self._standable)
         away = np.abs(self.positions(standable) - position[:2]).max(axis=1)
         return int(standable[away.argmin()])
 
     def haunts(self, position: np.ndarray) -> np.ndarray:
-        """Nodes to walk to: those that one can come back from, so that the walker never ends up in a pit.
+        """Nodes to walk to: only those with a way back, so that the walker never ends up in a pit.
 
-        All that can be reached if the place to come back to is hardly one, a ledge for instance.
+        If the start is too small a place to come back to, such as a ledge, all nodes that can be reached.
         """
         start = self._start_near(position)
         if start not in self._haunts:
@@ -306,20 +306,20 @@ class Walkways:
         return self._haunts
 
     def path(self, position: np.ndarray, goal: int) -> np.ndarray:
-        """Map coordinates from `position` to the node `goal`, on the cheapest path, (steps, 2)."""
+        """Map coordinates of the cheapest path from `position` to the node `goal`, (steps, 2)."""
         start = self._start_near(position)
         cost, into = csgraph.dijkstra(self._graph, indices=start), self._graph.tocsc()
         nodes = [goal]
         while nodes[-1] != start:
             ways = slice(*into.indptr[nodes[-1] : nodes[-1] + 2])
             before = into.indices[ways]
-            # Of equally cheap ways the one that leaves the nearer node, then the lower: always the same path.
+            # Among equally cheap ways, take the one from the nearer node, then the lower: always the same path.
             before = before[cost[before] + into.data[ways] == cost[nodes[-1]]]
             nodes.append(int(before[cost[before].argmin()]))
         return self.positions(np.array(nodes[::-1]))
 
     def _nodes_touching(self, samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Nodes whose player would touch a sample point of a line, and the numbers of those points."""
+        """Nodes at which a player would touch a line's sample point, and the indices of those points."""
         corner = np.floor((samples - self._origin) / _GRID).astype(int)
         nodes, points = [], []
         for dx in (-1, 0, 1, 2):
@@ -333,7 +333,7 @@ class Walkways:
 
 
 def _samples(doom_map: DoomMap) -> tuple[np.ndarray, np.ndarray]:
-    """Points along all lines, 4 map units apart at most, and the line of each."""
+    """Points along all lines, at most 4 map units apart, and the line of each."""
     count = np.ceil(np.linalg.norm(doom_map.direction, axis=1) / 4).astype(int) + 1
     line = np.repeat(np.arange(len(count)), count)
     along = (np.arange(len(line)) - np.repeat(np.cumsum(count) - count, count)) / (count[line] - 1)
@@ -341,7 +341,7 @@ def _samples(doom_map: DoomMap) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _doors(doom_map: DoomMap) -> np.ndarray:
-    """Sectors that may be doors, bool: those that some line acts upon, by its tag or because they lie behind it."""
+    """Sectors that may be doors, bool: those that some line acts on, by its tag or because they lie behind it."""
     acts = doom_map.special > 0
     doors = np.isin(doom_map.sector_tag, doom_map.tag[acts]) & (doom_map.sector_tag != 0)
     doors[doom_map.left[acts & (doom_map.left != OUTSIDE)]] = True

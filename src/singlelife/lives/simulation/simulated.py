@@ -1,7 +1,7 @@
-"""Simulated lives: a walker's life in a map of a game, with exact pose and depth; and screens, which are no life.
+"""Simulated lives: a walker in a game's map, with exact pose and depth; and screens, a control without any camera.
 
-ViZDoom renders the free game data that its wheel carries (freedoom1 and freedoom2, BSD licence) in software, without a
-screen, at several hundred frames per second and core. A simulated life is never a substitute for a real one.
+ViZDoom renders the free game data in its wheel (freedoom1 and freedoom2, BSD licence) in software, without a screen,
+at several hundred frames per second and core. A simulated life is never a substitute for a real one.
 
 Frames show the view without head-up display, weapon and messages. There are no monsters and the walker cannot die.
 """
@@ -27,18 +27,21 @@ from singlelife.lives.simulation import ScreenSource, SimulatedSource
 from singlelife.lives.simulation.doom_map import DoomMap, depth_of_buffer, exact_depth
 from singlelife.lives.simulation.doom_walker import Heights, Walker
 
-# Parts of the fingerprint of a life: raise them when the same source gives other frames.
+# Parts of a life's fingerprint: raise them when the same source gives other frames.
 RENDERER_VERSION, SCREEN_VERSION = 4, 1
 
 _TICS_PER_SECOND = 35
 _WIDTH, _HEIGHT = 320, 240  # rendered; the middle square is kept
-_FOCAL = (_WIDTH / 2, 1.2 * _WIDTH / 2)  # px: the view is 90 degrees wide, and a pixel of this game 1.2 times as high
+_FOCAL = (
+    _WIDTH / 2,
+    1.2 * _WIDTH / 2,
+)  # px: the view is 90 degrees wide, and pixels are 1.2 times as high
 _CUT_SECONDS = 60.0  # added to the time after a jump to another place, so that no pair crosses it
-_MAX_STEP = 80.0  # map units in one frame; more than that is a teleport
+_MAX_STEP = 80.0  # map units in one frame; a longer step is a teleport
 _WARM_UP_TICS = 20  # until the view has settled at its height
-# The game is dark, at a mean level of 0.16; a camera would open its aperture. Up to 2.5 times brighter.
+# The game is dark, with a mean level of 0.16. Make it up to 2.5 times brighter, as a camera would open its aperture.
 _EXPOSURE = np.round(255 * (1 - (1 - np.arange(256) / 255) ** 2.5)).astype(np.uint8)
-_BATCH = 16  # frames that are made of what the game shows at once
+_BATCH = 16  # views of the game that are made into frames at once
 _STAND = [0.0] * len(Walker.BUTTONS)
 _START_ENGINE = """\
 import ctypes, os, signal, sys
@@ -55,12 +58,12 @@ class SimulatedFrame:
 
     Attributes:
         image: uint8 (size, size, 3), RGB.
-        timestamp: seconds; a step of a minute marks a jump to another place.
+        timestamp: in seconds; a step of a minute marks a jump to another place.
         frame_index: from 0.
         pose: camera to world, float64 (4, 4); camera axes x right, y down, z forward; the world's z is up, its unit
             the map's (the eye is 41 units above the floor).
         intrinsics: fx, fy, cx, cy in pixels, float64 (4,); the image's top left corner is (0, 0).
-        depth: along the camera's z axis in map units, float32 (size, size), 0 where unknown; None if not asked for.
+        depth: along the camera's z axis in map units, float32 (size, size), 0 where unknown; None if not requested.
     """
 
     image: np.ndarray
@@ -75,11 +78,11 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
     """Render a life. The same source and size give the same frames in every process.
 
     Raises:
-        LifeError: the wad has no such map, or `frame_size` is not among 16 to 240 px.
+        LifeError: the wad has no such map, or `frame_size` is not from 16 to 240 px.
     """
     if not 16 <= frame_size <= _HEIGHT:
-        raise LifeError(f"Simulated frames have 16 to {_HEIGHT} px, not {frame_size}.")
-    doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a map that it does not have
+        raise LifeError(f"Simulated frames can have 16 to {_HEIGHT} px, not {frame_size}.")
+    doom_map = DoomMap.read(_wad(source), source.map)  # the game itself would hang on a missing map
     scale = frame_size / _HEIGHT
     camera = np.array([_FOCAL[0] * scale, _FOCAL[1] * scale, frame_size / 2, frame_size / 2])
     with ThreadPoolExecutor(1) as thread, closing(_walk(source, doom_map)) as views:
@@ -92,7 +95,7 @@ def render(source: SimulatedSource, frame_size: int) -> Iterator[SimulatedFrame]
 
 
 class _View(NamedTuple):
-    """What the game shows of one frame: its number, the middle squares of screen and depth buffer, time and place."""
+    """The game's output for one frame: number, time, place, and the middle squares of screen and depth buffer."""
 
     number: int
     timestamp: float
@@ -100,7 +103,7 @@ class _View(NamedTuple):
     angle: float
     screen: np.ndarray
     buffer: np.ndarray
-    heights: tuple[np.ndarray, np.ndarray] | None  # of floors and ceilings, where exact depth needs them
+    heights: tuple[np.ndarray, np.ndarray] | None  # of floors and ceilings, for exact depth
 
 
 def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
@@ -114,7 +117,7 @@ def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
                 last_position = None
             state = game.get_state()
             variables, buffer = state.game_variables, state.depth_buffer
-            assert variables is not None and buffer is not None  # asked for in _started
+            assert variables is not None and buffer is not None  # _set_up enables both
             position, angle = variables[:3], float(variables[3])
             if index:
                 jumped = last_position is None or np.linalg.norm(position - last_position) > _MAX_STEP
@@ -132,7 +135,7 @@ def _walk(source: SimulatedSource, doom_map: DoomMap) -> Generator[_View]:
 def _develop(
     views: list[_View], source: SimulatedSource, doom_map: DoomMap, camera: np.ndarray, size: int
 ) -> list[SimulatedFrame]:
-    """Make frames of what the game shows: many at once, which takes a third of the time of one after another."""
+    """Make frames from the game's views: many at once, which takes a third of the time of one by one."""
     images = _EXPOSURE.take(_resize(np.stack([view.screen for view in views]), size))
     frames = []
     for view, image in zip(views, images, strict=True):
@@ -142,7 +145,7 @@ def _develop(
         if view.heights is not None and depth is not None:
             exact = exact_depth(doom_map, *view.heights, view.position, view.angle, camera, size)
             known = np.isfinite(exact)  # infinite is the sky
-            # The buffer may be off by its own error, and by half a pixel on a slanted surface.
+            # Allow for the buffer's own error, and for half a pixel on a slanted surface.
             known[known] = np.abs(exact[known] - depth[known]) <= 8 + 0.04 * exact[known]
             depth = np.where(known, exact, np.float32(0))
         pose = _pose(view.position, view.angle)
@@ -151,10 +154,10 @@ def _develop(
 
 
 class _Twin:
-    """A second game that does as the first does, is not rendered, and knows the heights of floors and ceilings.
+    """A second game that repeats the first one's actions without rendering, for the heights of floors and ceilings.
 
-    ViZDoom gives all sectors with every frame or never, and that takes twice as long as rendering. The twin takes the
-    same steps only when heights are asked for, many at once.
+    ViZDoom gives all sectors with every frame or never, and that takes twice as long as rendering. The twin catches up
+    only when heights are asked for, by many steps at once.
     """
 
     def __init__(self, source: SimulatedSource):
@@ -163,7 +166,7 @@ class _Twin:
         self._behind: list[list[float] | None] = []
 
     def follow(self, action: list[float] | None) -> None:
-        """The first game has taken this action, or entered the map anew."""
+        """Note that the first game has taken this action or, if None, entered the map again."""
         self._behind.append(action)
 
     def heights(self) -> tuple[np.ndarray, np.ndarray]:
@@ -195,7 +198,7 @@ def _wad(source: SimulatedSource) -> Path:
 
 @contextmanager
 def _started(source: SimulatedSource, twin: bool = False) -> Iterator[vzd.DoomGame]:
-    """A game at the beginning of the map: with a depth buffer, and sectors for exact depth; or a twin with sectors."""
+    """A game at the start of the map, with a depth buffer (and sectors for exact depth); or a twin with sectors."""
     with tempfile.TemporaryDirectory() as scratch, closing(vzd.DoomGame()) as game:
         _set_up(game, source, Path(scratch), twin)
         try:
@@ -223,14 +226,14 @@ def _set_up(game: vzd.DoomGame, source: SimulatedSource, scratch: Path, twin: bo
     for what in ("hud", "weapon", "crosshair", "decals", "particles", "effects_sprites", "messages", "corpses",
                  "screen_flashes"):  # fmt: skip
         getattr(game, f"set_render_{what}")(False)
-    # Overlays of the game's own that the switches above leave on; head bobbing would move the eye unseen.
+    # Turn off the game's other overlays, and head bobbing, which would move the eye without changing the pose.
     game.add_game_args("-nomonsters +con_midtime 0 +con_notifytime 0 +cl_showsecretmessage 0 +sv_cheats 1 +movebob 0")
     game.set_available_buttons(list(Walker.BUTTONS))
     game.set_available_game_variables(list(Walker.VARIABLES))
 
 
 def _engine(scratch: Path) -> str:
-    """The program to run as the game: it writes into its working directory, and would outlive a killed parent."""
+    """The program to run as the game: it works in `scratch`, where the game writes files, and ends with its parent."""
     engine = Path(vzd.__file__).parent / "vizdoom"
     if sys.platform == "win32":
         return str(engine.with_suffix(".exe"))
@@ -263,7 +266,7 @@ def _middle_square(image: np.ndarray) -> np.ndarray:
 
 
 def _resize(images: np.ndarray, size: int) -> np.ndarray:
-    import torch  # here, so that to name the lives and to prepare a video takes no torch
+    import torch  # here, so that listing lives and preparing videos need no torch
 
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2)
     resized = torch.nn.functional.interpolate(pixels, (size, size), mode="bilinear", antialias=True)
@@ -271,15 +274,15 @@ def _resize(images: np.ndarray, size: int) -> np.ndarray:
 
 
 def _resize_nearest(image: np.ndarray, size: int) -> np.ndarray:
-    """The value at each pixel's centre: depths must not be averaged over edges."""
+    """Take the value at each pixel's centre, because depths must not be averaged over edges."""
     rows = ((np.arange(size) + 0.5) * len(image) / size).astype(np.int64)
     return image[np.ix_(rows, rows)]
 
 
-# Screens: slides of a talk, and a recording of a desktop. Controls that are no life, since no camera moves in them.
-# They are drawn with Pillow's own font, so that they look the same everywhere that Pillow draws text (FreeType).
+# Screens: slides of a talk, and a recording of a desktop. They are controls, since no camera moves in them.
+# They are drawn with Pillow's own font, so that they look the same wherever Pillow draws text with FreeType.
 
-_SIDE = 240  # px: drawn at this size, and scaled to that of the frames
+_SIDE = 240  # px: drawn at this size, and then scaled to the frames' size
 _INK = (34, 34, 40)
 _PAPERS = ((250, 250, 248), (236, 242, 250), (28, 34, 52), (252, 244, 228), (226, 240, 230))
 _ACCENTS = ((196, 60, 60), (40, 100, 180), (40, 150, 90), (210, 140, 30), (120, 70, 160))
@@ -331,7 +334,7 @@ def _slide(generator: np.random.Generator) -> Image.Image:
             left = 20 + 28 * column
             fill = _ACCENTS[column % len(_ACCENTS)]
             draw.rectangle((left, _SIDE - 14 - height, left + 18, _SIDE - 14), fill=fill)
-    else:  # boxes and what joins them
+    else:  # boxes joined by lines
         centres = [(int(x), int(y)) for x, y in generator.uniform((30, top + 20), (_SIDE - 30, _SIDE - 24), (4, 2))]
         draw.line(centres, fill=ink, width=2)
         for (x, y), fill in zip(centres, _ACCENTS, strict=False):
@@ -341,7 +344,7 @@ def _slide(generator: np.random.Generator) -> Image.Image:
 
 
 class _Window:
-    """A window: a page of text, taller than it, that scrolls by."""
+    """A window with a longer page of text, which scrolls."""
 
     def __init__(self, generator: np.random.Generator):
         self.width, self.height = (int(side) for side in generator.integers(90, 190, 2))
@@ -379,7 +382,7 @@ def _desktop(source: ScreenSource, generator: np.random.Generator) -> Iterator[I
     windows = [_Window(generator) for _ in range(3)]
     pointer = np.array([120.0, 120.0])
     goal = pointer
-    often = 1 / source.frames_per_second  # the chance, in a frame, of what happens once a second
+    often = 1 / source.frames_per_second  # the probability per frame of an event that happens once a second
     for _ in range(source.num_frames):
         top = windows[-1]
         if generator.random() < 0.6 * often:

@@ -1,1 +1,1 @@
-"""Videos: what they are read from, and the frames that a life keeps of them."""
+"""Read videos, and choose and develop the frames that a life keeps."""

@@ -1,4 +1,4 @@
-"""From a decoded frame to the picture that it shows: one field, SDR, square pixels, upright, of the size to keep."""
+"""Turn a decoded frame into a picture: one field, SDR, square pixels, upright, in the size to keep."""
 
 from collections.abc import Mapping
 
@@ -9,44 +9,44 @@ from av.video.reformatter import ColorPrimaries, Colorspace, ColorTrc, VideoRefo
 
 from singlelife.errors import LifeError
 
-_UNSAID = 2  # FFmpeg's number for colours that a file says nothing about
-_HD_WIDTH, _HD_HEIGHT = 1280, 720  # from either on, colours that a file says nothing about are BT.709, as in players
+_UNSAID = 2  # FFmpeg's number for colours that a file does not specify
+_HD_WIDTH, _HD_HEIGHT = 1280, 720  # from either on, unspecified colours are BT.709, as in players
 _NO_MATRIX = {8: "YCgCo", 10: "BT.2020 of constant luminance", 14: "ICtCp", 15: "Dolby Vision's IPT"}
-_BT2020_TO_BT709 = np.array(  # of linear light, ITU-R BT.2087
+_BT2020_TO_BT709 = np.array(  # for linear light, ITU-R BT.2087
     [[1.6605, -0.5876, -0.0728], [-0.1246, 1.1329, -0.0083], [-0.0182, -0.1006, 1.1187]], dtype=np.float32
 )
 _HDR: dict[int, str] = {ColorTrc.ARIB_STD_B67: "HLG", ColorTrc.SMPTE2084: "PQ"}
-_KNEE = 0.75  # of white: what is darker stays as it is when HDR is made SDR
+_KNEE = 0.75  # of white: darker light does not change when HDR is made SDR
 _LEVELS = 1 << 14  # of the table that encodes light
 
-# What still pictures and blank ones may differ by: noise that a coder adds.
-_SAMPLED = 4  # every so many pixels are compared
+# Differences up to these are noise from the coder: the picture is still blank or frozen.
+_SAMPLED = 4  # compare one of every 4 pixels along each side
 _BLANK_SPREAD = 2.0  # levels, the standard deviation of a channel
-_FROZEN_MEAN, _FROZEN_STEP, _FROZEN_SHARE = 0.7, 12, 0.002  # mean levels; levels, and how many pixels may exceed them
+_FROZEN_MEAN, _FROZEN_STEP, _FROZEN_SHARE = 0.7, 12, 0.002  # mean levels; levels, and the share of values above them
 _SHORTEST = 2.0  # seconds
 
 
 class Developer:
-    """Makes pictures of the frames of one video.
+    """Turns the frames of one video into pictures.
 
-    - The display matrix is applied, all eight ways.
-    - Of interlaced frames one field is kept, since the two are of different moments.
+    - The display matrix is applied, in all eight orientations.
+    - One field of interlaced frames is kept, since the two show different moments.
     - HDR is made SDR: HLG (BT.2100; 75% of the signal is white) and PQ (203 cd/m² are white, as in BT.2408). Light up
-      to 0.75 of white stays as it is; a Möbius curve leads the peak (3.8 times white in HLG, 1,000 cd/m² in PQ) to 1.
-    - A file that says nothing of its colours has those of BT.709 if it is HD, else those of BT.601.
+      to 0.75 of white does not change; a Möbius curve takes the peak (3.8 times white in HLG, 1,000 cd/m² in PQ) to 1.
+    - If a file does not specify its colours, they are BT.709 in HD, otherwise BT.601.
 
     Args:
         size: shorter side of the pictures, in pixels. Smaller frames are not enlarged.
         pixel_aspect: a stored pixel's width over its height.
 
     Attributes:
-        notes: what was done that not every video needs, for people.
+        notes: special steps that this video needed, for people.
     """
 
     def __init__(self, size: int, pixel_aspect: float):
         self._size, self._pixel_aspect = size, pixel_aspect if 0.1 < pixel_aspect < 10 else 1.0
         self._shrink, self._to_rgb = VideoReformatter(), VideoReformatter()  # keep their tables from frame to frame
-        self._graphs: dict[tuple[int, int, str], Graph] = {}  # that take a field, by the form of the frame
+        self._graphs: dict[tuple[int, int, str], Graph] = {}  # they take one field; by the frame's form
         self._light: dict[str, np.ndarray] = {}
         self.notes: list[str] = []
 
@@ -54,7 +54,7 @@ class Developer:
         """The picture, uint8 (height, width, 3), RGB. Sides are even numbers of pixels.
 
         Raises:
-            LifeError: its colours are coded in a way that cannot be read here.
+            LifeError: its colour coding cannot be read here.
         """
         if frame.colorspace in _NO_MATRIX:
             raise LifeError(
@@ -65,11 +65,11 @@ class Developer:
         width, height = _even(frame.width * self._pixel_aspect * scale), _even(frame.height * scale)
         hdr = _HDR.get(frame.color_trc)
         rgb = frame.format.is_rgb or frame.format.has_palette
-        matrix = None  # as the file says, or BT.601
+        matrix = None  # the file's own, or BT.601
         if frame.colorspace == _UNSAID and not rgb and (hdr or frame.width >= _HD_WIDTH or frame.height >= _HD_HEIGHT):
             matrix = Colorspace.BT2020 if hdr else Colorspace.ITU709
-        # Shrunk as it is stored and only then made RGB: JPEG halves the colours' resolution in any case, so nothing
-        # is lost (but FFmpeg 8.0 makes 16-bit RGB of full resolution alone). AREA averages over all pixels that fall
+        # Shrink first and convert to RGB afterwards: JPEG halves the colours' resolution anyway, so nothing is lost
+        # (but FFmpeg 8.0 makes 16-bit RGB only from full colour resolution). AREA averages over all pixels that fall
         # into one, as an antialiased resize must.
         stored = ("rgb48le" if rgb else "yuv444p10le") if hdr else "rgb24" if rgb else "yuv420p"
         small = self._shrink.reformat(
@@ -94,7 +94,7 @@ class Developer:
         return graph.vpull()
 
     def _sdr(self, image: np.ndarray, hdr: str, wide: bool) -> np.ndarray:
-        """HDR of 16 bits a channel as sRGB of 8 bits."""
+        """Convert HDR with 16 bits per channel to sRGB with 8 bits."""
         if hdr not in self._light:
             self._light[hdr] = _light_of_signal(hdr)
         light = self._light[hdr][image]
@@ -122,7 +122,7 @@ def _light_of_signal(hdr: str) -> np.ndarray:
 
 
 def _compressed(light: np.ndarray, peak: float) -> np.ndarray:
-    """The Möbius curve that is the identity up to the knee, goes on without a kink, and is 1 at the peak."""
+    """The Möbius curve that is the identity up to the knee, continues smoothly, and is 1 at the peak."""
     a = -(_KNEE**2) * (peak - 1) / (_KNEE**2 - 2 * _KNEE + peak)
     b = (_KNEE**2 - 2 * _KNEE * peak + peak) / (peak - 1)
     above = np.maximum(light, _KNEE)
@@ -130,14 +130,14 @@ def _compressed(light: np.ndarray, peak: float) -> np.ndarray:
     return np.where(light <= _KNEE, light, curve)
 
 
-_LINEAR = np.linspace(0, 1, _LEVELS)  # of which the next is sRGB
+_LINEAR = np.linspace(0, 1, _LEVELS)  # the next table has its values in sRGB
 _ENCODED = np.round(
     255 * np.where(_LINEAR <= 0.0031308, 12.92 * _LINEAR, 1.055 * _LINEAR ** (1 / 2.4) - 0.055)
 ).astype(np.uint8)
 
 
 def _upright(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
-    """Apply the display matrix, by which the pixel (x, y) is shown at (a x + c y, b x + d y)."""
+    """Apply the display matrix, which shows the pixel (x, y) at (a x + c y, b x + d y)."""
     more: Mapping = frame.side_data
     if "DISPLAYMATRIX" not in more:
         return image
@@ -152,16 +152,16 @@ def _even(pixels: float) -> int:
 
 
 class StillStretches:
-    """Where a video shows one colour (blank), or the same picture over and over (frozen), for two seconds or more.
+    """Finds where a video shows one colour (blank) or repeats the same picture (frozen) for two seconds or more.
 
     Attributes:
-        blank, frozen: the first and the last timestamp of each stretch, in seconds. What is blank is not frozen too.
+        blank, frozen: the first and last timestamp of each stretch, in seconds. A blank stretch is not also frozen.
     """
 
     def __init__(self) -> None:
         self.blank: list[tuple[float, float]] = []
         self.frozen: list[tuple[float, float]] = []
-        self._first: np.ndarray | None = None  # of the stretch that goes on
+        self._first: np.ndarray | None = None  # of the current stretch
         self._is_blank, self._start, self._last = False, 0.0, 0.0
 
     def see(self, image: np.ndarray, timestamp: float) -> None:
@@ -174,7 +174,7 @@ class StillStretches:
         self._last = timestamp
 
     def end(self) -> None:
-        """The video is over."""
+        """End the current stretch, for example at the end of the video."""
         if self._last - self._start >= _SHORTEST and self._first is not None:
             stretches = self.blank if self._is_blank else self.frozen
             stretches.append((round(self._start, 2), round(self._last, 2)))

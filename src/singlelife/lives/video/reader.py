@@ -1,4 +1,4 @@
-"""From a video file to the frames that a life keeps, decoded once, in order, with constant memory."""
+"""Read the frames that a life keeps from a video file, decoded once, in order, with constant memory."""
 
 import contextlib
 import hashlib
@@ -23,17 +23,17 @@ from singlelife.errors import LifeError
 from singlelife.lives.video.develop import Developer, StillStretches
 from singlelife.text import duration
 
-DECODER_VERSION = 3  # part of the fingerprint of a life: raise it when the same file gives other frames
-_MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns of more
+DECODER_VERSION = 3  # part of a life's fingerprint: raise it when the same file gives other frames
+_MAX_THREADS = 16  # of a decoder; each holds frames of its own, and FFmpeg warns about more
 
-_MAX_SIDE = 16384  # libjpeg and swscale end near here; a header that claims more is damaged or hostile
-_LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: the file is broken from there on
-_DEFAULT_RATE = Fraction(25)  # Hz, of files that give neither times nor a rate
+_MAX_SIDE = 16384  # about the limit of libjpeg and swscale; a header that claims more is damaged or hostile
+_LONGEST_RUN_OF_ERRORS = 1000  # packets in a row that do not decode: the rest of the file is broken
+_DEFAULT_RATE = Fraction(25)  # Hz, for files that give neither times nor a rate
 _JITTER = 1  # seconds: clocks of spliced recordings jump further back than this
-_CUT_SECONDS = 60  # put between the parts of a spliced recording, so that no pair crosses
+_CUT_SECONDS = 60  # put between the parts of a spliced recording, so that no pair crosses the cut
 _FINGERPRINTED = 1 << 20  # bytes at each end of a video
-_MISSING_SECONDS = 2.0  # a file that ends this much before its header says has been cut off
-_LAST_PACKETS = 3000  # read at most to see where a file ends
+_MISSING_SECONDS = 2.0  # a file that ends this much earlier than its header says has been cut off
+_LAST_PACKETS = 3000  # maximum number to read to find where a file ends
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class VideoFile:
     path: Path
 
     def open(self) -> BinaryIO:
-        """Its bytes.
+        """Open it for reading bytes.
 
         Raises:
-            LifeError: there is no such file, or it cannot be opened.
+            LifeError: the file does not exist, or cannot be opened.
         """
         try:
             mode = self.path.stat().st_mode
-            if not stat.S_ISREG(mode):  # to open a pipe would wait for ever
+            if not stat.S_ISREG(mode):  # opening a pipe would wait for ever
                 kind = "a folder that cannot be read" if stat.S_ISDIR(mode) else "a pipe or device, not a file"
                 raise LifeError(f"{self.path}: {kind}.")
             return self.path.open("rb")
@@ -64,15 +64,15 @@ class EmbeddedVideo:
     """A video whose bytes are in memory.
 
     Attributes:
-        path: what names it; nothing is there.
-        content: of the video file.
+        path: its name; there is no such file.
+        content: the video file's bytes.
     """
 
     path: PurePath
     content: pa.Buffer
 
     def open(self) -> BinaryIO:
-        """Its bytes, without a copy."""
+        """Open it for reading bytes, without a copy."""
         return pa.BufferReader(self.content)
 
 
@@ -80,10 +80,10 @@ VideoSource: TypeAlias = VideoFile | EmbeddedVideo
 
 
 def video_fingerprint(source: VideoSource) -> str:
-    """What tells a video from others: its size and the SHA-256 of its first and last MiB.
+    """An identifier of a video: its size and the SHA-256 of its first and last MiB.
 
     Raises:
-        LifeError: it cannot be read.
+        LifeError: the video cannot be read.
     """
     try:
         with source.open() as file:
@@ -102,33 +102,33 @@ class KeptFrame(NamedTuple):
 
     image: np.ndarray  # uint8 (height, width, 3), RGB, upright
     timestamp: float  # seconds since the video's first frame
-    frame_index: int  # in the order of the video's frames, from 0, counting those not kept
+    frame_index: int  # among all the video's frames, from 0, kept or not
 
 
 class VideoReader:
-    """The frames of a video at a rate, upright and resized.
+    """The frames of a video at a given rate, upright and resized.
 
-    Ticks follow each other every `1 / frame_rate` seconds from the video's first frame on. Of the frames that are
-    nearer to one tick than to any other, the nearest is kept (the earlier of two as near), at its own presentation
+    From the video's first frame on, there is a tick every `1 / frame_rate` seconds. Each frame belongs to the nearest
+    tick. For each tick, the nearest of its frames is kept (the earlier of two equally near), at its own presentation
     time. So a video slower than the ticks gives all its frames, and a hole in the recording stays a hole.
 
     Args:
-        video: the path of a file, or what else a video is read from.
+        video: the path of a file, or another source of a video.
         frame_rate: in Hz.
         frame_size: shorter side of the kept frames, in pixels; `Developer` says how they are made.
-        num_threads: of the decoder, up to 16.
-        formats, codecs: the only containers and video streams that are opened, by FFmpeg's names; all by default.
-        max_pixels: width times height of a frame, above which it is not decoded.
+        num_threads: the decoder's threads, up to 16.
+        formats, codecs: the containers and video streams to accept, by FFmpeg's names; all by default.
+        max_pixels: frames of a larger width times height are not decoded.
 
     Attributes:
-        damaged_packets: how many packets of the stream could not be decoded so far.
-        seconds: until the end of the last frame that was decoded.
-        stored_size: width and height of the frames as they are stored, in pixels.
-        announced_seconds, num_frames_estimate: how long the video is by its header, and about how many frames will be
-            kept; 0 if that does not say.
+        damaged_packets: the number of packets that could not be decoded so far.
+        seconds: the end of the last decoded frame.
+        stored_size: width and height of the stored frames, in pixels.
+        announced_seconds, num_frames_estimate: the video's length by its header, and about how many frames will be
+            kept; 0 if the header does not say.
 
     Raises:
-        LifeError: the file is missing, empty, not a video, has no video stream, or its header makes no sense.
+        LifeError: the file is missing, empty or not a video, has no video stream, or its header makes no sense.
     """
 
     def __init__(
@@ -151,7 +151,7 @@ class VideoReader:
                     raise self._unusable("the file is empty")
         except OSError as error:
             raise self._unusable(f"it cannot be read ({error.strerror})") from error
-        # The whitelist keeps a playlist in disguise from opening network addresses, and other files if it is in none.
+        # The whitelist keeps a disguised playlist from opening network addresses, or any file if it is in memory.
         is_file = isinstance(source, VideoFile)
         limits = {
             "protocol_whitelist": "file" if is_file else "none",
@@ -179,9 +179,9 @@ class VideoReader:
         self._developer = Developer(frame_size, float(self._stream.sample_aspect_ratio or 1))
         self._still = StillStretches()
         self._clock = self._stream.time_base or 1 / (self._stream.average_rate or _DEFAULT_RATE)  # seconds per tick
-        self._end = 0  # of the last frame that was decoded, in ticks of that clock
+        self._end = 0  # end of the last decoded frame, in ticks of that clock
         whole = (self._container.duration or 0) / av.time_base
-        self._announced: float | None = None  # length by the header; the file's may be that of its sound
+        self._announced: float | None = None  # the stream's length by its header; the file's may be its sound's
         if self._stream.duration is not None and self._stream.time_base is not None:
             self._announced = float(self._stream.duration * self._stream.time_base)
         elif len(self._container.streams) == 1:
@@ -192,9 +192,9 @@ class VideoReader:
         self.stored_size = self._stream.width, self._stream.height
 
     def _video_stream(self, codecs: Sequence[str] | None) -> av.VideoStream:
-        """The stream that the file says is the one to show, of several such the largest, of these the first."""
+        """The stream that the file marks as the one to show; if there are several, the first of the largest."""
         container, kind = self._container, av.stream.Disposition
-        no_video = kind.attached_pic | kind.timed_thumbnails | kind.still_image  # the cover of an audio file, previews
+        no_video = kind.attached_pic | kind.timed_thumbnails | kind.still_image  # an audio file's cover, previews
         streams = [stream for stream in container.streams.video if not stream.disposition & no_video]
         # FFmpeg shows text art and single pictures as videos.
         if not streams or container.format.name in ("tty", "image2") or container.format.name.endswith("_pipe"):
@@ -205,9 +205,9 @@ class VideoReader:
             others = " and ".join(_described(each) for each in streams if each is not stream)
             self._notes.append(f"several video streams: {_described(stream)} is used, not {others}")
         if stream.codec_context is None:
-            raise self._unusable("its frames are coded in a way that is not known here, or it is damaged")
+            raise self._unusable("its codec is unknown here, or it is damaged")
         if codecs is not None and (codec := stream.codec_context.name) not in codecs:
-            raise self._unusable(f"its frames are coded as {codec}, not as {', '.join(codecs)}")
+            raise self._unusable(f"its codec is {codec}, which is not one of {', '.join(codecs)}")
         if not (0 < stream.width <= _MAX_SIDE and 0 < stream.height <= _MAX_SIDE):
             raise self._unusable(f"its header says {stream.width}x{stream.height} px, which makes no sense")
         return stream
@@ -217,9 +217,9 @@ class VideoReader:
 
     @property
     def created(self) -> datetime | None:
-        """When it was recorded, by the file."""
+        """The time of recording in the file's metadata."""
         tags = self._stream.metadata | self._container.metadata
-        for tag in ("com.apple.quicktime.creationdate", "creation_time"):  # the second may be that of an export
+        for tag in ("com.apple.quicktime.creationdate", "creation_time"):  # the second may be the time of an export
             with contextlib.suppress(KeyError, ValueError):
                 created = datetime.fromisoformat(tags[tag])
                 return created if created.tzinfo else created.replace(tzinfo=UTC)
@@ -231,7 +231,7 @@ class VideoReader:
 
     @property
     def damage(self) -> str | None:
-        """What was lost of the file that has been read, for people; None if nothing was."""
+        """What was lost of the file read so far, for people; None if nothing was."""
         lost = []
         if self.damaged_packets:
             lost.append(f"packets that cannot be decoded: {self.damaged_packets}")
@@ -241,8 +241,8 @@ class VideoReader:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """What has been found out so far: `damage`; `notes`, for people; the stretches that are `blank` and `frozen`,
-        each from its first to its last timestamp."""
+        """Findings so far: `damage`; `notes`, for people; and `blank` and `frozen` stretches, each as its first and
+        last timestamp."""
         stretches = {"blank": self._still.blank, "frozen": self._still.frozen}
         notes = [*self._notes, *self._developer.notes]
         for kind, found in stretches.items():
@@ -252,7 +252,7 @@ class VideoReader:
         return {"damage": self.damage, "notes": notes, **stretches}
 
     def glance(self) -> None:
-        """Decode the first frame and look for the end of the file, for `facts`. The reader is of no use afterwards.
+        """Decode the first frame and look for the end of the file, for `facts`. Do not use the reader afterwards.
 
         Raises:
             LifeError: no frame could be decoded.
@@ -264,7 +264,7 @@ class VideoReader:
         if self._announced is None:
             return
         start, self._end = self._stream.start_time or 0, 0
-        with contextlib.suppress(av.FFmpegError):  # where a file cannot be searched, its start is read
+        with contextlib.suppress(av.FFmpegError):  # if seeking fails, the file's start is read
             self._container.seek(round(self.announced_seconds / self._clock), stream=self._stream)
         with contextlib.suppress(av.FFmpegError):
             for packet in itertools.islice(self._container.demux(self._stream), _LAST_PACKETS):
@@ -272,15 +272,15 @@ class VideoReader:
                     self._end = max(self._end, packet.pts - start + (packet.duration or 0))
 
     def packet_times(self) -> Iterator[float]:
-        """When the frame of each packet is shown, in seconds of the stream's clock, without decoding any: in the order
-        of the file, up to where it is damaged. The reader is of no use afterwards."""
+        """The presentation time of each packet's frame, in seconds of the stream's clock, without decoding: in the
+        file's order, up to the first damage. Do not use the reader afterwards."""
         with contextlib.suppress(av.FFmpegError):
             for index, packet in enumerate(self._container.demux(self._stream)):
                 if packet.size:  # the last one is empty, to flush a decoder
                     yield float(self._shown(packet, index) * self._clock)
 
     def _shown(self, timed: av.Packet | VideoFrame, index: int) -> int:
-        """In ticks of the stream's clock; by the number in the file where none is given, as in some AVI files."""
+        """The presentation time in ticks of the stream's clock; from the index if the file has none, as some AVIs."""
         if timed.pts is not None:
             return timed.pts
         return round(index / (self._stream.average_rate or _DEFAULT_RATE) / self._clock)
@@ -292,21 +292,21 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[KeptFrame]:
-        """Decode the file, once. Packets that do not decode are left out and counted in `damaged_packets`.
+        """Decode the file once. Packets that do not decode are left out and counted in `damaged_packets`.
 
         Raises:
             LifeError: no frame could be decoded.
         """
-        # In whole numbers, since most frames are only looked at: time t, in ticks of the stream's clock, is at
+        # Whole numbers are fast, and most frames are only looked at: time t, in ticks of the stream's clock, is at
         # t * numerator / denominator ticks of `frame_rate`.
         ratio = Fraction(self.frame_rate).limit_denominator(1_000_000) * self._clock
         numerator, denominator = ratio.numerator, ratio.denominator
         last_tick = -1
         nearest: tuple[int, int, VideoFrame] | None = None  # time, index, frame
-        nearest_distance = 0  # from the tick, in its denominators
+        nearest_distance = 0  # from the tick, in units of 1 / denominator
         for index, (time, frame) in enumerate(self._timed()):
             position = time * numerator
-            tick = -((denominator - 2 * position) // (2 * denominator))  # the nearest, the earlier of two as near
+            tick = -((denominator - 2 * position) // (2 * denominator))  # the nearest tick, or the earlier of two
             distance = abs(position - tick * denominator)
             if tick > last_tick:
                 if nearest is not None:
@@ -331,7 +331,7 @@ class VideoReader:
             raise self._unusable(str(error).removesuffix(".")) from error
 
     def _timed(self) -> Iterator[tuple[int, VideoFrame]]:
-        """All frames and their times since the first, in ticks of the stream's clock, never running backwards."""
+        """All frames with their times since the first, in ticks of the stream's clock; times never run backwards."""
         jitter, cut = round(_JITTER / self._clock), round(_CUT_SECONDS / self._clock)
         start: int | None = None
         last = 0
@@ -369,7 +369,7 @@ def jpeg(image: np.ndarray, quality: int = 92) -> bytes:
 
 
 def _size(stream: av.VideoStream) -> tuple[int, int]:
-    return (stream.width, stream.height) if stream.codec_context else (0, 0)  # of a codec that is not known
+    return (stream.width, stream.height) if stream.codec_context else (0, 0)  # (0, 0): an unknown codec
 
 
 def _described(stream: av.VideoStream) -> str:

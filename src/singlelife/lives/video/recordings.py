@@ -1,4 +1,4 @@
-"""Which recordings a folder, a glob or a list stands for, and in which order they were made."""
+"""Find the recordings in a folder, glob or list, and put them in order of time."""
 
 import glob
 import os
@@ -16,7 +16,7 @@ VIDEO_SUFFIXES = frozenset(
      ".mpg", ".mts", ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv"}
 )  # fmt: skip
 
-# 2024-01-31 12-00-00, 20240131_120000, 2024_0131_120000 or 20240131120000, anywhere in a name, and thousandths.
+# 2024-01-31 12-00-00, 20240131_120000, 2024_0131_120000 or 20240131120000 anywhere in a name; thousandths may follow.
 _TIME = re.compile(
     r"(?<!\d)((?:19|20)\d\d)[-_.]?(\d\d)[-_.]?(\d\d)(?:[-_ T.]|[-_ ]at[-_ ])*"
     r"(\d\d)[-_.:h]?(\d\d)[-_.:m]?(\d\d)(\d*)"
@@ -26,16 +26,16 @@ _GOPRO = re.compile(r"(?:GOPR|GP(?P<old>\d\d)|G[HX](?P<new>\d\d|[A-Z]{2}))(?P<re
 
 
 def find_videos(paths: Sequence[str | Path]) -> list[Path]:
-    """The files that `paths` stand for, without doubles: in the order given, and each folder or glob in order of time.
+    """The files that `paths` name, each once: in the given order, and within a folder or glob in order of time.
 
-    Files that are named one by one keep their order, unless it is that of the alphabet, as a shell lists a glob: then
-    they are put in order of time too. What cannot be read is among them, so that it is named when it is opened.
+    Files that are named one by one keep their order, unless it is alphabetical, as when a shell expands a glob: then
+    they are put in order of time too. Unreadable files are included, so that an error names them when they are opened.
 
     Raises:
-        LifeError: a path stands for nothing, or a list of videos cannot be read.
+        LifeError: a path matches nothing, or a list of videos cannot be read.
     """
     found: list[Path] = []
-    named: list[Path] = []  # one by one, since the last folder, glob or list
+    named: list[Path] = []  # files named one by one since the last folder, glob or list
     for path in map(str, paths):
         whole = Path(path).expanduser()
         # glob.glob, since Path.glob refuses absolute patterns
@@ -45,7 +45,7 @@ def find_videos(paths: Sequence[str | Path]) -> list[Path]:
         if not path or not inside:
             raise LifeError(
                 f"There is no video {path!r}: no such file, no match as a glob, or a folder without files that end in "
-                f"{' '.join(sorted(VIDEO_SUFFIXES))}; name others themselves."
+                f"{' '.join(sorted(VIDEO_SUFFIXES))}; name files with other endings one by one."
             )
         if inside == [whole]:
             named.append(whole)
@@ -64,13 +64,13 @@ def distinct(files: Sequence[Path]) -> list[Path]:
     """Each file once, by its first path."""
     by_target: dict[str, Path] = {}
     for file in files:
-        by_target.setdefault(os.path.realpath(file), file)  # which a circle of links does not stop
+        by_target.setdefault(os.path.realpath(file), file)  # it copes with circles of links
     return list(by_target.values())
 
 
 def videos_in(path: Path) -> list[Path]:
-    """A file itself, what a list names; the video files of a folder and of those in it, but no hidden ones, in natural
-    order. Links to folders are followed, once each. What cannot be read is among what is found."""
+    """The files at a path: a file itself; the files that a list names; or a folder's video files, except hidden ones,
+    at any depth in natural order. Links to folders are followed once each. Unreadable paths are included."""
     if not path.is_dir():
         return listed_in(path) if path.suffix == ".txt" else [path]
     lost: list[OSError] = []
@@ -84,16 +84,16 @@ def videos_in(path: Path) -> list[Path]:
         seen.add(here)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         paths = [Path(root, name) for name in files if not name.startswith(".")]
-        # os.path.exists, since Path.exists stops where one may not look
+        # os.path.exists, since Path.exists raises an error without permission to look
         found += [file for file in paths if file.suffix.lower() in VIDEO_SUFFIXES or not os.path.exists(file)]  # noqa: PTH110
     return sorted([*found, *(Path(error.filename) for error in lost)], key=_natural)
 
 
 def listed_in(path: Path) -> list[Path]:
-    """The files that a list names, a path a line, from the list's folder on; lines that begin with # say nothing.
+    """The files that a list names, one path per line, relative to the list's folder; lines with # are comments.
 
     Raises:
-        LifeError: it cannot be read, names none, or one that is not there.
+        LifeError: the list cannot be read, is empty, or names a missing file.
     """
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -102,24 +102,24 @@ def listed_in(path: Path) -> list[Path]:
     files = [path.parent / line for line in lines if line and not line.startswith("#")]
     gone = [file for file in files if not file.is_file()]
     if gone or not files:
-        what = f"{len(gone)} of {len(files)} files that are not here, such as {gone[0]}" if gone else "no file"
+        what = f"{len(files)} file(s), {len(gone)} of them missing, such as {gone[0]}" if gone else "no file"
         raise LifeError(f"The list of videos {path} names {what}.")
     return files
 
 
 def in_order_of_time(files: Sequence[Path]) -> list[Path]:
-    """Files in the order in which they were recorded, by the first of `_ORDERS` that knows all of them."""
+    """Files in the order of their recording, by the first of `_ORDERS` that can place all of them."""
     return _ordered(files)[1]
 
 
 def order_of(files: Sequence[Path]) -> str:
-    """What the order of files goes by, for people."""
+    """The rule that the order of files follows, for people."""
     name, ordered = _ordered(files)
     return name if list(files) == ordered else "as given"
 
 
 def _ordered(files: Sequence[Path]) -> tuple[str, list[Path]]:
-    # os.path.isfile, since Path.is_file stops where one may not look. What cannot be read comes last.
+    # os.path.isfile, since Path.is_file raises an error without permission to look. Unreadable files come last.
     known = [file for file in files if os.path.isfile(file)] or files  # noqa: PTH113
     found = ((name, order(known)) for name, order in _ORDERS.items())
     name, keys = next((name, keys) for name, keys in found if keys is not None)
@@ -150,7 +150,7 @@ def _times_of_creation(files: Iterable[Path]) -> list[Any] | None:
         try:
             known = file.stat()
             created = _created(file, known.st_size, known.st_mtime_ns)
-        except (OSError, LifeError):  # it will be named and left out
+        except (OSError, LifeError):  # preparing the life will name it and leave it out
             created = datetime.max.replace(tzinfo=UTC)
         if created is None:
             return None
@@ -160,14 +160,14 @@ def _times_of_creation(files: Iterable[Path]) -> list[Any] | None:
 
 @cache
 def _created(file: Path, _size: int, _changed: int) -> datetime | None:
-    from singlelife.lives.video.reader import VideoReader  # PyAV, which names alone do not need
+    from singlelife.lives.video.reader import VideoReader  # imports PyAV, which is rarely needed
 
     with VideoReader(file, 1.0, 16) as reader:
         return reader.created
 
 
 def _natural(path: Path) -> list[tuple[int, str]]:
-    """A sort key that puts clip 2 before clip 10, and a GoPro's second chapter after the first of that recording."""
+    """A sort key that puts clip 2 before clip 10, and a GoPro's second chapter after its recording's first."""
     gopro = _GOPRO.match(path.name)
     if gopro is not None:
         chapter = gopro["old"] or gopro["new"] or "00"
@@ -179,6 +179,6 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 _ORDERS: dict[str, Callable[[Sequence[Path]], list[Any] | None]] = {
     "by the times in their names": _times_in_names,
     "by GoPro's numbers of recordings and chapters": _gopro_numbers,
-    "by their times of creation, in the files": _times_of_creation,
+    "by the times of creation in the files": _times_of_creation,
     "by name": lambda files: [()] * len(files),
 }
