@@ -122,11 +122,11 @@ def _say_which(taken: Path, folders: Sequence[Path]) -> None:
 
 
 def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:
-    """Refuse plain names that stand for no life and no pair set of the package. Unlike opening a life, this does not
+    """Refuse a plain name that is neither a life nor a pair set of the package. Unlike opening a life, this does not
     load torch.
 
     Raises:
-        LifeError: a word that is neither a path nor anything on the Hub is no name of a life that is here.
+        LifeError: a plain name, neither a path nor ORG/NAME, is unknown.
     """
     for word in words:
         name = word.removesuffix("/held-out")
