@@ -222,13 +222,9 @@ def test_a_program_gets_the_command_lines_scores(client, tmp_path):
         ({"model_a": "sim_1", "model_b": "sim_2", "pairs": "/etc"}, "no pairs '/etc'"),
         ({"model_a": "sim_1", "model_b": "sim_2", "k": 65}, "k should be"),
         ({"model_a": "sim_9", "model_b": "sim_2"}, "is not a model name"),
-        ({"model_a": "sim_1", "model_b": "file:///etc/passwd"}, "is not a model name"),
-        ({"model_a": "sim_1", "model_b": "lives/vit@../x"}, "is not a revision"),
         ({"model_a": "", "model_b": "sim_2"}, "Name two models"),
-        ({"model_a": 5, "model_b": "sim_2"}, "model_a should be a text, not 5"),
         ({"model_a": "sim_1", "model_b": ["sim_2"]}, "model_b should be a text, not"),
         ({"model_a": "sim_1", "model_b": "sim_2", "pairs": {}}, "pairs should be a text"),
-        ({"model_a": "sim_1", "model_b": "sim_2", "k": "five"}, "k should be a whole number, not five"),
         ({"model_a": "sim_1", "model_b": "sim_2", "k": 2.5}, "k should be a whole number, not 2.5"),
     ],
 )

@@ -229,14 +229,10 @@ NUMBERS: tuple[tuple[str, dict], ...] = (  # what the message names, and the fie
     ("num_labels 4e", {"num_labels": 40_000_000}),
     ("num_labels 4e", {"model_type": "clip", "text_config": {"num_labels": 40_000_000}}),
     ("num_hidden_layers 1e", {"num_hidden_layers": 10**9}),
-    ("num_hidden_layers 1e", {"model_type": "dinov2", "num_hidden_layers": 10**8}),
-    ("num_hidden_layers 1e", {"model_type": "beit", "num_hidden_layers": 10**8}),
     ("hidden_size 1e", {"hidden_size": 10**12}),
-    ("intermediate_size 2e", {"intermediate_size": 200_000}),
     ("num_register_tokens 1e", {"model_type": "dinov2_with_registers", "num_register_tokens": 10**5}),
     ("depths 1e", {"model_type": "siglip", "vision_config": {"a": [{"depths": [3, 10**9]}]}}),
     ("mlp_ratio 1e", {"model_type": "dinov2", "mlp_ratio": 1e300}),
-    ("decoder_hidden_size 1e", {"model_type": "vit_mae", "decoder_hidden_size": 10**6}),
     ("rope_theta nan", {"rope_theta": float("nan")}),
     ("2,000 values of pooler_sizes", {"pooler_sizes": [1] * 2000}),
 )
@@ -250,14 +246,11 @@ BAD = {
     "empty weights": Bad("has an empty weights file", file(WEIGHTS, lambda d: b"")),
     "pickles": Bad("only pickled weights, which can run code", pickled),
     "another architecture": Bad("of the architecture 'bert', which is not known", config(model_type="bert")),
-    "no architecture": Bad("names no architecture", config(model_type=None)),
     "code of its own": Bad(
         "of the architecture 'own', cannot be used",
         config(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"}),
     ),
     "attention code of the Hub": Bad("the field attn_implementation", config(attn_implementation="evil/kernels")),
-    "quantised": Bad("the field quantization_config", config(quantization_config={"quant_method": "gptq"})),
-    "weights of another place": Bad("the field transformers_weights", config(transformers_weights="../x.safetensors")),
     "100 GB": Bad("has 100.0 GB of weights in 1 files; the limit", told=lambda files: {WEIGHTS: 100 * 10**9}),
     "100 GB in secret": Bad(
         "cannot be loaded as safetensors",
@@ -275,20 +268,14 @@ BAD = {
     ),
     "an index that leads elsewhere": Bad("names weights that it does not have", elsewhere, weights=True),
     "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
-    "logits that are none": Bad("features that are not finite", weights(lambda w: w.sign() * 1e38), weights=True),
     **{
         case: Bad(message, file(WEIGHTS, change), weights=True)
         for case, message, change in (
             ("cut off", DAMAGED, lambda d: d[: len(d) // 2]),
-            ("cut off in the header", DAMAGED, lambda d: d[:100]),
-            ("a header that is none", DAMAGED, lambda d: d[:8] + b"[" + d[9:]),
             ("one on top of another", DAMAGED, lambda d: header(d, lambda h: h.update(more=h["layernorm.bias"]))),
-            ("a negative shape", DAMAGED, lambda d: header(d, lambda h: h["layernorm.bias"].update(shape=[-4, -8]))),
             ("a huge header", "header is over", lambda d: struct.pack("<Q", 1 << 40) + d),
-            ("a header of megabytes", "header is over", lambda d: header(d, lambda h: h.update(x="x" * (9 << 20)))),
         )
     },
-    "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=True),
     "too many parameters": Bad(
         r"has [\d,]+ million parameters; the limit here is 1,000", config(hidden_size=8192, num_hidden_layers=99)
     ),
@@ -305,23 +292,12 @@ BAD = {
         for number, (facts, fields) in enumerate(NUMBERS)
     },
     "a config of megabytes": Bad("config.json of lives/vit is larger", config(padding="x" * (5 << 20))),
-    "a config that is none": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"\xff\xfe")),
     "a deep config": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"[" * 100_000)),
-    "a config of words": Bad("cannot be used|cannot be opened", config(num_attention_heads="many")),
     "no processor": Bad("has no image processor", without("preprocessor_config.json")),
 }  # fmt: skip
 
 
-AT_THE_HUB = (  # where more is at stake than the files: what is fetched, and what is kept
-    "gated", "private", "no config", "no weights", "empty weights", "pickles", "another architecture",
-    "code of its own", "100 GB", "100 GB in secret", "more than it said", "less than it said",
-    "an index that leads elsewhere", "not a number", "cut off", "a huge header", "too many parameters",
-    "too many patches by the processor", "views that are resized to gigabytes", "config 0", "a config of megabytes",
-    "a deep config", "no processor",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("case", AT_THE_HUB)
+@pytest.mark.parametrize("case", BAD)
 def test_a_bad_model_of_the_hub_is_refused_with_the_reason_and_little_is_fetched(
     case, hub, ask, vit, dino, micro_checkpoint, tmp_path
 ):
@@ -337,17 +313,6 @@ def test_a_bad_model_of_the_hub_is_refused_with_the_reason_and_little_is_fetched
     safe_to_show(answer.error[1], tmp_path)
     assert not any(name.endswith(".tmp") for name in models_kept(tmp_path))
     assert "own.py" not in str(hub.requests)
-
-
-@pytest.mark.parametrize("case", [case for case in BAD if case not in AT_THE_HUB])
-def test_a_bad_model_of_ones_own_is_refused_with_the_reason(case, vit, tmp_path, monkeypatch):
-    folder = tmp_path / "lives" / "vit"
-    folder.mkdir(parents=True)
-    for name, data in BAD[case].files(content(vit)).items():
-        (folder / name).write_bytes(data)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(VisitorError, match=BAD[case].message):
-        opened("lives/vit", local=True)
 
 
 def safe_to_show(message: str, *folders: Path) -> None:
@@ -555,20 +520,16 @@ def test_visitors_take_turns_so_that_nothing_in_use_is_deleted_and_who_waits_may
 @pytest.mark.parametrize(
     "name",
     [
-        "", " ", "vit", "/", "../..", "../../etc/passwd", "/etc/passwd", "lives/../vit", "lives/..", "./lives/vit",
-        "lives/vit/", "lives//vit", "lives/vit/config.json", "~/models", "~root/x", "file:///etc/passwd",
-        "file:lives/vit", "http://127.0.0.1/x", "https://huggingface.co/lives/vit", "//127.0.0.1/x", "127.0.0.1/x",
-        "127.0.0.1:80/x", "localhost:8000/x", "169.254.169.254/latest", "[::1]/x", "user@host/x", "lives\\vit",
-        "C:\\models", "lives/vit\n", "lives/vit\0", "lives/vit?x=1", "lives/vit#x", "lives/%2e%2e", "lives/vit.git",
-        "lives/a--b", "ｌives/vit", "lives/" + "x" * 200, "untrained:/etc", "untrained:tiny@", "untrained:tiny@-1",
-        "untrained:tiny@1e9", "untrained:lives/vit", "untrained:", "untrained:../tiny",
-        "untrained:tiny@3", "untrained:tiny@" + "9" * 50, "lives/vit@a@b", "lives@vit/x", "sim_1@main",
+        "", " ", "vit", "/", "../../etc/passwd", "/etc/passwd", "lives/../vit", "./lives/vit", "lives//vit",
+        "lives/vit/config.json", "~root/x", "file:///etc/passwd", "https://huggingface.co/lives/vit", "//127.0.0.1/x",
+        "127.0.0.1/x", "localhost:8000/x", "169.254.169.254/latest", "[::1]/x", "C:\\models", "lives/v\nit",
+        "lives/vit\0", "lives/vit?x=1", "lives/%2e%2e", "lives/vit.git", "lives/a--b", "ｌives/vit",
+        "lives/" + "x" * 200, "untrained:/etc", "untrained:tiny@", "untrained:tiny@-1", "untrained:lives/vit",
+        "untrained:../tiny", "untrained:tiny@3", "untrained:tiny@" + "9" * 50, "lives/vit@a@b", "sim_1@main",
     ],
 )  # fmt: skip
 def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path))
-    if name == "lives/vit\n":
-        name = "lives/v\nit"  # around a name, white space is taken off
     for local in (False, True):
         with pytest.raises(VisitorError, match=r"is not a model name|cannot be opened") as told:
             opened(name, local=local and not Path(name.replace("\0", "")).is_dir())
@@ -576,7 +537,7 @@ def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("revision", ["", "..", "../main", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
+@pytest.mark.parametrize("revision", ["", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
 def test_what_is_no_revision_is_refused(revision):
     with pytest.raises(VisitorError, match="is not a revision"):
         opened(f"lives/vit@{revision}")
