@@ -6,7 +6,7 @@ from PIL import Image
 
 from singlelife.alignment.comparison import cas
 from singlelife.alignment.curve import curve_of
-from singlelife.alignment.plots import draw_matrix, save_pictures, short_names
+from singlelife.alignment.plots import draw_matrix, save_pictures
 
 from .providers import numbered_pairs
 from .test_matrix import run, zoo
@@ -44,10 +44,3 @@ def test_cells_stand_by_group_and_bear_their_values(tmp_path):
     assert f"{expected[0, 1]:.2f}" in [text.get_text() for text in raw.texts]
     assert f"{result.main.centred.excess[0, 2]:.2f}" in [text.get_text() for text in centred.texts]
     assert f"within groups {result.main.raw.within.cas:.3f}" in raw.get_title() and "too few models" in raw.get_title()
-
-
-def test_names_are_short_and_stay_apart():
-    assert short_names(["runs/sim_1", "runs/sim_2"]) == ["sim_1", "sim_2"]
-    assert short_names(["a/sim_1", "b/sim_1"]) == ["a/sim_1", "b/sim_1"]
-    long = ["/home/ann/spaces/cas/models/sim_1@0", "/home/ann/runs/sim_1@0", "/home/ann/runs/sim_2@1"]
-    assert short_names(long) == ["models/sim_1@0", "runs/sim_1@0", "runs/sim_2@1"]
