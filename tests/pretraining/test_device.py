@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
 from singlelife.pretraining import loop
-from singlelife.pretraining.device import choose_precision, peak_flops
+from singlelife.pretraining.device import choose_precision
 
 from ..micro import MICRO
 from .runs import column, losses, run
@@ -84,13 +83,6 @@ def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_
     environment |= {"OMP_NUM_THREADS": "1"} if of_the_user else {}
     ran = subprocess.run([sys.executable, "-c", launch], env=environment, capture_output=True, text=True, check=True)
     assert int(ran.stdout) == (1 if of_the_user else len(os.sched_getaffinity(0)))
-
-
-def test_the_peak_is_the_best_of_several_products(monkeypatch):
-    seconds = iter([9.0, 0.5, 0.25, 0.5, *[1.0] * 20])  # the first is not counted
-    clock = iter(accumulate(chain.from_iterable((0.0, next(seconds)) for _ in range(24))))
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert peak_flops(torch.device("cpu"), "no") == 2 * 512**3 / 0.25
 
 
 @pytest.mark.integration

@@ -53,14 +53,6 @@ def test_damaged_metrics_are_named(tmp_path: Path):
         read_metrics(path)
 
 
-def test_old_checkpoints_are_deleted_by_step_not_by_name(tmp_path: Path):
-    run = a_run(tmp_path / "run", steps=(8, 90, 100))
-    run.keep_latest(2)
-    assert list(run.checkpoints()) == [90, 100]
-    run.keep_latest(None)
-    assert list(run.checkpoints()) == [90, 100]
-
-
 def test_a_checkpoint_that_is_being_deleted_is_none(tmp_path: Path, monkeypatch):
     run = a_run(tmp_path / "run")
 
