@@ -12,7 +12,7 @@ from singlelife.lives.prepare import plan_preparation, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.video.recordings import find_videos, order_of, videos_in
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 NAMES = {  # as cameras give them, in the order of time, and by what that is known
     "recordings: GoPro": "GOPR0001 GP010001 GP020001 GX010002 GX020002 GX010003",

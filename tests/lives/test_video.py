@@ -15,7 +15,7 @@ from PIL import Image
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import EmbeddedVideo, VideoReader, jpeg
 
-from .conftest import texture, write_clip
+from ..micro import texture, write_clip
 
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
 

@@ -10,7 +10,7 @@ import pytest
 from gradio_client import Client
 from gradio_client.exceptions import AppError
 
-from ..hub_server import Break
+from ..hub_server import Fault
 from .browser import CHROMIUM, DRIVER, Browser
 from .conftest import SPACE, command_line, same_scores
 
@@ -87,7 +87,7 @@ def test_what_is_wrong_is_said_as_text_and_takes_the_old_score_away(browser):
 def test_cancel(browser, hub):
     slow = publish(hub, "lives/singlelife-slow", "sim_2")  # which no other test has the app download
     browser.open()
-    hub.breaks.append(Break("GET", ".safetensors", after=1_000_000, silent=20, times=50))  # the Hub falls silent
+    hub.faults.append(Fault("GET", ".safetensors", after=1_000_000, silent=20, times=50))  # the Hub falls silent
     browser.type_model("a", slow)
     browser.click("#compare")
     browser.until(lambda: "Downloading" in browser.one("#status").text, "download")
@@ -95,7 +95,7 @@ def test_cancel(browser, hub):
     browser.click("#cancel")
     browser.until(lambda: "Cancelled" in browser.one("#status").text, "word that it is cancelled", seconds=5)
     assert not browser.shown("#cancel")
-    hub.breaks.clear()
+    hub.faults.clear()
     browser.compare()  # the next comparison is as good as any
     browser.until(lambda: slow in browser.one("#score dl").text, "result")
     # Gradio's own script may throw at what a run still says once it is cancelled, and goes on; what is ours must not.

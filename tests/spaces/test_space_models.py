@@ -19,7 +19,6 @@ import torch
 from downloads import kept
 from limits import Cancelled, Limits, Request, VisitorError, memory_errors_for_visitors, visitor_message
 from models import open_model
-from safetensors.torch import load, save
 
 from singlelife.alignment.models import load_model
 from singlelife.errors import CheckpointError, SingleLifeError
@@ -27,7 +26,19 @@ from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
 
 from ..alignment.test_backbones import MODELS, saved
-from ..hub_server import STRANGER, WRITER, Break, Hub, Trouble
+from ..alignment.test_model_checkpoints import (
+    Change,
+    Files,
+    config_with,
+    content,
+    file_with,
+    huge_header,
+    pickled,
+    weights_elsewhere,
+    weights_with,
+    without,
+)
+from ..hub_server import STRANGER, WRITER, Fault, Hub
 from .conftest import peaks
 
 pytestmark = pytest.mark.integration
@@ -54,7 +65,6 @@ model = models.open_model(name, Request(Limits(**limits), progress, cancelled))
 result = [model.name, model.revision, model.logits(images[:1], images[1:]).tolist(), told]
 """
 )
-Files = dict[str, bytes | None]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +92,6 @@ def ask(hub_client, tmp_path) -> Callable:
 
 def opened(name: str, local: bool = False, **limits: float):
     return open_model(name, Request(Limits(**limits)), local=local)
-
-
-def content(folder: Path) -> Files:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def models_kept(tmp_path: Path) -> list[str]:
@@ -166,7 +172,7 @@ class Bad:
 
     message: str
     """What a visitor is told."""
-    files: Callable[[Files], Files] = lambda files: files
+    files: Change = lambda files: files
     """From those of a good model to its own."""
     told: Callable[[Files], dict[str, int]] = lambda files: {}
     """The sizes that the Hub tells, from those of the files."""
@@ -177,21 +183,6 @@ class Bad:
     """Which good model it is made from."""
 
 
-def config(**fields) -> Callable[[Files], Files]:
-    return lambda files: {**files, "config.json": json.dumps(json.loads(files["config.json"]) | fields).encode()}
-
-
-def file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Files], Files]:
-    return lambda files: {**files, name: change(files[name])}
-
-
-def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Files], Files]:
-    def changed(data: bytes) -> bytes:
-        return save({name: change(tensor) for name, tensor in load(data).items()}, {"format": "pt"})
-
-    return file("model.safetensors", changed)
-
-
 def header(data: bytes, change: Callable[[dict], object]) -> bytes:
     (length,) = struct.unpack("<Q", data[:8])
     described = json.loads(data[8 : 8 + length])
@@ -200,29 +191,9 @@ def header(data: bytes, change: Callable[[dict], object]) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
 
 
-def largest(files: dict) -> object:
-    """Of a file of four terabytes, by its header."""
-    return files.update({"weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}})
-
-
-def processor(field: str, side: int) -> Callable[[Files], Files]:
+def processor(field: str, side: int) -> Change:
     huge = {field: {"height": side, "width": side}}
-    return file("preprocessor_config.json", lambda data: json.dumps(json.loads(data) | huge).encode())
-
-
-def pickled(files: Files) -> Files:
-    files["pytorch_model.bin"] = files.pop("model.safetensors")
-    return files
-
-
-def elsewhere(files: Files) -> Files:
-    index = {"weight_map": dict.fromkeys(load(files[WEIGHTS]), f"../../elsewhere/{WEIGHTS}")}
-    files["model-00001-of-00001.safetensors"] = files.pop(WEIGHTS)
-    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
-
-
-def without(name: str) -> Callable[[Files], Files]:
-    return lambda files: {other: data for other, data in files.items() if other != name}
+    return file_with("preprocessor_config.json", lambda data: json.dumps(json.loads(data) | huge).encode())
 
 
 NUMBERS: tuple[tuple[str, dict], ...] = (  # what the message names, and the fields of a config
@@ -243,33 +214,37 @@ BAD = {
     "private": Bad("no model lives/vit on the Hub", options={"private": True}),
     "no config": Bad("has no config.json", without("config.json")),
     "no weights": Bad("has no safetensors weights", without(WEIGHTS)),
-    "empty weights": Bad("has an empty weights file", file(WEIGHTS, lambda d: b"")),
+    "empty weights": Bad("has an empty weights file", file_with(WEIGHTS, lambda d: b"")),
     "pickles": Bad("only pickled weights, which can run code", pickled),
-    "another architecture": Bad("of the architecture 'bert', which is not known", config(model_type="bert")),
+    "another architecture": Bad("of the architecture 'bert', which is not known", config_with(model_type="bert")),
     "code of its own": Bad(
         "of the architecture 'own', cannot be used",
-        config(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"}),
+        config_with(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"}),
     ),
-    "attention code of the Hub": Bad("the field attn_implementation", config(attn_implementation="evil/kernels")),
+    "attention code of the Hub": Bad("the field attn_implementation", config_with(attn_implementation="evil/kernels")),
     "100 GB": Bad("has 100.0 GB of weights in 1 files; the limit", told=lambda files: {WEIGHTS: 100 * 10**9}),
     "100 GB in secret": Bad(
         "cannot be loaded as safetensors",
-        file(WEIGHTS, lambda data: header(b"\2\0\0\0\0\0\0\0{}", largest) + b"x" * 500_000),
+        file_with(WEIGHTS, lambda data: huge_header() + b"x" * 500_000),
         weights=True,
     ),
     "more than it said": Bad(
         "sends more of lives/vit than it said",
-        file(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
+        file_with(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
         told=lambda files: {WEIGHTS: len(files[WEIGHTS]) - (300 << 20)},
         weights=True,
     ),
     "less than it said": Bad(
         "differs from what the Hub lists", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
     ),
-    "an index that leads elsewhere": Bad("names weights that it does not have", elsewhere, weights=True),
-    "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
+    "an index that leads elsewhere": Bad("names weights that it does not have", weights_elsewhere, weights=True),
+    "not a number": Bad(
+        "weights of lives/vit are not finite",
+        weights_with(lambda w: w["layernorm.bias"].fill_(torch.nan)),
+        weights=True,
+    ),
     **{
-        case: Bad(message, file(WEIGHTS, change), weights=True)
+        case: Bad(message, file_with(WEIGHTS, change), weights=True)
         for case, message, change in (
             ("cut off", DAMAGED, lambda d: d[: len(d) // 2]),
             ("one on top of another", DAMAGED, lambda d: header(d, lambda h: h.update(more=h["layernorm.bias"]))),
@@ -277,10 +252,10 @@ BAD = {
         )
     },
     "too many parameters": Bad(
-        r"has [\d,]+ million parameters; the limit here is 1,000", config(hidden_size=8192, num_hidden_layers=99)
+        r"has [\d,]+ million parameters; the limit here is 1,000", config_with(hidden_size=8192, num_hidden_layers=99)
     ),
-    "too many patches": Bad(r"splits a view into 500 x 500 patches", config(image_size=4000)),
-    "no patches": Bad("patches of 0 x 0 px", config(patch_size=0)),
+    "too many patches": Bad(r"splits a view into 500 x 500 patches", config_with(image_size=4000)),
+    "no patches": Bad("patches of 0 x 0 px", config_with(patch_size=0)),
     "too many patches by the processor": Bad(
         r"splits a view into 500 x 500 patches", processor("crop_size", 4000), of="dino"
     ),
@@ -288,11 +263,11 @@ BAD = {
         "preprocessor_config.json of lives/vit says (height|width) 1e", processor("size", 10**5), of="croco"
     ),
     **{
-        f"config {number}": Bad(f"config.json of lives/vit (says|has) {facts}", config(**fields))
+        f"config {number}": Bad(f"config.json of lives/vit (says|has) {facts}", config_with(**fields))
         for number, (facts, fields) in enumerate(NUMBERS)
     },
-    "a config of megabytes": Bad("config.json of lives/vit is larger", config(padding="x" * (5 << 20))),
-    "a deep config": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"[" * 100_000)),
+    "a config of megabytes": Bad("config.json of lives/vit is larger", config_with(padding="x" * (5 << 20))),
+    "a deep config": Bad("config.json of lives/vit cannot be", file_with("config.json", lambda data: b"[" * 100_000)),
     "no processor": Bad("has no image processor", without("preprocessor_config.json")),
 }  # fmt: skip
 
@@ -326,7 +301,7 @@ def test_the_implementation_of_attention_is_not_the_configs_choice(hub, ask, vit
     hub.put(hub.create("lives/vit", "model"), content(vit))
     expected = ask().result[2]
     for name in ("flex_attention", "flash_attention_2"):
-        hub.put(hub.create(f"lives/{name}", "model"), config(_attn_implementation=name)(content(vit)))
+        hub.put(hub.create(f"lives/{name}", "model"), config_with(_attn_implementation=name)(content(vit)))
         start, answer = time.monotonic(), ask(f"lives/{name}")
         assert answer.error is None and answer.result[2] == expected and time.monotonic() - start < 30
 
@@ -335,7 +310,7 @@ def test_hostile_numbers_take_no_memory_and_a_wide_model_only_what_was_foreseen(
     """Measured by the peak of a process of its own."""
     for index, (_, fields) in enumerate(NUMBERS):
         shutil.copytree(vit, tmp_path / str(index))
-        (tmp_path / str(index) / "config.json").write_bytes(config(**fields)(content(vit))["config.json"])
+        (tmp_path / str(index) / "config.json").write_bytes(config_with(**fields)(content(vit))["config.json"])
     architecture, image_processor, _ = MODELS["vit"]
     wide = type(architecture)(**architecture.to_dict() | {"intermediate_size": 10_000, "image_size": 256})
     saved(tmp_path / "wide", wide, image_processor)
@@ -383,7 +358,7 @@ def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_pa
 def test_a_download_that_breaks_once_goes_on_from_there(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
     size = len(content(vit)[WEIGHTS])
-    hub.breaks.append(Break("GET", WEIGHTS, after=60_000))
+    hub.faults.append(Fault("GET", WEIGHTS, after=60_000))
     answer = ask()
     assert answer.error is None, answer.error[2]
     assert hub.sent < 1.5 * size + 60_000
@@ -391,14 +366,14 @@ def test_a_download_that_breaks_once_goes_on_from_there(hub, ask, vit):
 
 def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(hub, ask, vit, tmp_path):
     hub.put(hub.create("lives/vit", "model"), content(vit))
-    hub.breaks += [Break("GET", WEIGHTS, after=60_000), Break("GET", WEIGHTS, after=1, times=10**6, silent=0.5)]
+    hub.faults += [Fault("GET", WEIGHTS, after=60_000), Fault("GET", WEIGHTS, after=1, times=10**6, silent=0.5)]
     start = time.monotonic()
     answer = ask(patience=1, request_seconds=6)
     assert answer.error[0] == "VisitorError" and re.search("connection to the Hub broke|longer than", answer.error[1])
     assert time.monotonic() - start < 60
     assert models_kept(tmp_path) == []
     safe_to_show(answer.error[1], tmp_path)
-    hub.breaks.clear()
+    hub.faults.clear()
     assert ask().error is None
 
 
@@ -445,7 +420,7 @@ def test_what_is_not_there_and_a_hub_in_trouble_or_away_is_told(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
     assert "There is no model lives/none" in ask("lives/none").error[1]
     assert "lives/vit has no such revision" in ask("lives/vit@nowhere").error[1]
-    hub.troubles.append(Trouble("GET", "lives/vit", 503, times=10**6))
+    hub.faults.append(Fault("GET", "lives/vit", status=503, times=10**6))
     assert "the Hub has trouble (status 503)" in ask().error[1]
     hub.dead = True
     assert "the connection to the Hub broke" in ask().error[1]
