@@ -22,12 +22,7 @@ from .micro import save_micro_model
 pytestmark = pytest.mark.integration
 CLIP = Path(__file__).parent / "data" / "highway_2s.mp4"
 UNTRAINED = ("untrained:tiny", "untrained:tiny@1")
-NESTED = (
-    "lives show",
-    "pairs show",
-    "pairs make",
-    *(f"evaluate {it}" for it in ("correspondence", "depth")),
-)
+NESTED = ("lives show", "pairs show", "pairs make", *(f"evaluate {it}" for it in ("correspondence", "depth")))
 
 
 @pytest.fixture(scope="module")

@@ -20,10 +20,7 @@ from singlelife.croco import (
     CroCoForPreTraining,
     CroCoImageProcessor,
 )
-from singlelife.croco.depth_croco import (
-    CroCoAttentiveProbe,
-    scale_invariant_log_loss,
-)
+from singlelife.croco.depth_croco import CroCoAttentiveProbe, scale_invariant_log_loss
 
 from ..micro import MICRO, save_micro_model
 

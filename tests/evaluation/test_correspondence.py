@@ -162,10 +162,7 @@ def test_pairs_of_a_life(checkpoint, sim_test, tmp_path):
 
 @pytest.mark.parametrize(
     ("words", "message"),
-    [
-        (["--data", "nothing_here/at/all"], "nothing_here/at/all"),
-        (["--temperature", "0"], "--temperature 0"),
-    ],
+    [(["--data", "nothing_here/at/all"], "nothing_here/at/all"), (["--temperature", "0"], "--temperature 0")],
 )
 def test_wrong_usage_is_exit_code_2(words, message, capsys):
     assert main(["evaluate", "correspondence", "untrained:tiny", *words]) == 2

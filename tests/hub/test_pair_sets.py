@@ -9,7 +9,6 @@ import yaml
 
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 
-from ..hub_server import Fault
 from .conftest import pushed
 
 pytestmark = pytest.mark.integration
@@ -47,14 +46,6 @@ def test_a_pushed_set_is_the_same_when_it_comes_back(hub, hub_client, pairs, sto
     load = "from datasets import load_dataset\nrows = load_dataset('lives/pairs', split='test', cache_dir=cache)\n"
     rows = hub_client(load + "result = [len(rows), rows[2]['target'].size, rows[2]['gap']]", cache=tmp_path / "cache")
     assert rows == [6, [64, 64], pairs.gap[2]]
-
-
-def test_without_a_network_a_set_that_was_kept_is_taken(hub, hub_client, pairs, stored, tmp_path):
-    pushed(hub, hub_client, stored, "lives/pairs")
-    hub_client(RESOLVE, words="lives/pairs", cache=tmp_path)
-    hub.faults.append(Fault("GET", "lives/pairs", after=0, times=10**6))
-    answer = hub_client.ask(RESOLVE, words="lives/pairs", cache=tmp_path)
-    assert answer.result[0] == pairs.hash and "Going on with lives/pairs as it was kept" in answer.said
 
 
 def test_a_life_on_the_hub_is_still_a_life(hub, hub_client, sim_test, tmp_path):

@@ -19,12 +19,7 @@ from singlelife.lives.pairs.pairing import (
     make_pairing,
 )
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import (
-    back_project,
-    default_voxel_size,
-    depth_geometry,
-    median_depths,
-)
+from singlelife.lives.scene.geometry import back_project, default_voxel_size, depth_geometry, median_depths
 
 pytestmark = pytest.mark.integration
 

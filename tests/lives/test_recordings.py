@@ -47,8 +47,6 @@ def test_files_named_in_an_order_of_ones_own_keep_it(tmp_path):
     for path in given:
         path.touch()
     assert find_videos(given) == given and order_of(given) == "as given"
-    (tmp_path / "list.txt").write_text("\n".join(path.name for path in given))
-    assert find_videos([tmp_path / "list.txt"]) == given
 
 
 def dated(path: Path, date: str | None, level: int) -> None:

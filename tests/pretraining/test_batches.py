@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.croco import CroCoConfig
-from singlelife.errors import LifeError, RunError
+from singlelife.errors import LifeError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
 from singlelife.lives.pairs.segments import hold_out, recording_time
@@ -50,11 +50,6 @@ def test_processes_and_accumulated_batches_share_out_the_same_pairs(processes, a
         of_step = [share[step * accumulation : (step + 1) * accumulation] for share in shares]
         start = (first_step + step) * size
         assert sorted(chain.from_iterable(chain.from_iterable(of_step))) == list(range(start, start + size))
-
-
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(RunError, match=r"--train-batch-size 8 .* 3 processes .* multiple of 3"):
-        StepSampler(range(1), 8, accumulation=1, num_processes=3)
 
 
 @pytest.mark.parametrize("num_workers", [0, 1, 2])

@@ -32,14 +32,6 @@ def test_a_cpu_takes_what_it_measured_and_says_so(monkeypatch):
     assert "a step of 4 took" in precision.reason
 
 
-def test_what_was_asked_for_is_not_timed():
-    precision = choose_precision(CONFIG, 4, torch.device("cpu"), "bf16", "eager")
-    assert (precision.mixed_precision, precision.attention, precision.reason) == ("bf16", "eager", "as asked for")
-    assert choose_precision(CONFIG, 4, torch.device("cpu"), "no", "sdpa").mixed_precision == "no"
-    assert choose_precision(CONFIG, 4, torch.device("cpu"), attention="eager").attention == "eager"
-    assert choose_precision(CONFIG, 4, torch.device("cuda"), "bf16").attention == "sdpa"
-
-
 @pytest.mark.parametrize("told", ["bf16", "fp16"])
 def test_what_the_launcher_was_told_wins(monkeypatch, told):
     monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", told)
