@@ -209,19 +209,6 @@ def test_images_are_pairs_by_their_names(tmp_path):
     same(PairSet.load(tmp_path / "stored"), pairs)
 
 
-def test_a_photo_is_seen_as_its_camera_was_held(tmp_path):
-    values = np.zeros((40, 40, 3), dtype=np.uint8)
-    values[:20] = 255
-    exif = PILImage.Exif()
-    exif[0x0112] = 3  # upside down
-    for view in ("target", "source"):
-        PILImage.fromarray(values).save(tmp_path / f"p_{view}.png", exif=exif)
-    assert load_image_pairs(tmp_path, 40).target[0, 0, 0].max() == 0
-    for view in ("target", "source"):
-        PILImage.fromarray(np.full((40, 40), 180 << 8, dtype=np.uint16)).save(tmp_path / f"p_{view}.png")
-    assert (load_image_pairs(tmp_path, 40).target == 180).all()  # and not white, as 16 bits that are clipped
-
-
 @pytest.mark.parametrize(
     ("damage", "facts"),
     [
