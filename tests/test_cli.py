@@ -72,7 +72,7 @@ from singlelife.cli import main
 codes = [main(["lives"]), *(main([*words.split(), "sim_l"]) for words in {wrong})]
 sys.exit(codes != [0] + {len(wrong)} * [2] or bool({{"torch", "datasets", "scipy", "matplotlib"}} & set(sys.modules)))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = python(code, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("no life 'sim_l'. Did you mean sim_1") == len(wrong)
 

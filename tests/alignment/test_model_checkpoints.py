@@ -16,7 +16,7 @@ from singlelife.alignment.models import checkpoints, load_model
 from singlelife.croco import CroCoModel
 from singlelife.errors import CheckpointError
 
-from ..hub_server import STRANGER, Fault
+from ..hub_server import Fault
 from .test_backbones import MODELS, saved, views
 
 LOAD = """
@@ -151,14 +151,6 @@ def test_only_what_is_needed_is_downloaded(hub, hub_client, vit):
     hub_client(LOAD, spec="lives/vit")
     asked = {path.rsplit("/", 1)[-1] for method, path, _ in hub.requests if "/resolve/" in path}
     assert asked == {"config.json", "preprocessor_config.json", "model.safetensors"}
-
-
-@pytest.mark.integration
-def test_a_model_that_one_may_not_have_is_told_apart(hub, hub_client, vit):
-    hub.put(hub.create("lives/vit", "model", gated=True), content(vit))
-    for name, message in (("lives/none", "no model lives/none on the Hub"), ("lives/vit", "lives/vit is gated")):
-        answer = hub_client.ask(LOAD, STRANGER, spec=name)
-        assert answer.error[0] == "HubError" and message in answer.error[1] and STRANGER not in answer.error[1]
 
 
 @pytest.mark.integration

@@ -165,12 +165,6 @@ def test_a_changed_description_is_refused(stored, changes, facts):
         PairSet.load(stored)
 
 
-def test_what_is_there_is_never_overwritten(stored):
-    with pytest.raises(PairSetError, match="is there already"):
-        PairSet.load(stored).save(stored)
-    assert len(PairSet.load(stored)) == 8
-
-
 def test_a_set_that_is_not_written_to_the_end_is_not_there(stored, tmp_path, monkeypatch):
     pairs = PairSet.load(stored)
     monkeypatch.setattr(storage, "pair_set_card", lambda *_: 1 / 0)

@@ -45,14 +45,6 @@ def equal(a: Geometry, b: Geometry) -> bool:
     return all(one.dtype == other.dtype and np.array_equal(one, other, equal_nan=True) for one, other in pairs)
 
 
-def test_nothing_is_stored_at_first_and_the_ways_to_get_it_are_named(life):
-    assert stored_geometry(life) is None and geometry_metadata(life) is None
-    with pytest.raises(
-        LifeError, match=r"not known. Put an Aria MPS folder .*small/slam, name one with .*--from FOLDER"
-    ):
-        life_geometry(life, progress=False)
-
-
 def test_depth_is_made_into_geometry_once(simulated, monkeypatch):
     made = life_geometry(simulated, progress=False)
     assert len(made) == len(simulated) and (made.points.counts > 20).mean() > 0.9

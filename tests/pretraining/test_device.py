@@ -1,9 +1,6 @@
 """The number format that a run settles on."""
 
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,11 +9,10 @@ import yaml
 from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
-from singlelife.pretraining import loop
 from singlelife.pretraining.device import choose_precision
 
 from ..micro import MICRO
-from .runs import column, losses, run
+from .runs import losses, run
 
 CONFIG = CroCoConfig(**MICRO)
 
@@ -59,35 +55,6 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
     assert run(command(twin, resume_from=twin / "checkpoint-2", **choose)) == 0
     assert "(as before)" in capsys.readouterr().out
     assert losses(twin) == before != losses(folder)
-
-
-@pytest.mark.integration
-@pytest.mark.slow
-@pytest.mark.parametrize("of_the_user", [True, False])
-def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_user):
-    """`accelerate launch` exports OMP_NUM_THREADS=1 by itself, with the user's or without."""
-    code = "from singlelife.pretraining.device import _cpu_threads; print(_cpu_threads(1))"
-    launch = (
-        f"import os, subprocess, sys; subprocess.run([sys.executable, '-c', {code!r}], check=True, env=os.environ |"
-    )
-    launch += "{'OMP_NUM_THREADS': '1', 'ACCELERATE_MIXED_PRECISION': 'no', 'LOCAL_WORLD_SIZE': '1'})"
-    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
-    environment |= {"OMP_NUM_THREADS": "1"} if of_the_user else {}
-    ran = subprocess.run([sys.executable, "-c", launch], env=environment, capture_output=True, text=True, check=True)
-    assert int(ran.stdout) == (1 if of_the_user else len(os.sched_getaffinity(0)))
-
-
-@pytest.mark.integration
-def test_the_peak_of_a_run_recovers_from_a_disturbed_start_and_is_never_under_the_steps(
-    tmp_path: Path, command, monkeypatch
-):
-    timed = iter([1.0, 1.0, 1e11, 1.0, 1e10])  # operations a second: other work slows the first two down
-    monkeypatch.setattr(loop, "peak_flops", lambda *_: next(timed))
-    assert run(command(tmp_path / "run", max_steps=5)) == 0
-    mfu, tflops = column(tmp_path / "run", "mfu"), column(tmp_path / "run", "tflops")
-    assert mfu[1] == 1 and mfu[2] <= 1
-    for step in (3, 4, 5):
-        assert 0 < mfu[step] == pytest.approx(tflops[step] * 1e12 / 1e11, abs=1e-4)
 
 
 @pytest.mark.integration
