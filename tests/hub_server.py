@@ -211,10 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
-        for name, value in (
-            {"Content-Type": "application/json", "Content-Length": len(data)} | (headers or {})
-        ).items():
-            self.send_header(name, str(value))
+        about = {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
+        for name, value in about.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)
