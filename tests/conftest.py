@@ -3,7 +3,7 @@
 import os
 import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from hypothesis import settings
 
 from .hub_client import Client
 from .hub_server import Hub
-from .micro import MICRO, save_micro_model, write_clip
+from .micro import MICRO, pan, save_micro_model, write_clip
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job; what tests start inherits it
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -61,7 +61,88 @@ def micro_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A video of twenty seconds: a camera that pans over a fixed texture."""
-    return write_clip(tmp_path_factory.mktemp("videos") / "pan.mp4")
+    return write_clip(tmp_path_factory.mktemp("videos") / "pan.mp4", seconds=20, rate=10, picture=pan)
+
+
+@pytest.fixture(scope="session")
+def clip_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("clips")
+
+
+@pytest.fixture(scope="session")
+def small_life(clip_folder: Path):
+    """The life `small` of a video of four seconds, `small.mp4`: 40 frames, of a person, and no poses."""
+    from singlelife.lives.prepare import prepare_life
+    from singlelife.lives.registry import get_life
+
+    clip = write_clip(clip_folder / "small.mp4")
+    return prepare_life(get_life("small", [clip]), cache_dir=clip_folder / "cache", progress=False)
+
+
+@pytest.fixture(scope="session")
+def run_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where runs keep their prepared life."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def command(clip: Path, micro_model: Path, run_cache: Path) -> Callable[..., list[str]]:
+    """The command line of a run of twelve steps on the clip into `output_dir`, whose numbers are the same on every
+    machine; `changes` are settings by name, instead of these, and None leaves one out."""
+
+    def build(output_dir: Path, *flags: str, **changes: object) -> list[str]:
+        settings: dict[str, object] = {
+            "life": "my_pan",
+            "video": clip,
+            "cache_dir": run_cache,
+            "output_dir": output_dir,
+            "model": micro_model,
+            "min_gap": 0.1,
+            "max_gap": 0.4,
+            "max_steps": 12,
+            "train_batch_size": 8,
+            "learning_rate": 2e-3,
+            "warmup_steps": 4,
+            "logging_steps": 1,
+            "eval_steps": 6,
+            "eval_pairs": 12,
+            "save_steps": 4,
+            "picture_steps": 0,  # those at the end are drawn all the same
+            "validation_fraction": 0.1,
+            "dataloader_num_workers": 0,
+            "cpu_threads": 1,
+            "mixed_precision": "no",
+            "color_jitter": 0.2,
+            "attention": "sdpa",  # not what is faster here and now: runs are compared
+        } | changes
+        given = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]
+        return given + list(flags)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def _whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("whole") / "my_pan"
+
+
+@pytest.fixture
+def finished_run(_whole_run: Path, command: Callable[..., list[str]], fresh_accelerate: None) -> Path:
+    """A run that was never stopped, made once: 12 steps, with checkpoints of steps 8 and 12. Leave it as it is."""
+    if not _whole_run.exists():
+        from accelerate.state import AcceleratorState
+
+        from singlelife.cli import main
+
+        assert main(["train", *command(_whole_run)]) == 0
+        AcceleratorState._reset_state(reset_partial_state=True)  # the test's own run may have another precision
+    return _whole_run
+
+
+@pytest.fixture
+def whole_run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of it."""
+    return shutil.copytree(finished_run, tmp_path / "whole" / "my_pan")
 
 
 @pytest.fixture(scope="session")
@@ -97,10 +178,8 @@ def _hub_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def hub(_hub_server: Hub) -> Hub:
     """An empty Hub on the loopback interface."""
     _hub_server.dead = False
-    for state in (_hub_server.repositories, _hub_server.requests):
+    for state in (_hub_server.repositories, _hub_server.requests, _hub_server.faults):
         state.clear()
-    for faults in (_hub_server.breaks, _hub_server.troubles):
-        faults.clear()
     for file in _hub_server.folder.iterdir():
         file.unlink()
     shutil.rmtree(_hf_home(_hub_server), ignore_errors=True)  # else a download takes what an earlier test has there

@@ -60,27 +60,21 @@ class Repository:
 
 
 @dataclass
-class Break:
-    """Closes connections of requests of `method` whose path has `part` in it, once `after` bytes of the body went over
-    (0: before any answer), having said nothing for some seconds; `times` times."""
+class Fault:
+    """What happens, `times` times, to requests of `method` whose path has `part` in it.
+
+    With a `status` (429 or 5xx) they are answered with it, and the seconds to wait if there are any. Without one the
+    connection closes once `after` bytes of the body went over (0: before any answer), having said nothing for some
+    seconds.
+    """
 
     method: str
     part: str
-    after: int
+    after: int = 0
     times: int = 1
     silent: float = 0.0
-
-
-@dataclass
-class Trouble:
-    """Answers requests of `method` whose path has `part` in it with a status (429 or 5xx), and the seconds to wait if
-    there are any; `times` times."""
-
-    method: str
-    part: str
-    status: int
+    status: int | None = None
     retry_after: int | None = None
-    times: int = 1
 
 
 @dataclass
@@ -90,8 +84,7 @@ class Hub:
     Attributes:
         folder: where the content of files is.
         repositories: by kind and name.
-        breaks: connections to break.
-        troubles: what not to answer as asked.
+        faults: what goes wrong; the first that is for a request counts.
         dead: hangs up on everyone.
         requests: method, path and token of every request so far.
         sent: bytes of files sent so far.
@@ -100,8 +93,7 @@ class Hub:
     folder: Path
     url: str = ""
     repositories: dict[tuple[str, str], Repository] = field(default_factory=dict)
-    breaks: list[Break] = field(default_factory=list)
-    troubles: list[Trouble] = field(default_factory=list)
+    faults: list[Fault] = field(default_factory=list)
     dead: bool = False
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
     sent: int = 0
@@ -175,8 +167,10 @@ class _Handler(BaseHTTPRequestHandler):
         self.query, path = parse_qs(address.query), address.path
         self.token = (self.headers.get("Authorization") or "").removeprefix("Bearer ").strip() or None
         self.hub.requests.append((self.command, unquote(path), self.token))
-        self.break_ = self._meant(self.hub.breaks, path)
-        trouble = self._meant(self.hub.troubles, path)
+        meant = (f for f in self.hub.faults if f.times > 0 and f.method == self.command and f.part in unquote(path))
+        fault = next(meant, None)
+        trouble = fault if fault is not None and fault.status is not None else None
+        self.break_ = None if trouble else fault
         try:
             if self.hub.dead or (self.break_ is not None and not self.break_.after):
                 self._hang_up()
@@ -199,11 +193,6 @@ class _Handler(BaseHTTPRequestHandler):
         except ConnectionError:
             self.close_connection = True
 
-    def _meant(self, faults: list[Any], path: str) -> Any:
-        """The first fault that is for this request and not used up."""
-        found = (f for f in faults if f.times > 0 and f.method == self.command and f.part in unquote(path))
-        return next(found, None)
-
     def _read(self, size: int) -> bytes:
         if self.break_ is not None and self.command != "GET" and size > self.break_.after:
             self.rfile.read(self.break_.after)
@@ -222,10 +211,9 @@ class _Handler(BaseHTTPRequestHandler):
     def _json(self, content: Any, status: int = 200, headers: dict[str, str] | None = None) -> None:
         data = json.dumps(content).encode()
         self.send_response(status)
-        for name, value in (
-            {"Content-Type": "application/json", "Content-Length": len(data)} | (headers or {})
-        ).items():
-            self.send_header(name, str(value))
+        about = {"Content-Type": "application/json", "Content-Length": str(len(data))} | (headers or {})
+        for name, value in about.items():
+            self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(data)

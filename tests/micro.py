@@ -1,5 +1,7 @@
 """The smallest model and life that everything works with: hundreds of steps a second."""
 
+from collections.abc import Callable
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -34,52 +36,55 @@ def save_micro_model(folder: Path, seed: int = 0, **changes: object) -> Path:
     return folder
 
 
-def write_clip(path: Path, seconds: float = 20, frame_rate: int = 10) -> Path:
-    """A camera that pans over a fixed texture."""
+def pan(index: int, height: int, width: int) -> np.ndarray:
+    """What a camera sees that pans over a fixed texture."""
     noise = np.random.default_rng(0).integers(0, 256, (16, 64, 3), dtype=np.uint8)
     world = np.kron(noise, np.ones((4, 4, 1), dtype=np.uint8))  # 64 px high, 256 px wide
+    left, top = round(96 + 90 * np.sin(index / 15)), round(8 + 7 * np.sin(index / 7))
+    return np.ascontiguousarray(world[top : top + height, left : left + width])
+
+
+def texture(index: int, height: int, width: int) -> np.ndarray:
+    """A smooth picture that differs from frame to frame; its red channel tells the frame's number."""
+    y, x = np.mgrid[:height, :width]
+    green = 128 + 100 * np.sin((x + 3 * index) / 9)
+    blue = 128 + 100 * np.cos((y + 2 * index) / 7)
+    return (
+        np.stack([np.full((height, width), 10 + 2 * index % 240), green, blue], axis=-1).clip(0, 255).astype(np.uint8)
+    )
+
+
+def write_clip(
+    path: Path,
+    *,
+    times: list[float] | None = None,
+    seconds: float = 4.0,
+    rate: int = 20,
+    height: int = 48,
+    width: int = 64,
+    codec: str = "mpeg4",
+    sample_aspect_ratio: Fraction | None = None,
+    picture: Callable[[int, int, int], np.ndarray] = texture,
+    tags: dict[str, str] | None = None,
+) -> Path:
+    """A video whose frames are shown at `times`, in seconds; `rate` per second by default."""
+    times = [index / rate for index in range(round(seconds * rate))] if times is None else times
+    path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w") as container:
-        stream = container.add_stream("mpeg4", rate=frame_rate)
-        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 64, 48, "yuv420p", 2_000_000
-        for index in range(round(seconds * frame_rate)):
-            left, top = round(96 + 90 * np.sin(index / 15)), round(8 + 7 * np.sin(index / 7))
-            image = np.ascontiguousarray(world[top : top + 48, left : left + 64])
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="rgb24")))
+        container.metadata.update(tags or {})
+        stream = container.add_stream(codec, rate=rate)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = width, height, "yuv420p", 4_000_000
+        stream.codec_context.time_base = Fraction(1, 1000)
+        if sample_aspect_ratio is not None:
+            stream.codec_context.sample_aspect_ratio = sample_aspect_ratio
+        for index, time in enumerate(times):
+            frame = av.VideoFrame.from_ndarray(picture(index, height, width), format="rgb24")
+            frame.pts, frame.time_base = round(time * 1000), Fraction(1, 1000)
+            container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path
 
 
-def words_of_a_run(output_dir: Path, clip: Path, model: Path, cache: Path, /, **changes: object) -> list[str]:
-    """The command line of a run of twelve steps on a clip, whose numbers are the same on every machine.
-
-    Args:
-        output_dir: the run folder.
-        clip: see `write_clip`.
-        model: the YAML file of the micro-model.
-        cache: where the prepared life is kept.
-        changes: settings by name, instead of these; None leaves one out.
-    """
-    settings: dict[str, object] = {
-        "life": "my_pan",
-        "video": clip,
-        "cache_dir": cache,
-        "output_dir": output_dir,
-        "model": model,
-        "min_gap": 0.1,
-        "max_gap": 0.4,
-        "max_steps": 12,
-        "train_batch_size": 8,
-        "learning_rate": 2e-3,
-        "warmup_steps": 4,
-        "logging_steps": 1,
-        "eval_steps": 6,
-        "eval_pairs": 12,
-        "save_steps": 4,
-        "picture_steps": 0,  # those at the end are drawn all the same
-        "validation_fraction": 0.1,
-        "dataloader_num_workers": 0,
-        "cpu_threads": 1,
-        "mixed_precision": "no",
-        "attention": "sdpa",  # not what is faster here and now: runs are compared
-    } | changes
-    return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if value is not None]
+def pair_generator(seed: int, stream: int, index: int) -> np.random.Generator:
+    """By its definition, the random generator that belongs to one pair."""
+    return np.random.Generator(np.random.Philox(key=np.uint64(seed), counter=[0, 0, stream, index]))

@@ -70,9 +70,12 @@ def test_grey_stays_grey_whatever_it_is_stored_as(source):
 
 
 def test_what_is_transparent_is_white_and_1_bit_is_black_or_white():
-    clear = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
+    clear = Image.new("RGBA", (3, 1), (10, 20, 30, 0))
     clear.putpixel((1, 0), (10, 20, 30, 255))
-    assert np.asarray(read_picture(encoded(clear, "PNG"))).tolist() == [[[255] * 3, [10, 20, 30]]]
+    clear.putpixel((2, 0), (255, 0, 0, 128))
+    shown = [[255] * 3, [10, 20, 30], [255, 127, 127]]
+    assert np.asarray(read_picture(encoded(clear, "PNG"))).tolist() == [shown]
+    assert np.asarray(read_picture(encoded(clear, "WEBP", lossless=True))).tolist() == [shown]
     hole = PALETTE.copy()
     hole.info["transparency"] = 1
     assert np.asarray(read_picture(encoded(hole, "GIF", transparency=1))).min() == 255

@@ -168,7 +168,6 @@ def test_only_the_rows_that_may_be_used_are(life_here):
         ({"by": "overlap", "bins": [0.1, 1.1]}, "at most 1"),
         ({"by": "gap", "bins": [0.5]}, "two or more"),
         ({"by": "none", "bins": [0.1, 1]}, "--bins"),
-        ({"by": "time"}, "--by time: .* overlap, gap, none"),
         ({"by": "gap", "views": "shifted"}, "--by gap: .*shifted"),
         ({"views": "sharp"}, "--views sharp: .* plain, zoomed, shifted"),
         ({"num_pairs": 0}, "--num-pairs 0"),

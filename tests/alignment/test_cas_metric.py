@@ -68,15 +68,6 @@ def test_a_top_k_scores_as_its_logits_in_any_order(load):
     }
 
 
-def test_parts_add_up_and_torch_is_taken(load):
-    metric = load()
-    a, b = maps(4), maps(5)
-    whole = metric.compute(predictions=torch.from_numpy(a), references=torch.from_numpy(b))
-    for part in (slice(0, 5), slice(5, None)):
-        metric.add_batch(predictions=a[part].tolist(), references=b[part].tolist())
-    assert metric.compute() == whole
-
-
 @pytest.mark.parametrize(
     ("config", "change", "message"),
     [

@@ -56,13 +56,6 @@ def test_the_table_says_what_the_fields_say(pairs):
     assert fields["pairs_hash"] == pairs.hash and fields["k"] == 5 and fields["version"]
 
 
-def test_without_known_matches_the_table_says_nothing_of_them(pairs):
-    blind = PairSet("blind", pairs.target, pairs.source, {}, pairs._boxes)
-    result = cas(Random(0), Random(1), pairs=blind, progress=False)
-    assert result.readings[0].truth is None
-    assert "true match" not in str(result)
-
-
 def test_co_visible_patches_alone_are_counted(pairs):
     near = cas(Oracle(pairs), Oracle(pairs), pairs=pairs, patches="co-visible", progress=False)
     assert near.raw.cas == near.centred.cas == 1
@@ -81,9 +74,7 @@ def test_co_visible_patches_alone_are_counted(pairs):
     [
         ({"k": 0}, "--k 0"),
         ({"k": ()}, "--k"),
-        ({"views": "sharp"}, "--views sharp.*plain, zoomed, shifted"),
         ({"sinks": "first"}, "--sinks first.*keep, mask, zeroco"),
-        ({"method": "attention"}, "--method attention.*cross-attention"),
         ({"num_pairs": 0}, "--num-pairs 0"),
         ({"layers": ()}, "--layers"),
     ],

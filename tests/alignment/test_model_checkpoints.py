@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save, save_file
+from safetensors.torch import load, load_file, save, save_file
 from transformers import AutoModel
 from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
@@ -16,7 +16,7 @@ from singlelife.alignment.models import checkpoints, load_model
 from singlelife.croco import CroCoModel
 from singlelife.errors import CheckpointError
 
-from ..hub_server import STRANGER, Break
+from ..hub_server import Fault
 from .test_backbones import MODELS, saved, views
 
 LOAD = """
@@ -28,14 +28,70 @@ result = [model.name, model.revision, model.logits(images[:1], images[1:]).tolis
 """
 
 
+Files = dict[str, bytes]
+Change = Callable[[Files], Files]
+
+
 @pytest.fixture
 def vit(tmp_path) -> Path:
     config, processor, _ = MODELS["vit"]
     return saved(tmp_path / "vit", config, processor)
 
 
-def content(folder: Path) -> dict[str, bytes | None]:
+# What may be wrong with a model: from the files of a good one to those of a bad one.
+
+
+def content(folder: Path) -> Files:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def write(folder: Path, files: Files) -> None:
+    """Make a folder hold these files, and no others."""
+    shutil.rmtree(folder)
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+
+
+def file_with(name: str, change: Callable[[bytes], bytes]) -> Change:
+    return lambda files: {**files, name: change(files[name])}
+
+
+def config_with(**fields: object) -> Change:
+    return file_with("config.json", lambda data: json.dumps(json.loads(data) | fields).encode())
+
+
+def weights_with(change: Callable[[dict[str, torch.Tensor]], object]) -> Change:
+    def changed(data: bytes) -> bytes:
+        weights = load(data)
+        change(weights)
+        return save(weights, {"format": "pt"})
+
+    return file_with("model.safetensors", changed)
+
+
+def without(name: str) -> Change:
+    return lambda files: {other: data for other, data in files.items() if other != name}
+
+
+def pickled(files: Files) -> Files:
+    files["pytorch_model.bin"] = files.pop("model.safetensors")
+    return files
+
+
+def weights_elsewhere(files: Files) -> Files:
+    index = {"metadata": {}, "weight_map": dict.fromkeys(load(files["model.safetensors"]), "../other/x.safetensors")}
+    files["model-00001-of-00001.safetensors"] = files.pop("model.safetensors")
+    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
+
+
+def reference(files: Files) -> Files:
+    files["CroCo.pth"] = files.pop("config.json")
+    return files
+
+
+def unfinished(files: Files) -> Files:
+    return {f"checkpoint-20/{name}": data for name, data in files.items()} | without("config.json")(files)
 
 
 def logits_of(spec: str) -> torch.Tensor:
@@ -69,7 +125,7 @@ def test_a_model_of_the_hub_is_that_of_its_revision(hub, hub_client, vit):
         assert torch.allclose(torch.tensor(logits), expected, atol=1e-5) == (commit == first)
 
     count = len(hub.requests)
-    hub.breaks.append(Break("GET", "lives/vit", after=0, times=10**6))  # the Hub is away
+    hub.faults.append(Fault("GET", "lives/vit", after=0, times=10**6))  # the Hub is away
     answer = hub_client.ask(LOAD, spec="lives/vit")
     assert answer.error is None and answer.result[1] == second
     assert f"earlier download of lives/vit, commit {second[:12]}" in answer.said
@@ -98,18 +154,8 @@ def test_only_what_is_needed_is_downloaded(hub, hub_client, vit):
 
 
 @pytest.mark.integration
-def test_a_model_that_one_may_not_have_is_told_apart(hub, hub_client, vit):
-    hub.put(hub.create("lives/vit", "model", gated=True), content(vit))
-    for name, message in (("lives/none", "no model lives/none on the Hub"), ("lives/vit", "lives/vit is gated")):
-        answer = hub_client.ask(LOAD, STRANGER, spec=name)
-        assert answer.error[0] == "HubError" and message in answer.error[1] and STRANGER not in answer.error[1]
-
-
-@pytest.mark.integration
 def test_pickled_weights_of_the_hub_are_refused_unread(hub, hub_client, vit):
-    files = content(vit)
-    files["pytorch_model.bin"] = files.pop("model.safetensors")
-    hub.put(hub.create("lives/vit", "model"), files)
+    hub.put(hub.create("lives/vit", "model"), pickled(content(vit)))
     answer = hub_client.ask(LOAD, spec="lives/vit")
     assert answer.error[0] == "CheckpointError" and "only pickled weights (pytorch_model.bin)" in answer.error[1]
     assert not any("pytorch_model.bin" in path for _, path, _ in hub.requests)
@@ -127,10 +173,9 @@ def test_a_model_that_is_too_large_is_refused_before_it_is_downloaded(hub, hub_c
 @pytest.mark.integration
 def test_code_in_a_repository_is_never_run(hub, hub_client, vit, tmp_path):
     marker = tmp_path / "ran"
-    config = json.loads((vit / "config.json").read_text())
-    config |= {"model_type": "own", "auto_map": {"AutoConfig": "own.C", "AutoModel": "own.M"}}
-    files = {"config.json": json.dumps(config).encode(), "own.py": f"open({str(marker)!r}, 'w')".encode()}
-    hub.put(hub.create("lives/own", "model"), content(vit) | files)
+    own = config_with(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"})(content(vit))
+    own["own.py"] = f"open({str(marker)!r}, 'w')".encode()
+    hub.put(hub.create("lives/own", "model"), own)
     answer = hub_client.ask(LOAD, spec="lives/own")
     assert answer.error[0] == "CheckpointError" and "of the architecture 'own', cannot be used" in answer.error[1]
     assert not marker.exists()
@@ -149,22 +194,14 @@ def test_logits_are_the_models_cross_attention_on_normalised_views(micro_checkpo
     torch.testing.assert_close(provider.logits(views(0), views(1)), expected, atol=1e-5, rtol=1e-5)
 
 
-def test_making_an_untrained_model_leaves_the_callers_random_numbers_alone():
-    torch.manual_seed(7)
-    expected = torch.rand(3)
-    torch.manual_seed(7)
-    load_model("untrained:tiny@5")
-    assert torch.equal(torch.rand(3), expected)
-
-
 def test_the_revision_of_a_folder_changes_with_what_decides_its_maps(vit, tmp_path):
     revisions = [load_model(str(vit)).revision]
     moved = vit.rename(tmp_path / "elsewhere")
     (moved / "notes.txt").write_text("nothing that matters")
     assert load_model(str(moved)).revision == revisions[0] and len(revisions[0]) == 64
-    weights_with(lambda weights: weights["layernorm.bias"].add_(1))(moved)
+    write(moved, weights_with(lambda weights: weights["layernorm.bias"].add_(1))(content(moved)))
     revisions.append(load_model(str(moved)).revision)
-    rewritten("preprocessor_config.json", lambda content: content.replace(b"0.5", b"0.4", 1))(moved)
+    write(moved, file_with("preprocessor_config.json", lambda data: data.replace(b"0.5", b"0.4", 1))(content(moved)))
     revisions.append(load_model(str(moved)).revision)
     assert len(set(revisions)) == 3
 
@@ -189,58 +226,9 @@ def test_weights_in_half_precision_are_read_as_float32(vit):
     expected = logits_of(str(vit))
     weights = {name: tensor.bfloat16() for name, tensor in load_file(vit / "model.safetensors").items()}
     save_file(weights, vit / "model.safetensors", metadata={"format": "pt"})
-    config_with(dtype="bfloat16")(vit)
+    write(vit, config_with(dtype="bfloat16")(content(vit)))
     assert load_model(str(vit)).model.dtype == torch.float32
     torch.testing.assert_close(logits_of(str(vit)), expected, atol=0.05, rtol=0)
-
-
-def config_with(inside: str | None = None, **fields: object) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        config = json.loads((folder / "config.json").read_text())
-        (folder / "config.json").write_text(json.dumps(config | ({inside: fields} if inside else fields)))
-
-    return damage
-
-
-def weights_with(change: Callable[[dict[str, torch.Tensor]], object]) -> Callable[[Path], None]:
-    def damage(folder: Path) -> None:
-        weights = load_file(folder / "model.safetensors")
-        change(weights)
-        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-
-    return damage
-
-
-def rewritten(name: str, change: Callable[[bytes], bytes | None]) -> Callable[[Path], None]:
-    """A file with another content; without any, it is not there."""
-
-    def damage(folder: Path) -> None:
-        content = change((folder / name).read_bytes())
-        (folder / name).unlink()
-        if content is not None:
-            (folder / name).write_bytes(content)
-
-    return damage
-
-
-def pickled(folder: Path) -> None:
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-
-
-def unfinished(folder: Path) -> None:
-    shutil.copytree(folder, folder / "checkpoint-20")
-    (folder / "config.json").unlink()
-
-
-def reference(folder: Path) -> None:
-    (folder / "config.json").rename(folder / "CroCo.pth")
-
-
-def weights_elsewhere(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
-    (folder / "model.safetensors").rename(folder / "model-00001-of-00001.safetensors")
-    index = {"metadata": {}, "weight_map": dict.fromkeys(weights, "../other/model.safetensors")}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
 
 
 def query(weights: dict[str, torch.Tensor]) -> str:
@@ -251,26 +239,26 @@ def query(weights: dict[str, torch.Tensor]) -> str:
     ("damage", "facts"),
     [
         (config_with(attn_implementation="someone/kernels"), "attn_implementation"),
-        (config_with("vision_config", _attn_implementation={"": "a/b"}), "_attn_implementation"),
+        (config_with(vision_config={"_attn_implementation": {"": "a/b"}}), "_attn_implementation"),
         (config_with(quantization_config={"quant_method": "gptq"}), "quantization_config"),
         (config_with(transformers_weights="../x.safetensors"), "transformers_weights"),
         (config_with(num_attention_heads="many"), "architecture 'vit'"),
         (config_with(model_type=None), "singlelife convert"),
         (config_with(hidden_size=64), "another shape"),
-        (weights_elsewhere, r"\.\./other/model.safetensors"),
+        (weights_elsewhere, r"\.\./other/x.safetensors"),
         (weights_with(lambda weights: weights.pop(query(weights))), "1 missing"),
         (weights_with(lambda weights: weights[query(weights)].fill_(torch.nan)), "not finite"),
-        (rewritten("model.safetensors", lambda content: b"\xff" * 100), "model.safetensors is damaged"),
-        (rewritten("model.safetensors", lambda content: None), "no model.safetensors"),
-        (rewritten("config.json", lambda content: b"{"), "config.json"),
-        (rewritten("preprocessor_config.json", lambda content: None), "no image processor"),
+        (file_with("model.safetensors", lambda data: b"\xff" * 100), "model.safetensors is damaged"),
+        (without("model.safetensors"), "no model.safetensors"),
+        (file_with("config.json", lambda data: b"{"), "config.json"),
+        (without("preprocessor_config.json"), "no image processor"),
         (reference, "singlelife convert"),
         (pickled, r"pickled weights \(pytorch_model.bin\)"),
         (unfinished, "checkpoint-20"),
     ],
 )
 def test_a_damaged_folder_is_named_and_what_is_wrong(damage, facts, vit):
-    damage(vit)
+    write(vit, damage(content(vit)))
     with pytest.raises(CheckpointError, match=facts) as error:
         load_model(str(vit))
     assert str(vit) in str(error.value)

@@ -56,14 +56,6 @@ def test_the_raw_score_is_the_papers_formula(shape, other_seed, data):
     assert score_of(b, a, k).raw == result
 
 
-def test_independent_maps_score_chance():
-    a, b = logits_of((200, 64, 64, 0)), logits_of((200, 64, 64, 1))
-    result = score_of(a, b, 5)
-    assert result.raw.chance == 5 / 64
-    assert abs(result.raw.chance_corrected) < 0.005
-    assert result.raw.low < result.raw.chance < result.raw.high
-
-
 def test_position_map_looks_at_the_nearest_patches():
     top = top_k(torch.from_numpy(position_map((8, 8), (8, 8))), 5)
     assert top[:, 0].tolist() == list(range(64))  # the same place first

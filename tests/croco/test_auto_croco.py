@@ -1,4 +1,4 @@
-"""Checkpoints open with the Auto classes, with the package and, as remote code, without it."""
+"""Checkpoints open with the Auto classes in any order of imports, and the processor prepares pictures."""
 
 import os
 import pty
@@ -9,77 +9,28 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForPreTraining
 
-from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor, CroCoModel
+from singlelife.croco import CroCoConfig, CroCoForPreTraining, CroCoImageProcessor
 from singlelife.files import config_names, hub_configs, read_yaml
-
-from ..micro import save_micro_model
-from .shared import run_without_the_package
-
-WITHOUT_THE_PACKAGE = """
-from transformers import AutoImageProcessor, AutoModel, AutoModelForPreTraining
-
-model = AutoModel.from_pretrained(folder, trust_remote_code=True)
-assert type(model).__name__ == "CroCoModel"
-output = model(expected["target"], expected["source"])
-assert (output.decoder_last_hidden_state - expected["decoded"]).abs().max() == 0
-whole = AutoModelForPreTraining.from_pretrained(folder, trust_remote_code=True)
-assert type(whole).__name__ == "CroCoForPreTraining"
-processor = AutoImageProcessor.from_pretrained(folder, trust_remote_code=True)
-assert processor.size["height"] == 32
-whole.save_pretrained(f"{folder}/again")  # what was loaded as remote code can be loaded as such once more
-again = AutoModelForPreTraining.from_pretrained(f"{folder}/again", trust_remote_code=True)
-assert all((weight == again.state_dict()[name]).all() for name, weight in whole.state_dict().items())
-"""
-
-
-@pytest.fixture
-def checkpoint(tmp_path):
-    save_micro_model(tmp_path)
-    model = CroCoForPreTraining.from_pretrained(tmp_path).eval()
-    return tmp_path, model
-
-
-def test_auto_classes_know_croco(checkpoint):
-    folder, _ = checkpoint
-    assert type(AutoConfig.from_pretrained(folder)) is CroCoConfig
-    assert type(AutoModel.from_pretrained(folder)) is CroCoModel
-    assert type(AutoModelForPreTraining.from_pretrained(folder)) is CroCoForPreTraining
-    assert type(AutoImageProcessor.from_pretrained(folder)) is CroCoImageProcessor
 
 
 @pytest.mark.integration
 @pytest.mark.parametrize(
     "first", ["transformers", pytest.param("singlelife.croco.depth_croco", marks=pytest.mark.slow)]
 )
-def test_the_order_of_imports_does_not_matter(checkpoint, first):
-    folder, _ = checkpoint
+def test_the_order_of_imports_does_not_matter(micro_checkpoint, first):
     code = f"""
 import {first}
 import singlelife
 from transformers import AutoImageProcessor, AutoModel, AutoModelForDepthEstimation, AutoModelForPreTraining
-AutoModel.from_pretrained({str(folder)!r})
-AutoImageProcessor.from_pretrained({str(folder)!r})
+AutoModel.from_pretrained({str(micro_checkpoint)!r})
+AutoImageProcessor.from_pretrained({str(micro_checkpoint)!r})
 from singlelife.croco import CroCoConfig
 assert AutoModelForDepthEstimation._model_mapping[CroCoConfig].__name__ == "CroCoForDepthEstimation"
 assert AutoModelForPreTraining._model_mapping[CroCoConfig].__name__ == "CroCoForPreTraining"
 """
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert "backend" not in done.stderr  # the image processor is found as what it is, not as a makeshift
-
-
-@pytest.mark.slow  # tests/hub/test_models.py does the same with a checkpoint of the Hub
-def test_a_checkpoint_loads_as_remote_code_without_the_package(checkpoint, tmp_path_factory):
-    from safetensors.torch import save_file
-
-    folder, model = checkpoint
-    target, source = torch.randn(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        decoded = model.croco(target, source).decoder_last_hidden_state
-    tensors = {"target": target.clone(), "source": source.clone(), "decoded": decoded}
-    save_file(tensors, folder / "expected.safetensors")
-    run_without_the_package(WITHOUT_THE_PACKAGE, folder, tmp_path_factory.mktemp("modules"))
 
 
 @pytest.mark.parametrize("name", config_names("models"))
@@ -139,9 +90,9 @@ def test_of_16_bits_the_upper_8_are_taken_and_pictures_are_upright(form, tmp_pat
 
 
 @pytest.mark.integration
-def test_the_package_imports_no_torch_has_every_public_name_and_a_pipeline_in_a_terminal_asks_nothing(checkpoint):
-    folder, _ = checkpoint
-    CroCoImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
+def test_the_package_imports_no_torch_has_every_public_name_and_a_pipeline_in_a_terminal_asks_nothing(
+    micro_checkpoint,
+):
     code = f"""
 import sys
 import singlelife
@@ -149,7 +100,7 @@ assert not {{'torch', 'transformers'}} & set(sys.modules)
 assert all(getattr(singlelife, name) for name in singlelife.__all__)
 from PIL import Image
 from transformers import pipeline
-print(pipeline('image-feature-extraction', {str(folder)!r})(Image.new('RGB', (40, 40)))[0][0][:1])
+print(pipeline('image-feature-extraction', {str(micro_checkpoint)!r})(Image.new('RGB', (40, 40)))[0][0][:1])
 """
     terminal, inside = pty.openpty()
     done = subprocess.run([sys.executable, "-c", code], stdin=inside, capture_output=True, text=True, timeout=300)

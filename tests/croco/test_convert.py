@@ -114,6 +114,13 @@ def saved(**changes: object) -> bytes:
     return buffer.getvalue()
 
 
+PARTNER = "dec_blocks.1.cross_attn.projv.bias"
+
+
+def lacking(name: str) -> dict[str, torch.Tensor]:
+    return {other: tensor for other, tensor in golden("rope100")[1].items() if other != name}
+
+
 def trained(call: str) -> bytes:
     buffer = io.BytesIO()
     torch.save({"model": golden("rope100")[1], "args": argparse.Namespace(model=call)}, buffer)
@@ -127,7 +134,6 @@ def trained(call: str) -> bytes:
         (lambda: pickle.dumps({"model": Payload()}), "more than tensors and plain values"),
         (lambda: saved()[:5000], "cannot be read|can be read"),
         (lambda: b"# A note", "is not a checkpoint"),
-        (lambda: b"", "can be read"),
         (lambda: saved(model={}), "croco_kwargs"),
         (lambda: saved(model={"patch_embed.proj.weight": 3}), "is not a checkpoint of CroCo"),
         (lambda: saved(croco_kwargs=[1]), "croco_kwargs are not a dict"),
@@ -139,8 +145,15 @@ def trained(call: str) -> bytes:
                 {"patch_size": 0},
                 {"mlp_ratio": float("inf")},
                 {"dec_depth": 10**9},
+                {"depth": 3},
+                {"norm_im2_in_dec": False},
+                {"pos_embed": "learned"},
             )
         ),
+        (lambda: saved(model=golden("rope100")[1] | {"enc_blocks.0.extra": torch.zeros(1)}), "enc_blocks.0.extra"),
+        (lambda: saved(model=golden("rope100")[1] | {"enc_norm.bias": torch.zeros(3)}), "croco.encoder.norm.bias"),
+        (lambda: saved(model=lacking("enc_norm.bias")), 'Missing .*"croco.encoder.norm.bias"'),
+        (lambda: saved(model=lacking(PARTNER)), f"has no partner {PARTNER}"),
         (lambda: saved(model=golden("rope100")[1] | {"mask_token": torch.full((1, 1, 32), torch.nan)}), "not finite"),
         (lambda: trained("CroCoNet(enc_depth=open('x'))"), "from its settings"),
         (lambda: trained("exec(mask_ratio=1)"), "from its settings"),

@@ -64,53 +64,24 @@ def test_every_output_is_that_of_the_reference(golden, attention):
     close(torch.stack(attentions, dim=1), logits.softmax(-1))
 
 
-def test_conversion_leaves_nothing_over_and_nothing_missing(golden):
-    _, state, kwargs = golden
-    partner = "dec_blocks.1.cross_attn.projv.bias"
-    wrong = {
-        'Unexpected .*"enc_blocks.0.extra.weight"': (state | {"enc_blocks.0.extra.weight": torch.zeros(1)}, {}),
-        'Missing .*"croco.encoder.norm.bias"': ({n: t for n, t in state.items() if n != "enc_norm.bias"}, {}),
-        f"has no partner {partner}": ({n: t for n, t in state.items() if n != partner}, {}),
-        "size mismatch for croco.encoder.norm.bias": (state | {"enc_norm.bias": torch.zeros(3)}, {}),
-        "unknown: depth": (state, {"depth": 3}),
-        "norm_im2_in_dec": (state, {"norm_im2_in_dec": False}),
-        "pos_embed": (state, {"pos_embed": "learned"}),
-        "too few for the blocks": (state, {"enc_depth": 10**9}),
-        "do not describe a CroCo.*enc_depth": (state, {"enc_depth": "two"}),
-    }
-    for facts, (weights, changes) in wrong.items():
-        with pytest.raises(ValueError, match=facts):
-            convert_croco(weights, kwargs | changes)
-
-
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
         ({"image_size": 30}, "image_size 30 cannot be cut"),
         ({"hidden_size": 33}, "hidden_size 33 is not a multiple of num_attention_heads 2"),
         ({"hidden_size": 12}, "divisible by 4"),
-        ({"hidden_size": 6, "position_embedding_type": "sincos"}, "divisible by 4"),
         ({"position_embedding_type": "learned"}, "position_embedding_type"),
         ({"mask_ratio": 0.0}, "strictly between 0 and 1"),
         ({"mask_ratio": 0.99}, "masks all or none"),
         ({"num_hidden_layers": 0}, "num_hidden_layers should be at least 1"),
         ({"image_size": [32, 32, 32]}, "each side should be a positive multiple"),
-        ({"mask_ratio": float("nan")}, "strictly between 0 and 1, not nan"),
         ({"rope_theta": 0}, "rope_theta should be positive"),
-        ({"layer_norm_eps": 0.0}, "layer_norm_eps should be positive"),
         ({"hidden_size": "32"}, "'hidden_size' expected int, got str"),
     ],
 )
 def test_a_configuration_that_makes_no_model_is_refused(overrides, message):
     with pytest.raises(StrictDataclassError, match=message):
         micro_config(**overrides)
-
-
-def test_values_set_later_are_checked_when_a_model_is_built():
-    config = micro_config()
-    config.mask_ratio = 2.0
-    with pytest.raises(StrictDataclassError, match=r"strictly between 0 and 1, not 2\.0"):
-        CroCoModel(config)
 
 
 @torch.no_grad()
@@ -127,13 +98,6 @@ def test_any_size_and_shape_with_interpolation(model):
         model.croco(*usual, interpolate_pos_encoding=True).decoder_last_hidden_state,
         model.croco(*usual).decoder_last_hidden_state,
     )
-
-
-@torch.no_grad()
-def test_a_non_square_model(model):
-    config = micro_config(image_size=(32, 48), position_embedding_type=model.config.position_embedding_type)
-    assert (config.grid_size, config.num_patches) == ((4, 6), 24)
-    assert CroCoForPreTraining(config)(*views(width=48)).logits.shape == (2, 24, 192)
 
 
 def test_a_finer_grid_is_stretched_over_the_trained_one(model):
@@ -200,19 +164,6 @@ def test_views_that_cannot_work_are_refused(model):
         model.croco(target[..., :30], interpolate_pos_encoding=True)
 
 
-def test_gradient_checkpointing_changes_no_gradient(model):
-    mask = model(*views()).mask
-    gradients = []
-    for checkpointing in (False, True):
-        if checkpointing:
-            model.gradient_checkpointing_enable()
-        model.train().zero_grad()
-        model(*views(), bool_masked_pos=mask).loss.backward()
-        gradients.append({name: parameter.grad.clone() for name, parameter in model.named_parameters()})
-    for name, gradient in gradients[0].items():
-        torch.testing.assert_close(gradients[1][name], gradient, rtol=0, atol=0)
-
-
 def test_the_loss_is_float32_under_mixed_precision(model):
     mask = model(*views()).mask
     with torch.autocast("cpu", torch.bfloat16):
@@ -263,8 +214,6 @@ def test_outputs_asked_for_are_those_of_the_target(model):
     assert len(outputs.decoder_attentions) == len(outputs.cross_attentions) == 2
     alone = model.croco(views()[0], output_hidden_states=True)
     close(alone.hidden_states[-1], outputs.hidden_states[-1])
-    assert isinstance(model.croco(views()[0], return_dict=False), tuple)
-    assert model(*views(), return_dict=False)[0].ndim == 0  # the loss comes first, as trainers expect
     model.set_attn_implementation("eager")
     close(outputs.last_hidden_state, model.croco(*views()).last_hidden_state)
 
@@ -279,9 +228,6 @@ def test_base_model_and_pretraining_model_share_a_checkpoint(model, tmp_path):
     base.save_pretrained(tmp_path / "base")
     _, info = CroCoForPreTraining.from_pretrained(tmp_path / "base", output_loading_info=True)
     assert info["missing_keys"] == {"prediction_head.weight", "prediction_head.bias"}
-    whole = CroCoForPreTraining.from_pretrained(tmp_path)
-    for name, tensor in whole.state_dict().items():
-        torch.testing.assert_close(tensor, model.state_dict()[name], rtol=0, atol=0)
 
 
 @torch.no_grad()

@@ -110,22 +110,15 @@ def test_bad_frames_are_named_and_the_others_kept(tmp_path, encoder):
         assert f"row {row}: " in why and reason in why
 
 
-def damage_of(name: str, folder) -> None:
-    if name == "splits":
-        (folder / "splits.mat").write_bytes(b"MATLAB")
-    elif name == "numbers":
-        savemat(folder / "splits.mat", {"testNdxs": np.array([[9]]), "trainNdxs": np.array([[2]])})
-    else:
-        with h5py.File(folder / "nyu_depth_v2_labeled.mat", "a") as content:
-            del content["rawDepths"]
-
-
 @pytest.mark.parametrize(
     ("damage", "message"),
-    [("splits", "splits.mat cannot be read"), ("depth", "rawDepths"), ("numbers", "1 to 4, each once")],
+    [
+        (lambda file: file.write_bytes(b"MATLAB"), "splits.mat cannot be read"),
+        (lambda file: savemat(file, {"testNdxs": [[9]], "trainNdxs": [[2]]}), "1 to 4, each once"),
+    ],
 )
 def test_what_is_wrong_with_nyu_is_named(nyu, damage, message):
-    damage_of(damage, nyu)
+    damage(nyu / "splits.mat")
     with pytest.raises(EvaluationError, match=message):
         frames_of(nyu)
 
@@ -144,6 +137,10 @@ def test_data_without_what_is_needed_are_refused(tmp_path, nyu):
         frames_of(tmp_path / "nowhere")
     with pytest.raises(EvaluationError, match="--protocol"):  # theirs differ
         frames_of(depth_dataset(tmp_path / "other", images, list(depths), FLOATS), nyu)
+    with h5py.File(nyu / "nyu_depth_v2_labeled.mat", "a") as content:
+        del content["rawDepths"]
+    with pytest.raises(EvaluationError, match="rawDepths"):
+        frames_of(nyu)
 
 
 def test_metrics_by_hand():

@@ -78,11 +78,10 @@ def test_what_is_interrupted_leaves_nothing_half_made(encoder, tmp_path):
     torch.testing.assert_close(found.features(range(7)), whole.features(range(7)), atol=2e-3, rtol=2e-3)
 
 
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_pictures_of_16_bits_are_their_upper_8(tmp_path, kind):
+def test_pictures_of_16_bits_are_their_upper_8(tmp_path):
     """From a file, from encoded bytes, and from a data set of files."""
     levels = np.arange(0, 65536, 1024, dtype=np.uint16).reshape(8, 8)
-    file = tmp_path / "pictures" / f"grey.{kind.lower()}"
+    file = tmp_path / "pictures" / "grey.png"
     file.parent.mkdir()
     Image.fromarray(levels).save(file)
     name, rows = load_split(str(file.parent), "train", None)

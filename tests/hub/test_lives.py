@@ -21,7 +21,7 @@ from singlelife.lives.pairs.pairing import TemporalPairing
 from singlelife.lives.prepared import COLUMNS, GEOMETRY_COLUMNS, PreparedLife
 from singlelife.lives.resolve import resolve_life
 
-from ..hub_server import READER, STRANGER, WRITER, Break
+from ..hub_server import READER, STRANGER, WRITER, Fault
 from .conftest import files, push, pushed
 
 pytestmark = pytest.mark.integration
@@ -123,12 +123,12 @@ def test_a_new_form_replaces_the_old_which_its_commit_still_names(hub, hub_clien
 
 def test_a_download_that_broke_goes_on_with_what_is_missing(hub, hub_client, sim_test, tmp_path):
     repository = pushed(hub, hub_client, sim_test.path, "ann/kitchen")
-    hub.breaks.append(Break("GET", "train-00001", after=100_000, times=100))
+    hub.faults.append(Fault("GET", "train-00001", after=100_000, times=100))
     answer = hub_client.ask(RESOLVE, words="ann/kitchen", cache=tmp_path)
     assert answer.error[0] == "HubUnreachable" and "run the same command again" in answer.error[1]
     folder = tmp_path / "lives" / "hub" / "ann--kitchen" / repository.branches["main"]
     assert not folder.exists()
-    hub.breaks.clear()
+    hub.faults.clear()
     hub.requests.clear()
     life = PreparedLife.load(hub_client(RESOLVE, words="ann/kitchen", cache=tmp_path))
     assert rows(life.dataset) == rows(sim_test.dataset)
@@ -142,7 +142,7 @@ def test_what_was_downloaded_needs_no_network(hub, hub_client, small_life, tmp_p
     hub.requests.clear()
     assert hub_client(RESOLVE, words=f"ann/kitchen@{path.name}", cache=tmp_path) == str(path)
     assert not hub.requests  # a commit never changes
-    hub.breaks.append(Break("GET", "/api/", after=0, times=100))
+    hub.faults.append(Fault("GET", "/api/", after=0, times=100))
     answer = hub_client.ask(RESOLVE, words="ann/kitchen", cache=tmp_path)
     assert answer.result == str(path) and f"earlier download of ann/kitchen, commit {path.name[:12]}" in answer.said
     # This process is told not to ask the Hub.
@@ -208,7 +208,6 @@ def test_a_repository_made_by_hand_is_a_life(hub, hub_client, tmp_path):
         ({"metadata.json": described(num_frames=3)}, "data/ of .* is incomplete: it holds 2 .* metadata.json says 3"),
         ({"metadata.json": described(format_version=2)}, "format 2; .* reads 1.* pip install -U singlelife"),
         ({"metadata.json": described(frame_rate="fast")}, "not a life's metadata: frame_rate missing"),
-        ({"metadata.json": described(videos=[1])}, "not a life's metadata: videos"),
         ({"metadata.json": b"{"}, "metadata.json of ann/kitchen cannot be read"),
         ({"metadata.json": None}, "has no metadata.json.* --video"),
     ],

@@ -9,7 +9,7 @@ import yaml
 
 from singlelife.alignment.pair_sets import PairSet, make_pair_set
 
-from ..hub_server import Break
+from ..hub_server import Fault
 from .conftest import pushed
 
 pytestmark = pytest.mark.integration
@@ -52,7 +52,7 @@ def test_a_pushed_set_is_the_same_when_it_comes_back(hub, hub_client, pairs, sto
 def test_without_a_network_a_set_that_was_kept_is_taken(hub, hub_client, pairs, stored, tmp_path):
     pushed(hub, hub_client, stored, "lives/pairs")
     hub_client(RESOLVE, words="lives/pairs", cache=tmp_path)
-    hub.breaks.append(Break("GET", "lives/pairs", after=0, times=10**6))
+    hub.faults.append(Fault("GET", "lives/pairs", after=0, times=10**6))
     answer = hub_client.ask(RESOLVE, words="lives/pairs", cache=tmp_path)
     assert answer.result[0] == pairs.hash and "earlier download of lives/pairs" in answer.said
 

@@ -17,7 +17,7 @@ from singlelife.pretraining import publishing
 from singlelife.pretraining.publishing import HubConfig, Publisher
 from singlelife.pretraining.run_folder import RunFolder, read_metrics
 
-from ..hub_server import READER, USERS, WRITER, Break, Trouble
+from ..hub_server import READER, USERS, WRITER, Fault
 from .conftest import files, push, pushed
 
 pytestmark = pytest.mark.integration
@@ -43,9 +43,9 @@ def is_whole(hub, repository, folder: Path) -> bool:
 # Pushing as the run goes on.
 
 
-def test_a_run_pushes_itself_and_is_not_changed_by_it(hub, train, run_words, whole_run, tmp_path):
+def test_a_run_pushes_itself_and_is_not_changed_by_it(hub, train, command, whole_run, tmp_path):
     folder = tmp_path / "run"
-    answer = train(run_words(folder, "--push-to-hub", push_steps=4))
+    answer = train(command(folder, "--push-to-hub", push_steps=4))
     assert answer.error is None and answer.result == 0, answer
     repository = hub.repositories["model", "ann/singlelife-my-pan"]
     assert repository.private and is_whole(hub, repository, folder)
@@ -58,25 +58,24 @@ def test_a_run_pushes_itself_and_is_not_changed_by_it(hub, train, run_words, who
 @pytest.mark.parametrize(
     ("token", "repo", "message"),
     [
-        (None, "ann/pan", "HF_TOKEN"),
         (READER, "ann/mine", "needs a token with write access"),
         (WRITER, "ann/other", "holds a model of the life wt_3"),
         (WRITER, "ann/p an", "ORG/NAME"),
     ],
 )
-def test_what_cannot_be_pushed_to_is_said_before_the_training(hub, train, run_words, tmp_path, token, repo, message):
+def test_what_cannot_be_pushed_to_is_said_before_the_training(hub, train, command, tmp_path, token, repo, message):
     hub.create("ann/mine", "model", private=True)
     hub.put(hub.create("ann/other", "model", private=True), {"config.yaml": b"life: wt_3\n"})
-    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id=repo), token)
+    answer = train(command(tmp_path / "run", "--push-to-hub", hub_model_id=repo), token)
     assert answer.result == 2 and message in answer.said and not (tmp_path / "run").exists()
 
 
 def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(
-    hub, hub_client, train, run_words, whole_run, tmp_path
+    hub, hub_client, train, command, whole_run, tmp_path
 ):
     folder = tmp_path / "run"
     hub.dead = True
-    answer = train(run_words(folder, "--push-to-hub", push_steps=4), seconds=3)
+    answer = train(command(folder, "--push-to-hub", push_steps=4), seconds=3)
     assert answer.error is None and answer.result == 0, answer
     assert "Warning: " in answer.said and "NOT PUSHED to the Hub: " in answer.said
     assert lines(folder) == lines(whole_run)
@@ -87,39 +86,32 @@ def test_a_dead_hub_does_not_stop_a_run_and_push_finishes_it_later(
     assert is_whole(hub, hub.repositories["model", "ann/singlelife-my-pan"], folder)
 
 
-@pytest.mark.parametrize(
-    "trouble",
-    [
-        Trouble("POST", "/commit/training-state", 429, retry_after=1, times=2),
-        Break("PUT", "/lfs/", after=20_000, times=3),
-    ],
-    ids=str,
-)
-def test_a_push_is_tried_again_as_the_run_goes_on(hub, train, run_words, tmp_path, trouble):
-    (hub.troubles if isinstance(trouble, Trouble) else hub.breaks).append(trouble)
-    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
+def test_a_push_is_tried_again_as_the_run_goes_on(hub, train, command, tmp_path):
+    busy = Fault("POST", "/commit/training-state", status=429, retry_after=1, times=2)
+    hub.faults.append(busy)
+    answer = train(command(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
     assert answer.error is None and answer.result == 0, answer
-    assert trouble.times <= 0
+    assert busy.times <= 0
     assert is_whole(hub, hub.repositories["model", "ann/pan"], tmp_path / "run")
     assert "NOT PUSHED" not in answer.said
 
 
-def test_a_token_that_is_taken_away_meanwhile_is_said_at_the_end(hub, train, run_words, tmp_path):
-    hub.troubles.append(Trouble("POST", "/preupload/", 403, times=1000))
-    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
+def test_a_token_that_is_taken_away_meanwhile_is_said_at_the_end(hub, train, command, tmp_path):
+    hub.faults.append(Fault("POST", "/preupload/", status=403, times=1000))
+    answer = train(command(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan"))
     assert answer.error is None and answer.result == 0, answer
     assert "NOT PUSHED" in answer.said and "your token does not allow it" in answer.said
     assert f"singlelife push {tmp_path / 'run'} ann/pan" in answer.said
 
 
 @pytest.mark.parametrize("silent", [True, pytest.param(False, marks=pytest.mark.slow)])
-def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environment, run_words, tmp_path, silent):
+def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environment, command, tmp_path, silent):
     if silent:  # it takes the connection and says nothing, in the middle of the weights too
-        hub.breaks.append(Break("PUT", "/lfs/", after=10_000, times=10**6, silent=100))
+        hub.faults.append(Fault("PUT", "/lfs/", after=10_000, times=10**6, silent=100))
     else:
         hub.dead = True
     folder = tmp_path / "run"
-    words = run_words(folder, "--push-to-hub", max_steps=100_000, hub_model_id="ann/pan")
+    words = command(folder, "--push-to-hub", max_steps=100_000, hub_model_id="ann/pan")
     code = "from singlelife.pretraining import publishing\npublishing._SECONDS_WHEN_STOPPED = 1\n"
     code += "import sys\nfrom singlelife.cli import main\nsys.exit(main(['train', *sys.argv[1:]]))"
     process = subprocess.Popen(
@@ -139,9 +131,9 @@ def test_a_stop_does_not_wait_for_a_hub_that_is_dead_or_hangs(hub, hub_environme
     assert not list(folder.glob(".push*"))  # nothing is left behind
 
 
-def test_a_run_that_fails_pushes_what_it_saved(hub, train, run_words, tmp_path):
+def test_a_run_that_fails_pushes_what_it_saved(hub, train, command, tmp_path):
     diverging = {"learning_rate": 1e30, "warmup_steps": 0, "max_grad_norm": 0, "save_steps": 1, "max_skipped_steps": 3}
-    answer = train(run_words(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan", **diverging))
+    answer = train(command(tmp_path / "run", "--push-to-hub", hub_model_id="ann/pan", **diverging))
     assert answer.result == 2 and "in a row" in answer.said
     weights = (tmp_path / "run" / "checkpoint-1" / "model.safetensors").read_bytes()
     assert hub.read(hub.repositories["model", "ann/pan"], "model.safetensors") == weights
@@ -188,7 +180,7 @@ def test_a_checkpoint_outlives_its_deletion_and_the_newest_replaces_those_that_w
 
 
 def test_a_pushed_state_continues_elsewhere_as_if_the_run_had_never_stopped(
-    hub, hub_client, train, run_words, whole_run, broken_off_run
+    hub, hub_client, train, command, whole_run, broken_off_run
 ):
     assert push(hub_client, broken_off_run, "ann/pan", "--training-state").result == 0
     elsewhere = broken_off_run.with_name("elsewhere")
@@ -196,7 +188,7 @@ def test_a_pushed_state_continues_elsewhere_as_if_the_run_had_never_stopped(
         "import huggingface_hub\nresult = huggingface_hub.snapshot_download(repo, revision=branch, local_dir=folder)"
     )
     hub_client(code, repo="ann/pan", branch="training-state", folder=elsewhere)  # as `hf download` does
-    answer = train(run_words(elsewhere, "--resume"))
+    answer = train(command(elsewhere, "--resume"))
     assert answer.error is None and answer.result == 0, answer
     assert lines(elsewhere) == lines(whole_run)
     ours, theirs = (load_file(folder / "model.safetensors") for folder in (elsewhere, whole_run))
@@ -207,14 +199,14 @@ def test_a_pushed_state_continues_elsewhere_as_if_the_run_had_never_stopped(
 # The token.
 
 
-def test_the_token_is_written_nowhere(hub, hub_environment, run_words, tmp_path):
+def test_the_token_is_written_nowhere(hub, hub_environment, command, tmp_path):
     """Not into the run folder, the tracker's files or the repository, and it is not printed, even in errors."""
     folder, environment = tmp_path / "run", hub_environment | {"HF_TOKEN": WRITER, "HF_DEBUG": "1"}
-    hub.troubles.append(Trouble("POST", "/preupload/", 403, times=1))  # errors name the request
-    hub.troubles.append(Trouble("POST", "/commit/main", 500, times=1))
+    hub.faults.append(Fault("POST", "/preupload/", status=403, times=1))  # errors name the request
+    hub.faults.append(Fault("POST", "/commit/main", status=500, times=1))
     settings = {"hub_model_id": "ann/pan", "push_steps": 4, "report_to": "tensorboard"}
     commands = (
-        ["train", *run_words(folder, "--push-to-hub", **settings)],
+        ["train", *command(folder, "--push-to-hub", **settings)],
         ["push", str(folder), "ann/pan", "--training-state"],
     )
     code = f"from singlelife.cli import main; assert not any(map(main, {commands}))"  # each gives 0
@@ -233,14 +225,14 @@ def test_the_token_is_written_nowhere(hub, hub_environment, run_words, tmp_path)
 # A life of the Hub.
 
 
-def test_a_run_on_the_hubs_life_is_that_on_ones_own(hub, hub_client, train, run_words, clip, life_cache, tmp_path):
+def test_a_run_on_the_hubs_life_is_that_on_ones_own(hub, hub_client, train, command, clip, run_cache, tmp_path):
     from singlelife.lives.prepare import prepare_life
     from singlelife.lives.registry import get_life
 
-    assert train(run_words(tmp_path / "local")).result == 0
-    life = prepare_life(get_life("my_pan", [clip]), cache_dir=life_cache, progress=False)
+    assert train(command(tmp_path / "local")).result == 0
+    life = prepare_life(get_life("my_pan", [clip]), cache_dir=run_cache, progress=False)
     began_with = pushed(hub, hub_client, life.path, "ann/my_pan").branches["main"]
-    words = run_words(tmp_path / "run", life="ann/my_pan", video=None, cache_dir=tmp_path)
+    words = command(tmp_path / "run", life="ann/my_pan", video=None, cache_dir=tmp_path)
     assert train(words).result == 0
     assert lines(tmp_path / "run") == lines(tmp_path / "local")
 

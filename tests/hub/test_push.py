@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from ..hub_server import READER, STRANGER, USERS, WRITER, Break, Trouble
+from ..hub_server import READER, STRANGER, USERS, WRITER, Fault
 from .conftest import files, push, pushed
 
 pytestmark = pytest.mark.integration
@@ -61,15 +61,15 @@ def test_names_and_licences(hub, hub_client, thing):
 @pytest.mark.parametrize(  # the client itself tries some of them six times
     ("trouble", "said"),
     [
-        (Trouble("POST", "/preupload/", 503, times=7), "status 503"),
-        (Trouble("POST", "/commit/", 429, retry_after=7), "Trying again in 7 s"),
-        (Break("POST", "/commit/", after=0, times=3), "the connection to the Hub broke"),
-        (Break("PUT", "/lfs/", after=20_000, times=20), "the connection to the Hub broke"),
+        (Fault("POST", "/preupload/", status=503, times=7), "status 503"),
+        (Fault("POST", "/commit/", status=429, retry_after=7), "Trying again in 7 s"),
+        (Fault("POST", "/commit/", after=0, times=3), "the connection to the Hub broke"),
+        (Fault("PUT", "/lfs/", after=20_000, times=20), "the connection to the Hub broke"),
     ],
     ids=str,
 )
 def test_a_push_goes_on_where_it_failed(hub, hub_client, whole_run, trouble, said):
-    (hub.troubles if isinstance(trouble, Trouble) else hub.breaks).append(trouble)
+    hub.faults.append(trouble)
     answer = push(hub_client, whole_run, "ann/pan")
     assert answer.result == 0 and said in answer.said and "Trying again in" in answer.said
     repository = hub.repositories["model", "ann/pan"]
@@ -77,7 +77,7 @@ def test_a_push_goes_on_where_it_failed(hub, hub_client, whole_run, trouble, sai
 
 
 def test_a_push_that_gave_up_is_finished_by_the_next(hub, hub_client, sim_test):
-    hub.breaks.append(Break("PUT", "/lfs/", after=900_000, times=1000))  # the second file is the first as large
+    hub.faults.append(Fault("PUT", "/lfs/", after=900_000, times=1000))  # the second file is the first as large
     answer = push(hub_client, sim_test.path, "ann/kitchen")
     assert answer.result == 2 and "run the same command again" in answer.said
     repository = hub.repositories["dataset", "ann/kitchen"]
@@ -86,7 +86,7 @@ def test_a_push_that_gave_up_is_finished_by_the_next(hub, hub_client, sim_test):
     answer = push(hub_client, sim_test.path, "ann/kitchen")
     assert answer.result == 2 and answer.said.count("Trying again in") == 4
     hub.dead = False
-    hub.breaks.clear()
+    hub.faults.clear()
     hub.requests.clear()
     assert len(files(pushed(hub, hub_client, sim_test.path, "ann/kitchen"))) == 5
     assert len([path for method, path, _ in hub.requests if method == "PUT"]) == 2
@@ -101,7 +101,6 @@ def test_a_push_that_gave_up_is_finished_by_the_next(hub, hub_client, sim_test):
         ("nobody/thing", WRITER, [], "no user or organisation nobody"),
         ("ann/../thing", WRITER, [], "ORG/NAME"),
         ("ann/public", WRITER, [], "is public, not private"),
-        ("ann/private", WRITER, ["--public"], "is private, not public"),
         ("ann/private", STRANGER, [], "your token does not allow it"),
         ("ann/taken", WRITER, [], "ann/taken is taken"),
         ("ann/other", WRITER, [], "holds a model of the life wt_3"),

@@ -16,12 +16,12 @@ from singlelife.errors import LifeError
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
-from singlelife.lives.scene.colmap import colmap_geometry, is_model, pairs_to_match, reconstruct
+from singlelife.lives.scene.colmap import colmap_geometry, is_model, reconstruct
 from singlelife.lives.scene.geometry import frames_at_rate
 from singlelife.lives.scene.store import life_geometry
 from singlelife.lives.simulation.simulated import render
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 # number, model's number, width, height, parameters; and the second focal length in frames half as large
 PINHOLE = (1, 1, 128, 96, (100.0, 90.0, 64.0, 48.0))
@@ -133,17 +133,6 @@ def test_frames_are_thinned_evenly_and_in_each_video(small_life, tmp_path):
     clips = [write_clip(tmp_path / f"{number}.mp4", seconds=0.7) for number in range(3)]
     life = prepare_life(get_life("three", clips), cache_dir=tmp_path, num_workers=1, progress=False)
     assert life.frame_index[frames_at_rate(life, 1.0)].tolist() == [0, 0, 0]
-
-
-def test_pairs_are_along_each_video_and_across_the_life():
-    video_index = np.array([0] * 100 + [1] * 900)
-    pairs = pairs_to_match(video_index)
-    assert (pairs[:, 0] < pairs[:, 1]).all() and len({tuple(pair) for pair in pairs.tolist()}) == len(pairs)
-    known = set(map(tuple, pairs.tolist()))
-    assert {(10, 11), (10, 15), (10, 18), (10, 74), (0, 999)} <= known
-    assert (10, 17) not in known and (99, 100) not in known  # not along a video
-    assert len(pairs) < 12 * len(video_index) + 150 * 149 / 2  # in proportion to the life, not to its square
-    assert pairs_to_match(np.zeros(3, dtype=np.int64)).tolist() == [[0, 1], [0, 2], [1, 2]]
 
 
 @pytest.mark.integration

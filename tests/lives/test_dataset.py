@@ -22,7 +22,7 @@ from singlelife.lives.pairs.pairing import (
     make_pairing,
 )
 
-from .conftest import pair_generator
+from ..micro import pair_generator
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -40,21 +40,19 @@ def loaded(dataset: PairDataset, num_workers: int) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.integration
-@pytest.mark.parametrize("name", ["temporal", "union"])
-def test_pairs_are_the_same_for_any_workers_and_in_another_process(sim_test, name):
+def test_pairs_are_the_same_for_any_workers_and_in_another_process(sim_test):
     settings = {"seed": 3, "num_pairs": 10_064, "image_size": 32, "patch_size": 8, "mask_ratio": 0.75}
-    pairing = make_pairing(name, PairingContext.of_life(sim_test, PairSettings(), progress=False))
+    pairing = make_pairing("union", PairingContext.of_life(sim_test, PairSettings(), progress=False))
     dataset = torch.utils.data.Subset(PairDataset(sim_test, pairing, **settings), range(10_000, 10_064))
     alone = loaded(dataset, num_workers=0)
-    for num_workers in (1, 3):
-        together = loaded(dataset, num_workers)
-        assert all(torch.equal(together[key], values) for key, values in alone.items())
+    together = loaded(dataset, num_workers=3)
+    assert all(torch.equal(together[key], values) for key, values in alone.items())
     code = f"""
 import numpy as np
 from singlelife.lives.pairs.pairing import PairingContext, PairSettings, make_pairing
 from singlelife.lives.prepared import PreparedLife
 life = PreparedLife.load({str(sim_test.path)!r})
-pairing = make_pairing({name!r}, PairingContext.of_life(life, PairSettings(), progress=False))
+pairing = make_pairing("union", PairingContext.of_life(life, PairSettings(), progress=False))
 print(pairing.pairs(3, np.arange(10_000, 10_064)).tolist())
 """
     output = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
@@ -99,7 +97,6 @@ def test_views_are_those_of_a_slow_reference(small_life):
     ("overrides", "message"),
     [
         ({"image_size": 33}, "33 px cannot be cut into patches of 8 px"),
-        ({"mask_ratio": 0.0}, "mask ratio"),
         ({"mask_ratio": 1.5}, "mask ratio"),
         ({"mask_ratio": 0.99}, "masks 16 of 16 patches"),
         ({"crop_area": (0.5, 1.2)}, "crop's area"),
@@ -170,22 +167,7 @@ def test_colours_are_those_of_the_definition_step_by_step():
     torch.testing.assert_close(to_pixel_values(images, MEAN, STD).double(), plain, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("factors", [None, torch.tensor([[1.2, 0.9, 0.5], [0.8, 1.1, 1.5]])])
-def test_pixel_values_do_not_depend_on_the_memory_format_and_leave_their_input_alone(factors):
-    images = noise_images(2, 12, 8)
-    before = images.clone()
-    expected = to_pixel_values(images, MEAN, STD, factors)
-    again = to_pixel_values(images.contiguous(memory_format=torch.channels_last), MEAN, STD, factors)
-    torch.testing.assert_close(again, expected, rtol=0, atol=0)
-    assert torch.equal(images, before)
-
-
 def test_colour_factors_belong_to_the_pair():
-    factors = color_factors(0.4, 11, np.array([3, 10**12, 5, 3]))
-    assert factors.shape == (4, 3) and factors.dtype == torch.float32
-    assert torch.equal(factors[0], factors[3])
-    assert torch.equal(color_factors(0.4, 11, np.array([5]))[0], factors[2])
-    assert len(factors.unique()) == 9
     many = color_factors(0.4, 11, np.arange(500))
+    assert torch.equal(color_factors(0.4, 11, np.array([10**12, 5]))[1], many[5]) and len(many.unique()) > 1400
     assert 0.6 <= many.min() < 0.62 and 1.38 < many.max() <= 1.4
-    assert torch.equal(color_factors(0.0, 11, np.arange(4)), torch.ones(4, 3))

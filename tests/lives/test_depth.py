@@ -19,13 +19,7 @@ from singlelife.lives.pairs.pairing import (
     make_pairing,
 )
 from singlelife.lives.prepared import PreparedLife
-from singlelife.lives.scene.geometry import (
-    back_project,
-    default_voxel_size,
-    depth_geometry,
-    median_depths,
-    voxel_ids,
-)
+from singlelife.lives.scene.geometry import back_project, default_voxel_size, depth_geometry, median_depths
 
 pytestmark = pytest.mark.integration
 
@@ -97,17 +91,6 @@ def test_pixels_come_back_to_where_they_were_seen():
     assert np.isnan(points[0, 0]).all()
     np.testing.assert_allclose(points[7, 11], [1 + 4, 2 - 4 * 5.5 / 6, 3 - 4 * 3.5 / 6])
     np.testing.assert_allclose(points[1, 0], [1 + 4, 2 + 4 * 5.5 / 6, 3 + 4 * 2.5 / 6])
-
-
-def test_voxels_have_one_name_each():
-    corners = np.array([[0, 0, 0], [0.99, 0.99, 0.99], [-0.01, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1], [-5, 7, -9]])
-    ids = voxel_ids(corners * 0.1, 0.1)
-    assert ids.dtype == np.int64 and (ids >= 0).all()
-    assert ids[0] == ids[1] and len(np.unique(ids)) == 6
-    strange = np.array([[np.nan, 0, 0], [np.inf, 0, 0], [0, 1e9, 0], [0, 0, -(2.0**20)]])
-    assert voxel_ids(strange, 1.0).tolist()[:3] == [-1, -1, -1]
-    assert voxel_ids(strange, 1.0)[3] >= 0  # the last voxel on that side
-    assert voxel_ids(np.array([0, 0, -(2.0**20) - 1]), 1.0) == -1
 
 
 def test_the_depth_of_what_is_seen_is_known_from_maps_and_from_voxels(sim_test):

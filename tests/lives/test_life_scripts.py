@@ -1,11 +1,10 @@
 """The scripts for lives, run as a user runs them, on small files in the data sets' own layout."""
 
-import importlib.util
 import json
 import sys
 import zipfile
+from importlib import import_module
 from pathlib import Path
-from types import ModuleType
 
 import huggingface_hub
 import pytest
@@ -15,22 +14,13 @@ from hypothesis import strategies as st
 from singlelife.errors import LifeError
 from singlelife.lives.registry import get_life
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 sys.path.insert(0, str(SCRIPTS))  # as Python does for a script
 
 
-def script(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, SCRIPTS / f"{name}.py")
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # where data classes look for it
-    spec.loader.exec_module(module)
-    return module
-
-
-HD_EPIC, WALKING_TOURS, KINETICS = map(script, ("hd_epic", "walking_tours", "kinetics400"))
+HD_EPIC, WALKING_TOURS, KINETICS = map(import_module, ("hd_epic", "walking_tours", "kinetics400"))
 
 
 @pytest.fixture(autouse=True)

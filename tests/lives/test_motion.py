@@ -11,7 +11,7 @@ from singlelife.lives.pairs.pairing import PairingContext, PairSettings, Tempora
 from singlelife.lives.prepare import prepare_life
 from singlelife.lives.registry import get_life
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 WALL = np.random.default_rng(0).integers(0, 256, (16, 500), dtype=np.uint8).repeat(8, axis=0).repeat(8, axis=1)
 

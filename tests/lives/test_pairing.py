@@ -21,7 +21,7 @@ from singlelife.lives.pairs.pairing import (
 from singlelife.lives.pairs.segments import first_hours, hold_out, recording_time, segment_starts
 from singlelife.lives.scene.geometry import VisiblePoints
 
-from .conftest import pair_generator
+from ..micro import pair_generator
 
 
 def recording(*videos: list[float]) -> tuple[np.ndarray, np.ndarray]:
@@ -86,13 +86,9 @@ def test_a_gap_on_an_edge_is_in_the_bin_above_it_but_for_the_last_and_none_is_lo
 
 
 def test_impossible_gaps_are_refused():
-    for timestamps, min_gap, message in (
-        ([0.0, 0.1, 0.2], 0.5, "0.20 s"),
-        ([], 0.1, "No two"),
-        ([0.0], 2.0, "min_gap"),
-    ):
+    for timestamps, message in (([0.0, 0.1, 0.2], "0.20 s"), ([], "No two")):
         with pytest.raises(LifeError, match=message):
-            TemporalPairing(*recording(timestamps), min_gap, 1.0)
+            TemporalPairing(*recording(timestamps), 0.5, 1.0)
 
 
 @settings(max_examples=60)
@@ -264,11 +260,9 @@ def test_a_life_without_spatial_pairs_says_why(points, message):
     [
         ("random", {"rows": np.arange(1)}, "two frames"),
         ("augmented", {"rows": np.arange(0)}, "a frame"),
-        ("union", {"spatial_weight": 1.1}, "--spatial-weight .* 0 to 1, not 1.1"),
-        ("union", {"spatial_weight": float("nan")}, "0 to 1"),
+        ("union", {"spatial_weight": float("nan")}, "--spatial-weight .* 0 to 1"),
         ("spatial", {"min_overlap": 0.0}, "--min-overlap .* not 0"),
         ("spatial", {"min_overlap": 0.9, "max_overlap": 0.5}, "--max-overlap .* not 0.5"),
-        ("spatial", {"max_overlap": 1.1}, "--max-overlap .* not 1.1"),
         ("spatial", {"max_neighbours": 0}, "--max-neighbours .* not 0"),
         ("temporal", {"min_gap": 2.0}, r"--max-gap .* --min-gap \(2\)"),
         ("spatal", {}, "no pairing 'spatal'; there are temporal, spatial, union, random, augmented"),

@@ -21,7 +21,7 @@ from singlelife.lives.prepared import PreparedLife
 from singlelife.lives.registry import get_life
 from singlelife.lives.shards import Shard
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 pytestmark = pytest.mark.integration
 

@@ -1,7 +1,6 @@
 """A prepared life: what it holds, how it is read, and what is said of a damaged one."""
 
 import io
-import pickle
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -22,7 +21,7 @@ from singlelife.lives.prepared import METADATA, PreparedLife, decode_jpeg
 from singlelife.lives.registry import get_life
 from singlelife.lives.simulation.simulated import render
 
-from .conftest import texture, write_clip
+from ..micro import texture, write_clip
 
 
 @pytest.fixture(scope="module")
@@ -88,13 +87,6 @@ def test_datasets_opens_it_with_typed_columns(two_sizes, simulated):
     dataset = datasets.load_from_disk(str(simulated.path))
     camera = {"pose": Array2D((4, 4), "float64"), "intrinsics": List(Value("float64"), length=4)}
     assert dataset.features == always | camera | {"depth": Image()} and dataset[0]["depth"].mode == "I;16"
-
-
-def test_a_pickled_life_reads_the_same(two_sizes):
-    """Loader workers get theirs so."""
-    frames = two_sizes.frames([1, 2])
-    assert torch.equal(pickle.loads(pickle.dumps(two_sizes)).frames([1, 2]), frames)
-    assert len(pickle.dumps(two_sizes)) < 50_000
 
 
 @pytest.mark.integration

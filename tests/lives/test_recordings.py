@@ -12,7 +12,7 @@ from singlelife.lives.prepare import plan_preparation, prepare_life
 from singlelife.lives.registry import get_life
 from singlelife.lives.video.recordings import find_videos, order_of, videos_in
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 NAMES = {  # as cameras give them, in the order of time, and by what that is known
     "recordings: GoPro": "GOPR0001 GP010001 GP020001 GX010002 GX020002 GX010003",
@@ -47,8 +47,6 @@ def test_files_named_in_an_order_of_ones_own_keep_it(tmp_path):
     for path in given:
         path.touch()
     assert find_videos(given) == given and order_of(given) == "as given"
-    (tmp_path / "list.txt").write_text("\n".join(path.name for path in given))
-    assert find_videos([tmp_path / "list.txt"]) == given
 
 
 def dated(path: Path, date: str | None, level: int) -> None:

@@ -14,7 +14,7 @@ from singlelife.lives.registry import VIDEO_LIST, Life, get_life, life_names, re
 from singlelife.lives.simulation import ScreenSource, SimulatedSource
 from singlelife.lives.video.recordings import find_videos
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 SCRIPTS = Path(__file__).parents[2] / "datasets_scripts"
 LIVES = [registered_life(name) for name in life_names()]
@@ -90,17 +90,15 @@ def test_videos_are_found_in_files_folders_and_globs(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "link.mp4").symlink_to(tmp_path / "day" / "clip2.mp4")
 
-    def found(*paths: Path) -> list[str]:
-        return [path.relative_to(tmp_path).as_posix() for path in find_videos(paths)]
+    def found(*paths: str) -> list[str]:
+        return [path.relative_to(tmp_path).as_posix() for path in find_videos([tmp_path / path for path in paths])]
 
     whole_day = ["day/clip2.mp4", "day/clip10.mp4", "day/more/clip1.MOV"]
-    assert found(tmp_path / "day", tmp_path / "other.bin", tmp_path / "link.mp4") == [*whole_day, "other.bin"]
-    assert found(tmp_path / "day" / "clip*.mp4", tmp_path / "day" / "clip2.mp4") == whole_day[:2]
-    assert found(tmp_path / "d*") == whole_day
-    assert found(tmp_path / "**" / "*.MOV") == whole_day[2:]
+    assert found("day", "other.bin", "link.mp4") == [*whole_day, "other.bin"]
+    assert found("d*") == whole_day and found("**/*.MOV") == whole_day[2:]
     for nothing in ("gone.mp4", "*.avi"):
         with pytest.raises(LifeError, match=re.escape(nothing)):
-            find_videos([tmp_path / nothing])
+            found(nothing)
 
 
 def test_a_list_names_videos_in_its_own_order_from_its_own_folder(tmp_path, monkeypatch):
@@ -138,13 +136,10 @@ def test_a_real_life_comes_with_the_package(tmp_path, monkeypatch):
         ("lives: {a: {frame_rte: 5}}", "life 'a': .*frame_rte"),
         ("lives: {a: {frame_rate: fast}}", "life 'a': "),
         ("lives: {a: {frame_size: 2}}", "life 'a': .* frame_size of 16 to 4096 px"),
-        ("lives: {a: 5}", "life 'a': "),
         ("lives: {a/b: {}}", "life 'a/b': .*cannot be the name of a life"),
-        ("lives: {a: {simulation: {wad: freedoom1, map: E1M1, sead: 1}}}", "life 'a': .*sead"),
         ("lives: {a: {joins: b a}}", "life 'a': .*joins two or more"),
         ("lives: {a: {shuffle_of: a}}", "life 'a': .*other lives"),
         ("life: {}", "should hold the mapping `lives`"),
-        ("[1, 2]", "should hold a mapping"),
     ],
 )
 def test_mistakes_in_a_config_are_named(tmp_path, monkeypatch, content, message):

@@ -11,7 +11,7 @@ from singlelife.errors import LifeError
 from singlelife.lives.registry import registered_life
 from singlelife.lives.resolve import LifeReference, life_reference, resolve_life, training_recipe
 
-from .conftest import write_clip
+from ..micro import write_clip
 
 
 @pytest.fixture(autouse=True)
@@ -24,8 +24,7 @@ def elsewhere(tmp_path, monkeypatch):
     [
         ("sim_1", LifeReference("named", "sim_1", "sim_1")),
         ("ann/kitchen", LifeReference("hub", "kitchen", "ann/kitchen")),
-        ("ann/my.kitchen", LifeReference("hub", "my-kitchen", "ann/my.kitchen")),
-        ("ann/_kitchen_", LifeReference("hub", "kitchen_", "ann/_kitchen_")),
+        ("ann/_my.kitchen_", LifeReference("hub", "my-kitchen_", "ann/_my.kitchen_")),
         ("ann/...", LifeReference("hub", "life", "ann/...")),
         ("ann/kitchen@refs/pr/1", LifeReference("hub", "kitchen", "ann/kitchen", "refs/pr/1")),
     ],

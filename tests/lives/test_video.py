@@ -15,7 +15,7 @@ from PIL import Image
 from singlelife.errors import LifeError
 from singlelife.lives.video.reader import EmbeddedVideo, VideoReader, jpeg
 
-from .conftest import texture, write_clip
+from ..micro import texture, write_clip
 
 HIGHWAY = Path(__file__).parents[1] / "data" / "highway_2s.mp4"
 
@@ -289,7 +289,6 @@ BAD_FILES = {
     "empty.mp4": (lambda path: path.touch(), "the file is empty"),
     "text.mp4": (lambda path: path.write_text("hello " * 100), "not a video that can be read"),
     "notes.txt": (lambda path: path.write_text("hello " * 100), "holds no video, only text or a picture"),
-    "picture.png": (lambda path: Image.new("RGB", (64, 48)).save(path), "holds no video, only text or a picture"),
     "playlist.mp4": (lambda path: path.write_text("#EXTM3U\nhttp://localhost/a.ts\n"), "not a video that can be read"),
     "sound.wav": (write_audio, "holds no video, only audio"),
     "unknown_codec.mp4": (write_unknown_codec, "codec is unknown here"),

@@ -49,13 +49,6 @@ def test_the_warm_up_is_a_share_of_the_run_and_exact_at_a_recipes_length(tmp_pat
     assert warmup("--warmup-steps=7", warmup_ratio=0.5) == 7
 
 
-def test_base_crops_and_colours_as_croco_does():
-    pairs = parse_arguments(["--life", "sim_1", "--config", "base"]).pairs
-    sides = [(256**2 * area) ** 0.5 for area in (pairs.crop_area_min, pairs.crop_area_max)]
-    assert sides == [224, 224] and pairs.crop_aspect == 1 and not pairs.flip and not pairs.shared_crop
-    assert pairs.color_jitter == 0.4 and not pairs.shared_color
-
-
 def test_a_run_can_be_started_again_from_its_settings(tmp_path: Path):
     videos = [str(tmp_path / name) for name in ("a.mp4", "b c.mp4")]
     for video in videos:
@@ -65,10 +58,9 @@ def test_a_run_can_be_started_again_from_its_settings(tmp_path: Path):
     assert first.life.video == tuple(videos)
     again = parse_arguments(["--config", write(tmp_path / "config.yaml", **first.to_dict())])
     assert again.to_dict() == first.to_dict()
-    old = write(
-        tmp_path / "old.yaml", life="sim_1", decoded_frames=True, cas_steps=500, hours=None
-    )  # settings that are gone
-    assert not {"decoded_frames", "cas_steps"} & parse_arguments(["--config", old]).to_dict().keys()
+    gone = {"decoded_frames": True, "cas_steps": 500}
+    old = write(tmp_path / "old.yaml", life="sim_1", hours=None, **gone)
+    assert not gone.keys() & parse_arguments(["--config", old]).to_dict().keys()
     assert "resume" not in first.to_dict() and "push_to_hub" not in first.to_dict()
     with pytest.raises(FrozenInstanceError):
         again.train.seed = 4  # type: ignore[misc]
@@ -80,13 +72,10 @@ def test_print_config_says_where_each_value_comes_from_and_starts_nothing(tmp_pa
     words = ["--life", "sim_1", "--config", config, "--print-config", "--no-flip", f"--output_dir={folder}"]
     assert main(["train", *words]) == 0
     said = capsys.readouterr().out
-    expected = {f"max_steps: 70  # --config {config}", "model: tiny  # recipe tiny", "flip: false  # flag"}
-    expected |= {
-        "seed: 0  # default",
-        "# Warm-up: 4 of 70 steps",
-        "# Learning rate at its peak: 0.0012 (0.0192 × 16 / 256)",
-    }
-    assert expected <= set(said.splitlines())
+    expected = [f"max_steps: 70  # --config {config}", "model: tiny  # recipe tiny", "flip: false  # flag"]
+    expected += ["seed: 0  # default", "# Warm-up: 4 of 70 steps"]
+    expected += ["# Learning rate at its peak: 0.0012 (0.0192 × 16 / 256)"]
+    assert set(expected) <= set(said.splitlines())
     assert yaml.safe_load(said) == parse_arguments(words).to_dict()
     assert not folder.exists()
 
@@ -116,14 +105,11 @@ def test_shipped_configs_are_valid(name: str):
     [
         (["--pairing", "spatal"], ["--pairing", "temporal", "spatial", "union", "'spatal'"]),
         (["--min-overlap", "0"], ["--min-overlap", "over 0 and at most 1", "0.0"]),
-        (["--max-overlap", "0.1"], ["--max-overlap", "--min-overlap (0.2)"]),
         (["--max-steps", "0"], ["--max-steps", "at least 1", "0"]),
         (["--mask-ratio", "1"], ["--mask-ratio", "between 0 and 1", "1.0"]),
         (["--learning-rate", "nan"], ["--learning-rate", "over 0"]),
         (["--adam-beta2", "1"], ["--adam-beta2", "under 1"]),
         (["--seed", "-1"], ["--seed", "from 0"]),
-        (["--validation-fraction", "0.9"], ["--validation-fraction", "0.5"]),
-        (["--picture-steps", "-1"], ["--picture-steps", "0 or more"]),
         (["--public"], ["--public", "--push-to-hub"]),
         (["--resume", "--resume-from=a"], ["--resume", "--resume-from"]),
         (["--config", "tyni"], ["tyni", "tiny"]),
@@ -142,7 +128,6 @@ def test_values_out_of_range_are_named_with_what_is_allowed(flags: list[str], fa
         ({"max_stesp": 3}, ["max_stesp", "max_steps"]),
         ({"max_steps": "many"}, ["max_steps", "many", "int"]),
         ({"max_steps": 7.5}, ["max_steps", "7.5", "int"]),
-        ({"max_steps": [1, 2]}, ["max_steps", "[1, 2]"]),
         ({"flip": "maybe"}, ["flip", "true or false"]),
         ({"mixed_precision": False}, ["mixed_precision", "bf16"]),  # what YAML makes of an unquoted no
         ({"resume": True}, ["resume"]),  # of one call

@@ -3,6 +3,7 @@
 import os
 from dataclasses import replace
 from itertools import chain
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from singlelife.croco import CroCoConfig
-from singlelife.errors import LifeError, RunError
+from singlelife.errors import LifeError
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.pairing import PAIRINGS, AugmentedPairing, SpatialPairing, TemporalPairing, UnionPairing
 from singlelife.lives.pairs.segments import hold_out, recording_time
@@ -52,11 +53,6 @@ def test_processes_and_accumulated_batches_share_out_the_same_pairs(processes, a
         assert sorted(chain.from_iterable(chain.from_iterable(of_step))) == list(range(start, start + size))
 
 
-def test_a_batch_that_cannot_be_shared_out_is_refused():
-    with pytest.raises(RunError, match=r"--train-batch-size 8 .* 3 processes .* multiple of 3"):
-        StepSampler(range(1), 8, accumulation=1, num_processes=3)
-
-
 @pytest.mark.parametrize("num_workers", [0, 1, 2])
 def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
     """Not by a worker's traceback. The batches before it are whole."""
@@ -75,6 +71,7 @@ def test_a_damaged_frame_is_named_however_it_is_read(life, num_workers):
             received.append(batch["pair_index"].tolist())
     assert str(raised.value).startswith(f"The image in row {damaged} of {life.path} is damaged.")
     assert "Traceback" not in str(raised.value)
+    assert not active_children()  # though the error is still here; they ignore SIGTERM, and Python waits for them
     assert received[:1] == [[0, 1, 2, 3]] and len(received) <= 2
 
 

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from itertools import accumulate, chain
 from pathlib import Path
 
 import pytest
@@ -14,7 +13,7 @@ from accelerate.state import AcceleratorState
 
 from singlelife.croco import CroCoConfig
 from singlelife.pretraining import loop
-from singlelife.pretraining.device import choose_precision, peak_flops
+from singlelife.pretraining.device import choose_precision
 
 from ..micro import MICRO
 from .runs import column, losses, run
@@ -31,14 +30,6 @@ def test_a_cpu_takes_what_it_measured_and_says_so(monkeypatch):
     assert torch.equal(torch.rand(3), expected)  # the run's weights are not other ones for it
     assert precision.mixed_precision in ("no", "bf16") and precision.attention in ("sdpa", "eager")
     assert "a step of 4 took" in precision.reason
-
-
-def test_what_was_asked_for_is_not_timed():
-    precision = choose_precision(CONFIG, 4, torch.device("cpu"), "bf16", "eager")
-    assert (precision.mixed_precision, precision.attention, precision.reason) == ("bf16", "eager", "as asked for")
-    assert choose_precision(CONFIG, 4, torch.device("cpu"), "no", "sdpa").mixed_precision == "no"
-    assert choose_precision(CONFIG, 4, torch.device("cpu"), attention="eager").attention == "eager"
-    assert choose_precision(CONFIG, 4, torch.device("cuda"), "bf16").attention == "sdpa"
 
 
 @pytest.mark.parametrize("told", ["bf16", "fp16"])
@@ -71,6 +62,12 @@ def test_a_run_writes_down_its_choice_and_keeps_it(tmp_path: Path, command, caps
 
 
 @pytest.mark.integration
+def test_both_kinds_of_attention_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
+    assert run(command(tmp_path / "run", attention="eager")) == 0
+    assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), abs=1e-4)
+
+
+@pytest.mark.integration
 @pytest.mark.slow
 @pytest.mark.parametrize("of_the_user", [True, False])
 def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_user):
@@ -86,13 +83,6 @@ def test_a_thread_that_the_user_asked_for_is_not_taken_for_the_launchers(of_the_
     assert int(ran.stdout) == (1 if of_the_user else len(os.sched_getaffinity(0)))
 
 
-def test_the_peak_is_the_best_of_several_products(monkeypatch):
-    seconds = iter([9.0, 0.5, 0.25, 0.5, *[1.0] * 20])  # the first is not counted
-    clock = iter(accumulate(chain.from_iterable((0.0, next(seconds)) for _ in range(24))))
-    monkeypatch.setattr("time.perf_counter", lambda: next(clock))
-    assert peak_flops(torch.device("cpu"), "no") == 2 * 512**3 / 0.25
-
-
 @pytest.mark.integration
 def test_the_peak_of_a_run_recovers_from_a_disturbed_start_and_is_never_under_the_steps(
     tmp_path: Path, command, monkeypatch
@@ -104,9 +94,3 @@ def test_the_peak_of_a_run_recovers_from_a_disturbed_start_and_is_never_under_th
     assert mfu[1] == 1 and mfu[2] <= 1
     for step in (3, 4, 5):
         assert 0 < mfu[step] == pytest.approx(tflops[step] * 1e12 / 1e11, abs=1e-4)
-
-
-@pytest.mark.integration
-def test_both_kinds_of_attention_make_the_same_steps(tmp_path: Path, finished_run: Path, command):
-    assert run(command(tmp_path / "run", attention="eager")) == 0
-    assert losses(tmp_path / "run") == pytest.approx(losses(finished_run), abs=1e-4)

@@ -113,8 +113,8 @@ def test_the_loss_falls(tmp_path: Path, command):
     assert validation[-1] < validation[0]
 
 
-def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(tmp_path: Path, command, short_sim_test, capsys):
-    settings = {"life": short_sim_test, "video": None, "max_steps": 2, "save_steps": 1, "pairing": "union"}
+def test_pairs_of_one_place_train_and_are_part_of_what_a_resume_keeps(tmp_path: Path, command, sim_test, capsys):
+    settings = {"life": sim_test.path, "video": None, "max_steps": 2, "save_steps": 1, "pairing": "union"}
     settings |= {"validation_fraction": 0.3}
     assert run(command(tmp_path / "run", **settings)) == 0
     assert len(losses(tmp_path / "run")) == 2
@@ -217,7 +217,6 @@ def test_a_model_to_start_from_that_cannot_be_used_is_refused(tmp_path: Path, fi
         ): "Cannot load the weights",
         lambda: save_file(encoder, folder / "model.safetensors", {"format": "pt"}): r"lacks [0-9]+ weights",
         lambda: (folder / "config.json").write_text('{"model_type": "vit"}'): "another architecture: 'vit'",
-        lambda: (folder / "config.json").unlink(): r"config\.json",
     }.items():
         write()
         with pytest.raises(CheckpointError, match=message):
@@ -243,7 +242,6 @@ def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tm
     ("changes", "fact"),
     [
         ({"seed": 1}, "seed was 0, now 1"),
-        ({"max_gap": 0.3}, "max_gap was 0.4, now 0.3"),
         ({"mask_ratio": 0.5}, "model_config was"),
         ({"pairing": "random"}, "pairing was 'temporal', now 'random'"),
     ],
@@ -266,10 +264,7 @@ def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, com
         ({"video": "absent.mp4"}, LifeError, "absent.mp4"),
         ({"image_size": 30}, RunError, "image_size 30 cannot be cut .* patch_size 8"),
         ({"mask_ratio": 0.001}, RunError, "mask_ratio 0.001 of 16 patches .* masks all or none"),
-        ({"min_gap": 0.5, "max_gap": 0.1}, LifeError, "--max-gap.*--min-gap"),
         ({"max_gap": 0.4, "min_gap": 0.4, "validation_fraction": 0.01}, LifeError, "held-out.*--validation-fraction"),
-        ({"crop_area_min": 0.0}, LifeError, "within \\(0, 1\\]"),
-        ({"model": "tyni"}, RunError, "no models config named 'tyni'.*tiny"),
         ({"train_batch_size": 8, "gradient_accumulation_steps": 3}, RunError, "multiple of 3"),
         ({"resume_from": "nowhere/checkpoint-3"}, RunError, "nowhere/checkpoint-3"),
         ({"report_to": "tensorbored"}, RunError, "tensorbored.*Installed are"),

@@ -36,11 +36,11 @@ class Browser:
         options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
         self.driver, self.url = webdriver.Chrome(options=options, service=Service(str(DRIVER))), url
 
-    def open(self, query: str = "") -> None:
+    def open(self) -> None:
         """Open the page, and wait for its result."""
         self.driver.get("about:blank")
         self.severe()  # that the page before was left while it was waiting for something
-        self.driver.get(f"{self.url}/{query}")
+        self.driver.get(self.url)
         self.until(lambda: self.shown(".look-answer") and self.one(".look-answer").text, "the first result")
 
     def screen(self, width: int, height: int, mobile: bool = False) -> None:

@@ -5,14 +5,13 @@ import re
 import socket
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 
 import pytest
 
 import singlelife
 from singlelife.cli import main
-from singlelife.hub.spaces import copy_space, space_folder
+from singlelife.hub.spaces import copy_space
 
 from ..hub_server import READER, STRANGER, WRITER, Hub, Repository
 from .conftest import SPACE
@@ -121,13 +120,6 @@ def test_what_the_demo_cannot_do_is_said(words, says, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gradio", None)
     assert main(["demo", *words]) == 2
     assert says in capsys.readouterr().err
-
-
-def test_the_wheel_has_the_space_where_it_is_looked_for():
-    settings = tomllib.loads((SPACE.parents[1] / "pyproject.toml").read_text())
-    included = settings["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
-    assert included["spaces/cas"] == "singlelife/spaces/cas"
-    assert space_folder() == SPACE
 
 
 @pytest.mark.slow

@@ -19,7 +19,6 @@ import torch
 from downloads import kept
 from limits import Cancelled, Limits, Request, VisitorError, memory_errors_for_visitors, visitor_message
 from models import open_model
-from safetensors.torch import load, save
 
 from singlelife.alignment.models import load_model
 from singlelife.errors import CheckpointError, SingleLifeError
@@ -27,7 +26,19 @@ from singlelife.lives.registry import default_cache_dir
 from singlelife.machine import resident
 
 from ..alignment.test_backbones import MODELS, saved
-from ..hub_server import STRANGER, WRITER, Break, Hub, Trouble
+from ..alignment.test_model_checkpoints import (
+    Change,
+    Files,
+    config_with,
+    content,
+    file_with,
+    huge_header,
+    pickled,
+    weights_elsewhere,
+    weights_with,
+    without,
+)
+from ..hub_server import STRANGER, WRITER, Fault, Hub
 from .conftest import peaks
 
 pytestmark = pytest.mark.integration
@@ -54,7 +65,6 @@ model = models.open_model(name, Request(Limits(**limits), progress, cancelled))
 result = [model.name, model.revision, model.logits(images[:1], images[1:]).tolist(), told]
 """
 )
-Files = dict[str, bytes | None]
 
 
 @pytest.fixture(scope="module")
@@ -82,10 +92,6 @@ def ask(hub_client, tmp_path) -> Callable:
 
 def opened(name: str, local: bool = False, **limits: float):
     return open_model(name, Request(Limits(**limits)), local=local)
-
-
-def content(folder: Path) -> Files:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
 def models_kept(tmp_path: Path) -> list[str]:
@@ -166,7 +172,7 @@ class Bad:
 
     message: str
     """What a visitor is told."""
-    files: Callable[[Files], Files] = lambda files: files
+    files: Change = lambda files: files
     """From those of a good model to its own."""
     told: Callable[[Files], dict[str, int]] = lambda files: {}
     """The sizes that the Hub tells, from those of the files."""
@@ -177,21 +183,6 @@ class Bad:
     """Which good model it is made from."""
 
 
-def config(**fields) -> Callable[[Files], Files]:
-    return lambda files: {**files, "config.json": json.dumps(json.loads(files["config.json"]) | fields).encode()}
-
-
-def file(name: str, change: Callable[[bytes], bytes]) -> Callable[[Files], Files]:
-    return lambda files: {**files, name: change(files[name])}
-
-
-def weights(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[Files], Files]:
-    def changed(data: bytes) -> bytes:
-        return save({name: change(tensor) for name, tensor in load(data).items()}, {"format": "pt"})
-
-    return file("model.safetensors", changed)
-
-
 def header(data: bytes, change: Callable[[dict], object]) -> bytes:
     (length,) = struct.unpack("<Q", data[:8])
     described = json.loads(data[8 : 8 + length])
@@ -200,43 +191,19 @@ def header(data: bytes, change: Callable[[dict], object]) -> bytes:
     return struct.pack("<Q", len(encoded)) + encoded + data[8 + length :]
 
 
-def largest(files: dict) -> object:
-    """Of a file of four terabytes, by its header."""
-    return files.update({"weight": {"dtype": "F32", "shape": [1 << 20, 1 << 20], "data_offsets": [0, 1 << 42]}})
-
-
-def processor(field: str, side: int) -> Callable[[Files], Files]:
+def processor(field: str, side: int) -> Change:
     huge = {field: {"height": side, "width": side}}
-    return file("preprocessor_config.json", lambda data: json.dumps(json.loads(data) | huge).encode())
-
-
-def pickled(files: Files) -> Files:
-    files["pytorch_model.bin"] = files.pop("model.safetensors")
-    return files
-
-
-def elsewhere(files: Files) -> Files:
-    index = {"weight_map": dict.fromkeys(load(files[WEIGHTS]), f"../../elsewhere/{WEIGHTS}")}
-    files["model-00001-of-00001.safetensors"] = files.pop(WEIGHTS)
-    return files | {"model.safetensors.index.json": json.dumps(index).encode()}
-
-
-def without(name: str) -> Callable[[Files], Files]:
-    return lambda files: {other: data for other, data in files.items() if other != name}
+    return file_with("preprocessor_config.json", lambda data: json.dumps(json.loads(data) | huge).encode())
 
 
 NUMBERS: tuple[tuple[str, dict], ...] = (  # what the message names, and the fields of a config
     ("num_labels 4e", {"num_labels": 40_000_000}),
     ("num_labels 4e", {"model_type": "clip", "text_config": {"num_labels": 40_000_000}}),
     ("num_hidden_layers 1e", {"num_hidden_layers": 10**9}),
-    ("num_hidden_layers 1e", {"model_type": "dinov2", "num_hidden_layers": 10**8}),
-    ("num_hidden_layers 1e", {"model_type": "beit", "num_hidden_layers": 10**8}),
     ("hidden_size 1e", {"hidden_size": 10**12}),
-    ("intermediate_size 2e", {"intermediate_size": 200_000}),
     ("num_register_tokens 1e", {"model_type": "dinov2_with_registers", "num_register_tokens": 10**5}),
     ("depths 1e", {"model_type": "siglip", "vision_config": {"a": [{"depths": [3, 10**9]}]}}),
     ("mlp_ratio 1e", {"model_type": "dinov2", "mlp_ratio": 1e300}),
-    ("decoder_hidden_size 1e", {"model_type": "vit_mae", "decoder_hidden_size": 10**6}),
     ("rope_theta nan", {"rope_theta": float("nan")}),
     ("2,000 values of pooler_sizes", {"pooler_sizes": [1] * 2000}),
 )
@@ -247,53 +214,48 @@ BAD = {
     "private": Bad("no model lives/vit on the Hub", options={"private": True}),
     "no config": Bad("has no config.json", without("config.json")),
     "no weights": Bad("has no safetensors weights", without(WEIGHTS)),
-    "empty weights": Bad("has an empty weights file", file(WEIGHTS, lambda d: b"")),
+    "empty weights": Bad("has an empty weights file", file_with(WEIGHTS, lambda d: b"")),
     "pickles": Bad("only pickled weights, which can run code", pickled),
-    "another architecture": Bad("has the architecture 'bert', which is not known", config(model_type="bert")),
-    "no architecture": Bad("names no architecture", config(model_type=None)),
+    "another architecture": Bad("has the architecture 'bert', which is not known", config_with(model_type="bert")),
     "code of its own": Bad(
         "of the architecture 'own', cannot be used",
-        config(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"}),
+        config_with(model_type="own", auto_map={"AutoConfig": "own.C", "AutoModel": "own.M"}),
     ),
-    "attention code of the Hub": Bad("the field attn_implementation", config(attn_implementation="evil/kernels")),
-    "quantised": Bad("the field quantization_config", config(quantization_config={"quant_method": "gptq"})),
-    "weights of another place": Bad("the field transformers_weights", config(transformers_weights="../x.safetensors")),
+    "attention code of the Hub": Bad("the field attn_implementation", config_with(attn_implementation="evil/kernels")),
     "100 GB": Bad("has 100.0 GB of weights in 1 files; the limit", told=lambda files: {WEIGHTS: 100 * 10**9}),
     "100 GB in secret": Bad(
         "cannot be loaded as safetensors",
-        file(WEIGHTS, lambda data: header(b"\2\0\0\0\0\0\0\0{}", largest) + b"x" * 500_000),
+        file_with(WEIGHTS, lambda data: huge_header() + b"x" * 500_000),
         weights=True,
     ),
     "more than it said": Bad(
         "sends more of lives/vit than it lists",
-        file(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
+        file_with(WEIGHTS, lambda data: data + b"x" * (300 << 20)),
         told=lambda files: {WEIGHTS: len(files[WEIGHTS]) - (300 << 20)},
         weights=True,
     ),
     "less than it said": Bad(
         "differs from what the Hub lists", told=lambda files: {WEIGHTS: len(files[WEIGHTS]) + 100}, weights=True
     ),
-    "an index that leads elsewhere": Bad("names weights that it does not have", elsewhere, weights=True),
-    "not a number": Bad("weights of lives/vit are not finite", weights(lambda w: w * float("nan")), weights=True),
-    "logits that are none": Bad("features that are not finite", weights(lambda w: w.sign() * 1e38), weights=True),
+    "an index that leads elsewhere": Bad("names weights that it does not have", weights_elsewhere, weights=True),
+    "not a number": Bad(
+        "weights of lives/vit are not finite",
+        weights_with(lambda w: w["layernorm.bias"].fill_(torch.nan)),
+        weights=True,
+    ),
     **{
-        case: Bad(message, file(WEIGHTS, change), weights=True)
+        case: Bad(message, file_with(WEIGHTS, change), weights=True)
         for case, message, change in (
             ("cut off", DAMAGED, lambda d: d[: len(d) // 2]),
-            ("cut off in the header", DAMAGED, lambda d: d[:100]),
-            ("a header that is none", DAMAGED, lambda d: d[:8] + b"[" + d[9:]),
             ("one on top of another", DAMAGED, lambda d: header(d, lambda h: h.update(more=h["layernorm.bias"]))),
-            ("a negative shape", DAMAGED, lambda d: header(d, lambda h: h["layernorm.bias"].update(shape=[-4, -8]))),
             ("a huge header", "header is over", lambda d: struct.pack("<Q", 1 << 40) + d),
-            ("a header of megabytes", "header is over", lambda d: header(d, lambda h: h.update(x="x" * (9 << 20)))),
         )
     },
-    "another shape": Bad("do not fit its config.json", config(hidden_size=64), weights=True),
     "too many parameters": Bad(
-        r"has [\d,]+ million parameters; the limit here is 1,000", config(hidden_size=8192, num_hidden_layers=99)
+        r"has [\d,]+ million parameters; the limit here is 1,000", config_with(hidden_size=8192, num_hidden_layers=99)
     ),
-    "too many patches": Bad(r"splits a view into 500 x 500 patches", config(image_size=4000)),
-    "no patches": Bad("patches of 0 x 0 px", config(patch_size=0)),
+    "too many patches": Bad(r"splits a view into 500 x 500 patches", config_with(image_size=4000)),
+    "no patches": Bad("patches of 0 x 0 px", config_with(patch_size=0)),
     "too many patches by the processor": Bad(
         r"splits a view into 500 x 500 patches", processor("crop_size", 4000), of="dino"
     ),
@@ -301,27 +263,16 @@ BAD = {
         "preprocessor_config.json of lives/vit says (height|width) 1e", processor("size", 10**5), of="croco"
     ),
     **{
-        f"config {number}": Bad(f"config.json of lives/vit (says|has) {facts}", config(**fields))
+        f"config {number}": Bad(f"config.json of lives/vit (says|has) {facts}", config_with(**fields))
         for number, (facts, fields) in enumerate(NUMBERS)
     },
-    "a config of megabytes": Bad("config.json of lives/vit is larger", config(padding="x" * (5 << 20))),
-    "a config that is none": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"\xff\xfe")),
-    "a deep config": Bad("config.json of lives/vit cannot be", file("config.json", lambda data: b"[" * 100_000)),
-    "a config of words": Bad("cannot be used|cannot be opened", config(num_attention_heads="many")),
+    "a config of megabytes": Bad("config.json of lives/vit is larger", config_with(padding="x" * (5 << 20))),
+    "a deep config": Bad("config.json of lives/vit cannot be", file_with("config.json", lambda data: b"[" * 100_000)),
     "no processor": Bad("has no image processor", without("preprocessor_config.json")),
 }  # fmt: skip
 
 
-AT_THE_HUB = (  # where more is at stake than the files: what is fetched, and what is kept
-    "gated", "private", "no config", "no weights", "empty weights", "pickles", "another architecture",
-    "code of its own", "100 GB", "100 GB in secret", "more than it said", "less than it said",
-    "an index that leads elsewhere", "not a number", "cut off", "a huge header", "too many parameters",
-    "too many patches by the processor", "views that are resized to gigabytes", "config 0", "a config of megabytes",
-    "a deep config", "no processor",
-)  # fmt: skip
-
-
-@pytest.mark.parametrize("case", AT_THE_HUB)
+@pytest.mark.parametrize("case", BAD)
 def test_a_bad_model_of_the_hub_is_refused_with_the_reason_and_little_is_fetched(
     case, hub, ask, vit, dino, micro_checkpoint, tmp_path
 ):
@@ -339,17 +290,6 @@ def test_a_bad_model_of_the_hub_is_refused_with_the_reason_and_little_is_fetched
     assert "own.py" not in str(hub.requests)
 
 
-@pytest.mark.parametrize("case", [case for case in BAD if case not in AT_THE_HUB])
-def test_a_bad_model_of_ones_own_is_refused_with_the_reason(case, vit, tmp_path, monkeypatch):
-    folder = tmp_path / "lives" / "vit"
-    folder.mkdir(parents=True)
-    for name, data in BAD[case].files(content(vit)).items():
-        (folder / name).write_bytes(data)
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(VisitorError, match=BAD[case].message):
-        opened("lives/vit", local=True)
-
-
 def safe_to_show(message: str, *folders: Path) -> None:
     assert len(message) < 700 and "\n" not in message
     for secret in (*map(str, folders), str(Path.home()), "hf_", "Traceback", ".py", "site-packages"):
@@ -361,7 +301,7 @@ def test_the_implementation_of_attention_is_not_the_configs_choice(hub, ask, vit
     hub.put(hub.create("lives/vit", "model"), content(vit))
     expected = ask().result[2]
     for name in ("flex_attention", "flash_attention_2"):
-        hub.put(hub.create(f"lives/{name}", "model"), config(_attn_implementation=name)(content(vit)))
+        hub.put(hub.create(f"lives/{name}", "model"), config_with(_attn_implementation=name)(content(vit)))
         start, answer = time.monotonic(), ask(f"lives/{name}")
         assert answer.error is None and answer.result[2] == expected and time.monotonic() - start < 30
 
@@ -370,7 +310,7 @@ def test_hostile_numbers_take_no_memory_and_a_wide_model_only_what_was_foreseen(
     """Measured by the peak of a process of its own."""
     for index, (_, fields) in enumerate(NUMBERS):
         shutil.copytree(vit, tmp_path / str(index))
-        (tmp_path / str(index) / "config.json").write_bytes(config(**fields)(content(vit))["config.json"])
+        (tmp_path / str(index) / "config.json").write_bytes(config_with(**fields)(content(vit))["config.json"])
     architecture, image_processor, _ = MODELS["vit"]
     wide = type(architecture)(**architecture.to_dict() | {"intermediate_size": 10_000, "image_size": 256})
     saved(tmp_path / "wide", wide, image_processor)
@@ -418,7 +358,7 @@ def test_content_that_is_not_what_the_hub_has_is_not_taken(hub, ask, vit, tmp_pa
 def test_a_download_that_breaks_once_goes_on_from_there(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
     size = len(content(vit)[WEIGHTS])
-    hub.breaks.append(Break("GET", WEIGHTS, after=60_000))
+    hub.faults.append(Fault("GET", WEIGHTS, after=60_000))
     answer = ask()
     assert answer.error is None, answer.error[2]
     assert hub.sent < 1.5 * size + 60_000
@@ -426,14 +366,14 @@ def test_a_download_that_breaks_once_goes_on_from_there(hub, ask, vit):
 
 def test_a_hub_that_stops_half_way_ends_with_what_to_do_and_keeps_no_half(hub, ask, vit, tmp_path):
     hub.put(hub.create("lives/vit", "model"), content(vit))
-    hub.breaks += [Break("GET", WEIGHTS, after=60_000), Break("GET", WEIGHTS, after=1, times=10**6, silent=0.5)]
+    hub.faults += [Fault("GET", WEIGHTS, after=60_000), Fault("GET", WEIGHTS, after=1, times=10**6, silent=0.5)]
     start = time.monotonic()
     answer = ask(patience=1, request_seconds=6)
     assert answer.error[0] == "VisitorError" and re.search("connection to the Hub broke|longer than", answer.error[1])
     assert time.monotonic() - start < 60
     assert models_kept(tmp_path) == []
     safe_to_show(answer.error[1], tmp_path)
-    hub.breaks.clear()
+    hub.faults.clear()
     assert ask().error is None
 
 
@@ -480,7 +420,7 @@ def test_what_is_not_there_and_a_hub_in_trouble_or_away_is_told(hub, ask, vit):
     hub.put(hub.create("lives/vit", "model"), content(vit))
     assert "There is no model lives/none" in ask("lives/none").error[1]
     assert "lives/vit has no such revision" in ask("lives/vit@nowhere").error[1]
-    hub.troubles.append(Trouble("GET", "lives/vit", 503, times=10**6))
+    hub.faults.append(Fault("GET", "lives/vit", status=503, times=10**6))
     assert "the Hub has trouble (status 503)" in ask().error[1]
     hub.dead = True
     assert "the connection to the Hub broke" in ask().error[1]
@@ -555,20 +495,16 @@ def test_visitors_take_turns_so_that_nothing_in_use_is_deleted_and_who_waits_may
 @pytest.mark.parametrize(
     "name",
     [
-        "", " ", "vit", "/", "../..", "../../etc/passwd", "/etc/passwd", "lives/../vit", "lives/..", "./lives/vit",
-        "lives/vit/", "lives//vit", "lives/vit/config.json", "~/models", "~root/x", "file:///etc/passwd",
-        "file:lives/vit", "http://127.0.0.1/x", "https://huggingface.co/lives/vit", "//127.0.0.1/x", "127.0.0.1/x",
-        "127.0.0.1:80/x", "localhost:8000/x", "169.254.169.254/latest", "[::1]/x", "user@host/x", "lives\\vit",
-        "C:\\models", "lives/vit\n", "lives/vit\0", "lives/vit?x=1", "lives/vit#x", "lives/%2e%2e", "lives/vit.git",
-        "lives/a--b", "ｌives/vit", "lives/" + "x" * 200, "untrained:/etc", "untrained:tiny@", "untrained:tiny@-1",
-        "untrained:tiny@1e9", "untrained:lives/vit", "untrained:", "untrained:../tiny",
-        "untrained:tiny@3", "untrained:tiny@" + "9" * 50, "lives/vit@a@b", "lives@vit/x", "sim_1@main",
+        "", " ", "vit", "/", "../../etc/passwd", "/etc/passwd", "lives/../vit", "./lives/vit", "lives//vit",
+        "lives/vit/config.json", "~root/x", "file:///etc/passwd", "https://huggingface.co/lives/vit", "//127.0.0.1/x",
+        "127.0.0.1/x", "localhost:8000/x", "169.254.169.254/latest", "[::1]/x", "C:\\models", "lives/v\nit",
+        "lives/vit\0", "lives/vit?x=1", "lives/%2e%2e", "lives/vit.git", "lives/a--b", "ｌives/vit",
+        "lives/" + "x" * 200, "untrained:/etc", "untrained:tiny@", "untrained:tiny@-1", "untrained:lives/vit",
+        "untrained:../tiny", "untrained:tiny@3", "untrained:tiny@" + "9" * 50, "lives/vit@a@b", "sim_1@main",
     ],
 )  # fmt: skip
 def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tmp_path, monkeypatch):
     monkeypatch.setenv("SINGLELIFE_CACHE", str(tmp_path))
-    if name == "lives/vit\n":
-        name = "lives/v\nit"  # around a name, white space is taken off
     for local in (False, True):
         with pytest.raises(VisitorError, match=r"is not a model name|cannot be opened") as told:
             opened(name, local=local and not Path(name.replace("\0", "")).is_dir())
@@ -576,7 +512,7 @@ def test_what_is_no_name_of_a_model_is_refused_before_anything_is_asked(name, tm
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("revision", ["", "..", "../main", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
+@pytest.mark.parametrize("revision", ["", "a/../b", "/main", "main?x", "a b", "x" * 200, "-", "a//b"])
 def test_what_is_no_revision_is_refused(revision):
     with pytest.raises(VisitorError, match="is not a revision"):
         opened(f"lives/vit@{revision}")

@@ -9,7 +9,7 @@ import signal
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader, Sampler
@@ -173,24 +173,29 @@ def read_batches(loader: DataLoader) -> Iterator[dict[str, torch.Tensor]]:
     if loader.num_workers and hasattr(signal, "SIGCHLD"):
         # PyTorch's handler would raise a worker's death anywhere in the training. Without it, `next` raises it.
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    while True:
-        try:
-            batch = next(batches)
-        except StopIteration:
-            return
-        except LifeError as error:  # from a worker, with a traceback in its text
-            raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
-        except (RuntimeError, EOFError, OSError) as error:
-            # A worker that is killed while it sends a batch leaves a broken connection.
-            if not loader.num_workers or str(error).startswith("Caught "):  # the worker is alive and raised this
-                raise
-            why = (str(error) or type(error).__name__).splitlines()[0]
-            raise RunError(
-                f"A process that reads pairs has died ({why}). Often the machine, or /dev/shm in a container "
-                "(--shm-size), has too little memory; fewer --dataloader-num-workers need less. Saved checkpoints are "
-                "intact: continue with the same command and --resume."
-            ) from None
-        yield batch
+    try:
+        while True:
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except LifeError as error:  # from a worker, with a traceback in its text
+                raise LifeError(str(error).rpartition("LifeError: ")[2].strip()) from None
+            except (RuntimeError, EOFError, OSError) as error:
+                # A worker that is killed while it sends a batch leaves a broken connection.
+                if not loader.num_workers or str(error).startswith("Caught "):  # the worker is alive and raised this
+                    raise
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                raise RunError(
+                    f"A process that reads pairs has died ({why}). Often the machine, or /dev/shm in a container "
+                    "(--shm-size), has too little memory; fewer --dataloader-num-workers need less. Saved checkpoints "
+                    "are intact: continue with the same command and --resume."
+                ) from None
+            yield batch
+    finally:
+        # A caller that keeps an error keeps the workers too. They ignore SIGTERM, so Python would never exit.
+        if loader.num_workers:
+            cast(Any, batches)._shutdown_workers()
 
 
 @dataclass(frozen=True)
