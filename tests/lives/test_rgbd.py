@@ -178,7 +178,7 @@ def spoil_rotation(folder: Path) -> None:
         ("7-Scenes", lambda folder: (folder / "frame-000002.pose.txt").unlink(), "frame-000002.pose.txt"),
         ("TUM RGB-D", lambda folder: text(folder / "groundtruth.txt", np.eye(8)[-1:]), "another recording"),
         ("TUM RGB-D", lambda folder: next((folder / "rgb").iterdir()).unlink(), "rgb.txt"),
-        ("KITTI", lambda folder: text(folder / "poses.txt", np.zeros((4, 12))), "4 poses"),
+        ("KITTI", lambda folder: text(folder / "poses.txt", np.zeros((4, 12))), r"poses \(4\)"),
         ("KITTI", lambda folder: (folder / "calib.txt").write_text("P0: 1 2"), "P2"),
         ("poses.txt", lambda folder: (folder / "poses.txt").write_text("1 2 x"), "line 1"),
     ],
