@@ -6,6 +6,7 @@ because it may name files.
 
 import json
 import shutil
+from contextlib import nullcontext
 from logging import getLogger
 from pathlib import Path
 from typing import Any
@@ -87,13 +88,16 @@ def train_at_home(model: Any, config: Any, settings: Any, own: Any) -> Any:
 
 
 def proximal(mu: float) -> Any:
-    """FedProx, while it lasts: each step also pulls the weights towards the round's start, mu times their distance."""
+    """FedProx, while it lasts, unless mu is 0: each step also pulls the weights towards the round's start, mu times
+    their distance."""
     from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+    if not mu:
+        return nullcontext()
     start: dict[Any, Any] = {}
 
     def pull(optimizer: Any, *_: Any) -> None:
-        for weight in (each for group in optimizer.param_groups for each in group["params"]) if mu else ():
+        for weight in (each for group in optimizer.param_groups for each in group["params"]):
             began = start.setdefault(weight, weight.detach().clone())
             weight.grad.add_(weight.detach() - began, alpha=mu)
 

@@ -332,15 +332,15 @@ def _lines(path: Path) -> list[str]:
 
 def _numbers(path: Path, columns: int) -> np.ndarray:
     """A table of numbers, float64 (n, at least `columns`); lines that begin with # are comments."""
-    lines = [line.replace(",", " ").split() for line in _lines(path)]
-    for number, line in enumerate(lines, start=1):
+    rows: list[list[float]] = []
+    for number, line in enumerate(_lines(path), start=1):
         try:
-            values = [float(word) for word in line]
+            rows.append([float(word) for word in line.replace(",", " ").split()])
         except ValueError as error:
             raise LifeError(f"{path}: line {number} is not all numbers.") from error
-        if len(values) < columns or len(values) != len(lines[0]):
-            raise LifeError(f"{path}: line {number} has {len(values)} numbers, not {max(columns, len(lines[0]))}.")
-    return np.array(lines, dtype=np.float64)
+        if len(rows[-1]) < columns or len(rows[-1]) != len(rows[0]):
+            raise LifeError(f"{path}: line {number} has {len(rows[-1])} numbers, not {max(columns, len(rows[0]))}.")
+    return np.array(rows, dtype=np.float64)
 
 
 def _matrix(path: Path, side: int) -> np.ndarray:
