@@ -24,7 +24,7 @@ from singlelife.alignment.null import FEW_PAIRS
 from singlelife.alignment.pair_sets import PairSet, pair_set_of_images
 from singlelife.alignment.score import agreement, centre, resample, select_top_k
 from singlelife.alignment.settings import CasConfig
-from singlelife.files import hub_configs
+from singlelife.files import shipped_pair_set
 
 BUILT_IN_PAIRS = ("simulated", "real_office")
 REFERENCE = "simulated"  # pairs for the centred score where the visitor's own are too few
@@ -247,8 +247,7 @@ def built_in_pairs(name: str) -> PairSet:
     """
     if name not in BUILT_IN_PAIRS:
         raise VisitorError(f"There are no pairs {name!r}. Choose {' or '.join(BUILT_IN_PAIRS)}.")
-    folder = _HERE / "pairs" / name  # the others come with the package
-    return PairSet.load(folder if folder.is_dir() else hub_configs() / "pairs" / name)
+    return PairSet.load(shipped_pair_set(name) or _HERE / "pairs" / name)
 
 
 def _channels_first(picture: np.ndarray) -> torch.Tensor:

@@ -120,9 +120,9 @@ def config_names(kind: str) -> list[str]:
     return sorted(path.stem for path in (hub_configs() / kind).glob("*.yaml"))
 
 
-def pair_set_names() -> list[str]:
-    """Names of the pair sets that come with the package, sorted."""
-    return sorted(path.name for path in (hub_configs() / "pairs").iterdir())
+def shipped_pair_set(name: str) -> Path | None:
+    """The folder of a pair set that comes with the package, or None if none has this name."""
+    return {path.name: path for path in (hub_configs() / "pairs").iterdir()}.get(name)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from PIL import Image
 from singlelife.alignment.comparison import cas
 from singlelife.alignment.pair_sets import PairSet, make_pair_set, resolve_pair_set
 from singlelife.alignment.pair_sets.storage import PairGeometry
-from singlelife.errors import PairSetError
+from singlelife.commands import check_pairs
+from singlelife.errors import LifeError, PairSetError
 from singlelife.lives.resolve import check_names
 
 from .providers import Oracle, Random
@@ -173,4 +174,6 @@ def test_the_packages_own_pair_set_has_a_name_and_true_matches():
     pairs = resolve_pair_set("real_office", views="plain", num_pairs=384, seed=0, image_size=None)
     assert pairs.hash.startswith("13ee5bb77c55") and len(pairs) == 24
     assert (pairs.true_match(GRID) >= 0).float().mean() > 0.3
-    check_names(["real_office"])
+    check_pairs("real_office", None)
+    with pytest.raises(LifeError, match="real_office"):
+        check_names(["real_office"])  # commands that take only lives refuse it at once

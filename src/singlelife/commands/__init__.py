@@ -9,7 +9,8 @@ from typing import Any
 
 from singlelife.alignment.settings import UNTRAINED, untrained_model
 from singlelife.errors import CheckpointError, SingleLifeError
-from singlelife.files import atomic_write, config_names
+from singlelife.files import atomic_write, config_names, shipped_pair_set
+from singlelife.lives.resolve import check_names
 from singlelife.results import append_results
 from singlelife.text import did_you_mean
 
@@ -45,6 +46,12 @@ def check_models(models: Iterable[str]) -> None:
             continue
         known = presets if fresh else [*runs_here(), *(f"{UNTRAINED}{preset}" for preset in presets)]
         raise CheckpointError(f"There is no model {model}: no such folder.{_nearest(name, path, known)}")
+
+
+def check_pairs(pairs: str, cache_dir: Path | None) -> None:
+    """As `check_names` for one name, which may also be a pair set that comes with the package."""
+    if shipped_pair_set(pairs) is None:
+        check_names([pairs], cache_dir)
 
 
 def _nearest(name: str, path: Path, known: list[str]) -> str:

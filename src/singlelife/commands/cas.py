@@ -7,9 +7,8 @@ from typing import Annotated
 import tyro
 
 from singlelife.alignment.settings import CasConfig
-from singlelife.commands import check_folders, check_models, report, start
+from singlelife.commands import check_folders, check_models, check_pairs, report, start
 from singlelife.errors import SingleLifeError
-from singlelife.lives.resolve import check_names
 
 SOME_FAILED = 1  # exit code
 
@@ -87,7 +86,7 @@ class Cas:
     def run(self) -> int:
         check_models([*self.models, *self.curve, *self.controls, *([self.reference] if self.reference else [])])
         groups = dict(map(_named_group, self.groups))
-        check_names([self.config.pairs], self.config.cache_dir)
+        check_pairs(self.config.pairs, self.config.cache_dir)
         start(self.config.device)
         from singlelife.alignment.comparison import cas, cas_matrix
         from singlelife.alignment.curve import cas_curve

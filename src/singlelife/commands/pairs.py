@@ -8,7 +8,7 @@ import numpy as np
 import tyro
 
 from singlelife.alignment.settings import PairSetConfig
-from singlelife.commands import check_folders
+from singlelife.commands import check_folders, check_pairs
 from singlelife.errors import LifeError, PairSetError, SingleLifeError
 from singlelife.files import atomic_write
 from singlelife.lives.pairs.pairing import PAIRINGS, PairSettings
@@ -90,7 +90,7 @@ class Show:
 
     def run(self) -> int:
         if self.what and not self.video:
-            check_names([self.what], self.cache_dir)
+            check_pairs(self.what, self.cache_dir)
             from singlelife.alignment.pair_sets.resolve import stored_pair_set
 
             if pairs := stored_pair_set(self.what, cache_dir=self.cache_dir):

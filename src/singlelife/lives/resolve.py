@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from singlelife.errors import LifeError
-from singlelife.files import pair_set_names
 from singlelife.lives.registry import (
     LIFE_NAME,
     METADATA,
@@ -122,15 +121,14 @@ def _say_which(taken: Path, folders: Sequence[Path]) -> None:
 
 
 def check_names(words: Iterable[str], cache_dir: str | Path | None = None) -> None:
-    """Refuse a plain name that is neither a life nor a pair set of the package. Unlike opening a life, this does not
-    load torch.
+    """Refuse a plain name of no life. Unlike opening a life, this does not load torch.
 
     Raises:
         LifeError: a plain name, neither a path nor ORG/NAME, is unknown.
     """
     for word in words:
         name = word.removesuffix("/held-out")
-        if LIFE_NAME.fullmatch(name) and name not in pair_set_names() and not Path(word).exists():
+        if LIFE_NAME.fullmatch(name) and not Path(word).exists():
             get_life(name, cache_dir=cache_dir)
 
 

@@ -2,9 +2,9 @@
 
 A name can be, in this order:
 1. LIFE/held-out: the stretches of a life that training by its recipe holds out; LIFE as below;
-2. a pair set that comes with the package, in hub_configs/pairs;
-3. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
+2. a folder with a pair_set.json: a stored pair set; a folder with a metadata.json: a prepared life; any other folder,
    unless a prepared life has its name: pairs of image files;
+3. a pair set that comes with the package, in hub_configs/pairs;
 4. ORG/NAME or ORG/NAME@REVISION, if there is no such folder: a pair set or a life on the Hub;
 5. anything else: the name of a life.
 """
@@ -21,7 +21,7 @@ from singlelife.alignment.pair_sets.drawing import make_pair_set
 from singlelife.alignment.pair_sets.pair_set import PairSet
 from singlelife.alignment.pair_sets.storage import DESCRIPTION, ROWS, VIEW_NAMES, pair_set_card, read_description
 from singlelife.errors import LifeError, PairSetError
-from singlelife.files import hub_configs, pair_set_names, read_yaml
+from singlelife.files import hub_configs, read_yaml, shipped_pair_set
 from singlelife.hub.errors import HubUnreachable
 from singlelife.hub.pull import fetch, kept_without_network, look_up
 from singlelife.hub.push import Publication
@@ -70,8 +70,8 @@ def stored_pair_set(pairs: str, image_size: int = 224, cache_dir: Path | None = 
         SingleLifeError: a folder holds neither pairs nor a life, or a pair set cannot be used.
     """
     path = Path(pairs).expanduser()
-    if not path.exists() and pairs in pair_set_names():
-        path = hub_configs() / "pairs" / pairs
+    if not path.exists():
+        path = shipped_pair_set(pairs) or path
     if (path / DESCRIPTION).is_file():
         return PairSet.load(path, progress=True)
     if path.is_dir():
