@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 _SAMPLED = 2_000  # pairs that the table's numbers are measured on
 _IN_A_LINE = 6  # pairs
-_HELP = "as in `singlelife train` (default: the value in the life's recipe)"
 _KINDS: dict[str, Any] = {each.name: each.type for each in fields(PairSettings)}
-_Settings = make_dataclass(
+_Settings = make_dataclass(  # a subclass, so that each flag has the help of its setting
     "_Settings",
-    [(name, Annotated[kind | None, tyro.conf.arg(help=_HELP)], None) for name, kind in _KINDS.items()],
+    [(name, kind | None, None) for name, kind in _KINDS.items()],
+    bases=(PairSettings,),
+    namespace={"__post_init__": lambda self: None},
     frozen=True,
 )
 
@@ -64,7 +65,7 @@ class Show:
     cache_dir: Path | None = None
     """Where prepared lives are kept (default: $SINGLELIFE_CACHE or ~/.cache/singlelife)."""
     settings: _Settings = field(default_factory=_Settings)  # type: ignore[valid-type]
-    """Settings of the pairings."""
+    """Settings of the pairings (default: the values in the life's recipe)."""
 
     def __post_init__(self) -> None:
         if self.num < 1:
