@@ -40,7 +40,7 @@ def test_the_warm_up_is_a_share_of_the_run_and_exact_at_a_recipes_length(tmp_pat
         named = ["--config", write(tmp_path / "mine.yaml", **config)] if config else []
         return parse_arguments(["--life", "sim_1", *named, *flags]).train.warmup
 
-    assert warmup() == 400  # of 7,000 steps
+    assert warmup() == 549  # of 9,600 steps
     assert warmup("--max-steps=100") == 6
     assert warmup("--config=base") == 5_000 and warmup("--config=base_random_crops") == 2_000  # of 100,000
     assert warmup("--max-steps=100", warmup_steps=30) == 30  # as in the config of an older run
@@ -74,7 +74,7 @@ def test_print_config_says_where_each_value_comes_from_and_starts_nothing(tmp_pa
     said = capsys.readouterr().out
     expected = [f"max_steps: 70  # --config {config}", "model: tiny  # recipe tiny", "flip: false  # flag"]
     expected += ["seed: 0  # default", "# Warm-up: 4 of 70 steps"]
-    expected += ["# Learning rate at its peak: 0.0012 (0.0192 × 16 / 256)"]
+    expected += ["# Learning rate at its peak: 0.0012 (0.0384 × 8 / 256)"]
     assert set(expected) <= set(said.splitlines())
     assert yaml.safe_load(said) == parse_arguments(words).to_dict()
     assert not folder.exists()
@@ -86,13 +86,13 @@ def test_the_learning_rate_is_proportional_to_the_batch_unless_it_is_given(tmp_p
         return parse_arguments(["--life", "sim_1", *named, *flags]).train.peak_learning_rate
 
     assert rate() == 1.2e-3  # of the recipe `tiny`, to the last bit
-    assert rate("--train-batch-size=64") == 4.8e-3
+    assert rate("--train-batch-size=64") == 9.6e-3
     assert rate("--config=base") == 1.5e-4
     assert rate("--config=base", "--train-batch-size=1024") == 6e-4
     assert rate("--learning-rate=1e-3", "--train-batch-size=64") == 1e-3
     assert rate("--base_learning_rate", "0.016", "--train-batch-size=32") == 2e-3
     assert rate(learning_rate=3e-4) == 3e-4
-    assert rate(learning_rate=None, base_learning_rate=0.016) == 1e-3
+    assert rate(learning_rate=None, base_learning_rate=0.016) == 5e-4
 
 
 @pytest.mark.parametrize("name", config_names("train"))
@@ -160,4 +160,4 @@ main(["train", "--help"])
     config = parse_arguments(["--life", "sim_1"])
     for name in [*config.to_dict(), *vars(config.hub), *vars(config.start)]:
         assert f"--{name.replace('_', '-')}" in ran.stdout, name
-    assert "recipe tiny (model, " in ran.stdout and "default: 7000" in ran.stdout and "origins" not in ran.stdout
+    assert "recipe tiny (model, " in ran.stdout and "default: 9600" in ran.stdout and "origins" not in ran.stdout
