@@ -16,6 +16,7 @@ import numpy as np
 import psutil
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModelForPreTraining
@@ -242,7 +243,7 @@ def test_losses_that_are_not_finite_stop_the_run_and_keep_the_last_checkpoint(tm
     ("changes", "fact"),
     [
         ({"seed": 1}, "seed was 0, now 1"),
-        ({"mask_ratio": 0.5}, "model_config was"),
+        ({"mask_ratio": 0.5}, "mask_ratio was"),
         ({"pairing": "random"}, "pairing was 'temporal', now 'random'"),
     ],
 )
@@ -251,6 +252,19 @@ def test_pairs_that_change_are_not_the_same_run(whole_run: Path, command, change
         run(command(whole_run, "--resume", **changes))
     assert list(RunFolder(whole_run).checkpoints()) == [8, 12]
     assert len(losses(whole_run)) == 12
+
+
+def test_a_run_goes_on_with_its_own_sizes_after_its_preset_has_changed(tmp_path: Path, micro_model: Path, command):
+    preset, folder = tmp_path / "mine.yaml", tmp_path / "run"
+    preset.write_text(micro_model.read_text())
+    assert run(command(folder, model=preset, max_steps=4)) == 0
+    preset.write_text(yaml.safe_dump(yaml.safe_load(micro_model.read_text()) | {"intermediate_size": 48}))
+    assert run(command(tmp_path / "more", model=preset, max_steps=4, resume_from=folder / "checkpoint-4")) == 0
+    assert same_weights(folder, tmp_path / "more")
+    other = tmp_path / "other.yaml"
+    other.write_text(preset.read_text())
+    with pytest.raises(RunError, match="intermediate_size was 64, now 48"):
+        run(command(tmp_path / "others", model=other, max_steps=4, resume_from=folder / "checkpoint-4"))
 
 
 def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, command):

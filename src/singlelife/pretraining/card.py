@@ -77,7 +77,7 @@ def read_run(path: Path) -> Run:
         model, step = path, settings["max_steps"]
     if model is None:
         raise RunError(f"The run in {path} has no checkpoint yet: there is nothing to push. See --save-steps.")
-    metrics = read_metrics(folder.metrics) if folder.metrics.is_file() else []
+    metrics = read_metrics(folder.metrics)
     facts = json.loads(folder.life.read_text(encoding="utf-8")) if folder.life.is_file() else {}
     name = facts.get("name") or life_reference(str(settings["life"])).name
     known = registered_life(name) if name in life_names() or name.startswith(SHUFFLED) else Life(name)

@@ -263,7 +263,8 @@ def check_same_sequence(state: TrainingState, sequence: dict[str, Any], checkpoi
     models = old.get("model_config", {}), sequence["model_config"]
     common = models[0].keys() & models[1].keys()
     before, now = (
-        each | {"model_config": {name: model[name] for name in sorted(common)}}
+        {name: value for name, value in each.items() if name != "model_config"}
+        | {f"the model's {name}": model[name] for name in common}
         for each, model in zip((old, sequence), models, strict=True)
     )
     changes = [

@@ -19,7 +19,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from singlelife.croco import CroCoConfig
 from singlelife.errors import RunError
-from singlelife.files import atomic_dir
+from singlelife.files import atomic_dir, read_yaml
 from singlelife.lives.pairs.dataset import PairDataset
 from singlelife.lives.pairs.motion import MEASURED, measure_motion, with_gaps
 from singlelife.lives.pairs.segments import recording_time
@@ -110,7 +110,7 @@ def train(**settings: Any) -> TrainedRun:
     return TrainedRun(
         folder.path,
         AutoModelForPreTraining.from_pretrained(model),
-        pandas.DataFrame(read_metrics(folder.metrics)).groupby("step").first(),
+        pandas.DataFrame(read_metrics(folder.metrics) or {"step": []}).groupby("step").first(),
         {path.name: path for path in sorted(folder.path.glob("*.png"))},
     )
 
@@ -126,7 +126,7 @@ def pretrain(config: RunConfig) -> int:
     if config.start.resume_from:
         checkpoint = Path(config.start.resume_from)
     state = read_state(checkpoint) if checkpoint else TrainingState()
-    sizes = starting_config(config.model)
+    sizes = _sizes(config, checkpoint)
     network = network_config(sizes, config.model.model_type)
     precision = configure_device(config.train, network, state)
     config = _with_precision(config, precision)
@@ -242,6 +242,17 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
     if pairs.pairing.fingerprint is not None:  # poses may be computed again and come out differently
         sequence["pair_table"] = pairs.pairing.fingerprint
     return json.loads(json.dumps(sequence))  # as a checkpoint gives it back
+
+
+def _sizes(config: RunConfig, checkpoint: Path | None) -> CroCoConfig:
+    """The model's config. A run that continues with the same `--model` keeps its checkpoint's, because the preset of
+    that name may have changed since."""
+    model = config.model
+    if checkpoint and (saved := checkpoint.parent / "config.yaml").is_file():
+        was = read_yaml(saved)
+        if was.get("model") == model.model and was.get("model_type", "croco") == model.model_type == "croco":
+            model = replace(model, model=str(checkpoint))
+    return starting_config(model)
 
 
 def _starting_model(
@@ -365,10 +376,11 @@ def end_report(config: RunConfig, trainer: Trainer, seconds: float) -> str:
     last = {name: value for line in read_metrics(folder.metrics) for name, value in line.items()}
     losses = {"training": last.get("loss"), "validation": last.get("val_loss")}
     other = "sim_2" if config.life_name == "sim_1" else "sim_1"
+    none = "never finite" if skipped_steps else "not logged"
     skipped = f"; {skipped_steps:,} of the steps were skipped, see {folder.metrics}" if skipped_steps else ""
     lines = {
         "done": f"{config.train.max_steps:,} steps in {duration(seconds)}{skipped}",
-        "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or "never finite",
+        "loss": ", ".join(f"{n} {x:.4f}" for n, x in losses.items() if x is not None) or none,
         "model": f'{folder.path}   (import singlelife; AutoModel.from_pretrained("{folder.path}"))',
     }
     if folder.progress.exists():

@@ -115,12 +115,12 @@ def _by_step(folder: Path, name: str) -> dict[int, Path]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl, except a last one that a kill cut short.
+    """The lines of a metrics.jsonl, except a last one that a kill cut short; none if there is no file yet.
 
     Raises:
         RunError: a line other than the last is not JSON.
     """
-    lines = path.read_text(encoding="utf-8").split("\n")
+    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
     values = []
     for number, line in enumerate(lines[:-1], start=1):  # the last is empty or cut short
         try:
