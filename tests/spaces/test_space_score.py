@@ -99,7 +99,7 @@ def test_names_are_text_on_the_page(lives: score.Result):
         ("sim_1", "sim_1", "strongly about where"),
         ("sim_1", "sim_2", "clearly about where"),
         ("sim_1", "sim_still", "less than chance"),
-        ("untrained:tiny@1", "untrained:tiny@2", "no more than chance"),
+        ("untrained:tiny@1", "untrained:tiny@2", "less than chance"),
     ],
 )
 def test_the_verdict(bench, a: str, b: str, says: str):
