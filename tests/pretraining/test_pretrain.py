@@ -267,6 +267,13 @@ def test_a_run_goes_on_with_its_own_sizes_after_its_preset_has_changed(tmp_path:
         run(command(tmp_path / "others", model=other, max_steps=4, resume_from=folder / "checkpoint-4"))
 
 
+def test_a_mask_ratio_that_is_no_longer_given_is_another_run(tmp_path: Path, command):
+    folder = tmp_path / "run"
+    assert run(command(folder, mask_ratio=0.5, max_steps=4)) == 0
+    with pytest.raises(RunError, match=r"mask_ratio was 0\.5"):
+        run(command(folder, "--resume", max_steps=4))
+
+
 def test_a_job_that_always_resumes_starts_from_the_beginning(tmp_path: Path, command):
     assert run(command(tmp_path / "run", "--resume", max_steps=1)) == 0
     assert list(losses(tmp_path / "run")) == [1]

@@ -5,7 +5,7 @@ import json
 import signal
 import time
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +29,7 @@ from singlelife.machine import say
 from singlelife.optimization import adamw
 from singlelife.pretraining.arguments import (
     FREE_ON_RESUME,
+    ModelConfig,
     RunConfig,
     TrainConfig,
     annotated_yaml,
@@ -245,12 +246,12 @@ def _sequence(config: RunConfig, pairs: PairDataset, model_config: CroCoConfig) 
 
 
 def _sizes(config: RunConfig, checkpoint: Path | None) -> CroCoConfig:
-    """The model's config. A run that continues with the same `--model` keeps its checkpoint's, because the preset of
-    that name may have changed since."""
+    """The model's config. A run that continues with the same settings of the model keeps its checkpoint's, because the
+    preset that `--model` names may have changed since."""
     model = config.model
-    if checkpoint and (saved := checkpoint.parent / "config.yaml").is_file():
-        was = read_yaml(saved)
-        if was.get("model") == model.model and was.get("model_type", "croco") == model.model_type == "croco":
+    if checkpoint and model.model_type == "croco" and (saved := RunFolder(checkpoint.parent).config).is_file():
+        was = asdict(ModelConfig()) | read_yaml(saved)  # older runs lack some settings
+        if asdict(model).items() <= was.items():
             model = replace(model, model=str(checkpoint))
     return starting_config(model)
 
